@@ -1,0 +1,138 @@
+"""A gRPC server as every service runs it: health, reflection, and one error handler for unary and streaming calls."""
+
+import asyncio
+import inspect
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from pointsman_servicekit.errors import Internal, PointsmanError
+from pointsman_servicekit.logs import request_id
+from pointsman_servicekit.rich_status import to_status
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
+
+
+class GrpcServer:
+    """A running server: its port, and the switch of its health."""
+
+    def __init__(self, server: grpc.aio.Server, host: str, port: int, health_servicer: health.aio.HealthServicer) -> None:
+        self._server = server
+        self._health = health_servicer
+        self.port = port
+        self.address = f"{host}:{port}"
+
+    async def set_serving(self, serving: bool) -> None:
+        """Says over gRPC health (the empty service name, the whole server) whether requests are welcome."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set("", status)
+
+
+@asynccontextmanager
+async def serving(
+    listen: str,
+    services: Sequence[str],
+    register: Callable[[grpc.aio.Server], None],
+    *,
+    grace: float = 5.0,
+    ready: bool = True,
+) -> AsyncIterator[GrpcServer]:
+    """Runs a server at `listen` ("127.0.0.1:0" takes a free port) for the block's length.
+
+    `services` are the full names that reflection lists, `register` adds the servicers. At the end, calls in flight
+    get `grace` seconds. Raises OSError where the port cannot be had.
+    """
+    server = grpc.aio.server(
+        interceptors=[ErrorHandler()],
+        options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
+    )
+    register(server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {listen}: {error}") from error
+    await server.start()
+    running = GrpcServer(server, listen.rpartition(":")[0], port, health_servicer)
+    await running.set_serving(ready)
+    try:
+        yield running
+    finally:
+        await health_servicer.enter_graceful_shutdown()
+        await server.stop(grace)
+
+
+class ErrorHandler(grpc.aio.ServerInterceptor):
+    """Turns what a servicer raises into a rich status; unknown errors go to the log with an id that the client is told."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler  # an unknown method; and of ours none takes a stream of requests (reflection does)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                _guarded_stream(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            _guarded_unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+
+
+def _guarded_unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        _take_request_id(context)
+        try:
+            return await behaviour(request, context)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            await context.abort_with_status(to_status(_told(error)))
+
+    return call
+
+
+def _guarded_stream(behaviour: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
+    if not inspect.isasyncgenfunction(behaviour):
+        return behaviour  # health's Watch writes to the context itself
+
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        _take_request_id(context)
+        responses = behaviour(request, context)
+        try:
+            async for response in responses:
+                yield response
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            await context.abort_with_status(to_status(_told(error)))
+        finally:
+            await responses.aclose()
+
+    return call
+
+
+def _take_request_id(context: grpc.aio.ServicerContext) -> None:
+    sent = {key: value for key, value in context.invocation_metadata() or ()}.get("x-request-id")
+    request_id.set(str(sent)[:64] if sent else secrets.token_hex(8))
+
+
+def _told(error: Exception) -> PointsmanError:
+    if isinstance(error, PointsmanError):
+        return error
+    error_id = secrets.token_hex(6)
+    log.exception("internal error %s", error_id, exc_info=error)
+    return Internal(f"internal error {error_id}", code="internal")
