@@ -10,7 +10,8 @@
     ├── DeadlineExceeded      504  DEADLINE_EXCEEDED
     └── Internal              500  INTERNAL
 
-A class is a family; `code` is the stable, snake_case name of the very mistake ("unknown_model"), the same over both doors.
+A class is a family; `code` is the stable, snake_case name of the very mistake ("unknown_model"), the same over both
+doors.
 """
 
 from typing import ClassVar
@@ -24,9 +25,7 @@ class PointsmanError(Exception):
     grpc_status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     http_status: ClassVar[int] = 500
 
-    def __init__(
-        self, message: str, *, code: str, param: str | None = None, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, code: str, param: str | None = None, retry_after: float | None = None) -> None:
         """`param` names the parameter at fault; `retry_after` is in seconds."""
         super().__init__(message)
         self.message = message

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,13 +18,18 @@ from pointsman_servicekit.rich_status import to_status
 
 log = logging.getLogger(__name__)
 
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
 
 
 class GrpcServer:
     """A running server: its port, and the switch of its health."""
 
-    def __init__(self, server: grpc.aio.Server, host: str, port: int, health_servicer: health.aio.HealthServicer) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, host: str, port: int, health_servicer: health.aio.HealthServicer
+    ) -> None:
         self._server = server
         self._health = health_servicer
         self.port = port
@@ -73,13 +78,13 @@ async def serving(
 
 
 class ErrorHandler(grpc.aio.ServerInterceptor):
-    """Turns what a servicer raises into a rich status; unknown errors go to the log with an id that the client is told."""
+    """Turns what a servicer raises into a rich status; unknown errors go to the log, with an id that the client gets."""
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> Handler | None:
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler  # an unknown method; and of ours none takes a stream of requests (reflection does)
@@ -92,8 +97,8 @@ class ErrorHandler(grpc.aio.ServerInterceptor):
         )
 
 
-def _guarded_unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+def _guarded_unary(behaviour: Any) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: Context) -> Any:
         _take_request_id(context)
         try:
             return await behaviour(request, context)
@@ -105,11 +110,11 @@ def _guarded_unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Aw
     return call
 
 
-def _guarded_stream(behaviour: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
+def _guarded_stream(behaviour: Any) -> Any:
     if not inspect.isasyncgenfunction(behaviour):
         return behaviour  # health's Watch writes to the context itself
 
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         _take_request_id(context)
         responses = behaviour(request, context)
         try:
@@ -125,8 +130,8 @@ def _guarded_stream(behaviour: Callable[..., Any]) -> Callable[..., AsyncIterato
     return call
 
 
-def _take_request_id(context: grpc.aio.ServicerContext) -> None:
-    sent = {key: value for key, value in context.invocation_metadata() or ()}.get("x-request-id")
+def _take_request_id(context: Context) -> None:
+    sent = dict(context.invocation_metadata() or ()).get("x-request-id")
     request_id.set(str(sent)[:64] if sent else secrets.token_hex(8))
 
 

@@ -1,7 +1,7 @@
 """Errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo where waiting helps."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf import any_pb2
@@ -29,10 +29,10 @@ def to_status(error: PointsmanError) -> Any:
     )
 
 
-def from_rpc_error(error: grpc.RpcError, service: str) -> PointsmanError:
+def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
     """The error that a failed call to `service` stands for; a plain transport failure becomes `Unavailable`."""
-    code, message = error.code(), error.details() or ""  # type: ignore[attr-defined]  # every call's error has them
-    status = rpc_status.from_call(error)
+    code, message = error.code(), error.details() or ""
+    status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads
     if status is not None:
         reason, param, retry_after = _read_details(status)
         if reason:

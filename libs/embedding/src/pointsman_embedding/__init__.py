@@ -1,0 +1,6 @@
+"""Text to vector: one model, one fingerprint."""
+
+from pointsman_embedding.minilm import MiniLM
+from pointsman_embedding.model_folder import ModelMissing
+
+__all__ = ["MiniLM", "ModelMissing"]

@@ -1,0 +1,112 @@
+"""The encoder as an ONNX graph, written node by node from its weights, so that no deep-learning framework is needed.
+
+It uses ONNX Runtime's fused operators (domain com.microsoft): an unfused int8 graph is as slow as fp32.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+LAYERS = 6
+HEADS = 12
+DIMENSIONS = 384
+LAYER_NORM_EPSILON = 1e-12
+OPSET = 17
+IR_VERSION = 8
+FUSED = "com.microsoft"
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+class BertGraph:
+    """Collects nodes and initialisers while the graph is written from the input to the output."""
+
+    def __init__(self, weights: Weights) -> None:
+        """`weights` has the names of Hugging Face's BertModel; a missing one is a KeyError."""
+        self._weights = weights
+        self._nodes: list[onnx.NodeProto] = []
+        self._initialisers: dict[str, onnx.TensorProto] = {}
+
+    def build(self) -> onnx.ModelProto:
+        """`input_ids`, int32 (texts, tokens) without padding, to `embedding`, float32 (texts, 384) of length one."""
+        hidden = self._embeddings()
+        for number in range(LAYERS):
+            hidden = self._layer(hidden, f"encoder.layer.{number}")
+        self._mean_of_length_one(hidden)
+        graph = helper.make_graph(
+            self._nodes,
+            "minilm",
+            [helper.make_tensor_value_info("input_ids", TensorProto.INT32, ["texts", "tokens"])],
+            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["texts", DIMENSIONS])],
+            list(self._initialisers.values()),
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(FUSED, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="pointsman")
+
+    def _embeddings(self) -> str:
+        # Every token is of type 0 here, so that type's row is added to each position once and for all.
+        position = self._weights["embeddings.position_embeddings.weight"]
+        segment = self._weights["embeddings.token_type_embeddings.weight"][0]
+        inputs = [
+            "input_ids",
+            "",
+            self._weight("embeddings.word_embeddings.weight"),
+            self._constant("positions", position + segment),
+            "",
+            self._weight("embeddings.LayerNorm.weight"),
+            self._weight("embeddings.LayerNorm.bias"),
+        ]
+        attributes = {"epsilon": LAYER_NORM_EPSILON, "domain": FUSED}
+        return self._node("EmbedLayerNormalization", inputs, "embeddings", extra_outputs=["no_mask"], **attributes)
+
+    def _layer(self, hidden: str, prefix: str) -> str:
+        attended = self._attention(hidden, f"{prefix}.attention.self")
+        after_attention = self._dense_then_norm(attended, hidden, f"{prefix}.attention.output")
+        wide = self._dense(after_attention, f"{prefix}.intermediate.dense")
+        wide_bias = self._weight(f"{prefix}.intermediate.dense.bias")
+        active = self._node("BiasGelu", [wide, wide_bias], f"{prefix}.gelu", domain=FUSED)
+        return self._dense_then_norm(active, after_attention, f"{prefix}.output")
+
+    def _attention(self, hidden: str, prefix: str) -> str:
+        parts = [self._dense(hidden, f"{prefix}.{part}") for part in ("query", "key", "value")]
+        bias = np.concatenate([self._weights[f"{prefix}.{part}.bias"] for part in ("query", "key", "value")])
+        inputs = [*parts, self._constant(f"{prefix}.bias", bias)]
+        return self._node("MultiHeadAttention", inputs, prefix, domain=FUSED, num_heads=HEADS)
+
+    def _dense(self, value: str, prefix: str) -> str:
+        # PyTorch keeps (out, in); MatMul wants (in, out).
+        weight = self._constant(f"{prefix}.weight", self._weights[f"{prefix}.weight"].T)
+        return self._node("MatMul", [value, weight], f"{prefix}.product")
+
+    def _dense_then_norm(self, value: str, skip: str, prefix: str) -> str:
+        inputs = [
+            self._dense(value, f"{prefix}.dense"),
+            skip,
+            self._weight(f"{prefix}.LayerNorm.weight"),
+            self._weight(f"{prefix}.LayerNorm.bias"),
+            self._weight(f"{prefix}.dense.bias"),
+        ]
+        return self._node("SkipLayerNormalization", inputs, prefix, domain=FUSED, epsilon=LAYER_NORM_EPSILON)
+
+    def _mean_of_length_one(self, hidden: str) -> None:
+        # Without padding every token counts; the sum points where the mean does, and the length is made one anyway.
+        axis_of_tokens = self._constant("axis_of_tokens", np.array([1], np.int64))
+        total = self._node("ReduceSum", [hidden, axis_of_tokens], "sum", keepdims=0)
+        self._node("LpNormalization", [total], "embedding", axis=-1, p=2)
+
+    def _weight(self, name: str) -> str:
+        return self._constant(name, self._weights[name])
+
+    def _constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self._initialisers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def _node(
+        self, operator: str, inputs: list[str], output: str, extra_outputs: list[str] | None = None, **attributes: object
+    ) -> str:
+        outputs = [output, *(extra_outputs or [])]
+        self._nodes.append(helper.make_node(operator, inputs, outputs, name=output, **attributes))
+        return output

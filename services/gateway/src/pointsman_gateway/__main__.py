@@ -1,0 +1,91 @@
+"""Runs the gateway: both doors, until told to stop. `--check FOLDER` only checks a configuration."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import uvicorn
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_embedding import ModelMissing
+from pointsman_servicekit import logs
+from pointsman_servicekit.grpc_server import serving
+from pointsman_servicekit.lifetimes import until_told_to_stop
+
+from pointsman_gateway import wiring
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.doors.http import HttpDoor, build_app
+from pointsman_gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DRAIN = 20
+"""Seconds that answers in flight get to finish when the gateway stops."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pointsman_gateway", description=__doc__)
+    parser.add_argument("--check", type=Path, metavar="FOLDER", help="check a configuration folder and stop")
+    folder = parser.parse_args().check
+    try:
+        if folder:
+            return check(folder)
+        settings = Settings()
+        logs.set_up("gateway", settings.log_level)
+        asyncio.run(run(settings))
+    except (ConfigError, ModelMissing, OSError) as error:
+        print(f"pointsman_gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check(folder: Path) -> int:
+    config = load_config(folder)
+    wiring.check(config)
+    print(f"{folder}: {len(config.paths.paths)} paths, {len(config.tasks.tasks)} tasks, all well")
+    return 0
+
+
+async def run(settings: Settings) -> None:
+    """Serves until SIGINT or SIGTERM, then drains."""
+    config = load_config(settings.config)
+    wiring.check(config)
+    async with wiring.building(settings, config) as house:
+        door = HttpDoor(house.pipeline, house.engines, house.models.names, house.registry, settings.request_timeout)
+        http = _http_server(door, settings.http_listen)
+        servicer = GatewayServicer(house.pipeline, settings.request_timeout)
+        async with serving(
+            settings.grpc_listen,
+            [SERVICE],
+            lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
+            grace=DRAIN,
+        ) as grpc_server:
+            serving_http = asyncio.create_task(http.serve())
+            stopping = asyncio.create_task(until_told_to_stop())
+            log.info("HTTP on %s, gRPC on %s", settings.http_listen, grpc_server.address)
+            await asyncio.wait({serving_http, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            house.pipeline.admission.closing = True
+            http.should_exit = True
+            stopping.cancel()
+            await serving_http
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handlers: this module has them."""
+
+    def install_signal_handlers(self) -> None:
+        pass
+
+
+def _http_server(door: HttpDoor, listen: str) -> uvicorn.Server:
+    host, _, port = listen.rpartition(":")
+    config = uvicorn.Config(
+        build_app(door), host=host, port=int(port), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN
+    )
+    return _HttpServer(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

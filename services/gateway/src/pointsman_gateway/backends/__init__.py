@@ -1,0 +1,1 @@
+"""Who answers? Prompt in, the engine's chunks out, straight from vLLM."""

@@ -1,0 +1,1 @@
+"""What is this request about? Rules first, then a classifier that may abstain."""

@@ -1,0 +1,1 @@
+"""Policy as data: what is written in the configuration folder, checked as a whole."""

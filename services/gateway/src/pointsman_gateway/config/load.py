@@ -1,0 +1,201 @@
+"""Reads a configuration folder into one checked whole, or says what is wrong with it."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pointsman_gateway.config.schema import (
+    ModelsFile,
+    PathsFile,
+    TasksFile,
+)
+from pointsman_gateway.domain import UNKNOWN
+
+File = TypeVar("File", bound=BaseModel)
+
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the file, the key, the bad value and the known ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A labelled request; `output` is the answer that is wanted, where one is written."""
+
+    text: str
+    output: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One generation of the configuration."""
+
+    folder: FilePath
+    models: ModelsFile
+    paths: PathsFile
+    tasks: TasksFile
+    examples: Mapping[str, tuple[Example, ...]]
+    """By task."""
+    prompts: Mapping[str, str]
+    """Template text by file name."""
+
+
+def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
+    """Reads and cross-checks `folder`. Raises ConfigError."""
+    if not folder.is_dir():
+        raise ConfigError(f"there is no configuration folder {folder}")
+    models = _read(folder / "models.yaml", ModelsFile, environment)
+    paths = _read(folder / "paths.yaml", PathsFile, environment)
+    tasks = _read(folder / "tasks.yaml", TasksFile, environment)
+    prompts = {file.name: file.read_text("utf-8") for file in sorted((folder / "prompts").glob("*")) if file.is_file()}
+    _check_models(models)
+    _check_paths(models, paths, tasks, prompts)
+    _check_tasks(paths, tasks)
+    examples = {name: _read_examples(folder / task.examples) for name, task in tasks.tasks.items()}
+    _check_examples(examples, paths)
+    return Config(folder, models, paths, tasks, examples, prompts)
+
+
+def _read(file: FilePath, shape: type[File], environment: Mapping[str, str]) -> File:
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{file} is missing") from None
+    try:
+        data = yaml.safe_load(_VARIABLE.sub(lambda m: _variable(m, file, environment), text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+    try:
+        return shape.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(file, shape, item) for item in error.errors())) from error
+
+
+def _variable(match: re.Match[str], file: FilePath, environment: Mapping[str, str]) -> str:
+    name, default = match.groups()
+    value = environment.get(name, default)
+    if value is None:
+        raise ConfigError(f"{file} needs the environment variable {name}, which is not set")
+    return value
+
+
+def _explain(file: FilePath, shape: type[BaseModel], item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{file}: unknown key '{where}'; known here: {', '.join(_known_keys(shape, item['loc'][:-1]))}"
+    if item["type"] == "missing":
+        return f"{file}: '{where}' is missing"
+    return f"{file}: '{where}': {item['msg']} (it is {item['input']!r})"
+
+
+def _known_keys(shape: Any, location: Iterable[str | int]) -> list[str]:
+    """The fields of the model that stands at `location` below `shape`."""
+    for part in location:
+        fields = getattr(shape, "model_fields", None)
+        annotation = fields[part].annotation if fields and part in fields else shape
+        shape = next((m for m in _models_in(annotation)), shape)
+    return list(getattr(shape, "model_fields", {}))
+
+
+def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def _check_models(models: ModelsFile) -> None:
+    for name, engine in models.engines.items():
+        _must_be_known(f"models.yaml: engine '{name}' serves model", engine.model, models.models)
+    for name in models.models:
+        if not any(engine.model == name for engine in models.engines.values()):
+            raise ConfigError(f"models.yaml: no engine serves model '{name}'")
+
+
+def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
+    for name, path in paths.paths.items():
+        owner = f"paths.yaml: path '{name}' names"
+        _must_be_known(f"{owner} model", path.model, models.models)
+        for strategy in path.strategies:
+            options = getattr(strategy, strategy.name)
+            if options.prompt:
+                _must_be_known(f"{owner} prompt", options.prompt, prompts)
+            if strategy.few_shot:
+                _must_be_known(f"{owner} the examples of task", strategy.few_shot.task, tasks.tasks)
+        names = [strategy.name for strategy in path.strategies]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"paths.yaml: path '{name}' has a strategy twice: {', '.join(names)}")
+        if path.adapter and not any(e.lora_server and e.model == path.model for e in models.engines.values()):
+            raise ConfigError(f"paths.yaml: path '{name}' needs an engine with a lora_server for '{path.model}'")
+
+
+def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
+    _must_be_known("tasks.yaml: default_path is", tasks.default_path, paths.paths)
+    if UNKNOWN in tasks.tasks:
+        raise ConfigError(f"tasks.yaml: '{UNKNOWN}' is the task of requests that fit no other; choose another name")
+    if len(tasks.tasks) < 2:
+        raise ConfigError("tasks.yaml: there is nothing to choose between; write two tasks or more")
+    for name, task in tasks.tasks.items():
+        for path in (task.policy.fixed, *task.policy.split, *task.fallback):
+            if path:
+                _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
+        for rule in task.rules:
+            try:
+                re.compile(rule.regex)
+            except re.error as error:
+                raise ConfigError(f"tasks.yaml: rule '{rule.name}' of task '{name}': bad regex: {error}") from error
+
+
+def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
+    owner: dict[str, str] = {}
+    for task, rows in examples.items():
+        if len(rows) < 2:
+            raise ConfigError(f"task '{task}' has {len(rows)} example(s); write two or more")
+        for row in rows:
+            if owner.setdefault(row.text, task) != task:
+                raise ConfigError(f"tasks '{owner[row.text]}' and '{task}' share the example {row.text[:80]!r}")
+    for name, path in paths.paths.items():
+        for strategy in path.strategies:
+            few = strategy.few_shot
+            if few and sum(row.output is not None for row in examples[few.task]) < few.count:
+                raise ConfigError(
+                    f"paths.yaml: path '{name}' wants {few.count} examples of task '{few.task}' that have an output; "
+                    f"it has {sum(row.output is not None for row in examples[few.task])}"
+                )
+
+
+def _read_examples(file: FilePath) -> tuple[Example, ...]:
+    if not file.is_file():
+        raise ConfigError(f"{file} is missing (a task's examples)")
+    rows = []
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{file}:{number} is not JSON: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+            raise ConfigError(f'{file}:{number} must be an object with a non-empty "text"')
+        output = row.get("output")
+        rows.append(
+            Example(
+                row["text"],
+                output if output is None or isinstance(output, str) else json.dumps(output, ensure_ascii=False),
+            )
+        )
+    return tuple(rows)
+
+
+def _must_be_known(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ConfigError(f"{what} '{name}'; known: {', '.join(sorted(known))}")

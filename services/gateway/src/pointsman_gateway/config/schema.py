@@ -1,0 +1,163 @@
+"""The shape of `models.yaml`, `paths.yaml` and `tasks.yaml`; unknown keys are refused."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# -- models.yaml
+
+
+class Prices(Strict):
+    """Dollars for a million tokens. There is no default: an unknown price is an error, never 0."""
+
+    prompt: float = Field(ge=0)
+    cached: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+
+class ModelConfig(Strict):
+    context_window: int = Field(ge=1, description="tokens, prompt and answer together")
+    prices: Prices
+
+
+class EngineConfig(Strict):
+    """A vLLM with a lora-server beside it, or any OpenAI-compatible endpoint by its URL."""
+
+    model: str
+    lora_server: str = ""
+    url: str = ""
+    api_key_env: str = ""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "EngineConfig":
+        if bool(self.lora_server) == bool(self.url):
+            raise ValueError("an engine has either a lora_server (HOST:PORT) or a url (http://HOST:PORT)")
+        return self
+
+
+class RetrievalPrices(Strict):
+    search: float = Field(ge=0, description="dollars a search")
+
+
+class ModelsFile(Strict):
+    models: dict[str, ModelConfig]
+    engines: dict[str, EngineConfig]
+    retrieval: RetrievalPrices
+
+
+# -- paths.yaml
+
+
+class ZeroShot(Strict):
+    prompt: str = Field(description="a file in prompts/, for the system message")
+
+
+class Persona(Strict):
+    prompt: str
+
+
+class ChainOfThought(Strict):
+    prompt: str
+
+
+class FewShot(Strict):
+    task: str = Field(description="whose examples; those with an output are used")
+    count: int = Field(ge=1, le=32)
+    choose: Literal["nearest", "first"] = "nearest"
+    prompt: str = ""
+
+
+class Retrieval(Strict):
+    collection: str
+    top_k: int = Field(default=3, ge=1, le=20)
+    prompt: str = Field(description="a template in prompts/ that shows the passages")
+    required: bool = Field(default=True, description="false: answer without passages where the retriever is away")
+
+
+class StrategyConfig(Strict):
+    """One entry of a path's `strategies`: exactly one of these."""
+
+    zero_shot: ZeroShot | None = None
+    persona: Persona | None = None
+    few_shot: FewShot | None = None
+    chain_of_thought: ChainOfThought | None = None
+    retrieval: Retrieval | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "StrategyConfig":
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"an entry names one strategy; known: {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.model_fields_set))
+
+
+class PathConfig(Strict):
+    model: str
+    adapter: str = Field(default="", pattern=r"^$|^[a-z0-9_-]{1,64}@[a-z0-9_-]{1,64}$")
+    strategies: tuple[StrategyConfig, ...] = ()
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    stop: tuple[str, ...] = Field(default=(), max_length=4)
+
+
+class PathsFile(Strict):
+    paths: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], PathConfig]
+
+
+# -- tasks.yaml
+
+
+class Rule(Strict):
+    """Takes a request for its task before the classifier is asked; all conditions that are set must hold."""
+
+    name: str
+    metadata: dict[str, str] = {}
+    regex: str = ""
+    json_schema: bool | None = Field(default=None, description="whether the request asks for a JSON schema")
+
+    @model_validator(mode="after")
+    def _some_condition(self) -> "Rule":
+        if not self.metadata and not self.regex and self.json_schema is None:
+            raise ValueError(f"rule '{self.name}' has no condition; known: metadata, regex, json_schema")
+        return self
+
+
+class Policy(Strict):
+    """Exactly one: a path, or weights by path."""
+
+    fixed: str = ""
+    split: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Policy":
+        if bool(self.fixed) == bool(self.split):
+            raise ValueError("a policy is either fixed: PATH or split: {PATH: WEIGHT, ...}")
+        return self
+
+
+class TaskConfig(Strict):
+    examples: str = Field(description="a JSONL file in the configuration folder")
+    policy: Policy
+    fallback: tuple[str, ...] = Field(default=(), description="paths to try, in order, before the first token")
+    rules: tuple[Rule, ...] = ()
+
+
+class ClassifierConfig(Strict):
+    keep_rate: float = Field(
+        default=0.95, gt=0.5, lt=1, description="share of a task's own examples that must not be abstained from"
+    )
+    seed: int = 7
+
+
+class TasksFile(Strict):
+    default_path: str = Field(description="where a request goes that fits no task")
+    classifier: ClassifierConfig = ClassifierConfig()
+    tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig]

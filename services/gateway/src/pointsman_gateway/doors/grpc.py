@@ -1,0 +1,152 @@
+"""The gRPC door: `pointsman.v1.Gateway` in front of the pipeline."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_gateway.domain import (
+    Chunk,
+    Decision,
+    Event,
+    Finished,
+    Message,
+    Receipt,
+    Request,
+    Sampling,
+    Started,
+)
+from pointsman_gateway.pipeline import Pipeline
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
+
+
+class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
+    """Converts and delegates."""
+
+    def __init__(self, pipeline: Pipeline, request_timeout: float) -> None:
+        self._pipeline = pipeline
+        self._request_timeout = request_timeout
+
+    async def Generate(  # the contract's name
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        events = self._pipeline.answer(_request(request, self._deadline(context)))
+        async with aclosing(events):  # type: ignore[type-var]  # a generator's
+            async for event in events:
+                yield _response(event)
+
+    async def Route(  # the contract's name
+        self, request: pb.RouteRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RouteResponse:
+        asked = _request(request, self._deadline(context))
+        decision = await self._pipeline.decide(asked)
+        response = pb.RouteResponse(decision=_decision(decision))
+        if request.include_prompt:
+            prompt = await self._pipeline.prompt(asked, decision)
+            response.prompt.extend(pb.Message(role=m.role, content=m.content) for m in prompt.messages)
+        return response
+
+    def _deadline(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+        left = context.time_remaining()
+        return asyncio.get_running_loop().time() + min(self._request_timeout, left or self._request_timeout)
+
+
+def _request(request: pb.GenerateRequest | pb.RouteRequest, deadline: float) -> Request:
+    if len(request.metadata) > 16 or len(request.user) > 512:
+        raise InvalidArgument(
+            "at most 16 metadata entries, and 512 characters for 'user'", code="bad_parameter", param="metadata"
+        )
+    return Request(
+        model=request.model,
+        messages=_messages(request.messages),
+        sampling=_sampling(request.sampling),
+        metadata=dict(request.metadata),
+        user=request.user,
+        deadline=deadline,
+    )
+
+
+def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[Message, ...]:
+    return tuple(Message(m.role, m.content, {"name": m.name} if m.name else {}) for m in messages)
+
+
+def _sampling(sampling: pb.Sampling) -> Sampling:
+    given = {
+        name: getattr(sampling, name)
+        for name in ("max_tokens", "temperature", "top_p", "seed")
+        if sampling.HasField(name)
+    }
+    _check(given, "max_tokens", 1, float("inf"))
+    _check(given, "temperature", 0, 2)
+    _check(given, "top_p", 1e-9, 1)
+    if len(sampling.stop) > 4:
+        raise InvalidArgument(f"'stop' has {len(sampling.stop)} entries; at most 4", code="bad_parameter", param="stop")
+    return Sampling(**given, stop=tuple(sampling.stop), extra=_extra(sampling.extra_json))
+
+
+def _check(given: dict[str, Any], name: str, least: float, most: float) -> None:
+    if name in given and not least <= given[name] <= most:
+        raise InvalidArgument(f"'{name}' is {given[name]}; {least:g} to {most:g}", code="bad_parameter", param=name)
+
+
+def _extra(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        extra = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgument(f"'extra_json' is not JSON: {error}", code="bad_json", param="extra_json") from error
+    if not isinstance(extra, dict):
+        raise InvalidArgument("'extra_json' must be an object", code="bad_parameter", param="extra_json")
+    return extra
+
+
+def _response(event: Event) -> pb.GenerateResponse:
+    match event:
+        case Started():
+            return pb.GenerateResponse(started=pb.Started(decision=_decision(event.decision), model=event.model))
+        case Chunk():
+            extra = json.dumps(dict(event.extra)) if event.extra else ""
+            return pb.GenerateResponse(delta=pb.Delta(index=event.index, content=event.content, extra_json=extra))
+        case Finished():
+            finished = pb.Finished(finish_reason=event.finish_reason, receipt=_receipt(event.receipt))
+            return pb.GenerateResponse(finished=finished)
+
+
+def _decision(decision: Decision) -> pb.Decision:
+    return pb.Decision(
+        id=decision.id,
+        task=decision.task,
+        confidence=decision.confidence,
+        path=decision.path.name,
+        kind=decision.path.kind.value,
+        reason=decision.reason,
+        considered=[pb.Considered(path=c.path, outcome=c.outcome, reason=c.reason) for c in decision.considered],
+        expected_cost_usd=decision.expected_cost_usd,
+        probabilities=[pb.TaskProbability(task=task, probability=p) for task, p in decision.probabilities],
+        stage=decision.stage,
+    )
+
+
+def _receipt(receipt: Receipt) -> pb.Receipt:
+    return pb.Receipt(
+        usage=pb.Usage(
+            prompt_tokens=receipt.usage.prompt_tokens,
+            completion_tokens=receipt.usage.completion_tokens,
+            cached_tokens=receipt.usage.cached_tokens,
+        ),
+        cost_usd=receipt.cost_usd,
+        cost_parts_usd=receipt.cost_parts_usd,
+        seconds=receipt.seconds,
+        outcome=receipt.outcome,
+        path=receipt.decision.path.name,
+        sources=[pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in receipt.sources],
+    )

@@ -1,0 +1,220 @@
+"""The HTTP door: OpenAI's API in front of the pipeline."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pointsman_servicekit.errors import Internal, InvalidArgument, NotFound, PointsmanError
+from pointsman_servicekit.logs import request_id
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pointsman_gateway import domain
+from pointsman_gateway.doors import openai_answers as answers
+from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
+from pointsman_gateway.doors.sse import DONE, ClientGone, EventStream, event, until_hung_up
+from pointsman_gateway.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+LONGEST_BODY = 8 * 1024 * 1024
+
+
+class Readiness(Protocol):
+    """Whether the gateway can serve."""
+
+    @property
+    def any_ready(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpDoor:
+    """What the routes need."""
+
+    pipeline: Pipeline
+    readiness: Readiness
+    models: Callable[[], Sequence[str]]
+    registry: CollectorRegistry
+    request_timeout: float
+
+    async def chat(self, body: ChatBody, request: Request) -> Response:
+        """Answers one conversation."""
+        asked = body.to_request(self._deadline(request))
+        events = self.pipeline.answer(asked)
+        try:
+            if body.stream:
+                include_usage = body.stream_options is not None and body.stream_options.include_usage
+                started = await until_hung_up(request.receive, anext(events))
+                assert isinstance(started, domain.Started)
+                return EventStream(_encode_stream(started, events, include_usage), answers.decision_headers(started))
+            return await until_hung_up(request.receive, _collect(events))
+        except BaseException:
+            await events.aclose()  # type: ignore[attr-defined]  # a generator's
+            raise
+
+    async def route(self, body: RouteBody, request: Request) -> Response:
+        """The decision alone; nothing is generated, nothing is charged."""
+        asked = body.to_request(self._deadline(request))
+        decision = await self.pipeline.decide(asked)
+        prompt = await self.pipeline.prompt(asked, decision) if body.include_prompt else None
+        return JSONResponse(answers.decision_body(decision, prompt))
+
+    async def list_models(self) -> dict[str, Any]:
+        """Everything that `model` may say."""
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in self.models()]
+        return {"object": "list", "data": data}
+
+    async def live(self) -> PlainTextResponse:
+        """The process works."""
+        return PlainTextResponse("ok\n")
+
+    async def ready(self) -> PlainTextResponse:
+        """Some engine can answer."""
+        if self.readiness.any_ready and not self.pipeline.admission.closing:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
+
+    async def metrics(self) -> Response:
+        """Prometheus's text format."""
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+
+    def _deadline(self, request: Request) -> float:
+        wanted = request.headers.get("x-request-timeout", "")
+        try:
+            seconds = min(self.request_timeout, float(wanted)) if wanted else self.request_timeout
+        except ValueError:
+            raise InvalidArgument(
+                f"x-request-timeout is {wanted[:50]!r}; write seconds", code="bad_parameter", param="x-request-timeout"
+            ) from None
+        return asyncio.get_running_loop().time() + seconds
+
+
+async def _collect(events: AsyncIterator[domain.Event]) -> Response:
+    started = finished = None
+    chunks = []
+    async for step in events:
+        match step:
+            case domain.Started():
+                started = step
+            case domain.Finished():
+                finished = step
+            case domain.Chunk():
+                chunks.append(step)
+    assert started is not None
+    assert finished is not None
+    headers = answers.decision_headers(started) | answers.cost_header(finished.receipt)
+    return JSONResponse(answers.completion(started, chunks, finished), headers=headers)
+
+
+async def _encode_stream(
+    started: domain.Started, events: AsyncIterator[domain.Event], include_usage: bool
+) -> AsyncIterator[bytes]:
+    """Ends with [DONE], or with an error event."""
+    encoder = answers.ChunkEncoder(started)
+    async with aclosing(events):  # type: ignore[type-var]  # a generator's
+        try:
+            async for step in events:
+                match step:
+                    case domain.Chunk():
+                        yield event(encoder.chunk(step))
+                    case domain.Finished() if include_usage:
+                        yield event(encoder.usage(step))
+            yield DONE
+        except PointsmanError as error:
+            yield event(answers.error_body(error))
+        except Exception as error:
+            yield event(answers.error_body(_internal(error)))
+
+
+def build_app(door: HttpDoor) -> ASGIApp:
+    """The FastAPI application, with one error handler."""
+    app = FastAPI(title="Pointsman", summary="Prompt it, look it up, or hand it to an adapter.", docs_url="/docs")
+    app.post("/v1/chat/completions")(door.chat)
+    app.post("/v1/route")(door.route)
+    app.get("/v1/models")(door.list_models)
+    app.get("/healthz")(door.live)
+    app.get("/readyz")(door.ready)
+    app.get("/metrics")(door.metrics)
+    app.exception_handler(PointsmanError)(_on_error)
+    app.exception_handler(RequestValidationError)(_on_invalid)
+    app.exception_handler(HTTPException)(_on_http_error)
+    app.exception_handler(ClientGone)(_on_client_gone)
+    return RequestIds(app)
+
+
+class RequestIds:
+    """Takes or makes a request id for log and answer, refuses too large bodies, and answers for unknown errors."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        name = headers.get(b"x-request-id", b"")[:64].decode("latin-1")
+        name = name if name.isascii() and name.isprintable() and name else secrets.token_hex(8)
+        token = request_id.set(name)
+        begun = False
+
+        async def send_with_id(message: Any) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
+            await send(message)
+
+        try:
+            if int(headers.get(b"content-length", b"0")) > LONGEST_BODY:
+                raise InvalidArgument(f"the body is over {LONGEST_BODY} bytes", code="body_too_large")
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if begun:
+                raise
+            told = error if isinstance(error, PointsmanError) else _internal(error)
+            await _error_response(told)(scope, receive, send_with_id)
+        finally:
+            request_id.reset(token)
+
+
+def _internal(error: Exception) -> Internal:
+    log.exception("internal error", exc_info=error)
+    return Internal(f"internal error (request {request_id.get()})", code="internal")
+
+
+def _error_response(error: PointsmanError) -> Response:
+    return JSONResponse(answers.error_body(error), error.http_status, answers.error_headers(error))
+
+
+async def _on_error(request: Request, error: Any) -> Response:
+    return _error_response(error)
+
+
+async def _on_invalid(request: Request, error: Any) -> Response:
+    item = error.errors()[0]
+    where = ".".join(str(part) for part in item["loc"][1:])
+    if item["type"] == "json_invalid":
+        return _error_response(InvalidArgument(f"the body is not JSON: {item['ctx']['error']}", code="bad_json"))
+    message = f"'{where}': {item['msg']}" if where else item["msg"]
+    return _error_response(InvalidArgument(message, code="bad_parameter", param=where or None))
+
+
+async def _on_http_error(request: Request, error: Any) -> Response:
+    told = NotFound if error.status_code == 404 else InvalidArgument
+    response = _error_response(told(f"{request.method} {request.url.path}: {error.detail}", code="unknown_route"))
+    response.status_code = error.status_code
+    return response
+
+
+async def _on_client_gone(request: Request, error: Any) -> Response:
+    return Response(status_code=499)

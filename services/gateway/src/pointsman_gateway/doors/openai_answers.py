@@ -1,0 +1,159 @@
+"""OpenAI's answers, chunks and errors, encoded."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.domain import Chunk, Decision, Finished, Prompt, Receipt, Started, Usage
+
+
+def decision_headers(started: Started) -> dict[str, str]:
+    decision = started.decision
+    return {
+        "x-pointsman-decision-id": decision.id,
+        "x-pointsman-task": decision.task,
+        "x-pointsman-path": decision.path.name,
+        "x-pointsman-kind": decision.path.kind.value,
+        "x-pointsman-confidence": f"{decision.confidence:.4f}",
+        "x-pointsman-reason": decision.reason,
+        "x-pointsman-overhead-ms": f"{started.overhead_seconds * 1000:.2f}",
+    }
+
+
+def cost_header(receipt: Receipt) -> dict[str, str]:
+    return {"x-pointsman-cost-usd": f"{receipt.cost_usd:.9f}"}
+
+
+def error_body(error: PointsmanError) -> dict[str, Any]:
+    kind = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
+    return {
+        "error": {
+            "message": error.message,
+            "type": kind.get(error.http_status, "server_error"),
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def error_headers(error: PointsmanError) -> dict[str, str]:
+    return {"retry-after": str(max(1, round(error.retry_after)))} if error.retry_after is not None else {}
+
+
+class ChunkEncoder:
+    """Chunks of one streamed answer; each choice's first one carries the role."""
+
+    def __init__(self, started: Started) -> None:
+        self._head = {
+            "id": "chatcmpl-" + started.decision.id,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": started.model,
+        }
+        self._begun: set[int] = set()
+
+    def chunk(self, chunk: Chunk) -> dict[str, Any]:
+        delta: dict[str, Any] = {"content": chunk.content} if chunk.content or not chunk.finish_reason else {}
+        if chunk.index not in self._begun:
+            self._begun.add(chunk.index)
+            delta = {"role": "assistant", **delta}
+        delta.update(chunk.extra.get("delta", {}))
+        choice: dict[str, Any] = {"index": chunk.index, "delta": delta, "finish_reason": chunk.finish_reason}
+        if "logprobs" in chunk.extra:
+            choice["logprobs"] = chunk.extra["logprobs"]
+        return {**self._head, "choices": [choice]}
+
+    def usage(self, finished: Finished) -> dict[str, Any]:
+        """The chunk that `stream_options.include_usage` asks for; "pointsman" beside it is ours."""
+        receipt = finished.receipt
+        return {**self._head, "choices": [], "usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
+
+
+def completion(started: Started, chunks: Iterable[Chunk], finished: Finished) -> dict[str, Any]:
+    """A plain answer: the stream, collected."""
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        _collect(choices.setdefault(chunk.index, _empty_choice(chunk.index)), chunk)
+    return {
+        "id": "chatcmpl-" + started.decision.id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": started.model,
+        "choices": [choices[index] for index in sorted(choices)],
+        "usage": usage_body(finished.receipt.usage),
+        "pointsman": receipt_body(finished.receipt),
+    }
+
+
+def _empty_choice(index: int) -> dict[str, Any]:
+    return {"index": index, "message": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}
+
+
+def _collect(choice: dict[str, Any], chunk: Chunk) -> None:
+    message = choice["message"]
+    message["content"] += chunk.content
+    for key, value in chunk.extra.get("delta", {}).items():
+        if key == "tool_calls":
+            _collect_tool_calls(message.setdefault("tool_calls", []), value)
+        elif isinstance(value, str):
+            message[key] = message.get(key, "") + value
+        else:
+            message[key] = value
+    logprobs = chunk.extra.get("logprobs")
+    if logprobs:
+        gathered = choice["logprobs"] or {"content": []}
+        gathered["content"] = gathered["content"] + (logprobs.get("content") or [])
+        choice["logprobs"] = gathered
+    choice["finish_reason"] = chunk.finish_reason or choice["finish_reason"]
+
+
+def _collect_tool_calls(gathered: list[dict[str, Any]], pieces: Iterable[Mapping[str, Any]]) -> None:
+    for piece in pieces:
+        while len(gathered) <= piece["index"]:
+            gathered.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+        call, function = gathered[piece["index"]], piece.get("function") or {}
+        call["id"] = piece.get("id") or call["id"]
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+
+
+def usage_body(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def receipt_body(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "path": receipt.decision.path.name,
+        "kind": receipt.decision.path.kind.value,
+        "cost_usd": receipt.cost_usd,
+        "cost_parts_usd": dict(receipt.cost_parts_usd),
+        "seconds": {phase: round(seconds, 6) for phase, seconds in receipt.seconds.items()},
+        "sources": [
+            {"document_id": p.document_id, "title": p.title, "score": round(p.score, 4)} for p in receipt.sources
+        ],
+    }
+
+
+def decision_body(decision: Decision, prompt: Prompt | None) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "id": decision.id,
+        "task": decision.task,
+        "confidence": decision.confidence,
+        "path": decision.path.name,
+        "kind": decision.path.kind.value,
+        "reason": decision.reason,
+        "stage": decision.stage,
+        "considered": [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered],
+        "probabilities": dict(decision.probabilities),
+        "expected_cost_usd": decision.expected_cost_usd,
+    }
+    if prompt is not None:
+        body["prompt"] = [{"role": m.role, "content": m.content, **m.extra} for m in prompt.messages]
+    return body

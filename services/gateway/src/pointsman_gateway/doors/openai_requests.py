@@ -1,0 +1,91 @@
+"""OpenAI's request bodies, decoded."""
+
+from typing import Any, Literal
+
+from pointsman_servicekit.errors import InvalidArgument
+from pydantic import BaseModel, ConfigDict, Field
+
+from pointsman_gateway.domain import Message, Request, Sampling
+
+
+class MessageBody(BaseModel):
+    """What is not named here ("tool_calls", "tool_call_id") goes to the engine as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool = False
+
+
+class ChatBody(BaseModel):
+    """`POST /v1/chat/completions`; what is not named here goes to the engine as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(description='"auto", "path:NAME", an adapter\'s alias ("triage@prod"), or a model\'s name')
+    messages: list[MessageBody] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: str | list[str] | None = None
+    user: str | None = Field(default=None, max_length=512)
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+
+    def to_request(self, deadline: float) -> Request:
+        """Raises InvalidArgument where a message holds something other than text."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if len(stop) > 4:
+            raise InvalidArgument(f"'stop' has {len(stop)} entries; at most 4", code="bad_parameter", param="stop")
+        return Request(
+            model=self.model,
+            messages=tuple(_message(number, body) for number, body in enumerate(self.messages)),
+            sampling=Sampling(
+                max_tokens=self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                seed=self.seed,
+                stop=stop,
+                extra=self._extra(),
+            ),
+            metadata=self.metadata or {},
+            user=self.user or "",
+            deadline=deadline,
+        )
+
+    def _extra(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class RouteBody(ChatBody):
+    """`POST /v1/route`: a chat request, and whether its prompt is wanted too."""
+
+    include_prompt: bool = False
+    stream: Literal[False] = False
+
+
+def _message(number: int, body: MessageBody) -> Message:
+    content = body.content
+    if isinstance(content, list):
+        content = "".join(_text(number, index, part) for index, part in enumerate(content))
+    return Message(body.role, content or "", dict(body.model_extra or {}))
+
+
+def _text(number: int, index: int, part: dict[str, Any]) -> str:
+    if part.get("type") != "text" or not isinstance(part.get("text"), str):
+        where = f"messages[{number}].content[{index}]"
+        raise InvalidArgument(
+            f'{where} has type {str(part.get("type"))[:50]!r}; known: "text" with a "text"',
+            code="unsupported_content",
+            param=where,
+        )
+    return str(part["text"])

@@ -1,0 +1,90 @@
+"""All metrics of the gateway; their labels come from the configuration only."""
+
+from collections.abc import Collection
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from pointsman_gateway.domain import Decision, Path, Receipt
+
+OTHER = "other"
+
+# Buckets in seconds; every threshold that an objective is likely to use lies on an edge.
+END_TO_END = (.005, .01, .025, .05, .1, .2, .3, .5, .75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 30, 60, 120, 300)  # fmt: skip
+FIRST_TOKEN = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)  # fmt: skip
+DECISION = (.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1)  # fmt: skip
+CONFIDENCE = tuple(step / 20 for step in range(1, 21))
+
+BY_PATH = ["path", "kind", "task"]
+
+
+class Metrics:
+    """Counts receipts."""
+
+    def __init__(self, registry: CollectorRegistry, paths: Collection[str], tasks: Collection[str]) -> None:
+        """`paths` and `tasks` are the label values allowed; any other is counted as "other"."""
+        self._paths, self._tasks = frozenset(paths), frozenset(tasks)
+        self._requests = Counter(
+            "pointsman_requests", "Requests by how they ended.", [*BY_PATH, "outcome"], registry=registry
+        )
+        self._seconds = Histogram(
+            "pointsman_request_seconds", "Arrival to end.", BY_PATH, buckets=END_TO_END, registry=registry
+        )
+        self._first_token = Histogram(
+            "pointsman_time_to_first_token_seconds",
+            "Arrival to first token.",
+            BY_PATH,
+            buckets=FIRST_TOKEN,
+            registry=registry,
+        )
+        self._phases = Histogram(
+            "pointsman_phase_seconds", "Time in each phase.", ["path", "phase"], buckets=END_TO_END, registry=registry
+        )
+        self._decisions = Histogram(
+            "pointsman_decision_seconds", "Classification and routing.", buckets=DECISION, registry=registry
+        )
+        self._confidence = Histogram(
+            "pointsman_confidence", "The classifier's probability.", ["task"], buckets=CONFIDENCE, registry=registry
+        )
+        self._reasons = Counter(
+            "pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"], registry=registry
+        )
+        self._tokens = Counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"], registry=registry)
+        self._cost = Counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], registry=registry)
+        self._fallbacks = Counter(
+            "pointsman_fallbacks", "Answers by another path.", ["source", "target"], registry=registry
+        )
+        self.in_flight = Gauge("pointsman_in_flight", "Requests being answered.", registry=registry)
+        self.refused = Counter("pointsman_refused", "Requests refused before a decision.", ["code"], registry=registry)
+
+    def decided(self, decision: Decision, seconds: float) -> None:
+        task = self._task(decision.task)
+        self._decisions.observe(seconds)
+        self._reasons.labels(self._path(decision.path), task, decision.reason.partition(":")[0]).inc()
+        if decision.probabilities:
+            self._confidence.labels(task).observe(decision.confidence)
+
+    def fell_back(self, source: Path, target: Path) -> None:
+        self._fallbacks.labels(self._path(source), self._path(target)).inc()
+
+    def ended(self, receipt: Receipt) -> None:
+        path = self._path(receipt.decision.path)
+        labels = (path, receipt.decision.path.kind.value, self._task(receipt.decision.task))
+        self._requests.labels(*labels, receipt.outcome).inc()
+        self._seconds.labels(*labels).observe(receipt.seconds["total"])
+        if "first_token" in receipt.seconds:
+            self._first_token.labels(*labels).observe(receipt.seconds["first_token"])
+        for phase, seconds in receipt.seconds.items():
+            if phase not in ("total", "first_token"):
+                self._phases.labels(path, phase).observe(seconds)
+        usage = receipt.usage
+        self._tokens.labels(*labels, "prompt").inc(usage.prompt_tokens - usage.cached_tokens)
+        self._tokens.labels(*labels, "cached").inc(usage.cached_tokens)
+        self._tokens.labels(*labels, "completion").inc(usage.completion_tokens)
+        for component, dollars in receipt.cost_parts_usd.items():
+            self._cost.labels(*labels, component).inc(dollars)
+
+    def _path(self, path: Path) -> str:
+        return path.name if path.name in self._paths else OTHER
+
+    def _task(self, task: str) -> str:
+        return task if task in self._tasks else OTHER

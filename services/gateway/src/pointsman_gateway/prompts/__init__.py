@@ -1,0 +1,1 @@
+"""How is it asked? Decision in, Prompt out; strategies compose, prompt texts are files."""

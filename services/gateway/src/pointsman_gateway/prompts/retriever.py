@@ -1,0 +1,40 @@
+"""The retriever as the strategies see it, over gRPC."""
+
+import asyncio
+
+import grpc
+from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.rich_status import from_rpc_error
+
+from pointsman_gateway.domain import Passage, Vector
+
+LONGEST = 5.0
+"""Seconds a search may take at most, also for a request without a deadline."""
+
+
+class RetrieverClient:
+    """Implements `Search`."""
+
+    def __init__(self, channel: grpc.aio.Channel, fingerprint: str) -> None:
+        """`fingerprint` names the embedding model that makes the gateway's vectors."""
+        self._stub = retriever_pb2_grpc.RetrieverStub(channel)
+        self._fingerprint = fingerprint
+
+    async def search(
+        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
+    ) -> tuple[Passage, ...]:
+        request = retriever_pb2.SearchRequest(collection=collection, query=query[:16384], top_k=top_k)
+        if vector is not None:
+            request.vector.fingerprint = self._fingerprint
+            request.vector.values.extend(vector.tolist())
+        timeout = min(LONGEST, deadline - asyncio.get_running_loop().time())
+        try:
+            answer = await self._stub.Search(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            told = from_rpc_error(error, "retriever")
+            # Whatever is wrong there (no such collection, another embedding model), it is not the client's request.
+            raise Unavailable(
+                f"collection '{collection}' cannot be searched: {told.message}", code=told.code, retry_after=2.0
+            ) from error
+        return tuple(Passage(p.document_id, p.title, p.text, p.score) for p in answer.passages)

@@ -1,0 +1,120 @@
+"""The strategies: each adds one part to the draft of a prompt."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.config.load import Example
+from pointsman_gateway.domain import Passage, Vector
+from pointsman_gateway.prompts.draft import Draft
+from pointsman_gateway.prompts.templates import Templates
+
+log = logging.getLogger(__name__)
+
+
+class Strategy(Protocol):
+    async def apply(self, draft: Draft) -> Draft: ...
+
+
+class Embed(Protocol):
+    """Embeds one text, for a request that was not classified."""
+
+    async def embed(self, text: str) -> Vector: ...
+
+
+class Search(Protocol):
+    """Finds passages for a text and its vector."""
+
+    async def search(
+        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
+    ) -> tuple[Passage, ...]:
+        """Best first. `deadline` is on the event loop's clock. Raises a PointsmanError."""
+        ...
+
+
+class Instruction:
+    """`zero_shot`, `persona`, `chain_of_thought`: a system text from a file."""
+
+    def __init__(self, templates: Templates, prompt: str) -> None:
+        templates.try_out(prompt, query="?")
+        self._templates = templates
+        self._prompt = prompt
+
+    async def apply(self, draft: Draft) -> Draft:
+        return draft.with_system(self._templates.render(self._prompt, query=draft.request.query))
+
+
+class FewShot:
+    """Shows examples with their answers: the first ones, or those nearest to the request (the nearest last)."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        vectors: NDArray[np.float32],
+        count: int,
+        embed: Embed | None,
+        instruction: Instruction | None,
+    ) -> None:
+        """`vectors` are the examples', (examples, dimensions); `embed` is None for the first `count` examples."""
+        answered = [i for i, example in enumerate(examples) if example.output is not None]
+        self._pairs = [(examples[i].text, examples[i].output or "") for i in answered]
+        self._vectors = vectors[answered]
+        self._count = count
+        self._embed = embed
+        self._instruction = instruction
+
+    async def apply(self, draft: Draft) -> Draft:
+        if self._instruction:
+            draft = await self._instruction.apply(draft)
+        if self._embed is None:
+            return replace(draft, examples=tuple(self._pairs[: self._count]))
+        vector = draft.vector if draft.vector is not None else await self._embed.embed(draft.request.query)
+        order = np.argsort(-(self._vectors @ vector), kind="stable")[: self._count]
+        return replace(draft, vector=vector, examples=tuple(self._pairs[i] for i in reversed(order)))
+
+
+class Retrieval:
+    """Looks the request up, and shows the passages through a template."""
+
+    def __init__(
+        self, templates: Templates, prompt: str, search: Search, collection: str, top_k: int, required: bool
+    ) -> None:
+        templates.try_out(prompt, query="?", passages=[Passage("id", "title", "text", 1.0)])
+        self._templates = templates
+        self._prompt = prompt
+        self._search = search
+        self._collection = collection
+        self._top_k = top_k
+        self._required = required
+
+    async def apply(self, draft: Draft) -> Draft:
+        request, started = draft.request, time.perf_counter()
+        try:
+            passages = await self._search.search(
+                self._collection, request.query, draft.vector, self._top_k, request.deadline
+            )
+        except PointsmanError as error:
+            if self._required:
+                raise
+            log.warning("answering without passages: %s", error)
+            passages = ()
+        draft = draft.with_system(self._templates.render(self._prompt, query=request.query, passages=passages))
+        return replace(
+            draft,
+            passages=passages,
+            searches=draft.searches + 1,
+            retrieval_seconds=draft.retrieval_seconds + time.perf_counter() - started,
+        )
+
+
+async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:
+    """One after the other, in the order of the configuration."""
+    for strategy in strategies:
+        draft = await strategy.apply(draft)
+    return draft

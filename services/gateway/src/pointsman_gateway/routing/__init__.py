@@ -1,0 +1,1 @@
+"""Which path answers? Labels in, Decision out; the only place where this is decided."""
