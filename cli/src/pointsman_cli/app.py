@@ -1,0 +1,39 @@
+"""The table of the commands."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from pointsman_cli.ask.command import ask, route
+from pointsman_cli.doctor.command import doctor
+from pointsman_cli.ingest import ingest
+from pointsman_cli.train.command import train
+from pointsman_cli.up.command import up
+
+
+def build_app() -> typer.Typer:
+    app = typer.Typer(
+        name="pointsman",
+        help="Decides, request by request, whether to prompt a model, look something up, or use a fine-tuned adapter.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_start)
+    for command in (up, ask, route, ingest, train, doctor):
+        app.command()(command)
+    return app
+
+
+def _start(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if show_version:
+        typer.echo(version("pointsman"))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)

@@ -1,0 +1,1 @@
+"""`pointsman ask` and `pointsman route`: a question to the gateway, and what it decided."""

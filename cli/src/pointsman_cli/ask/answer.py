@@ -1,0 +1,54 @@
+"""What the gateway decided and answered, whichever door it came through."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    path: str
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    id: str
+    task: str
+    confidence: float
+    path: str
+    kind: str
+    reason: str
+    stage: str = ""
+    probabilities: Mapping[str, float] = field(default_factory=dict)  # by task, most likely first
+    considered: tuple[Considered, ...] = ()
+    expected_cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of the answer."""
+
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What it came to; None where the gateway did not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    path: str = ""  # that really answered
+    sources: tuple[str, ...] = ()  # titles of the passages it was given
+
+
+Event = Decision | Text | Ending
+"""One answer is one `Decision`, any number of `Text`, one `Ending`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    text: str
+    model: str
+    stream: bool = True

@@ -1,0 +1,147 @@
+"""The gateway's HTTP door, asked."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from pointsman_cli.ask.answer import Considered, Decision, Ending, Event, Question, Text
+from pointsman_cli.errors import CommandError
+
+_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own for a whole request is 120
+
+
+async def ask(url: str, question: Question) -> AsyncIterator[Event]:
+    """Raises `CommandError` with the gateway's own message where it refuses, or where the stream breaks off."""
+    body = _body(question) | {"stream": question.stream}
+    if question.stream:
+        body["stream_options"] = {"include_usage": True}
+    async with _client(url) as client:
+        with _reaching(url):
+            async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                if not response.is_success:
+                    raise _refusal(response.status_code, await response.aread())
+                yield _decision_of(response.headers)
+                if question.stream:
+                    async for event in _events(response):
+                        yield event
+                else:
+                    answer = _json(await response.aread())
+                    yield Text(answer["choices"][0]["message"]["content"] or "")
+                    yield _ending(answer, response.headers)
+
+
+async def route(url: str, question: Question, include_prompt: bool) -> dict[str, Any]:
+    """The decision's body as it came."""
+    async with _client(url) as client:
+        with _reaching(url):
+            response = await client.post("/v1/route", json=_body(question) | {"include_prompt": include_prompt})
+    if not response.is_success:
+        raise _refusal(response.status_code, response.content)
+    return _json(response.content)
+
+
+def to_decision(body: Mapping[str, Any]) -> Decision:
+    return Decision(
+        id=body["id"],
+        task=body["task"],
+        confidence=body["confidence"],
+        path=body["path"],
+        kind=body["kind"],
+        reason=body["reason"],
+        stage=body["stage"],
+        probabilities=body["probabilities"],
+        considered=tuple(Considered(**entry) for entry in body["considered"]),
+        expected_cost_usd=body["expected_cost_usd"],
+    )
+
+
+def _body(question: Question) -> dict[str, Any]:
+    return {"model": question.model, "messages": [{"role": "user", "content": question.text}]}
+
+
+def _client(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, trust_env=False)  # a proxy has no place on this machine
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TimeoutException as error:
+        raise CommandError(f"the gateway at {url} did not answer in time") from error
+    except httpx.ConnectError as error:
+        raise CommandError(
+            f"no gateway answers at {url}; start one with `pointsman up EXAMPLE_FOLDER`, or name it with --url"
+        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise CommandError(f"the connection to the gateway at {url} failed: {error}") from error
+
+
+def _refusal(status: int, content: bytes) -> CommandError:
+    try:
+        error = json.loads(content)["error"]
+        return CommandError(f"{error['message']} ({error['code']}, HTTP {status})")
+    except (ValueError, KeyError, TypeError):
+        return CommandError(f"HTTP {status}: {content[:200].decode(errors='replace')}")
+
+
+def _decision_of(headers: httpx.Headers) -> Decision:
+    def header(name: str) -> str:
+        value: str = headers.get(f"x-pointsman-{name}", "")
+        return value
+
+    if not header("decision-id"):
+        raise CommandError("whatever answers there is no Pointsman gateway: it sent no x-pointsman-decision-id")
+    return Decision(
+        id=header("decision-id"),
+        task=header("task"),
+        confidence=float(header("confidence") or "nan"),
+        path=header("path"),
+        kind=header("kind"),
+        reason=header("reason"),
+    )
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[Event]:
+    ending = Ending()
+    async for line in response.aiter_lines():
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            yield ending
+            return
+        chunk = _json(data)
+        if "error" in chunk:
+            raise CommandError(f"the answer broke off: {chunk['error']['message']} ({chunk['error'].get('code')})")
+        if chunk.get("usage"):
+            ending = _ending(chunk, response.headers)
+        for choice in chunk.get("choices", ()):
+            if content := choice.get("delta", {}).get("content"):
+                yield Text(content)
+    raise CommandError("the answer broke off: the stream ended without [DONE]")
+
+
+def _ending(answer: Mapping[str, Any], headers: httpx.Headers) -> Ending:
+    usage, ours = answer.get("usage") or {}, answer.get("pointsman") or {}
+    in_header = headers.get("x-pointsman-cost-usd")
+    return Ending(
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        cost_usd=ours.get("cost_usd", float(in_header) if in_header else None),
+        path=ours.get("path", ""),
+        sources=tuple(source["title"] or source["document_id"] for source in ours.get("sources", ())),
+    )
+
+
+def _json(content: str | bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise CommandError(f"the gateway sent something that is not JSON: {content[:200]!r}") from error
+    if not isinstance(found, dict):
+        raise CommandError(f"the gateway sent something other than a JSON object: {content[:200]!r}")
+    return found

@@ -1,0 +1,1 @@
+"""`pointsman doctor`: what is missing or wrong on this machine, and what to do."""

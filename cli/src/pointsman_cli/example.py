@@ -1,0 +1,107 @@
+"""`pointsman.yaml`: what an example folder is made of; unknown keys are refused."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pointsman_cli.errors import Misused
+
+FILE = "pointsman.yaml"
+
+BaseModelName = Literal["smollm2-135m"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterEntry(_Strict):
+    folder: str
+    alias: Name
+
+
+class ExampleFile(_Strict):
+    base_model: BaseModelName
+    config: str
+    collections: dict[Name, str] = {}
+    adapters: dict[Name, AdapterEntry] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    name: str
+    folder: Path
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One example folder; all paths are absolute and were there when it was read."""
+
+    folder: Path
+    base_model: str
+    config: Path
+    collections: dict[str, Path]
+    adapters: tuple[Adapter, ...]
+
+
+def load(folder: Path) -> Example:
+    """Raises `Misused` with the file, the key and what would be right."""
+    file = folder / FILE
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Misused(f"{folder} has no {FILE}; name a folder that has one, such as examples/helpdesk") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misused(f"{file} cannot be read: {error}") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Misused(f"{file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise Misused(f"{file} holds no keys; known: {', '.join(ExampleFile.model_fields)}")
+    try:
+        parsed = ExampleFile.model_validate(content)
+    except ValidationError as error:
+        raise Misused("; ".join(f"{file}: {_explain(entry)}" for entry in error.errors())) from error
+    return _resolve(parsed, folder.absolute())
+
+
+def _explain(entry: object) -> str:
+    assert isinstance(entry, dict)  # pydantic's own ErrorDetails
+    *above, last = location = [str(part) for part in entry["loc"] if part != "[key]"]
+    where = ".".join(location)
+    if entry["type"] == "extra_forbidden":
+        model = AdapterEntry if above else ExampleFile
+        inside = f" in {'.'.join(above)}" if above else ""
+        return f"unknown key '{last}'{inside}; known: {', '.join(model.model_fields)}"
+    if entry["type"] == "missing":
+        return f"'{where}' is missing"
+    if entry["type"] == "literal_error":
+        return f"{where} is '{entry['input']}'; known: {', '.join(get_args(BaseModelName))}"
+    if entry["type"] == "string_pattern_mismatch":
+        return f"{where}: '{entry['input']}' should be 1 to 64 of a-z, 0-9, '-' and '_'"
+    return f"{where}: {entry['msg']}"
+
+
+def _resolve(parsed: ExampleFile, folder: Path) -> Example:
+    collections = {name: _existing(folder, f"collections.{name}", at) for name, at in parsed.collections.items()}
+    adapters = []
+    for name, entry in parsed.adapters.items():
+        at = _existing(folder, f"adapters.{name}.folder", entry.folder)
+        if not (at / "adapter_config.json").is_file():
+            raise Misused(f"{folder / FILE}: adapters.{name}.folder: {at} holds no adapter (no adapter_config.json)")
+        adapters.append(Adapter(name, at, entry.alias))
+    config = _existing(folder, "config", parsed.config)
+    return Example(folder, parsed.base_model, config, collections, tuple(adapters))
+
+
+def _existing(folder: Path, key: str, named: str) -> Path:
+    at = (folder / named).resolve()
+    if not at.is_dir():
+        raise Misused(f"{folder / FILE}: {key}: {at} is not a folder")
+    return at

@@ -1,0 +1,26 @@
+"""Making the models that one machine needs, once; both makers do nothing where their model is there."""
+
+import sys
+from collections.abc import Callable
+
+from pointsman_cli.engine_environment import EngineEnvironment
+from pointsman_cli.errors import CommandError
+from pointsman_cli.home import Home
+from pointsman_cli.processes import run_to_end
+
+_Say = Callable[[str], None]
+
+
+async def prepare_base_model(name: str, home: Home, engine: EngineEnvironment, say: _Say) -> None:
+    """In the engine's environment, which has torch and transformers."""
+    program = engine.module("pointsman_lora_server.base_model", str(home.model(name)))
+    ended = await run_to_end(program, engine.variables, say)
+    if ended.code != 0:
+        raise CommandError(f"the base model {name} could not be made: {ended.how}")
+
+
+async def prepare_embedding_model(home: Home, say: _Say) -> None:
+    program = [sys.executable, "-m", "pointsman_embedding.prepare", str(home.embedding_model)]
+    ended = await run_to_end(program, {"PYTHONUNBUFFERED": "1"}, say)
+    if ended.code != 0:
+        raise CommandError(f"the embedding model could not be made: {ended.how}")

@@ -1,0 +1,17 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HomeOption = Annotated[
+    Path, typer.Option(help="Where models, state and logs are kept; made where it is missing.", show_default=True)
+]
+EnginePythonOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The engine environment's python. Else POINTSMAN_ENGINE_PYTHON, else .venv-engine/bin/python beside HOME.",
+        show_default=False,
+    ),
+]

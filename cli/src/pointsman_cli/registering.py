@@ -1,0 +1,46 @@
+"""Adapters into the lora-server."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pointsman.v1 import lora_server_pb2
+from pointsman_servicekit.grpc_client import open_channel
+
+from pointsman_cli import stubs
+from pointsman_cli.example import Adapter
+
+_REGISTER_SECONDS = 180.0  # checking, copying, loading, and the first slow generation
+_LIST_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    version: str  # "triage@3f9a1c0b77de"
+    aliases: tuple[str, ...]  # "triage@prod"
+
+    def __str__(self) -> str:
+        return f"{self.version} ({', '.join(self.aliases)})" if self.aliases else self.version
+
+
+async def register(address: str, adapter: Adapter, facts: Mapping[str, str]) -> Registered:
+    """Has the lora-server at `address` check and load the adapter, and moves its alias (an empty one moves none)."""
+    request = lora_server_pb2.RegisterRequest(
+        name=adapter.name, folder=str(adapter.folder.absolute()), alias=adapter.alias, facts=dict(facts)
+    )
+    async with open_channel(address) as channel:
+        with stubs.speaking_to("lora-server"):
+            version = await stubs.lora_server(channel).Register(request, timeout=_REGISTER_SECONDS)
+    return _registered(version)
+
+
+async def list_adapters(address: str) -> tuple[Registered, ...]:
+    async with open_channel(address) as channel:
+        with stubs.speaking_to("lora-server"):
+            answer = await stubs.lora_server(channel).List(
+                lora_server_pb2.ListAdaptersRequest(), timeout=_LIST_SECONDS
+            )
+    return tuple(_registered(version) for version in answer.versions)
+
+
+def _registered(version: lora_server_pb2.AdapterVersion) -> Registered:
+    return Registered(version.version, tuple(version.aliases))

@@ -1,0 +1,1 @@
+"""`pointsman train`: an adapter from examples, in the engine's environment."""

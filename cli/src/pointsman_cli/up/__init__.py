@@ -1,0 +1,1 @@
+"""`pointsman up`: everything on one machine."""

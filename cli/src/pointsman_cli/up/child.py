@@ -1,0 +1,90 @@
+"""One supervised process: started, started again when it dies, stopped in bounded time."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pointsman_cli import process_tree
+from pointsman_cli.processes import describe_exit, launched
+from pointsman_cli.up.plan import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds before a dead process is started again: doubled each time, and as at first after a calm while."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    calm: float = 60.0
+
+    def after(self, previous: float, lived: float) -> float:
+        if previous == 0 or lived >= self.calm:
+            return self.first
+        return min(previous * 2, self.longest)
+
+
+class Child:
+    """`on_start` gets the pid of each process that is started."""
+
+    def __init__(self, service: Service, on_start: Callable[[int], None]) -> None:
+        self.service = service
+        self._on_start = on_start
+        self._process: asyncio.subprocess.Process | None = None
+        self._started_at = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now, or ran last."""
+        return self._running().pid
+
+    async def start(self) -> None:
+        self.service.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.service.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *launched(self.service.program),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.service.environment},
+                start_new_session=True,  # a Ctrl-C at the terminal is for us alone
+            )
+        self._started_at = time.monotonic()
+        self._on_start(self._process.pid)
+
+    async def ended(self) -> str:
+        """Waits for its end, and returns how it came: "exit code 1", "killed by SIGKILL"."""
+        return describe_exit(await self._running().wait())
+
+    async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
+        """Starts it again whenever it dies, until cancelled."""
+        delay = 0.0
+        while True:
+            how = await self.ended()
+            delay = backoff.after(delay, lived=time.monotonic() - self._started_at)
+            say(f"{self.service.name} died ({how}); starting it again in {delay:g} s")
+            await asyncio.sleep(delay)
+            await self.start()
+            say(f"{self.service.name} was started again (pid {self.pid})")
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL for it and for all it started after its grace."""
+        process = self._running()
+        below = process_tree.tree(process.pid)
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        try:
+            async with asyncio.timeout(self.service.grace):
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            process_tree.kill(below)
+        await process.wait()
+
+    def _running(self) -> asyncio.subprocess.Process:
+        assert self._process is not None, f"{self.service.name} was not started"
+        return self._process

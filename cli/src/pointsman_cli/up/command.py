@@ -1,0 +1,90 @@
+"""`pointsman up`: everything on one machine, until it is told to stop."""
+
+import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pointsman_cli import engine_environment, example, run_file
+from pointsman_cli.home import Home
+from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.options import EnginePythonOption, HomeOption
+from pointsman_cli.run_file import Run, RunningProcess
+from pointsman_cli.up import ports
+from pointsman_cli.up.child import Backoff
+from pointsman_cli.up.crew import Crew, guarded, refuse_if_locked
+from pointsman_cli.up.plan import Programs, make_plan, redis_url
+from pointsman_cli.up.ports import Addresses
+from pointsman_cli.up.screen import Screen
+from pointsman_cli.up.starting import Setup, start_all
+from pointsman_cli.up.valkey import server_binary
+
+
+def up(
+    folder: Annotated[Path, typer.Argument(metavar="EXAMPLE_FOLDER", help="A folder with a pointsman.yaml.")],
+    http: Annotated[str, typer.Option(help="Where the gateway's HTTP door listens.")] = "127.0.0.1:8080",
+    grpc: Annotated[str, typer.Option(help="Where the gateway's gRPC door listens.")] = "127.0.0.1:8081",
+    home: HomeOption = Path(".pointsman"),
+    engine_python: EnginePythonOption = None,
+) -> None:
+    """Run everything on this machine: Valkey, retriever, lora-server with its vLLM, gateway.
+
+    Makes the models on first use, ingests the example's collections, registers its adapters, and then watches: what
+    dies is started again. Ctrl-C stops all. HOME/run.json says what runs where; the logs are in HOME/logs.
+    """
+    at = Home.at(home)
+    loaded = example.load(folder)
+    engine = engine_environment.find(at, engine_python)
+    refuse_if_locked(at.lock_file)
+    addresses = ports.choose(http, grpc)
+    programs = Programs(engine.python, server_binary())
+    setup = Setup(loaded, at, engine, make_plan(loaded, at, addresses, programs))
+    screen = Screen(Console())
+    run_interruptibly(_run(setup, addresses, screen))
+    screen.say("stopped")
+
+
+async def _run(setup: Setup, addresses: Addresses, screen: Screen) -> None:
+    """Ends well when it is cancelled after everything came up."""
+    async with guarded(setup.home.lock_file) as tell_guard:
+        crew = Crew(tell_guard)
+        try:
+            adapters = await start_all(setup, crew, screen)
+            run = _write_run(setup, addresses, crew)
+            screen.summary(run, adapters)
+
+            def report(line: str) -> None:
+                screen.say(line)
+                _write_run(setup, addresses, crew)  # a new process has a new pid
+
+            with suppress(asyncio.CancelledError):
+                await crew.keep_running(report, Backoff())
+        finally:
+            setup.home.run_file.unlink(missing_ok=True)
+            await crew.stop(screen.say)
+
+
+def _write_run(setup: Setup, addresses: Addresses, crew: Crew) -> Run:
+    run = Run(
+        pid=os.getpid(),
+        example=str(setup.example.folder),
+        http=f"http://{addresses.http}",
+        grpc=addresses.grpc,
+        retriever=addresses.retriever,
+        lora_server=addresses.lora_server,
+        engine=f"http://{addresses.engine}",
+        redis_url=redis_url(addresses),
+        gateway_metrics=f"http://{addresses.http}/metrics",
+        retriever_metrics=f"http://{addresses.retriever_metrics}/metrics",
+        lora_server_metrics=f"http://{addresses.lora_server_metrics}/metrics",
+        processes={
+            child.service.name: RunningProcess(child.pid, child.service.address, str(child.service.log))
+            for child in crew.children
+        },
+    )
+    run_file.write(run, setup.home.run_file)
+    return run

@@ -1,0 +1,130 @@
+"""All children of one `pointsman up`, in the order in which they were started."""
+
+import asyncio
+import fcntl
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from pointsman_cli.errors import CommandError, Misused
+from pointsman_cli.up.child import Backoff, Child
+from pointsman_cli.up.plan import Service
+
+T = TypeVar("T")
+
+GUARD_GRACE = 35.0  # seconds; more than any child's own
+
+
+class Crew:
+    def __init__(self, on_start: Callable[[int], None]) -> None:
+        self._on_start = on_start
+        self.children: list[Child] = []
+
+    async def start(self, service: Service) -> Child:
+        child = Child(service, self._on_start)
+        await child.start()
+        self.children.append(child)
+        return child
+
+    async def unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits `work`; raises `CommandError` with its last words where a child dies before that is done."""
+        working = asyncio.ensure_future(work)
+        endings = {asyncio.ensure_future(child.ended()): child for child in self.children}
+        try:
+            await asyncio.wait({working, *endings}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return await working
+            ending, child = next((ending, child) for ending, child in endings.items() if ending.done())
+            service = child.service
+            said = f": {last}" if (last := last_line(service.log)) else ""
+            raise CommandError(f"{service.name} did not start ({ending.result()}{said}); its log is {service.log}")
+        finally:
+            for task in (working, *endings):
+                task.cancel()
+            await asyncio.gather(working, *endings, return_exceptions=True)
+
+    async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for child in self.children:
+                tasks.create_task(child.keep_running(say, backoff))
+
+    async def stop(self, say: Callable[[str], None]) -> None:
+        """In the reverse order. Each is stopped even where stopping another fails or is cut short."""
+        while self.children:
+            child = self.children.pop()
+            say(f"stopping {child.service.name}")
+            try:
+                await child.stop()
+            except BaseException:
+                await self.stop(say)
+                raise
+
+
+@asynccontextmanager
+async def guarded(lock_file: Path, grace: float = GUARD_GRACE) -> AsyncIterator[Callable[[int], None]]:
+    """Yields what is to be told each new child's pid; raises `Misused` where another `up` holds `lock_file`.
+
+    The lock is the guard's too: after a kill -9 it is free only when the last of the old processes is gone.
+    """
+    with _locked(lock_file) as lock:
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        guard = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "pointsman_cli.up.guard", str(grace)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(lock.fileno(),),
+            start_new_session=True,
+        )
+        assert guard.stdin is not None
+        assert guard.stdout is not None
+        to_guard, from_guard = guard.stdin, guard.stdout
+        try:
+            if await from_guard.readline() != b"ready\n":
+                raise CommandError(f"the guard process did not start (exit code {await guard.wait()})")
+            yield lambda pid: to_guard.write(f"{pid}\n".encode())
+        finally:
+            with suppress(ConnectionError):
+                to_guard.write(b"done\n")
+                to_guard.close()
+            await guard.wait()
+
+
+def refuse_if_locked(lock_file: Path) -> None:
+    """Raises `Misused` where another `up` holds it; for saying so before its taken ports are."""
+    with _locked(lock_file):
+        pass
+
+
+@contextmanager
+def _locked(lock_file: Path) -> Iterator[TextIO]:
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Misused(_already_running(lock.read().strip())) from None
+        yield lock
+
+
+def _already_running(pid: str) -> str:
+    if pid.isdigit() and Path(f"/proc/{pid}").exists():
+        return f"pointsman is already running (pid {pid}); stop it with Ctrl-C or `kill {pid}`"
+    return f"an earlier pointsman (pid {pid}) was killed and its processes are still stopping; try again in a moment"
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something; empty where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,109 @@
+"""What is to run on one machine: each process with its command, its environment and its address, in starting order."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_cli.example import Example
+from pointsman_cli.home import Home
+from pointsman_cli.up.ports import Addresses
+
+ENGINE_NAME = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    name: str
+    program: tuple[str, ...]
+    environment: Mapping[str, str]  # added to our own
+    address: str
+    log: Path
+    grace: float  # seconds from SIGTERM to SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What is installed where."""
+
+    engine_python: Path
+    valkey_server: Path
+    python: str = sys.executable
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Started in this order, stopped in the reverse one."""
+
+    valkey: Service
+    retriever: Service
+    lora_server: Service
+    gateway: Service
+    gateway_grpc: str
+
+    @property
+    def in_order(self) -> tuple[Service, ...]:
+        return (self.valkey, self.retriever, self.lora_server, self.gateway)
+
+
+def make_plan(example: Example, home: Home, addresses: Addresses, programs: Programs) -> Plan:
+    return Plan(
+        valkey=_valkey(home, addresses, programs),
+        retriever=_retriever(home, addresses, programs),
+        lora_server=_lora_server(example, home, addresses, programs),
+        gateway=_gateway(example, home, addresses, programs),
+        gateway_grpc=addresses.grpc,
+    )
+
+
+def _valkey(home: Home, addresses: Addresses, programs: Programs) -> Service:
+    host, _, port = addresses.valkey.rpartition(":")
+    program = (str(programs.valkey_server), "--bind", host, "--port", port, "--dir", str(home.valkey))
+    durable = ("--appendonly", "yes", "--save", "", "--daemonize", "no")
+    return Service("valkey", (*program, *durable), {}, addresses.valkey, home.log("valkey"), grace=10)
+
+
+def _retriever(home: Home, addresses: Addresses, programs: Programs) -> Service:
+    environment = {
+        "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
+        "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
+        "POINTSMAN_RETRIEVER_DATA": str(home.retriever),
+        "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(home.embedding_model),
+    }
+    program = (programs.python, "-m", "pointsman_retriever")
+    return Service("retriever", program, environment, addresses.retriever, home.log("retriever"), grace=10)
+
+
+def _lora_server(example: Example, home: Home, addresses: Addresses, programs: Programs) -> Service:
+    environment = {
+        "POINTSMAN_LORA_LISTEN": addresses.lora_server,
+        "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
+        "POINTSMAN_LORA_REDIS_URL": redis_url(addresses),
+        "POINTSMAN_LORA_STORE": str(home.adapters),
+        "POINTSMAN_LORA_ENGINE_NAME": ENGINE_NAME,
+        "POINTSMAN_LORA_ENGINE_PYTHON": str(programs.engine_python),
+        "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
+        "POINTSMAN_LORA_BASE_MODEL": str(home.model(example.base_model)),
+        "POINTSMAN_LORA_SERVED_MODEL_NAME": example.base_model,
+    }
+    program = (programs.python, "-m", "pointsman_lora_server")
+    # Its grace holds the engine's: it stops vLLM before it ends itself.
+    return Service("lora-server", program, environment, addresses.lora_server, home.log("lora-server"), grace=30)
+
+
+def _gateway(example: Example, home: Home, addresses: Addresses, programs: Programs) -> Service:
+    environment = {
+        "POINTSMAN_GATEWAY_HTTP_LISTEN": addresses.http,
+        "POINTSMAN_GATEWAY_GRPC_LISTEN": addresses.grpc,
+        "POINTSMAN_GATEWAY_CONFIG": str(example.config),
+        "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
+        "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(home.embedding_model),
+        "POINTSMAN_LORA_SERVER": addresses.lora_server,  # what models.yaml reads as ${POINTSMAN_LORA_SERVER}
+    }
+    program = (programs.python, "-m", "pointsman_gateway")
+    # It lets answers in flight finish for 20 s.
+    return Service("gateway", program, environment, addresses.http, home.log("gateway"), grace=25)
+
+
+def redis_url(addresses: Addresses) -> str:
+    return f"redis://{addresses.valkey}/0"

@@ -1,0 +1,192 @@
+"""Reads JSON lines into conversations, and refuses what cannot be trained on before anything is computed.
+
+A line is one of two shapes:
+
+    {"messages": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}    the last one is the assistant's
+    {"text": "...", "output": "..." or any JSON value}                                  user says text, assistant output
+
+Only the last message is learnt. Standard library only, so that a file can be checked where there is no torch.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_lora_server.training.errors import DataError
+
+ROLES = ("system", "user", "assistant")
+MOST_ERRORS = 20
+
+
+class _RowError(Exception):
+    """What is wrong with one row; `read_conversations` adds where it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    prompt: tuple[Message, ...]
+    answer: str
+    where: str  # "file.jsonl:12"
+
+    @property
+    def question(self) -> str:
+        return self.prompt[-1].content
+
+    @property
+    def key(self) -> tuple[tuple[str, str], ...]:
+        """Equal for prompts that differ in case and white space only."""
+        return tuple((message.role, " ".join(message.content.casefold().split())) for message in self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    training: tuple[Conversation, ...]
+    heldout: tuple[Conversation, ...]
+    notes: tuple[str, ...]  # what was left out, for the user
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_conversations(path: Path, system: str | None = None) -> list[Conversation]:
+    """`system` is put before rows that bring no system message of their own. Raises `DataError` with all bad lines, up to 20."""
+    conversations: list[Conversation] = []
+    wrong: list[str] = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}; name a UTF-8 file of JSON lines") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt, answer = _parse(line)
+        except _RowError as error:
+            wrong.append(f"{path}:{number}: {error}")
+            continue
+        if system is not None and prompt[0].role != "system":
+            prompt = (Message("system", system), *prompt)
+        conversations.append(Conversation(prompt, answer, f"{path}:{number}"))
+    if wrong:
+        more = [f"... and {len(wrong) - MOST_ERRORS} more lines"] if len(wrong) > MOST_ERRORS else []
+        raise DataError("\n".join(wrong[:MOST_ERRORS] + more))
+    if not conversations:
+        raise DataError(f'{path} has no rows; write one JSON object a line, such as {{"text": "...", "output": "..."}}')
+    return conversations
+
+
+def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
+    """Takes out of the training rows what is held out, and what is there twice. Raises `DataError` when nothing is left."""
+    notes: list[str] = []
+    held = {row.key: row for row in heldout}
+    first: dict[tuple[Message, ...], Conversation] = {}
+    for row in training:
+        if row.key in held:
+            notes.append(f"{row.where}: left out, its prompt is held out too ({held[row.key].where})")
+        elif row.prompt not in first:
+            first[row.prompt] = row
+        elif row.answer == first[row.prompt].answer:
+            notes.append(f"{row.where}: left out, the same as {first[row.prompt].where}")
+        else:
+            raise DataError(
+                f"{row.where}: its prompt is that of {first[row.prompt].where}, but its answer differs; "
+                "keep the one that is right"
+            )
+    if not first:
+        raise DataError("no training rows are left: every one of them is held out too")
+    return Split(tuple(first.values()), tuple(heldout), tuple(notes))
+
+
+def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Split:
+    """Holds out a random `share` of the rows: at least one where `share` is above 0, never all of them."""
+    whole = split(rows, ())
+    if share == 0:
+        return whole
+    if len(whole.training) < 2:
+        raise DataError("one row cannot be split; give more rows, or --heldout-share 0")
+    count = min(max(1, round(len(whole.training) * share)), len(whole.training) - 1)
+    chosen = set(random.Random(seed).sample(range(len(whole.training)), count))
+    return Split(
+        tuple(row for index, row in enumerate(whole.training) if index not in chosen),
+        tuple(row for index, row in enumerate(whole.training) if index in chosen),
+        whole.notes,
+    )
+
+
+def _parse(line: str) -> tuple[tuple[Message, ...], str]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise _RowError(f"not JSON ({error}); write one whole JSON object a line") from error
+    if not isinstance(row, dict):
+        raise _RowError(f"a row is a JSON object, not {_named(row)}")
+    if "messages" in row:
+        _only(row, ("messages",))
+        return _conversation(row["messages"])
+    if "text" in row and "output" in row:
+        # `source` says where a task example was taken from, and is nothing to learn.
+        _only(row, ("text", "output", "source"))
+        return (Message("user", _text(row["text"], '"text"')),), _answer(row["output"])
+    raise _RowError(f'a row has "messages", or "text" and "output"; this one has {_listed(row)}')
+
+
+def _conversation(messages: object) -> tuple[tuple[Message, ...], str]:
+    if not isinstance(messages, list) or len(messages) < 2:
+        raise _RowError('"messages" is a list of at least two: what the user says and what the assistant should answer')
+    read = [_message(message, index) for index, message in enumerate(messages)]
+    if read[-1].role != "assistant":
+        raise _RowError(f'the last message is what is learnt: its role is "assistant", not "{read[-1].role}"')
+    if read[-2].role != "user":
+        raise _RowError(f'the message before the last one is what is answered: its role is "user", not "{read[-2].role}"')
+    if any(message.role == "system" for message in read[1:]):
+        raise _RowError('a "system" message can only be the first one')
+    return tuple(read[:-1]), read[-1].content
+
+
+def _message(message: object, index: int) -> Message:
+    if not isinstance(message, dict):
+        raise _RowError(f'messages[{index}] is an object with "role" and "content", not {_named(message)}')
+    _only(message, ("role", "content"))
+    role = message.get("role")
+    if role not in ROLES:
+        raise _RowError(f"messages[{index}] has the role {role!r}; known: {', '.join(ROLES)}")
+    return Message(role, _text(message.get("content"), f'messages[{index}]["content"]'))
+
+
+def _answer(output: object) -> str:
+    """A JSON value becomes one line, letters as they are: the form in which the model is to write it."""
+    if output is None:
+        raise _RowError('"output" is null; give the answer that should be learnt')
+    return _text(output, '"output"') if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _RowError(f"{name} is a string that is not empty, not {_named(value)}")
+    return value
+
+
+def _only(row: dict[str, object], known: Iterable[str]) -> None:
+    unknown = [key for key in row if key not in known]
+    if unknown:
+        raise _RowError(f"unknown key {unknown[0]!r}; known here: {', '.join(known)}")
+
+
+def _listed(row: dict[str, object]) -> str:
+    return ", ".join(f'"{key}"' for key in row) or "no keys"
+
+
+def _named(value: object) -> str:
+    names = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "an empty string"}
+    return names.get(type(value), "a number")

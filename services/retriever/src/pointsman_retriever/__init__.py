@@ -1,0 +1,1 @@
+"""The retriever: collections of documents, found by meaning and by word."""

@@ -1,0 +1,36 @@
+"""Runs the retriever: `python -m pointsman_retriever`."""
+
+import asyncio
+import logging
+import sys
+
+from pointsman_embedding import ModelMissing
+from pointsman_servicekit import logs
+from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.lifetimes import until_told_to_stop
+
+from pointsman_retriever import wiring
+from pointsman_retriever.settings import Settings
+
+log = logging.getLogger("pointsman_retriever")
+
+
+async def run(settings: Settings) -> None:
+    async with wiring.running(settings, wiring.load_model(settings)):
+        told = await until_told_to_stop()
+        log.info("stopping, told by %s", told.name)
+
+
+def main() -> int:
+    settings = Settings()
+    logs.set_up("retriever", settings.log_level)
+    try:
+        asyncio.run(run(settings))
+    except (PointsmanError, ModelMissing, OSError) as error:
+        log.error("cannot run: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Finding chunks: by meaning, by word, and both fused."""
