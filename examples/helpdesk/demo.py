@@ -1,4 +1,4 @@
-"""The demo: starts everything, asks down every kind of path over both doors, prints what came of it, and stops it all."""
+"""The demo: starts everything, asks down every kind of path over both doors, prints what came of it, stops it all."""
 
 import json
 import os
@@ -26,11 +26,12 @@ LONGEST_START = 420
 KINDS = {"prompt", "rag", "lora", "hybrid"}
 
 AUTO = "auto"
+LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
 QUESTIONS = [
     # (door, model, what is asked)
-    ("http", AUTO, "left my green umbrella on the 17.40 to Saltby Harbour yesterday, seat by the door. pls tell me u have it!!"),
-    ("http", AUTO, "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."),
-    ("http", "path:triage_few_shot", "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."),
+    ("http", AUTO, "left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!"),
+    ("http", AUTO, LATE),
+    ("http", "path:triage_few_shot", LATE),
     ("http", AUTO, "Do I have to reserve a space for my bicycle?"),
     ("grpc", AUTO, "how long do i have to claim money back when a train is late"),
     ("http", AUTO, "Draft a reply to a customer who asks whether her dog needs a ticket."),

@@ -92,6 +92,7 @@ async def follow(engines: Engines, name: str, address: str) -> None:
     """Keeps `engines` true to what the lora-server at `address` says of engine `name`, until cancelled."""
     async with open_channel(address) as channel:
         stub = lora_server_pb2_grpc.LoraServerStub(channel)
+        told = ""
         while True:
             try:
                 await _read_states(engines, name, stub)
@@ -101,7 +102,9 @@ async def follow(engines: Engines, name: str, address: str) -> None:
             except TimeoutError:
                 why = "its lora-server fell silent"
             # The engine goes on with what is resident: only its stream of news is gone.
-            log.warning("engine %s: %s", name, why)
+            if why != told:
+                log.warning("engine %s: %s", name, why)
+                told = why
             await asyncio.sleep(0.5)
 
 
