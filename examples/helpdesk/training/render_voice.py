@@ -1,8 +1,8 @@
 """Makes `voice.jsonl` from `voice_replies.jsonl`: each request as the path `branded_letter` would really ask it.
 
 Run it while `pointsman up examples/helpdesk` runs. The prompts come from the gateway (`POST /v1/route` with
-`include_prompt`), so the adapter is trained on the very text that it will be sent. A reply whose page was not found is left
-out: it would teach to invent.
+`include_prompt`), so the adapter is trained on the very text that it will be sent. A reply whose page was not found is
+left out: it would teach to invent.
 """
 
 import argparse
