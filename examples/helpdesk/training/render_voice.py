@@ -1,8 +1,8 @@
 """Makes `voice.jsonl` from `voice_replies.jsonl`: each request as the path `branded_letter` would really ask it.
 
 Run it while `pointsman up examples/helpdesk` runs. The prompts come from the gateway (`POST /v1/route` with
-`include_prompt`), so the adapter is trained on the very text that it will be sent. A reply whose page was not found is
-left out: it would teach to invent.
+`include_prompt`), so the adapter is trained on the very text that it will be sent. A reply whose facts are not in
+the passages is left out: it would teach to invent.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main() -> None:
     replies = [json.loads(line) for line in (HERE / "voice_replies.jsonl").read_text("utf-8").splitlines()]
     rows = [row for reply in replies if (row := rendered(url, reply))]
     (HERE / "voice.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    print(f"{len(rows)} of {len(replies)} replies, the others' pages were not found")
+    print(f"{len(rows)} of {len(replies)} replies, the others' facts were not found")
 
 
 def rendered(url: str, reply: dict[str, str]) -> dict[str, list[dict[str, str]]] | None:
@@ -30,8 +30,8 @@ def rendered(url: str, reply: dict[str, str]) -> dict[str, list[dict[str, str]]]
     answer = httpx.post(f"{url}/v1/route", json=body, timeout=30)
     answer.raise_for_status()
     messages = answer.json()["prompt"]
-    title = (HERE.parent / "handbook" / f"{reply['source']}.md").read_text("utf-8").splitlines()[0].lstrip("# ")
-    if f"[{title}]" not in messages[0]["content"]:
+    facts = reply["reply"].split("\n\n")[1].split(". ")
+    if not any(fact.rstrip(".") in messages[0]["content"] for fact in facts):
         return None
     return {"messages": [*messages, {"role": "assistant", "content": reply["reply"]}]}
 
