@@ -59,22 +59,24 @@ class BertGraph:
             self._weight("embeddings.LayerNorm.weight"),
             self._weight("embeddings.LayerNorm.bias"),
         ]
-        attributes = {"epsilon": LAYER_NORM_EPSILON, "domain": FUSED}
-        return self._node("EmbedLayerNormalization", inputs, "embeddings", extra_outputs=["no_mask"], **attributes)
+        output = self._fused("EmbedLayerNormalization", inputs, "embeddings", epsilon=LAYER_NORM_EPSILON)
+        # Its schema calls the second output optional, its type inference does not.
+        self._nodes[-1].output.append("unused_mask_index")
+        return output
 
     def _layer(self, hidden: str, prefix: str) -> str:
         attended = self._attention(hidden, f"{prefix}.attention.self")
         after_attention = self._dense_then_norm(attended, hidden, f"{prefix}.attention.output")
         wide = self._dense(after_attention, f"{prefix}.intermediate.dense")
         wide_bias = self._weight(f"{prefix}.intermediate.dense.bias")
-        active = self._node("BiasGelu", [wide, wide_bias], f"{prefix}.gelu", domain=FUSED)
+        active = self._fused("BiasGelu", [wide, wide_bias], f"{prefix}.gelu")
         return self._dense_then_norm(active, after_attention, f"{prefix}.output")
 
     def _attention(self, hidden: str, prefix: str) -> str:
         parts = [self._dense(hidden, f"{prefix}.{part}") for part in ("query", "key", "value")]
         bias = np.concatenate([self._weights[f"{prefix}.{part}.bias"] for part in ("query", "key", "value")])
         inputs = [*parts, self._constant(f"{prefix}.bias", bias)]
-        return self._node("MultiHeadAttention", inputs, prefix, domain=FUSED, num_heads=HEADS)
+        return self._fused("MultiHeadAttention", inputs, prefix, num_heads=HEADS)
 
     def _dense(self, value: str, prefix: str) -> str:
         # PyTorch keeps (out, in); MatMul wants (in, out).
@@ -89,7 +91,7 @@ class BertGraph:
             self._weight(f"{prefix}.LayerNorm.bias"),
             self._weight(f"{prefix}.dense.bias"),
         ]
-        return self._node("SkipLayerNormalization", inputs, prefix, domain=FUSED, epsilon=LAYER_NORM_EPSILON)
+        return self._fused("SkipLayerNormalization", inputs, prefix, epsilon=LAYER_NORM_EPSILON)
 
     def _mean_of_length_one(self, hidden: str) -> None:
         # Without padding every token counts; the sum points where the mean does, and the length is made one anyway.
@@ -104,9 +106,11 @@ class BertGraph:
         self._initialisers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
 
-    def _node(
-        self, operator: str, inputs: list[str], output: str, extra_outputs: list[str] | None = None, **attributes: object
-    ) -> str:
-        outputs = [output, *(extra_outputs or [])]
-        self._nodes.append(helper.make_node(operator, inputs, outputs, name=output, **attributes))
+    def _fused(self, operator: str, inputs: list[str], output: str, **attributes: float) -> str:
+        return self._node(operator, inputs, output, FUSED, **attributes)
+
+    def _node(self, operator: str, inputs: list[str], output: str, domain: str = "", **attributes: float) -> str:
+        node = helper.make_node(operator, inputs, [output], name=output, domain=domain)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self._nodes.append(node)
         return output

