@@ -1,8 +1,9 @@
 """Which Markdown headings a place in a text stands under."""
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from markdown_it import MarkdownIt
 
@@ -11,7 +12,8 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    start: int  # offset in the text, in characters
+    start: int  # offsets in the text, in characters
+    end: int  # where the line after it begins
     level: int  # 1 to 6
     title: str
 
@@ -21,9 +23,9 @@ def find_headings(text: str) -> list[Heading]:
     parser = MarkdownIt("commonmark")
     parser.core.ruler.enableOnly(["normalize", "block"])  # the blocks alone: nothing inside a line is needed
     tokens = parser.parse(text)
-    line_starts = [0, *(end.end() for end in _LINE_END.finditer(text))]
+    lines = [0, *(end.end() for end in _LINE_END.finditer(text)), len(text)]
     return [
-        Heading(line_starts[opening.map[0]], int(opening.tag[1]), inline.content.strip())
+        Heading(lines[opening.map[0]], lines[opening.map[1]], int(opening.tag[1]), inline.content.strip())
         for opening, inline in pairwise(tokens)
         if opening.type == "heading_open" and opening.level == 0 and opening.map
     ]
@@ -42,6 +44,17 @@ def titles_above(headings: list[Heading], starts: list[int]) -> list[tuple[str, 
         here = _above_level(path, headings[following].level) if opens_here else path
         above.append(tuple(heading.title for heading in here))
     return above
+
+
+def is_headings_alone(text: str, headings: list[Heading], start: int, end: int) -> bool:
+    """Whether `text[start:end]` is one heading or several, with nothing under them."""
+    first = bisect_left(headings, start, key=lambda heading: heading.start)
+    reached = start
+    for heading in islice(headings, first, None):
+        if heading.start >= end or text[reached : heading.start].strip():
+            break
+        reached = heading.end
+    return reached > start and not text[reached:end].strip()
 
 
 def _above_level(path: list[Heading], level: int) -> list[Heading]:

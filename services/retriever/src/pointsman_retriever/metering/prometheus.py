@@ -2,6 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -77,7 +78,7 @@ class Metrics:
 
     def _forget(self, label: str) -> None:
         for metric in (self._seconds, self._passages, self._empty, self._upserts, self._documents):
-            if (label,) in metric._metrics:
+            with suppress(KeyError):  # of this one there was nothing to count yet
                 metric.remove(label)
 
 

@@ -1,0 +1,100 @@
+"""Documents to chunks: sizes, offsets, and the headings above."""
+
+from pathlib import Path
+
+import pytest
+from pointsman_embedding import MiniLM
+from pointsman_retriever.chunking.headings import find_headings, titles_above
+from pointsman_retriever.chunking.markdown import CHUNK_CHARACTERS, CHUNK_TOKENS, MarkdownChunker
+from pointsman_retriever.domain import Document
+
+HANDBOOK = Path(__file__).parents[2] / "examples" / "helpdesk" / "handbook"
+SENTENCE = "The 7:40 to Saltby waits at Tarn Junction for the branch line. "
+
+TEXTS = {
+    "plain": SENTENCE * 80,
+    "windows line ends": (f"# One\r\n\r\n{SENTENCE * 10}\r\n\r\n" * 5),
+    "emoji and accents": "# É😀\n\n" + "Äpfel 🍏 e\u0301 — 猫. " * 300,
+    "one endless word": "x" * 50_000,
+    "spaces": "a" + " " * 50_000 + "b",
+    "headings alone": "".join(f"## Heading number {n} of many that have no text\n\n" for n in range(100)),
+    "long sections": "".join(f"# H{n}\n\n## Sub\n\n{SENTENCE * 30}\n\n" for n in range(5)),
+    "nested quotes": ">" * 30_000,
+    "a NUL": "before\x00after " * 200,
+    "one letter": "a",
+}
+
+
+@pytest.fixture(scope="session")
+def chunker(minilm: MiniLM) -> MarkdownChunker:
+    return MarkdownChunker(minilm.tokenizer)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_chunk_is_what_its_offsets_say_and_is_bounded(chunker, minilm: MiniLM, name):
+    text = TEXTS[name]
+    chunks = chunker.chunk(Document("id", "Title", text))
+    assert chunks
+    for chunk in chunks:
+        assert text[chunk.start : chunk.end] == chunk.text
+        assert 0 < len(chunk.text) <= CHUNK_CHARACTERS
+        assert (
+            len(minilm.tokenizer.encode(chunk.text, add_special_tokens=False).ids) <= CHUNK_TOKENS + 20
+        )  # its headings
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_chunks_hold_the_whole_text_in_its_order_and_nothing_twice(chunker, name):
+    text = TEXTS[name]
+    chunks = chunker.chunk(Document("id", "", text))
+    ends = [0, *(chunk.end for chunk in chunks)]
+    starts = [*(chunk.start for chunk in chunks), len(text)]
+    for end, start in zip(ends, starts, strict=True):
+        assert end <= start
+        assert text[end:start].strip() == ""
+
+
+def test_a_chunk_is_embedded_with_its_title_and_the_headings_above_it(chunker):
+    text = f"# Handbook\n\n## Trains\n\n### Late trains\n\n{SENTENCE * 40}\n\n## Boats\n\n{SENTENCE * 8}\n"
+    first, second, *_, boats = chunker.chunk(Document("id", "Larkmoor", text))
+    assert first.context == "Larkmoor"  # the headings are in the chunk itself, before the section's first sentences
+    assert first.text.startswith("# Handbook\n\n## Trains\n\n### Late trains\n\nThe 7:40")
+    assert second.context == "Larkmoor > Handbook > Trains > Late trains"
+    assert second.in_context == f"{second.context}\n\n{second.text}"
+    assert boats.text.startswith("## Boats")
+    assert boats.context == "Larkmoor > Handbook"
+
+
+def test_a_document_of_headings_alone_is_kept(chunker):
+    chunks = chunker.chunk(Document("id", "", "# One\n\n## Two\n"))
+    assert [chunk.text for chunk in chunks] == ["# One\n\n## Two"]
+
+
+def test_a_title_that_is_also_the_first_heading_is_said_once(chunker):
+    chunks = chunker.chunk(Document("id", "Refunds", f"# Refunds\n\n{SENTENCE * 40}"))
+    assert {chunk.context for chunk in chunks} == {"Refunds"}
+
+
+def test_a_chunk_without_title_or_heading_stands_alone(chunker):
+    (chunk,) = chunker.chunk(Document("id", "", "Just this."))
+    assert chunk.in_context == "Just this."
+
+
+def test_headings_in_code_quotes_and_lists_are_not_the_outline():
+    text = "# Real\n\n```\n# in code\n```\n\n> # in a quote\n\n- # in a list\n\nUnderlined\n----------\n\ntext"
+    assert [(heading.title, heading.level) for heading in find_headings(text)] == [("Real", 1), ("Underlined", 2)]
+
+
+def test_a_heading_ends_those_of_its_level_and_below():
+    text = "# A\n\n## B\n\n### C\n\n## D\n\nhere"
+    headings = find_headings(text)
+    assert [text[heading.start :].split("\n")[0] for heading in headings] == ["# A", "## B", "### C", "## D"]
+    starts = [headings[0].start, headings[2].start, headings[3].start, text.index("here")]
+    assert titles_above(headings, starts) == [(), ("A", "B"), ("A",), ("A", "D")]
+
+
+def test_the_handbook_is_cut_into_pieces_that_the_model_reads_whole(chunker, minilm: MiniLM):
+    for page in HANDBOOK.glob("*.md"):
+        text = page.read_text()
+        for chunk in chunker.chunk(Document(page.stem, text.splitlines()[0].lstrip("# "), text)):
+            assert len(minilm.tokenizer.encode(chunk.in_context).ids) <= 256

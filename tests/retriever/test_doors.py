@@ -1,0 +1,25 @@
+"""Health and reflection, as any gRPC tool asks for them."""
+
+import asyncio
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+
+async def test_health_says_serving(client):
+    health = health_pb2_grpc.HealthStub(client.channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_reflection_shows_the_service(client):
+    def ask() -> tuple[list[str], list[str]]:
+        with grpc.insecure_channel(client.address) as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            file = database.FindFileContainingSymbol("pointsman.v1.Retriever")
+            return list(database.get_services()), [method.name for method in file.service[0].method]
+
+    services, methods = await asyncio.to_thread(ask)
+    assert "pointsman.v1.Retriever" in services
+    assert methods == ["CreateCollection", "ListCollections", "DeleteCollection", "Upsert", "Delete", "Search"]
