@@ -1,1 +1,1 @@
-"""The `pointsman` command; it starts the services as processes and speaks to them over gRPC and HTTP, and imports none."""
+"""The `pointsman` command: starts the services as processes, speaks to them over gRPC and HTTP, and imports none."""

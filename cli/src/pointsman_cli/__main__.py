@@ -21,8 +21,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = build_app()(args=list(arguments), prog_name="pointsman", standalone_mode=False)
     except TyperException as error:
-        format_message = getattr(error, "format_message", lambda: str(error))
-        return _fail(format_message(), getattr(error, "exit_code", 2))
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _fail(message, getattr(error, "exit_code", 2))
     except CommandError as error:
         return _fail(str(error), error.exit_code)
     except PointsmanError as error:

@@ -27,7 +27,7 @@ class Document:
 def read_documents(sources: Sequence[Path]) -> list[Document]:
     """The .md and .txt files that `sources` are or hold, at any depth; hidden files and folders are left out.
 
-    All or nothing: raises `Misused` that names each file that is empty, binary, too large or not to be told apart by its id.
+    All or nothing: raises `Misused` that names each file that is empty, binary, too large or has the id of another.
     """
     found = [entry for source in sources for entry in _find(source)]
     if not found:

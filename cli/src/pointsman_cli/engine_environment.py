@@ -38,7 +38,8 @@ def python_path(home: Home, named: Path | None) -> Path:
         return named.absolute()
     if from_variable := os.environ.get(VARIABLE):
         return Path(from_variable).absolute()
-    return home.folder.parent / ".venv-engine" / "bin" / "python"
+    places = [folder / ".venv-engine" / "bin" / "python" for folder in (home.folder.parent, Path.cwd())]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def package_parent(package: str) -> Path:

@@ -1,6 +1,7 @@
-"""Becomes another program that is told to stop when its parent dies: `python -I launcher.py SIGNAL PARENT PROGRAM ARG...`.
+"""Becomes another program, one that is told to stop when its parent dies.
 
-A program of its own, since `preexec_fn` is not safe in a process with threads, and gRPC has them. Standard library only.
+Run as `python -I launcher.py SIGNAL PARENT PROGRAM ARG...`. A program of its own, since `preexec_fn` is not safe in a
+process with threads, and gRPC has them. Standard library only.
 The parent's *thread* counts (Linux, PR_SET_PDEATHSIG): start it from the main one.
 """
 

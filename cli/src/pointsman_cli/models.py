@@ -1,6 +1,5 @@
 """Making the models that one machine needs, once; both makers do nothing where their model is there."""
 
-import sys
 from collections.abc import Callable
 
 from pointsman_cli.engine_environment import EngineEnvironment
@@ -19,8 +18,9 @@ async def prepare_base_model(name: str, home: Home, engine: EngineEnvironment, s
         raise CommandError(f"the base model {name} could not be made: {ended.how}")
 
 
-async def prepare_embedding_model(home: Home, say: _Say) -> None:
-    program = [sys.executable, "-m", "pointsman_embedding.prepare", str(home.embedding_model)]
+async def prepare_embedding_model(python: str, home: Home, say: _Say) -> None:
+    """In the services' environment, whose `python` this is."""
+    program = [python, "-m", "pointsman_embedding.prepare", str(home.embedding_model)]
     ended = await run_to_end(program, {"PYTHONUNBUFFERED": "1"}, say)
     if ended.code != 0:
         raise CommandError(f"the embedding model could not be made: {ended.how}")

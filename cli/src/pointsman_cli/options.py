@@ -11,7 +11,7 @@ HomeOption = Annotated[
 EnginePythonOption = Annotated[
     Path | None,
     typer.Option(
-        help="The engine environment's python. Else POINTSMAN_ENGINE_PYTHON, else .venv-engine/bin/python beside HOME.",
+        help="The engine environment's python; else POINTSMAN_ENGINE_PYTHON, else that of .venv-engine beside HOME.",
         show_default=False,
     ),
 ]

@@ -15,6 +15,8 @@ from pointsman_cli import launcher, process_tree
 STOP_GRACE = 20.0  # seconds that an interrupted program gets to clean up
 _LINE_LIMIT = 1024 * 1024  # bytes of one line of output
 
+_OnLine = Callable[[str], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -37,8 +39,14 @@ def describe_exit(code: int) -> str:
     return f"exit code {code}"
 
 
-async def run_to_end(program: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> Ended:
-    """Runs `program` with `environment` added to ours; `on_line` gets each line of its standard output.
+def _ignore(line: str) -> None:
+    pass
+
+
+async def run_to_end(
+    program: Sequence[str], environment: Mapping[str, str], on_line: _OnLine, on_error_line: _OnLine = _ignore
+) -> Ended:
+    """Runs `program` with `environment` added to ours; the callbacks get each line of its output and of its errors.
 
     Cancelling stops it with SIGINT, and with SIGKILL after `STOP_GRACE`.
     """
@@ -54,15 +62,20 @@ async def run_to_end(program: Sequence[str], environment: Mapping[str, str], on_
     assert process.stdout is not None
     assert process.stderr is not None
     errors: deque[str] = deque(maxlen=1)
-    reading = asyncio.gather(
-        _each_line(process.stdout, on_line), _each_line(process.stderr, lambda line: errors.append(line))
-    )
+
+    def on_error(line: str) -> None:
+        errors.append(line.removeprefix("error: "))
+        if not line.startswith("error: "):  # that one is told at the end
+            on_error_line(line)
+
+    reading = asyncio.gather(_each_line(process.stdout, on_line), _each_line(process.stderr, on_error))
     try:
-        await reading
+        await asyncio.shield(reading)  # while it is being stopped, its last words are still read
         code = await process.wait()
     except BaseException:
-        reading.cancel()
         await _stop(process)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
         raise
     return Ended(code, errors[0] if errors else "")
 

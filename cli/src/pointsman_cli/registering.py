@@ -36,9 +36,7 @@ async def register(address: str, adapter: Adapter, facts: Mapping[str, str]) -> 
 async def list_adapters(address: str) -> tuple[Registered, ...]:
     async with open_channel(address) as channel:
         with stubs.speaking_to("lora-server"):
-            answer = await stubs.lora_server(channel).List(
-                lora_server_pb2.ListAdaptersRequest(), timeout=_LIST_SECONDS
-            )
+            answer = await stubs.lora_server(channel).List(lora_server_pb2.ListAdaptersRequest(), timeout=_LIST_SECONDS)
     return tuple(_registered(version) for version in answer.versions)
 
 

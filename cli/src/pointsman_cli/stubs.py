@@ -9,15 +9,15 @@ from pointsman_servicekit.rich_status import from_rpc_error
 
 
 def gateway(channel: grpc.aio.Channel) -> gateway_pb2_grpc.GatewayStub:
-    return gateway_pb2_grpc.GatewayStub(channel)  # type: ignore[no-untyped-call]  # generated
+    return gateway_pb2_grpc.GatewayStub(channel)
 
 
 def retriever(channel: grpc.aio.Channel) -> retriever_pb2_grpc.RetrieverStub:
-    return retriever_pb2_grpc.RetrieverStub(channel)  # type: ignore[no-untyped-call]  # generated
+    return retriever_pb2_grpc.RetrieverStub(channel)
 
 
 def lora_server(channel: grpc.aio.Channel) -> lora_server_pb2_grpc.LoraServerStub:
-    return lora_server_pb2_grpc.LoraServerStub(channel)  # type: ignore[no-untyped-call]  # generated
+    return lora_server_pb2_grpc.LoraServerStub(channel)
 
 
 @contextmanager
@@ -25,5 +25,5 @@ def speaking_to(service: str) -> Iterator[None]:
     """Turns a failed call to `service` into the error that it stands for."""
     try:
         yield
-    except grpc.RpcError as error:
+    except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error, service) from error

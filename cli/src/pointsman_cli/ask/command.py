@@ -26,7 +26,9 @@ TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="What to ask; 
 ModelOption = Annotated[
     str, typer.Option(help='"auto", "path:NAME", an adapter\'s alias ("triage@prod"), or a base model\'s name.')
 ]
-UrlOption = Annotated[str, typer.Option(help="The gateway; else the one that `pointsman up` runs, else the usual port.")]
+UrlOption = Annotated[
+    str, typer.Option(help="The gateway; else the one that `pointsman up` runs, else the usual port.")
+]
 
 
 def ask(
@@ -48,7 +50,9 @@ def route(
     text: TextArgument,
     model: ModelOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as the gateway sent it.")] = False,
-    prompt: Annotated[bool, typer.Option("--prompt", help="Also build the prompt (it may retrieve) and show it.")] = False,
+    prompt: Annotated[
+        bool, typer.Option("--prompt", help="Also build the prompt (it may retrieve) and show it.")
+    ] = False,
     url: UrlOption = "",
     home: HomeOption = Path(".pointsman"),
 ) -> None:
@@ -93,18 +97,21 @@ async def _show(events: AsyncIterator[Event], stream: bool) -> None:
     decision, ending, first = None, None, None
     pieces = []
     began = time.monotonic()
-    async for event in events:
-        match event:
-            case Decision():
-                decision = event
-            case Text():
-                first = time.monotonic() - began if first is None else first
-                pieces.append(event.content)
-                if stream:
-                    print(event.content, end="", flush=True)
-            case Ending():
-                ending = event
-    print("" if stream else "".join(pieces))
+    try:
+        async for event in events:
+            match event:
+                case Decision():
+                    decision = event
+                case Text():
+                    first = time.monotonic() - began if first is None else first
+                    pieces.append(event.content)
+                    if stream:
+                        print(event.content, end="", flush=True)
+                case Ending():
+                    ending = event
+    finally:  # an error's line begins a line of its own
+        if pieces:
+            print("" if stream else "".join(pieces), flush=True)
     if decision is None or ending is None:
         raise CommandError("the answer broke off before its end")
     line = receipt_line(decision, ending, first if stream else None, time.monotonic() - began)

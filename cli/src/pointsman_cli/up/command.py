@@ -18,7 +18,6 @@ from pointsman_cli.up import ports
 from pointsman_cli.up.child import Backoff
 from pointsman_cli.up.crew import Crew, guarded, refuse_if_locked
 from pointsman_cli.up.plan import Programs, make_plan, redis_url
-from pointsman_cli.up.ports import Addresses
 from pointsman_cli.up.screen import Screen
 from pointsman_cli.up.starting import Setup, start_all
 from pointsman_cli.up.valkey import server_binary
@@ -42,33 +41,34 @@ def up(
     refuse_if_locked(at.lock_file)
     addresses = ports.choose(http, grpc)
     programs = Programs(engine.python, server_binary())
-    setup = Setup(loaded, at, engine, make_plan(loaded, at, addresses, programs))
+    setup = Setup(loaded, at, engine, programs.python, addresses, make_plan(loaded, at, addresses, programs))
     screen = Screen(Console())
-    run_interruptibly(_run(setup, addresses, screen))
+    run_interruptibly(run_up(setup, screen, Backoff()))
     screen.say("stopped")
 
 
-async def _run(setup: Setup, addresses: Addresses, screen: Screen) -> None:
-    """Ends well when it is cancelled after everything came up."""
+async def run_up(setup: Setup, screen: Screen, backoff: Backoff) -> None:
+    """Runs all until it is cancelled; that is its proper end once everything came up, and an interruption before."""
     async with guarded(setup.home.lock_file) as tell_guard:
         crew = Crew(tell_guard)
         try:
             adapters = await start_all(setup, crew, screen)
-            run = _write_run(setup, addresses, crew)
+            run = _write_run(setup, crew)
             screen.summary(run, adapters)
 
             def report(line: str) -> None:
                 screen.say(line)
-                _write_run(setup, addresses, crew)  # a new process has a new pid
+                _write_run(setup, crew)  # a new process has a new pid
 
             with suppress(asyncio.CancelledError):
-                await crew.keep_running(report, Backoff())
+                await crew.keep_running(report, backoff)
         finally:
             setup.home.run_file.unlink(missing_ok=True)
             await crew.stop(screen.say)
 
 
-def _write_run(setup: Setup, addresses: Addresses, crew: Crew) -> Run:
+def _write_run(setup: Setup, crew: Crew) -> Run:
+    addresses = setup.addresses
     run = Run(
         pid=os.getpid(),
         example=str(setup.example.folder),

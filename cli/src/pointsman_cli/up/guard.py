@@ -1,7 +1,7 @@
 """Outlives `pointsman up` for a moment: when that dies without a word (kill -9), leaves none of its processes behind.
 
-Runs as `python -m pointsman_cli.up.guard GRACE` and reads one line for each process that `up` started, its pid. The pipe's
-end without the line "done" means that `up` is dead: its children have then been told to stop by the kernel (see
+Runs as `python -m pointsman_cli.up.guard GRACE` and reads one line for each process that `up` started, its pid. The
+pipe's end without the line "done" means that `up` is dead: its children have then been told to stop by the kernel (see
 `launcher.py`), and what is still there after GRACE seconds is killed, with everything below it.
 """
 
@@ -25,7 +25,8 @@ def main() -> None:
         if line.strip() == "done":
             return
         pid = int(line)
-        known.update({pid: process for process in process_tree.tree(pid) if process.pid == pid})
+        if found := process_tree.tree(pid):
+            known[pid] = found[0]
     _leave_none([process for root in known.values() for process in _tree_of(root)], grace)
 
 

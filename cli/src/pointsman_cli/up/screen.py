@@ -17,7 +17,7 @@ class Screen:
         self._console = console
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
@@ -25,7 +25,7 @@ class Screen:
         began = time.monotonic()
         if not self._console.is_terminal:
             self.say(f"{name} ...")
-            yield lambda detail: self.say(f"{name}: {detail}")
+            yield _once_each(lambda detail: self.say(f"{name}: {detail}"))
         else:
             with self._console.status(escape(name)) as status:
                 yield lambda detail: status.update(f"{escape(name)} [dim]{escape(detail)}[/dim]")
@@ -44,6 +44,17 @@ class Screen:
         self.say(f"HTTP (OpenAI's API): {run.http}/v1   gRPC: {run.grpc}\n")
         self._console.print(_example_curl(run.http), markup=False, highlight=False, soft_wrap=True)
         self.say('\nor: pointsman ask "..."   pointsman route "..."   Stop with Ctrl-C.')
+
+
+def _once_each(say: Callable[[str], None]) -> Callable[[str], None]:
+    said: set[str] = set()
+
+    def say_new(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    return say_new
 
 
 def _example_curl(url: str) -> str:

@@ -12,6 +12,7 @@ from pointsman_cli.registering import list_adapters, register
 from pointsman_cli.up import ready
 from pointsman_cli.up.crew import Crew
 from pointsman_cli.up.plan import Plan, Service
+from pointsman_cli.up.ports import Addresses
 from pointsman_cli.up.screen import Screen
 from pointsman_cli.upserting import upsert
 
@@ -23,11 +24,16 @@ class Setup:
     example: Example
     home: Home
     engine: EngineEnvironment
+    python: str  # of the services' environment
+    addresses: Addresses
     plan: Plan
 
 
 async def start_all(setup: Setup, crew: Crew, screen: Screen) -> Sequence[str]:
-    """Leaves every process up and filled; returns the adapters that are there, as text. Raises where one does not come up."""
+    """Leaves every process up and filled; returns the adapters that are there, as text.
+
+    Raises where one does not come up; what was started by then is the crew's to stop.
+    """
     documents = {name: read_documents([folder]) for name, folder in setup.example.collections.items()}
     await _prepare_models(setup, screen)
     plan = setup.plan
@@ -62,7 +68,7 @@ async def _prepare_models(setup: Setup, screen: Screen) -> None:
     with screen.step(f"base model {name}") as say:
         await models.prepare_base_model(name, setup.home, setup.engine, say)
     with screen.step("embedding model") as say:
-        await models.prepare_embedding_model(setup.home, say)
+        await models.prepare_embedding_model(setup.python, setup.home, say)
 
 
 async def _fill(address: str, collection: str, texts: Sequence[Document], say: Callable[[str], None]) -> None:

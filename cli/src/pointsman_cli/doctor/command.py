@@ -1,0 +1,80 @@
+"""`pointsman doctor`: all checks, one line each."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pointsman_cli import example, run_file
+from pointsman_cli.doctor.finding import Finding, Level, fail, ok
+from pointsman_cli.doctor.hardware import check_hardware
+from pointsman_cli.doctor.installation import check_installation
+from pointsman_cli.doctor.machine import look_at_machine
+from pointsman_cli.doctor.running import check_port, check_running
+from pointsman_cli.errors import Misused
+from pointsman_cli.home import Home
+from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.options import EnginePythonOption, HomeOption
+
+_STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+_CHECK_SECONDS = 60.0
+_BASE_MODEL = "smollm2-135m"
+
+
+def doctor(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[EXAMPLE_FOLDER]", help="Also check this one's pointsman.yaml and config.")
+    ] = None,
+    http: Annotated[str, typer.Option(help="The port to check for the HTTP door.")] = "127.0.0.1:8080",
+    grpc: Annotated[str, typer.Option(help="The port to check for the gRPC door.")] = "127.0.0.1:8081",
+    home: HomeOption = Path(".pointsman"),
+    engine_python: EnginePythonOption = None,
+) -> None:
+    """Say what is missing or wrong on this machine, and what to do. Exit code 1 where a line says fail."""
+    console = Console()
+    failed = False
+    for finding in _findings(folder, http, grpc, Home.at(home), engine_python):
+        failed |= finding.level is Level.FAIL
+        console.print(f"{finding.level.value:4}", style=_STYLES[finding.level], end=" ")
+        console.print(f"{finding.what}: {finding.detail}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _findings(folder: Path | None, http: str, grpc: str, home: Home, engine_python: Path | None) -> Iterator[Finding]:
+    yield from check_hardware(look_at_machine(home.folder))
+    yield from check_installation(home, engine_python, _BASE_MODEL)
+    run = run_file.read(home.run_file)
+    yield check_port("http port", http, "--http", run)
+    yield check_port("grpc port", grpc, "--grpc", run)
+    if folder is not None:
+        yield from check_example(folder)
+    yield from run_interruptibly(check_running(run))
+
+
+def check_example(folder: Path) -> Iterator[Finding]:
+    """The file itself, and then the gateway's own judgement of the configuration that it names."""
+    try:
+        loaded = example.load(folder)
+    except Misused as error:
+        yield fail("example", str(error))
+        return
+    yield ok("example", str(loaded.folder / example.FILE))
+    program = [sys.executable, "-m", "pointsman_gateway", "--check", str(loaded.config)]
+    environment = {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083", **os.environ}  # its models.yaml asks for one
+    try:
+        done = subprocess.run(program, capture_output=True, text=True, timeout=_CHECK_SECONDS, env=environment)
+    except subprocess.TimeoutExpired:
+        yield fail("config", f"the gateway did not judge {loaded.config} within {_CHECK_SECONDS:g} s")
+        return
+    said = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    last = said[-1] if said else _silence(done.returncode)
+    yield ok("config", last) if done.returncode == 0 else fail("config", last)
+
+
+def _silence(code: int) -> str:
+    return f"the gateway said nothing (exit code {code})"

@@ -1,0 +1,70 @@
+"""Judges what runs: the doors' ports, the services' health, the engine."""
+
+import asyncio
+import socket
+
+import grpc
+from pointsman.v1 import lora_server_pb2
+from pointsman_servicekit.grpc_client import open_channel
+
+from pointsman_cli import run_file, stubs
+from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.run_file import Run
+from pointsman_cli.up.ports import split
+from pointsman_cli.up.ready import is_serving
+
+_ANSWER_SECONDS = 5.0
+
+
+def check_port(what: str, address: str, option: str, run: Run | None) -> Finding:
+    """Whether a door's port is free, or ours already."""
+    if run is not None and address in (run.http.removeprefix("http://"), run.grpc):
+        return ok(what, f"{address} is ours (pid {run.pid})")
+    host, port = split(address, option)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind((host, port))
+            holder.listen(1)
+        except OSError as error:
+            return fail(what, f"{address}: {error.strerror}; choose another with `pointsman up {option}`")
+    return ok(what, f"{address} is free")
+
+
+async def check_running(run: Run | None) -> list[Finding]:
+    if run is None:
+        return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
+    addresses = {"gateway": run.grpc, "retriever": run.retriever, "lora-server": run.lora_server}
+    findings = await asyncio.gather(*(_service(name, address, run) for name, address in addresses.items()))
+    return [*findings, await _engine(run.lora_server)]
+
+
+async def _service(name: str, address: str, run: Run) -> Finding:
+    async with open_channel(address) as channel:
+        serving = await is_serving(channel)
+    process = run.processes.get(name)
+    log = f"; its log is {process.log}" if process else ""
+    if process and not run_file.is_alive(process.pid):
+        return fail(name, f"its process {process.pid} is dead{log}")
+    if not serving:
+        return fail(name, f"does not serve at {address}{log}")
+    return ok(name, f"serves at {address}")
+
+
+async def _engine(address: str) -> Finding:
+    try:
+        async with open_channel(address) as channel:
+            watching = stubs.lora_server(channel).Watch(lora_server_pb2.WatchRequest(), timeout=_ANSWER_SECONDS)
+            async for state in watching:
+                return _judge(state)
+    except grpc.RpcError:
+        pass
+    return fail("engine runs", "cannot be told: the lora-server does not answer")
+
+
+def _judge(state: lora_server_pb2.EngineState) -> Finding:
+    if state.status == lora_server_pb2.ENGINE_STATUS_READY:
+        return ok("engine runs", f"{state.base_model} at {state.url}, {len(state.resident)} adapters resident")
+    if state.status == lora_server_pb2.ENGINE_STATUS_STARTING:
+        return warn("engine runs", f"is starting: {state.detail}")
+    return fail("engine runs", f"is down: {state.detail}")

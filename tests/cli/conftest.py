@@ -1,0 +1,185 @@
+"""Real processes and real servers, small ones."""
+
+import asyncio
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import uvicorn
+from pointsman_cli.__main__ import run
+from pointsman_cli.up.plan import Service
+from pointsman_servicekit.grpc_server import serving
+
+Cli = Callable[..., "Outcome"]
+
+
+class Outcome:
+    """What one command line came to."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command line as `pointsman` does, in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def example_folder(tmp_path: Path) -> Path:
+    """A small one that is as it should be."""
+    folder = tmp_path / "example"
+    (folder / "config").mkdir(parents=True)
+    (folder / "handbook").mkdir()
+    (folder / "handbook" / "bicycles.md").write_text("# Bicycles\n\nThey travel free.\n")
+    (folder / "adapters" / "triage").mkdir(parents=True)
+    (folder / "adapters" / "triage" / "adapter_config.json").write_text("{}")
+    (folder / "pointsman.yaml").write_text(
+        "base_model: smollm2-135m\n"
+        "config: config\n"
+        "collections: {handbook: handbook}\n"
+        "adapters:\n"
+        "  triage: {folder: adapters/triage, alias: prod}\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def python_service(tmp_path: Path) -> Callable[..., Service]:
+    """A service whose program is a few lines of Python."""
+
+    def make(code: str, name: str = "tiny", grace: float = 10.0) -> Service:
+        program = (sys.executable, "-I", "-u", "-c", code)
+        return Service(name, program, {}, "127.0.0.1:0", tmp_path / "logs" / f"{name}.log", grace)
+
+    return make
+
+
+@pytest.fixture
+def executable(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a Python script that can stand where a python is named: it gets `-m MODULE ARG...`."""
+
+    def make(code: str) -> Path:
+        file = tmp_path / "fake-python"
+        file.write_text(f"#!{sys.executable}\n{code}")
+        file.chmod(0o755)
+        return file
+
+    return make
+
+
+PATIENCE = 30.0  # seconds; only a test that fails takes so long
+
+Until = Callable[[Callable[[], object], str], Awaitable[None]]
+
+
+@pytest.fixture
+def until() -> Until:
+    """Waits for a condition; the text says what it is."""
+
+    async def wait(condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
+            await asyncio.sleep(0.01)
+
+    return wait
+
+
+@dataclass
+class FakeGateway:
+    """The gateway's HTTP door in small, as documented; a test sets what it answers and reads what it was asked."""
+
+    url: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    status: int = 200
+    body: Any = None
+    stream: list[str] = field(default_factory=list)  # the data of each event
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        content = b""
+        while True:
+            message = await receive()
+            content += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        self.asked.append({"path": scope["path"], **json.loads(content)})
+        headers = {"content-type": "application/json"}
+        if scope["path"] == "/v1/chat/completions" and self.status == 200:
+            headers |= DECISION_HEADERS
+        pieces = [json.dumps(self.body).encode()]
+        if self.status == 200 and self.asked[-1].get("stream"):
+            pieces = [f"data: {data}\n\n".encode() for data in self.stream]
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": encoded})
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+DECISION_HEADERS = {
+    "x-pointsman-decision-id": "d-17",
+    "x-pointsman-task": "policy_question",
+    "x-pointsman-path": "handbook",
+    "x-pointsman-kind": "rag",
+    "x-pointsman-confidence": "0.9312",
+    "x-pointsman-reason": "policy:fixed",
+    "x-pointsman-overhead-ms": "3.10",
+}
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    fake = FakeGateway()
+    server = uvicorn.Server(uvicorn.Config(fake, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fake.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        serving.start()
+        yield fake
+        server.should_exit = True
+        serving.join()
+
+
+@pytest.fixture
+def grpc_server() -> Iterator[Callable[..., str]]:
+    """Serves a servicer in a thread of its own, as our servers do; returns the address."""
+    with ExitStack() as stack:
+
+        def start(service: str, register: Callable[[grpc.aio.Server], None]) -> str:
+            return stack.enter_context(_serving_in_a_thread(service, register))
+
+        yield start
+
+
+@contextmanager
+def _serving_in_a_thread(service: str, register: Callable[[grpc.aio.Server], None]) -> Iterator[str]:
+    loop = asyncio.new_event_loop()
+    running = threading.Thread(target=loop.run_forever)
+    running.start()
+    lifetime = serving("127.0.0.1:0", [service], register, grace=0)
+    server = asyncio.run_coroutine_threadsafe(lifetime.__aenter__(), loop).result()
+    try:
+        yield server.address
+    finally:
+        asyncio.run_coroutine_threadsafe(lifetime.__aexit__(None, None, None), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        running.join()
+        loop.close()

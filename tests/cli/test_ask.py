@@ -1,0 +1,199 @@
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from pointsman.v1 import gateway_pb2, gateway_pb2_grpc
+from pointsman_servicekit.errors import NotFound
+
+Cli = Callable[..., Any]
+GrpcServer = Callable[..., str]
+
+
+def delta(content: str) -> str:
+    return json.dumps({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]})
+
+
+RECEIPT = {
+    "choices": [],
+    "usage": {"prompt_tokens": 210, "completion_tokens": 12, "total_tokens": 222},
+    "pointsman": {
+        "path": "handbook",
+        "kind": "rag",
+        "cost_usd": 0.0000042,
+        "seconds": {"total": 0.9},
+        "sources": [{"document_id": "bicycles", "title": "Bicycles", "score": 0.9}],
+    },
+}
+STREAM = [delta("They travel "), delta("free."), json.dumps(RECEIPT), "[DONE]"]
+
+
+def test_an_answer_is_streamed_and_then_explained_in_one_line(cli: Cli, gateway: Any) -> None:
+    gateway.stream = STREAM
+
+    outcome = cli("ask", "May I bring a bicycle?", "--url", gateway.url)
+
+    assert outcome.code == 0, outcome.err
+    answer, receipt = outcome.out.splitlines()
+    assert answer == "They travel free."
+    for part in ("policy_question 0.93", "path handbook", "rag", "policy:fixed", "first token ", "total ",
+                 "210 + 12 tokens", "$0.0000042", "sources: Bicycles", "id d-17"):  # fmt: skip
+        assert part in receipt
+    assert gateway.asked == [
+        {
+            "path": "/v1/chat/completions",
+            "model": "auto",
+            "messages": [{"role": "user", "content": "May I bring a bicycle?"}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
+
+
+def test_without_streaming_the_answer_comes_whole_and_costs_the_same(cli: Cli, gateway: Any) -> None:
+    gateway.body = {**RECEIPT, "choices": [{"index": 0, "message": {"role": "assistant", "content": "Free."}}]}
+
+    outcome = cli("ask", "May I bring a bicycle?", "--model", "path:handbook", "--no-stream", "--url", gateway.url)
+
+    answer, receipt = outcome.out.splitlines()
+    assert answer == "Free."
+    assert "$0.0000042" in receipt
+    assert "first token" not in receipt
+    assert (gateway.asked[0]["model"], gateway.asked[0]["stream"]) == ("path:handbook", False)
+
+
+def test_a_fallback_is_told_by_the_path_that_really_answered(cli: Cli, gateway: Any) -> None:
+    fallen_back = {**RECEIPT, "pointsman": {"path": "plain", "cost_usd": 0.000001}}
+    gateway.stream = [delta("Yes."), json.dumps(fallen_back), "[DONE]"]
+
+    assert "path handbook (answered by plain)" in cli("ask", "x", "--url", gateway.url).out
+
+
+def test_the_gateways_refusal_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
+    gateway.status = 404
+    gateway.body = {
+        "error": {"message": "unknown path 'faq'; known: handbook", "code": "unknown_path", "param": "model"}
+    }
+
+    outcome = cli("ask", "x", "--model", "path:faq", "--url", gateway.url)
+
+    assert outcome.code == 1
+    assert outcome.err == "error: unknown path 'faq'; known: handbook (unknown_path, HTTP 404)\n"
+
+
+def test_an_error_in_the_middle_of_the_stream_is_no_answer(cli: Cli, gateway: Any) -> None:
+    gateway.stream = [delta("They tra"), json.dumps({"error": {"message": "the engine died", "code": "engine_lost"}})]
+
+    outcome = cli("ask", "x", "--url", gateway.url)
+
+    assert outcome.code == 1
+    assert outcome.out == "They tra\n"
+    assert outcome.err == "error: the answer broke off: the engine died (engine_lost)\n"
+
+
+def test_a_stream_without_its_end_is_no_answer(cli: Cli, gateway: Any) -> None:
+    gateway.stream = [delta("They tra")]
+
+    outcome = cli("ask", "x", "--url", gateway.url)
+
+    assert outcome.code == 1
+    assert outcome.err == "error: the answer broke off: the stream ended without [DONE]\n"
+
+
+def test_where_nothing_answers_the_way_to_start_it_is_told(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("ask", "x", "--url", "127.0.0.1:1")
+
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: no gateway answers at http://127.0.0.1:1; start one with `pointsman up")
+    assert outcome.err.count("\n") == 1
+
+
+def test_nothing_is_not_asked(cli: Cli, gateway: Any) -> None:
+    outcome = cli("ask", "  ", "--url", gateway.url)
+
+    assert outcome.code == 2
+    assert gateway.asked == []
+
+
+class Gateway(gateway_pb2_grpc.GatewayServicer):
+    async def Generate(
+        self, request: gateway_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
+        if request.model != "auto":
+            raise NotFound(f"unknown model '{request.model}'", code="unknown_model")
+        decision = gateway_pb2.Decision(
+            id="d-18", task="chat", confidence=0.8, path="plain", kind="prompt", reason="policy:fixed"
+        )
+        yield gateway_pb2.GenerateResponse(started=gateway_pb2.Started(decision=decision))
+        for word in ("You asked: ", request.messages[0].content):
+            yield gateway_pb2.GenerateResponse(delta=gateway_pb2.Delta(content=word))
+        usage = gateway_pb2.Usage(prompt_tokens=20, completion_tokens=4)
+        receipt = gateway_pb2.Receipt(usage=usage, cost_usd=0.000002, path="plain")
+        yield gateway_pb2.GenerateResponse(finished=gateway_pb2.Finished(finish_reason="stop", receipt=receipt))
+
+
+def serve(grpc_server: GrpcServer) -> str:
+    return grpc_server(
+        "pointsman.v1.Gateway", lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(Gateway(), server)
+    )
+
+
+def test_over_grpc_it_looks_the_same(cli: Cli, grpc_server: GrpcServer) -> None:
+    outcome = cli("ask", "hello", "--grpc", "--url", serve(grpc_server))
+
+    answer, receipt = outcome.out.splitlines()
+    assert answer == "You asked: hello"
+    for part in ("chat 0.80", "path plain", "prompt", "20 + 4 tokens", "$0.000002", "first token", "id d-18"):
+        assert part in receipt
+
+
+def test_over_grpc_a_refusal_has_its_code_too(cli: Cli, grpc_server: GrpcServer) -> None:
+    outcome = cli("ask", "hello", "--grpc", "--model", "gpt", "--url", serve(grpc_server))
+
+    assert outcome.code == 1
+    assert outcome.err == "error: unknown model 'gpt' (unknown_model)\n"
+
+
+DECISION = {
+    "id": "d-19",
+    "task": "policy_question",
+    "confidence": 0.9312,
+    "path": "handbook",
+    "kind": "rag",
+    "reason": "policy:fixed",
+    "stage": "classifier",
+    "considered": [
+        {"path": "voice", "outcome": "skipped", "reason": "adapter voice@prod is not resident"},
+        {"path": "handbook", "outcome": "chosen", "reason": ""},
+    ],
+    "probabilities": {"policy_question": 0.9312, "chat": 0.05},
+    "expected_cost_usd": 0.0000039,
+}
+
+
+def test_a_decision_is_shown_with_all_that_led_to_it(cli: Cli, gateway: Any) -> None:
+    gateway.body = DECISION
+
+    outcome = cli("route", "May I bring a bicycle?", "--url", gateway.url)
+
+    assert outcome.code == 0
+    for part in ("policy_question (0.931)", "handbook (rag)", "policy:fixed", "classifier", "$0.0000039", "0.050",
+                 "voice: adapter voice@prod is not resident", "d-19"):  # fmt: skip
+        assert part in outcome.out
+    assert gateway.asked[0]["path"] == "/v1/route"
+    assert gateway.asked[0]["include_prompt"] is False
+
+
+def test_the_prompt_is_shown_where_it_is_asked_for(cli: Cli, gateway: Any) -> None:
+    gateway.body = {**DECISION, "prompt": [{"role": "system", "content": "Answer from [these] passages."}]}
+
+    outcome = cli("route", "x", "--prompt", "--url", gateway.url)
+
+    assert gateway.asked[0]["include_prompt"] is True
+    assert "system\nAnswer from [these] passages.\n" in outcome.out
+
+
+def test_a_decision_as_json_is_the_gateways_own(cli: Cli, gateway: Any) -> None:
+    gateway.body = DECISION
+
+    assert json.loads(cli("route", "x", "--json", "--url", gateway.url).out) == DECISION

@@ -1,0 +1,168 @@
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli import process_tree
+from pointsman_cli.errors import CommandError
+from pointsman_cli.up.child import Backoff, Child
+from pointsman_cli.up.crew import Crew
+from pointsman_cli.up.plan import Service
+
+MakeService = Callable[..., Service]
+Until = Callable[..., Any]
+
+RUNS = "import signal; print('up', flush=True); signal.pause()"
+IGNORES_SIGTERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + RUNS
+DIES = "import sys; sys.exit('the configuration has no paths')"
+AT_ONCE = Backoff(first=0.01, longest=0.02)
+
+
+def ignore(_: object) -> None:
+    pass
+
+
+async def test_a_child_that_dies_is_started_again_and_it_is_said(python_service: MakeService, until: Until) -> None:
+    said: list[str] = []
+    started: list[int] = []
+    child = Child(python_service(RUNS), started.append)
+    await child.start()
+    keeping = asyncio.create_task(child.keep_running(said.append, AT_ONCE))
+
+    for lives in (1, 2, 3):
+        await until(lambda lives=lives: len(started) == lives, f"{lives} starts")
+        os.kill(child.pid, signal.SIGKILL)
+    await until(lambda: len(said) == 6, "three deaths and three starts said")
+
+    assert said[0] == "tiny died (killed by SIGKILL); starting it again in 0.01 s"
+    assert said[1] == f"tiny was started again (pid {started[1]})"
+    assert len(set(started)) == 4
+    keeping.cancel()
+    await child.stop()
+
+
+def test_each_death_waits_longer_until_a_calm_while() -> None:
+    backoff = Backoff(first=0.5, longest=4, calm=60)
+    delays, delay = [], 0.0
+    for lived in (100, 1, 1, 1, 1, 1, 61):
+        delay = backoff.after(delay, lived)
+        delays.append(delay)
+
+    assert delays == [0.5, 1, 2, 4, 4, 4, 0.5]
+
+
+async def test_stopping_asks_first(python_service: MakeService, until: Until, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    leave = (
+        "import signal, sys; from pathlib import Path; "
+        f"signal.signal(signal.SIGTERM, lambda *_: (Path({str(left)!r}).touch(), sys.exit())); "
+    )
+    service = python_service(leave + RUNS)
+    child = Child(service, ignore)
+    await child.start()
+    await until(lambda: "up" in service.log.read_text(), "it is up")
+
+    await child.stop()
+
+    assert left.exists()
+
+
+async def test_a_child_that_will_not_stop_is_killed_after_its_grace(python_service: MakeService, until: Until) -> None:
+    service = python_service(IGNORES_SIGTERM, grace=0.2)
+    child = Child(service, ignore)
+    await child.start()
+    await until(lambda: "up" in service.log.read_text(), "it is up")
+    began = time.monotonic()
+
+    await child.stop()
+
+    assert time.monotonic() - began < 5
+    assert await child.ended() == "killed by SIGKILL"
+
+
+async def test_what_a_child_leaves_behind_is_killed_with_it(
+    python_service: MakeService, until: Until, tmp_path: Path
+) -> None:
+    below = tmp_path / "below.pid"
+    starts_another = (
+        "import subprocess, sys; from pathlib import Path; "
+        f"other = subprocess.Popen([sys.executable, '-I', '-c', {IGNORES_SIGTERM!r}], start_new_session=True); "
+        f"Path({str(below)!r}).write_text(str(other.pid)); {RUNS}"
+    )
+    service = python_service(starts_another)
+    child = Child(service, ignore)
+    await child.start()
+    await until(lambda: service.log.exists() and service.log.read_text().count("up") == 2, "both are up")
+    tree = process_tree.tree(int(below.read_text()))
+    assert process_tree.alive(tree)
+
+    await child.stop()
+
+    await until(lambda: not process_tree.alive(tree), "the process below is gone")
+
+
+async def test_a_child_that_dies_while_starting_ends_the_start_with_its_last_words(python_service: MakeService) -> None:
+    crew = Crew(ignore)
+    service = python_service(DIES, name="gateway")
+    await crew.start(service)
+
+    with pytest.raises(CommandError) as failed:
+        await crew.unless_one_dies(asyncio.sleep(60))
+
+    assert str(failed.value) == (
+        f"gateway did not start (exit code 1: the configuration has no paths); its log is {service.log}"
+    )
+    await crew.stop(ignore)
+
+
+async def test_a_program_that_is_not_there_is_named_in_the_log(python_service: MakeService, tmp_path: Path) -> None:
+    crew = Crew(ignore)
+    await crew.start(Service("valkey", ("/no/such/valkey",), {}, "", tmp_path / "valkey.log", 1))
+
+    with pytest.raises(CommandError, match="cannot run /no/such/valkey: No such file or directory"):
+        await crew.unless_one_dies(asyncio.sleep(60))
+    await crew.stop(ignore)
+
+
+async def test_work_that_ends_before_any_child_dies_gives_its_result(python_service: MakeService) -> None:
+    crew = Crew(ignore)
+    await crew.start(python_service(RUNS))
+
+    assert await crew.unless_one_dies(asyncio.sleep(0, "ready")) == "ready"
+    await crew.stop(ignore)
+
+
+async def test_children_are_stopped_in_the_reverse_order(python_service: MakeService) -> None:
+    crew = Crew(ignore)
+    for name in ("valkey", "retriever", "gateway"):
+        await crew.start(python_service(RUNS, name=name))
+    said: list[str] = []
+
+    await crew.stop(said.append)
+
+    assert said == ["stopping gateway", "stopping retriever", "stopping valkey"]
+
+
+async def test_all_children_are_stopped_even_when_stopping_is_cut_short(
+    python_service: MakeService, until: Until
+) -> None:
+    crew = Crew(ignore)
+    services = [python_service(IGNORES_SIGTERM, name=name, grace=60) for name in ("retriever", "gateway")]
+    for service in services:
+        await crew.start(service)
+    await until(lambda: all("up" in service.log.read_text() for service in services), "both are up")
+    trees = [process_tree.tree(child.pid) for child in crew.children]
+    said: list[str] = []
+    stopping = asyncio.create_task(crew.stop(said.append))
+    await until(lambda: said == ["stopping gateway"], "it is stopping the first")
+
+    stopping.cancel()
+    await until(lambda: said == ["stopping gateway", "stopping retriever"], "it is stopping the second")
+    stopping.cancel()
+    await asyncio.wait({stopping})
+
+    await until(lambda: not any(process_tree.alive(tree) for tree in trees), "both are gone")

@@ -1,0 +1,108 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli.home import Home
+from pointsman_cli.run_file import Run, RunningProcess, read, write
+
+Cli = Callable[..., Any]
+Until = Callable[..., Any]
+
+
+@pytest.mark.parametrize("command", ["up", "ask", "route", "ingest", "train", "doctor"])
+def test_every_command_helps(cli: Cli, command: str) -> None:
+    outcome = cli(command, "--help")
+
+    assert outcome.code == 0
+    assert f"Usage: pointsman {command}" in outcome.out
+    assert "--home" in outcome.out
+
+
+def test_alone_it_lists_its_commands(cli: Cli) -> None:
+    outcome = cli()
+
+    assert outcome.code == 2
+    for command in ("up", "ask", "route", "ingest", "train", "doctor"):
+        assert f"\n  {command} " in outcome.out
+
+
+def test_it_tells_its_version(cli: Cli) -> None:
+    assert cli("--version").out.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("aks", "x"), "aks"),
+        (("ask",), "TEXT"),
+        (("ask", "x", "--modle", "auto"), "--modle"),
+        (("train", "--rank", "many"), "--rank"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[str, ...], told: str) -> None:
+    outcome = cli(*arguments)
+
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert told in outcome.err
+
+
+async def test_ctrl_c_stops_a_training_cleanly_and_in_one_line(
+    executable: Callable[[str], Path], tmp_path: Path, until: Until
+) -> None:
+    trainer = executable(
+        "import pathlib, signal, sys\n"
+        f"here = pathlib.Path({str(tmp_path)!r})\n"
+        "if sys.argv[2].endswith('base_model'): sys.exit()\n"
+        "try:\n    (here / 'began').touch(); signal.pause()\n"
+        "except KeyboardInterrupt:\n    (here / 'cleaned').touch(); sys.exit(130)\n"
+    )
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}\n")
+    command = [sys.executable, "-m", "pointsman_cli", "train", "--name", "triage", "--data", str(data)]
+    command += ["--out", str(tmp_path / "out"), "--engine-python", str(trainer), "--home", str(tmp_path / "home")]
+    with (tmp_path / "err").open("wb") as err:
+        training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)  # noqa: ASYNC220 -- returns at once
+    await until((tmp_path / "began").exists, "the trainer runs")
+
+    training.send_signal(signal.SIGINT)
+    await until(lambda: training.poll() is not None, "the command has ended")
+
+    assert training.returncode == 130
+    assert (tmp_path / "cleaned").exists()
+    assert (tmp_path / "err").read_text() == "error: interrupted (SIGINT)\n"
+
+
+def a_run(pid: int) -> Run:
+    addresses = {name: f"{name}:1" for name in Run.__dataclass_fields__ if name not in ("pid", "processes")}
+    return Run(pid=pid, processes={"gateway": RunningProcess(7, "http:1", "gateway.log")}, **addresses)
+
+
+def test_what_runs_is_read_as_it_was_written(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    write(a_run(os.getpid()), home.run_file)
+
+    assert read(home.run_file) == a_run(os.getpid())
+    assert list(tmp_path.iterdir()) == [home.run_file]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"pid": 1}'])
+def test_no_run_file_or_a_strange_one_means_that_nothing_runs(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+
+    assert read(tmp_path / "run.json") is None
+
+
+def test_the_run_file_of_a_dead_process_means_that_nothing_runs(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    write(a_run(gone.pid), tmp_path / "run.json")
+
+    assert read(tmp_path / "run.json") is None

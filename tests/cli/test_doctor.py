@@ -1,0 +1,176 @@
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli.doctor.finding import Level
+from pointsman_cli.doctor.hardware import check_hardware
+from pointsman_cli.doctor.installation import check_engine
+from pointsman_cli.doctor.machine import Machine, look_at_machine
+from pointsman_cli.doctor.running import check_port
+
+Cli = Callable[..., Any]
+Executable = Callable[[str], Path]
+
+GOOD = Machine(
+    python=(3, 11),
+    architecture="x86_64",
+    cores=2,
+    cpu_flags=frozenset({"avx2", "avx512f"}),
+    memory_available=16 * 2**30,
+    disk_free=50 * 2**30,
+)
+VLLM = "print('0.32.0')"
+
+
+def judged(machine: Machine) -> dict[str, tuple[Level, str]]:
+    return {finding.what: (finding.level, finding.detail) for finding in check_hardware(machine)}
+
+
+def test_a_good_machine_has_nothing_to_be_told() -> None:
+    assert {level for level, _ in judged(GOOD).values()} == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "level", "told"),
+    [
+        ("python", {"python": (3, 10)}, Level.FAIL, "3.10; it takes 3.11 or newer"),
+        ("cores", {"cores": 1}, Level.WARN, "two or more are better"),
+        ("cpu", {"cpu_flags": frozenset({"avx2"})}, Level.WARN, "AVX2 without AVX512"),
+        ("cpu", {"cpu_flags": frozenset({"sse4_2"})}, Level.FAIL, "neither AVX512 nor AVX2"),
+        ("cpu", {"architecture": "aarch64"}, Level.WARN, "tried on x86_64 only"),
+        ("memory", {"memory_available": 2 * 2**30}, Level.FAIL, "2.0 GiB free; the engine and the services need 3"),
+        ("memory", {"memory_available": 4 * 2**30}, Level.WARN, "4.0 GiB free"),
+        ("disk", {"disk_free": 2**29}, Level.FAIL, "0.5 GiB free; the models need 1 GiB, make room"),
+    ],
+)
+def test_what_a_machine_lacks_is_told_with_what_to_do(
+    what: str, change: dict[str, Any], level: Level, told: str
+) -> None:
+    found_level, detail = judged(replace(GOOD, **change))[what]
+
+    assert found_level is level
+    assert told in detail
+
+
+def test_this_machine_can_be_looked_at_before_its_home_is_there(tmp_path: Path) -> None:
+    machine = look_at_machine(tmp_path / "not" / "yet")
+
+    assert machine.python == sys.version_info[:2]
+    assert machine.cores >= 1
+    assert machine.disk_free > 0
+
+
+def test_an_engine_environment_with_vllm_tells_its_version(executable: Executable) -> None:
+    finding = check_engine(executable(VLLM))
+
+    assert finding.level is Level.OK
+    assert "vLLM 0.32.0" in finding.detail
+
+
+def test_an_engine_environment_without_vllm_fails_with_the_reason(executable: Executable) -> None:
+    finding = check_engine(executable("import vllm_that_is_not_there"))
+
+    assert finding.level is Level.FAIL
+    assert "cannot import vllm: ModuleNotFoundError: No module named 'vllm_that_is_not_there'" in finding.detail
+    assert "make engine" in finding.detail
+
+
+def test_a_missing_engine_environment_fails_with_what_to_do(tmp_path: Path) -> None:
+    finding = check_engine(tmp_path / "python")
+
+    assert finding.level is Level.FAIL
+    assert f"{tmp_path / 'python'} is not there; make it with `make engine`" in finding.detail
+
+
+def test_a_taken_port_fails_with_the_option_that_changes_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        finding = check_port("http port", f"127.0.0.1:{taken.getsockname()[1]}", "--http", None)
+
+    assert finding.level is Level.FAIL
+    assert "choose another with `pointsman up --http`" in finding.detail
+
+
+def lines(outcome: Any) -> dict[str, str]:
+    """What follows the colon, by what stands before it: {"fail example": "..."}."""
+    return {
+        " ".join(what.split()): rest for what, _, rest in (line.partition(": ") for line in outcome.out.splitlines())
+    }
+
+
+@pytest.fixture
+def arguments(executable: Executable, tmp_path: Path) -> tuple[object, ...]:
+    """With which all of this machine is well but for what a test breaks."""
+    free = "127.0.0.1:0"
+    return ("--http", free, "--grpc", free, "--engine-python", executable(VLLM), "--home", tmp_path / ".pointsman")
+
+
+def test_a_bad_example_is_a_failing_line_and_the_exit_code_says_so(
+    cli: Cli, arguments: tuple[object, ...], example_folder: Path
+) -> None:
+    (example_folder / "pointsman.yaml").write_text("base_model: smollm2-135m\nconfig: config\nport: 1\n")
+
+    outcome = cli("doctor", example_folder, *arguments)
+
+    assert outcome.code == 1
+    assert "unknown key 'port'; known: base_model" in lines(outcome)["fail example"]
+    assert outcome.err == ""
+
+
+def test_a_configuration_is_judged_by_the_gateway_itself(
+    cli: Cli, arguments: tuple[object, ...], example_folder: Path
+) -> None:
+    outcome = cli("doctor", example_folder, *arguments)
+
+    assert outcome.code == 1
+    assert "ok example" in lines(outcome)
+    assert "models.yaml" in lines(outcome)["fail config"]
+
+
+def test_the_help_desks_configuration_is_well(cli: Cli, arguments: tuple[object, ...], example_folder: Path) -> None:
+    shipped = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"
+    (example_folder / "config").rmdir()
+    (example_folder / "config").symlink_to(shipped)
+
+    outcome = cli("doctor", example_folder, *arguments)
+
+    assert "all well" in lines(outcome)["ok config"]
+
+
+def test_what_is_not_made_or_started_yet_is_no_failure(cli: Cli, arguments: tuple[object, ...]) -> None:
+    outcome = cli("doctor", *arguments)
+
+    found = lines(outcome)
+    assert "`pointsman up` makes it" in found["warn base model"]
+    assert "`pointsman up` makes it" in found["warn embedding model"]
+    assert "start it with `pointsman up EXAMPLE_FOLDER`" in found["warn running"]
+    assert found["ok valkey"].startswith("Valkey server v=")
+    assert outcome.code == 0, outcome.out
+
+
+def test_a_service_that_is_dead_or_silent_fails_with_its_log(
+    cli: Cli, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    home = tmp_path / ".pointsman"
+    home.mkdir()
+    silent = "127.0.0.1:1"
+    processes = {
+        "gateway": {"pid": 2**22 + 1, "address": silent, "log": "gateway.log"},  # above the highest pid there is
+        "retriever": {"pid": os.getpid(), "address": silent, "log": "retriever.log"},
+    }
+    run = dict.fromkeys(("example", "http", "grpc", "retriever", "lora_server", "engine", "redis_url"), silent)
+    metrics = dict.fromkeys(("gateway_metrics", "retriever_metrics", "lora_server_metrics"), silent)
+    (home / "run.json").write_text(json.dumps({"pid": os.getpid(), **run, **metrics, "processes": processes}))
+
+    outcome = cli("doctor", *arguments)
+
+    found = lines(outcome)
+    assert outcome.code == 1
+    assert found["fail gateway"] == "its process 4194305 is dead; its log is gateway.log"
+    assert found["fail retriever"] == f"does not serve at {silent}; its log is retriever.log"
+    assert "fail engine runs" in found

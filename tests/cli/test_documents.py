@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+from pointsman_cli.documents import MAX_BYTES, Document, read_documents
+from pointsman_cli.errors import Misused
+
+
+def test_a_folder_gives_its_texts_with_ids_and_titles(tmp_path: Path) -> None:
+    (tmp_path / "fares").mkdir()
+    (tmp_path / "fares" / "group.md").write_text("intro\n```\n# no heading\n```\n# Group travel #\ntext\n# Second\n")
+    (tmp_path / "plain.txt").write_text("no heading")
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "notes.md").write_text("hidden")
+
+    documents = read_documents([tmp_path])
+
+    assert [(document.id, document.title, document.file) for document in documents] == [
+        ("fares/group", "Group travel", "fares/group.md"),
+        ("plain", "plain", "plain.txt"),
+    ]
+
+
+def test_a_file_alone_is_a_document(tmp_path: Path) -> None:
+    file = tmp_path / "refunds.md"
+    file.write_text("# Refunds\n")
+
+    assert read_documents([file]) == [Document("refunds", "Refunds", "# Refunds\n", "refunds.md")]
+
+
+def test_all_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "good.md").write_text("good")
+    (tmp_path / "empty.md").write_text(" \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "zeros.txt").write_bytes(b"text\x00text")
+    (tmp_path / "large.md").write_bytes(b"x" * (MAX_BYTES + 1))
+    (tmp_path / "good.txt").write_text("good too")
+
+    with pytest.raises(Misused) as refused:
+        read_documents([tmp_path])
+
+    told = str(refused.value)
+    assert f"{tmp_path / 'empty.md'} is empty" in told
+    assert f"{tmp_path / 'binary.txt'} is binary, or not in UTF-8" in told
+    assert f"{tmp_path / 'zeros.txt'} is binary" in told
+    assert f"{tmp_path / 'large.md'} is too large (4.0 MiB; at most 4 MiB)" in told
+    assert f"{tmp_path / 'good.txt'} has the same id 'good' as good.md" in told
+
+
+def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Misused, match=r"there are no \.md or \.txt files in"):
+        read_documents([tmp_path])
+
+
+@pytest.mark.parametrize(("name", "told"), [("a.pdf", "is no .md or .txt file"), ("nothing", "is not there")])
+def test_what_is_no_text_is_refused_by_name(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+
+    with pytest.raises(Misused, match=f"{name} {told}"):
+        read_documents([tmp_path / name])

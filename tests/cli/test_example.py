@@ -1,0 +1,70 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli.errors import Misused
+from pointsman_cli.example import Adapter, load
+
+
+def test_an_example_is_read_with_absolute_paths(example_folder: Path) -> None:
+    example = load(example_folder)
+
+    assert example.base_model == "smollm2-135m"
+    assert example.config == example_folder / "config"
+    assert example.collections == {"handbook": example_folder / "handbook"}
+    assert example.adapters == (Adapter("triage", example_folder / "adapters" / "triage", "prod"),)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("config: config", "config: config\nadapter: {}", "unknown key 'adapter'; known: base_model, config, coll"),
+        ("alias: prod", "alias: prod, pin: yes", "unknown key 'pin' in adapters.triage; known: folder, alias"),
+        ("smollm2-135m", "gpt-5", "base_model is 'gpt-5'; known: smollm2-135m"),
+        ("config: config\n", "", "'config' is missing"),
+        (", alias: prod", "", "'adapters.triage.alias' is missing"),
+        ("alias: prod", "alias: Pro D", "adapters.triage.alias: 'Pro D' should be 1 to 64 of a-z"),
+        ("{handbook: handbook}", "{Hand Book: handbook}", "'Hand Book' should be 1 to 64 of a-z"),
+        ("handbook: handbook", "handbook: handbok", "collections.handbook: "),
+        ("adapters/triage", "handbook", "adapters.triage.folder: "),
+        ("config: config", "config: [", "is not YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_what_would_be_right(example_folder: Path, before: str, after: str, told: str) -> None:
+    file = example_folder / "pointsman.yaml"
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
+
+    with pytest.raises(Misused) as refused:
+        load(example_folder)
+
+    assert told in str(refused.value)
+    assert str(file) in str(refused.value)
+
+
+def test_an_empty_file_is_told_its_keys(example_folder: Path) -> None:
+    (example_folder / "pointsman.yaml").write_text("# nothing\n")
+
+    with pytest.raises(Misused, match="known: base_model, config, collections, adapters"):
+        load(example_folder)
+
+
+def test_a_folder_without_the_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(Misused, match=r"has no pointsman\.yaml"):
+        load(tmp_path)
+
+
+def test_up_refuses_a_bad_example_in_one_line_before_anything_starts(
+    cli: Callable[..., Any], example_folder: Path, tmp_path: Path
+) -> None:
+    (example_folder / "pointsman.yaml").write_text("base_model: smollm2-135m\nconfig: config\nport: 1\n")
+
+    outcome = cli("up", example_folder, "--home", tmp_path / "home")
+
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert "unknown key 'port'" in outcome.err
+    assert not (tmp_path / "home").exists()

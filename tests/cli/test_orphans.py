@@ -1,0 +1,107 @@
+"""What `pointsman up` leaves when it is killed without a word."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli import process_tree
+from pointsman_cli.errors import Misused
+from pointsman_cli.up.crew import guarded
+
+Until = Callable[..., Any]
+
+# A child that will not stop when asked, with another below it in a session of its own.
+STUBBORN = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[1:] == ["below"]:
+    print("all is up", flush=True)
+else:
+    subprocess.Popen([sys.executable, "-I", __file__, "below"], start_new_session=True)
+signal.pause()
+"""
+
+UP = """
+import asyncio, sys
+from pathlib import Path
+from pointsman_cli.up.crew import Crew, guarded
+from pointsman_cli.up.plan import Service
+
+async def main():
+    home, child = map(Path, sys.argv[1:3])
+    async with guarded(home / "up.lock", grace=float(sys.argv[3])) as tell_guard:
+        crew = Crew(tell_guard)
+        for name in ("first", "second"):
+            await crew.start(Service(name, (sys.executable, "-I", str(child)), {}, "", home / f"{name}.log", 60))
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def start_up(home: Path, child: Path, grace: float, until: Until) -> asyncio.subprocess.Process:
+    """Starts it with two children, each of which says when all that it starts is up."""
+    up = await asyncio.create_subprocess_exec(sys.executable, "-c", UP, str(home), str(child), str(grace))
+    logs = [home / "first.log", home / "second.log"]
+    await until(lambda: all(log.exists() and "all is up" in log.read_text() for log in logs), "all children are up")
+    return up
+
+
+async def test_kill_9_leaves_no_process_behind(tmp_path: Path, until: Until) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(STUBBORN)
+    up = await start_up(tmp_path, child, grace=0.3, until=until)
+    processes = process_tree.tree(up.pid)
+    assert len(processes) == 6, "up, its guard, two children and two below them"
+
+    up.kill()
+    await up.wait()
+
+    await until(lambda: not process_tree.alive(processes), "all are gone")
+
+
+async def test_a_child_that_does_as_told_goes_at_once_when_up_is_killed(tmp_path: Path, until: Until) -> None:
+    child = tmp_path / "child.py"
+    child.write_text("import signal; print('all is up', flush=True); signal.pause()")
+    up = await start_up(tmp_path, child, grace=600, until=until)
+    processes = process_tree.tree(up.pid)
+
+    up.kill()
+    await up.wait()
+
+    await until(lambda: not process_tree.alive(processes), "all are gone")
+
+
+async def test_a_second_up_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    lock = tmp_path / "up.lock"
+    async with guarded(lock):
+        with pytest.raises(Misused, match=rf"already running \(pid {lock.read_text()}\)"):
+            async with guarded(lock):
+                pass
+
+
+async def test_the_lock_is_free_again_after_the_end(tmp_path: Path) -> None:
+    for _ in range(2):
+        async with guarded(tmp_path / "up.lock"):
+            pass
+
+
+async def test_the_lock_is_held_until_the_last_process_of_a_killed_up_is_gone(tmp_path: Path, until: Until) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(STUBBORN)
+    up = await start_up(tmp_path, child, grace=600, until=until)
+    processes = process_tree.tree(up.pid)
+    up.kill()
+    await up.wait()
+
+    with pytest.raises(Misused, match="its processes are still stopping"):
+        async with guarded(tmp_path / "up.lock"):
+            pass
+
+    process_tree.kill(processes)
+    await until(lambda: not process_tree.alive(processes), "all are gone")
+    async with guarded(tmp_path / "up.lock"):
+        pass

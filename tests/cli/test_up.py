@@ -1,0 +1,172 @@
+"""All of `pointsman up` but the services themselves, which are stood for by `fake_services.py`; Valkey is real."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli import process_tree, run_file
+
+Until = Callable[..., Any]
+Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
+
+UP = """
+import sys
+from pathlib import Path
+from pointsman_cli import engine_environment, example
+from pointsman_cli.home import Home
+from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.up import ports
+from pointsman_cli.up.child import Backoff
+from pointsman_cli.up.command import run_up
+from pointsman_cli.up.plan import Programs, make_plan
+from pointsman_cli.up.screen import Screen
+from pointsman_cli.up.starting import Setup
+from pointsman_cli.up.valkey import server_binary
+from rich.console import Console
+
+folder, at, python = map(Path, sys.argv[1:])
+loaded, home = example.load(folder), Home.at(at)
+engine = engine_environment.find(home, python)
+addresses = ports.choose("127.0.0.1:0", "127.0.0.1:0")
+plan = make_plan(loaded, home, addresses, Programs(python, server_binary(), str(python)))
+setup = Setup(loaded, home, engine, str(python), addresses, plan)
+run_interruptibly(run_up(setup, Screen(Console(width=200)), Backoff(first=0.05)))
+"""
+
+
+@pytest.fixture
+def start(executable: Callable[[str], Path], example_folder: Path, tmp_path: Path) -> Start:
+    python = executable((Path(__file__).parent / "fake_services.py").read_text())
+
+    async def call(**environment: str) -> asyncio.subprocess.Process:
+        with (tmp_path / "up.log").open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", UP, str(example_folder), str(tmp_path / "home"), str(python)),
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+            )
+
+    return call
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Callable[[], str]:
+    return lambda: (tmp_path / "up.log").read_text()
+
+
+async def test_everything_comes_up_is_filled_and_goes_down_in_order(
+    start: Start, until: Until, shown: Callable[[], str], tmp_path: Path
+) -> None:
+    run_json = tmp_path / "home" / "run.json"
+    up = await start()
+    await until(lambda: run_json.exists() and "Stop with Ctrl-C" in shown(), "all is up")
+    run = run_file.read(run_json)
+    assert run is not None
+    processes = process_tree.tree(up.pid)
+
+    assert run.pid == up.pid
+    assert list(run.processes) == ["valkey", "retriever", "lora-server", "gateway"]
+    assert {process.pid for process in run.processes.values()} < {process.pid for process in processes}
+    assert "upsert handbook ['bicycles']" in (tmp_path / "home" / "logs" / "retriever.log").read_text()
+    for part in ("engine: loading the weights", "adapters: triage@3f9a1c0b77de (triage@prod)",
+                 f"curl -i {run.http}/v1/", run.processes["gateway"].log, run.retriever):  # fmt: skip
+        assert part in shown()
+
+    up.send_signal(signal.SIGINT)
+
+    assert await asyncio.wait_for(up.wait(), 30) == 0
+    assert not run_json.exists()
+    assert not process_tree.alive(processes)
+    stopped = [line for line in shown().splitlines() if line.startswith("stopping")]
+    assert stopped == ["stopping gateway", "stopping lora-server", "stopping retriever", "stopping valkey"]
+
+
+async def test_a_service_that_dies_comes_back_on_its_address_and_the_run_file_knows(
+    start: Start, until: Until, shown: Callable[[], str], tmp_path: Path
+) -> None:
+    run_json = tmp_path / "home" / "run.json"
+    up = await start()
+    await until(run_json.exists, "all is up")
+    before = run_file.read(run_json)
+    assert before is not None
+
+    os.kill(before.processes["gateway"].pid, signal.SIGKILL)
+    await until(lambda: "gateway was started again" in shown(), "it is said")
+    await until(lambda: run_file.read(run_json) != before, "the run file has the new pid")
+
+    after = run_file.read(run_json)
+    assert after is not None
+    assert after.processes["gateway"].address == before.processes["gateway"].address
+    assert after.processes["retriever"] == before.processes["retriever"]
+    assert "gateway died (killed by SIGKILL); starting it again in 0.05 s" in shown()
+    up.terminate()
+    assert await asyncio.wait_for(up.wait(), 30) == 0
+
+
+async def test_kill_9_of_up_leaves_nothing_running(start: Start, until: Until, tmp_path: Path) -> None:
+    up = await start()
+    await until((tmp_path / "home" / "run.json").exists, "all is up")
+    processes = process_tree.tree(up.pid)
+    assert len(processes) == 6, "up, its guard and four children"
+
+    up.kill()
+    await up.wait()
+
+    await until(lambda: not process_tree.alive(processes), "all are gone")
+    assert run_file.read(tmp_path / "home" / "run.json") is None
+
+
+async def test_what_valkey_was_told_is_there_the_next_time(start: Start, until: Until, tmp_path: Path) -> None:
+    run_json = tmp_path / "home" / "run.json"
+    for command, answer in ((b"SET points left\r\n", b"+OK\r\n"), (b"STRLEN points\r\n", b":4\r\n")):
+        up = await start()
+        await until(run_json.exists, "all is up")
+        run = run_file.read(run_json)
+        assert run is not None
+        host, _, port = run.processes["valkey"].address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(command)
+        assert await reader.readline() == answer
+        writer.close()
+        await writer.wait_closed()
+        up.send_signal(signal.SIGINT)
+        await asyncio.wait_for(up.wait(), 30)
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ("GATEWAY_FAILS", "gateway did not start (exit code 1: pointsman_gateway: paths.yaml: path 'faq' names prompt"),
+        ("ENGINE_FAILS", "the engine does not start: vLLM: out of memory"),
+    ],
+)
+async def test_what_does_not_start_ends_all_with_the_reason(
+    start: Start, until: Until, shown: Callable[[], str], tmp_path: Path, broken: str, told: str
+) -> None:
+    up = await start(**{broken: "1"})
+
+    assert await asyncio.wait_for(up.wait(), 60) == 1
+
+    assert told in shown()
+    assert "stopping valkey" in shown()
+    assert not (tmp_path / "home" / "run.json").exists()
+
+
+async def test_ctrl_c_while_starting_stops_what_was_started(
+    start: Start, until: Until, shown: Callable[[], str]
+) -> None:
+    up = await start()
+    await until(lambda: "retriever ..." in shown(), "the services are starting")
+    processes = process_tree.tree(up.pid)
+
+    up.send_signal(signal.SIGINT)
+
+    assert await asyncio.wait_for(up.wait(), 30) == 1  # the interruption, not caught in this script
+    assert "Interrupted: interrupted (SIGINT)" in shown()
+    assert not process_tree.alive(processes)
