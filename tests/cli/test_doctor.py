@@ -78,14 +78,14 @@ def test_an_engine_environment_without_vllm_fails_with_the_reason(executable: Ex
 
     assert finding.level is Level.FAIL
     assert "cannot import vllm: ModuleNotFoundError: No module named 'vllm_that_is_not_there'" in finding.detail
-    assert "make engine" in finding.detail
+    assert "make env" in finding.detail
 
 
 def test_a_missing_engine_environment_fails_with_what_to_do(tmp_path: Path) -> None:
     finding = check_engine(tmp_path / "python")
 
     assert finding.level is Level.FAIL
-    assert f"{tmp_path / 'python'} is not there; make it with `make engine`" in finding.detail
+    assert f"{tmp_path / 'python'} is not there; make it with `make env`" in finding.detail
 
 
 def test_a_taken_port_fails_with_the_option_that_changes_it() -> None:

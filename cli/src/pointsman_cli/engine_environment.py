@@ -26,7 +26,7 @@ def find(home: Home, named: Path | None) -> EngineEnvironment:
     python = python_path(home, named)
     if not os.access(python, os.X_OK) or python.is_dir():
         raise Misused(
-            f"the engine's Python is not at {python}; make it with `make engine`, or name it with --engine-python "
+            f"the engine's Python is not at {python}; make it with `make env`, or name it with --engine-python "
             f"or {VARIABLE}"
         )
     return EngineEnvironment(python, {"PYTHONPATH": str(package_parent(LORA_PACKAGE)), "PYTHONUNBUFFERED": "1"})
@@ -46,5 +46,5 @@ def package_parent(package: str) -> Path:
     """The folder that holds `package`, found without importing it; raises `Misused` where it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise Misused(f"{package} is not installed beside pointsman; install the services with `make install`")
+        raise Misused(f"{package} is not installed beside pointsman; install the services with `make env`")
     return Path(next(iter(spec.submodule_search_locations))).parent

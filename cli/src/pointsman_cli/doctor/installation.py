@@ -26,7 +26,7 @@ def check_installation(home: Home, engine_python: Path | None, base_model: str) 
 
 def check_engine(python: Path) -> Finding:
     """Whether the engine's environment imports vLLM."""
-    remedy = "make it with `make engine`, or name another with --engine-python"
+    remedy = "make it with `make env`, or name another with --engine-python"
     if not python.exists():
         return fail("engine", f"{python} is not there; {remedy}")
     try:
@@ -41,7 +41,7 @@ def check_engine(python: Path) -> Finding:
 def _services() -> Finding:
     missing = [package for package in SERVICES if importlib.util.find_spec(package) is None]
     if missing:
-        return fail("services", f"not installed: {', '.join(missing)}; install them with `make install`")
+        return fail("services", f"not installed: {', '.join(missing)}; install them with `make env`")
     return ok("services", "installed")
 
 

@@ -6,7 +6,6 @@ import logging
 import sys
 from pathlib import Path
 
-import uvicorn
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
@@ -17,6 +16,7 @@ from pointsman_gateway import wiring
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
 from pointsman_gateway.doors.http import HttpDoor, build_app
+from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,37 +54,20 @@ async def run(settings: Settings) -> None:
     wiring.check(config)
     async with wiring.building(settings, config) as house:
         door = HttpDoor(house.pipeline, house.engines, house.models.names, house.registry, settings.request_timeout)
-        http = _http_server(door, settings.http_listen)
+        stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
         servicer = GatewayServicer(house.pipeline, settings.request_timeout)
-        async with serving(
-            settings.grpc_listen,
-            [SERVICE],
-            lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
-            grace=DRAIN,
-        ) as grpc_server:
-            serving_http = asyncio.create_task(http.serve())
-            stopping = asyncio.create_task(until_told_to_stop())
-            log.info("HTTP on %s, gRPC on %s", settings.http_listen, grpc_server.address)
-            await asyncio.wait({serving_http, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        async with (
+            serving(
+                settings.grpc_listen,
+                [SERVICE],
+                lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
+                grace=DRAIN,
+            ) as grpc_server,
+            serving_http(build_app(door), settings.http_listen, grace=DRAIN) as http_address,
+        ):
+            log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
+            await stopping
             house.pipeline.admission.closing = True
-            http.should_exit = True
-            stopping.cancel()
-            await serving_http
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: this module has them."""
-
-    def install_signal_handlers(self) -> None:
-        pass
-
-
-def _http_server(door: HttpDoor, listen: str) -> uvicorn.Server:
-    host, _, port = listen.rpartition(":")
-    config = uvicorn.Config(
-        build_app(door), host=host, port=int(port), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN
-    )
-    return _HttpServer(config)
 
 
 if __name__ == "__main__":

@@ -50,5 +50,13 @@ def _check(request: Request) -> None:
                 code="bad_role",
                 param=f"messages[{number}].role",
             )
+    if len(request.metadata) > 16 or any(len(k) > 64 or len(v) > 512 for k, v in request.metadata.items()):
+        raise InvalidArgument(
+            "'metadata' may have 16 entries, with keys of 64 and values of 512 characters",
+            code="bad_parameter",
+            param="metadata",
+        )
+    if len(request.user) > 512:
+        raise InvalidArgument("'user' may have 512 characters", code="bad_parameter", param="user")
     if not request.query.strip():
         raise InvalidArgument("the last user message is empty", code="empty_message", param="messages")

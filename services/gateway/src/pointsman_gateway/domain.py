@@ -1,4 +1,4 @@
-"""The nouns that travel down the line; they know the standard library only."""
+"""The nouns that travel down the line; they know the standard library and arrays, nothing else."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+AUTO = "auto"
+"""The model's name by which a request leaves the choice to the gateway."""
+
 UNKNOWN = "unknown"
+"""The task of requests that fit no other."""
 
 Vector = NDArray[np.float32]
 

@@ -22,10 +22,10 @@ from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.stage import Backends
 from pointsman_gateway.classification.classifier import Classifier, fit_tasks
 from pointsman_gateway.classification.rules import Rules
-from pointsman_gateway.classification.stage import AUTO, Classification
+from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
-from pointsman_gateway.domain import UNKNOWN, Passage, Path, Sampling, Vector
+from pointsman_gateway.domain import AUTO, UNKNOWN, Passage, Path, Sampling, Vector
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.metering.stage import Metering

@@ -2,34 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import Chunk, Message, Sampling, Usage
+from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.domain import Chunk, Usage
 
 CONNECT_TIMEOUT = 2.0
 LONGEST_GAP = 60.0
 """Seconds an engine may be silent between two chunks."""
 LONGEST_LINE = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What one engine is asked."""
-
-    engine: str
-    url: str
-    model: str
-    """As the engine knows it: the served base model or an adapter version."""
-    messages: Sequence[Message]
-    sampling: Sampling
-    deadline: float
-    api_key: str = ""
 
 
 class OpenAIClient:
@@ -48,7 +35,8 @@ class OpenAIClient:
         timeout = aiohttp.ClientTimeout(
             total=call.deadline - asyncio.get_running_loop().time(), sock_connect=CONNECT_TIMEOUT, sock_read=LONGEST_GAP
         )
-        headers = {"x-request-id": request_id.get()}
+        # identity: a compressed stream would come in lumps.
+        headers = {"x-request-id": request_id.get(), "accept-encoding": "identity"}
         if call.api_key:
             headers["authorization"] = f"Bearer {call.api_key}"
         try:
@@ -62,14 +50,14 @@ class OpenAIClient:
                     if data == b"[DONE]":
                         finished = True
                         break
-                    for chunk in _chunks(call, json.loads(data)):
+                    for chunk in _read(call, data):
                         yield chunk
                 if not finished:
                     raise _broke_off(call, "the stream ended without [DONE]")
         except TimeoutError as error:
             if asyncio.get_running_loop().time() >= call.deadline:
                 raise DeadlineExceeded("the request's time ran out", code="deadline_exceeded") from error
-            raise _broke_off(call, f"no answer within {LONGEST_GAP:.0f} s") from error
+            raise _broke_off(call, str(error) or "no answer in time") from error
         except aiohttp.ClientError as error:
             raise _broke_off(call, str(error) or type(error).__name__) from error
 
@@ -105,11 +93,22 @@ async def _events(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
                 yield line[5:].strip()
 
 
-def _chunks(call: Call, data: Mapping[str, Any]) -> list[Chunk]:
-    if "error" in data:
-        raise _broke_off(call, str(data["error"].get("message", data["error"])))
-    chunks = [_chunk(choice) for choice in data.get("choices") or ()]
-    usage = data.get("usage")
+def _read(call: Call, data: bytes) -> list[Chunk]:
+    try:
+        event = json.loads(data)
+        failure = event.get("error")
+        chunks = [] if failure else _chunks(event)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _broke_off(call, f"an event of its stream cannot be read: {data[:100]!r}") from error
+    if failure:
+        raise _broke_off(call, str(failure.get("message") if isinstance(failure, dict) else failure))
+    return chunks
+
+
+def _chunks(event: Mapping[str, Any]) -> list[Chunk]:
+    """What the event holds; a chunk that brings nothing but a role is no token, and left out."""
+    chunks = [chunk for choice in event.get("choices") or () if (chunk := _chunk(choice)) != Chunk(chunk.index)]
+    usage = event.get("usage")
     if usage:
         details = usage.get("prompt_tokens_details") or {}
         counted = Usage(usage["prompt_tokens"], usage.get("completion_tokens") or 0, details.get("cached_tokens") or 0)
@@ -127,11 +126,10 @@ def _chunk(choice: Mapping[str, Any]) -> Chunk:
 
 
 def _refusal(call: Call, status: int, body: bytes) -> Exception:
-    try:
-        error = json.loads(body).get("error", {})
-        message, param = str(error.get("message") or body[:500]), error.get("param")
-    except (ValueError, AttributeError):
-        message, param = body[:500].decode("utf-8", "replace"), None
+    message, param = body[:500].decode("utf-8", "replace"), None
+    with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
+        error = json.loads(body)["error"]
+        message, param = str(error["message"]), error.get("param")
     if status in (400, 413, 422):
         code = "context_length_exceeded" if param in ("input_tokens", "prompt") else "engine_refused"
         return InvalidArgument(message, code=code, param="messages" if code == "context_length_exceeded" else param)

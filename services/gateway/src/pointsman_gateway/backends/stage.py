@@ -1,7 +1,7 @@
 """The stage: the prompt goes to an engine that can answer, to the next one if that fails before its first token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,8 +9,21 @@ from typing import Protocol
 from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
 
 from pointsman_gateway.backends.engines import Engines, Target
-from pointsman_gateway.backends.openai_client import Call
-from pointsman_gateway.domain import Chunk, Path, Prompt, Request
+from pointsman_gateway.domain import Chunk, Message, Path, Prompt, Request, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one engine is asked."""
+
+    engine: str
+    url: str
+    model: str
+    """As the engine knows it: the served base model or an adapter version."""
+    messages: Sequence[Message]
+    sampling: Sampling
+    deadline: float
+    api_key: str = ""
 
 
 class Client(Protocol):

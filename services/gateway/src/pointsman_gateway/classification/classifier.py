@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 from pointsman_gateway.domain import UNKNOWN, Labels, Vector
 
@@ -123,4 +124,6 @@ def fit_tasks(
     """Embeds every task's examples and learns from them; returns the vectors by task too."""
     vectors = {task: embedder.embed(texts) for task, texts in examples.items()}
     labels = [task for task, texts in examples.items() for _ in texts]
-    return fit(np.vstack(list(vectors.values())), labels, keep_rate, seed), vectors
+    # BLAS's threads spin while they wait for each other: beside a busy engine two took four times as long as one.
+    with threadpool_limits(limits=1):
+        return fit(np.vstack(list(vectors.values())), labels, keep_rate, seed), vectors

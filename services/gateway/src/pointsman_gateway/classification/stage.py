@@ -2,9 +2,7 @@
 
 from pointsman_gateway.classification.classifier import Classifier
 from pointsman_gateway.classification.rules import Rules
-from pointsman_gateway.domain import UNKNOWN, Labels, Request
-
-AUTO = "auto"
+from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Request
 
 
 class Classification:

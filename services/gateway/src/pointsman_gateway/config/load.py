@@ -11,11 +11,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pointsman_gateway.config.schema import (
-    ModelsFile,
-    PathsFile,
-    TasksFile,
-)
+from pointsman_gateway.config import strict_yaml
+from pointsman_gateway.config.schema import ModelsFile, PathsFile, TasksFile
 from pointsman_gateway.domain import UNKNOWN
 
 File = TypeVar("File", bound=BaseModel)
@@ -71,7 +68,7 @@ def _read(file: FilePath, shape: type[File], environment: Mapping[str, str]) -> 
     except FileNotFoundError:
         raise ConfigError(f"{file} is missing") from None
     try:
-        data = yaml.safe_load(_VARIABLE.sub(lambda m: _variable(m, file, environment), text))
+        data = strict_yaml.load(_VARIABLE.sub(lambda m: _variable(m, file, environment), text))
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {error}") from error
     try:

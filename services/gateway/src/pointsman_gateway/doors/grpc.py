@@ -56,14 +56,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 
     def _deadline(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:
         left = context.time_remaining()
-        return asyncio.get_running_loop().time() + min(self._request_timeout, left or self._request_timeout)
+        return asyncio.get_running_loop().time() + min(
+            self._request_timeout, self._request_timeout if left is None else left
+        )
 
 
 def _request(request: pb.GenerateRequest | pb.RouteRequest, deadline: float) -> Request:
-    if len(request.metadata) > 16 or len(request.user) > 512:
-        raise InvalidArgument(
-            "at most 16 metadata entries, and 512 characters for 'user'", code="bad_parameter", param="metadata"
-        )
     return Request(
         model=request.model,
         messages=_messages(request.messages),

@@ -46,56 +46,72 @@ class HttpDoor:
     registry: CollectorRegistry
     request_timeout: float
 
-    async def chat(self, body: ChatBody, request: Request) -> Response:
-        """Answers one conversation."""
-        asked = body.to_request(self._deadline(request))
-        events = self.pipeline.answer(asked)
-        try:
-            if body.stream:
-                include_usage = body.stream_options is not None and body.stream_options.include_usage
-                started = await until_hung_up(request.receive, anext(events))
-                assert isinstance(started, domain.Started)
-                return EventStream(_encode_stream(started, events, include_usage), answers.decision_headers(started))
-            return await until_hung_up(request.receive, _collect(events))
-        except BaseException:
-            await events.aclose()  # type: ignore[attr-defined]  # a generator's
-            raise
 
-    async def route(self, body: RouteBody, request: Request) -> Response:
-        """The decision alone; nothing is generated, nothing is charged."""
-        asked = body.to_request(self._deadline(request))
-        decision = await self.pipeline.decide(asked)
-        prompt = await self.pipeline.prompt(asked, decision) if body.include_prompt else None
-        return JSONResponse(answers.decision_body(decision, prompt))
+async def chat(body: ChatBody, request: Request) -> Response:
+    """Answers one conversation."""
+    door = _door(request)
+    asked = body.to_request(_deadline(request))
+    events = door.pipeline.answer(asked)
+    try:
+        if body.stream:
+            include_usage = body.stream_options is not None and body.stream_options.include_usage
+            started = await until_hung_up(request.receive, anext(events))
+            assert isinstance(started, domain.Started)
+            return EventStream(_encode_stream(started, events, include_usage), answers.decision_headers(started))
+        return await until_hung_up(request.receive, _collect(events))
+    except BaseException:
+        await events.aclose()  # type: ignore[attr-defined]  # a generator's
+        raise
 
-    async def list_models(self) -> dict[str, Any]:
-        """Everything that `model` may say."""
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in self.models()]
-        return {"object": "list", "data": data}
 
-    async def live(self) -> PlainTextResponse:
-        """The process works."""
-        return PlainTextResponse("ok\n")
+async def route(body: RouteBody, request: Request) -> Response:
+    """The decision alone; nothing is generated, nothing is charged."""
+    door = _door(request)
+    asked = body.to_request(_deadline(request))
+    decision = await door.pipeline.decide(asked)
+    prompt = await door.pipeline.prompt(asked, decision) if body.include_prompt else None
+    return JSONResponse(answers.decision_body(decision, prompt))
 
-    async def ready(self) -> PlainTextResponse:
-        """Some engine can answer."""
-        if self.readiness.any_ready and not self.pipeline.admission.closing:
-            return PlainTextResponse("ready\n")
-        return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
 
-    async def metrics(self) -> Response:
-        """Prometheus's text format."""
-        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+async def list_models(request: Request) -> dict[str, Any]:
+    """Everything that `model` may say."""
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in _door(request).models()]
+    return {"object": "list", "data": data}
 
-    def _deadline(self, request: Request) -> float:
-        wanted = request.headers.get("x-request-timeout", "")
-        try:
-            seconds = min(self.request_timeout, float(wanted)) if wanted else self.request_timeout
-        except ValueError:
-            raise InvalidArgument(
-                f"x-request-timeout is {wanted[:50]!r}; write seconds", code="bad_parameter", param="x-request-timeout"
-            ) from None
-        return asyncio.get_running_loop().time() + seconds
+
+async def live() -> PlainTextResponse:
+    """The process works."""
+    return PlainTextResponse("ok\n")
+
+
+async def ready(request: Request) -> PlainTextResponse:
+    """Some engine can answer."""
+    door = _door(request)
+    if door.readiness.any_ready and not door.pipeline.admission.closing:
+        return PlainTextResponse("ready\n")
+    return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus's text format."""
+    return Response(generate_latest(_door(request).registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _door(request: Request) -> HttpDoor:
+    door: HttpDoor = request.app.state.door
+    return door
+
+
+def _deadline(request: Request) -> float:
+    longest = _door(request).request_timeout
+    wanted = request.headers.get("x-request-timeout", "")
+    try:
+        seconds = min(longest, float(wanted)) if wanted else longest
+    except ValueError:
+        raise InvalidArgument(
+            f"x-request-timeout is {wanted[:50]!r}; write seconds", code="bad_parameter", param="x-request-timeout"
+        ) from None
+    return asyncio.get_running_loop().time() + seconds
 
 
 async def _collect(events: AsyncIterator[domain.Event]) -> Response:
@@ -138,21 +154,25 @@ async def _encode_stream(
 def build_app(door: HttpDoor) -> ASGIApp:
     """The FastAPI application, with one error handler."""
     app = FastAPI(title="Pointsman", summary="Prompt it, look it up, or hand it to an adapter.", docs_url="/docs")
-    app.post("/v1/chat/completions")(door.chat)
-    app.post("/v1/route")(door.route)
-    app.get("/v1/models")(door.list_models)
-    app.get("/healthz")(door.live)
-    app.get("/readyz")(door.ready)
-    app.get("/metrics")(door.metrics)
+    # The handlers are plain functions that find their door here: FastAPI keeps what it has seen of a handler for ever,
+    # and a bound method would keep its whole house.
+    app.state.door = door
+    app.post("/v1/chat/completions")(chat)
+    app.post("/v1/route")(route)
+    app.get("/v1/models")(list_models)
+    app.get("/healthz")(live)
+    app.get("/readyz")(ready)
+    app.get("/metrics")(metrics)
     app.exception_handler(PointsmanError)(_on_error)
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http_error)
     app.exception_handler(ClientGone)(_on_client_gone)
+    app.exception_handler(Exception)(_on_internal)
     return RequestIds(app)
 
 
 class RequestIds:
-    """Takes or makes a request id for log and answer, refuses too large bodies, and answers for unknown errors."""
+    """Takes or makes a request id for log and answer, and refuses too large bodies."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -165,10 +185,11 @@ class RequestIds:
         name = headers.get(b"x-request-id", b"")[:64].decode("latin-1")
         name = name if name.isascii() and name.isprintable() and name else secrets.token_hex(8)
         token = request_id.set(name)
-        begun = False
+        begun = complete = False
 
         async def send_with_id(message: Any) -> None:
-            nonlocal begun
+            nonlocal begun, complete
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
                 begun = True
                 message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
@@ -176,19 +197,39 @@ class RequestIds:
 
         try:
             if int(headers.get(b"content-length", b"0")) > LONGEST_BODY:
-                raise InvalidArgument(f"the body is over {LONGEST_BODY} bytes", code="body_too_large")
-            await self._app(scope, receive, send_with_id)
+                raise _too_large()
+            await self._app(scope, _bounded(receive), send_with_id)
         except Exception as error:
-            if begun:
+            if complete:
+                return  # Starlette raises again what it has answered
+            if begun or not isinstance(error, PointsmanError):
                 raise
-            told = error if isinstance(error, PointsmanError) else _internal(error)
-            await _error_response(told)(scope, receive, send_with_id)
+            await _error_response(error)(scope, receive, send_with_id)
         finally:
             request_id.reset(token)
 
 
+def _bounded(receive: Receive) -> Receive:
+    """For bodies that come in pieces, whose length no header says."""
+    read = 0
+
+    async def receive_so_much() -> Any:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > LONGEST_BODY:
+            raise _too_large()
+        return message
+
+    return receive_so_much
+
+
+def _too_large() -> InvalidArgument:
+    return InvalidArgument(f"the body is over {LONGEST_BODY} bytes", code="body_too_large")
+
+
 def _internal(error: Exception) -> Internal:
-    log.exception("internal error", exc_info=error)
+    log.exception("internal error (request %s)", request_id.get(), exc_info=error)
     return Internal(f"internal error (request {request_id.get()})", code="internal")
 
 
@@ -200,9 +241,13 @@ async def _on_error(request: Request, error: Any) -> Response:
     return _error_response(error)
 
 
+async def _on_internal(request: Request, error: Any) -> Response:
+    return _error_response(_internal(error))
+
+
 async def _on_invalid(request: Request, error: Any) -> Response:
     item = error.errors()[0]
-    where = ".".join(str(part) for part in item["loc"][1:])
+    where = ".".join(str(part) for part in item["loc"][1:]).encode("utf-8", "backslashreplace").decode()
     if item["type"] == "json_invalid":
         return _error_response(InvalidArgument(f"the body is not JSON: {item['ctx']['error']}", code="bad_json"))
     message = f"'{where}': {item['msg']}" if where else item["msg"]
@@ -210,6 +255,10 @@ async def _on_invalid(request: Request, error: Any) -> Response:
 
 
 async def _on_http_error(request: Request, error: Any) -> Response:
+    if isinstance(error.__cause__, PointsmanError):  # FastAPI wraps what reading the body raised
+        return _error_response(error.__cause__)
+    if isinstance(error.__cause__, UnicodeDecodeError):
+        return _error_response(InvalidArgument("the body is not UTF-8", code="bad_json"))
     told = NotFound if error.status_code == 404 else InvalidArgument
     response = _error_response(told(f"{request.method} {request.url.path}: {error.detail}", code="unknown_route"))
     response.status_code = error.status_code

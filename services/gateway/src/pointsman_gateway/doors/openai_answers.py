@@ -55,7 +55,7 @@ class ChunkEncoder:
         self._begun: set[int] = set()
 
     def chunk(self, chunk: Chunk) -> dict[str, Any]:
-        delta: dict[str, Any] = {"content": chunk.content} if chunk.content or not chunk.finish_reason else {}
+        delta: dict[str, Any] = {"content": chunk.content} if chunk.content else {}
         if chunk.index not in self._begun:
             self._begun.add(chunk.index)
             delta = {"role": "assistant", **delta}
@@ -76,6 +76,9 @@ def completion(started: Started, chunks: Iterable[Chunk], finished: Finished) ->
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         _collect(choices.setdefault(chunk.index, _empty_choice(chunk.index)), chunk)
+    for message in (choice["message"] for choice in choices.values()):
+        if "tool_calls" in message:
+            message["content"] = message["content"] or None
     return {
         "id": "chatcmpl-" + started.decision.id,
         "object": "chat.completion",

@@ -28,8 +28,11 @@ class ChatBody(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str = Field(description='"auto", "path:NAME", an adapter\'s alias ("triage@prod"), or a model\'s name')
-    messages: list[MessageBody] = Field(min_length=1)
+    # What both doors refuse alike (an empty model, no messages, too much metadata) is admission's.
+    model: str = Field(
+        default="", description='"auto", "path:NAME", an adapter\'s alias ("triage@prod"), or a model\'s name'
+    )
+    messages: list[MessageBody] = Field(default=[])
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -38,15 +41,15 @@ class ChatBody(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stop: str | list[str] | None = None
-    user: str | None = Field(default=None, max_length=512)
-    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    user: str | None = None
+    metadata: dict[str, str] | None = None
 
     def to_request(self, deadline: float) -> Request:
         """Raises InvalidArgument where a message holds something other than text."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stop) > 4:
             raise InvalidArgument(f"'stop' has {len(stop)} entries; at most 4", code="bad_parameter", param="stop")
-        return Request(
+        request = Request(
             model=self.model,
             messages=tuple(_message(number, body) for number, body in enumerate(self.messages)),
             sampling=Sampling(
@@ -61,6 +64,8 @@ class ChatBody(BaseModel):
             user=self.user or "",
             deadline=deadline,
         )
+        _refuse_half_characters(request)
+        return request
 
     def _extra(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
@@ -71,6 +76,19 @@ class RouteBody(ChatBody):
 
     include_prompt: bool = False
     stream: Literal[False] = False
+
+
+def _refuse_half_characters(request: Request) -> None:
+    """JSON can write a lone surrogate ("\\ud800"); no text can hold it, so nothing behind this door could."""
+    texts = {"model": request.model, "user": request.user}
+    for number, message in enumerate(request.messages):
+        texts[f"messages[{number}].role"] = message.role
+        texts[f"messages[{number}].content"] = message.content
+    for param, text in texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"'{param}' holds half a character", code="bad_text", param=param) from error
 
 
 def _message(number: int, body: MessageBody) -> Message:

@@ -50,7 +50,6 @@ class EventStream(Response):
     def __init__(self, pieces: AsyncIterator[bytes], headers: dict[str, str]) -> None:
         self.status_code = 200
         self.background = None
-        self.body = b""
         self.init_headers({**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
         self._pieces = pieces
 

@@ -85,7 +85,8 @@ class Retrieval:
     def __init__(
         self, templates: Templates, prompt: str, search: Search, collection: str, top_k: int, required: bool
     ) -> None:
-        templates.try_out(prompt, query="?", passages=[Passage("id", "title", "text", 1.0)])
+        for found in [], [Passage("id", "title", "text", 1.0)]:
+            templates.try_out(prompt, query="?", passages=found)
         self._templates = templates
         self._prompt = prompt
         self._search = search

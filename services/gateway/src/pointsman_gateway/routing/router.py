@@ -7,9 +7,8 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound
 
-from pointsman_gateway.classification.stage import AUTO
 from pointsman_gateway.config.schema import TaskConfig
-from pointsman_gateway.domain import Considered, Decision, Labels, Path, Request
+from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Path, Request
 from pointsman_gateway.routing.policy import choose
 
 PATH_PREFIX = "path:"

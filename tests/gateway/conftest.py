@@ -1,0 +1,93 @@
+"""The gateway among scripted neighbours; the embedding model is the real one."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from doubles.config_folder import ConfigFolder
+from doubles.doors import Door, GrpcDoor, HttpDoor, HttpStreamDoor
+from doubles.engine import ScriptedEngine, running_engine
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.lora_server import ScriptedLoraServer, running_lora_server
+from doubles.retriever import ScriptedRetriever, running_retriever
+from pointsman_embedding import MiniLM
+from pointsman_embedding.prepare import prepare
+from pointsman_servicekit.grpc_client import open_channel
+
+MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    prepare(MODEL)
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def minilm(model_folder: Path) -> MiniLM:
+    return MiniLM.load(model_folder)
+
+
+@pytest.fixture
+def config_folder(tmp_path: Path) -> ConfigFolder:
+    return ConfigFolder(tmp_path / "config")
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[ScriptedEngine]:
+    async with running_engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def second_engine() -> AsyncIterator[ScriptedEngine]:
+    async with running_engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def lora_server() -> AsyncIterator[ScriptedLoraServer]:
+    async with running_lora_server() as lora_server:
+        yield lora_server
+
+
+@pytest.fixture
+async def retriever() -> AsyncIterator[ScriptedRetriever]:
+    async with running_retriever() as retriever:
+        yield retriever
+
+
+@pytest.fixture
+def neighbours(
+    engine: ScriptedEngine,
+    lora_server: ScriptedLoraServer,
+    retriever: ScriptedRetriever,
+    config_folder: ConfigFolder,
+    model_folder: Path,
+) -> Neighbours:
+    return Neighbours(engine, lora_server, retriever, config_folder, {"embedding_model": model_folder})
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    """Up, with an engine that is ready and holds both adapters."""
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_http_client(gateway) as client:
+        yield client
+
+
+@pytest.fixture(params=["http", "http-stream", "grpc"])
+async def door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[Door]:
+    if request.param == "grpc":
+        async with open_channel(gateway.grpc_address) as channel:
+            yield GrpcDoor(channel)
+    else:
+        async with open_http_client(gateway) as client:
+            yield HttpDoor(client) if request.param == "http" else HttpStreamDoor(client)

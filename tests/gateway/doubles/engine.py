@@ -1,0 +1,138 @@
+"""An OpenAI-compatible engine that answers as scripted, over real HTTP."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer with an error instead of a stream."""
+
+    status: int
+    body: Any
+
+
+class Break:
+    """Cuts the connection."""
+
+
+BREAK = Break()
+DONE = b"data: [DONE]\n\n"
+
+Step = dict[str, Any] | bytes | asyncio.Event | Break
+"""An event to send, raw bytes to send, a thing to wait for, or the end of the connection."""
+
+Script = Callable[[Mapping[str, Any]], Refusal | Sequence[Step]]
+
+
+class ScriptedEngine:
+    """Records what it is asked, and counts what it is busy with."""
+
+    def __init__(self) -> None:
+        self.script: Script = lambda body: answer("Hello", " there")
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.running = 0
+        self.sent = 0
+        """Events since the last request came."""
+        self.url = ""
+
+    def says(self, *steps: Step) -> None:
+        self.script = lambda body: steps
+
+    def refuses(self, status: int, body: Any) -> None:
+        self.script = lambda asked: Refusal(status, body)
+
+    @property
+    def system(self) -> str:
+        """The system message of the last request."""
+        first = self.bodies[-1]["messages"][0]
+        return first["content"] if first["role"] == "system" else ""
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.bodies.append(body)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        script = self.script(body)
+        if isinstance(script, Refusal):
+            return web.Response(status=script.status, text=json.dumps(script.body), content_type="application/json")
+        self.running += 1
+        self.sent = 0
+        try:
+            return await self._stream(request, script)
+        finally:
+            self.running -= 1
+
+    async def _stream(self, request: web.Request, script: Sequence[Step]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for step in script:
+            match step:
+                case asyncio.Event():
+                    await step.wait()
+                case Break():
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return response
+                case bytes():
+                    await response.write(step)
+                case _:
+                    await response.write(b"data: " + json.dumps(step).encode() + b"\n\n")
+                    self.sent += 1
+        return response
+
+
+@asynccontextmanager
+async def running_engine() -> AsyncIterator[ScriptedEngine]:
+    engine = ScriptedEngine()
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", engine.chat)
+    # handler_cancellation: as vLLM, it stops working when the caller hangs up.
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield engine
+    finally:
+        await runner.cleanup()
+
+
+def chunk(content: str | None = None, *, index: int = 0, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    """One event; `more` goes into the delta, but for `logprobs`, which stands beside it."""
+    beside = {"logprobs": more.pop("logprobs")} if "logprobs" in more else {}
+    delta = {**({} if content is None else {"content": content}), **more}
+    return {"choices": [{"index": index, "delta": delta, "finish_reason": finish, **beside}]}
+
+
+def usage(prompt_tokens: int = 20, completion_tokens: int = 2, cached_tokens: int = 0) -> dict[str, Any]:
+    counted = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return {"choices": [], "usage": {**counted, "prompt_tokens_details": {"cached_tokens": cached_tokens}}}
+
+
+def beginning(*pieces: str) -> list[Step]:
+    """As vLLM begins: the role, then a piece an event."""
+    return [chunk("", role="assistant"), *(chunk(piece) for piece in pieces)]
+
+
+def answer(*pieces: str, finish: str = "stop", prompt_tokens: int = 20, cached_tokens: int = 0) -> list[Step]:
+    """A whole answer as vLLM sends it, a token a piece."""
+    return [*beginning(*pieces), chunk("", finish=finish), usage(prompt_tokens, len(pieces), cached_tokens), DONE]
+
+
+TOO_LONG = {
+    "error": {
+        "message": "This model's maximum context length is 4096 tokens. However, your request has 5000 input tokens.",
+        "type": "BadRequestError",
+        "param": "input_tokens",
+        "code": 400,
+    }
+}
+"""As vLLM words it."""

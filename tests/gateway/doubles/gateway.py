@@ -1,0 +1,83 @@
+"""The real gateway with both doors on port 0, among scripted neighbours."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway import wiring
+from pointsman_gateway.config.load import load_config
+from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.doors.http import HttpDoor, build_app
+from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.settings import Settings
+from pointsman_servicekit.grpc_server import serving
+
+from doubles.config_folder import ConfigFolder
+from doubles.engine import ScriptedEngine
+from doubles.lora_server import READY, ScriptedLoraServer
+from doubles.retriever import ScriptedRetriever
+from doubles.waiting import until
+
+TRIAGE, VOICE = "triage@3f9a1c0b77de", "voice@0123456789ab"
+"""Adapter versions that the scripted engine holds."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    house: wiring.House
+    url: str
+    grpc_address: str
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of all series of `name` that have these labels."""
+        return sum(
+            sample.value
+            for family in self.house.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+def open_http_client(gateway: Gateway) -> httpx.AsyncClient:
+    # verify=False: nothing is encrypted here, and reading the certificates takes longer than most tests.
+    return httpx.AsyncClient(base_url=gateway.url, timeout=10, verify=False)
+
+
+@dataclass
+class Neighbours:
+    """What stands around a gateway."""
+
+    engine: ScriptedEngine
+    lora_server: ScriptedLoraServer
+    retriever: ScriptedRetriever
+    config: ConfigFolder
+    settings: dict[str, Any]
+    """Of the gateway's settings, those that a test wants otherwise."""
+
+    async def ready(self) -> None:
+        """The engine is up, and holds both adapters."""
+        aliases = {"triage@prod": TRIAGE, "voice@prod": VOICE}
+        await self.lora_server.say(READY, url=self.engine.url, resident=[TRIAGE, VOICE], aliases=aliases)
+
+    @asynccontextmanager
+    async def gateway(self) -> AsyncIterator[Gateway]:
+        """A gateway that has heard of its engine's state."""
+        self.config.models["engines"]["local"]["lora_server"] = self.lora_server.address
+        settings = Settings(config=self.config.write(), retriever=self.retriever.address, **self.settings)
+        config = load_config(settings.config)
+        async with wiring.building(settings, config) as house:
+            door = HttpDoor(house.pipeline, house.engines, house.models.names, house.registry, settings.request_timeout)
+            servicer = GatewayServicer(house.pipeline, settings.request_timeout)
+
+            def register(server: Any) -> None:
+                gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
+
+            async with (
+                serving("127.0.0.1:0", [SERVICE], register, grace=1) as grpc_server,
+                serving_http(build_app(door), "127.0.0.1:0", grace=1) as address,
+            ):
+                await until(lambda: "no word" not in house.engines.get("local").detail)
+                yield Gateway(house, f"http://{address}", grpc_server.address)

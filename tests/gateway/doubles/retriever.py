@@ -1,0 +1,38 @@
+"""A retriever that finds what a test has laid out."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman.v1 import retriever_pb2_grpc
+from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.grpc_server import serving
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
+
+
+class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
+    def __init__(self) -> None:
+        self.address = ""
+        self.passages = [pb.Passage(document_id="bicycles.md", title="Bicycles", text="Bicycles ride free.", score=0.9)]
+        self.error: PointsmanError | None = None
+        self.asked: list[pb.SearchRequest] = []
+
+    async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
+        self.asked.append(request)
+        if self.error:
+            raise self.error
+        return pb.SearchResponse(passages=self.passages[: request.top_k], version=1)
+
+
+@asynccontextmanager
+async def running_retriever() -> AsyncIterator[ScriptedRetriever]:
+    scripted = ScriptedRetriever()
+
+    def register(server: Any) -> None:
+        retriever_pb2_grpc.add_RetrieverServicer_to_server(scripted, server)
+
+    async with serving("127.0.0.1:0", [SERVICE], register, grace=0) as server:
+        scripted.address = server.address
+        yield scripted

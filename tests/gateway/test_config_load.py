@@ -1,0 +1,271 @@
+"""A configuration folder is read into one checked whole, or the message says what would be right."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from doubles.config_folder import ConfigFolder
+from pointsman_gateway import wiring
+from pointsman_gateway.__main__ import check
+from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.domain import Kind
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"
+
+
+def load_and_check(folder: Path) -> Config:
+    config = load_config(folder, {})
+    wiring.check(config)
+    return config
+
+
+def test_a_good_folder_is_read_as_it_is_written(config_folder: ConfigFolder) -> None:
+    config = load_and_check(config_folder.write())
+    assert list(config.paths.paths) == list(config_folder.paths)
+    assert config.models.models["tiny"].prices.completion == 4.0
+    assert config.examples["triage"][0].output == '{"intent": "lost_item"}'
+    assert config.examples["chat"][0].output is None
+    assert config.prompts["persona.txt"] == "You are Wren."
+
+
+def test_the_help_desks_configuration_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(EXAMPLE) == 0
+    assert "7 paths, 5 tasks, all well" in capsys.readouterr().out
+
+
+def test_an_output_that_is_an_object_becomes_one_line_of_json(config_folder: ConfigFolder) -> None:
+    folder = config_folder.write()
+    (folder / "tasks" / "chat.jsonl").write_text('{"text": "Hé", "output": {"a": "é"}}\n\n{"text": "Ho"}\n')
+    assert [(e.text, e.output) for e in load_config(folder, {}).examples["chat"]] == [
+        ("Hé", '{"a": "é"}'),
+        ("Ho", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("small_talk", Kind.PROMPT),
+        ("triage_few_shot", Kind.PROMPT),
+        ("handbook", Kind.RAG),
+        ("triage_adapter", Kind.LORA),
+        ("letter", Kind.HYBRID),
+        ("adapter_few_shot", Kind.HYBRID),
+        ("adapter_persona", Kind.LORA),
+    ],
+)
+def test_a_paths_kind_follows_from_what_it_is_made_of(config_folder: ConfigFolder, path: str, kind: Kind) -> None:
+    for name, like in [("adapter_few_shot", "triage_few_shot"), ("adapter_persona", "small_talk")]:
+        config_folder.paths[name] = config_folder.paths[like] | {"adapter": "triage@prod"}
+    config = load_and_check(config_folder.write())
+    assert wiring._path(path, config.paths.paths[path]).kind is kind
+
+
+def _set(part: str, *keys: str | int, to: object) -> Callable[[ConfigFolder], None]:
+    def bend(config: ConfigFolder) -> None:
+        inner = getattr(config, part)
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = to
+
+    return bend
+
+
+def _drop(part: str, *keys: str) -> Callable[[ConfigFolder], None]:
+    def bend(config: ConfigFolder) -> None:
+        inner = getattr(config, part)
+        for key in keys[:-1]:
+            inner = inner[key]
+        del inner[keys[-1]]
+
+    return bend
+
+
+SEVERAL = [{"persona": {"prompt": "persona.txt"}, "zero_shot": {"prompt": "answer.txt"}}]
+TWICE = [{"persona": {"prompt": "persona.txt"}}, {"persona": {"prompt": "persona.txt"}}]
+FEW = {"few_shot": {"task": "policy", "count": 1}}
+NO_SUCH_TASK = {"few_shot": {"task": "sonnets", "count": 1}}
+NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "passages.txt"}}
+
+
+@pytest.mark.parametrize(
+    ("bend", "message"),
+    [
+        # models.yaml
+        (_drop("models", "models", "tiny", "prices", "cached"), "models.yaml: 'models.tiny.prices.cached' is missing"),
+        (
+            _set("models", "models", "tiny", "prices", "prompt", to=-1),
+            "'models.tiny.prices.prompt': Input should be gr",
+        ),
+        (_drop("models", "retrieval"), "models.yaml: 'retrieval' is missing"),
+        (_set("models", "engines", "local", "model", to="huge"), "engine 'local' serves model 'huge'; known: tiny"),
+        (
+            _set(
+                "models",
+                "models",
+                "idle",
+                to={"context_window": 1, "prices": {"prompt": 1, "cached": 1, "completion": 1}},
+            ),
+            "models.yaml: no engine serves model 'idle'",
+        ),
+        (_set("models", "engines", "local", "url", to="http://x"), "an engine has either a lora_server"),
+        (_set("models", "engines", "local", to={"model": "tiny"}), "an engine has either a lora_server"),
+        # paths.yaml
+        (_set("paths", "handbook", "model", to="huge"), "path 'handbook' names model 'huge'; known: tiny"),
+        (
+            _set("paths", "small_talk", "strategies", 0, "persona", "prompt", to="wren.txt"),
+            "path 'small_talk' names prompt 'wren.txt'; known: answer.txt, passages.txt, persona.txt, steps.txt, tri",
+        ),
+        (
+            _set("paths", "small_talk", "strategies", to=[NO_SUCH_TASK]),
+            "path 'small_talk' names the examples of task 'sonnets'; known: chat, policy, triage",
+        ),
+        (
+            _set("paths", "small_talk", "strategies", to=[FEW]),
+            "path 'small_talk' wants 1 examples of task 'policy' that",
+        ),
+        (
+            _set("paths", "small_talk", "strategies", to=TWICE),
+            "path 'small_talk' has a strategy twice: persona, persona",
+        ),
+        (
+            _set("paths", "small_talk", "strategies", to=SEVERAL),
+            "an entry names one strategy; known: zero_shot, persona",
+        ),
+        (
+            _set("paths", "small_talk", "strategies", to=[NO_SUCH_COLLECTION_KEY]),
+            "unknown key 'paths.small_talk.strategies.0.retrieval.collections'; known here: collection, top_k",
+        ),
+        (
+            _set("paths", "small_talk", "temprature", to=1),
+            "unknown key 'paths.small_talk.temprature'; known here: model, a",
+        ),
+        (_set("paths", "small_talk", "adapter", to="../voice"), "'paths.small_talk.adapter': String should match"),
+        (_set("paths", "small_talk", "max_tokens", to=0), "'paths.small_talk.max_tokens': Input should be greater"),
+        (
+            _set("models", "engines", "local", to={"model": "tiny", "url": "http://127.0.0.1:1"}),
+            "path 'triage_adapter' needs an engine with a lora_server for 'tiny'",
+        ),
+        # tasks.yaml
+        (
+            _set("rest_of_tasks", "default_path", to="nowhere"),
+            "default_path is 'nowhere'; known: handbook, letter, safe",
+        ),
+        (
+            _set("rest_of_tasks", "classifier", to={"keep_rate": 1.5}),
+            "'classifier.keep_rate': Input should be less than 1",
+        ),
+        (
+            _set("tasks", "chat", "policy", to={"fixed": "nowhere"}),
+            "task 'chat' names path 'nowhere'; known: handbook, ",
+        ),
+        (_set("tasks", "chat", "policy", to={"split": {"nowhere": 1}}), "task 'chat' names path 'nowhere'"),
+        (_set("tasks", "chat", "fallback", to=["nowhere"]), "task 'chat' names path 'nowhere'"),
+        (_set("tasks", "chat", "policy", to={}), "a policy is either fixed: PATH or split: {PATH: WEIGHT, ...}"),
+        (
+            _set("tasks", "chat", "policy", to={"fixed": "small_talk", "split": {"handbook": 1}}),
+            "a policy is either fixed: PATH or split",
+        ),
+        (
+            _set("tasks", "chat", "policy", to={"split": {"handbook": 0}}),
+            "'tasks.chat.policy.split.handbook': Input should",
+        ),
+        (
+            _set("tasks", "chat", "rules", to=[{"name": "r", "regex": "("}]),
+            "rule 'r' of task 'chat': bad regex: missing )",
+        ),
+        (
+            _set("tasks", "chat", "rules", to=[{"name": "r"}]),
+            "rule 'r' has no condition; known: metadata, regex, json_sc",
+        ),
+        (
+            _set("tasks", "unknown", to={"examples": "x", "policy": {"fixed": "handbook"}}),
+            "'unknown' is the task of requ",
+        ),
+        (_set("tasks", "chat", "examples", to="tasks/none.jsonl"), "none.jsonl is missing (a task's examples)"),
+        # examples
+        (_set("examples", "chat", to=[("Hello", None)]), "task 'chat' has 1 example(s); write two or more"),
+        (
+            _set("examples", "chat", to=[("Are bicycles allowed on the train?", None), ("Hi", None)]),
+            "tasks 'policy' and 'chat' share the example 'Are bicycles allowed on the train?'",
+        ),
+        # prompts
+        (_set("prompts", "persona.txt", to="{{ query "), "prompts/persona.txt is not a template: "),
+        (
+            _set("prompts", "persona.txt", to="{{ passages }}"),
+            "path 'small_talk': prompts/persona.txt: 'passages' is undefined; known variables: query",
+        ),
+        (
+            _set("prompts", "passages.txt", to="{% if passages %}ok{% else %}{{ nothing }}{% endif %}"),
+            "prompts/passages.txt: 'nothing' is undefined; known variables: query, passages",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_in_words_that_help(
+    config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None], message: str
+) -> None:
+    bend(config_folder)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_and_check(config_folder.write())
+
+
+def test_one_task_alone_is_nothing_to_choose_between(config_folder: ConfigFolder) -> None:
+    del config_folder.tasks["policy"], config_folder.tasks["chat"]
+    with pytest.raises(ConfigError, match="there is nothing to choose between; write two tasks or more"):
+        load_and_check(config_folder.write())
+
+
+@pytest.mark.parametrize("file", ["models.yaml", "paths.yaml", "tasks.yaml"])
+def test_a_missing_file_is_named(config_folder: ConfigFolder, file: str) -> None:
+    (config_folder.write() / file).unlink()
+    with pytest.raises(ConfigError, match=f"{file} is missing"):
+        load_config(config_folder.folder, {})
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no configuration folder .*nowhere"):
+        load_config(tmp_path / "nowhere", {})
+
+
+def test_what_is_not_yaml_is_told_with_its_place(config_folder: ConfigFolder) -> None:
+    (config_folder.write() / "paths.yaml").write_text("paths: [")
+    with pytest.raises(ConfigError, match=r"(?s)paths.yaml is not YAML: .*line 1"):
+        load_config(config_folder.folder, {})
+
+
+def test_a_name_that_stands_twice_is_refused_and_not_dropped(config_folder: ConfigFolder) -> None:
+    file = config_folder.write() / "paths.yaml"
+    file.write_text(file.read_text() + "  handbook: {model: tiny}\n")
+    with pytest.raises(ConfigError, match=r"(?s)paths.yaml is not YAML: 'handbook' stands twice.*line \d+"):
+        load_config(config_folder.folder, {})
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"text": 5}', '{"text": "  "}', '{"texts": "x"}'])
+def test_a_bad_example_is_told_by_file_and_line(config_folder: ConfigFolder, line: str) -> None:
+    (config_folder.write() / "tasks" / "chat.jsonl").write_text('{"text": "Hello"}\n' + line + "\n")
+    with pytest.raises(ConfigError, match=r"chat.jsonl:2 (is not JSON|must be an object with a non-empty \"text\")"):
+        load_config(config_folder.folder, {})
+
+
+def test_variables_are_taken_from_the_environment_or_their_default(config_folder: ConfigFolder) -> None:
+    config_folder.models["engines"]["local"]["lora_server"] = "${LORA_HOST:-127.0.0.1}:${LORA_PORT}"
+    folder = config_folder.write()
+    served = load_config(folder, {"LORA_PORT": "9"}).models.engines["local"].lora_server
+    assert served == "127.0.0.1:9"
+    served = load_config(folder, {"LORA_PORT": "9", "LORA_HOST": "gpu-1"}).models.engines["local"].lora_server
+    assert served == "gpu-1:9"
+    with pytest.raises(ConfigError, match=r"models.yaml needs the environment variable LORA_PORT, which is not set"):
+        load_config(folder, {})
+
+
+def test_a_key_is_named_in_the_file_and_read_from_the_environment(
+    config_folder: ConfigFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config_folder.models["engines"]["cloud"] = {"model": "tiny", "url": "http://x/", "api_key_env": "CLOUD_KEY"}
+    engine = load_config(config_folder.write(), {}).models.engines["cloud"]
+    monkeypatch.delenv("CLOUD_KEY", raising=False)
+    with pytest.raises(ConfigError, match="engine 'cloud' needs the environment variable CLOUD_KEY"):
+        wiring._engine("cloud", engine)
+    monkeypatch.setenv("CLOUD_KEY", "sk-1")
+    assert wiring._engine("cloud", engine).api_key == "sk-1"

@@ -1,0 +1,311 @@
+"""What both doors do alike: every test goes through HTTP, HTTP with streaming, and gRPC."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
+from doubles.doors import Door
+from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk
+from doubles.gateway import TRIAGE, Gateway, Neighbours
+from doubles.lora_server import READY, STARTING
+from doubles.retriever import ScriptedRetriever
+from doubles.waiting import until
+from pointsman_servicekit.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PointsmanError,
+    Unavailable,
+)
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+USER = {"role": "user", "content": IN_CHAT}
+
+
+async def test_an_answer_carries_text_usage_cost_and_its_path(door: Door, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " from", " Wren", prompt_tokens=100, cached_tokens=64))
+    got = await door.ask(IN_CHAT)
+    assert got.text == "Hello from Wren"
+    assert (got.finish_reason, got.model, got.path, got.kind) == ("stop", "tiny", "small_talk", "prompt")
+    assert (got.prompt_tokens, got.completion_tokens, got.cached_tokens) == (100, 3, 64)
+    assert got.cost_parts_usd == pytest.approx({"prompt": 36e-6, "cached": 16e-6, "completion": 12e-6})
+    assert got.cost_usd == pytest.approx(64e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "kind", "model"),
+    [
+        (IN_TRIAGE, "triage_adapter", "lora", TRIAGE),
+        (IN_POLICY, "handbook", "rag", "tiny"),
+        (IN_CHAT, "small_talk", "prompt", "tiny"),
+        (IN_NONE, "safe_start", "rag", "tiny"),
+    ],
+)
+async def test_a_text_takes_its_tasks_path(door: Door, text: str, path: str, kind: str, model: str) -> None:
+    got = await door.ask(text)
+    assert (got.path, got.kind, got.model) == (path, kind, model)
+
+
+async def test_passages_are_shown_to_the_engine_and_named_in_the_receipt(door: Door, engine: ScriptedEngine) -> None:
+    got = await door.ask(IN_POLICY)
+    assert engine.system == "Answer from the handbook.\n\n[Bicycles] Bicycles ride free."
+    assert got.sources == ["bicycles.md"]
+    assert got.cost_parts_usd["retrieval"] == pytest.approx(0.00005)
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "answers"),
+    [
+        ("path:letter", "letter", "voice@0123456789ab"),
+        ("triage@prod", "adapter:triage@prod", TRIAGE),
+        (TRIAGE, f"adapter:{TRIAGE}", TRIAGE),
+        ("tiny", "tiny", "tiny"),
+    ],
+)
+async def test_a_named_path_adapter_or_model_is_taken(door: Door, model: str, path: str, answers: str) -> None:
+    got = await door.ask(IN_CHAT, model)
+    assert got.model == answers
+    assert (await door.route(IN_CHAT, model))["reason"] == "forced"
+    assert got.path == path
+
+
+async def test_sampling_reaches_the_engine_with_the_paths_values_in_the_gaps(
+    door: Door, engine: ScriptedEngine
+) -> None:
+    await door.ask(IN_TRIAGE, top_p=0.5, seed=11, stop=["END"], max_tokens=7, response_format={"type": "json_object"})
+    body = engine.bodies[-1]
+    assert {name: body[name] for name in ("max_tokens", "temperature", "top_p", "seed", "stop")} == {
+        "max_tokens": 7, "temperature": 0, "top_p": 0.5, "seed": 11, "stop": ["END"],
+    }  # fmt: skip
+    assert body["response_format"] == {"type": "json_object"}
+    assert body["stream_options"] == {"include_usage": True}
+
+
+async def test_metadata_can_decide_by_a_rule(door: Door) -> None:
+    decision = await door.route(IN_CHAT, metadata={"source": "inbox"})
+    assert (decision["task"], decision["path"], decision["reason"]) == ("triage", "triage_adapter", "rule:inbox")
+    assert decision["stage"] == "rule:inbox"
+
+
+async def test_a_decision_says_what_was_considered(door: Door) -> None:
+    decision = await door.route(IN_TRIAGE)
+    assert (decision["task"], decision["reason"], decision["stage"]) == ("triage", "policy:fixed", "classifier")
+    assert [(c["path"], c["outcome"]) for c in decision["considered"]] == [
+        ("triage_adapter", "chosen"),
+        ("triage_few_shot", "fallback"),
+        ("safe_start", "fallback"),
+    ]
+    assert next(iter(decision["probabilities"])) == "triage"
+    assert sum(decision["probabilities"].values()) == pytest.approx(1)
+    assert decision["expected_cost_usd"] > 0
+
+
+async def test_a_decision_alone_generates_nothing_and_costs_nothing(
+    door: Door, engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    await door.route(IN_POLICY)
+    assert engine.bodies == []
+    assert gateway.metric("pointsman_requests_total") == 0
+
+
+async def test_a_decision_can_show_the_prompt_that_would_be_sent(door: Door, engine: ScriptedEngine) -> None:
+    shown = await door.route([SYSTEM, {"role": "user", "content": IN_POLICY}], include_prompt=True)
+    await door.ask([SYSTEM, {"role": "user", "content": IN_POLICY}])
+    assert shown["prompt"] == engine.bodies[-1]["messages"]
+
+
+BAD_REQUESTS: list[tuple[dict[str, Any], type[PointsmanError], str, str]] = [
+    ({"messages": []}, InvalidArgument, "empty_messages", "messages"),
+    ({"messages": "  \n"}, InvalidArgument, "empty_message", "messages"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, InvalidArgument, "bad_role", "messages[0].role"),
+    ({"messages": "x", "model": ""}, InvalidArgument, "missing_model", "model"),
+    ({"messages": "x", "model": "gpt-nonsense"}, NotFound, "unknown_model", "model"),
+    ({"messages": "x", "model": "path:nowhere"}, NotFound, "unknown_model", "model"),
+    ({"messages": "x", "model": "nobody@prod"}, NotFound, "unknown_model", "model"),
+    ({"messages": "x", "temperature": 2.5}, InvalidArgument, "bad_parameter", "temperature"),
+    ({"messages": "x", "top_p": 0}, InvalidArgument, "bad_parameter", "top_p"),
+    ({"messages": "x", "max_tokens": 0}, InvalidArgument, "bad_parameter", "max_tokens"),
+    ({"messages": "x", "stop": list("abcde")}, InvalidArgument, "bad_parameter", "stop"),
+    ({"messages": "x", "user": "u" * 513}, InvalidArgument, "bad_parameter", "user"),
+    ({"messages": "x", "metadata": {str(i): "" for i in range(17)}}, InvalidArgument, "bad_parameter", "metadata"),
+    ({"messages": "x", "metadata": {"k": "v" * 513}}, InvalidArgument, "bad_parameter", "metadata"),
+]
+
+
+async def test_a_bad_request_is_refused_with_the_same_code_and_never_reaches_the_engine(
+    door: Door, engine: ScriptedEngine
+) -> None:
+    for request, *expected in BAD_REQUESTS:
+        with pytest.raises(PointsmanError) as told:
+            await door.ask(**request)
+        assert [type(told.value), told.value.code, told.value.param] == expected, request
+    assert engine.bodies == []
+
+
+async def test_an_unknown_path_is_told_the_known_ones(door: Door) -> None:
+    with pytest.raises(NotFound, match=r"unknown model 'path:nowhere'; known: path:triage_adapter, .*path:safe_start"):
+        await door.ask("x", "path:nowhere")
+
+
+async def test_a_prompt_over_the_context_window_is_the_callers_error(door: Door, engine: ScriptedEngine) -> None:
+    engine.refuses(400, TOO_LONG)
+    with pytest.raises(InvalidArgument, match="maximum context length is 4096") as told:
+        await door.ask(IN_TRIAGE)
+    assert (told.value.code, told.value.param) == ("context_length_exceeded", "messages")
+    assert len(engine.bodies) == 1  # no other path would take it either
+
+
+async def test_a_failing_engine_is_unavailable_with_a_time_to_come_again(door: Door, engine: ScriptedEngine) -> None:
+    engine.refuses(500, {"error": {"message": "CUDA said no"}})
+    with pytest.raises(Unavailable, match="engine 'local' answered 500: CUDA said no") as told:
+        await door.ask(IN_CHAT, "tiny")
+    assert (told.value.code, told.value.retry_after) == ("engine_error", 1.0)
+
+
+async def test_an_engine_that_is_not_up_yet_is_unavailable_and_says_what_it_does(
+    door: Door, neighbours: Neighbours, gateway: Gateway
+) -> None:
+    await neighbours.lora_server.say(STARTING, detail="loading weights")
+    await until(lambda: not gateway.house.engines.any_ready)
+    with pytest.raises(Unavailable, match="loading weights") as told:
+        await door.ask(IN_CHAT)
+    assert (told.value.code, told.value.retry_after) == ("engine_not_ready", 5.0)
+
+
+@pytest.mark.parametrize("end", [[BREAK], [], [{"error": {"message": "out of memory", "code": 500}}, DONE]])
+async def test_an_answer_that_is_cut_is_an_error_and_never_a_clean_end(
+    door: Door, engine: ScriptedEngine, gateway: Gateway, end: list[Any]
+) -> None:
+    engine.says(*beginning("Hel"), *end)
+    with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
+        await door.ask(IN_CHAT)
+    assert told.value.code == "engine_unavailable"
+    assert len(engine.bodies) == 1  # after the first token no other path is taken
+    assert gateway.metric("pointsman_requests_total", outcome="engine_unavailable", path="small_talk") == 1
+
+
+async def test_before_its_first_token_a_failure_moves_to_the_next_path(
+    door: Door, engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    engine.script = lambda body: [BREAK] if body["model"] == TRIAGE else answer("sorted")
+    got = await door.ask(IN_TRIAGE)
+    assert (got.text, got.path, got.model) == ("sorted", "triage_few_shot", "tiny")
+    assert gateway.metric("pointsman_fallbacks_total", source="triage_adapter", target="triage_few_shot") == 1
+    assert gateway.metric("pointsman_requests_total", outcome="ok", path="triage_few_shot") == 1
+
+
+async def test_a_role_alone_is_no_first_token(door: Door, engine: ScriptedEngine) -> None:
+    engine.script = lambda body: [*beginning(), BREAK] if body["model"] == TRIAGE else answer("sorted")
+    assert (await door.ask(IN_TRIAGE)).path == "triage_few_shot"
+
+
+async def test_a_retriever_that_is_needed_and_away_moves_to_the_default_path(
+    door: Door, retriever: ScriptedRetriever, engine: ScriptedEngine
+) -> None:
+    retriever.error = Unavailable("no disk", code="store_unavailable")
+    got = await door.ask(IN_POLICY)
+    assert (got.path, got.sources) == ("safe_start", [])
+    assert engine.system == "Think step by step.\n\nNothing found."
+
+
+async def test_an_adapter_that_is_not_resident_is_passed_over(
+    door: Door, neighbours: Neighbours, gateway: Gateway
+) -> None:
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url)
+    await until(lambda: not gateway.house.engines.get("local").resident)
+    assert (await door.ask(IN_TRIAGE)).path == "triage_few_shot"
+    decision = await door.route(IN_TRIAGE)
+    assert decision["reason"] == "availability"
+    assert decision["considered"][0] == {
+        "path": "triage_adapter",
+        "outcome": "skipped",
+        "reason": "adapter 'triage@prod' is not resident on any engine",
+    }
+
+
+@pytest.fixture
+def room_for_three(neighbours: Neighbours) -> None:
+    neighbours.settings["max_in_flight"] = 3
+
+
+async def test_too_many_requests_at_once_are_told_to_come_again(
+    room_for_three: None, door: Door, engine: ScriptedEngine, gateway: Gateway
+) -> None:
+    first_token = asyncio.Event()
+    engine.says(first_token, *answer("late"))
+    asked = [asyncio.create_task(door.ask(IN_CHAT)) for _ in range(3)]
+    await until(lambda: engine.running == 3)
+    with pytest.raises(Unavailable) as told:
+        await door.ask(IN_CHAT)
+    assert (told.value.code, told.value.retry_after) == ("overloaded", 1.0)
+    first_token.set()
+    assert {got.text for got in await asyncio.gather(*asked)} == {"late"}
+    assert (await door.ask(IN_CHAT)).text == "late"
+    assert gateway.metric("pointsman_in_flight") == 0
+
+
+async def test_a_gateway_that_stops_lets_nobody_in(door: Door, gateway: Gateway) -> None:
+    gateway.house.pipeline.admission.closing = True
+    with pytest.raises(Unavailable) as told:
+        await door.ask(IN_CHAT)
+    assert (told.value.code, told.value.retry_after) == ("shutting_down", 1.0)
+
+
+@pytest.mark.parametrize("pieces", [(), ("Hel", "lo")])
+async def test_a_client_that_hangs_up_stops_the_engine_and_is_metered(
+    door: Door, engine: ScriptedEngine, gateway: Gateway, pieces: tuple[str, ...]
+) -> None:
+    engine.says(*beginning(*pieces), asyncio.Event(), *answer("never"))
+    asked = asyncio.create_task(door.ask(IN_CHAT))
+    await until(lambda: engine.running == 1 and engine.sent == 1 + len(pieces))
+    assert gateway.metric("pointsman_in_flight") == 1
+    asked.cancel()
+    await until(lambda: engine.running == 0, within=1)
+    await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled", path="small_talk") == 1)
+    assert gateway.metric("pointsman_in_flight") == 0
+
+
+@pytest.fixture
+def mistaken_prompt(neighbours: Neighbours) -> None:
+    neighbours.config.prompts["persona.txt"] = "{% if 'Hello' in query %}{{ 'ours' / 2 }}{% endif %}"
+
+
+async def test_a_mistake_of_ours_is_told_by_an_id_alone(
+    mistaken_prompt: None, door: Door, gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Internal, match=r"^internal error") as told:
+        await door.ask(IN_CHAT)
+    assert told.value.code == "internal"
+    assert "TypeError" not in told.value.message
+    told_id = told.value.message.rstrip(")").split()[-1]
+    assert caplog.text.count("TypeError: unsupported operand") == 1  # one traceback
+    assert told_id in caplog.text
+    assert gateway.metric("pointsman_requests_total", outcome="internal") == 1
+
+
+@pytest.fixture
+def impatient(neighbours: Neighbours) -> None:
+    neighbours.settings["request_timeout"] = 0.3
+
+
+@pytest.mark.parametrize("pieces", [(), ("Hel",)])
+async def test_the_gateways_own_deadline_ends_a_request(
+    impatient: None, door: Door, engine: ScriptedEngine, gateway: Gateway, pieces: tuple[str, ...]
+) -> None:
+    engine.says(*beginning(*pieces), asyncio.Event())
+    with pytest.raises(PointsmanError, match="time ran out") as told:
+        await door.ask(IN_CHAT)
+    assert told.value.code == "deadline_exceeded"
+    assert pieces or isinstance(told.value, DeadlineExceeded)
+    await until(lambda: engine.running == 0)
+    assert gateway.metric("pointsman_requests_total", outcome="deadline_exceeded") == 1
+
+
+async def test_tool_calls_and_their_finish_reason_pass_through(door: Door, engine: ScriptedEngine) -> None:
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "refund", "arguments": "{}"}}
+    engine.says(chunk(tool_calls=[call]), chunk("", finish="tool_calls"), DONE)
+    got = await door.ask(IN_CHAT, tools=[{"type": "function", "function": {"name": "refund"}}])
+    assert got.finish_reason == "tool_calls"
+    assert engine.bodies[-1]["tools"][0]["function"]["name"] == "refund"

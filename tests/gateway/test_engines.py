@@ -1,0 +1,111 @@
+"""What the gateway knows of its engines, as their lora-servers tell it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
+from doubles.waiting import until
+from pointsman_gateway.backends.engines import Engine, Engines, follow
+from pointsman_gateway.domain import Path
+from pointsman_servicekit.errors import Unavailable
+
+PLAIN = Path("plain", "tiny")
+ADAPTED = Path("adapted", "tiny", adapter="triage@prod")
+URL = "http://127.0.0.1:8101"
+VERSION, NEXT = "triage@3f9a1c0b77de", "triage@0123456789ab"
+
+
+@pytest.fixture
+async def engines(lora_server: ScriptedLoraServer) -> AsyncIterator[Engines]:
+    engines = Engines([Engine("local", "tiny", api_key="sk-1")])
+    following = asyncio.create_task(follow(engines, "local", lora_server.address))
+    await until(lambda: lora_server.watchers)
+    yield engines
+    following.cancel()
+    await asyncio.wait([following])
+
+
+async def test_an_engine_is_not_ready_before_it_says_so(engines: Engines, lora_server: ScriptedLoraServer) -> None:
+    await until(lambda: engines.get("local").detail == "loading weights")
+    assert not engines.any_ready
+    assert engines.why_not(PLAIN) == "no engine for 'tiny' is ready: local: loading weights"
+    with pytest.raises(Unavailable, match="path 'plain': no engine for 'tiny' is ready") as told:
+        engines.targets(PLAIN)
+    assert (told.value.code, told.value.retry_after) == ("engine_not_ready", 5.0)
+
+
+async def test_an_alias_leads_to_the_resident_version(engines: Engines, lora_server: ScriptedLoraServer) -> None:
+    await lora_server.say(READY, url=URL + "/", resident=[VERSION], aliases={"triage@prod": VERSION})
+    await until(lambda: engines.any_ready)
+    (target,) = engines.targets(ADAPTED)
+    assert (target.model, target.engine.url, target.engine.api_key) == (VERSION, URL, "sk-1")
+    assert [target.model for target in engines.targets(PLAIN)] == ["tiny"]
+
+
+async def test_an_alias_that_moves_leads_to_the_next_version_at_once(
+    engines: Engines, lora_server: ScriptedLoraServer
+) -> None:
+    for version in (VERSION, NEXT):
+        await lora_server.say(READY, url=URL, resident=[VERSION, NEXT], aliases={"triage@prod": version})
+        await until(lambda version=version: engines.get("local").adapter_version("triage@prod") == version)
+    assert engines.get("local").adapter_version(VERSION) == VERSION  # by its own name still
+
+
+async def test_an_alias_of_a_version_that_is_not_resident_leads_nowhere(
+    engines: Engines, lora_server: ScriptedLoraServer
+) -> None:
+    await lora_server.say(READY, url=URL, resident=[VERSION], aliases={"triage@prod": NEXT})
+    await until(lambda: engines.any_ready)
+    assert engines.why_not(ADAPTED) == "adapter 'triage@prod' is not resident on any engine"
+    with pytest.raises(Unavailable) as told:
+        engines.targets(ADAPTED)
+    assert told.value.code == "adapter_not_resident"
+
+
+async def test_an_engine_that_goes_down_is_left_out(engines: Engines, lora_server: ScriptedLoraServer) -> None:
+    await lora_server.say(READY, url=URL)
+    await until(lambda: engines.any_ready)
+    await lora_server.say(DOWN, detail="exited with code 1; starting again in 4 s")
+    await until(lambda: not engines.any_ready)
+    assert "exited with code 1" in (engines.why_not(PLAIN) or "")
+
+
+async def test_an_engine_that_serves_another_model_is_never_used(
+    engines: Engines, lora_server: ScriptedLoraServer
+) -> None:
+    await lora_server.say(READY, url=URL, base_model="huge")
+    await until(lambda: "huge" in engines.get("local").detail)
+    assert "it serves 'huge', not 'tiny' as models.yaml says" in (engines.why_not(PLAIN) or "")
+
+
+async def test_an_engine_serves_on_while_its_lora_server_is_away_and_is_heard_again_after(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engines = Engines([Engine("local", "tiny")])
+    async with running_lora_server() as first:
+        address = first.address
+        following = asyncio.create_task(follow(engines, "local", address))
+        await first.say(READY, url=URL, resident=[VERSION])
+        await until(lambda: engines.any_ready)
+    await until(lambda: "engine local: its lora-server " in caplog.text)
+    assert engines.targets(PLAIN)[0].engine.resident == {VERSION}
+    async with running_lora_server(address) as second:
+        await second.say(STARTING, detail="started again")
+        await until(lambda: engines.get("local").detail == "started again")
+        following.cancel()
+        await asyncio.wait([following])
+
+
+def test_all_engines_that_can_answer_are_targets_in_their_order() -> None:
+    resident = frozenset({VERSION})
+    engines = Engines(
+        [
+            Engine("down", "tiny", "http://a", ready=False, resident=resident),
+            Engine("bare", "tiny", "http://b", ready=True),
+            Engine("other", "huge", "http://c", ready=True, resident=resident),
+            Engine("full", "tiny", "http://d", ready=True, resident=resident),
+        ]
+    )
+    assert [target.engine.name for target in engines.targets(PLAIN)] == ["bare", "full"]
+    assert [target.engine.name for target in engines.targets(Path("p", "tiny", adapter=VERSION))] == ["full"]

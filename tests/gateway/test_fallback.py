@@ -1,0 +1,97 @@
+"""Two engines for one model: the next one answers, as long as nothing has been said."""
+
+import asyncio
+
+import pytest
+from doubles.config_folder import IN_CHAT, IN_TRIAGE
+from doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
+from doubles.gateway import Gateway, Neighbours
+from doubles.waiting import until
+from pointsman_gateway.domain import Chunk, Event, Finished, Message, Request, Started
+from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
+
+
+@pytest.fixture(autouse=True)
+def two_engines(neighbours: Neighbours, second_engine: ScriptedEngine) -> None:
+    neighbours.config.models["engines"]["spare"] = {"model": "tiny", "url": second_engine.url}
+    second_engine.says(*answer("from", " the", " second"))
+
+
+async def answered(gateway: Gateway, text: str = IN_CHAT, seconds: float = 10) -> list[Event]:
+    deadline = asyncio.get_running_loop().time() + seconds
+    request = Request("auto", (Message("user", text),), deadline=deadline)
+    return [event async for event in gateway.house.pipeline.answer(request)]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.content for event in events if isinstance(event, Chunk))
+
+
+@pytest.mark.parametrize("script", [[BREAK], [*beginning(), BREAK], [], [b"data: [DONE]\n\n"]])
+async def test_a_broken_first_engine_falls_over_before_the_first_token(
+    gateway: Gateway, engine: ScriptedEngine, script: list[object]
+) -> None:
+    engine.says(*script)  # type: ignore[arg-type]
+    events = await answered(gateway)
+    assert text_of(events) == "from the second"
+    assert len(engine.bodies) == 1
+
+
+@pytest.mark.parametrize("status", [404, 429, 500, 503])
+async def test_an_engine_that_refuses_falls_over(gateway: Gateway, engine: ScriptedEngine, status: int) -> None:
+    engine.refuses(status, {"error": {"message": "not now"}})
+    events = await answered(gateway)
+    assert text_of(events) == "from the second"
+    started, finished = events[0], events[-1]
+    assert isinstance(started, Started)
+    assert isinstance(finished, Finished)
+    assert started.decision.reason == "policy:fixed"  # it is the same path
+    assert finished.receipt.usage.completion_tokens == 3
+
+
+async def test_after_the_first_token_no_other_engine_is_asked(
+    gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    engine.says(*beginning("Hel"), BREAK)
+    with pytest.raises(Unavailable, match="engine 'local' failed"):
+        await answered(gateway)
+    assert second_engine.bodies == []
+
+
+async def test_a_request_that_the_engine_finds_wrong_is_not_tried_elsewhere(
+    gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    engine.refuses(400, TOO_LONG)
+    with pytest.raises(InvalidArgument):
+        await answered(gateway)
+    assert second_engine.bodies == []
+
+
+async def test_when_all_engines_fail_the_last_ones_error_is_told(
+    gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    engine.refuses(500, "a")
+    second_engine.refuses(500, "b")
+    with pytest.raises(Unavailable, match="engine 'spare' answered 500"):
+        await answered(gateway)
+
+
+async def test_an_adapters_path_asks_only_engines_that_hold_it(
+    gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    engine.refuses(500, "x")
+    events = await answered(gateway, IN_TRIAGE)
+    started = events[0]
+    assert isinstance(started, Started)
+    assert (started.decision.path.name, started.decision.reason) == ("triage_few_shot", "fallback")
+    assert [body["model"] for body in second_engine.bodies] == ["tiny"]
+
+
+async def test_time_spent_on_a_hanging_engine_is_not_given_to_the_next(
+    gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    engine.says(asyncio.Event())
+    with pytest.raises(DeadlineExceeded):
+        await answered(gateway, seconds=0.2)
+    assert second_engine.bodies == []
+    await until(lambda: engine.running == 0)

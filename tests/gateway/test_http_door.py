@@ -1,0 +1,355 @@
+"""What is the HTTP door's own: OpenAI's API as its client knows it, headers, and bodies of every kind."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
+from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from doubles.lora_server import STARTING
+from doubles.waiting import until
+from openai.types.chat import ChatCompletionMessageParam
+
+CHAT = "/v1/chat/completions"
+USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": IN_CHAT}]
+
+
+def asking(text: str = IN_CHAT, **more: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(
+        base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, http_client=open_http_client(gateway)
+    ) as client:
+        yield client
+
+
+# -- with OpenAI's own client
+
+
+async def test_openais_client_gets_a_plain_answer(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " you", prompt_tokens=30, cached_tokens=16))
+    got = await client.chat.completions.create(model="auto", messages=USER)
+    assert (got.choices[0].message.role, got.choices[0].message.content) == ("assistant", "Hello you")
+    assert (got.choices[0].finish_reason, got.model, got.object) == ("stop", "tiny", "chat.completion")
+    assert got.usage is not None
+    assert got.usage.prompt_tokens_details is not None
+    assert (got.usage.total_tokens, got.usage.prompt_tokens_details.cached_tokens) == (32, 16)
+
+
+async def test_openais_synchronous_client_works_too(gateway: Gateway, engine: ScriptedEngine) -> None:
+    def ask() -> str | None:
+        with (
+            httpx.Client(verify=False) as http,
+            openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", http_client=http) as client,
+        ):
+            return client.chat.completions.create(model="auto", messages=USER).choices[0].message.content
+
+    assert await asyncio.to_thread(ask) == "Hello there"
+
+
+async def test_openais_client_gets_a_stream(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+    engine.says(*answer("a", "b"))
+    chunks = [c async for c in await client.chat.completions.create(model="auto", messages=USER, stream=True)]
+    assert [c.choices[0].delta.content for c in chunks] == ["a", "b", None]
+    assert [c.choices[0].delta.role for c in chunks] == ["assistant", None, None]
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert len({(c.id, c.created, c.model, c.object) for c in chunks}) == 1
+    assert all(c.usage is None for c in chunks)
+
+
+async def test_usage_comes_last_in_a_stream_where_it_is_asked_for(client: openai.AsyncOpenAI) -> None:
+    stream = await client.chat.completions.create(
+        model="auto", messages=USER, stream=True, stream_options={"include_usage": True}
+    )
+    *_, last = [c async for c in stream]
+    assert last.choices == []
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens, last.usage.total_tokens) == (20, 2, 22)
+    assert last.model_extra is not None
+    assert last.model_extra["pointsman"]["path"] == "small_talk"
+
+
+async def test_openais_client_gathers_tool_calls(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "refund", "arguments": ""}}
+    pieces = [{"index": 0, "function": {"arguments": part}} for part in ('{"booking":', ' "AB12"}')]
+    second = {"index": 1, "id": "c2", "type": "function", "function": {"name": "notify", "arguments": "{}"}}
+    engine.says(
+        *(chunk(tool_calls=[c]) for c in (call, *pieces, second)), chunk("", finish="tool_calls"), usage(), DONE
+    )
+    got = await client.chat.completions.create(model="auto", messages=USER)
+    calls = got.choices[0].message.tool_calls
+    assert calls is not None
+    assert [(c.id, c.function.name, c.function.arguments) for c in calls if c.type == "function"] == [
+        ("c1", "refund", '{"booking": "AB12"}'),
+        ("c2", "notify", "{}"),
+    ]
+    assert got.choices[0].message.content is None
+    assert got.choices[0].finish_reason == "tool_calls"
+
+
+async def test_several_choices_and_their_logprobs_stay_apart(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine
+) -> None:
+    def piece(content: str, index: int, finish: str | None = None) -> dict[str, Any]:
+        logprob = {"token": content, "logprob": -0.5, "bytes": None, "top_logprobs": []}
+        return chunk(content, index=index, finish=finish, logprobs={"content": [logprob]})
+
+    engine.says(piece("b", 1), piece("a", 0), piece("B", 1, "length"), piece("A", 0, "stop"), usage(), DONE)
+    got = await client.chat.completions.create(model="auto", messages=USER, n=2, logprobs=True)
+    assert engine.bodies[0]["n"] == 2
+    assert [(c.message.content, c.finish_reason) for c in got.choices] == [("aA", "stop"), ("bB", "length")]
+    assert [[p.token for p in c.logprobs.content or []] for c in got.choices if c.logprobs] == [["a", "A"], ["b", "B"]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_errors_are_openais_own_types(client: openai.AsyncOpenAI, engine: ScriptedEngine, stream: bool) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await client.chat.completions.create(model="nobody", messages=USER, stream=stream)
+    assert (unknown.value.code, unknown.value.param, unknown.value.type) == (
+        "unknown_model", "model", "invalid_request_error",
+    )  # fmt: skip
+    engine.refuses(400, TOO_LONG)
+    with pytest.raises(openai.BadRequestError) as too_long:
+        await client.chat.completions.create(model="auto", messages=USER, stream=stream)
+    assert too_long.value.code == "context_length_exceeded"
+    engine.refuses(500, {})
+    with pytest.raises(openai.InternalServerError) as failed:
+        await client.chat.completions.create(model="tiny", messages=USER, stream=stream)
+    assert (failed.value.status_code, failed.value.code, failed.value.type) == (503, "engine_error", "server_error")
+    assert failed.value.response.headers["retry-after"] == "1"
+
+
+async def test_an_error_in_a_stream_is_raised_by_openais_client(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine
+) -> None:
+    engine.says(*beginning("Hel"), BREAK)
+    stream = await client.chat.completions.create(model="auto", messages=USER, stream=True)
+    assert (await anext(stream)).choices[0].delta.content == "Hel"
+    with pytest.raises(openai.APIError, match="engine 'local' failed"):
+        await anext(stream)
+
+
+async def test_models_lists_what_a_request_may_name(client: openai.AsyncOpenAI) -> None:
+    assert [model.id async for model in client.models.list()] == [
+        "auto", "tiny", "path:triage_adapter", "path:triage_few_shot", "path:handbook", "path:letter",
+        "path:small_talk", "path:safe_start", "triage@prod", "voice@prod",
+    ]  # fmt: skip
+
+
+# -- the stream as it is on the wire
+
+
+async def test_a_stream_ends_with_done_and_a_broken_one_with_an_error_event(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    response = await http.post(CHAT, json=asking(stream=True))
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert "content-length" not in response.headers
+    assert response.text.endswith("data: [DONE]\n\n")
+    engine.says(*beginning("Hel"), BREAK)
+    broken = await http.post(CHAT, json=asking(stream=True))
+    assert "[DONE]" not in broken.text
+    last = json.loads(broken.text.strip().rpartition("data: ")[2])
+    assert (last["error"]["code"], last["error"]["type"]) == ("engine_unavailable", "server_error")
+
+
+async def test_a_piece_is_sent_as_soon_as_it_comes(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    wait = asyncio.Event()
+    engine.says(*beginning("first"), wait, *answer("second"))
+    async with http.stream("POST", CHAT, json=asking(stream=True)) as response:
+        lines = response.aiter_lines()
+        assert "first" in await anext(lines)
+        wait.set()
+        assert "second" in "".join([line async for line in lines])
+
+
+# -- headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_decision_is_in_the_headers(http: httpx.AsyncClient, gateway: Gateway, stream: bool) -> None:
+    headers = (await http.post(CHAT, json=asking(IN_TRIAGE, stream=stream))).headers
+    assert (headers["x-pointsman-task"], headers["x-pointsman-path"]) == ("triage", "triage_adapter")
+    assert (headers["x-pointsman-kind"], headers["x-pointsman-reason"]) == ("lora", "policy:fixed")
+    assert headers["x-pointsman-decision-id"].startswith("dec_")
+    assert 0 < float(headers["x-pointsman-confidence"]) <= 1
+    assert float(headers["x-pointsman-overhead-ms"]) > 0
+    if not stream:  # a stream's cost is known at its end
+        assert float(headers["x-pointsman-cost-usd"]) == pytest.approx(28e-6)
+
+
+async def test_a_fallback_shows_in_the_headers(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    engine.script = lambda body: [BREAK] if body["model"] == TRIAGE else answer("sorted")
+    headers = (await http.post(CHAT, json=asking(IN_TRIAGE))).headers
+    assert (headers["x-pointsman-path"], headers["x-pointsman-reason"]) == ("triage_few_shot", "fallback")
+
+
+async def test_a_request_id_is_kept_and_reaches_the_engine(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    given = await http.post(CHAT, json=asking(), headers={"x-request-id": "abc-123"})
+    assert given.headers["x-request-id"] == engine.headers[0]["x-request-id"] == "abc-123"
+    made = [(await http.get("/healthz")).headers["x-request-id"] for _ in range(2)]
+    assert len(set(made)) == 2
+    odd = await http.get("/healthz", headers={"x-request-id": "a" * 500})
+    assert odd.headers["x-request-id"] == "a" * 64
+
+
+async def test_a_client_may_shorten_the_deadline(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    engine.says(asyncio.Event())
+    late = await http.post(CHAT, json=asking(), headers={"x-request-timeout": "0.1"})
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    past = await http.post(CHAT, json=asking(), headers={"x-request-timeout": "-1"})
+    assert (past.status_code, past.json()["error"]["code"]) == (504, "deadline_exceeded")
+    wrong = await http.post(CHAT, json=asking(), headers={"x-request-timeout": "soon"})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "x-request-timeout")
+    await until(lambda: engine.running == 0)
+
+
+async def test_before_its_engine_is_up_a_gateway_lives_and_is_not_ready(
+    neighbours: Neighbours, gateway: Gateway, http: httpx.AsyncClient
+) -> None:
+    assert (await http.get("/readyz")).status_code == 200
+    await neighbours.lora_server.say(STARTING, detail="loading weights")
+    await until(lambda: not gateway.house.engines.any_ready)
+    assert (await http.get("/healthz")).text == "ok\n"
+    not_ready = await http.get("/readyz")
+    assert (not_ready.status_code, not_ready.headers["retry-after"]) == (503, "5")
+    refused = await http.post(CHAT, json=asking())
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert refused.json()["error"]["code"] == "engine_not_ready"
+
+
+async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
+    await http.post(CHAT, json=asking(IN_POLICY))
+    metrics = await http.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain; version=")
+    line = 'pointsman_requests_total{kind="rag",outcome="ok",path="handbook",task="policy"} 1.0'
+    assert line in metrics.text
+    assert "process_resident_memory_bytes" in metrics.text
+
+
+# -- bodies of every kind
+
+
+async def test_text_parts_are_joined(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    parts = [{"type": "text", "text": "Hello, how are "}, {"type": "text", "text": "you today?"}]
+    response = await http.post(CHAT, json={"model": "auto", "messages": [{"role": "user", "content": parts}]})
+    assert response.headers["x-pointsman-task"] == "chat"
+    assert engine.bodies[0]["messages"][-1]["content"] == IN_CHAT
+
+
+async def test_a_conversation_with_tools_goes_to_the_engine_as_it_is(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "hi", "name": "ann"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "c1"},
+    ]
+    await http.post(CHAT, json={"model": "tiny", "messages": messages})
+    messages[1]["content"] = ""
+    assert engine.bodies[0]["messages"] == messages
+
+
+IMAGE = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
+
+
+MALFORMED: list[tuple[Any, str | None, str | None]] = [
+    (b"{", "bad_json", None),
+    (b"", "bad_parameter", None),
+    (b"\xff\xfe{}", "bad_json", None),
+    (b"[]", "bad_parameter", None),
+    (b"null", "bad_parameter", None),
+    (b"{}", "missing_model", "model"),
+    (asking(messages="hello"), "bad_parameter", "messages"),
+    (asking(messages=[]), "empty_messages", "messages"),
+    (asking(messages=[{"content": "x"}]), "bad_parameter", "messages.0.role"),
+    (asking(messages=[{"role": "user", "content": 5}]), "bad_parameter", "messages.0.content.str"),
+    (asking(messages=[{"role": "user", "content": None}]), "empty_message", "messages"),
+    (asking(messages=[{"role": "user", "content": []}]), "empty_message", "messages"),
+    (asking(messages=[{"role": "user", "content": IMAGE}]), "unsupported_content", "messages[0].content[1]"),
+    (asking(model=5), "bad_parameter", "model"),
+    (asking(model=None), "bad_parameter", "model"),
+    (asking(stream="maybe"), "bad_parameter", "stream"),
+    (asking(max_tokens="many"), "bad_parameter", "max_tokens"),
+    (asking(max_tokens=1.5), "bad_parameter", "max_tokens"),
+    (asking(max_completion_tokens=0), "bad_parameter", "max_completion_tokens"),
+    (asking(temperature=-1), "bad_parameter", "temperature"),
+    (b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}', None, "temperature"),
+    (asking(seed=2**70), "bad_parameter", "seed"),
+    (asking(seed=-1), "bad_parameter", "seed"),
+    (asking(metadata={"a": 5}), "bad_parameter", "metadata.a"),
+    (asking(stop=[1]), "bad_parameter", None),
+    (b'{"model": "auto", "messages": [{"role": "user", "content": "\\ud800"}]}', "bad_text", "messages[0].content"),
+    (
+        b'{"model": "auto", "messages": [{"role": "user", "content": [{"type": "text", "text": "\\ud800"}]}]}',
+        "bad_text",
+        None,
+    ),
+    (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}', "bad_text", "model"),
+    (b'{"model": "auto", "messages": [{"role": "\\ud800", "content": "x"}]}', "bad_text", "messages[0].role"),
+    (b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "metadata": {"\\ud800": 5}}', None, None),
+    (b"[" * 100_000, None, None),
+]
+"""Body, code and parameter; None where pydantic's own word for it is as good as another."""
+
+
+@pytest.mark.parametrize("route", [CHAT, "/v1/route"])
+async def test_a_malformed_body_is_the_clients_error_in_openais_shape(
+    http: httpx.AsyncClient, engine: ScriptedEngine, route: str
+) -> None:
+    for body, code, param in MALFORMED:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        response = await http.post(route, content=content, headers={"content-type": "application/json"})
+        assert response.status_code == 400, body
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["type"] == "invalid_request_error"
+        assert error["message"]
+        assert error["code"] == code or code is None, body
+        assert error["param"] == param or param is None, body
+    assert engine.bodies == []
+
+
+async def _pieces(total: int) -> AsyncIterator[bytes]:
+    for _ in range(total // 65536):
+        yield b" " * 65536
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_a_body_that_is_too_large_is_refused(http: httpx.AsyncClient, in_pieces: bool) -> None:
+    total = 9 * 1024 * 1024
+    content = _pieces(total) if in_pieces else b" " * total
+    response = await http.post(CHAT, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "body_too_large"
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v1/nothing", 404), ("GET", CHAT, 405), ("POST", "/v1/models", 405)]
+)
+async def test_an_unknown_route_is_told_in_openais_shape(
+    http: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    response = await http.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, "unknown_route")
+
+
+async def test_a_route_request_cannot_be_streamed(http: httpx.AsyncClient) -> None:
+    response = await http.post("/v1/route", json=asking(stream=True))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "stream")
+
+
+async def test_a_connection_outlives_refusals(http: httpx.AsyncClient) -> None:
+    for _ in range(5):
+        assert (await http.post(CHAT, content=b"{")).status_code == 400
+        assert (await http.post(CHAT, json=asking())).status_code == 200

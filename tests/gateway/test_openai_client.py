@@ -1,0 +1,194 @@
+"""The client of OpenAI-compatible engines, against an engine that follows a script."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+import pytest
+from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
+from doubles.waiting import until
+from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.domain import Chunk, Message, Sampling, Usage
+from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.logs import request_id
+
+PLAIN = Sampling()
+
+Stream = Callable[..., AsyncIterator[Chunk]]
+
+
+@pytest.fixture
+async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
+    """Calls the engine; `seconds` are left to the deadline."""
+    async with aiohttp.ClientSession() as session:
+        client = OpenAIClient(session)
+
+        def call(
+            *, seconds: float = 10, url: str = "", sampling: Sampling = PLAIN, **more: Any
+        ) -> AsyncIterator[Chunk]:
+            deadline = asyncio.get_running_loop().time() + seconds
+            messages = more.pop("messages", (Message("user", "hi"),))
+            return client.stream(Call("a", url or engine.url, "tiny", messages, sampling, deadline, **more))
+
+        yield call
+
+
+async def collect(chunks: AsyncIterator[Chunk], into: list[Chunk] | None = None) -> list[Chunk]:
+    got = [] if into is None else into
+    async for piece in chunks:
+        got.append(piece)  # what came before an error counts
+    return got
+
+
+async def test_an_answer_is_its_pieces_its_end_and_its_usage(engine: ScriptedEngine, stream: Stream) -> None:
+    engine.says(*answer("Hel", "lo", prompt_tokens=30, cached_tokens=16))
+    assert await collect(stream()) == [
+        Chunk(content="Hel"), Chunk(content="lo"), Chunk(finish_reason="stop"), Chunk(usage=Usage(30, 2, 16)),
+    ]  # fmt: skip
+
+
+async def test_usage_without_details_has_no_cached_tokens(engine: ScriptedEngine, stream: Stream) -> None:
+    counted = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": None}}
+    engine.says(*beginning("x"), counted, DONE)
+    assert (await collect(stream()))[-1].usage == Usage(3, 1, 0)
+
+
+async def test_tool_calls_reasoning_and_logprobs_are_kept(engine: ScriptedEngine, stream: Stream) -> None:
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "refund", "arguments": "{"}}
+    logprobs = {"content": [{"token": "a", "logprob": -0.1}]}
+    engine.says(
+        chunk(tool_calls=[call]), chunk("a", reasoning="hm", logprobs=logprobs), chunk("b", index=1), usage(), DONE
+    )
+    called, reasoned, second, _ = await collect(stream())
+    assert called.extra == {"delta": {"tool_calls": [call]}}
+    assert reasoned.extra == {"delta": {"reasoning": "hm"}, "logprobs": logprobs}
+    assert (second.index, second.content) == (1, "b")
+
+
+async def test_the_engine_is_asked_for_exactly_what_the_call_says(engine: ScriptedEngine, stream: Stream) -> None:
+    sampling = Sampling(5, 0.0, 0.5, 0, ("END",), extra={"tools": [1], "model": "not this", "stream": False})
+    token = request_id.set("abc-123")
+    await collect(stream(sampling=sampling, api_key="sk-1", messages=[Message("tool", "4", {"tool_call_id": "c1"})]))
+    request_id.reset(token)
+    assert engine.bodies == [
+        {
+            "model": "tiny",
+            "messages": [{"role": "tool", "content": "4", "tool_call_id": "c1"}],
+            "max_tokens": 5,
+            "temperature": 0.0,
+            "top_p": 0.5,
+            "seed": 0,
+            "stop": ["END"],
+            "tools": [1],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
+    sent = engine.headers[0]
+    assert (sent["x-request-id"], sent["authorization"]) == ("abc-123", "Bearer sk-1")
+    assert sent["accept-encoding"] == "identity"
+
+
+async def test_without_wishes_the_engines_own_values_stand(engine: ScriptedEngine, stream: Stream) -> None:
+    await collect(stream())
+    assert set(engine.bodies[0]) == {"model", "messages", "stream", "stream_options"}
+    assert "authorization" not in engine.headers[0]
+
+
+@pytest.mark.parametrize(
+    ("ending", "message"),
+    [
+        ([], "the stream ended without \\[DONE\\]"),
+        ([BREAK], "engine 'a' failed: "),
+        ([{"error": {"message": "out of memory", "type": "InternalServerError"}}, DONE], "out of memory"),
+        ([{"error": "out of memory"}, DONE], "out of memory"),
+        ([b"data: {not json\n\n", DONE], "an event of its stream cannot be read: b'{not json'"),
+        ([b"data: 5\n\n", DONE], "an event of its stream cannot be read: b'5'"),
+        ([b'data: {"choices": [], "usage": {"total": 1}}\n\n', DONE], "an event of its stream cannot be read"),
+        ([b"data: " + b"x" * (5 << 20)], "a line of the stream is too long"),
+    ],
+)
+async def test_a_stream_that_ends_otherwise_than_with_done_is_an_error(
+    engine: ScriptedEngine, stream: Stream, ending: list[Step], message: str
+) -> None:
+    engine.says(*beginning("Hel"), *ending)
+    got: list[Chunk] = []
+    with pytest.raises(Unavailable, match=message) as told:
+        await collect(stream(), got)
+    assert got == [Chunk(content="Hel")]
+    assert (told.value.code, told.value.retry_after) == ("engine_unavailable", 1.0)
+
+
+async def test_events_may_come_in_any_cut_with_comments_between(engine: ScriptedEngine, stream: Stream) -> None:
+    wait = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, wait.set)
+    head, tail = b'data: {"choices": [{"index": 0, "delta": {"content": "H\xc3', b'\xa9"}}]}\r\n\r\n'
+    engine.says(b": ping\n\nevent: message\n", head, wait, tail, b"data:[DONE]\n\n")
+    assert await collect(stream()) == [Chunk(content="Hé")]
+
+
+VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadRequestError", "param": "top_k", "code": 400}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "family", "code", "param", "message"),
+    [
+        (400, TOO_LONG, InvalidArgument, "context_length_exceeded", "messages", "This model's maximum context length"),
+        (400, VALIDATION, InvalidArgument, "engine_refused", "top_k", "top_k must be 1 or more"),
+        (422, {"detail": "no"}, InvalidArgument, "engine_refused", None, '{"detail": "no"}'),
+        (400, [1], InvalidArgument, "engine_refused", None, "[1]"),
+        (
+            404,
+            {"error": {"message": "no such model"}},
+            Unavailable,
+            "engine_error",
+            None,
+            "engine 'a' answered 404: no",
+        ),
+        (500, "boom", Unavailable, "engine_error", None, "engine 'a' answered 500: \"boom\""),
+        (503, {}, Unavailable, "engine_error", None, "engine 'a' answered 503: {}"),
+        (302, {}, Unavailable, "engine_error", None, "engine 'a' answered 302: {}"),
+    ],
+)
+async def test_a_refusal_is_the_callers_error_or_the_engines(
+    engine: ScriptedEngine,
+    stream: Stream,
+    status: int,
+    body: Any,
+    family: type[PointsmanError],
+    code: str,
+    param: str | None,
+    message: str,
+) -> None:
+    engine.refuses(status, body)
+    with pytest.raises(PointsmanError) as told:
+        await collect(stream())
+    assert (type(told.value), told.value.code, told.value.param) == (family, code, param)
+    assert told.value.message.startswith(message)
+
+
+async def test_an_engine_that_is_not_there_is_unavailable(stream: Stream) -> None:
+    with pytest.raises(Unavailable, match="engine 'a' failed: ") as told:
+        await collect(stream(url="http://127.0.0.1:1"))
+    assert told.value.code == "engine_unavailable"
+
+
+@pytest.mark.parametrize("pieces", [(), ("Hel",)])
+async def test_the_deadline_ends_a_call_and_the_engines_work(
+    engine: ScriptedEngine, stream: Stream, pieces: tuple[str, ...]
+) -> None:
+    engine.says(*beginning(*pieces), asyncio.Event())
+    with pytest.raises(DeadlineExceeded, match="time ran out"):
+        await collect(stream(seconds=0.1))
+    await until(lambda: engine.running == 0)
+
+
+async def test_closing_the_iterator_stops_the_engine(engine: ScriptedEngine, stream: Stream) -> None:
+    engine.says(*beginning("Hel", "lo"), asyncio.Event())
+    async with aclosing(stream()) as chunks:  # type: ignore[type-var]  # a generator's
+        assert (await anext(chunks)).content == "Hel"
+        assert engine.running == 1
+    await until(lambda: engine.running == 0, within=1)

@@ -1,0 +1,138 @@
+"""The gateway as a process: it starts, says where it listens, drains, and stops with a clear word."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, ConfigFolder
+from doubles.doors import GrpcDoor
+from doubles.engine import ScriptedEngine, answer, beginning
+from doubles.gateway import Neighbours
+from doubles.waiting import until
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.grpc_client import open_channel
+
+
+async def start(*arguments: str, **settings: str) -> asyncio.subprocess.Process:
+    environment = os.environ | {f"POINTSMAN_GATEWAY_{name.upper()}": value for name, value in settings.items()}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pointsman_gateway", *arguments,
+        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def settings(neighbours: Neighbours, model_folder: Path) -> dict[str, str]:
+    await neighbours.ready()
+    neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
+    return {
+        "config": str(neighbours.config.write()),
+        "embedding_model": str(model_folder),
+        "retriever": neighbours.retriever.address,
+        "http_listen": "127.0.0.1:0",
+        "grpc_listen": "127.0.0.1:0",
+    }
+
+
+@pytest.fixture
+async def process(settings: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await start(**settings)
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+async def addresses(process: asyncio.subprocess.Process) -> tuple[str, ...]:
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        async for line in process.stderr:
+            found = re.search(r"HTTP on (127.0.0.1:[1-9]\d*), gRPC on (127.0.0.1:[1-9]\d*)", line.decode())
+            if found:
+                return found.groups()
+    raise AssertionError("it ended before it said where it listens")
+
+
+async def test_it_finishes_what_it_has_begun_and_begins_nothing_new_before_it_stops(
+    process: asyncio.subprocess.Process, engine: ScriptedEngine
+) -> None:
+    http_address, grpc_address = await addresses(process)
+    go_on = asyncio.Event()
+    engine.says(*beginning("first"), go_on, *answer(" last"))
+    async with httpx.AsyncClient(base_url=f"http://{http_address}", verify=False, timeout=10) as client:
+        await _ready(client)
+        body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}
+        asked = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+        await until(lambda: engine.sent == 2)
+        process.send_signal(signal.SIGTERM)
+        await _refused(http_address)
+        async with open_channel(grpc_address) as channel:
+            with pytest.raises(Unavailable, match="the gateway is shutting down"):
+                await GrpcDoor(channel).ask(IN_CHAT)
+        go_on.set()
+        assert (await asked).json()["choices"][0]["message"]["content"] == "first last"
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def _ready(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(10):
+        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.01)
+
+
+async def _refused(address: str) -> None:
+    """Returns once nobody is let in at `address` any more."""
+    host, _, port = address.rpartition(":")
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, int(port))
+            except OSError:
+                return
+            writer.close()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_stops_it_cleanly(process: asyncio.subprocess.Process, which: signal.Signals) -> None:
+    await addresses(process)
+    process.send_signal(which)
+    _, errors = await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 0
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.parametrize("door", ["http_listen", "grpc_listen"])
+async def test_a_taken_port_is_told_by_its_address(settings: dict[str, str], engine: ScriptedEngine, door: str) -> None:
+    taken = engine.url.removeprefix("http://")
+    code, out, errors = await ended(await start(**settings | {door: taken}))
+    assert (code, out) == (1, "")
+    assert f"pointsman_gateway: cannot listen on {taken}: " in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_missing_embedding_model_is_told(settings: dict[str, str], tmp_path: Path) -> None:
+    code, _, errors = await ended(await start(**settings | {"embedding_model": str(tmp_path / "none")}))
+    assert code == 1
+    assert re.search(rf"^pointsman_gateway: .*{tmp_path / 'none'}", errors, re.M)
+
+
+async def test_a_configuration_can_be_checked_alone(config_folder: ConfigFolder) -> None:
+    good = await ended(await start("--check", str(config_folder.write())))
+    assert good == (0, f"{config_folder.folder}: 6 paths, 3 tasks, all well\n", "")
+    config_folder.paths["handbook"]["model"] = "huge"
+    code, out, errors = await ended(await start("--check", str(config_folder.write())))
+    assert (code, out) == (1, "")
+    assert errors == "pointsman_gateway: paths.yaml: path 'handbook' names model 'huge'; known: tiny\n"
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[Any, str, str]:
+    out, errors = await asyncio.wait_for(process.communicate(), 30)
+    return process.returncode, out.decode(), errors.decode()

@@ -1,0 +1,168 @@
+"""Each strategy alone, and what they make together."""
+
+import numpy as np
+import pytest
+from pointsman_gateway.config.load import ConfigError, Example
+from pointsman_gateway.domain import Decision, Message, Passage, Path, Request, Vector
+from pointsman_gateway.prompts.draft import Draft
+from pointsman_gateway.prompts.stage import Prompts
+from pointsman_gateway.prompts.strategies import FewShot, Instruction, Retrieval, apply_all
+from pointsman_gateway.prompts.templates import Templates
+from pointsman_servicekit.errors import Unavailable
+
+TEMPLATES = Templates(
+    {
+        "persona.txt": "You are Wren.",
+        "about.txt": "The question is: {{ query }}",
+        "passages.txt": "{% for p in passages %}[{{ p.title }}] {{ p.text }}{% else %}Nothing.{% endfor %}",
+    }
+)
+PASSAGE = Passage("bikes.md", "Bikes", "They ride free.", 0.9)
+VECTOR = np.array([1, 0, 0], np.float32)
+
+
+def draft_of(*messages: Message, vector: Vector | None = VECTOR) -> Draft:
+    return Draft(Request("auto", messages or (Message("user", "May my bike ride?"),), deadline=99), vector)
+
+
+def texts(draft: Draft) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in draft.messages()]
+
+
+class Found:
+    """Implements `Search`."""
+
+    def __init__(self, *passages: Passage) -> None:
+        self._passages = passages
+        self.asked: list[tuple[object, ...]] = []
+
+    async def search(
+        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
+    ) -> tuple[Passage, ...]:
+        self.asked.append((collection, query, vector, top_k, deadline))
+        return self._passages
+
+
+class Lost:
+    async def search(
+        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
+    ) -> tuple[Passage, ...]:
+        raise Unavailable("the retriever is away", code="retriever_unavailable")
+
+
+class Embeds:
+    """Implements `Embed`; counts."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    async def embed(self, text: str) -> Vector:
+        self.times += 1
+        return VECTOR
+
+
+async def test_an_instruction_becomes_the_system_message() -> None:
+    made = await Instruction(TEMPLATES, "persona.txt").apply(draft_of())
+    assert texts(made) == [("system", "You are Wren."), ("user", "May my bike ride?")]
+
+
+async def test_the_clients_own_system_message_is_kept_after_ours() -> None:
+    draft = draft_of(Message("system", "Answer in French."), Message("user", "Hi"), Message("system", "And short."))
+    made = await Instruction(TEMPLATES, "persona.txt").apply(draft)
+    assert texts(made) == [("system", "You are Wren.\n\nAnswer in French.\n\nAnd short."), ("user", "Hi")]
+
+
+async def test_without_strategies_the_conversation_goes_as_it_is() -> None:
+    turns = [
+        Message("user", "a"),
+        Message("assistant", "b", {"tool_calls": []}),
+        Message("tool", "c"),
+        Message("user", "d"),
+    ]
+    assert draft_of(*turns).messages() == tuple(turns)
+
+
+@pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% for x in y %}", "{{ query.__class__.__mro__ }}", "}}{{", "{#"])
+async def test_a_users_text_is_never_a_template(text: str) -> None:
+    made = await Instruction(TEMPLATES, "about.txt").apply(draft_of(Message("user", text)))
+    assert texts(made) == [("system", f"The question is: {text}"), ("user", text)]
+
+
+async def test_a_passages_text_is_never_a_template() -> None:
+    retrieval = Retrieval(TEMPLATES, "passages.txt", Found(Passage("d", "{{ 1 }}", "{{ 2 }}", 1)), "c", 1, True)
+    assert texts(await retrieval.apply(draft_of()))[0] == ("system", "[{{ 1 }}] {{ 2 }}")
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ query.__class__ }}", "{{ query.__class__.__mro__ }}", "{{ ''.__class__.__subclasses__() }}"]
+)
+def test_a_prompt_file_cannot_leave_the_sandbox(source: str) -> None:
+    with pytest.raises(ConfigError, match=r"prompts/x: access to attribute .* is unsafe"):
+        Instruction(Templates({"x": source + "{{ query.__class__.mro() }}"}), "x")
+
+
+def few_shot(count: int, embed: Embeds | None, instruction: Instruction | None = None) -> FewShot:
+    examples = [Example("far", "1"), Example("near", "2"), Example("unanswered", None), Example("nearer", "3")]
+    vectors = np.array([[0, 1, 0], [0.8, 0.6, 0], [1, 0, 0], [0.9, 0.1, 0]], np.float32)
+    return FewShot(examples, vectors, count, embed, instruction)
+
+
+async def test_the_nearest_examples_are_shown_the_nearest_last() -> None:
+    embeds = Embeds()
+    made = await few_shot(2, embeds).apply(draft_of())
+    assert texts(made) == [
+        ("user", "near"), ("assistant", "2"), ("user", "nearer"), ("assistant", "3"), ("user", "May my bike ride?"),
+    ]  # fmt: skip
+    assert embeds.times == 0  # the classifier had the vector already
+
+
+async def test_a_request_that_was_not_classified_is_embedded_once_for_all_strategies() -> None:
+    embeds, found = Embeds(), Found()
+    retrieval = Retrieval(TEMPLATES, "passages.txt", found, "c", 1, True)
+    made = await apply_all([few_shot(1, embeds), retrieval], draft_of(vector=None))
+    assert made.examples == (("nearer", "3"),)
+    assert embeds.times == 1
+    assert found.asked[0][2] is VECTOR
+
+
+async def test_the_first_examples_can_be_shown_instead() -> None:
+    made = await few_shot(2, None).apply(draft_of(vector=None))
+    assert made.examples == (("far", "1"), ("near", "2"))
+
+
+async def test_passages_are_looked_up_with_the_vector_and_the_deadline() -> None:
+    found = Found(PASSAGE)
+    made = await Retrieval(TEMPLATES, "passages.txt", found, "handbook", 3, True).apply(draft_of())
+    assert found.asked == [("handbook", "May my bike ride?", VECTOR, 3, 99)]
+    assert (made.passages, made.searches) == ((PASSAGE,), 1)
+    assert texts(made)[0] == ("system", "[Bikes] They ride free.")
+
+
+async def test_a_retriever_that_is_away_is_an_error_where_passages_are_required() -> None:
+    with pytest.raises(Unavailable, match="the retriever is away"):
+        await Retrieval(TEMPLATES, "passages.txt", Lost(), "c", 1, required=True).apply(draft_of())
+
+
+async def test_a_retriever_that_is_away_is_told_to_the_model_where_they_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = await Retrieval(TEMPLATES, "passages.txt", Lost(), "c", 1, required=False).apply(draft_of())
+    assert texts(made)[0] == ("system", "Nothing.")
+    assert "answering without passages: the retriever is away" in caplog.text
+
+
+async def test_strategies_add_their_parts_in_their_order() -> None:
+    retrieval = Retrieval(TEMPLATES, "passages.txt", Found(PASSAGE), "c", 1, True)
+    few = few_shot(1, Embeds(), Instruction(TEMPLATES, "about.txt"))
+    path = Path("mixed", "tiny", strategies=("persona", "few_shot", "retrieval"))
+    decision = Decision("d", "t", 1, path, "r", "s", (), (), vector=VECTOR)
+    request = Request("auto", (Message("system", "Mine."), Message("user", "Bike?")))
+    prompts = Prompts({"mixed": [Instruction(TEMPLATES, "persona.txt"), few, retrieval]})
+    prompt = await prompts.build(request, decision)
+    assert [(m.role, m.content) for m in prompt.messages] == [
+        ("system", "You are Wren.\n\nThe question is: Bike?\n\n[Bikes] They ride free.\n\nMine."),
+        ("user", "nearer"),
+        ("assistant", "3"),
+        ("user", "Bike?"),
+    ]
+    assert (prompt.passages, prompt.searches, set(prompt.seconds)) == ((PASSAGE,), 1, {"prompt", "retrieval"})

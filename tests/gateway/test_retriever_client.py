@@ -1,0 +1,65 @@
+"""The retriever as the gateway calls it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from doubles.retriever import ScriptedRetriever
+from pointsman_gateway.domain import Passage
+from pointsman_gateway.prompts.retriever import RetrieverClient
+from pointsman_servicekit.errors import FailedPrecondition, Unavailable
+from pointsman_servicekit.grpc_client import open_channel
+
+
+@pytest.fixture
+async def client(retriever: ScriptedRetriever) -> AsyncIterator[RetrieverClient]:
+    async with open_channel(retriever.address) as channel:
+        yield RetrieverClient(channel, "minilm-abc")
+
+
+def in_(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_the_vector_travels_with_its_models_fingerprint(
+    client: RetrieverClient, retriever: ScriptedRetriever
+) -> None:
+    passages = await client.search("handbook", "bikes?", np.array([0.5, 0.25], np.float32), 3, in_(5))
+    (asked,) = retriever.asked
+    assert (asked.collection, asked.query, asked.top_k) == ("handbook", "bikes?", 3)
+    assert (asked.vector.fingerprint, list(asked.vector.values)) == ("minilm-abc", [0.5, 0.25])
+    assert passages == (Passage("bicycles.md", "Bicycles", "Bicycles ride free.", pytest.approx(0.9)),)
+
+
+async def test_without_a_vector_the_retriever_embeds(client: RetrieverClient, retriever: ScriptedRetriever) -> None:
+    await client.search("handbook", "bikes?", None, 3, in_(5))
+    assert not retriever.asked[0].HasField("vector")
+
+
+async def test_a_very_long_text_is_searched_by_its_beginning(
+    client: RetrieverClient, retriever: ScriptedRetriever
+) -> None:
+    await client.search("handbook", "é" * 100_000, None, 3, in_(5))
+    assert 0 < len(retriever.asked[0].query.encode()) <= 64 * 1024
+
+
+async def test_what_is_wrong_there_is_never_the_clients_error(
+    client: RetrieverClient, retriever: ScriptedRetriever
+) -> None:
+    retriever.error = FailedPrecondition("made by minilm-xyz", code="fingerprint_mismatch")
+    with pytest.raises(Unavailable, match="collection 'handbook' cannot be searched: made by minilm-xyz") as told:
+        await client.search("handbook", "bikes?", None, 3, in_(5))
+    assert (told.value.code, told.value.retry_after) == ("fingerprint_mismatch", 2.0)
+
+
+async def test_a_search_ends_with_the_requests_deadline(client: RetrieverClient) -> None:
+    with pytest.raises(Unavailable, match="did not answer in time"):
+        await client.search("handbook", "bikes?", None, 3, in_(-1))
+
+
+async def test_a_retriever_that_is_not_there_is_unavailable() -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        with pytest.raises(Unavailable) as told:
+            await RetrieverClient(channel, "m").search("handbook", "bikes?", None, 3, in_(5))
+    assert told.value.code == "retriever_unavailable"

@@ -1,0 +1,136 @@
+"""A policy's share and steadiness, and what the router makes of it."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+from pointsman_gateway.config.schema import Policy, TaskConfig
+from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
+from pointsman_gateway.routing.policy import choose
+from pointsman_gateway.routing.router import Router
+from pointsman_servicekit.errors import NotFound
+
+SPLIT = Policy(split={"a": 9, "b": 1})
+
+
+def test_a_split_sends_each_path_its_share() -> None:
+    counts = Counter(choose(SPLIT, f"user-{number}")[0] for number in range(10_000))
+    assert counts["b"] == pytest.approx(1000, abs=120)  # four standard deviations
+    assert counts.total() == counts["a"] + counts["b"]
+
+
+def test_a_split_keeps_a_user_on_one_side() -> None:
+    for number in range(50):
+        assert len({choose(SPLIT, f"user-{number}") for _ in range(5)}) == 1
+
+
+def test_a_wider_canary_takes_users_in_and_moves_none_out() -> None:
+    narrow, wide = Policy(split={"new": 1, "old": 9}), Policy(split={"new": 3, "old": 7})
+    users = [f"user-{number}" for number in range(2000)]
+    in_narrow, in_wide = ({user for user in users if choose(p, user)[0] == "new"} for p in (narrow, wide))
+    assert in_narrow < in_wide
+
+
+def test_weights_are_relative() -> None:
+    for number in range(200):
+        assert choose(Policy(split={"a": 0.9, "b": 0.1}), str(number)) == choose(SPLIT, str(number))
+
+
+# -- the router
+
+
+class Away:
+    """Implements the router's `Availability`: the reason by path."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self._reasons = reasons
+
+    def why_not(self, path: Path) -> str | None:
+        return self._reasons.get(path.name)
+
+
+class Named:
+    def path_of(self, model: str) -> Path | None:
+        return Path("tiny", "tiny") if model == "tiny" else None
+
+
+class Free:
+    def usd(self, path: Path, request: Request) -> float:
+        return 0.0
+
+
+PATHS = {name: Path(name, "tiny") for name in ("a", "b", "spare", "default")}
+TASKS = {
+    "fixed": TaskConfig(examples="x", policy=Policy(fixed="a"), fallback=("b", "spare")),
+    "split": TaskConfig(examples="x", policy=Policy(split={"a": 1, "b": 1}), fallback=("a", "b")),
+}
+
+
+def decide(task: str, model: str = AUTO, user: str = "", **away: str) -> Decision:
+    router = Router(PATHS, TASKS, "default", Away(away), Named(), Free())
+    labels = Labels(task, 0.8, (), abstained=task == "unknown", stage="classifier")
+    return router.decide(Request(model, (Message("user", "x"),), user=user), labels)
+
+
+def test_a_fixed_policy_keeps_the_fallbacks_and_then_the_default_in_reserve() -> None:
+    decision = decide("fixed")
+    assert (decision.path.name, decision.reason) == ("a", "policy:fixed")
+    assert [path.name for path in decision.alternatives] == ["b", "spare", "default"]
+
+
+def test_a_split_falls_back_to_its_other_side() -> None:
+    decision = decide("split", user="u")
+    others = [path.name for path in decision.alternatives]
+    assert decision.reason == "policy:split"
+    assert sorted([decision.path.name, *others]) == ["a", "b", "default"]
+
+
+def test_an_abstention_goes_to_the_default_alone() -> None:
+    decision = decide("unknown")
+    assert (decision.path.name, decision.reason, decision.alternatives) == ("default", "abstained", ())
+
+
+def test_what_is_away_is_passed_over_with_its_reason() -> None:
+    decision = decide("fixed", a="breaker open", spare="no adapter")
+    assert (decision.path.name, decision.reason) == ("b", "availability")
+    assert decision.considered == (
+        Considered("a", "skipped", "breaker open"),
+        Considered("b", "chosen", "policy:fixed"),
+        Considered("spare", "skipped", "no adapter"),
+        Considered("default", "fallback", "in reserve"),
+    )
+
+
+def test_where_everything_is_away_the_first_is_tried_so_that_its_own_error_is_told() -> None:
+    decision = decide("fixed", a="x", b="x", spare="x", default="x")
+    assert (decision.path.name, decision.alternatives) == ("a", ())
+    assert {considered.outcome for considered in decision.considered} == {"skipped"}
+
+
+@pytest.mark.parametrize(("model", "path"), [("path:spare", "spare"), ("tiny", "tiny")])
+def test_a_forced_name_has_no_alternatives(model: str, path: str) -> None:
+    decision = decide("unknown", model=model)
+    assert (decision.path.name, decision.reason, decision.alternatives) == (path, "forced", ())
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    with pytest.raises(NotFound, match="unknown model 'path:c'; known: path:a, path:b, path:spare, path:default"):
+        decide("unknown", model="path:c")
+    with pytest.raises(NotFound, match="unknown model 'gpt'; known: auto, a model, an adapter alias, or path:NAME"):
+        decide("unknown", model="gpt")
+
+
+def test_each_decision_has_an_id_of_its_own() -> None:
+    assert len({decide("fixed").id for _ in range(100)}) == 100
+
+
+def test_a_fallback_is_written_into_the_decision() -> None:
+    decision = decide("fixed").fallen_back("engine_error").fallen_back("engine_error")
+    assert (decision.path.name, decision.reason) == ("spare", "fallback")
+    assert [path.name for path in decision.alternatives] == ["default"]
+    assert {c.path: (c.outcome, c.reason) for c in decision.considered} == {
+        "a": ("skipped", "engine_error"),
+        "b": ("skipped", "engine_error"),
+        "default": ("fallback", "in reserve"),
+        "spare": ("fallback", "after b: engine_error"),
+    }

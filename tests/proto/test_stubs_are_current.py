@@ -1,0 +1,19 @@
+"""The committed stubs are what the committed contracts generate."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROTO = ROOT / "proto"
+
+
+def test_the_stubs_are_what_the_contracts_generate(tmp_path: Path) -> None:
+    contracts = sorted((PROTO / "pointsman" / "v1").glob("*.proto"))
+    assert len(contracts) == 3
+    outs = [f"--{kind}={tmp_path}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", *outs, *contracts], check=True)
+    fresh = {path.name: path.read_bytes() for path in (tmp_path / "pointsman" / "v1").iterdir()}
+    committed = {path.name: path.read_bytes() for path in (PROTO / "pointsman" / "v1").glob("*_pb2*")}
+    stale = sorted(name for name in fresh | committed if fresh.get(name) != committed.get(name))
+    assert not stale, f"not what the contracts generate: {', '.join(stale)}; run `make stubs`"

@@ -1,0 +1,78 @@
+"""A servicer that does what the request's model says, behind a real server."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_server import GrpcServer, serving
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
+
+
+class Servicer(gateway_pb2_grpc.GatewayServicer):
+    """Raises `error` where there is one: at once in Route, after one message in Generate."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.closed = asyncio.Event()
+
+    async def Route(self, request: pb.RouteRequest, context: Any) -> pb.RouteResponse:
+        if self.error:
+            raise self.error
+        return pb.RouteResponse(decision=pb.Decision(path=request.model))
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+        try:
+            while True:
+                yield pb.GenerateResponse(delta=pb.Delta(content="one"))
+                if self.error:
+                    raise self.error
+        finally:
+            self.closed.set()
+
+
+@pytest.fixture
+def servicer() -> Servicer:
+    return Servicer()
+
+
+@pytest.fixture
+async def server(servicer: Servicer) -> AsyncIterator[GrpcServer]:
+    def register(server: grpc.aio.Server) -> None:
+        gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
+
+    async with serving("127.0.0.1:0", [SERVICE], register, grace=0) as server:
+        yield server
+
+
+@pytest.fixture
+async def channel(server: GrpcServer) -> AsyncIterator[grpc.aio.Channel]:
+    async with open_channel(server.address) as channel:
+        yield channel
+
+
+@pytest.fixture(params=["unary", "streaming"])
+async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any:
+    """A function that calls the servicer's unary or its streaming method, to the end; takes metadata."""
+    stub = gateway_pb2_grpc.GatewayStub(channel)
+
+    async def unary(metadata: Any = ()) -> Any:
+        return await stub.Route(pb.RouteRequest(model="auto"), metadata=metadata)
+
+    async def streaming(metadata: Any = ()) -> Any:
+        return [response async for response in stub.Generate(pb.GenerateRequest(model="auto"), metadata=metadata)]
+
+    return unary if request.param == "unary" else streaming
+
+
+@pytest.fixture
+def free_address() -> str:
+    """Where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -1,0 +1,192 @@
+"""The server that every service runs, over a real port."""
+
+import asyncio
+import logging
+import re
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.errors import FAMILIES, InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_server import GrpcServer, serving
+from pointsman_servicekit.logs import request_id
+from pointsman_servicekit.rich_status import from_rpc_error
+
+
+async def test_an_error_becomes_a_rich_status(servicer: Any, call: Any) -> None:
+    servicer.error = Unavailable("engine 'a' is down", code="engine_down", param="model", retry_after=2.5)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call()
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert failed.value.details() == "engine 'a' is down"
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    status = rpc_status.from_call(failed.value)
+    assert [detail.Unpack(into) for detail, into in zip(status.details, (info, retry), strict=True)] == [True, True]
+    assert (info.reason, info.domain, info.metadata["param"]) == ("engine_down", "pointsman", "model")
+    assert retry.retry_delay.ToTimedelta().total_seconds() == 2.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_an_error_is_read_back_as_it_was_raised(servicer: Any, call: Any, family: type[PointsmanError]) -> None:
+    servicer.error = family("what is wrong", code="its_code", param="its.param", retry_after=1.5)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call()
+    told = from_rpc_error(failed.value, "gateway")
+    assert type(told) is family
+    assert (told.message, told.code, told.param, told.retry_after) == ("what is wrong", "its_code", "its.param", 1.5)
+
+
+async def test_an_error_without_a_parameter_or_a_wait_has_neither(servicer: Any, call: Any) -> None:
+    servicer.error = InvalidArgument("no", code="no")
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call()
+    told = from_rpc_error(failed.value, "gateway")
+    assert (told.param, told.retry_after) == (None, None)
+
+
+async def test_an_unknown_error_goes_to_the_log_and_its_id_to_the_client(
+    servicer: Any, call: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    servicer.error = ZeroDivisionError("secret of the house")
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call()
+    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    found = re.fullmatch(r"internal error ([0-9a-f]{12})", failed.value.details() or "")
+    assert found
+    assert from_rpc_error(failed.value, "gateway").code == "internal"
+    assert f"internal error {found[1]}" in caplog.text
+    assert "ZeroDivisionError: secret of the house" in caplog.text
+
+
+async def test_what_was_sent_before_an_error_arrives(servicer: Any, channel: grpc.aio.Channel) -> None:
+    servicer.error = InvalidArgument("no", code="no")
+    responses = gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest())
+    assert (await responses.read()).delta.content == "one"
+    with pytest.raises(grpc.aio.AioRpcError):
+        await responses.read()
+    assert servicer.closed.is_set()
+
+
+async def test_a_client_that_hangs_up_closes_the_servicers_stream(servicer: Any, channel: grpc.aio.Channel) -> None:
+    responses = gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest())
+    await responses.read()
+    responses.cancel()
+    await asyncio.wait_for(servicer.closed.wait(), 2)
+
+
+async def test_a_server_that_is_not_there_is_unavailable_by_its_name(free_address: str) -> None:
+    async with open_channel(free_address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await gateway_pb2_grpc.GatewayStub(channel).Route(pb.RouteRequest())
+    told = from_rpc_error(failed.value, "retriever")
+    assert isinstance(told, Unavailable)
+    assert (told.code, told.retry_after) == ("retriever_unavailable", 1.0)
+    assert told.message.startswith("retriever cannot be reached: ")
+
+
+async def test_a_call_that_takes_too_long_is_told_as_such(channel: grpc.aio.Channel) -> None:
+    stub = gateway_pb2_grpc.GatewayStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        async for _ in stub.Generate(pb.GenerateRequest(), timeout=0.05):
+            pass
+    told = from_rpc_error(failed.value, "gateway")
+    assert (told.code, told.message) == ("deadline_exceeded", "gateway did not answer in time")
+
+
+async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await channel.unary_unary("/pointsman.v1.Gateway/Nothing")(b"")
+    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_health_says_what_the_service_says(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    seen = []
+    for serving_now in (None, False, True):
+        if serving_now is not None:
+            await server.set_serving(serving_now)
+        seen.append((await health.Check(health_pb2.HealthCheckRequest())).status)
+    assert seen == [
+        health_pb2.HealthCheckResponse.SERVING,
+        health_pb2.HealthCheckResponse.NOT_SERVING,
+        health_pb2.HealthCheckResponse.SERVING,
+    ]
+
+
+async def test_a_watcher_of_health_hears_of_a_change(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    await server.set_serving(False)
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.cancel()
+
+
+async def test_a_service_may_start_before_it_is_ready() -> None:
+    async with (
+        serving("127.0.0.1:0", [], lambda server: None, ready=False) as server,
+        open_channel(server.address) as channel,
+    ):
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    ask = reflection_pb2.ServerReflectionRequest(list_services="")
+    responses = [response async for response in stub.ServerReflectionInfo(iter([ask]))]
+    assert {service.name for service in responses[0].list_services_response.service} == {
+        "pointsman.v1.Gateway", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection",
+    }  # fmt: skip
+
+
+async def test_a_taken_port_is_an_error_that_names_it(server: GrpcServer) -> None:
+    with pytest.raises(OSError, match=re.escape(f"cannot listen on {server.address}")):
+        async with serving(server.address, [], lambda server: None):
+            pass
+
+
+async def test_the_clients_request_id_is_in_the_log(servicer: Any, call: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def stamp(record: logging.LogRecord) -> bool:
+        record.request_id = request_id.get()
+        return True
+
+    caplog.handler.addFilter(stamp)
+    servicer.error = ZeroDivisionError("x")
+    for metadata in [("x-request-id", "abc-123")], []:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(metadata)
+    given, made = (record.request_id for record in caplog.records if "internal error" in record.message)
+    assert given == "abc-123"
+    assert re.fullmatch("[0-9a-f]{16}", made)
+
+
+async def test_a_call_in_flight_gets_its_grace_when_the_server_stops(servicer: Any) -> None:
+    slow = Slow()
+
+    def register(server: grpc.aio.Server) -> None:
+        gateway_pb2_grpc.add_GatewayServicer_to_server(slow, server)
+
+    async with serving("127.0.0.1:0", [], register, grace=5) as server:
+        channel = open_channel(server.address)
+        asked = asyncio.ensure_future(gateway_pb2_grpc.GatewayStub(channel).Route(pb.RouteRequest()))
+        await slow.begun.wait()
+        asyncio.get_running_loop().call_later(0.1, slow.go_on.set)
+    assert (await asked).decision.path == "late"
+    await channel.close()
+
+
+class Slow(gateway_pb2_grpc.GatewayServicer):
+    def __init__(self) -> None:
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def Route(self, request: pb.RouteRequest, context: Any) -> pb.RouteResponse:
+        self.begun.set()
+        await self.go_on.wait()
+        return pb.RouteResponse(decision=pb.Decision(path="late"))
