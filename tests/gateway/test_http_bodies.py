@@ -1,0 +1,133 @@
+"""Bodies of every kind through the HTTP door: what is taken, and what is refused in OpenAI's shape."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.engine import ScriptedEngine
+
+CHAT = "/v1/chat/completions"
+
+
+def asking(text: str = IN_CHAT, **more: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
+
+
+async def test_text_parts_are_joined(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    parts = [{"type": "text", "text": "Hello, how are "}, {"type": "text", "text": "you today?"}]
+    response = await http.post(CHAT, json={"model": "auto", "messages": [{"role": "user", "content": parts}]})
+    assert response.headers["x-pointsman-task"] == "chat"
+    assert engine.bodies[0]["messages"][-1]["content"] == IN_CHAT
+
+
+async def test_a_conversation_with_tools_goes_to_the_engine_as_it_is(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "hi", "name": "ann"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "c1"},
+    ]
+    await http.post(CHAT, json={"model": "tiny", "messages": messages})
+    messages[1]["content"] = ""
+    assert engine.bodies[0]["messages"] == messages
+
+
+IMAGE = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
+
+
+MALFORMED: list[tuple[Any, str | None, str | None]] = [
+    (b"{", "bad_json", None),
+    (b"", "bad_parameter", None),
+    (b"\xff\xfe{}", "bad_json", None),
+    (b"[]", "bad_parameter", None),
+    (b"null", "bad_parameter", None),
+    (b"{}", "missing_model", "model"),
+    (asking(messages="hello"), "bad_parameter", "messages"),
+    (asking(messages=[]), "empty_messages", "messages"),
+    (asking(messages=[{"content": "x"}]), "bad_parameter", "messages.0.role"),
+    (asking(messages=[{"role": "user", "content": 5}]), "bad_parameter", "messages.0.content.str"),
+    (asking(messages=[{"role": "user", "content": None}]), "empty_message", "messages"),
+    (asking(messages=[{"role": "user", "content": []}]), "empty_message", "messages"),
+    (asking(messages=[{"role": "user", "content": IMAGE}]), "unsupported_content", "messages[0].content[1]"),
+    (asking(model=5), "bad_parameter", "model"),
+    (asking(model=None), "bad_parameter", "model"),
+    (asking(stream="maybe"), "bad_parameter", "stream"),
+    (asking(max_tokens="many"), "bad_parameter", "max_tokens"),
+    (asking(max_tokens=1.5), "bad_parameter", "max_tokens"),
+    (asking(max_completion_tokens=0), "bad_parameter", "max_completion_tokens"),
+    (asking(temperature=-1), "bad_parameter", "temperature"),
+    (b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}', None, "temperature"),
+    (asking(seed=2**70), "bad_parameter", "seed"),
+    (asking(seed=-1), "bad_parameter", "seed"),
+    (asking(metadata={"a": 5}), "bad_parameter", "metadata.a"),
+    (asking(stop=[1]), "bad_parameter", None),
+    (b'{"model": "auto", "messages": [{"role": "user", "content": "\\ud800"}]}', "bad_text", "messages[0].content"),
+    (
+        b'{"model": "auto", "messages": [{"role": "user", "content": [{"type": "text", "text": "\\ud800"}]}]}',
+        "bad_text",
+        None,
+    ),
+    (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}', "bad_text", "model"),
+    (b'{"model": "auto", "messages": [{"role": "\\ud800", "content": "x"}]}', "bad_text", "messages[0].role"),
+    (b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "metadata": {"\\ud800": 5}}', None, None),
+    (b"[" * 100_000, None, None),
+]
+"""Body, code and parameter; None where pydantic's own word for it is as good as another."""
+
+
+@pytest.mark.parametrize("route", [CHAT, "/v1/route"])
+async def test_a_malformed_body_is_the_clients_error_in_openais_shape(
+    http: httpx.AsyncClient, engine: ScriptedEngine, route: str
+) -> None:
+    for body, code, param in MALFORMED:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        response = await http.post(route, content=content, headers={"content-type": "application/json"})
+        assert response.status_code == 400, body
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["type"] == "invalid_request_error"
+        assert error["message"]
+        assert error["code"] == code or code is None, body
+        assert error["param"] == param or param is None, body
+    assert engine.bodies == []
+
+
+async def _pieces(total: int) -> AsyncIterator[bytes]:
+    for _ in range(total // 65536):
+        yield b" " * 65536
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_a_body_that_is_too_large_is_refused(http: httpx.AsyncClient, in_pieces: bool) -> None:
+    total = 9 * 1024 * 1024
+    content = _pieces(total) if in_pieces else b" " * total
+    response = await http.post(CHAT, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "body_too_large"
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/v1/nothing", 404), ("GET", CHAT, 405), ("POST", "/v1/models", 405)]
+)
+async def test_an_unknown_route_is_told_in_openais_shape(
+    http: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    response = await http.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, "unknown_route")
+
+
+async def test_a_route_request_cannot_be_streamed(http: httpx.AsyncClient) -> None:
+    response = await http.post("/v1/route", json=asking(stream=True))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "stream")
+
+
+async def test_a_connection_outlives_refusals(http: httpx.AsyncClient) -> None:
+    for _ in range(5):
+        assert (await http.post(CHAT, content=b"{")).status_code == 400
+        assert (await http.post(CHAT, json=asking())).status_code == 200
