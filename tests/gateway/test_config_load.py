@@ -269,3 +269,11 @@ def test_a_key_is_named_in_the_file_and_read_from_the_environment(
         wiring._engine("cloud", engine)
     monkeypatch.setenv("CLOUD_KEY", "sk-1")
     assert wiring._engine("cloud", engine).api_key == "sk-1"
+
+
+@pytest.mark.parametrize("file", ["prompts/persona.txt", "tasks/chat.jsonl", "paths.yaml"])
+def test_a_file_that_is_not_utf8_is_refused_by_name(config_folder: ConfigFolder, file: str) -> None:
+    folder = config_folder.write()
+    (folder / file).write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=rf"{re.escape(file)} is not UTF-8"):
+        load_config(folder, {})

@@ -53,7 +53,7 @@ def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -
     models = _read(folder / "models.yaml", ModelsFile, environment)
     paths = _read(folder / "paths.yaml", PathsFile, environment)
     tasks = _read(folder / "tasks.yaml", TasksFile, environment)
-    prompts = {file.name: file.read_text("utf-8") for file in sorted((folder / "prompts").glob("*")) if file.is_file()}
+    prompts = {file.name: _text(file) for file in sorted((folder / "prompts").glob("*")) if file.is_file()}
     _check_models(models)
     _check_paths(models, paths, tasks, prompts)
     _check_tasks(paths, tasks)
@@ -64,7 +64,7 @@ def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -
 
 def _read(file: FilePath, shape: type[File], environment: Mapping[str, str]) -> File:
     try:
-        text = file.read_text("utf-8")
+        text = _text(file)
     except FileNotFoundError:
         raise ConfigError(f"{file} is missing") from None
     try:
@@ -75,6 +75,13 @@ def _read(file: FilePath, shape: type[File], environment: Mapping[str, str]) -> 
         return shape.model_validate(data)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(file, shape, item) for item in error.errors())) from error
+
+
+def _text(file: FilePath) -> str:
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8: {error}") from error
 
 
 def _variable(match: re.Match[str], file: FilePath, environment: Mapping[str, str]) -> str:
@@ -174,7 +181,7 @@ def _read_examples(file: FilePath) -> tuple[Example, ...]:
     if not file.is_file():
         raise ConfigError(f"{file} is missing (a task's examples)")
     rows = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(file).splitlines(), 1):
         if not line.strip():
             continue
         try:
