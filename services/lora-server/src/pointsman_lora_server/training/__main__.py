@@ -1,11 +1,15 @@
-"""Reads the job, runs it, tells its progress on stdout; exit code 0, 1 (it cannot be done), 2 (arguments) or 130 (SIGINT)."""
+"""Reads the job, runs it, tells its progress on stdout; exits with 0, 1 (cannot be done), 2 (usage) or 130 (SIGINT)."""
 
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from types import FrameType
 
+from pointsman_lora_server.training.adapter_files import check_target
+from pointsman_lora_server.training.data import gather
 from pointsman_lora_server.training.errors import TrainingError
 from pointsman_lora_server.training.job import parse
 
@@ -21,23 +25,30 @@ def warn(line: str) -> None:
 def main() -> int:
     started = time.monotonic()
     job = parse()
-    # A shell starts background jobs with SIGINT ignored, and Python would leave it so. What stops a job in a container is
-    # SIGTERM: the same clean stop.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts background jobs with SIGINT ignored, and Python would leave it so. What stops a job in a container
+    # is SIGTERM: the same clean stop.
+    _on_signals(signal.default_int_handler)
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
     try:
-        # Imported here: after the settings above, and with the signals in place, since torch takes seconds.
+        check_target(job.out)
+        rows = gather(job.data, job.heldout, job.heldout_share, job.system, job.recipe.seed)
+        # Imported here: torch takes seconds, and wrong data should not wait for it.
         from pointsman_lora_server.training.run import run
 
-        run(job, started, tell, warn)
+        run(job, rows, started, tell, warn)
     except TrainingError as error:
         warn(f"error: {error}")
         return 1
     except KeyboardInterrupt:
+        _on_signals(signal.SIG_IGN)  # a second one would only cut the farewell short
         warn("stopped: no adapter was written")
         return 130
     return 0
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ What turns text into tokens is handed in, so that nothing here needs a tokenizer
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from pointsman_lora_server.training.data import Conversation, Message
 from pointsman_lora_server.training.errors import DataError
@@ -13,7 +14,9 @@ from pointsman_lora_server.training.errors import DataError
 # (messages, whether the assistant's turn is to be opened) -> token ids, by the model's own chat template
 Render = Callable[[Sequence[Message], bool], list[int]]
 
-GROUPED_BATCHES = 16  # rows are sorted by length within stretches of so many batches: little padding, still much shuffling
+GROUPED_BATCHES = (
+    16  # rows are sorted by length within stretches of so many batches: little padding, still much shuffling
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,9 @@ def _encode_row(row: Conversation, render: Render, end_of_turn: int) -> Example:
     whole = render((*row.prompt, Message("assistant", row.answer)), False)
     if whole[: len(prompt)] != prompt:
         raise DataError(f"{row.where}: the chat template renders the prompt differently once it is answered")
-    answer = whole[len(prompt) :]
-    if end_of_turn in answer:  # a template may put a line break behind it, which is never generated
-        answer = answer[: len(answer) - answer[::-1].index(end_of_turn)]
-    else:
-        answer = [*answer, end_of_turn]
-    return Example((*prompt, *answer), len(prompt), row)
+    # A template may put a line break behind the end of the turn, which is never generated.
+    answer = takewhile(lambda token: token != end_of_turn, whole[len(prompt) :])
+    return Example((*prompt, *answer, end_of_turn), len(prompt), row)
 
 
 def _epoch(examples: Sequence[Example], tokens_per_step: int, shuffling: random.Random) -> list[Batch]:

@@ -59,15 +59,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def gather(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
+    """Both sides from files, or a `share` of the training rows held out where there is no file for it."""
+    instruction = _read(system).strip() if system else None
+    rows = read_conversations(training, instruction)
+    if heldout is None:
+        return split_by_share(rows, share, seed)
+    return split(rows, read_conversations(heldout, instruction))
+
+
 def read_conversations(path: Path, system: str | None = None) -> list[Conversation]:
-    """`system` is put before rows that bring no system message of their own. Raises `DataError` with all bad lines, up to 20."""
+    """`system` is put before rows that have no system message. Raises `DataError` with all bad lines, up to 20."""
     conversations: list[Conversation] = []
     wrong: list[str] = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}; name a UTF-8 file of JSON lines") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -87,7 +92,7 @@ def read_conversations(path: Path, system: str | None = None) -> list[Conversati
 
 
 def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
-    """Takes out of the training rows what is held out, and what is there twice. Raises `DataError` when nothing is left."""
+    """Takes what is held out, or is there twice, out of the training rows. Raises `DataError` when nothing is left."""
     notes: list[str] = []
     held = {row.key: row for row in heldout}
     first: dict[tuple[Message, ...], Conversation] = {}
@@ -124,6 +129,13 @@ def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Spl
     )
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}; name a file of UTF-8 text") from error
+
+
 def _parse(line: str) -> tuple[tuple[Message, ...], str]:
     try:
         row = json.loads(line)
@@ -148,7 +160,9 @@ def _conversation(messages: object) -> tuple[tuple[Message, ...], str]:
     if read[-1].role != "assistant":
         raise _RowError(f'the last message is what is learnt: its role is "assistant", not "{read[-1].role}"')
     if read[-2].role != "user":
-        raise _RowError(f'the message before the last one is what is answered: its role is "user", not "{read[-2].role}"')
+        raise _RowError(
+            f'the message before the last one is what is answered: its role is "user", not "{read[-2].role}"'
+        )
     if any(message.role == "system" for message in read[1:]):
         raise _RowError('a "system" message can only be the first one')
     return tuple(read[:-1]), read[-1].content
@@ -174,6 +188,8 @@ def _answer(output: object) -> str:
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _RowError(f"{name} is a string that is not empty, not {_named(value)}")
+    if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise _RowError(f"{name} holds half of a surrogate pair, which is no letter; write the character itself")
     return value
 
 

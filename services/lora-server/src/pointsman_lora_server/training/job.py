@@ -31,6 +31,7 @@ class Job:
     name: str
     max_minutes: float
     samples: int
+    threads: int | None  # None: as many as the process may use
     recipe: Recipe
 
 
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> Job:
         name=given.name or given.out.absolute().name,
         max_minutes=given.max_minutes,
         samples=given.samples,
+        threads=given.threads,
         recipe=Recipe(
             given.rank,
             given.alpha,
@@ -60,23 +62,31 @@ def parse(arguments: Sequence[str] | None = None) -> Job:
     )
 
 
+class _DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
+    """Leaves out "(default: None)"."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pointsman_lora_server.training",
         description="Trains a LoRA adapter on conversations. Progress is one JSON object a line on stdout.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_DefaultsShown,
     )
     parser.add_argument("--base-model", type=Path, required=True, help="its Hugging Face folder")
-    parser.add_argument("--base-model-name", help="what the adapter says it belongs to; if left out, the folder's name")
+    parser.add_argument("--base-model-name", help="what the adapter says it belongs to (default: the folder's name)")
     parser.add_argument("--data", type=Path, required=True, help="JSON lines: messages, or text and output")
     heldout = parser.add_mutually_exclusive_group()
     heldout.add_argument("--heldout", type=Path, help="JSON lines that are measured on and never learnt")
-    heldout.add_argument("--heldout-share", type=_share, help="of the data, held out instead of a file; 0.1 if left out")
+    heldout.add_argument("--heldout-share", type=_share, help="of the data, held out instead of a file (default: 0.1)")
     parser.add_argument("--system", type=Path, help="a text file: the system message of rows that have none")
-    parser.add_argument("--out", type=Path, required=True, help="the adapter's folder; an older adapter there is replaced")
-    parser.add_argument("--name", help="the adapter's name; if left out, that of its folder")
+    parser.add_argument("--out", type=Path, required=True, help="the adapter's folder; an older one is replaced")
+    parser.add_argument("--name", help="the adapter's name (default: that of its folder)")
     parser.add_argument("--max-minutes", type=_positive_float, default=10.0, help="everything included")
     parser.add_argument("--samples", type=_count, default=8, help="held-out rows to answer at the end")
+    parser.add_argument("--threads", type=_positive, help="of the CPU (default: all that the process may use)")
     parser.add_argument("--rank", type=_positive, default=4)
     parser.add_argument("--alpha", type=_positive, default=16)
     parser.add_argument("--learning-rate", type=_positive_float, default=2e-3, help="its peak")

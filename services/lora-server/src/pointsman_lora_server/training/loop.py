@@ -15,7 +15,7 @@ from pointsman_lora_server.training.batches import Batch
 WARM_UP_SHARE = 0.05
 MOST_GRADIENT = 1.0
 TOKENS_AT_ONCE = 128  # of logits: 128 x vocabulary in fp32 stays in memory that malloc keeps
-TIMED_STEPS = 2
+TIMED_STEPS = 3
 SPARE = 0.08  # of the training time, for a machine that gets busier
 
 
@@ -40,16 +40,20 @@ class Outcome:
 
 
 def measure(learner: Learner, batches: Sequence[Batch]) -> Pace:
-    """Does a few steps on a typical batch and takes them back: the weights stay as they are."""
+    """Does a few steps on a typical batch and takes them back: the weights stay as they are.
+
+    The fastest one counts. A machine that happens to be busy now may not stay so, and `train` copes with one that does.
+    """
     batch = sorted(batches, key=_padded)[len(batches) // 2]
     _backward(learner, batch)  # the first one is slow: memory is fetched, kernels are chosen
-    started = time.monotonic()
+    seconds = []
     for _ in range(TIMED_STEPS):
+        started = time.monotonic()
         _backward(learner, batch)
-    seconds = (time.monotonic() - started) / TIMED_STEPS
+        seconds.append(time.monotonic() - started)
     for weight in learner.weights():
         weight.grad = None
-    return Pace(seconds / _padded(batch))
+    return Pace(min(seconds) / _padded(batch))
 
 
 def fit(batches: Sequence[Batch], pace: Pace, seconds: float) -> list[Batch]:
@@ -72,7 +76,11 @@ def train(
     half_way: Callable[[], None],
     tell: Tell,
 ) -> Outcome:
-    """`ends_at` is on the monotonic clock: should the machine have slowed down, the loop stops there, mid-schedule."""
+    """`ends_at` is on the monotonic clock. Should the machine slow down, the loop stops there, and the learning rate
+    has come down by then: it follows the time where that runs ahead of the steps.
+    """
+    began = time.monotonic()
+    allowed = max(ends_at - began, 1.0)
     optimizer = torch.optim.AdamW(learner.weights(), lr=learning_rate, weight_decay=0.0, fused=True)
     losses: list[float] = []
     tokens, busy = 0, 0.0
@@ -80,8 +88,9 @@ def train(
         started = time.monotonic()
         if losses and started + busy / len(losses) > ends_at:
             return Outcome(len(losses), tokens, _recent(losses), stopped_early=True)
+        progress = min(1.0, max((step - 0.5) / len(batches), (started - began) / allowed))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * scale(step, len(batches))
+            group["lr"] = learning_rate * scale(progress)
         losses.append(_backward(learner, batch))
         torch.nn.utils.clip_grad_norm_(learner.weights(), MOST_GRADIENT)
         optimizer.step()
@@ -101,12 +110,11 @@ def train(
     return Outcome(len(losses), tokens, _recent(losses), stopped_early=False)
 
 
-def scale(step: int, steps: int) -> float:
-    """The share of the peak learning rate at `step` of 1 to `steps`: linear up, then a cosine that ends near 0."""
-    warm_up = max(1, round(steps * WARM_UP_SHARE))
-    if step <= warm_up:
-        return step / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up + 1)))
+def scale(progress: float) -> float:
+    """The share of the peak learning rate at a progress of 0 to 1: linear up, then a cosine down to 0."""
+    if progress < WARM_UP_SHARE:
+        return progress / WARM_UP_SHARE
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP_SHARE) / (1 - WARM_UP_SHARE)))
 
 
 def token_losses(learner: Learner, hidden: Any, targets: Any) -> Any:
@@ -116,8 +124,8 @@ def token_losses(learner: Learner, hidden: Any, targets: Any) -> Any:
 def _backward(learner: Learner, batch: Batch) -> float:
     """Adds the batch's gradients; the loss, a mean over its learnt tokens.
 
-    The output layer goes forward and back in slices, and what they send back goes through the model once: the logits of a
-    whole batch (100 MB for 500 tokens) never exist.
+    The output layer goes forward and back in slices, and what they send back goes through the model once: the logits
+    of a whole batch (100 MB for 500 tokens) never exist.
     """
     with learner.autocast():
         hidden, targets = learner.states(batch)

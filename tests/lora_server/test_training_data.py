@@ -1,0 +1,170 @@
+"""Training data is checked, split and explained before anything is computed."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from pointsman_lora_server.training.data import (
+    Conversation,
+    Message,
+    gather,
+    read_conversations,
+    split,
+    split_by_share,
+)
+from pointsman_lora_server.training.errors import DataError
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def rows(*lines: object, name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines), "utf-8")
+        return path
+
+    return rows
+
+
+def example(text: str, output: object = "yes") -> dict[str, object]:
+    return {"text": text, "output": output}
+
+
+def turns(*roles: str) -> dict[str, object]:
+    return {"messages": [{"role": role, "content": f"words of {role}"} for role in roles]}
+
+
+def texts(rows: Sequence[Conversation]) -> list[str]:
+    return [row.question for row in rows]
+
+
+def test_the_last_message_of_a_conversation_is_the_answer(write: Write) -> None:
+    (row,) = read_conversations(write(turns("system", "user", "assistant", "user", "assistant")))
+    assert [message.role for message in row.prompt] == ["system", "user", "assistant", "user"]
+    assert row.answer == "words of assistant"
+
+
+def test_a_task_example_becomes_one_question_and_one_answer(write: Write) -> None:
+    (row,) = read_conversations(write(example("Where is my bag?", "lost_item")))
+    assert (row.prompt, row.answer) == ((Message("user", "Where is my bag?"),), "lost_item")
+
+
+def test_a_json_value_is_written_on_one_line_with_its_letters_as_they_are(write: Write) -> None:
+    (row,) = read_conversations(write(example("Zürich?", {"intent": "fare", "slots": {"to": "Zürich"}})))
+    assert row.answer == '{"intent": "fare", "slots": {"to": "Zürich"}}'
+
+
+def test_the_system_message_is_put_before_rows_without_one_only(write: Write) -> None:
+    rows = read_conversations(write(example("hello"), turns("system", "user", "assistant")), "Be brief.")
+    assert [row.prompt[0] for row in rows] == [Message("system", "Be brief."), Message("system", "words of system")]
+
+
+def test_empty_lines_count_as_lines_but_not_as_rows(write: Write) -> None:
+    (row,) = read_conversations(write("", "", example("hello")))
+    assert row.where.endswith("rows.jsonl:3")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"text": "a", ', "not JSON"),
+        ("[1, 2]", "a row is a JSON object, not a list"),
+        ({"text": "a"}, 'a row has "messages", or "text" and "output"; this one has "text"'),
+        ({"text": "a", "output": "b", "label": "c"}, "unknown key 'label'; known here: text, output, source"),
+        ({"text": " ", "output": "b"}, '"text" is a string that is not empty, not an empty string'),
+        ({"text": 7, "output": "b"}, '"text" is a string that is not empty, not a number'),
+        ({"text": "a", "output": None}, '"output" is null'),
+        ({"text": "a", "output": ""}, '"output" is a string that is not empty'),
+        ('{"text": "\\ud83d", "output": "b"}', "half of a surrogate pair"),
+        (turns("user"), "a list of at least two"),
+        ({"messages": {"role": "user"}}, "a list of at least two"),
+        (turns("assistant", "user"), 'its role is "assistant", not "user"'),
+        (turns("system", "assistant"), 'its role is "user", not "system"'),
+        (turns("user", "assistant", "system", "user", "assistant"), 'a "system" message can only be the first one'),
+        (turns("human", "assistant"), "messages[0] has the role 'human'; known: system, user, assistant"),
+        ({"messages": [{"role": "user"}, {"role": "assistant", "content": "b"}]}, 'messages[0]["content"] is a string'),
+        ({"messages": ["hello", "there"]}, 'messages[0] is an object with "role" and "content"'),
+    ],
+)
+def test_a_bad_line_is_named_with_what_would_be_right(write: Write, line: object, complaint: str) -> None:
+    with pytest.raises(DataError) as refused:
+        read_conversations(write(example("good"), line))
+    assert "rows.jsonl:2: " in str(refused.value)
+    assert complaint in str(refused.value)
+
+
+def test_all_bad_lines_are_named_at_once_up_to_twenty(write: Write) -> None:
+    with pytest.raises(DataError) as refused:
+        read_conversations(write(*["{"] * 23))
+    lines = str(refused.value).splitlines()
+    assert all(f"rows.jsonl:{number}: not JSON" in line for number, line in enumerate(lines[:20], start=1))
+    assert lines[20:] == ["... and 3 more lines"]
+
+
+def test_a_file_without_rows_says_what_a_row_looks_like(write: Write) -> None:
+    with pytest.raises(DataError, match="has no rows; write one JSON object a line"):
+        read_conversations(write(""))
+
+
+def test_a_missing_file_and_one_of_another_encoding_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.jsonl cannot be read"):
+        read_conversations(tmp_path / "nowhere.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes('{"text": "Zürich", "output": "b"}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin.jsonl cannot be read"):
+        read_conversations(tmp_path / "latin.jsonl")
+
+
+def test_a_prompt_that_is_held_out_is_not_learnt_even_in_other_letters(write: Write) -> None:
+    training = write(example("Where is my BAG?"), example("hello"))
+    found = gather(training, write(example("where  is my bag?", "other"), name="heldout.jsonl"), 0.1, None, 7)
+    assert texts(found.training) == ["hello"]
+    assert texts(found.heldout) == ["where  is my bag?"]
+    (note,) = found.notes
+    assert "rows.jsonl:1: left out, its prompt is held out too" in note
+
+
+def test_training_rows_that_are_all_held_out_are_refused(write: Write) -> None:
+    rows = read_conversations(write(example("hello")))
+    with pytest.raises(DataError, match="no training rows are left"):
+        split(rows, rows)
+
+
+def test_a_row_that_is_there_twice_is_learnt_once(write: Write) -> None:
+    found = split(read_conversations(write(example("hello"), example("hello"))), ())
+    assert texts(found.training) == ["hello"]
+    assert found.notes[0].endswith("rows.jsonl:1")
+
+
+def test_one_prompt_with_two_answers_is_refused(write: Write) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl:2: its prompt is that of .*rows.jsonl:1, but its answer differs"):
+        split(read_conversations(write(example("hello", "a"), example("hello", "b"))), ())
+
+
+def test_prompts_that_differ_in_capitals_may_have_answers_that_do(write: Write) -> None:
+    found = split(read_conversations(write(example("to SALTBY", "SALTBY"), example("to Saltby", "Saltby"))), ())
+    assert len(found.training) == 2
+
+
+def test_a_share_is_held_out_at_random_and_the_same_with_the_same_seed(write: Write) -> None:
+    rows = read_conversations(write(*(example(f"question {number}") for number in range(40))))
+    first, again, other = split_by_share(rows, 0.1, 7), split_by_share(rows, 0.1, 7), split_by_share(rows, 0.1, 8)
+    assert (len(first.training), len(first.heldout)) == (36, 4)
+    assert set(texts(first.training)).isdisjoint(texts(first.heldout))
+    assert first == again
+    assert texts(first.heldout) != texts(other.heldout)
+
+
+def test_a_small_share_holds_out_one_row_and_no_share_none(write: Write) -> None:
+    rows = read_conversations(write(example("a"), example("b"), example("c")))
+    assert len(split_by_share(rows, 0.01, 7).heldout) == 1
+    assert split_by_share(rows, 0, 7).heldout == ()
+    with pytest.raises(DataError, match="one row cannot be split"):
+        split_by_share(rows[:1], 0.1, 7)
+
+
+def test_the_system_message_comes_from_its_file(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "system.txt").write_text("Answer with JSON.\n", "utf-8")
+    found = gather(write(example("a"), example("b")), None, 0.5, tmp_path / "system.txt", 7)
+    assert {row.prompt[0] for row in (*found.training, *found.heldout)} == {Message("system", "Answer with JSON.")}

@@ -1,0 +1,41 @@
+"""An adapter's folder is whole or not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pointsman_lora_server.training.adapter_files import check_target, write
+from pointsman_lora_server.training.errors import TrainingError
+
+FILES = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
+
+
+def test_a_new_folder_gets_three_files_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "deep" / "triage", b"weights", {"r": 4}, {"seed": 7})
+    assert sorted(path.name for path in (tmp_path / "deep" / "triage").iterdir()) == FILES
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["triage"]
+    assert json.loads((tmp_path / "deep" / "triage" / "adapter_config.json").read_text()) == {"r": 4}
+
+
+def test_an_older_adapter_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    write(tmp_path / "triage", b"old", {"r": 4}, {})
+    check_target(tmp_path / "triage")
+    write(tmp_path / "triage", b"new", {"r": 8}, {})
+    assert (tmp_path / "triage" / "adapter_model.safetensors").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["triage"]
+
+
+def test_what_cannot_be_written_leaves_the_older_adapter_as_it_was(tmp_path: Path) -> None:
+    write(tmp_path / "triage", b"old", {"r": 4}, {})
+    with pytest.raises(TypeError):
+        write(tmp_path / "triage", b"new", {"r": object()}, {})
+    assert (tmp_path / "triage" / "adapter_model.safetensors").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["triage"]
+
+
+def test_a_file_and_a_folder_with_other_things_are_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(TrainingError, match=r"notes.txt is a file"):
+        check_target(tmp_path / "notes.txt")
+    with pytest.raises(TrainingError, match=r"holds 'notes.txt', which is no adapter's"):
+        check_target(tmp_path)

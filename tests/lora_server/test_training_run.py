@@ -1,0 +1,159 @@
+"""The real trainer, in the engine's environment, on the real base model."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-engine" / "bin" / "python"
+BASE_MODEL = ROOT / ".pointsman" / "models" / "smollm2-135m"
+
+pytestmark = pytest.mark.skipif(
+    not (PYTHON.exists() and (BASE_MODEL / "model.safetensors").exists()),
+    reason="needs the engine's environment and the base model",
+)
+
+ROUTES = [("bag", "lost_item"), ("ramp", "assistance"), ("refund", "refund"), ("seat", "change_booking")]
+
+
+@dataclass(frozen=True)
+class Run:
+    code: int
+    events: list[dict[str, Any]]
+    warnings: str
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+
+def command(data: Path, out: Path, *options: str) -> list[str]:
+    module = ["-m", "pointsman_lora_server.training", "--base-model", str(BASE_MODEL)]
+    return [str(PYTHON), *module, "--data", str(data), "--out", str(out), *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "services" / "lora-server" / "src")}
+
+
+def train(data: Path, out: Path, *options: str) -> Run:
+    done = subprocess.run(command(data, out, *options), env=environment(), capture_output=True, text=True)
+    return Run(done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr)
+
+
+def tensors(path: Path) -> dict[str, dict[str, Any]]:
+    """The header of a safetensors file: its length in eight bytes, then JSON."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header: dict[str, dict[str, Any]] = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__")
+    return header
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    rows = [
+        {"text": f"The {thing} on the {hour} o'clock train, please", "output": {"intent": intent}}
+        for thing, intent in ROUTES
+        for hour in ("six", "seven", "eight", "nine")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequence[tuple[Run, Path]]:
+    """The same job twice."""
+    folders = [tmp_path_factory.mktemp("out") / "triage" for _ in range(2)]
+    options = ("--base-model-name", "small-base", "--epochs", "4", "--tokens-per-step", "300", "--samples", "2")
+    return [(train(data, folder, *options), folder) for folder in folders]
+
+
+def test_the_loss_falls_on_the_rows_that_are_learnt_and_on_those_that_are_not(
+    runs: Sequence[tuple[Run, Path]],
+) -> None:
+    run, _ = runs[0]
+    assert (run.code, run.warnings) == (0, "")
+    steps, heldout = run.of("step"), run.of("heldout")
+    assert [event["step"] for event in steps] == list(range(1, run.of("start")[0]["steps"] + 1))
+    assert steps[-1]["loss"] < steps[0]["loss"] / 4
+    assert [event["when"] for event in heldout] == ["before", "half_way", "end"]
+    assert heldout[-1]["loss"] < heldout[0]["loss"] / 4
+
+
+def test_the_folder_holds_a_small_bf16_adapter_that_names_its_base_and_no_path(
+    runs: Sequence[tuple[Run, Path]],
+) -> None:
+    run, folder = runs[0]
+    assert run.of("done")[0]["folder"] == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "training.json",
+    ]
+    header = tensors(folder / "adapter_model.safetensors")
+    assert {tensor["dtype"] for tensor in header.values()} == {"BF16"}
+    assert len(header) == 30 * 7 * 2  # layers, linear layers in each, A and B
+    assert (folder / "adapter_model.safetensors").stat().st_size <= 2_500_000
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("small-base", 4, 16)
+    assert str(ROOT) not in (folder / "training.json").read_text()
+
+
+def test_the_report_says_what_the_adapter_was_made_of(runs: Sequence[tuple[Run, Path]]) -> None:
+    run, folder = runs[0]
+    report = json.loads((folder / "training.json").read_text())
+    assert (report["name"], report["base_model"], report["recipe"]["seed"]) == ("triage", "small-base", 7)
+    assert (report["data"]["file"], report["data"]["rows"], report["data"]["heldout_rows"]) == ("rows.jsonl", 14, 2)
+    assert report["heldout_loss"]["end"] == run.of("heldout")[-1]["loss"]
+    assert report["exact_share"] == sum(sample["exact"] for sample in run.of("sample")) / 2
+    assert report["libraries"]["peft"]
+
+
+def test_the_same_seed_gives_the_same_bytes(runs: Sequence[tuple[Run, Path]]) -> None:
+    (_, first), (_, second) = runs
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_steps_that_do_not_fit_into_the_time_are_not_begun(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "out", "--epochs", "500", "--tokens-per-step", "300", "--max-minutes", "0.5")
+    assert run.code == 0, run.warnings
+    (start,) = run.of("start")
+    assert start["steps"] < start["planned_steps"]
+    assert f"{start['planned_steps']} steps do not fit into --max-minutes 0.5" in run.warnings
+    assert run.of("done")[0]["seconds"] <= 30
+
+
+def test_wrong_data_is_refused_with_file_and_line_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n', "utf-8")
+    run = train(tmp_path / "rows.jsonl", tmp_path / "out")
+    assert (run.code, run.events) == (1, [])
+    assert "rows.jsonl:1: a row has" in run.warnings
+    assert not (tmp_path / "out").exists()
+
+
+def test_sigint_stops_with_130_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(data, tmp_path / "out", "--epochs", "500", "--heldout-share", "0"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while '"step"' not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, warnings = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped: no adapter was written" in warnings
+    assert list(tmp_path.iterdir()) == []
