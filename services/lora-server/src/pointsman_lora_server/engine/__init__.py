@@ -1,0 +1,1 @@
+"""The engine: vLLM as a child process, and the part of its HTTP interface that loads adapters."""

@@ -1,0 +1,103 @@
+"""Keeps the engine alive: starts it, waits until it answers, and starts it again when it has died or hangs."""
+
+import asyncio
+import logging
+import socket
+import time
+from typing import Protocol
+
+from pointsman_lora_server.board import Board
+from pointsman_lora_server.domain import EngineStatus
+from pointsman_lora_server.engine.command import Command
+from pointsman_lora_server.engine.process import EngineProcess
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.25  # seconds between two looks at an engine that starts
+CARE = 5.0  # and at one that is up
+PATIENCE_AT_START = 900.0  # seconds until a start counts as hanging: a large model takes minutes to load
+PATIENCE = 60.0  # seconds of silence until an engine that was up counts as hanging; on a busy CPU a look can take long
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
+LONG_ENOUGH = 60.0  # seconds up after which a death is a new one, not the last one again
+
+
+class Health(Protocol):
+    async def is_healthy(self) -> bool: ...
+
+
+class Supervisor:
+    """Writes the engine's part of the board; `run` is its whole life."""
+
+    def __init__(self, command: Command, listen: str, health: Health, board: Board) -> None:
+        self._command = command
+        self._listen = listen
+        self._health = health
+        self._board = board
+        self._process: EngineProcess | None = None
+
+    async def run(self) -> None:
+        """Until cancelled; then the engine is stopped gracefully."""
+        backoff = FIRST_BACKOFF
+        try:
+            while True:
+                up_for, why = await self._one_life()
+                backoff = FIRST_BACKOFF if up_for > LONG_ENOUGH else min(2 * backoff, LONGEST_BACKOFF)
+                detail = f"{why}; starts again in {backoff:g} s"
+                log.error("the engine is down: %s", detail)
+                self._board.update(status=EngineStatus.DOWN, resident=frozenset(), detail=detail)
+                await asyncio.sleep(backoff)
+        finally:
+            self._board.update(status=EngineStatus.DOWN, resident=frozenset(), detail="stops")
+            if self._process:
+                await self._process.stop()
+                log.info("the engine has stopped")
+
+    def restart(self, why: str) -> None:
+        """Ends this life of the engine now; the next begins by itself."""
+        log.error("the engine is started again: %s", why)
+        # At once, and not when the end is noticed: nothing more must be loaded into this life.
+        self._board.update(status=EngineStatus.DOWN, resident=frozenset(), detail=why)
+        if self._process:
+            self._process.kill()
+
+    async def _one_life(self) -> tuple[float, str]:
+        """Returns how long it was up, in seconds, and why it ended."""
+        life = self._board.state.life + 1
+        self._board.update(status=EngineStatus.STARTING, life=life, resident=frozenset(), detail="vLLM is starting")
+        if _is_taken(self._listen):
+            # Another server there would answer our questions in the engine's place.
+            return 0.0, f"{self._listen} is taken by another process"
+        self._process = process = await EngineProcess.start(self._command)
+        # Never cancelled: its end is sure to come, and with it the reading of what the engine last said.
+        ended = asyncio.create_task(process.wait(), name="engine's end")
+        up_since, silent_since = None, time.monotonic()
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=LOOK if up_since is None else CARE)
+            healthy, now = await self._health.is_healthy(), time.monotonic()
+            if ended.done():
+                break
+            if healthy:
+                silent_since = now
+                if up_since is None:
+                    up_since = now
+                    log.info("the engine is ready")
+                    self._board.update(status=EngineStatus.READY, detail="ready")
+            elif up_since is None:
+                self._board.update(detail=f"vLLM is starting, {int(now - silent_since) // 5 * 5} s")
+            if now - silent_since > (PATIENCE_AT_START if up_since is None else PATIENCE):
+                process.kill()
+                await ended
+                return 0.0 if up_since is None else now - up_since, f"no answer for {now - silent_since:.0f} s"
+        up_for = 0.0 if up_since is None else time.monotonic() - up_since
+        return up_for, f"it ended with exit code {ended.result()}: {process.last_words()}"
+
+
+def _is_taken(listen: str) -> bool:
+    host, _, port = listen.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return True
+    return False

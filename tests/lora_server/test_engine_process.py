@@ -1,0 +1,192 @@
+"""The engine as a child: how it is started, and that nothing of it stays behind."""
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from pointsman_lora_server.engine import leash
+from pointsman_lora_server.engine.command import Command, EngineSettings, ranges, vllm
+from pointsman_lora_server.engine.process import EngineProcess
+
+# Like vLLM: it has a child of its own that does not notice when it dies. Both names are told on stdout.
+PARENT_AND_CHILD = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("pids", os.getpid(), child.pid, flush=True)
+{then}
+"""
+
+PIDS = re.compile(r"pids (\d+) (\d+)")
+
+
+def command(then: str) -> Command:
+    return Command((sys.executable, "-c", PARENT_AND_CHILD.format(then=then)), os.environ)
+
+
+async def start(caplog: pytest.LogCaptureFixture, then: str) -> tuple[EngineProcess, int, int]:
+    caplog.set_level(logging.INFO)
+    process = await EngineProcess.start(command(then))
+    await until(lambda: bool(PIDS.search(caplog.text)))
+    found = PIDS.search(caplog.text)
+    assert found
+    return process, int(found[1]), int(found[2])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 -- what happens happens in other processes
+            await asyncio.sleep(0.01)
+
+
+async def until_gone(*pids: int) -> None:
+    await until(lambda: not any(_lives(pid) for pid in pids))
+
+
+async def test_its_output_is_in_our_log(caplog: pytest.LogCaptureFixture) -> None:
+    process, _, _ = await start(caplog, "print('ValueError: no such model'); print('goodbye'); sys.exit(3)")
+
+    assert await process.wait() == 3
+    assert process.last_words() == "ValueError: no such model"
+    assert "goodbye" in caplog.text
+
+
+async def test_its_end_is_noticed_at_once_and_takes_its_children_along(caplog: pytest.LogCaptureFixture) -> None:
+    process, engine, child = await start(caplog, "time.sleep(60)")
+
+    os.kill(engine, signal.SIGKILL)
+
+    async with asyncio.timeout(5):  # the child holds its output open for 60 s
+        assert await process.wait() == 128 + signal.SIGKILL
+    await until_gone(child)
+
+
+async def test_it_may_end_in_its_own_way(caplog: pytest.LogCaptureFixture) -> None:
+    then = (
+        "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('set', flush=True); time.sleep(60)"
+    )
+    process, engine, child = await start(caplog, then)
+    await until(lambda: "set" in caplog.text)
+
+    assert await process.stop() == 7
+    await until_gone(engine, child)
+
+
+async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> None:
+    then = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('set', flush=True); time.sleep(60)"
+    process, engine, child = await start(caplog, then)
+    await until(lambda: "set" in caplog.text)
+
+    await process.stop(grace=0.1)
+
+    await until_gone(engine, child)
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[int, int, int, int]]:
+    """Process ids: of a holder other than this test, of its leash, of the engine, and of the engine's child."""
+    engine_code = PARENT_AND_CHILD.format(then="time.sleep(60)")
+    holder_code = (
+        "import subprocess, sys, time\n"
+        f"held = subprocess.Popen([sys.executable, {leash.__file__!r}, sys.executable, '-c', {engine_code!r}],\n"
+        "    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)\n"
+        "print(held.pid, *held.stdout.readline().split()[1:], flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", holder_code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    leash_pid, engine, child = (int(pid) for pid in holder.stdout.readline().split())
+    yield holder.pid, leash_pid, engine, child
+    holder.kill()
+    holder.communicate()
+    with suppress(ProcessLookupError):
+        os.killpg(leash_pid, signal.SIGKILL)
+
+
+async def test_it_does_not_outlive_its_holder(held: tuple[int, int, int, int]) -> None:
+    holder, leash_pid, engine, child = held
+
+    os.kill(holder, signal.SIGKILL)
+
+    await until_gone(leash_pid, engine, child)
+
+
+async def test_it_does_not_outlive_its_leash(held: tuple[int, int, int, int]) -> None:
+    _, leash_pid, engine, _ = held
+
+    os.kill(leash_pid, signal.SIGKILL)
+
+    await until_gone(engine)
+
+
+async def test_a_program_that_is_not_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    process = await EngineProcess.start(Command(("/no/such/python",), os.environ))
+
+    assert await process.wait() == 127
+    assert "/no/such/python" in process.last_words()
+
+
+def settings(**changes: object) -> EngineSettings:
+    values = {
+        "python": Path("/engine/bin/python"),
+        "listen": "127.0.0.1:8101",
+        "base_model": Path("/models/tiny"),
+        "served_model_name": "tiny-base",
+        "max_loras": 4,
+        "max_lora_rank": 8,
+        "max_model_len": 4096,
+    }
+    return EngineSettings(**(values | changes))  # type: ignore[arg-type]  # a table of keywords
+
+
+def option(made: Command, name: str) -> str:
+    return made.arguments[made.arguments.index(name) + 1]
+
+
+def test_vllm_gets_the_settings() -> None:
+    made = vllm(settings(more="--tensor-parallel-size 2"), {"PATH": "/bin"}, {0, 1})
+
+    assert made.arguments[:3] == ("/engine/bin/python", "-m", "vllm.entrypoints.openai.api_server")
+    assert [option(made, name) for name in ("--host", "--port", "--max-loras", "--max-model-len")] == [
+        *("127.0.0.1", "8101", "4", "4096")
+    ]
+    assert option(made, "--tensor-parallel-size") == "2"
+    assert int(option(made, "--shutdown-timeout")) > 0  # by itself vLLM cuts answers off
+    assert made.environment["PATH"] == "/bin"
+    assert made.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+    assert made.environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+
+
+def test_a_rank_that_vllm_does_not_know_becomes_the_next_larger() -> None:
+    assert option(vllm(settings(max_lora_rank=12), {}, {0}), "--max-lora-rank") == "16"
+
+
+def test_what_the_operator_set_for_vllm_stays_and_our_secrets_do_not_go_along() -> None:
+    ours = {"VLLM_CPU_KVCACHE_SPACE": "16", "POINTSMAN_LORA_REDIS_URL": "redis://:secret@host", "PYTHONPATH": "/ours"}
+
+    made = vllm(settings(), ours, {0})
+
+    assert made.environment["VLLM_CPU_KVCACHE_SPACE"] == "16"
+    assert not {"POINTSMAN_LORA_REDIS_URL", "PYTHONPATH"} & set(made.environment)
+
+
+@pytest.mark.parametrize(
+    ("cores", "text"), [({0, 1}, "0-1"), ({3}, "3"), ({0, 1, 2, 5}, "0-2,5"), ({7, 2, 4}, "2,4,7")]
+)
+def test_cores_are_written_as_vllm_reads_them(cores: set[int], text: str) -> None:
+    assert ranges(cores) == text
+
+
+def _lives(pid: int) -> bool:
+    """A zombie is dead: whoever inherited it has not asked yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,365 @@
+"""The whole lora-server over gRPC, with a real Valkey and a double of the engine as its child."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_lora_server.domain import EngineState
+from pointsman_lora_server.metering.prometheus import Metrics
+from pointsman_servicekit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PointsmanError,
+    ResourceExhausted,
+    Unavailable,
+)
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.rich_status import from_rpc_error
+from prometheus_client import generate_latest
+
+MakeAdapter = Callable[..., Path]
+RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+async def refusal(call: Any) -> PointsmanError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value, "lora-server")
+
+
+def aliases(state: pb.EngineState) -> dict[str, str]:
+    return {alias.alias: alias.version for alias in state.aliases}
+
+
+async def test_a_registered_adapter_is_loaded_and_warm_before_its_alias_points_to_it(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        version = await lora.register("triage", make_adapter(), "prod", author="Ada")
+
+        assert version.version == f"triage@{version.sha256[:12]}"
+        assert (version.state, list(version.aliases)) == (pb.ADAPTER_STATE_SERVING, ["triage@prod"])
+        assert (version.rank, version.base_model, dict(version.facts)) == (2, "tiny-base", {"author": "Ada"})
+        assert await lora.asked() == [f"load {version.version}", f"complete {version.version}"]
+        state = await lora.until(lambda state: bool(state.aliases))
+        assert list(state.resident) == [version.version]
+        assert aliases(state) == {"triage@prod": version.version}
+
+
+async def test_a_watch_tells_all_at_its_start_and_counts_up(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        ready = await lora.until_ready()
+        assert (ready.engine, ready.url, ready.base_model) == ("local", lora.engine_url, "tiny-base")
+        assert ready.max_model_len == 4096
+        watch = lora.stub.Watch(pb.WatchRequest())
+        states = [await watch.read()]
+
+        await lora.register("triage", make_adapter(), "prod")
+        while not states[-1].aliases:
+            states.append(await watch.read())
+        watch.cancel()
+
+        numbers = [state.sequence for state in states]
+        assert numbers == sorted(set(numbers))
+        assert all(state.resident for state in states if state.aliases)
+
+
+async def test_the_same_content_twice_is_one_version_and_one_load(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        first, second = await asyncio.gather(*(lora.register("triage", make_adapter()) for _ in range(2)))
+
+        assert first.version == second.version
+        assert (await lora.asked()).count(f"load {first.version}") == 1
+        listed = await lora.stub.List(pb.ListAdaptersRequest())
+        assert [version.version for version in listed.versions] == [first.version]
+
+
+async def test_a_refusal_is_told_with_its_reason_and_the_engine_never_sees_it(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        error = await refusal(
+            lora.register("triage", make_adapter(config={"base_model_name_or_path": "another"}), "prod")
+        )
+
+        assert isinstance(error, InvalidArgument)
+        assert error.code == "wrong_base_model"
+        assert "another" in error.message
+        assert await lora.asked() == []
+        assert (await lora.stub.List(pb.ListAdaptersRequest())) == pb.ListAdaptersResponse()
+
+
+async def test_what_the_engine_itself_refuses_keeps_its_alias_where_it_was(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        good = await lora.register("triage", make_adapter("good"), "prod")
+
+        error = await refusal(lora.register("triage", make_adapter("bad", config={"behaviour": "refused"}), "prod"))
+
+        assert (type(error), error.code) == (InvalidArgument, "engine_refused")
+        assert "cannot merge" in error.message
+        state = await lora.until_ready()
+        assert aliases(state) == {"triage@prod": good.version}
+        listed = await lora.stub.List(pb.ListAdaptersRequest(name="triage"))
+        assert [version.state for version in listed.versions] == [pb.ADAPTER_STATE_FAILED, pb.ADAPTER_STATE_SERVING]
+        assert "cannot merge" in listed.versions[0].last_error
+
+
+async def test_an_adapter_that_silences_the_engine_is_driven_out_by_a_new_start(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        good = await lora.register("triage", make_adapter("good"), "prod")
+
+        error = await refusal(lora.register("voice", make_adapter("bad", config={"behaviour": "silent"}), "prod"))
+
+        assert (type(error), error.code) == (InvalidArgument, "warm_up_failed")
+        state = await lora.until(lambda state: state.engine_restarts == 1 and len(state.resident) > 0)
+        assert list(state.resident) == [good.version]
+        assert not any("voice" in line for line in await lora.asked())
+
+
+async def test_a_killed_engine_is_started_again_and_holds_its_adapters_again(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        aliased = await lora.register("triage", make_adapter("a", seed=1), "prod")
+        others = [await lora.register("voice", make_adapter(f"b{seed}", seed=seed)) for seed in (2, 3)]
+
+        lora.kill_engine()
+
+        down = await lora.until(lambda state: state.status == pb.ENGINE_STATUS_DOWN)
+        assert (list(down.resident), "137" in down.detail) == ([], True)
+        assert aliases(down) == {"triage@prod": aliased.version}
+        state = await lora.until(lambda state: state.engine_restarts == 1 and len(state.resident) == 3)
+        assert set(state.resident) == {version.version for version in (aliased, *others)}
+        assert (await lora.asked())[0] == f"load {aliased.version}"
+
+
+async def test_one_slot_of_the_engine_stays_free(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:
+    async with run_lora_server(max_loras=3) as lora:
+        await lora.until_ready()
+        held = [await lora.register("triage", make_adapter(f"a{seed}", seed=seed)) for seed in (1, 2)]
+
+        error = await refusal(lora.register("triage", make_adapter("a3", seed=3), "prod"))
+
+        assert (type(error), error.code) == (ResourceExhausted, "no_slot")
+        assert "POINTSMAN_LORA_MAX_LORAS" in error.message
+        assert all(version.version in error.message for version in held)
+        assert len((await lora.stub.List(pb.ListAdaptersRequest())).versions) == 2
+        again = await lora.register("triage", make_adapter("a1", seed=1), "prod")  # it has its slot already
+        assert again.state == pb.ADAPTER_STATE_SERVING
+
+
+async def test_a_new_start_of_the_lora_server_leaves_out_what_no_alias_needs(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server(max_loras=3) as lora:
+        await lora.until_ready()
+        old = await lora.register("triage", make_adapter("a1", seed=1), "prod")
+        new = await lora.register("triage", make_adapter("a2", seed=2), "prod")
+
+    async with run_lora_server(max_loras=3) as lora:
+        state = await lora.until(lambda state: bool(state.resident))
+        assert list(state.resident) == [new.version]
+        third = await lora.register("triage", make_adapter("a3", seed=3))
+        assert third.state == pb.ADAPTER_STATE_WARM
+        listed = await lora.stub.List(pb.ListAdaptersRequest())
+        states = {version.version: version.state for version in listed.versions}
+        assert states[old.version] == pb.ADAPTER_STATE_REGISTERED
+
+
+async def test_an_alias_moved_back_loads_the_old_version_first(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        old = await lora.register("triage", make_adapter("a1", seed=1), "prod")
+        new = await lora.register("triage", make_adapter("a2", seed=2), "prod")
+    async with run_lora_server() as lora:
+        await lora.until(lambda state: bool(state.resident))
+
+        moved = await lora.stub.SetAlias(
+            pb.SetAliasRequest(alias="triage@prod", version=old.version, expected_version=new.version)
+        )
+
+        assert (moved.version, moved.revision) == (old.version, 3)
+        state = await lora.until(lambda state: aliases(state) == {"triage@prod": old.version})
+        assert set(state.resident) == {old.version, new.version}
+
+
+async def test_an_alias_that_someone_else_moved_is_not_moved(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        first = await lora.register("triage", make_adapter("a1", seed=1), "prod")
+        second = await lora.register("triage", make_adapter("a2", seed=2), "prod")
+        third = await lora.register("triage", make_adapter("a3", seed=3))
+
+        error = await refusal(
+            lora.stub.SetAlias(
+                pb.SetAliasRequest(alias="triage@prod", version=third.version, expected_version=first.version)
+            )
+        )
+
+        assert (type(error), error.code) == (FailedPrecondition, "alias_moved")
+        assert second.version in error.message
+
+
+@pytest.mark.parametrize(
+    ("alias", "version", "family", "code"),
+    [
+        ("triage@prod", "triage@0123456789ab", NotFound, "unknown_version"),
+        ("triage@prod", "triage", InvalidArgument, "bad_version"),
+        ("triage", "triage@0123456789ab", InvalidArgument, "bad_alias"),
+        ("triage@0123456789ab", "triage@0123456789ab", InvalidArgument, "bad_alias"),
+        ("voice@prod", "triage@0123456789ab", InvalidArgument, "bad_alias"),
+    ],
+)
+async def test_an_alias_that_makes_no_sense_is_refused(
+    run_lora_server: RunLoraServer, alias: str, version: str, family: type[PointsmanError], code: str
+) -> None:
+    async with run_lora_server() as lora:
+        error = await refusal(lora.stub.SetAlias(pb.SetAliasRequest(alias=alias, version=version)))
+
+        assert (type(error), error.code) == (family, code)
+
+
+async def test_while_the_engine_starts_health_says_serving_and_a_registered_version_waits_for_it(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    async with run_lora_server("--start-file", str(go)) as lora, open_channel(lora.address) as channel:
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        state = await lora.until(lambda state: state.status == pb.ENGINE_STATUS_STARTING)
+        assert state.detail
+        error = await refusal(lora.register("triage", make_adapter(), "prod"))
+        assert (type(error), error.code) == (Unavailable, "engine_not_ready")
+
+        go.touch()
+
+        state = await lora.until(lambda state: bool(state.resident))
+        assert state.status == pb.ENGINE_STATUS_READY
+
+
+async def test_an_engine_that_cannot_start_says_why_again_and_again(run_lora_server: RunLoraServer) -> None:
+    async with run_lora_server(program="/no/such/python") as lora:
+        state = await lora.until(lambda state: state.engine_restarts >= 1 and state.status == pb.ENGINE_STATUS_DOWN)
+
+        assert "/no/such/python" in state.detail
+
+
+async def test_another_server_at_the_engines_address_is_not_taken_for_the_engine(
+    run_lora_server: RunLoraServer,
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        host, _, port = lora.engine_url.removeprefix("http://").rpartition(":")
+        lora.kill_engine()
+        await lora.until(lambda state: state.status == pb.ENGINE_STATUS_DOWN)
+        with socket.create_server((host, int(port))):
+            state = await lora.until(lambda state: "taken by another process" in state.detail)
+            assert state.status == pb.ENGINE_STATUS_DOWN
+        await lora.until_ready()
+
+
+async def test_when_redis_is_gone_the_engine_goes_on_and_moves_are_refused(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter, valkey: Any
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        version = await lora.register("triage", make_adapter(), "prod")
+        valkey.stop()
+
+        errors = [
+            await refusal(lora.stub.List(pb.ListAdaptersRequest())),
+            await refusal(lora.register("voice", make_adapter("b", seed=1), "prod")),
+            await refusal(lora.stub.SetAlias(pb.SetAliasRequest(alias="triage@next", version=version.version))),
+        ]
+
+        assert {(type(error), error.code) for error in errors} == {(Unavailable, "redis_unavailable")}
+        state = await lora.until_ready()
+        assert (list(state.resident), aliases(state)) == ([version.version], {"triage@prod": version.version})
+
+        valkey.start()
+        moved = await lora.stub.SetAlias(pb.SetAliasRequest(alias="triage@next", version=version.version))
+        assert moved.revision == 1
+
+
+async def test_what_another_lora_server_changes_in_redis_is_told(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as here, run_lora_server() as there:  # one store, one Redis, two engines
+        await here.until_ready()
+        await there.until_ready()
+        version = await here.register("triage", make_adapter(), "prod")
+
+        state = await there.until(lambda state: bool(state.resident))
+
+        assert list(state.resident) == [version.version]
+        await there.until(lambda state: aliases(state) == {"triage@prod": version.version})
+
+
+async def test_a_version_that_was_changed_in_the_store_does_not_reach_the_engine(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        version = await lora.register("triage", make_adapter(), "prod")
+    weights = next((tmp_path / "store").rglob("adapter_model.safetensors"))
+    weights.chmod(0o644)
+    os.truncate(weights, weights.stat().st_size - 1)
+
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        error = await refusal(lora.stub.SetAlias(pb.SetAliasRequest(alias="triage@prod", version=version.version)))
+
+        assert (type(error), error.code) == (FailedPrecondition, "hash_mismatch")
+        assert await lora.asked() == []
+
+
+async def test_metrics_count_loads_and_what_is_resident(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        await lora.register("triage", make_adapter())
+        await refusal(lora.register("triage", make_adapter("bad", config={"behaviour": "refused"})))
+
+        text = generate_latest(lora.house.registry).decode()
+
+    for line in (
+        'pointsman_lora_loads_total{result="loaded"} 1.0',
+        'pointsman_lora_loads_total{result="failed"} 1.0',
+        "pointsman_lora_load_seconds_count 1.0",
+        "pointsman_lora_resident 1.0",
+        "pointsman_lora_engine_up 1.0",
+        "pointsman_lora_engine_restarts_total 0.0",
+    ):
+        assert line in text
+
+
+def test_metrics_of_an_engine_that_is_not_up_are_zero() -> None:
+    assert "pointsman_lora_engine_up 0.0" in generate_latest(Metrics(EngineState).registry).decode()
