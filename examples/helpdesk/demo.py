@@ -35,7 +35,7 @@ QUESTIONS = [
     ("http", AUTO, "Do I have to reserve a space for my bicycle?"),
     ("grpc", AUTO, "how long do i have to claim money back when a train is late"),
     ("http", AUTO, "Draft a reply to a customer who asks whether her dog needs a ticket."),
-    ("http", AUTO, "Please write back to Mr Hale, who wants to know how long we keep lost property."),
+    ("http", AUTO, "Compose an answer to Mr Hale, who wants to know how long lost property is kept."),
     ("http", AUTO, "What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?"),
     ("http", AUTO, "hello there, how are you today?"),
     ("http", AUTO, "Write a SQL query that joins two tables on their ids."),
