@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ ROOT = HERE.parent.parent
 HOME = ROOT / ".pointsman"
 LONGEST_START = 420
 """Seconds; the first start also makes the models."""
-KINDS = {"prompt", "rag", "lora", "hybrid"}
+KINDS = ("prompt", "rag", "lora", "hybrid")
 
 AUTO = "auto"
 LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
@@ -35,7 +36,7 @@ QUESTIONS = [
     ("http", AUTO, "Do I have to reserve a space for my bicycle?"),
     ("grpc", AUTO, "how long do i have to claim money back when a train is late"),
     ("http", AUTO, "Draft a reply to a customer who asks whether her dog needs a ticket."),
-    ("http", AUTO, "Compose an answer to Mr Hale, who wants to know how long lost property is kept."),
+    ("http", AUTO, "Write a reply to a customer who asks how long we keep lost property."),
     ("http", AUTO, "What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?"),
     ("http", AUTO, "hello there, how are you today?"),
     ("http", AUTO, "Write a SQL query that joins two tables on their ids."),
@@ -47,6 +48,7 @@ class Outcome:
     """One row of the table."""
 
     door: str
+    model: str
     asked: str
     task: str
     confidence: float
@@ -69,10 +71,13 @@ def main() -> int:
             ask = ask_http if door == "http" else ask_grpc
             outcomes.append(ask(run[door], model, text))
         console.print(table(outcomes))
-    missing = KINDS - {outcome.kind for outcome in outcomes}
+    kinds = Counter(outcome.kind for outcome in outcomes)
+    missing = [kind for kind in KINDS if kinds[kind] < 2]
     unanswered = [outcome.asked for outcome in outcomes if not outcome.answer.strip()]
     if missing or unanswered:
-        console.print(f"[red]no answer by: {', '.join(missing) or '-'}; empty answers to: {unanswered or '-'}[/]")
+        console.print(
+            f"[red]fewer than two answers by: {', '.join(missing) or '-'}; empty answers to: {unanswered or '-'}[/]"
+        )
         return 1
     console.print(f"{len(outcomes)} requests, all four kinds of path, {sum(o.dollars for o in outcomes):.7f} dollars.")
     return 0
@@ -141,6 +146,7 @@ def ask_http(url: str, model: str, text: str) -> Outcome:
     headers = response.headers
     return Outcome(
         door="http",
+        model=model,
         asked=text,
         task=headers["x-pointsman-task"],
         confidence=float(headers["x-pointsman-confidence"]),
@@ -171,6 +177,7 @@ def ask_grpc(address: str, model: str, text: str) -> Outcome:
                     receipt = response.finished.receipt
     return Outcome(
         door="grpc",
+        model=model,
         asked=text,
         task=decision.task,
         confidence=decision.confidence,
@@ -194,8 +201,8 @@ def table(outcomes: list[Outcome]) -> Table:
     for o in outcomes:
         shown.add_row(
             o.asked if o.door == "http" else f"(gRPC) {o.asked}",
-            o.task,
-            f"{o.confidence:.2f}",
+            o.task if o.model == AUTO else "(path named)",
+            f"{o.confidence:.2f}" if o.model == AUTO else "",
             o.path,
             o.kind,
             f"{o.first_token:.2f}",

@@ -21,6 +21,10 @@ class Board:
     def state(self) -> EngineState:
         return self._state
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def update(self, **changes: Any) -> None:
         """Sets fields of the state; what changes nothing is not told."""
         changed = replace(self._state, **changes)

@@ -75,6 +75,9 @@ async def building(settings: Settings, command: Command) -> AsyncIterator[House]
             settings.engine_name, settings.served_model_name, settings.public_url, settings.max_model_len
         )
         running = [tasks.create_task(supervisor.run()), tasks.create_task(reconciler.run())]
-        yield House(LoraServerServicer(rollout, board, identity), board, metrics.registry)
-        for task in running:
-            task.cancel()
+        try:
+            yield House(LoraServerServicer(rollout, board, identity), board, metrics.registry)
+        finally:
+            board.close()
+            for task in running:
+                task.cancel()
