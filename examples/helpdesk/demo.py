@@ -63,7 +63,7 @@ class Outcome:
 
 
 def main() -> int:
-    console = Console(width=200)
+    console = Console(width=170)
     with everything_running() as run:
         outcomes = []
         for door, model, text in QUESTIONS:

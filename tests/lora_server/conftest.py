@@ -103,7 +103,9 @@ class Valkey:
 
     def start(self) -> None:
         program = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        self._process = subprocess.Popen([*program, "--save", "", "--appendonly", "yes"], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [*program, "--save", "", "--appendonly", "yes", "--appendfsync", "always"], stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 10
         while not self._answers():
             assert time.monotonic() < deadline, "valkey did not start"

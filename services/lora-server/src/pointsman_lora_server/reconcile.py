@@ -27,7 +27,8 @@ class Reconciler:
     async def run(self) -> None:
         """Until cancelled. What fails is told once, and tried again.
 
-        Or until the board is closed: the Redis client uses `asyncio.wait_for`, which in Python 3.11 can swallow a cancellation.
+        Or until the board is closed: the Redis client uses `asyncio.wait_for`, which in Python 3.11 can swallow a
+        cancellation.
         """
         while not self._board.closed:
             seen = self._board.state.status

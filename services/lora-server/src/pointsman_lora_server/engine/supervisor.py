@@ -34,6 +34,7 @@ class Supervisor:
         self._health = health
         self._board = board
         self._process: EngineProcess | None = None
+        self._wish = ""  # why we ended this life ourselves
 
     async def run(self) -> None:
         """Until cancelled; then the engine is stopped gracefully."""
@@ -54,7 +55,7 @@ class Supervisor:
 
     def restart(self, why: str) -> None:
         """Ends this life of the engine now; the next begins by itself."""
-        log.error("the engine is started again: %s", why)
+        self._wish = why
         # At once, and not when the end is noticed: nothing more must be loaded into this life.
         self._board.update(status=EngineStatus.DOWN, resident=frozenset(), detail=why)
         if self._process:
@@ -67,6 +68,7 @@ class Supervisor:
         if _is_taken(self._listen):
             # Another server there would answer our questions in the engine's place.
             return 0.0, f"{self._listen} is taken by another process"
+        self._wish = ""
         self._process = process = await EngineProcess.start(self._command)
         # Never cancelled: its end is sure to come, and with it the reading of what the engine last said.
         ended = asyncio.create_task(process.wait(), name="engine's end")
@@ -89,7 +91,7 @@ class Supervisor:
                 await ended
                 return 0.0 if up_since is None else now - up_since, f"no answer for {now - silent_since:.0f} s"
         up_for = 0.0 if up_since is None else time.monotonic() - up_since
-        return up_for, f"it ended with exit code {ended.result()}: {process.last_words()}"
+        return up_for, self._wish or f"it ended with exit code {ended.result()}: {process.last_words()}"
 
 
 def _is_taken(listen: str) -> bool:
