@@ -59,7 +59,7 @@ def test_a_paths_kind_follows_from_what_it_is_made_of(config_folder: ConfigFolde
     for name, like in [("adapter_few_shot", "triage_few_shot"), ("adapter_persona", "small_talk")]:
         config_folder.paths[name] = config_folder.paths[like] | {"adapter": "triage@prod"}
     config = load_and_check(config_folder.write())
-    assert wiring._path(path, config.paths.paths[path]).kind is kind
+    assert wiring.to_path(path, config.paths.paths[path], config).kind is kind
 
 
 def _set(part: str, *keys: str | int, to: object) -> Callable[[ConfigFolder], None]:
@@ -162,10 +162,10 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (_set("tasks", "chat", "policy", to={"split": {"nowhere": 1}}), "task 'chat' names path 'nowhere'"),
         (_set("tasks", "chat", "fallback", to=["nowhere"]), "task 'chat' names path 'nowhere'"),
-        (_set("tasks", "chat", "policy", to={}), "a policy is either fixed: PATH or split: {PATH: WEIGHT, ...}"),
+        (_set("tasks", "chat", "policy", to={}), "a policy is one of fixed: PATH"),
         (
             _set("tasks", "chat", "policy", to={"fixed": "small_talk", "split": {"handbook": 1}}),
-            "a policy is either fixed: PATH or split",
+            "a policy is one of fixed: PATH",
         ),
         (
             _set("tasks", "chat", "policy", to={"split": {"handbook": 0}}),
@@ -266,9 +266,9 @@ def test_a_key_is_named_in_the_file_and_read_from_the_environment(
     engine = load_config(config_folder.write(), {}).models.engines["cloud"]
     monkeypatch.delenv("CLOUD_KEY", raising=False)
     with pytest.raises(ConfigError, match="engine 'cloud' needs the environment variable CLOUD_KEY"):
-        wiring._engine("cloud", engine)
+        wiring.to_engine("cloud", engine)
     monkeypatch.setenv("CLOUD_KEY", "sk-1")
-    assert wiring._engine("cloud", engine).api_key == "sk-1"
+    assert wiring.to_engine("cloud", engine).api_key == "sk-1"
 
 
 @pytest.mark.parametrize("file", ["prompts/persona.txt", "tasks/chat.jsonl", "paths.yaml"])

@@ -90,7 +90,7 @@ class Finished(_message.Message):
     def __init__(self, finish_reason: _Optional[str] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("id", "task", "confidence", "path", "kind", "reason", "considered", "expected_cost_usd", "probabilities", "stage")
+    __slots__ = ("id", "task", "confidence", "path", "kind", "reason", "considered", "expected_cost_usd", "probabilities", "stage", "margin", "familiarity", "notes", "generation")
     ID_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,10 @@ class Decision(_message.Message):
     EXPECTED_COST_USD_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    FAMILIARITY_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     id: str
     task: str
     confidence: float
@@ -111,7 +115,11 @@ class Decision(_message.Message):
     expected_cost_usd: float
     probabilities: _containers.RepeatedCompositeFieldContainer[TaskProbability]
     stage: str
-    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., path: _Optional[str] = ..., kind: _Optional[str] = ..., reason: _Optional[str] = ..., considered: _Optional[_Iterable[_Union[Considered, _Mapping]]] = ..., expected_cost_usd: _Optional[float] = ..., probabilities: _Optional[_Iterable[_Union[TaskProbability, _Mapping]]] = ..., stage: _Optional[str] = ...) -> None: ...
+    margin: float
+    familiarity: float
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    generation: str
+    def __init__(self, id: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., path: _Optional[str] = ..., kind: _Optional[str] = ..., reason: _Optional[str] = ..., considered: _Optional[_Iterable[_Union[Considered, _Mapping]]] = ..., expected_cost_usd: _Optional[float] = ..., probabilities: _Optional[_Iterable[_Union[TaskProbability, _Mapping]]] = ..., stage: _Optional[str] = ..., margin: _Optional[float] = ..., familiarity: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
 
 class Considered(_message.Message):
     __slots__ = ("path", "outcome", "reason")
@@ -142,7 +150,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("usage", "cost_usd", "cost_parts_usd", "seconds", "outcome", "path", "sources")
+    __slots__ = ("usage", "cost_usd", "cost_parts_usd", "seconds", "outcome", "path", "sources", "escalated_from")
     class CostPartsUsdEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +172,7 @@ class Receipt(_message.Message):
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
+    ESCALATED_FROM_FIELD_NUMBER: _ClassVar[int]
     usage: Usage
     cost_usd: float
     cost_parts_usd: _containers.ScalarMap[str, float]
@@ -171,7 +180,8 @@ class Receipt(_message.Message):
     outcome: str
     path: str
     sources: _containers.RepeatedCompositeFieldContainer[Source]
-    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., cost_usd: _Optional[float] = ..., cost_parts_usd: _Optional[_Mapping[str, float]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[str] = ..., path: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ...) -> None: ...
+    escalated_from: str
+    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., cost_usd: _Optional[float] = ..., cost_parts_usd: _Optional[_Mapping[str, float]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[str] = ..., path: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., escalated_from: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("document_id", "title", "score")
@@ -213,3 +223,27 @@ class RouteResponse(_message.Message):
     decision: Decision
     prompt: _containers.RepeatedCompositeFieldContainer[Message]
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., prompt: _Optional[_Iterable[_Union[Message, _Mapping]]] = ...) -> None: ...
+
+class FeedbackRequest(_message.Message):
+    __slots__ = ("decision_id", "id", "rating", "correction", "right_task", "right_answer")
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    CORRECTION_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_TASK_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    decision_id: str
+    id: str
+    rating: float
+    correction: str
+    right_task: str
+    right_answer: str
+    def __init__(self, decision_id: _Optional[str] = ..., id: _Optional[str] = ..., rating: _Optional[float] = ..., correction: _Optional[str] = ..., right_task: _Optional[str] = ..., right_answer: _Optional[str] = ...) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("stored", "known_already")
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_ALREADY_FIELD_NUMBER: _ClassVar[int]
+    stored: str
+    known_already: bool
+    def __init__(self, stored: _Optional[str] = ..., known_already: _Optional[bool] = ...) -> None: ...

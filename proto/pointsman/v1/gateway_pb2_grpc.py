@@ -44,6 +44,11 @@ class GatewayStub:
                 request_serializer=pointsman_dot_v1_dot_gateway__pb2.RouteRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_gateway__pb2.RouteResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/pointsman.v1.Gateway/Feedback',
+                request_serializer=pointsman_dot_v1_dot_gateway__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_gateway__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServicer:
@@ -64,6 +69,16 @@ class GatewayServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """What someone says of an answer, by its decision's id. Sending the same again changes nothing.
+        INVALID_ARGUMENT  nothing is said ("empty_feedback"), a rating outside 0 to 1, a task that there is not ("unknown_task")
+        NOT_FOUND         a decision that is not in the journal, or no longer ("unknown_decision")
+        While the journal cannot be reached, feedback is kept on disk and sent on later: `stored` says which.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +91,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.Route,
                     request_deserializer=pointsman_dot_v1_dot_gateway__pb2.RouteRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_gateway__pb2.RouteResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=pointsman_dot_v1_dot_gateway__pb2.FeedbackRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_gateway__pb2.FeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +152,33 @@ class Gateway:
             '/pointsman.v1.Gateway/Route',
             pointsman_dot_v1_dot_gateway__pb2.RouteRequest.SerializeToString,
             pointsman_dot_v1_dot_gateway__pb2.RouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Gateway/Feedback',
+            pointsman_dot_v1_dot_gateway__pb2.FeedbackRequest.SerializeToString,
+            pointsman_dot_v1_dot_gateway__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

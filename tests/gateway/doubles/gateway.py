@@ -69,7 +69,7 @@ class Neighbours:
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **self.settings)
         config = load_config(settings.config)
         async with wiring.building(settings, config) as house:
-            door = HttpDoor(house.pipeline, house.engines, house.models.names, house.registry, settings.request_timeout)
+            door = HttpDoor(house.pipeline, house.generations, house.registry, settings.request_timeout)
             servicer = GatewayServicer(house.pipeline, settings.request_timeout)
 
             def register(server: Any) -> None:

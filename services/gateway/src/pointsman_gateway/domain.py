@@ -86,8 +86,15 @@ class Labels:
     """All tasks, most likely first; they add up to 1."""
     abstained: bool
     stage: str
+    """Which one decided: "forced", "rule:NAME", "static", "encoder", "conversation" or "language"."""
     vector: Vector | None = None
     """The embedding of the query, unit length; handed on so that nothing embeds it again."""
+    margin: float = 0.0
+    """From the first probability to the second."""
+    familiarity: float = 0.0
+    """How far the request is from what would be abstained from; below 0 it was."""
+    notes: tuple[str, ...] = ()
+    """What else was noticed: that a text was read in part, that it is in another language, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class Path:
     strategies: tuple[str, ...] = ()
     """Names only; the strategies themselves are built from the configuration by `wiring`."""
     sampling: Sampling = field(default_factory=Sampling)
+    fingerprint: str = ""
+    """Of all that the configuration says of it, its prompts included: evidence is of a path as it was."""
 
     @property
     def kind(self) -> Kind:
@@ -131,6 +140,13 @@ class Decision:
     probabilities: tuple[tuple[str, float], ...] = ()
     expected_cost_usd: float = 0.0
     vector: Vector | None = None
+    margin: float = 0.0
+    familiarity: float = 0.0
+    notes: tuple[str, ...] = ()
+    generation: str = ""
+    """The configuration by which it was decided."""
+    escalation: tuple[Path, ...] = ()
+    """Where to go, once, if the answer of `path` is not accepted; empty: it is not judged before it is sent."""
 
     def fallen_back(self, reason: str) -> "Decision":
         """The decision after `path` failed for `reason`, with the first of the alternatives in its place."""
@@ -176,6 +192,13 @@ class Usage:
     cached_tokens: int = 0
     """Of the prompt's tokens, those that the engine had in its prefix cache."""
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -200,10 +223,44 @@ class Receipt:
     outcome: str
     """ "ok", "cancelled" or the code of an error."""
     sources: Sequence[Passage] = ()
+    model: str = ""
+    """What answered, as the engine knows it: the base model or an adapter's version; empty where nothing did."""
+    escalated_from: str = ""
+    """The path whose answer was not accepted; what it cost is in this receipt too."""
 
     @property
     def cost_usd(self) -> float:
         return sum(self.cost_parts_usd.values())
+
+
+@dataclass(frozen=True, slots=True)
+class PathEvidence:
+    """What is known of a path on one task, from feedback and from receipts."""
+
+    rated: float = 0.0
+    """How many answers were rated."""
+    quality: float = 0.0
+    """Their mean rating, 0 to 1."""
+    answers: float = 0.0
+    """How many answers there are receipts of."""
+    p95_seconds: float = 0.0
+    """Arrival to end."""
+    mean_cost_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What someone says of one answer, by its decision's id; at least one thing is said."""
+
+    decision_id: str
+    id: str = ""
+    """Names this feedback: the same one sent twice counts once. Empty: its content names it."""
+    rating: float | None = None
+    """0 (bad) to 1 (good)."""
+    correction: str = ""
+    """What was wrong with it, in words."""
+    right_task: str = ""
+    right_answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ SILENCE = 25.0
 """Seconds without a word from a lora-server (it promises one every 10) until its stream is opened anew."""
 
 
+NO_WORD = "no word from its lora-server yet"
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """What is known of one engine."""
@@ -28,8 +31,12 @@ class Engine:
     ready: bool = False
     resident: frozenset[str] = frozenset()
     aliases: Mapping[str, str] = field(default_factory=dict)
-    detail: str = "no word from its lora-server yet"
+    detail: str = NO_WORD
     api_key: str = ""
+
+    @property
+    def heard_of(self) -> bool:
+        return self.ready or self.detail != NO_WORD
 
     def adapter_version(self, adapter: str) -> str | None:
         """The resident version behind an alias or a version's own name."""
@@ -45,28 +52,45 @@ class Target:
     model: str
 
 
-class Engines:
-    """The latest word on each engine; reading it costs nothing."""
+class Cell:
+    """The latest word on one engine; generations of the configuration that both name it share its cell."""
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
-        self._engines = {engine.name: engine for engine in engines}
+    __slots__ = ("engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+
+class Engines:
+    """The latest word on each engine of one generation; reading it costs nothing."""
+
+    def __init__(self, engines: Sequence[Engine | Cell]) -> None:
+        cells = [Cell(engine) if isinstance(engine, Engine) else engine for engine in engines]
+        self._cells = {cell.engine.name: cell for cell in cells}
 
     def put(self, engine: Engine) -> None:
-        self._engines[engine.name] = engine
+        self._cells[engine.name].engine = engine
 
     def get(self, name: str) -> Engine:
-        return self._engines[name]
+        return self._cells[name].engine
 
     def all(self) -> list[Engine]:
-        return list(self._engines.values())
+        return [cell.engine for cell in self._cells.values()]
 
     @property
     def any_ready(self) -> bool:
-        return any(engine.ready for engine in self._engines.values())
+        return any(engine.ready for engine in self.all())
+
+    def version_of(self, path: Path) -> str:
+        """The adapter's version that would answer along `path` now; empty where it has none, or none is there."""
+        if not path.adapter:
+            return ""
+        versions = (engine.adapter_version(path.adapter) for engine in self.all() if engine.model == path.model)
+        return next((version for version in versions if version), "")
 
     def why_not(self, path: Path) -> str | None:
         """Implements the router's `Availability`."""
-        serving = [e for e in self._engines.values() if e.model == path.model]
+        serving = [e for e in self.all() if e.model == path.model]
         if not any(e.ready for e in serving):
             return f"no engine for '{path.model}' is ready: " + "; ".join(f"{e.name}: {e.detail}" for e in serving)
         if path.adapter and not any(e.ready and e.adapter_version(path.adapter) for e in serving):
@@ -80,7 +104,7 @@ class Engines:
             code = "adapter_not_resident" if path.adapter and "not resident" in why_not else "engine_not_ready"
             raise Unavailable(f"path '{path.name}': {why_not}", code=code, retry_after=5.0)
         found = []
-        for engine in self._engines.values():
+        for engine in self.all():
             if engine.ready and engine.model == path.model:
                 model = engine.adapter_version(path.adapter) if path.adapter else engine.model
                 if model:

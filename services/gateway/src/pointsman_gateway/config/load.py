@@ -1,5 +1,6 @@
 """Reads a configuration folder into one checked whole, or says what is wrong with it."""
 
+import hashlib
 import json
 import os
 import re
@@ -42,8 +43,12 @@ class Config:
     tasks: TasksFile
     examples: Mapping[str, tuple[Example, ...]]
     """By task."""
+    negatives: tuple[str, ...]
+    """Texts that belong to no task."""
     prompts: Mapping[str, str]
     """Template text by file name."""
+    digest: str
+    """Of everything that was read: equal digests are equal configurations."""
 
 
 def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
@@ -58,8 +63,11 @@ def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -
     _check_paths(models, paths, tasks, prompts)
     _check_tasks(paths, tasks)
     examples = {name: _read_examples(folder / task.examples) for name, task in tasks.tasks.items()}
+    negatives = _read_negatives(folder, tasks.classifier.negatives)
     _check_examples(examples, paths)
-    return Config(folder, models, paths, tasks, examples, prompts)
+    _check_negatives(negatives, examples)
+    digest = _digest(models, paths, tasks, examples, negatives, prompts)
+    return Config(folder, models, paths, tasks, examples, negatives, prompts, digest)
 
 
 def _read(file: FilePath, shape: type[File], environment: Mapping[str, str]) -> File:
@@ -149,9 +157,8 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
     if len(tasks.tasks) < 2:
         raise ConfigError("tasks.yaml: there is nothing to choose between; write two tasks or more")
     for name, task in tasks.tasks.items():
-        for path in (task.policy.fixed, *task.policy.split, *task.fallback):
-            if path:
-                _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
+        for path in (*task.policy.paths, *task.fallback):
+            _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
         for rule in task.rules:
             try:
                 re.compile(rule.regex)
@@ -198,6 +205,24 @@ def _read_examples(file: FilePath) -> tuple[Example, ...]:
             )
         )
     return tuple(rows)
+
+
+def _read_negatives(folder: FilePath, name: str) -> tuple[str, ...]:
+    return tuple(example.text for example in _read_examples(folder / name)) if name else ()
+
+
+def _check_negatives(negatives: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
+    owner = {row.text: task for task, rows in examples.items() for row in rows}
+    for text in negatives:
+        if text in owner:
+            raise ConfigError(f"the negative {text[:80]!r} is an example of task '{owner[text]}' too")
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update((part.model_dump_json() if isinstance(part, BaseModel) else repr(part)).encode())
+    return digest.hexdigest()
 
 
 def _must_be_known(what: str, name: str, known: Iterable[str]) -> None:

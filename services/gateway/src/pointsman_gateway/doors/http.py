@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -22,6 +22,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
 from pointsman_gateway.doors.sse import DONE, ClientGone, EventStream, event, until_hung_up
+from pointsman_gateway.generations import Generation, Status
 from pointsman_gateway.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,14 @@ log = logging.getLogger(__name__)
 LONGEST_BODY = 8 * 1024 * 1024
 
 
-class Readiness(Protocol):
-    """Whether the gateway can serve."""
+class Configuration(Protocol):
+    """What serves now."""
 
     @property
-    def any_ready(self) -> bool: ...
+    def current(self) -> Generation: ...
+
+    @property
+    def status(self) -> Status: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,7 @@ class HttpDoor:
     """What the routes need."""
 
     pipeline: Pipeline
-    readiness: Readiness
-    models: Callable[[], Sequence[str]]
+    configuration: Configuration
     registry: CollectorRegistry
     request_timeout: float
 
@@ -75,8 +78,14 @@ async def route(body: RouteBody, request: Request) -> Response:
 
 async def list_models(request: Request) -> dict[str, Any]:
     """Everything that `model` may say."""
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in _door(request).models()]
+    names = _door(request).configuration.current.models.names()
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in names]
     return {"object": "list", "data": data}
+
+
+async def configuration(request: Request) -> dict[str, Any]:
+    """Which configuration serves, and why what is in the folder now does not."""
+    return asdict(_door(request).configuration.status)
 
 
 async def live() -> PlainTextResponse:
@@ -87,7 +96,7 @@ async def live() -> PlainTextResponse:
 async def ready(request: Request) -> PlainTextResponse:
     """Some engine can answer."""
     door = _door(request)
-    if door.readiness.any_ready and not door.pipeline.admission.closing:
+    if door.configuration.current.engines.any_ready and not door.pipeline.admission.closing:
         return PlainTextResponse("ready\n")
     return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
 
@@ -160,6 +169,7 @@ def build_app(door: HttpDoor) -> ASGIApp:
     app.post("/v1/chat/completions")(chat)
     app.post("/v1/route")(route)
     app.get("/v1/models")(list_models)
+    app.get("/v1/configuration")(configuration)
     app.get("/healthz")(live)
     app.get("/readyz")(ready)
     app.get("/metrics")(metrics)

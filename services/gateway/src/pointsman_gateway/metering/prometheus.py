@@ -20,9 +20,9 @@ BY_PATH = ["path", "kind", "task"]
 class Metrics:
     """Counts receipts."""
 
-    def __init__(self, registry: CollectorRegistry, paths: Collection[str], tasks: Collection[str]) -> None:
-        """`paths` and `tasks` are the label values allowed; any other is counted as "other"."""
-        self._paths, self._tasks = frozenset(paths), frozenset(tasks)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._paths: frozenset[str] = frozenset()
+        self._tasks: frozenset[str] = frozenset()
         self._requests = Counter(
             "pointsman_requests", "Requests by how they ended.", [*BY_PATH, "outcome"], registry=registry
         )
@@ -53,8 +53,30 @@ class Metrics:
         self._fallbacks = Counter(
             "pointsman_fallbacks", "Answers by another path.", ["source", "target"], registry=registry
         )
+        self._reloads = Counter(
+            "pointsman_config_reloads",
+            "Changes of the configuration folder, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._generation = Gauge(
+            "pointsman_config_generation", "1 for the configuration that serves.", ["generation"], registry=registry
+        )
         self.in_flight = Gauge("pointsman_in_flight", "Requests being answered.", registry=registry)
         self.refused = Counter("pointsman_refused", "Requests refused before a decision.", ["code"], registry=registry)
+
+    def know(self, paths: Collection[str], tasks: Collection[str]) -> None:
+        """The label values allowed from now on; any other is counted as "other"."""
+        self._paths, self._tasks = frozenset(paths), frozenset(tasks)
+
+    def reloaded(self, outcome: str, generation: str) -> None:
+        """`outcome` is "swapped" or "refused"; `generation` is the one that serves now."""
+        self._reloads.labels(outcome).inc()
+        self.serving(generation)
+
+    def serving(self, generation: str) -> None:
+        self._generation.clear()
+        self._generation.labels(generation).set(1)
 
     def decided(self, decision: Decision, seconds: float) -> None:
         task = self._task(decision.task)

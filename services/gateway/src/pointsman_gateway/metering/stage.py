@@ -31,11 +31,10 @@ class Meter:
         self._sent = self._arrived
         self._pieces = 0
         self._usage: Usage | None = None
-
-    def classified(self) -> None:
-        self._seconds["classification"] = self.elapsed
+        self._model = ""
 
     def decided(self, decision: Decision) -> None:
+        self._seconds["classification"] = self.elapsed
         self._decision = decision
         self._metering.metrics.decided(decision, self.elapsed)
 
@@ -46,6 +45,10 @@ class Meter:
     def prompted(self, prompt: Prompt) -> None:
         self._prompt = prompt
         self._sent = time.perf_counter()
+
+    def opened(self, model: str) -> None:
+        """`model` has begun to answer."""
+        self._model = model
 
     def token(self) -> None:
         """A piece of the answer has come."""
@@ -76,7 +79,7 @@ class Meter:
             seconds["generation"] = seconds["total"] - seconds["first_token"]
         path, usage = self._decision.path, self._counted()
         parts = self._metering.pricing.parts_usd(path.model, usage, self._prompt.searches)
-        receipt = Receipt(self._decision, usage, parts, seconds, outcome, self._prompt.passages)
+        receipt = Receipt(self._decision, usage, parts, seconds, outcome, self._prompt.passages, self._model)
         self._metering.metrics.ended(receipt)
         if outcome == "ok":
             self._metering.expected_cost.learn(path, receipt.cost_usd)

@@ -45,6 +45,7 @@ class Router:
         availability: Availability,
         forced: ForcedModels,
         expected_cost: ExpectedCost,
+        generation: str = "",
     ) -> None:
         self._paths = paths
         self._tasks = tasks
@@ -52,6 +53,7 @@ class Router:
         self._availability = availability
         self._forced = forced
         self._expected_cost = expected_cost
+        self._generation = generation
 
     def decide(self, request: Request, labels: Labels) -> Decision:
         """Raises NotFound where the request names a model, adapter or path that there is not."""
@@ -111,4 +113,8 @@ class Router:
             probabilities=labels.probabilities,
             expected_cost_usd=self._expected_cost.usd(chosen, request),
             vector=labels.vector,
+            margin=labels.margin,
+            familiarity=labels.familiarity,
+            notes=labels.notes,
+            generation=self._generation,
         )

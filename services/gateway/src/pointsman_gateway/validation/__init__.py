@@ -1,0 +1,1 @@
+"""Is the answer what the task wants? Chunks in, a verdict out."""

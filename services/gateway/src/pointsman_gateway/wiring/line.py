@@ -1,0 +1,164 @@
+"""From one generation of the configuration to the stages that obey it."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman_gateway.backends.engines import Engine, Engines
+from pointsman_gateway.backends.stage import Backends, Client
+from pointsman_gateway.classification.classifier import Classifier
+from pointsman_gateway.classification.rules import Rules
+from pointsman_gateway.classification.stage import Classification
+from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
+from pointsman_gateway.domain import AUTO, UNKNOWN, Passage, Path, Sampling, Vector
+from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
+from pointsman_gateway.metering.prometheus import Metrics
+from pointsman_gateway.metering.stage import Metering
+from pointsman_gateway.pipeline import Line
+from pointsman_gateway.prompts.stage import Prompts
+from pointsman_gateway.prompts.strategies import FewShot, Instruction, Retrieval, Search, Strategy
+from pointsman_gateway.prompts.templates import Templates
+from pointsman_gateway.routing.router import PATH_PREFIX, Router
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What stays while generations come and go."""
+
+    client: Client
+    search: Search
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A classifier, and the examples' vectors by task."""
+
+    classifier: Classifier
+    vectors: Mapping[str, NDArray[np.float32]]
+
+
+def build_line(config: Config, learned: Learned, engines: Engines, around: Surroundings) -> Line:
+    """Raises ConfigError."""
+    paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
+    pricing = Pricing(config.models.models, config.models.retrieval)
+    expected_cost = ExpectedCost(pricing)
+    named = NamedModels(config, engines)
+    return Line(
+        generation=config.digest,
+        classification=Classification(Rules(config.tasks.tasks), learned.classifier),
+        router=Router(
+            paths, config.tasks.tasks, config.tasks.default_path, engines, named, expected_cost, config.digest
+        ),
+        prompts=Prompts(_strategies(config, learned, around.search)),
+        backends=Backends(engines, around.client, asyncio.get_running_loop().time),
+        metering=Metering(pricing, expected_cost, around.metrics),
+    )
+
+
+def label_values(config: Config) -> tuple[list[str], list[str]]:
+    """The paths and the tasks by which metrics may be labelled."""
+    return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
+
+
+class NamedModels:
+    """The plain paths behind the names that a request may force: base models and adapters."""
+
+    def __init__(self, config: Config, engines: Engines) -> None:
+        self.plain = {name: Path(name, name) for name in config.models.models}
+        self._paths = tuple(config.paths.paths)
+        self._engines = engines
+
+    def path_of(self, model: str) -> Path | None:
+        """Implements the router's `ForcedModels`."""
+        if model in self.plain:
+            return self.plain[model]
+        for engine in self._engines.all():
+            if engine.adapter_version(model):
+                return Path(f"adapter:{model}", engine.model, adapter=model)
+        return None
+
+    def names(self) -> Sequence[str]:
+        """Everything that a request's `model` may say now."""
+        aliases = {alias for engine in self._engines.all() for alias in engine.aliases}
+        return [AUTO, *self.plain, *(PATH_PREFIX + name for name in self._paths), *sorted(aliases)]
+
+
+def check(config: Config) -> None:
+    """Tries what can be tried without any service: compiles and renders every prompt. Raises ConfigError."""
+    templates = Templates(config.prompts)
+    for name, path in config.paths.paths.items():
+        for strategy in path.strategies:
+            try:
+                _strategy(strategy, templates, config, None, _NoSearch())
+            except ConfigError as error:
+                raise ConfigError(f"paths.yaml: path '{name}': {error}") from error
+
+
+class _NoSearch:
+    """For checking a configuration, which retrieves nothing."""
+
+    async def search(
+        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
+    ) -> tuple[Passage, ...]:
+        return ()
+
+
+def to_path(name: str, path: PathConfig, config: Config) -> Path:
+    sampling = Sampling(max_tokens=path.max_tokens, temperature=path.temperature, stop=path.stop)
+    strategies = tuple(s.name for s in path.strategies)
+    return Path(name, path.model, path.adapter, strategies, sampling, _fingerprint(path, config))
+
+
+def _fingerprint(path: PathConfig, config: Config) -> str:
+    """Of what the path is made of; another text in one of its prompts makes it another path to judge."""
+    digest = hashlib.blake2b(path.model_dump_json().encode(), digest_size=6)
+    for strategy in path.strategies:
+        digest.update(config.prompts.get(getattr(strategy, strategy.name).prompt, "").encode())
+        if strategy.few_shot:
+            digest.update(repr(config.examples[strategy.few_shot.task]).encode())
+    return digest.hexdigest()
+
+
+def to_engine(name: str, engine: EngineConfig) -> Engine:
+    """Raises ConfigError where the key that it needs is not in the environment."""
+    api_key = ""
+    if engine.api_key_env:
+        api_key = os.environ.get(engine.api_key_env, "")
+        if not api_key:
+            raise ConfigError(
+                f"models.yaml: engine '{name}' needs the environment variable {engine.api_key_env}, which is not set"
+            )
+    return Engine(name, engine.model, engine.url.rstrip("/"), ready=bool(engine.url), api_key=api_key)
+
+
+def _strategies(config: Config, learned: Learned, search: Search) -> dict[str, list[Strategy]]:
+    templates = Templates(config.prompts)
+    return {
+        name: [_strategy(strategy, templates, config, learned, search) for strategy in path.strategies]
+        for name, path in config.paths.paths.items()
+    }
+
+
+def _strategy(
+    config: StrategyConfig, templates: Templates, whole: Config, learned: Learned | None, search: Search
+) -> Strategy:
+    """`learned` is None where a configuration is only checked."""
+    instruction = config.zero_shot or config.persona or config.chain_of_thought
+    if instruction:
+        return Instruction(templates, instruction.prompt)
+    if config.few_shot:
+        few, examples = config.few_shot, whole.examples[config.few_shot.task]
+        of_task = learned.vectors[few.task] if learned else np.zeros((len(examples), 1), np.float32)
+        embed = learned.classifier if learned and few.choose == "nearest" else None
+        system = Instruction(templates, few.prompt) if few.prompt else None
+        return FewShot(examples, of_task, few.count, embed, system)
+    look_up = config.retrieval
+    assert look_up is not None  # the schema allows no other
+    return Retrieval(templates, look_up.prompt, search, look_up.collection, look_up.top_k, look_up.required)

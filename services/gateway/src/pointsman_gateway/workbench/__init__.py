@@ -1,0 +1,1 @@
+"""Works on the gateway's configuration and journal without serving: fit, replay, suggest."""
