@@ -4,7 +4,9 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from pointsman_cli.doctor.finding import Level
 from pointsman_cli.doctor.hardware import check_hardware
 from pointsman_cli.doctor.installation import check_engine
 from pointsman_cli.doctor.machine import Machine, look_at_machine
-from pointsman_cli.doctor.running import check_port
+from pointsman_cli.doctor.running import check_configuration, check_port
 
 Cli = Callable[..., Any]
 Executable = Callable[[str], Path]
@@ -174,3 +176,32 @@ def test_a_service_that_is_dead_or_silent_fails_with_its_log(
     assert found["fail gateway"] == "its process 4194305 is dead; its log is gateway.log"
     assert found["fail retriever"] == f"does not serve at {silent}; its log is retriever.log"
     assert "fail engine runs" in found
+
+
+@pytest.mark.parametrize(
+    ("problem", "level", "told"),
+    [
+        ("", Level.OK, "generation 0a1b"),
+        (
+            "tasks.yaml: unknown key 'tsaks'",
+            Level.FAIL,
+            "still the last good one, 0a1b: tasks.yaml: unknown key 'tsaks'",
+        ),
+    ],
+)
+async def test_an_edit_that_the_gateway_refused_is_a_failing_line(problem: str, level: Level, told: str) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the library's name
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"generation": "0a1b", "problem": problem}).encode())
+
+        def log_message(self, *words: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        finding = await check_configuration(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+    assert (finding.level, finding.detail) == (level, told)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 import grpc
+import httpx
 from pointsman.v1 import lora_server_pb2
 from pointsman_servicekit.grpc_client import open_channel
 
@@ -36,7 +37,7 @@ async def check_running(run: Run | None) -> list[Finding]:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
     addresses = {"gateway": run.grpc, "retriever": run.retriever, "lora-server": run.lora_server}
     findings = await asyncio.gather(*(_service(name, address, run) for name, address in addresses.items()))
-    return [*findings, await _engine(run.lora_server)]
+    return [*findings, await check_configuration(run.http), await _engine(run.lora_server)]
 
 
 async def _service(name: str, address: str, run: Run) -> Finding:
@@ -49,6 +50,18 @@ async def _service(name: str, address: str, run: Run) -> Finding:
     if not serving:
         return fail(name, f"does not serve at {address}{log}")
     return ok(name, f"serves at {address}")
+
+
+async def check_configuration(url: str) -> Finding:
+    """Whether what is in the configuration folder is what serves."""
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
+            told = (await client.get("/v1/configuration")).raise_for_status().json()
+    except (httpx.HTTPError, ValueError) as error:
+        return fail("configuration serves", f"cannot be told: {error or type(error).__name__}")
+    if told["problem"]:
+        return fail("configuration serves", f"still the last good one, {told['generation']}: {told['problem']}")
+    return ok("configuration serves", f"generation {told['generation']}")
 
 
 async def _engine(address: str) -> Finding:
