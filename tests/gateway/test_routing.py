@@ -6,34 +6,40 @@ from collections.abc import Mapping
 import pytest
 from pointsman_gateway.config.schema import Policy, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
-from pointsman_gateway.routing.policy import choose
+from pointsman_gateway.routing.evidence import NoEvidence
+from pointsman_gateway.routing.policy import plan
 from pointsman_gateway.routing.router import Router
 from pointsman_servicekit.errors import NotFound
 
 SPLIT = Policy(split={"a": 9, "b": 1})
 
 
+def side(policy: Policy, sticky_key: str) -> str:
+    (path,) = plan(policy, sticky_key).paths
+    return path
+
+
 def test_a_split_sends_each_path_its_share() -> None:
-    counts = Counter(choose(SPLIT, f"user-{number}")[0] for number in range(10_000))
+    counts = Counter(side(SPLIT, f"user-{number}") for number in range(10_000))
     assert counts["b"] == pytest.approx(1000, abs=120)  # four standard deviations
     assert counts.total() == counts["a"] + counts["b"]
 
 
 def test_a_split_keeps_a_user_on_one_side() -> None:
     for number in range(50):
-        assert len({choose(SPLIT, f"user-{number}") for _ in range(5)}) == 1
+        assert len({side(SPLIT, f"user-{number}") for _ in range(5)}) == 1
 
 
 def test_a_wider_canary_takes_users_in_and_moves_none_out() -> None:
     narrow, wide = Policy(split={"new": 1, "old": 9}), Policy(split={"new": 3, "old": 7})
     users = [f"user-{number}" for number in range(2000)]
-    in_narrow, in_wide = ({user for user in users if choose(p, user)[0] == "new"} for p in (narrow, wide))
+    in_narrow, in_wide = ({user for user in users if side(p, user) == "new"} for p in (narrow, wide))
     assert in_narrow < in_wide
 
 
 def test_weights_are_relative() -> None:
     for number in range(200):
-        assert choose(Policy(split={"a": 0.9, "b": 0.1}), str(number)) == choose(SPLIT, str(number))
+        assert side(Policy(split={"a": 0.9, "b": 0.1}), str(number)) == side(SPLIT, str(number))
 
 
 # -- the router
@@ -67,7 +73,7 @@ TASKS = {
 
 
 def decide(task: str, model: str = AUTO, user: str = "", **away: str) -> Decision:
-    router = Router(PATHS, TASKS, "default", Away(away), Named(), Free())
+    router = Router(PATHS, TASKS, "default", Away(away), Named(), Free(), NoEvidence())
     labels = Labels(task, 0.8, (), abstained=task == "unknown", stage="classifier")
     return router.decide(Request(model, (Message("user", "x"),), user=user), labels)
 

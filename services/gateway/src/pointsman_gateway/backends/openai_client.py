@@ -1,6 +1,7 @@
 """Streams one answer from one OpenAI-compatible engine."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -36,12 +37,16 @@ class OpenAIClient:
             total=call.deadline - asyncio.get_running_loop().time(), sock_connect=CONNECT_TIMEOUT, sock_read=LONGEST_GAP
         )
         # identity: a compressed stream would come in lumps.
-        headers = {"x-request-id": request_id.get(), "accept-encoding": "identity"}
+        headers = {
+            "content-type": "application/json",
+            "x-request-id": request_id.get(),
+            "accept-encoding": "identity",
+        }
         if call.api_key:
             headers["authorization"] = f"Bearer {call.api_key}"
         try:
             async with self._session.post(
-                f"{call.url}/v1/chat/completions", json=_body(call), headers=headers, timeout=timeout
+                f"{call.url}/v1/chat/completions", data=_body(call), headers=headers, timeout=timeout
             ) as response:
                 if response.status != 200:
                     raise _refusal(call, response.status, await response.read())
@@ -62,7 +67,12 @@ class OpenAIClient:
             raise _broke_off(call, str(error) or type(error).__name__) from error
 
 
-def _body(call: Call) -> dict[str, Any]:
+def _body(call: Call) -> io.BytesIO:
+    """As a file, which aiohttp sends in pieces: a long one sent at once would hold up the event loop."""
+    return io.BytesIO(json.dumps(_asked(call)).encode())
+
+
+def _asked(call: Call) -> dict[str, Any]:
     sampling = call.sampling
     named = {
         "max_tokens": sampling.max_tokens,

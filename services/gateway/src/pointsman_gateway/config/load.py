@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config import strict_yaml
-from pointsman_gateway.config.schema import ModelsFile, PathsFile, TasksFile
+from pointsman_gateway.config.schema import ModelsFile, PathsFile, TaskConfig, TasksFile
 from pointsman_gateway.domain import UNKNOWN
 
 File = TypeVar("File", bound=BaseModel)
@@ -159,6 +161,7 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
     for name, task in tasks.tasks.items():
         for path in (*task.policy.paths, *task.fallback):
             _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
+        _check_policy(name, task)
         for rule in task.rules:
             try:
                 re.compile(rule.regex)
@@ -166,14 +169,31 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
                 raise ConfigError(f"tasks.yaml: rule '{rule.name}' of task '{name}': bad regex: {error}") from error
 
 
+def _check_policy(name: str, task: TaskConfig) -> None:
+    owner, policy = f"tasks.yaml: task '{name}':", task.policy
+    if len(set(policy.paths)) != len(policy.paths):
+        raise ConfigError(f"{owner} its policy names a path twice: {', '.join(policy.paths)}")
+    if policy.escalate:
+        for path in policy.escalate.streams_freely:
+            _must_be_known(f"{owner} streams_freely names", path, policy.paths)
+        if not task.validators:
+            raise ConfigError(f"{owner} nothing would ever escalate; write validators")
+        if set(policy.paths[:-1]) <= set(policy.escalate.streams_freely):
+            raise ConfigError(f"{owner} nothing would ever escalate; a path before the last must not stream freely")
+
+
 def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
-    owner: dict[str, str] = {}
-    for task, rows in examples.items():
-        if len(rows) < 2:
-            raise ConfigError(f"task '{task}' has {len(rows)} example(s); write two or more")
-        for row in rows:
-            if owner.setdefault(row.text, task) != task:
-                raise ConfigError(f"tasks '{owner[row.text]}' and '{task}' share the example {row.text[:80]!r}")
+    texts = {task: {_plain(row.text): row.text for row in rows} for task, rows in examples.items()}
+    for task, different in texts.items():
+        if len(different) < 2:
+            raise ConfigError(f"task '{task}' has {len(different)} example(s), repetitions aside; write two or more")
+    for one, other in combinations(texts, 2):
+        shared = [text for plain, text in texts[one].items() if plain in texts[other]]
+        if shared:
+            raise ConfigError(
+                f"tasks '{one}' and '{other}' share {len(shared)} example(s), case and spaces aside: "
+                f"{shared[0][:80]!r}; an example belongs to one task"
+            )
     for name, path in paths.paths.items():
         for strategy in path.strategies:
             few = strategy.few_shot
@@ -182,6 +202,11 @@ def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFil
                     f"paths.yaml: path '{name}' wants {few.count} examples of task '{few.task}' that have an output; "
                     f"it has {sum(row.output is not None for row in examples[few.task])}"
                 )
+
+
+def _plain(text: str) -> str:
+    """What two examples have in common that differ by case, spaces or the way a letter is written alone."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _read_examples(file: FilePath) -> tuple[Example, ...]:
@@ -212,10 +237,10 @@ def _read_negatives(folder: FilePath, name: str) -> tuple[str, ...]:
 
 
 def _check_negatives(negatives: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
-    owner = {row.text: task for task, rows in examples.items() for row in rows}
+    owner = {_plain(row.text): task for task, rows in examples.items() for row in rows}
     for text in negatives:
-        if text in owner:
-            raise ConfigError(f"the negative {text[:80]!r} is an example of task '{owner[text]}' too")
+        if _plain(text) in owner:
+            raise ConfigError(f"the negative {text[:80]!r} is an example of task '{owner[_plain(text)]}' too")
 
 
 def _digest(*parts: Any) -> str:

@@ -191,8 +191,8 @@ class Validator(Strict):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Validator":
-        if len(self.model_fields_set) != 1:
-            raise ValueError(f"an entry names one validator; known: {', '.join(type(self).model_fields)}")
+        if len(self.model_fields_set) != 1 or getattr(self, self.name) is None:
+            raise ValueError(f"an entry names one validator, with a value; known: {', '.join(type(self).model_fields)}")
         return self
 
     @property
@@ -220,6 +220,11 @@ class ClassifierConfig(Strict):
         description="in this order; the second reads what the first is not sure of",
     )
     negatives: str = Field(default="", description="a JSONL file of texts that belong to no task")
+    languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2}$")], ...] = Field(
+        default=("en",),
+        description="of the examples, as ISO 639-1 codes: a text that is clearly in another goes to the default path; "
+        "an empty list lets every language pass",
+    )
 
 
 class JournalConfig(Strict):
@@ -227,6 +232,8 @@ class JournalConfig(Strict):
 
     most: int = Field(default=100_000, ge=100, description="decisions; the oldest go first")
     keep_text: bool = Field(default=False, description="the messages too; without them a replay cannot classify anew")
+    most_feedback: int = Field(default=10_000, ge=100, description="decisions of which feedback is kept")
+    evidence_days: int = Field(default=14, ge=1, le=366, description="how far back a path's evidence reaches, UTC days")
 
 
 class TasksFile(Strict):

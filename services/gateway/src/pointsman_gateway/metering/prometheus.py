@@ -53,6 +53,18 @@ class Metrics:
         self._fallbacks = Counter(
             "pointsman_fallbacks", "Answers by another path.", ["source", "target"], registry=registry
         )
+        self._validations = Counter(
+            "pointsman_validations",
+            "What validators said of answers.",
+            ["path", "task", "validator", "ruling"],
+            registry=registry,
+        )
+        self._escalations = Counter(
+            "pointsman_escalations",
+            "Answers that were not accepted, by where the request went instead.",
+            ["task", "source", "target", "validator"],
+            registry=registry,
+        )
         self._reloads = Counter(
             "pointsman_config_reloads",
             "Changes of the configuration folder, by outcome.",
@@ -87,6 +99,14 @@ class Metrics:
 
     def fell_back(self, source: Path, target: Path) -> None:
         self._fallbacks.labels(self._path(source), self._path(target)).inc()
+
+    def judged(self, decision: Decision, validator: str, ruling: str) -> None:
+        """`validator` is the name of its sort; `ruling` is "accepted", "refused" or "unjudged"."""
+        self._validations.labels(self._path(decision.path), self._task(decision.task), validator, ruling).inc()
+
+    def escalated(self, source: Path, decision: Decision, validator: str) -> None:
+        target = self._path(decision.path)
+        self._escalations.labels(self._task(decision.task), self._path(source), target, validator).inc()
 
     def ended(self, receipt: Receipt) -> None:
         path = self._path(receipt.decision.path)

@@ -1,6 +1,8 @@
 """The stage: a meter runs along with each request and writes its receipt, however the request ends."""
 
 import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from pointsman_gateway.domain import Decision, Path, Prompt, Receipt, Usage
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
@@ -19,46 +21,106 @@ class Metering:
         return Meter(self)
 
 
+@dataclass(slots=True)
+class _Try:
+    """What one path was given to do."""
+
+    path: Path
+    begun: float
+    prompt: Prompt = field(default_factory=lambda: Prompt(()))
+    sent: float | None = None
+    first_piece: float | None = None
+    pieces: int = 0
+    held: float = 0.0
+    usage: Usage | None = None
+    model: str = ""
+
+    @property
+    def counted(self) -> Usage:
+        """The engine's own count; where an answer was cut before it came, the pieces that arrived (a token or more)."""
+        return self.usage or Usage(completion_tokens=self.pieces)
+
+    @property
+    def overhead(self) -> float:
+        """Seconds from beginning to sending, without retrieval."""
+        return 0.0 if self.sent is None else self.sent - self.begun - self.prompt.seconds.get("retrieval", 0.0)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        seconds = dict(self.prompt.seconds)
+        if self.first_piece is not None and self.sent is not None:
+            seconds["queue_and_prefill"] = self.first_piece - self.sent
+        if self.held:
+            seconds["held"] = self.held
+        return seconds
+
+
 class Meter:
-    """Times and counts one request."""
+    """Times and counts one request: all that was tried for it."""
 
     def __init__(self, metering: Metering) -> None:
         self._metering = metering
         self._arrived = time.perf_counter()
-        self._seconds: dict[str, float] = {}
         self._decision: Decision | None = None
-        self._prompt = Prompt(())
-        self._sent = self._arrived
-        self._pieces = 0
-        self._usage: Usage | None = None
-        self._model = ""
+        self._decided = 0.0
+        self._first_token: float | None = None
+        self._tries: list[_Try] = []
+        self._refused: _Try | None = None
+        """The one from which another was escalated to."""
+        self._answers: _Try | None = None
+        """The one whose answer the caller gets."""
 
     def decided(self, decision: Decision) -> None:
-        self._seconds["classification"] = self.elapsed
-        self._decision = decision
+        self._decision, self._decided = decision, self.elapsed
         self._metering.metrics.decided(decision, self.elapsed)
+
+    def tries(self, path: Path) -> None:
+        """What follows is the work of `path`."""
+        self._answers = _Try(path, time.perf_counter())
+        self._tries.append(self._answers)
 
     def fell_back(self, source: Path, decision: Decision) -> None:
         self._decision = decision
         self._metering.metrics.fell_back(source, decision.path)
 
+    def judged(self, decision: Decision, validator: str, ruling: str) -> None:
+        self._metering.metrics.judged(decision, validator, ruling)
+
+    def escalated(self, source: Path, decision: Decision, validator: str) -> None:
+        """The answer of `source` is refused by `validator`; the decision says where to go instead."""
+        self._decision, self._refused = decision, self._answers
+        self._metering.metrics.escalated(source, decision, validator)
+
+    def kept(self, source: Path, decision: Decision) -> None:
+        """`source` could not answer; the answer that was refused is sent after all."""
+        self._answers, self._refused = self._refused, None
+        self.fell_back(source, decision)
+
     def prompted(self, prompt: Prompt) -> None:
-        self._prompt = prompt
-        self._sent = time.perf_counter()
+        self._now.prompt = prompt
+        self._now.sent = time.perf_counter()
 
     def opened(self, model: str) -> None:
         """`model` has begun to answer."""
-        self._model = model
+        self._now.model = model
 
     def token(self) -> None:
         """A piece of the answer has come."""
-        self._pieces += 1
-        if self._pieces == 1:
-            self._seconds["first_token"] = self.elapsed
-            self._seconds["queue_and_prefill"] = time.perf_counter() - self._sent
+        self._now.pieces += 1
+        if self._now.first_piece is None:
+            self._now.first_piece = time.perf_counter()
+
+    def held(self) -> None:
+        """The answer was kept back from its first piece until now."""
+        self._now.held = time.perf_counter() - (self._now.first_piece or time.perf_counter())
 
     def used(self, usage: Usage) -> None:
-        self._usage = usage
+        self._now.usage = usage
+
+    def handed_on(self) -> None:
+        """The caller gets a piece of the answer."""
+        if self._first_token is None:
+            self._first_token = self.elapsed
 
     @property
     def elapsed(self) -> float:
@@ -66,25 +128,55 @@ class Meter:
 
     @property
     def overhead(self) -> float:
-        """Seconds from arrival to sending, without retrieval."""
-        return self._sent - self._arrived - self._prompt.seconds.get("retrieval", 0.0)
+        """Seconds of the gateway's own: deciding, and making prompts without looking anything up."""
+        return self._decided + sum(t.overhead for t in self._tries)
+
+    @property
+    def _now(self) -> _Try:
+        assert self._answers is not None  # tries() comes first
+        return self._answers
 
     def finish(self, outcome: str) -> Receipt | None:
         """The receipt, counted; None where nothing had been decided yet."""
         if self._decision is None:
             self._metering.metrics.refused.labels(outcome).inc()
             return None
-        seconds = {**self._seconds, **self._prompt.seconds, "total": self.elapsed}
-        if "first_token" in seconds:
-            seconds["generation"] = seconds["total"] - seconds["first_token"]
-        path, usage = self._decision.path, self._counted()
-        parts = self._metering.pricing.parts_usd(path.model, usage, self._prompt.searches)
-        receipt = Receipt(self._decision, usage, parts, seconds, outcome, self._prompt.passages, self._model)
+        receipt = Receipt(
+            decision=self._decision,
+            usage=sum((t.counted for t in self._tries), Usage()),
+            cost_parts_usd=_added(self._parts_usd(t) for t in self._tries),
+            seconds=self._seconds(),
+            outcome=outcome,
+            sources=self._answers.prompt.passages if self._answers else (),
+            model=self._answers.model if self._answers else "",
+            escalated_from=self._refused.path.name if self._refused else "",
+        )
         self._metering.metrics.ended(receipt)
         if outcome == "ok":
-            self._metering.expected_cost.learn(path, receipt.cost_usd)
+            self._learn()
         return receipt
 
-    def _counted(self) -> Usage:
-        """The engine's own count; where an answer was cut before it came, the pieces that arrived (a token or more)."""
-        return self._usage or Usage(completion_tokens=self._pieces)
+    def _seconds(self) -> dict[str, float]:
+        seconds = {"classification": self._decided, **_added(t.seconds for t in self._tries), "total": self.elapsed}
+        if self._first_token is not None:
+            seconds["first_token"] = self._first_token
+            seconds["generation"] = seconds["total"] - self._first_token
+        return seconds
+
+    def _parts_usd(self, tried: _Try) -> dict[str, float]:
+        return self._metering.pricing.parts_usd(tried.path.model, tried.counted, tried.prompt.searches)
+
+    def _learn(self) -> None:
+        """What each path's answer cost, where it came to its end."""
+        for tried in self._tries:
+            if tried.usage:
+                self._metering.expected_cost.learn(tried.path, sum(self._parts_usd(tried).values()))
+
+
+def _added(all_parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Part by part."""
+    added: dict[str, float] = {}
+    for parts in all_parts:
+        for name, amount in parts.items():
+            added[name] = added.get(name, 0.0) + amount
+    return added

@@ -1,18 +1,45 @@
-"""A task's policy: which of its paths a request should take."""
+"""A task's policy: which of its paths a request should take, and which may stand in for it."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pointsman_gateway.config.schema import Policy
 
 
-def choose(policy: Policy, sticky_key: str) -> tuple[str, str]:
-    """The path's name and the reason. A split sends equal keys the same way, for as long as its weights stand."""
-    if policy.fixed:
-        return policy.fixed, "policy:fixed"
-    point = int.from_bytes(hashlib.blake2b(sticky_key.encode(), digest_size=8).digest()) / 2**64
-    total, reached = sum(policy.split.values()), 0.0
-    for path, weight in policy.split.items():
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a policy wants of one request."""
+
+    paths: tuple[str, ...]
+    """The one to take, then those that may stand in for it, in order."""
+    reason: str
+    said: Mapping[str, str] = field(default_factory=dict)
+    """What there is to say of a path that was weighed, taken or not."""
+    escalates: bool = False
+    """Whether the paths after the one that is taken are where to go if its answer is not accepted."""
+    streams_freely: frozenset[str] = frozenset()
+
+
+def plan(policy: Policy, sticky_key: str) -> Plan:
+    """Of the policies that need to know nothing. A split sends equal keys the same way, while its weights stand."""
+    if policy.escalate:
+        freely = frozenset(policy.escalate.streams_freely)
+        return Plan(policy.escalate.paths, "policy:escalate", escalates=True, streams_freely=freely)
+    if policy.split:
+        return Plan((_side(policy.split, point(sticky_key)),), "policy:split")
+    return Plan((policy.fixed,), "policy:fixed")
+
+
+def point(sticky_key: str) -> float:
+    """Where the key lies between 0 and 1; keys lie evenly."""
+    return float(int.from_bytes(hashlib.blake2b(sticky_key.encode(), digest_size=8).digest()) / 2**64)
+
+
+def _side(split: Mapping[str, float], where: float) -> str:
+    total, reached = sum(split.values()), 0.0
+    for path, weight in split.items():
         reached += weight / total
-        if point < reached:
-            return path, "policy:split"
-    return path, "policy:split"
+        if where < reached:
+            return path
+    return path  # what rounding has left over

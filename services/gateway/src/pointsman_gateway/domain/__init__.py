@@ -1,0 +1,30 @@
+"""The nouns that travel down the line; they know the standard library and arrays, nothing else."""
+
+from pointsman_gateway.domain.answer import Chunk, Event, Finished, Passage, Prompt, Receipt, Started, Usage
+from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
+from pointsman_gateway.domain.evidence import Feedback, PathEvidence
+from pointsman_gateway.domain.request import AUTO, Message, Request, Sampling
+
+__all__ = [
+    "AUTO",
+    "UNKNOWN",
+    "Chunk",
+    "Considered",
+    "Decision",
+    "Event",
+    "Feedback",
+    "Finished",
+    "Kind",
+    "Labels",
+    "Message",
+    "Passage",
+    "Path",
+    "PathEvidence",
+    "Prompt",
+    "Receipt",
+    "Request",
+    "Sampling",
+    "Started",
+    "Usage",
+    "Vector",
+]

@@ -1,0 +1,147 @@
+"""What a request is about, and the path that it takes."""
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman_gateway.domain.request import Sampling
+
+UNKNOWN = "unknown"
+"""The task of requests that fit no other."""
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the classifier says of a request."""
+
+    task: str
+    confidence: float
+    probabilities: tuple[tuple[str, float], ...]
+    """All tasks, most likely first; they add up to 1."""
+    abstained: bool
+    stage: str
+    """Which one decided: "forced", "rule:NAME", "static", "encoder", "conversation" or "language"."""
+    vector: Vector | None = None
+    """The embedding of the query, unit length; handed on so that nothing embeds it again."""
+    margin: float = 0.0
+    """From the first probability to the second."""
+    familiarity: float = 0.0
+    """How far the request is from what would be abstained from; below 0 it was."""
+    notes: tuple[str, ...] = ()
+    """What else was noticed: that a text was read in part, that it is in another language, ..."""
+
+
+class Kind(StrEnum):
+    """What sort of path it is; derived from the path, never written."""
+
+    PROMPT = "prompt"
+    RAG = "rag"
+    LORA = "lora"
+    HYBRID = "hybrid"
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One complete way to answer."""
+
+    name: str
+    model: str
+    adapter: str = ""
+    strategies: tuple[str, ...] = ()
+    """Names only; the strategies themselves are built from the configuration by `wiring`."""
+    sampling: Sampling = field(default_factory=Sampling)
+    fingerprint: str = ""
+    """Of all that the configuration says of it, its prompts included: evidence is of a path as it was."""
+
+    @property
+    def kind(self) -> Kind:
+        looks_up = "retrieval" in self.strategies
+        if self.adapter:
+            return Kind.HYBRID if looks_up or "few_shot" in self.strategies else Kind.LORA
+        return Kind.RAG if looks_up else Kind.PROMPT
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    path: str
+    outcome: str
+    """ "chosen", "skipped", "fallback" or "escalation"."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    id: str
+    task: str
+    confidence: float
+    path: Path
+    reason: str
+    stage: str
+    considered: tuple[Considered, ...]
+    alternatives: tuple[Path, ...]
+    """Where to go next if `path` fails before its first token, in order."""
+    probabilities: tuple[tuple[str, float], ...] = ()
+    expected_cost_usd: float = 0.0
+    vector: Vector | None = None
+    margin: float = 0.0
+    familiarity: float = 0.0
+    notes: tuple[str, ...] = ()
+    generation: str = ""
+    """The configuration by which it was decided."""
+    escalation: tuple[Path, ...] = ()
+    """Where to go, once, if the answer of `path` is not accepted: to the first of them."""
+    streams_freely: frozenset[str] = frozenset()
+    """Paths whose answers are sent as they come, and so are never followed by another."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the answer of `path` is judged before any of it is sent."""
+        return bool(self.escalation) and self.path.name not in self.streams_freely
+
+    def fallen_back(self, reason: str) -> "Decision":
+        """The decision after `path` failed for `reason`, with the first of the alternatives in its place."""
+        following, *rest = self.alternatives
+        names = [path.name for path in self.escalation]
+        further = self.escalation[names.index(following.name) + 1 :] if following.name in names else ()
+        now = replace(self, path=following, reason="fallback", alternatives=tuple(rest), escalation=further)
+        return now._retold(
+            Considered(self.path.name, "skipped", reason),
+            *now.in_case(),
+            last=Considered(following.name, "fallback", f"after {self.path.name}: {reason}"),
+        )
+
+    def escalated(self, validator: str, reason: str) -> "Decision":
+        """The decision after `validator` refused the answer of `path` for `reason`; the next answer is sent freely."""
+        following = self.escalation[0]
+        others = tuple(path for path in self.alternatives if path.name != following.name)
+        now = replace(self, path=following, reason=f"escalated:{validator}", alternatives=others, escalation=())
+        return now._retold(
+            Considered(self.path.name, "skipped", f"refused: {reason}"),
+            last=Considered(following.name, "escalation", f"after {self.path.name}: {validator}"),
+        )
+
+    def kept(self, reason: str, following: "Decision", failure: str) -> "Decision":
+        """The decision where the answer of `path` was refused for `reason`, and is sent after all.
+
+        `following` had been decided instead, and neither its path nor its alternatives could answer for `failure`.
+        """
+        failed = (following.path, *following.alternatives)
+        return replace(self, alternatives=(), escalation=())._retold(
+            *(Considered(path.name, "skipped", failure) for path in failed),
+            last=Considered(self.path.name, "chosen", f"refused: {reason}; but {following.path.name}: {failure}"),
+        )
+
+    def in_case(self) -> tuple[Considered, ...]:
+        """What is to be said of the path that is next if the answer is not accepted."""
+        said = f"if the answer of {self.path.name} is not accepted"
+        return tuple(Considered(path.name, "escalation", said) for path in self.escalation[:1] if self.held)
+
+    def _retold(self, *anew: Considered, last: Considered) -> "Decision":
+        """With other words on the paths of `anew`, and `last` at the end."""
+        words = {considered.path: considered for considered in anew}
+        rest = (words.get(c.path, c) for c in self.considered if c.path != last.path)
+        return replace(self, considered=(*rest, last))

@@ -1,0 +1,355 @@
+"""`best_value`: the cheapest path that is known to be good enough and fast enough, and what becomes of the others."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
+from doubles.config_folder import IN_TRIAGE
+from doubles.doors import Door
+from pointsman_gateway.config.schema import BestValue, Policy, TaskConfig
+from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
+from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate, lower_bound
+from pointsman_gateway.routing.policy import Plan
+from pointsman_gateway.routing.router import Router
+
+TERMS = BestValue(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
+GOOD = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=0.5)
+POOR = PathEvidence(rated=25, quality=0.71, answers=100, p95_seconds=0.5)
+SLOW = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=4.2)
+UNTRIED = PathEvidence(rated=3, quality=1.0, answers=3, p95_seconds=9.0)
+NO_TRIAL = 1.0
+"""Beyond every trial share."""
+
+
+def candidate(name: str, evidence: PathEvidence, cost_usd: float) -> Candidate:
+    return Candidate(name, evidence, cost_usd)
+
+
+def planned(
+    *candidates: Candidate,
+    policy: BestValuePolicy | None = None,
+    terms: BestValue = TERMS,
+    away: Mapping[str, str] = {},
+    where: float = NO_TRIAL,
+) -> Plan:
+    return (policy or BestValuePolicy()).plan("task", terms, candidates, away, where)
+
+
+# -- the bound
+
+
+@pytest.mark.parametrize(
+    ("mean", "count", "confidence", "bound"),
+    [
+        # Two-sided 95 % of 8 in 10: 0.4901 to 0.9433. One-sided 97.5 % has the same lower end.
+        (0.8, 10, 0.975, 0.49016),
+        (0.0, 10, 0.95, 0.0),
+        # With all ratings at 1 it is n / (n + z * z).
+        (1.0, 20, 0.95, 20 / (20 + 1.6448536**2)),
+        (0.9, 0, 0.95, 0.0),
+    ],
+)
+def test_the_bound_is_wilsons(mean: float, count: float, confidence: float, bound: float) -> None:
+    assert lower_bound(mean, count, confidence) == pytest.approx(bound, abs=1e-5)
+
+
+def test_more_ratings_raise_the_bound_and_more_confidence_lowers_it() -> None:
+    assert lower_bound(0.9, 20, 0.95) < lower_bound(0.9, 200, 0.95) < 0.9
+    assert lower_bound(0.9, 20, 0.99) < lower_bound(0.9, 20, 0.95)
+
+
+# -- the choice
+
+
+def test_the_cheapest_that_is_good_and_fast_is_taken_and_the_dearer_is_in_reserve() -> None:
+    wanted = planned(candidate("dear", GOOD, 12.2e-6), candidate("cheap", GOOD, 3.3e-6))
+    assert (wanted.paths, wanted.reason) == (("cheap", "dear"), "policy:best_value")
+    assert wanted.said == {
+        "cheap": "good enough (at least 0.90) at $0.0033 per 1,000",
+        "dear": "good enough, but dearer: $0.0122 per 1,000 against $0.0033 per 1,000",
+    }
+
+
+@pytest.mark.parametrize(
+    ("evidence", "why"),
+    [
+        (POOR, "quality 0.71, at least 0.54 of 25 ratings: under the floor 0.80"),
+        (SLOW, "p95 4.2 s: over 2.0 s"),
+        (UNTRIED, "no evidence (3 of 20 ratings): trial share 5 %"),
+        (PathEvidence(), "no evidence (0 of 20 ratings): trial share 5 %"),
+    ],
+)
+def test_what_is_not_good_or_fast_or_known_is_passed_over_however_cheap(evidence: PathEvidence, why: str) -> None:
+    wanted = planned(candidate("cheap", evidence, 1e-6), candidate("dear", GOOD, 9e-6))
+    assert wanted.paths == ("dear",)
+    assert wanted.said["cheap"] == why
+
+
+def test_a_mean_over_the_floor_is_not_enough_while_its_bound_is_under_it() -> None:
+    few, many = (PathEvidence(rated=rated, quality=0.86) for rated in (25, 250))
+    assert planned(candidate("cheap", few, 1e-6), candidate("dear", GOOD, 9e-6)).paths[0] == "dear"
+    assert planned(candidate("cheap", many, 1e-6), candidate("dear", GOOD, 9e-6)).paths[0] == "cheap"
+
+
+def test_without_a_limit_no_path_is_too_slow() -> None:
+    terms = BestValue(paths=("cheap", "dear"), quality_floor=0.8)
+    assert planned(candidate("cheap", SLOW, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms).paths[0] == "cheap"
+
+
+# -- nothing is good enough
+
+
+def test_before_there_is_evidence_the_first_is_taken() -> None:
+    wanted = planned(candidate("first", PathEvidence(), 9e-6), candidate("second", UNTRIED, 1e-6))
+    assert (wanted.paths, wanted.reason) == (("first",), "policy:none_good_enough")
+    assert wanted.said["first"].startswith("none is known to be good enough yet; no evidence (0 of 20 ratings)")
+
+
+def test_where_none_is_good_enough_the_one_with_the_highest_bound_is_taken() -> None:
+    worse = PathEvidence(rated=200, quality=0.5)
+    wanted = planned(candidate("first", worse, 1e-6), candidate("second", POOR, 9e-6), candidate("third", SLOW, 1e-6))
+    assert (wanted.paths, wanted.reason) == (("second",), "policy:none_good_enough")
+    assert wanted.said["second"].startswith("none is good enough, this one comes nearest; quality 0.71")
+
+
+def test_where_all_are_too_slow_one_answers_all_the_same() -> None:
+    assert planned(candidate("first", SLOW, 1e-6), candidate("second", SLOW, 1e-6)).paths == ("first",)
+
+
+# -- the trial share
+
+
+def test_the_paths_without_evidence_share_the_trial_share_evenly() -> None:
+    terms = BestValue(paths=("a", "b", "c"), quality_floor=0.8, trial_share=0.1)
+    candidates = [candidate("a", UNTRIED, 1e-6), candidate("b", GOOD, 9e-6), candidate("c", PathEvidence(), 1e-6)]
+    taken = Counter(planned(*candidates, terms=terms, where=step / 1000).paths[0] for step in range(1000))
+    assert taken == {"a": 50, "b": 900, "c": 50}
+
+
+def test_the_path_that_is_taken_anyway_needs_no_trial() -> None:
+    untried = [candidate(name, PathEvidence(), 1e-6) for name in ("first", "second")]
+    assert {planned(*untried, where=step / 10_000).paths[0] for step in range(500)} == {"second"}
+
+
+def test_a_path_on_trial_says_so_and_the_good_one_stands_in_for_it() -> None:
+    wanted = planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), where=0.01)
+    assert (wanted.paths, wanted.reason) == (("cheap", "dear"), "policy:trial")
+    assert wanted.said["cheap"] == "on trial; no evidence (3 of 20 ratings): trial share 5 %"
+
+
+@pytest.mark.parametrize("evidence", [POOR, PathEvidence(rated=3, answers=100, p95_seconds=4.2)])
+def test_what_is_known_to_be_poor_or_slow_gets_no_trial(evidence: PathEvidence) -> None:
+    assert planned(candidate("cheap", evidence, 1e-6), candidate("dear", GOOD, 9e-6), where=0.0).paths == ("dear",)
+
+
+def test_a_trial_share_of_nothing_tries_nothing() -> None:
+    terms = BestValue(paths=("cheap", "dear"), quality_floor=0.8, trial_share=0)
+    assert planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms, where=0.0).paths == (
+        "dear",
+    )
+
+
+# -- hysteresis
+
+
+def test_a_little_cheaper_is_not_enough_to_take_over_and_clearly_cheaper_is() -> None:
+    policy = BestValuePolicy()
+    assert planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 11e-6), policy=policy).paths[0] == "a"
+    little = planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 9.5e-6), policy=policy)
+    assert little.paths == ("a", "b")
+    assert little.said["b"] == ("good enough, but not cheaper by 10 %: $0.0095 per 1,000 against $0.0100 per 1,000")
+    assert planned(candidate("a", GOOD, 10e-6), candidate("b", GOOD, 8.9e-6), policy=policy).paths[0] == "b"
+
+
+def test_costs_that_swing_around_each_other_do_not_make_it_flap() -> None:
+    policy = BestValuePolicy()
+    swings = [(10e-6, 10.4e-6), (10.4e-6, 10e-6)] * 10
+    taken = {planned(candidate("a", GOOD, a), candidate("b", GOOD, b), policy=policy).paths[0] for a, b in swings}
+    assert taken == {"a"}
+
+
+def test_an_incumbent_leaves_as_soon_as_it_is_no_longer_good_or_fast() -> None:
+    for fallen in (POOR, SLOW):
+        policy = BestValuePolicy()
+        assert planned(candidate("a", GOOD, 1e-6), candidate("b", GOOD, 9e-6), policy=policy).paths[0] == "a"
+        assert planned(candidate("a", fallen, 1e-6), candidate("b", GOOD, 9e-6), policy=policy).paths[0] == "b"
+
+
+def test_a_path_at_the_floor_does_not_come_and_go() -> None:
+    barely, hardly = (PathEvidence(rated=400, quality=quality) for quality in (0.836, 0.830))
+    assert lower_bound(0.836, 400, 0.95) > 0.8 > lower_bound(0.830, 400, 0.95)
+    policy, taken = BestValuePolicy(), []
+    for evidence in (barely, hardly, barely, hardly, barely, GOOD):
+        wanted = planned(candidate("a", evidence, 1e-6), candidate("b", GOOD, 9e-6), policy=policy)
+        taken.append(wanted.paths[0])
+    assert taken == ["a", "b", "b", "b", "b", "a"]
+
+
+def test_a_cheaper_path_at_the_limits_is_told_why_it_waits() -> None:
+    policy = BestValuePolicy()
+    near = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=1.9)
+    planned(candidate("b", GOOD, 9e-6), policy=policy)
+    wanted = planned(candidate("a", near, 1e-6), candidate("b", GOOD, 9e-6), policy=policy)
+    assert wanted.paths == ("b", "a")
+    assert wanted.said["a"].startswith("good enough and cheaper, but too near the limits to take over")
+
+
+def test_an_incumbent_that_is_away_is_the_incumbent_again_when_it_is_back() -> None:
+    policy = BestValuePolicy()
+    a, b = candidate("a", GOOD, 10e-6), candidate("b", GOOD, 10.5e-6)
+    assert planned(a, b, policy=policy).paths[0] == "a"
+    assert planned(a, b, policy=policy, away={"a": "not resident"}).paths == ("b",)
+    assert planned(a, candidate("b", GOOD, 9.5e-6), policy=policy).paths[0] == "a"
+
+
+def test_each_task_has_an_incumbent_of_its_own() -> None:
+    policy = BestValuePolicy()
+    policy.plan("one", TERMS, [candidate("a", GOOD, 10e-6), candidate("b", GOOD, 11e-6)], {}, NO_TRIAL)
+    other = policy.plan("other", TERMS, [candidate("a", GOOD, 10e-6), candidate("b", GOOD, 9.5e-6)], {}, NO_TRIAL)
+    assert other.paths[0] == "b"
+
+
+def test_where_none_is_good_enough_a_rating_more_does_not_change_the_path() -> None:
+    policy = BestValuePolicy()
+    at, a_little_over = PathEvidence(rated=100, quality=0.60), PathEvidence(rated=100, quality=0.61)
+    assert planned(candidate("a", at, 1e-6), candidate("b", POOR, 1e-6), policy=policy).paths == ("b",)
+    policy = BestValuePolicy()
+    assert planned(candidate("a", at, 1e-6), policy=policy).paths == ("a",)
+    assert planned(candidate("a", at, 1e-6), candidate("b", a_little_over, 1e-6), policy=policy).paths == ("a",)
+
+
+# -- in the router
+
+
+class Known:
+    """Implements the router's `Evidence`."""
+
+    def __init__(self, **evidence: PathEvidence) -> None:
+        self._evidence = evidence
+
+    def of(self, task: str, path: Path) -> PathEvidence:
+        assert task == "t"
+        return self._evidence.get(path.name, PathEvidence())
+
+
+class Around:
+    """Implements the router's `Availability`, `ForcedModels` and `ExpectedCost`: each path costs what is said here."""
+
+    def __init__(self, away: Mapping[str, str], costs: Mapping[str, float]) -> None:
+        self._away = away
+        self._costs = costs
+
+    def why_not(self, path: Path) -> str | None:
+        return self._away.get(path.name)
+
+    def path_of(self, model: str) -> Path | None:
+        return None
+
+    def usd(self, path: Path, request: Request) -> float:
+        return self._costs.get(path.name, 5e-6)
+
+
+PATHS = {name: Path(name, "tiny") for name in ("cheap", "dear", "spare", "default")}
+
+
+def router(known: Known, away: Mapping[str, str] = {}, costs: Mapping[str, float] = {}) -> Router:
+    around = Around(away, costs)
+    tasks = {"t": TaskConfig(examples="x", policy=Policy(best_value=TERMS), fallback=("spare",))}
+    return Router(PATHS, tasks, "default", around, around, around, known)
+
+
+def decide(by: Router, user: str = "someone", text: str = "x") -> Decision:
+    labels = Labels("t", 0.9, (), abstained=False, stage="static")
+    return by.decide(Request(AUTO, (Message("user", text),), user=user), labels)
+
+
+def rows(decision: Decision) -> dict[str, tuple[str, str]]:
+    return {row.path: (row.outcome, row.reason) for row in decision.considered}
+
+
+def with_cost(evidence: PathEvidence, usd: float) -> PathEvidence:
+    return PathEvidence(evidence.rated, evidence.quality, evidence.answers, evidence.p95_seconds, usd)
+
+
+def test_every_path_is_in_the_decision_with_its_reason() -> None:
+    decision = decide(router(Known(cheap=with_cost(POOR, 1e-6), dear=with_cost(GOOD, 9e-6))))
+    assert (decision.path.name, decision.reason) == ("dear", "policy:best_value")
+    assert rows(decision) == {
+        "dear": ("chosen", "good enough (at least 0.90) at $0.0090 per 1,000"),
+        "spare": ("fallback", "in reserve"),
+        "default": ("fallback", "in reserve"),
+        "cheap": ("skipped", "quality 0.71, at least 0.54 of 25 ratings: under the floor 0.80"),
+    }
+    assert [path.name for path in decision.alternatives] == ["spare", "default"]
+
+
+def test_what_answers_have_cost_counts_before_what_is_expected() -> None:
+    known = Known(cheap=with_cost(GOOD, 2e-6), dear=with_cost(GOOD, 9e-6))
+    assert decide(router(known, costs={"cheap": 1.0, "dear": 0.0})).path.name == "cheap"
+    only_rated = PathEvidence(rated=100, quality=0.95)
+    assert decide(router(Known(cheap=only_rated, dear=only_rated), costs={"cheap": 1.0})).path.name == "dear"
+
+
+def test_what_is_away_is_passed_over_with_its_reason() -> None:
+    known = Known(cheap=with_cost(GOOD, 1e-6), dear=with_cost(GOOD, 9e-6))
+    decision = decide(router(known, away={"cheap": "adapter 'x' is not resident on any engine"}))
+    assert (decision.path.name, decision.reason) == ("dear", "policy:best_value")
+    assert rows(decision)["cheap"] == ("skipped", "adapter 'x' is not resident on any engine")
+
+
+def test_where_all_of_them_are_away_the_fallback_answers() -> None:
+    decision = decide(router(Known(), away={"cheap": "away", "dear": "away too"}))
+    assert (decision.path.name, decision.reason) == ("spare", "availability")
+    assert rows(decision)["cheap"] == ("skipped", "away")
+    assert rows(decision)["dear"] == ("skipped", "away too")
+
+
+def test_the_trial_share_is_kept_and_sticks_to_users() -> None:
+    by = router(Known(dear=with_cost(GOOD, 9e-6)))
+    taken = {f"user-{number}": decide(by, f"user-{number}") for number in range(10_000)}
+    tried = [user for user, decision in taken.items() if decision.reason == "policy:trial"]
+    assert len(tried) == pytest.approx(500, abs=87)  # four standard deviations
+    assert all(taken[user].path.name == "cheap" for user in tried)
+    for user in tried[:20]:
+        assert decide(by, user).path.name == "cheap"
+
+
+def test_without_a_user_each_request_is_drawn_anew() -> None:
+    by = router(Known(dear=with_cost(GOOD, 9e-6)))
+    tried = sum(decide(by, user="").reason == "policy:trial" for _ in range(10_000))
+    assert tried == pytest.approx(500, abs=87)
+
+
+def test_users_on_the_small_side_of_a_split_try_no_more_paths_than_others() -> None:
+    by = router(Known(dear=with_cost(GOOD, 9e-6)))
+    narrow = Router(
+        PATHS,
+        {"t": TaskConfig(examples="x", policy=Policy(split={"cheap": 5, "dear": 95}))},
+        "default", *[Around({}, {})] * 3, Known(),
+    )  # fmt: skip
+    users = [f"user-{number}" for number in range(10_000)]
+    canaries = [user for user in users if decide(narrow, user).path.name == "cheap"]
+    tried = sum(decide(by, user).reason == "policy:trial" for user in canaries)
+    assert tried / len(canaries) == pytest.approx(0.05, abs=0.04)
+
+
+# -- in the gateway
+
+
+@pytest.fixture(autouse=True)
+def weighed(request: pytest.FixtureRequest) -> None:
+    """Triage is weighed, in the tests that have a gateway."""
+    if "neighbours" in request.fixturenames:
+        terms = {"paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.8, "trial_share": 0}
+        request.getfixturevalue("neighbours").config.tasks["triage"]["policy"] = {"best_value": terms}
+
+
+async def test_every_door_tells_what_was_weighed(door: Door) -> None:
+    routed = await door.route(IN_TRIAGE)
+    assert (routed["path"], routed["reason"]) == ("triage_adapter", "policy:none_good_enough")
+    no_evidence = "no evidence (0 of 20 ratings): trial share 0 %"
+    assert [(row["path"], row["outcome"], row["reason"]) for row in routed["considered"]] == [
+        ("triage_adapter", "chosen", f"none is known to be good enough yet; {no_evidence}"),
+        ("triage_few_shot", "fallback", no_evidence),
+        ("safe_start", "fallback", "in reserve"),
+    ]

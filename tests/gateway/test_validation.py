@@ -1,0 +1,297 @@
+"""What each validator accepts and refuses, and what the configuration must say of it."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from doubles.config_folder import ConfigFolder
+from pointsman_gateway import wiring
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.domain import Chunk, Decision, Message, Path, Request, Sampling
+from pointsman_gateway.validation.complete import Complete
+from pointsman_gateway.validation.json_schema import JsonSchema
+from pointsman_gateway.validation.mean_logprob import MeanLogprob
+from pointsman_gateway.validation.patterns import LONGEST
+from pointsman_gateway.validation.regex import Regex
+from pointsman_gateway.validation.stage import Ruling, Validation, Validator, Verdict, refusal
+from pointsman_gateway.validation.transcript import Choice, Transcript
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"urgency": {"enum": ["low", "high"]}, "code": {"type": "string", "pattern": "^[A-Z]{2}$"}},
+    "required": ["urgency"],
+    "additionalProperties": False,
+}
+TOOL_CALL = Choice("", "tool_calls", calls_tools=True)
+DECISION = Decision("d", "t", 1.0, Path("p", "tiny"), "r", "s", (), ())
+
+
+def request(**extra: Any) -> Request:
+    return Request("auto", (Message("user", "x"),), Sampling(extra=extra))
+
+
+def judged(validators: Sequence[Validator], *chunks: Chunk, longest: int = 1000) -> tuple[Verdict, ...]:
+    transcript = Transcript(longest)
+    for chunk in chunks:
+        transcript.add(chunk)
+    return Validation({"t": validators}).judge(request(), DECISION).verdicts(transcript)
+
+
+# -- complete
+
+
+@pytest.mark.parametrize(
+    ("choice", "objection"),
+    [
+        (Choice("yes", "stop"), None),
+        (Choice("yes"), None),
+        (TOOL_CALL, None),
+        (Choice("", "stop"), "empty"),
+        (Choice(" \n", "stop"), "empty"),
+        (Choice("half a sen", "length"), "cut off at its longest"),
+        (Choice("", "length", calls_tools=True), "cut off at its longest"),
+        (Choice("half", "content_filter"), "cut off by a filter"),
+        (Choice("half", "abort"), "broken off"),
+    ],
+)
+def test_a_complete_answer_is_neither_empty_nor_cut(choice: Choice, objection: str | None) -> None:
+    assert Complete().objection(choice) == objection
+
+
+# -- json_schema
+
+
+@pytest.mark.parametrize("text", ['{"urgency": "low"}', ' {"urgency": "high", "code": "AB"}\n'])
+def test_json_that_satisfies_its_schema_is_accepted(text: str) -> None:
+    assert JsonSchema(SCHEMA).objection(Choice(text)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "objection"),
+    [
+        ("{}", '"urgency" is a required property'),
+        ('{"urgency": "none"}', '"none" is not one of "low" or "high" at \'urgency\''),
+        ('{"urgency": "low", "code": "x"}', '"x" does not match "^[A-Z]{2}$" at \'code\''),
+        ('{"urgency": "low", "x": 1}', "Additional properties are not allowed ('x' was unexpected)"),
+        ('["low"]', '["low"] is not of type "object"'),
+        ("low", "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ('```json\n{"urgency": "low"}\n```', "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ('{"urgency": "low"} Anything else?', "not JSON: Extra data: line 1 column 20 (char 19)"),
+        ('{"urgency": NaN}', "not JSON: NaN is no JSON"),
+    ],
+)
+def test_other_json_and_what_is_none_is_refused_with_the_place(text: str, objection: str) -> None:
+    assert JsonSchema(SCHEMA).objection(Choice(text)) == objection
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 10_000, '{"urgency": "\\ud800"}', "[" * 900 + "]" * 900])
+def test_json_that_no_parser_likes_is_refused_and_harms_nothing(text: str) -> None:
+    assert JsonSchema(SCHEMA).objection(Choice(text))
+
+
+def test_a_long_fault_is_quoted_in_part() -> None:
+    objection = JsonSchema({"type": "object"}).objection(Choice(json.dumps("x" * 10_000)))
+    assert objection is not None
+    assert len(objection) == 300
+
+
+def test_a_schema_may_refer_to_its_own_parts() -> None:
+    tree = {"$defs": {"tree": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}, "$ref": "#/$defs/tree"}
+    assert JsonSchema(tree).objection(Choice("[[], [[]]]")) is None
+    assert JsonSchema(tree).objection(Choice("[[], [1]]")) == "1 is not of type \"array\" at '1.0'"
+
+
+def test_a_pattern_of_a_schema_that_would_search_for_ever_is_given_up() -> None:
+    evil = JsonSchema({"patternProperties": {r"^(a|aa)+\1$": {"type": "string"}}, "additionalProperties": False})
+    objection = evil.objection(Choice(json.dumps({"a" * 60 + "b": 1})))
+    assert objection is not None
+    assert "backtracking" in objection
+
+
+# -- regex
+
+
+def test_a_pattern_is_searched_for_anywhere() -> None:
+    assert Regex(r"\bDear\b").objection(Choice("Oh Dear me")) is None
+    assert Regex(r"^Dear").objection(Choice("Oh Dear me")) == "'^Dear' is not found"
+    assert Regex(r"(?s)\A(?!.*sorry)").objection(Choice("so\nsorry")) is not None
+
+
+def test_what_stands_behind_the_bound_is_not_seen() -> None:
+    assert Regex("end").objection(Choice("x" * (LONGEST - 3) + "end")) is None
+    assert Regex("end").objection(Choice("x" * (LONGEST - 2) + "end")) == "'end' is not found"
+
+
+def test_a_pattern_that_would_search_for_ever_is_given_up() -> None:
+    evil = Regex("^(a|aa)+$")
+    assert evil.objection(Choice("a" * 60 + "b")) == "the search for '^(a|aa)+$' was given up after 50 ms"
+
+
+# -- mean_logprob
+
+
+def test_the_mean_must_be_reached() -> None:
+    assert MeanLogprob(-0.5).objection(Choice("x", logprobs=(-0.2, -0.8))) is None
+    assert MeanLogprob(-0.4).objection(Choice("x", logprobs=(-0.2, -0.8))) == "-0.500, under -0.400"
+
+
+def test_an_engine_that_tells_none_vouches_for_nothing() -> None:
+    assert MeanLogprob(-9.0).objection(Choice("x")) == "the engine told no log-probabilities"
+
+
+# -- all of them
+
+
+@pytest.mark.parametrize("validator", [JsonSchema(SCHEMA), Regex("x"), MeanLogprob(-0.1)])
+def test_a_call_of_a_tool_has_no_text_to_be_judged(validator: Validator) -> None:
+    assert validator.objection(TOOL_CALL) is None
+
+
+def test_an_answer_is_judged_by_every_validator_and_refused_by_the_first_that_objects() -> None:
+    verdicts = judged([Complete(), Regex("z"), Regex("y")], Chunk(content="x", finish_reason="stop"))
+    assert [verdict.ruling for verdict in verdicts] == [Ruling.ACCEPTED, Ruling.REFUSED, Ruling.REFUSED]
+    assert str(refusal(verdicts)) == "regex: 'z' is not found"
+
+
+def test_every_choice_must_be_accepted() -> None:
+    good, bad = Chunk(0, "x", "stop"), Chunk(1, "y", "stop")
+    assert refusal(judged([Regex("x")], good, Chunk(1, "x", "stop"))) is None
+    assert str(refusal(judged([Regex("x")], good, bad))) == "regex: choice 1: 'x' is not found"
+
+
+def test_the_pieces_of_each_choice_are_put_together() -> None:
+    transcript = Transcript()
+    for piece in (
+        Chunk(0, "Hel", extra={"logprobs": {"content": [{"token": "Hel", "logprob": -0.1}]}}),
+        Chunk(1, "Good"),
+        Chunk(0, "lo", "stop", extra={"logprobs": {"content": [{"token": "lo", "logprob": -0.3}]}}),
+        Chunk(1, "", "tool_calls", extra={"delta": {"tool_calls": [{"index": 0}]}}),
+    ):
+        transcript.add(piece)
+    assert transcript.choices() == [
+        Choice("Hello", "stop", False, (-0.1, -0.3)),
+        Choice("Good", "tool_calls", True, ()),
+    ]
+
+
+@pytest.mark.parametrize("logprobs", [None, [], {}, {"content": None}, {"content": [None, {"logprob": None}, {}]}])
+def test_log_probabilities_of_another_shape_are_none(logprobs: object) -> None:
+    transcript = Transcript()
+    transcript.add(Chunk(0, "x", extra={"logprobs": logprobs}))
+    assert transcript.choices() == [Choice("x")]
+
+
+def test_an_answer_of_which_nothing_came_is_empty() -> None:
+    assert str(refusal(judged([Complete()]))) == "complete: empty"
+
+
+def test_an_answer_that_is_too_long_is_kept_no_longer_and_not_judged() -> None:
+    verdicts = judged([Regex("x"), Complete()], Chunk(content="y" * 600), Chunk(content="y" * 600))
+    assert [(verdict.validator, verdict.ruling) for verdict in verdicts] == [
+        ("regex", Ruling.UNJUDGED),
+        ("complete", Ruling.UNJUDGED),
+    ]
+    assert refusal(verdicts) is None
+
+
+@pytest.mark.parametrize(
+    ("validators", "asked", "engine_gets", "client_gets"),
+    [
+        ([MeanLogprob(-1.0)], {}, {"logprobs": True}, {}),
+        ([MeanLogprob(-1.0)], {"logprobs": False}, {"logprobs": True}, {}),
+        ([MeanLogprob(-1.0)], {"logprobs": True}, {"logprobs": True}, {"logprobs": "told"}),
+        ([Complete()], {}, {}, {"logprobs": "told"}),
+        ([Complete()], {"logprobs": True}, {"logprobs": True}, {"logprobs": "told"}),
+    ],
+)
+def test_log_probabilities_are_asked_for_and_kept_to_ourselves(
+    validators: list[Validator], asked: dict[str, Any], engine_gets: dict[str, Any], client_gets: dict[str, Any]
+) -> None:
+    judge = Validation({"t": validators}).judge(request(**asked), DECISION)
+    assert judge.asked(request(**asked)).sampling.extra == engine_gets
+    assert judge.told(Chunk(content="x", extra={"logprobs": "told"})) == Chunk(content="x", extra=client_gets)
+
+
+def test_a_piece_of_which_nothing_is_left_is_not_sent() -> None:
+    judge = Validation({"t": [MeanLogprob(-1.0)]}).judge(request(), DECISION)
+    assert judge.told(Chunk(1, extra={"logprobs": {"content": []}})) is None
+
+
+# -- the configuration
+
+
+def _validators(*validators: Any) -> Callable[[ConfigFolder], None]:
+    return lambda config: config.tasks["triage"].update(validators=list(validators))
+
+
+def _escalate(*paths: str, freely: Sequence[str] = (), **task: Any) -> Callable[[ConfigFolder], None]:
+    policy = {"escalate": {"paths": list(paths), "streams_freely": list(freely)}}
+    return lambda config: config.tasks["triage"].update({"policy": policy, "validators": [{"complete": True}]} | task)
+
+
+def _best_value(**terms: Any) -> Callable[[ConfigFolder], None]:
+    return lambda config: config.tasks["triage"].update(
+        policy={"best_value": {"paths": ["letter", "handbook"], "quality_floor": 0.8} | terms}
+    )
+
+
+def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None]) -> None:
+    bend(config_folder)
+    wiring.check(load_config(config_folder.write(), {}))
+
+
+@pytest.mark.parametrize(
+    ("bend", "told"),
+    [
+        (_validators({"json_schema": {"type": "objec"}}), "validator json_schema: bad schema at 'type': \"objec\" is"),
+        (
+            _validators({"json_schema": {"properties": {"a": {"pattern": "("}}}}),
+            'bad schema at \'properties.a.pattern\': "(" is not a "regex"',
+        ),
+        (_validators({"json_schema": {"$ref": "#/$defs/x"}}), "bad schema: Pointer '/$defs/x' does not exist"),
+        (_validators({"json_schema": {"$ref": "http://127.0.0.1:9/x"}}), "schemas are not fetched"),
+        (_validators({"regex": "("}), "validator regex: bad regex '(': missing )"),
+        (_validators({"mean_logprob": 0.5}), "less than or equal to 0"),
+        (_validators({"complete": False}), "Input should be True"),
+        (_validators({"complete": None}), "an entry names one validator, with a value"),
+        (_validators({"regex": "x", "complete": True}), "an entry names one validator"),
+        (_validators({}), "an entry names one validator"),
+        (_validators({"spelling": True}), "unknown key 'tasks.triage.validators.0.spelling'"),
+        (_escalate("letter", "handbook", validators=[]), "nothing would ever escalate; write validators"),
+        (_escalate("letter", "letter"), "its policy names a path twice: letter, letter"),
+        (_escalate("letter", "sonnet"), "names path 'sonnet'"),
+        (_escalate("letter"), "at least 2 items"),
+        (_escalate("letter", "handbook", freely=["small_talk"]), "streams_freely names 'small_talk'; known: handbook"),
+        (_escalate("letter", "handbook", freely=["letter"]), "a path before the last must not stream freely"),
+        (_best_value(paths=["letter", "letter"]), "its policy names a path twice"),
+        (_best_value(paths=["letter", "sonnet"]), "names path 'sonnet'"),
+        (_best_value(paths=["letter"]), "at least 2 items"),
+        (_best_value(quality_floor=1.2), "less than or equal to 1"),
+        (_best_value(quality_floor=float("nan")), "quality_floor"),
+        (_best_value(trial_share=0.6), "less than or equal to 0.5"),
+        (_best_value(confidence=1), "less than 1"),
+        (_best_value(floor=1), "unknown key 'tasks.triage.policy.best_value.floor'"),
+    ],
+)
+def test_a_policy_or_a_validator_that_cannot_be_is_refused_by_name(
+    config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None], told: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_and_check(config_folder, bend)
+    assert told in str(refused.value)
+    assert "triage" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "bend",
+    [
+        _validators({"json_schema": SCHEMA}, {"regex": "x"}, {"mean_logprob": -0.5}, {"complete": True}),
+        _escalate("letter", "handbook", "small_talk", freely=["letter", "small_talk"]),
+        _best_value(p95_seconds=2, hysteresis=0, trial_share=0, least_ratings=1),
+    ],
+)
+def test_policies_and_validators_that_can_be_are_taken(
+    config_folder: ConfigFolder, bend: Callable[[ConfigFolder], None]
+) -> None:
+    load_and_check(config_folder, bend)
