@@ -185,10 +185,10 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         ),
         (_set("tasks", "chat", "examples", to="tasks/none.jsonl"), "none.jsonl is missing (a task's examples)"),
         # examples
-        (_set("examples", "chat", to=[("Hello", None)]), "task 'chat' has 1 example(s); write two or more"),
+        (_set("examples", "chat", to=[("Hello", None)]), "task 'chat' has 1 example(s), repetitions aside; wr"),
         (
             _set("examples", "chat", to=[("Are bicycles allowed on the train?", None), ("Hi", None)]),
-            "tasks 'policy' and 'chat' share the example 'Are bicycles allowed on the train?'",
+            "tasks 'policy' and 'chat' share 1 example(s), case and spaces aside: 'Are bicycles allowed on the train?'",
         ),
         # prompts
         (_set("prompts", "persona.txt", to="{{ query "), "prompts/persona.txt is not a template: "),

@@ -30,6 +30,7 @@ class Answer:
     path: str
     kind: str
     sources: Sequence[str] = field(default_factory=tuple)
+    decision_id: str = field(default="", compare=False)
 
 
 class Door(Protocol):
@@ -38,6 +39,10 @@ class Door(Protocol):
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer: ...
 
     async def route(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Mapping[str, Any]: ...
+
+    async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
+        """Feedback; where it was stored, and whether it was known already."""
+        ...
 
 
 class HttpDoor:
@@ -53,6 +58,12 @@ class HttpDoor:
 
     async def route(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Mapping[str, Any]:
         return _told(await self._client.post("/v1/route", json=_body(messages, model, parameters)))
+
+    async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
+        answer = await self._client.post("/v1/feedback", json={"decision_id": decision_id, **said})
+        told = _told(answer)
+        assert answer.status_code == {"journal": 200, "spool": 202}[told["stored"]]
+        return told["stored"], told["known_already"]
 
 
 class HttpStreamDoor(HttpDoor):
@@ -122,7 +133,15 @@ class GrpcDoor:
             path=receipt.path,
             kind=started.decision.kind,
             sources=[source.document_id for source in receipt.sources],
+            decision_id=started.decision.id,
         )
+
+    async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
+        try:
+            response = await self._stub.Feedback(pb.FeedbackRequest(decision_id=decision_id, **said))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "gateway") from error
+        return response.stored, response.known_already
 
     async def route(
         self, messages: Messages | str, model: str = "auto", include_prompt: bool = False, **parameters: Any
@@ -137,6 +156,8 @@ class GrpcDoor:
             name: getattr(decision, name)
             for name in ("id", "task", "confidence", "path", "kind", "reason", "stage", "expected_cost_usd")
         }
+        told |= {name: getattr(decision, name) for name in ("margin", "familiarity", "generation")}
+        told["notes"] = list(decision.notes)
         told["considered"] = [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered]
         told["probabilities"] = {p.task: p.probability for p in decision.probabilities}
         if include_prompt:
@@ -172,7 +193,7 @@ def _told(response: httpx.Response) -> dict[str, Any]:
     body: dict[str, Any] = response.json()
     retry_after = response.headers.get("retry-after")
     _raise_error(body, HTTP_FAMILIES.get(response.status_code, PointsmanError), retry_after)
-    assert response.status_code == 200
+    assert response.is_success
     return body
 
 
@@ -197,4 +218,5 @@ def _http_answer(text: str, finish_reason: str, last: Mapping[str, Any]) -> Answ
         path=receipt["path"],
         kind=receipt["kind"],
         sources=[source["document_id"] for source in receipt["sources"]],
+        decision_id=last["id"].removeprefix("chatcmpl-"),
     )

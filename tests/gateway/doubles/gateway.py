@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any
 
 import httpx
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import load_config
+from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
 from pointsman_gateway.doors.http import HttpDoor, build_app
 from pointsman_gateway.doors.http_server import serving_http
@@ -30,6 +32,8 @@ class Gateway:
     house: wiring.House
     url: str
     grpc_address: str
+    folder: FilePath
+    """Of its configuration."""
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of all series of `name` that have these labels."""
@@ -39,6 +43,11 @@ class Gateway:
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+    def known(self, task: str, path: str) -> PathEvidence:
+        """What its router knows of a path."""
+        config = load_config(self.folder)
+        return self.house.memory.board.of(task, wiring.to_path(path, config.paths.paths[path], config))
 
 
 def open_http_client(gateway: Gateway) -> httpx.AsyncClient:
@@ -69,8 +78,10 @@ class Neighbours:
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **self.settings)
         config = load_config(settings.config)
         async with wiring.building(settings, config) as house:
-            door = HttpDoor(house.pipeline, house.generations, house.registry, settings.request_timeout)
-            servicer = GatewayServicer(house.pipeline, settings.request_timeout)
+            door = HttpDoor(
+                house.pipeline, house.memory.feedback, house.generations, house.registry, settings.request_timeout
+            )
+            servicer = GatewayServicer(house.pipeline, house.memory.feedback, settings.request_timeout)
 
             def register(server: Any) -> None:
                 gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
@@ -80,4 +91,4 @@ class Neighbours:
                 serving_http(build_app(door), "127.0.0.1:0", grace=1) as address,
             ):
                 await until(lambda: "no word" not in house.engines.get("local").detail)
-                yield Gateway(house, f"http://{address}", grpc_server.address)
+                yield Gateway(house, f"http://{address}", grpc_server.address, settings.config)

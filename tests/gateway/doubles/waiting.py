@@ -1,7 +1,10 @@
 """Waiting for a condition instead of for a time."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
 
 
 async def until(condition: Callable[[], object], within: float = 5.0) -> None:
@@ -9,3 +12,13 @@ async def until(condition: Callable[[], object], within: float = 5.0) -> None:
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110  # what is waited for belongs to the code under test and has no event
             await asyncio.sleep(0.002)
+
+
+async def found(look: Callable[[], Awaitable[Found]], within: float = 10.0) -> Found:
+    """The first thing that `look` finds; raises TimeoutError where it finds none within so many seconds."""
+    async with asyncio.timeout(within):
+        while True:
+            something = await look()
+            if something:
+                return something
+            await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pointsman_gateway.classification.ends import Ends, ends_of
 from pointsman_gateway.config.schema import Rule, TaskConfig
 from pointsman_gateway.domain import Request
 
@@ -12,6 +13,7 @@ from pointsman_gateway.domain import Request
 class Match:
     task: str
     rule: str
+    notes: tuple[str, ...] = ()
 
 
 class Rules:
@@ -25,16 +27,20 @@ class Rules:
         ]
 
     def match(self, request: Request) -> Match | None:
+        """A pattern is shown the ends of a long text."""
+        if not self._rules:
+            return None
+        ends = ends_of(request.query)
         for task, rule, pattern in self._rules:
-            if _holds(rule, pattern, request):
-                return Match(task, rule.name)
+            if _holds(rule, pattern, request, ends):
+                return Match(task, rule.name, ends.notes if pattern else ())
         return None
 
 
-def _holds(rule: Rule, pattern: re.Pattern[str] | None, request: Request) -> bool:
+def _holds(rule: Rule, pattern: re.Pattern[str] | None, request: Request, ends: Ends) -> bool:
     if any(request.metadata.get(key) != value for key, value in rule.metadata.items()):
         return False
-    if pattern is not None and not pattern.search(request.query):
+    if pattern is not None and not pattern.search(ends.text):
         return False
     wants_schema = "response_format" in request.sampling.extra
     return rule.json_schema is None or rule.json_schema == wants_schema

@@ -1,0 +1,69 @@
+"""Whether the last turn of a conversation is given its task, against the classifier on the last turn alone.
+
+    python benchmarks/conversations.py        # after `make models`; needs no service
+
+The conversations are the help desk's held-out ones; `--conversations` takes another file of the same form, such as the
+one that the thresholds were chosen on. Its last line is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pointsman_gateway.classification.rules import Rules
+from pointsman_gateway.classification.stage import Classification, Classifier
+from pointsman_gateway.config.load import load_config
+from pointsman_gateway.domain import Message, Request
+from pointsman_gateway.wiring.learning import Models, learn
+
+ROOT = Path(__file__).parents[1]
+HELPDESK = ROOT / "examples/helpdesk"
+
+
+async def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--conversations", type=Path, default=HELPDESK / "heldout/conversations.jsonl")
+    arguments.add_argument("--wrong", action="store_true", help="print what is given another task")
+    options = arguments.parse_args()
+    rows = [json.loads(row) for row in options.conversations.read_text("utf-8").splitlines()]
+    learned = learn(load_config(HELPDESK / "config"), Models.load(ROOT / ".pointsman/models/minilm"))
+    result = await measure(learned.classifier, rows, options.wrong)
+    for kind, figures in result.items():
+        print(f"{kind:10}", *(f"{name} {value}" for name, value in figures.items()))
+    print(json.dumps(result))
+
+
+async def measure(classifier: Classifier, rows: Sequence[dict[str, Any]], show: bool) -> dict[str, Any]:
+    classification = Classification(Rules({}), classifier)
+    count, right, baseline, seconds = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    for row in rows:
+        messages = tuple(Message(message["role"], message["content"]) for message in row["messages"])
+        started = time.perf_counter()
+        labels = await classification.label(Request("auto", messages))
+        spent = time.perf_counter() - started
+        alone = await classifier.classify(messages[-1].content)
+        if show and labels.task != row["task"]:
+            print(f"{row['kind']}: {messages[-1].content[:80]!r} is {row['task']}, not {labels.task} ({labels.stage})")
+        for kind in (row["kind"], "all"):
+            count[kind] += 1
+            right[kind] += labels.task == row["task"]
+            baseline[kind] += alone.task == row["task"]
+            seconds[kind] += spent
+    return {
+        kind: {
+            "count": count[kind],
+            "right": right[kind],
+            "classifier_on_last_turn": baseline[kind],
+            "mean_ms": round(1000 * seconds[kind] / count[kind], 2),
+        }
+        for kind in count
+    }
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

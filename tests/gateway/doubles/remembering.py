@@ -1,0 +1,102 @@
+"""What one gateway remembers with, without the gateway; and decisions to remember."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.domain import Decision, Message, Path, Receipt, Request, Usage
+from pointsman_gateway.journal import keys
+from pointsman_gateway.journal.evidence import PER_RATING, EvidenceBoard, from_fields
+from pointsman_gateway.journal.metrics import JournalMetrics
+from pointsman_gateway.journal.prompt_redis import open_redis
+from pointsman_gateway.journal.recorder import Recorder
+from pointsman_gateway.journal.store import JournalStore
+from pointsman_servicekit.errors import Unavailable
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from doubles.waiting import found
+
+PLAIN = Path("small_talk", "tiny", fingerprint="f1")
+ADAPTED = Path("triage_adapter", "tiny", adapter="triage@prod", fingerprint="f2")
+REQUEST = Request("auto", (Message("user", "Hello"),))
+
+
+def decision(name: str = "d1", task: str = "chat", path: Path = PLAIN, **fields: Any) -> Decision:
+    given = {"confidence": 0.9, "reason": "policy:fixed", "stage": "encoder", "considered": (), "alternatives": ()}
+    return Decision(id=name, task=task, path=path, **(given | fields))
+
+
+def receipt(
+    of: Decision, seconds: float = 0.5, cost_usd: float = 1e-6, outcome: str = "ok", model: str = "tiny"
+) -> Receipt:
+    return Receipt(of, Usage(20, 2), {"prompt": cost_usd}, {"total": seconds}, outcome, model=model)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Beside a real Valkey."""
+
+    recorder: Recorder
+    store: JournalStore
+    board: EvidenceBoard
+    metrics: JournalMetrics
+    registry: CollectorRegistry
+
+    def note(self, *names: str) -> None:
+        for name in names:
+            made = decision(name)
+            self.recorder.note(REQUEST, made, receipt(made))
+
+    async def written(self) -> None:
+        """Returns once all is written; Redis may come back late."""
+
+        async def nothing_waits() -> bool:
+            with suppress(Unavailable):
+                await self.recorder.write()
+            return not self.recorder.waiting
+
+        await found(nothing_waits)
+
+    async def read_evidence(self) -> None:
+        await self.recorder.read_evidence(keys.today())
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@asynccontextmanager
+async def desk_at(url: str) -> AsyncIterator[Desk]:
+    registry = CollectorRegistry()
+    metrics = JournalMetrics(registry)
+    async with open_redis(url, metrics.redis_is) as redis:
+        store, board = JournalStore(redis, JournalConfig()), EvidenceBoard()
+        yield Desk(Recorder(store, board, metrics), store, board, metrics, registry)
+
+
+async def decisions_in(url: str) -> list[dict[str, Any]]:
+    """The journal's entries, oldest first."""
+    return [json.loads(fields["entry"]) for fields in await _stream(url, keys.DECISIONS)]
+
+
+async def feedback_in(url: str) -> list[dict[str, str]]:
+    return await _stream(url, keys.FEEDBACK)
+
+
+async def rated_in(url: str) -> dict[str, tuple[int, float]]:
+    """How many ratings there are today of each path, and their mean."""
+    async with Redis.from_url(url, decode_responses=True) as redis:
+        counts = from_fields(await redis.hgetall(keys.EVIDENCE + keys.today()))
+    return {
+        cell.path: (named["rated"], named.get("rating", 0) / PER_RATING / named["rated"])
+        for cell, named in counts.items()
+        if "rated" in named
+    }
+
+
+async def _stream(url: str, name: str) -> list[dict[str, str]]:
+    async with Redis.from_url(url, decode_responses=True) as redis:
+        return [fields for _, fields in await redis.xrange(name)]

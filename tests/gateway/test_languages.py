@@ -1,0 +1,151 @@
+"""A text in a language that the examples are not written in goes to the default path; no English one ever does."""
+
+import json
+from pathlib import Path
+
+import pytest
+from doubles.classifier import ScriptedClassifier
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
+from doubles.doors import Door, HttpDoor
+from doubles.gateway import Neighbours, open_http_client
+from pointsman_gateway.classification.language import ANOTHER_SCRIPT, NONE, Languages
+from pointsman_gateway.classification.rules import Rules
+from pointsman_gateway.classification.stage import Classification
+from pointsman_gateway.config.schema import Policy, Rule, TaskConfig
+from pointsman_gateway.domain import Message, Request
+
+GERMAN = "Ich habe gestern meinen Regenschirm im Zug nach Saltby vergessen."
+HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk"
+
+
+@pytest.fixture
+def english() -> Languages:
+    return Languages(["en"])
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        (GERMAN, "de"),
+        ("J'ai oublié mon parapluie dans le train de huit heures.", "fr"),
+        ("cuanto cuesta un billete de ida y vuelta para dos personas", "es"),
+        ("Mag mijn fiets mee in de trein?", "nl"),
+        ("Czy mogę zabrać rower do pociągu?", "pl"),
+        ("Чи можна взяти велосипед у поїзд?", "uk"),
+        ("שכחתי את המטרייה שלי ברכבת", "he"),
+        ("電車に傘を忘れました。どうすればいいですか", "ja"),
+        ("привет", ANOTHER_SCRIPT),
+        (GERMAN.upper(), "de"),
+        (GERMAN + " " + "Bitte helfen Sie mir, ich brauche ihn morgen wieder. " * 3000, "de"),
+    ],
+)
+def test_another_language_is_recognised(english: Languages, text: str, language: str) -> None:
+    assert english.foreign(text) == language
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Danke",
+        "Penny Hill Mossgill Ellerbeck Saltby",
+        "LM-48213",
+        "0142 3344",
+        "how r u m8",
+        "My name is Jürgen Müller and I left my hat on the 8.15",
+        "Draft a reply to this: 'Bonjour, je voudrais savoir si les chiens voyagent gratuitement dans vos trains.'",
+        "The word for train in Japanese is 電車 and for ticket 切符",
+        "the angle α is what",
+        "asdkfj alsdkjf aslkdjf",
+    ],
+)
+def test_what_may_be_english_passes(english: Languages, text: str) -> None:
+    assert english.foreign(text) == ""
+
+
+def test_none_of_the_help_desks_own_texts_is_sent_away(english: Languages) -> None:
+    files = [*(HELPDESK / "config/tasks").glob("*.jsonl"), HELPDESK / "heldout/triage.jsonl"]
+    texts = [json.loads(row)["text"] for file in files for row in file.read_text("utf-8").splitlines()]
+    assert len(texts) > 1000
+    assert [text for text in texts if english.foreign(text)] == []
+
+
+@pytest.mark.parametrize("text", ["👍", "?!…", "🚂🚃🚃", "\u202e\u200b", ""])
+def test_what_has_no_letter_and_no_digit_is_in_no_language(text: str) -> None:
+    assert Languages(["en"]).foreign(text) == Languages([]).foreign(text) == NONE
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800 ein halbes Zeichen und noch mehr davon", "\ufffe\uffff kein Text ist das hier"]
+)
+def test_what_the_detector_does_not_take_passes(english: Languages, text: str) -> None:
+    assert english.foreign(text) in ("", "de")
+
+
+def test_the_languages_of_the_examples_pass() -> None:
+    assert Languages(["en", "de"]).foreign(GERMAN) == ""
+    assert Languages(["de"]).foreign("Please tell me where the station is and how I get there") == "en"
+    assert Languages(["en", "uk"]).foreign("привет") == ""
+    assert Languages([]).foreign(GERMAN) == ""
+
+
+# -- in the stage
+
+
+def asking(*turns: str, **more: object) -> Request:
+    return Request("auto", tuple(Message("user", turn) for turn in turns), **more)  # type: ignore[arg-type]
+
+
+async def test_a_text_in_another_language_is_not_classified_and_the_labels_say_why() -> None:
+    classifier = ScriptedClassifier({})
+    got = await Classification(Rules({}), classifier).label(asking(GERMAN))
+    assert (got.task, got.abstained, got.stage, got.notes) == ("unknown", True, "language", ("language: de",))
+    assert classifier.read == []
+
+
+async def test_a_long_one_is_known_by_its_ends_and_the_labels_say_so() -> None:
+    text = GERMAN * 500
+    got = await Classification(Rules({}), ScriptedClassifier({})).label(asking(text))
+    assert got.notes == ("language: de", f"read the first and the last 4096 of {len(text)} characters")
+
+
+async def test_rules_come_before_the_language() -> None:
+    rule = Rule(name="inbox", metadata={"source": "inbox"})
+    rules = Rules({"triage": TaskConfig(examples="x", policy=Policy(fixed="p"), rules=(rule,))})
+    got = await Classification(rules, ScriptedClassifier({})).label(asking(GERMAN, metadata={"source": "inbox"}))
+    assert (got.task, got.stage) == ("triage", "rule:inbox")
+
+
+async def test_a_bare_follow_up_to_another_language_goes_where_that_went() -> None:
+    stage = Classification(Rules({}), ScriptedClassifier({}))
+    assert (await stage.label(asking(GERMAN, "👍"))).notes == ("language: de",)
+    assert (await stage.label(asking("Where is the station, please?", GERMAN))).notes == ("language: de",)
+
+
+# -- at the doors
+
+
+async def test_another_language_takes_the_default_path_and_the_decision_says_so(door: Door) -> None:
+    told = await door.route(GERMAN)
+    assert (told["task"], told["path"], told["reason"], told["stage"]) == (
+        "unknown",
+        "safe_start",
+        "abstained",
+        "language",
+    )
+    assert list(told["notes"]) == ["language: de"]
+    assert (await door.ask(GERMAN)).path == "safe_start"
+    for text, path in ((IN_TRIAGE, "triage_adapter"), (IN_POLICY, "handbook"), (IN_CHAT, "small_talk")):
+        assert (await door.route(text))["path"] == path
+
+
+async def test_german_passes_where_the_configuration_says_that_examples_are_german(
+    neighbours: Neighbours, config_folder: ConfigFolder
+) -> None:
+    config_folder.rest_of_tasks["classifier"] = {"languages": ["en", "de"]}
+    config_folder.examples["triage"] += [
+        (GERMAN, '{"intent": "lost_item"}'),
+        ("Ich habe meine Tasche im Zug vergessen, bitte suchen Sie sie", '{"intent": "lost_item"}'),
+    ]
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        assert (await HttpDoor(client).route(GERMAN))["path"] == "triage_adapter"
