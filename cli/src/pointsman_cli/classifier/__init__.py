@@ -1,0 +1,1 @@
+"""`pointsman classifier`: fit it, and find out what it lacks."""

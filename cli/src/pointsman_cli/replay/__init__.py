@@ -1,0 +1,1 @@
+"""`pointsman replay`: what another configuration would have decided."""

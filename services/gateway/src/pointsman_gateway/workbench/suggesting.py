@@ -1,0 +1,137 @@
+"""`suggest`: what would make the classifier better, from its examples and from the journal."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman_gateway.classification.examples import gather
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.domain import UNKNOWN
+from pointsman_gateway.wiring.learning import Models, texts_of, tuning_of
+from pointsman_gateway.workbench.confusions import Confusion, confusions, out_of_fold
+from pointsman_gateway.workbench.groups import MOST_TEXTS, Group, groups_of
+from pointsman_gateway.workbench.history import History, Said
+from pointsman_gateway.workbench.near_duplicates import Example, Pair, near_duplicates
+from pointsman_gateway.workbench.progress import Progress
+
+AT_ONCE = 64
+"""Texts embedded from one word on how far it is to the next."""
+MOST_PROPOSALS = 1_000
+LONGEST_TEXT = 2_000
+"""Characters that are looked at of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confused:
+    confusion: Confusion
+    worst: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfExamples:
+    confused: tuple[Confused, ...]
+    near: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfJournal:
+    abstained: int
+    """Requests."""
+    without_text: int
+    """Of these, those whose text was not kept."""
+    left_out: int
+    """Of these, those with a text too many."""
+    groups: tuple[Group, ...]
+    proposals: tuple[Said, ...]
+    """Requests of which it was said that they are of another task; their texts were kept."""
+    said_without_text: int
+    unknown_tasks: tuple[str, ...]
+    """Named by what was said, and not in the configuration."""
+
+
+def examples_of(config: Config) -> list[Example]:
+    """In the order of the tasks' names, as the classifier has them; with their lines, empty ones counted."""
+    return [
+        Example(example.text, task, config.tasks.tasks[task].examples, line)
+        for task in sorted(config.examples)
+        for line, example in zip(_lines_of(config, task), config.examples[task], strict=True)
+    ]
+
+
+def _lines_of(config: Config, task: str) -> list[int]:
+    lines = (config.folder / config.tasks.tasks[task].examples).read_text("utf-8").splitlines()
+    return [number for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def look_at_examples(config: Config, models: Models, progress: Progress) -> OfExamples:
+    tuning = tuning_of(config)
+    data = gather(texts_of(config), config.negatives, models.static, tuning.seed)
+    examples = examples_of(config)
+    encoded = embedded(data.texts, models, "embedding the examples", progress)
+    static = models.static.embed(data.texts)
+    judged = out_of_fold(data, encoded, static, tuning, progress)
+    confused = (Confused(c, tuple(examples[row] for row in c.worst)) for c in confusions(data, judged))
+    return OfExamples(tuple(confused), tuple(near_duplicates(examples, encoded[: len(examples)])))
+
+
+async def look_at_journal(
+    config: Config, models: Models, history: History, seconds: float, progress: Progress
+) -> OfJournal:
+    total, read, abstained, without_text, left_out = await history.count(seconds), 0, 0, 0, 0
+    counts: Counter[str] = Counter()
+    async for recorded in history.decisions(seconds):
+        read += 1
+        progress("reading the journal", read, max(read, total))
+        if not recorded.labels.abstained:
+            continue
+        abstained += 1
+        text = recorded.request.query.strip()[:LONGEST_TEXT] if recorded.has_text else ""
+        if not text:
+            without_text += 1
+        elif text in counts or len(counts) < MOST_TEXTS:
+            counts[text] += 1
+        else:
+            left_out += 1
+    vectors = embedded(list(counts), models, "embedding what was abstained from", progress)
+    known = [text for texts in texts_of(config).values() for text in texts]
+    groups = groups_of(counts, vectors, known)
+    proposals, said_without_text = await _proposals(history, seconds)
+    strange = {said.right_task for said in proposals} - {*config.tasks.tasks, UNKNOWN}
+    return OfJournal(
+        abstained, without_text, left_out, tuple(groups), proposals, said_without_text, tuple(sorted(strange))
+    )
+
+
+async def _proposals(history: History, seconds: float) -> tuple[tuple[Said, ...], int]:
+    """Each text once for each task, and how many there are without a text."""
+    found: dict[tuple[str, str], Said] = {}
+    without_text = 0
+    async for said in history.other_tasks(seconds):
+        if not said.recorded.has_text:
+            without_text += 1
+        elif len(found) < MOST_PROPOSALS:
+            found.setdefault((said.recorded.request.query, said.right_task), said)
+    return tuple(found.values()), without_text
+
+
+def embedded(texts: Sequence[str], models: Models, what: str, progress: Progress) -> NDArray[np.float32]:
+    """(texts, dimensions)"""
+    parts = [np.empty((0, models.encoder.dimensions), np.float32)]
+    for start in range(0, len(texts), AT_ONCE):
+        parts.append(models.encoder.embed(texts[start : start + AT_ONCE]))
+        progress(what, min(start + AT_ONCE, len(texts)), len(texts))
+    return np.concatenate(parts)
+
+
+def write_proposals(proposals: Sequence[Said], file: Path) -> None:
+    """As examples, each with the task whose file it would go to."""
+    rows = (
+        {"text": said.recorded.request.query, "task": said.right_task, "decision": said.recorded.id}
+        for said in proposals
+    )
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
