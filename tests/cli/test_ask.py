@@ -69,6 +69,13 @@ def test_a_fallback_is_told_by_the_path_that_really_answered(cli: Cli, gateway: 
     assert "path handbook (answered by plain)" in cli("ask", "x", "--url", gateway.url).out
 
 
+def test_an_answer_that_was_not_accepted_is_told_with_its_path(cli: Cli, gateway: Any) -> None:
+    escalated = {**RECEIPT, "pointsman": {"path": "handbook", "cost_usd": 0.000001, "escalated_from": "small"}}
+    gateway.stream = [delta("Yes."), json.dumps(escalated), "[DONE]"]
+
+    assert "path handbook (after small, whose answer was not accepted)" in cli("ask", "x", "--url", gateway.url).out
+
+
 def test_the_gateways_refusal_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
     gateway.status = 404
     gateway.body = {
@@ -168,6 +175,10 @@ DECISION = {
     ],
     "probabilities": {"policy_question": 0.9312, "chat": 0.05},
     "expected_cost_usd": 0.0000039,
+    "margin": 0.8812,
+    "familiarity": 0.217,
+    "notes": ["read in part", "in another language (fr)"],
+    "generation": "0a1b2c3d4e5f6071",
 }
 
 
@@ -178,6 +189,7 @@ def test_a_decision_is_shown_with_all_that_led_to_it(cli: Cli, gateway: Any) -> 
 
     assert outcome.code == 0
     for part in ("policy_question (0.931)", "handbook (rag)", "policy:fixed", "classifier", "$0.0000039", "0.050",
+                 "0.881", "0.217", "read in part; in another language (fr)", "0a1b2c3d4e5f6071",
                  "voice: adapter voice@prod is not resident", "d-19"):  # fmt: skip
         assert part in outcome.out
     assert gateway.asked[0]["path"] == "/v1/route"

@@ -30,11 +30,16 @@ def test_every_address_that_a_service_listens_on_is_told_to_those_who_call_it(pl
     )
 
     assert gateway["POINTSMAN_GATEWAY_RETRIEVER"] == retriever["POINTSMAN_RETRIEVER_LISTEN"] == plan.retriever.address
+    assert gateway["POINTSMAN_GATEWAY_REDIS_URL"] == lora_server["POINTSMAN_LORA_REDIS_URL"]
     assert gateway["POINTSMAN_LORA_SERVER"] == lora_server["POINTSMAN_LORA_LISTEN"] == plan.lora_server.address
     assert lora_server["POINTSMAN_LORA_REDIS_URL"] == f"redis://{plan.valkey.address}/0"
     assert gateway["POINTSMAN_GATEWAY_HTTP_LISTEN"] == plan.gateway.address == "127.0.0.1:8080"
     assert gateway["POINTSMAN_GATEWAY_GRPC_LISTEN"] == plan.gateway_grpc == "127.0.0.1:8081"
     assert gateway["POINTSMAN_GATEWAY_CONFIG"] == str(example_folder / "config")
+
+
+def test_feedback_waits_at_home_while_valkey_is_away(plan: Plan) -> None:
+    assert plan.gateway.environment["POINTSMAN_GATEWAY_SPOOL"] == "/home/.pointsman/spool"
 
 
 def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:

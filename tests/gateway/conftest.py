@@ -10,8 +10,10 @@ from doubles.doors import Door, GrpcDoor, HttpDoor, HttpStreamDoor
 from doubles.engine import ScriptedEngine, running_engine
 from doubles.gateway import Gateway, Neighbours, open_http_client
 from doubles.lora_server import ScriptedLoraServer, running_lora_server
+from doubles.remembering import Desk, desk_at
 from doubles.retriever import ScriptedRetriever, running_retriever
-from pointsman_embedding import MiniLM
+from doubles.valkey import Valkey, running_valkey
+from pointsman_embedding import MiniLM, StaticModel
 from pointsman_embedding.prepare import prepare
 from pointsman_servicekit.grpc_client import open_channel
 
@@ -27,6 +29,11 @@ def model_folder() -> Path:
 @pytest.fixture(scope="session")
 def minilm(model_folder: Path) -> MiniLM:
     return MiniLM.load(model_folder)
+
+
+@pytest.fixture(scope="session")
+def static_model(model_folder: Path) -> StaticModel:
+    return StaticModel.load(model_folder)
 
 
 @pytest.fixture
@@ -56,6 +63,18 @@ async def lora_server() -> AsyncIterator[ScriptedLoraServer]:
 async def retriever() -> AsyncIterator[ScriptedRetriever]:
     async with running_retriever() as retriever:
         yield retriever
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
+    async with running_valkey(tmp_path / "valkey") as valkey:
+        yield valkey
+
+
+@pytest.fixture
+async def desk(valkey: Valkey) -> AsyncIterator[Desk]:
+    async with desk_at(valkey.url) as desk:
+        yield desk
 
 
 @pytest.fixture

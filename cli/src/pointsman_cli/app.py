@@ -6,8 +6,11 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.ask.command import ask, route
+from pointsman_cli.ask.feedback import feedback
+from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.ingest import ingest
+from pointsman_cli.replay.command import replay
 from pointsman_cli.train.command import train
 from pointsman_cli.up.command import up
 
@@ -22,8 +25,9 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, ask, route, ingest, train, doctor):
+    for command in (up, ask, route, feedback, ingest, train, replay, doctor):
         app.command()(command)
+    app.add_typer(classifier_app(), name="classifier")
     return app
 
 

@@ -33,6 +33,10 @@ class Home:
     def valkey(self) -> Path:
         return self.folder / "valkey"
 
+    @property
+    def spool(self) -> Path:
+        return self.folder / "spool"
+
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
 

@@ -1,1 +1,1 @@
-"""`pointsman ask` and `pointsman route`: a question to the gateway, and what it decided."""
+"""`pointsman ask`, `route` and `feedback`: a question to the gateway, what it decided, and what you say of that."""

@@ -23,6 +23,10 @@ class Decision:
     probabilities: Mapping[str, float] = field(default_factory=dict)  # by task, most likely first
     considered: tuple[Considered, ...] = ()
     expected_cost_usd: float | None = None
+    margin: float | None = None  # from the first probability to the second
+    familiarity: float | None = None  # below 0: it is like nothing known
+    notes: tuple[str, ...] = ()
+    generation: str = ""  # the configuration that decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Ending:
     cost_usd: float | None = None
     path: str = ""  # that really answered
     sources: tuple[str, ...] = ()  # titles of the passages it was given
+    escalated_from: str = ""  # the path whose answer was not accepted
 
 
 Event = Decision | Text | Ending

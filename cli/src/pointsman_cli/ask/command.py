@@ -41,8 +41,8 @@ def ask(
 ) -> None:
     """Ask the gateway; show the answer, then one line on what was decided, how long it took and what it cost."""
     question = Question(_read(text), model, stream)
-    where = _where(url, home, over_grpc=grpc)
-    events = grpc_door.ask(where, question) if grpc else http_door.ask(where, question)
+    at = where(url, home, over_grpc=grpc)
+    events = grpc_door.ask(at, question) if grpc else http_door.ask(at, question)
     run_interruptibly(_show(events, stream))
 
 
@@ -58,7 +58,7 @@ def route(
 ) -> None:
     """Show what the gateway would do with this request now, and why. Nothing is generated, nothing is charged."""
     question = Question(_read(text), model)
-    body = run_interruptibly(http_door.route(_where(url, home, over_grpc=False), question, include_prompt=prompt))
+    body = run_interruptibly(http_door.route(where(url, home, over_grpc=False), question, include_prompt=prompt))
     if as_json:
         print(json.dumps(body, indent=2, ensure_ascii=False))
         return
@@ -80,7 +80,8 @@ def _read(text: str) -> str:
     return text
 
 
-def _where(named: str, home: Path, *, over_grpc: bool) -> str:
+def where(named: str, home: Path, *, over_grpc: bool) -> str:
+    """The gateway that is named, else the one that runs, else where one usually is."""
     if named:
         return named.removeprefix("http://").rstrip("/") if over_grpc else _with_scheme(named)
     running = run_file.read(Home.at(home).run_file)

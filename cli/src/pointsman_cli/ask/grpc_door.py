@@ -40,6 +40,10 @@ def _decision(decision: gateway_pb2.Decision) -> Decision:
         probabilities={entry.task: entry.probability for entry in decision.probabilities},
         considered=tuple(Considered(entry.path, entry.outcome, entry.reason) for entry in decision.considered),
         expected_cost_usd=decision.expected_cost_usd,
+        margin=decision.margin,
+        familiarity=decision.familiarity,
+        notes=tuple(decision.notes),
+        generation=decision.generation,
     )
 
 
@@ -50,4 +54,5 @@ def _ending(receipt: gateway_pb2.Receipt) -> Ending:
         cost_usd=receipt.cost_usd,
         path=receipt.path,
         sources=tuple(source.title or source.document_id for source in receipt.sources),
+        escalated_from=receipt.escalated_from,
     )

@@ -35,9 +35,18 @@ async def ask(url: str, question: Question) -> AsyncIterator[Event]:
 
 async def route(url: str, question: Question, include_prompt: bool) -> dict[str, Any]:
     """The decision's body as it came."""
+    return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt})
+
+
+async def feedback(url: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Where it was stored, and whether it was known already."""
+    return await _post(url, "/v1/feedback", said)
+
+
+async def _post(url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     async with _client(url) as client:
         with _reaching(url):
-            response = await client.post("/v1/route", json=_body(question) | {"include_prompt": include_prompt})
+            response = await client.post(path, json=body)
     if not response.is_success:
         raise _refusal(response.status_code, response.content)
     return _json(response.content)
@@ -55,6 +64,10 @@ def to_decision(body: Mapping[str, Any]) -> Decision:
         probabilities=body["probabilities"],
         considered=tuple(Considered(**entry) for entry in body["considered"]),
         expected_cost_usd=body["expected_cost_usd"],
+        margin=body["margin"],
+        familiarity=body["familiarity"],
+        notes=tuple(body["notes"]),
+        generation=body["generation"],
     )
 
 
@@ -134,6 +147,7 @@ def _ending(answer: Mapping[str, Any], headers: httpx.Headers) -> Ending:
         cost_usd=ours.get("cost_usd", float(in_header) if in_header else None),
         path=ours.get("path", ""),
         sources=tuple(source["title"] or source["document_id"] for source in ours.get("sources", ())),
+        escalated_from=ours.get("escalated_from", ""),
     )
 
 

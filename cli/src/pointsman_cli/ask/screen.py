@@ -11,7 +11,11 @@ _BAR = 20  # characters of a probability of 1
 
 def receipt_line(decision: Decision, ending: Ending, first: float | None, total: float) -> str:
     """`first` and `total` are seconds from the question, as the client saw them; no `first`: nothing was streamed."""
-    answered = f" (answered by {ending.path})" if ending.path and ending.path != decision.path else ""
+    answered = ""
+    if ending.escalated_from:
+        answered = f" (after {ending.escalated_from}, whose answer was not accepted)"
+    elif ending.path and ending.path != decision.path:
+        answered = f" (answered by {ending.path})"
     parts = [
         f"{decision.task} {decision.confidence:.2f}",
         f"path {decision.path}{answered}",
@@ -39,7 +43,11 @@ def show_decision(console: Console, decision: Decision) -> None:
         "path": f"{decision.path} ({decision.kind})",
         "reason": decision.reason,
         "stage": decision.stage,
+        "margin": "" if decision.margin is None else f"{decision.margin:.3f}",
+        "familiarity": "" if decision.familiarity is None else f"{decision.familiarity:.3f}",
+        "notes": "; ".join(decision.notes),
         "expected": "" if decision.expected_cost_usd is None else dollars(decision.expected_cost_usd),
+        "generation": decision.generation,
         "id": decision.id,
     }
     for name, value in rows.items():

@@ -53,9 +53,11 @@ async def run(settings: Settings) -> None:
     config = load_config(settings.config)
     wiring.check(config)
     async with wiring.building(settings, config) as house:
-        door = HttpDoor(house.pipeline, house.generations, house.registry, settings.request_timeout)
+        door = HttpDoor(
+            house.pipeline, house.memory.feedback, house.generations, house.registry, settings.request_timeout
+        )
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
-        servicer = GatewayServicer(house.pipeline, settings.request_timeout)
+        servicer = GatewayServicer(house.pipeline, house.memory.feedback, settings.request_timeout)
         async with (
             serving(
                 settings.grpc_listen,

@@ -16,6 +16,7 @@ from pointsman_gateway.domain import (
     Chunk,
     Decision,
     Event,
+    Feedback,
     Finished,
     Message,
     Receipt,
@@ -23,6 +24,7 @@ from pointsman_gateway.domain import (
     Sampling,
     Started,
 )
+from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.pipeline import Pipeline
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
@@ -31,8 +33,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     """Converts and delegates."""
 
-    def __init__(self, pipeline: Pipeline, request_timeout: float) -> None:
+    def __init__(self, pipeline: Pipeline, feedback: FeedbackBox, request_timeout: float) -> None:
         self._pipeline = pipeline
+        self._feedback = feedback
         self._request_timeout = request_timeout
 
     async def Generate(  # the contract's name
@@ -54,6 +57,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             response.prompt.extend(pb.Message(role=m.role, content=m.content) for m in prompt.messages)
         return response
 
+    async def Feedback(  # the contract's name
+        self, request: pb.FeedbackRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.FeedbackResponse:
+        stored = await self._feedback.take(_said(request))
+        return pb.FeedbackResponse(stored=stored.where, known_already=stored.known_already)
+
     def _deadline(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:
         left = context.time_remaining()
         return asyncio.get_running_loop().time() + min(
@@ -69,6 +78,18 @@ def _request(request: pb.GenerateRequest | pb.RouteRequest, deadline: float) -> 
         metadata=dict(request.metadata),
         user=request.user,
         deadline=deadline,
+    )
+
+
+def _said(request: pb.FeedbackRequest) -> Feedback:
+    return Feedback(
+        decision_id=request.decision_id,
+        id=request.id,
+        # A float of 32 bits on the wire: without its noise 0.8 is 0.8, as over HTTP.
+        rating=round(request.rating, 6) if request.HasField("rating") else None,
+        correction=request.correction,
+        right_task=request.right_task,
+        right_answer=request.right_answer,
     )
 
 
@@ -131,6 +152,10 @@ def _decision(decision: Decision) -> pb.Decision:
         expected_cost_usd=decision.expected_cost_usd,
         probabilities=[pb.TaskProbability(task=task, probability=p) for task, p in decision.probabilities],
         stage=decision.stage,
+        margin=decision.margin,
+        familiarity=decision.familiarity,
+        notes=decision.notes,
+        generation=decision.generation,
     )
 
 
@@ -147,4 +172,5 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
         outcome=receipt.outcome,
         path=receipt.decision.path.name,
         sources=[pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in receipt.sources],
+        escalated_from=receipt.escalated_from,
     )

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pointsman_gateway import domain
 from pointsman_gateway.doors import openai_answers as answers
+from pointsman_gateway.doors.feedback import FeedbackBody, FeedbackBox, feedback_answer
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
 from pointsman_gateway.doors.sse import DONE, ClientGone, EventStream, event, until_hung_up
 from pointsman_gateway.generations import Generation, Status
@@ -45,6 +46,7 @@ class HttpDoor:
     """What the routes need."""
 
     pipeline: Pipeline
+    feedback: FeedbackBox
     configuration: Configuration
     registry: CollectorRegistry
     request_timeout: float
@@ -74,6 +76,11 @@ async def route(body: RouteBody, request: Request) -> Response:
     decision = await door.pipeline.decide(asked)
     prompt = await door.pipeline.prompt(asked, decision) if body.include_prompt else None
     return JSONResponse(answers.decision_body(decision, prompt))
+
+
+async def feedback(body: FeedbackBody, request: Request) -> Response:
+    """Takes what someone says of an answer; 202 where it waits on disk for the journal."""
+    return feedback_answer(await _door(request).feedback.take(body.to_feedback()))
 
 
 async def list_models(request: Request) -> dict[str, Any]:
@@ -168,6 +175,7 @@ def build_app(door: HttpDoor) -> ASGIApp:
     app.state.door = door
     app.post("/v1/chat/completions")(chat)
     app.post("/v1/route")(route)
+    app.post("/v1/feedback")(feedback)
     app.get("/v1/models")(list_models)
     app.get("/v1/configuration")(configuration)
     app.get("/healthz")(live)

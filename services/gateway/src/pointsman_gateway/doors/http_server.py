@@ -20,6 +20,9 @@ async def serving_http(app: ASGIApp, listen: str, *, grace: int = 5) -> AsyncIte
         listening = socket.create_server((host, int(port)), backlog=2048)
     except OSError as error:
         raise OSError(f"cannot listen on {listen}: {error.strerror}") from error
+    # asyncio sees to this only where a socket names its protocol, which this one's connections do not; without it the
+    # second piece of every answer waits for the client to acknowledge the first, 40 ms on Linux.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=grace))
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
     try:

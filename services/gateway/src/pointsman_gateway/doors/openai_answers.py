@@ -27,7 +27,8 @@ def cost_header(receipt: Receipt) -> dict[str, str]:
 
 
 def error_body(error: PointsmanError) -> dict[str, Any]:
-    kind = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
+    callers = dict.fromkeys((400, 404, 409), "invalid_request_error")
+    kind = callers | {429: "rate_limit_error"}
     return {
         "error": {
             "message": error.message,
@@ -141,6 +142,7 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
         "sources": [
             {"document_id": p.document_id, "title": p.title, "score": round(p.score, 4)} for p in receipt.sources
         ],
+        "escalated_from": receipt.escalated_from,
     }
 
 
@@ -153,9 +155,13 @@ def decision_body(decision: Decision, prompt: Prompt | None) -> dict[str, Any]:
         "kind": decision.path.kind.value,
         "reason": decision.reason,
         "stage": decision.stage,
+        "margin": decision.margin,
+        "familiarity": decision.familiarity,
+        "notes": list(decision.notes),
         "considered": [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered],
         "probabilities": dict(decision.probabilities),
         "expected_cost_usd": decision.expected_cost_usd,
+        "generation": decision.generation,
     }
     if prompt is not None:
         body["prompt"] = [{"role": m.role, "content": m.content, **m.extra} for m in prompt.messages]

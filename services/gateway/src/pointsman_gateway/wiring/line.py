@@ -4,14 +4,14 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.backends.stage import Backends, Client
-from pointsman_gateway.classification.classifier import Classifier
+from pointsman_gateway.classification.cascade import Classifier
 from pointsman_gateway.classification.rules import Rules
 from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.load import Config, ConfigError
@@ -24,7 +24,10 @@ from pointsman_gateway.pipeline import Line
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.strategies import FewShot, Instruction, Retrieval, Search, Strategy
 from pointsman_gateway.prompts.templates import Templates
+from pointsman_gateway.routing.evidence import Evidence, NoEvidence
 from pointsman_gateway.routing.router import PATH_PREFIX, Router
+from pointsman_gateway.validation.stage import Validation
+from pointsman_gateway.wiring.validators import to_validators
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Surroundings:
     client: Client
     search: Search
     metrics: Metrics
+    evidence: Evidence = field(default_factory=NoEvidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,20 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
     named = NamedModels(config, engines)
     return Line(
         generation=config.digest,
-        classification=Classification(Rules(config.tasks.tasks), learned.classifier),
+        classification=Classification(Rules(config.tasks.tasks), learned.classifier, config.tasks.classifier.languages),
         router=Router(
-            paths, config.tasks.tasks, config.tasks.default_path, engines, named, expected_cost, config.digest
+            paths,
+            config.tasks.tasks,
+            config.tasks.default_path,
+            engines,
+            named,
+            expected_cost,
+            around.evidence,
+            config.digest,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
         backends=Backends(engines, around.client, asyncio.get_running_loop().time),
+        validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, around.metrics),
     )
 
@@ -91,7 +103,9 @@ class NamedModels:
 
 
 def check(config: Config) -> None:
-    """Tries what can be tried without any service: compiles and renders every prompt. Raises ConfigError."""
+    """Tries what can be tried without any service: renders every prompt, builds every validator. Raises ConfigError."""
+    for name, task in config.tasks.tasks.items():
+        to_validators(name, task)
     templates = Templates(config.prompts)
     for name, path in config.paths.paths.items():
         for strategy in path.strategies:

@@ -1,0 +1,132 @@
+"""One decision as the journal keeps it; docs/routing.md says what each field is."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_gateway.domain import Decision, Receipt, Request, Usage
+from pointsman_gateway.journal.evidence import cell_of
+from pointsman_gateway.journal.keys import day_of
+
+VERSION = 1
+MOST_PROBABILITIES = 8
+LONGEST_TEXT = 64 * 1024
+"""Bytes of a request's messages; longer ones are left out, never cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the pipeline told; what comes of it in Redis is made later, away from the request."""
+
+    unix_seconds: float
+    request: Request
+    decision: Decision
+    receipt: Receipt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    decision_id: str
+    cell: str
+    """What a rating counts for; empty where nothing was answered."""
+    day: str
+    json: str
+
+    @property
+    def size(self) -> int:
+        """In characters, about bytes: what is not ASCII is escaped."""
+        return len(self.json) + len(self.cell) + 64
+
+
+def to_entry(noted: Noted, keep_text: bool) -> Entry:
+    receipt = noted.receipt
+    body = {"v": VERSION, "id": noted.decision.id, "unix_ms": round(noted.unix_seconds * 1000)}
+    body |= _decided(noted.decision)
+    body |= _asked(noted.request, keep_text)
+    body |= _came_of_it(receipt)
+    return Entry(
+        noted.decision.id,
+        str(cell_of(receipt)) if receipt and receipt.model else "",
+        day_of(noted.unix_seconds),
+        json.dumps(body, separators=(",", ":")),
+    )
+
+
+def _decided(decision: Decision) -> dict[str, Any]:
+    return {
+        "generation": decision.generation,
+        "task": decision.task,
+        "confidence": round(float(decision.confidence), 6),
+        "margin": round(float(decision.margin), 6),
+        "familiarity": round(float(decision.familiarity), 6),
+        "stage": decision.stage,
+        "notes": decision.notes,
+        "probabilities": [(task, round(float(p), 6)) for task, p in decision.probabilities[:MOST_PROBABILITIES]],
+        "path": decision.path.name,
+        "kind": decision.path.kind.value,
+        "fingerprint": decision.path.fingerprint,
+        "reason": decision.reason,
+        "considered": [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered],
+        "expected_cost_usd": decision.expected_cost_usd,
+    }
+
+
+def _asked(request: Request, keep_text: bool) -> dict[str, Any]:
+    messages = _messages(request) if keep_text else None
+    return {
+        "requested": request.model,
+        "metadata": dict(request.metadata),
+        "response_format": _response_format(request),
+        "inputs": _digest(request),
+        "user_digest": hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
+        "text": "kept" if messages is not None else "too long" if keep_text else "not kept",
+        "messages": messages,
+        "user": request.user if messages is not None else None,
+    }
+
+
+def _messages(request: Request) -> list[dict[str, Any]] | None:
+    """None where they are too long."""
+    if sum(len(message.content) for message in request.messages) > LONGEST_TEXT:
+        return None
+    messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
+    return messages if len(json.dumps(messages)) <= LONGEST_TEXT else None
+
+
+def _response_format(request: Request) -> str:
+    asked = request.sampling.extra.get("response_format")
+    if not isinstance(asked, Mapping):
+        return "" if asked is None else "other"
+    return str(asked.get("type", "other"))[:64]
+
+
+def _digest(request: Request) -> str:
+    """Of what decides and what is answered. Fast, since a text may have millions of characters."""
+    response_format = request.sampling.extra.get("response_format")
+    beside = (request.model, sorted(request.metadata.items()), request.user, response_format)
+    digest = hashlib.blake2b(json.dumps(beside, sort_keys=True).encode(), digest_size=16)
+    for message in request.messages:
+        content = message.content.encode(errors="surrogatepass")
+        about = (message.role, len(content), dict(message.extra))
+        digest.update(json.dumps(about, sort_keys=True).encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _came_of_it(receipt: Receipt | None) -> dict[str, Any]:
+    usage = receipt.usage if receipt else Usage()
+    seconds = receipt.seconds if receipt else {}
+    return {
+        "model": receipt.model if receipt else "",
+        "outcome": receipt.outcome if receipt else "routed",
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+        },
+        "cost_usd": receipt.cost_usd if receipt else 0.0,
+        "seconds": {name: round(seconds[name], 6) for name in ("total", "first_token") if name in seconds},
+        "escalated_from": receipt.escalated_from if receipt else "",
+    }

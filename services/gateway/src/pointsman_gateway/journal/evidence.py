@@ -1,0 +1,149 @@
+"""What is known of each path on each task: counted here, added up in Redis over all gateways, read back from there."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from pointsman_gateway.domain import Path, PathEvidence, Receipt
+from pointsman_gateway.journal.keys import last_days, today
+from pointsman_gateway.journal.latencies import bucket_of, quantile
+
+ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
+"""The names of the counts; BUCKET has its number behind it."""
+
+PER_DOLLAR = 10**12
+PER_RATING = 10**6
+"""Costs and ratings are counted in whole numbers, which add up to the same in any order and can be taken off again."""
+
+NOTHING = PathEvidence()
+
+
+class Cell(NamedTuple):
+    """What evidence is of."""
+
+    task: str
+    path: str
+    fingerprint: str
+    version: str
+    """The adapter's; empty for a path without one."""
+
+    def __str__(self) -> str:
+        return json.dumps(self, separators=(",", ":"))
+
+
+Counts = dict[Cell, dict[str, int]]
+"""Whole numbers by cell and name; none is 0."""
+
+
+def cell_of(receipt: Receipt) -> Cell:
+    path = receipt.decision.path
+    return Cell(receipt.decision.task, path.name, path.fingerprint, receipt.model if path.adapter else "")
+
+
+def to_fields(counts: Counts) -> dict[str, int]:
+    """As a hash in Redis has it: a field is a cell, in JSON, and a name."""
+    return {str(cell) + name: number for cell, named in counts.items() for name, number in named.items()}
+
+
+def from_fields(fields: Mapping[str, str]) -> Counts:
+    counts: Counts = {}
+    for field, number in fields.items():
+        cell, bracket, name = field.rpartition("]")
+        if int(number):
+            counts.setdefault(Cell(*json.loads(cell + bracket)), {})[name] = int(number)
+    return counts
+
+
+class EvidenceBoard:
+    """Reading it costs microseconds. Only answers that came to their end count, for the path that gave them."""
+
+    def __init__(self, window: int = 14) -> None:
+        """`window` is in days. It and `versions` are what the generation that serves says."""
+        self.window = window
+        self.versions: Callable[[Path], str] = lambda path: ""
+        """Names the adapter's version that would answer along a path now."""
+        self._sum: Counts = {}
+        self._made: dict[Cell, PathEvidence] = {}
+        """From `_sum`, until it changes."""
+        self._days: dict[str, Counts] = {}
+        """What `_sum` adds up: as Redis told it, and what Redis has not been told yet."""
+        self._untold: dict[str, Counts] = {}
+
+    def of(self, task: str, path: Path) -> PathEvidence:
+        """What is known now, over the days of the window. Zeros where nothing is."""
+        cell = Cell(task, path.name, path.fingerprint, self.versions(path))
+        made = self._made.get(cell)
+        if made is None:
+            counts = self._sum.get(cell)
+            made = self._made[cell] = _evidence(counts) if counts else NOTHING
+        return made
+
+    def answered(self, receipt: Receipt) -> None:
+        """Counts an answer, unless another path's refused one stands behind it: the receipt is of both."""
+        if receipt.outcome != "ok" or receipt.escalated_from:
+            return
+        day = today()
+        if day not in self._days:
+            self._keep_window()
+        counts = {
+            ANSWERS: 1,
+            COST: round(receipt.cost_usd * PER_DOLLAR),
+            BUCKET + str(bucket_of(receipt.seconds["total"])): 1,
+        }
+        answered = {cell_of(receipt): counts}
+        _add(self._untold.setdefault(day, {}), answered)
+        _add(self._days.setdefault(day, {}), answered)
+        self._sum_up(answered)
+
+    def hand_over(self) -> dict[str, Counts]:
+        """What Redis has not been told, by day. Whoever takes it tells Redis, for certain and once."""
+        handed, self._untold = self._untold, {}
+        return handed
+
+    def read(self, day: str, told: Counts) -> None:
+        """Takes what Redis says of a day, which must hold all that was handed over."""
+        if day not in self._days:
+            self._keep_window()
+        counts = {cell: dict(named) for cell, named in told.items()}
+        _add(counts, self._untold.get(day, {}))
+        before = self._days.get(day, {})
+        if counts != before:
+            self._days[day] = counts
+            self._sum_up(before, -1)
+            self._sum_up(counts)
+
+    def _keep_window(self) -> None:
+        days = last_days(self.window)
+        for day in self._days.keys() - set(days):
+            self._sum_up(self._days.pop(day), -1)
+            self._untold.pop(day, None)
+
+    def _sum_up(self, more: Counts, sign: int = 1) -> None:
+        _add(self._sum, more, sign)
+        for cell in more:
+            self._made.pop(cell, None)
+
+
+def _add(into: Counts, more: Counts, sign: int = 1) -> None:
+    for cell, named in more.items():
+        counts = into.setdefault(cell, {})
+        for name, number in named.items():
+            total = counts.get(name, 0) + sign * number
+            if total:
+                counts[name] = total
+            else:
+                counts.pop(name, None)
+        if not counts:
+            del into[cell]
+
+
+def _evidence(counts: Mapping[str, int]) -> PathEvidence:
+    rated, answers = counts.get(RATED, 0), counts.get(ANSWERS, 0)
+    buckets = {int(name[1:]): number for name, number in counts.items() if name[0] == BUCKET}
+    return PathEvidence(
+        rated=rated,
+        quality=counts.get(RATING, 0) / PER_RATING / rated if rated > 0 else 0.0,
+        answers=answers,
+        p95_seconds=quantile(buckets, 0.95),
+        mean_cost_usd=counts.get(COST, 0) / PER_DOLLAR / answers if answers > 0 else 0.0,
+    )

@@ -1,0 +1,44 @@
+"""Where in Redis what is; the braces keep all of it in one slot of a cluster, since scripts touch several keys."""
+
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+
+A_DAY = 24 * 60 * 60
+
+DECISIONS = "{pointsman}:decisions"
+"""A stream; each entry has `decision` (its id), `entry` (JSON), `cell` and `day` (what its ratings count for)."""
+
+INDEX = "{pointsman}:decisions:index"
+"""A hash: a decision's id to its place in the stream."""
+
+FEEDBACK = "{pointsman}:feedback"
+"""A stream, with one entry for each decision of which something was said."""
+
+FEEDBACK_INDEX = "{pointsman}:feedback:index"
+"""A hash: a decision's id to its place in that stream."""
+
+EVIDENCE = "{pointsman}:evidence:"
+"""With a day (YYYYMMDD, UTC) behind it: a hash of counts, a cell and the name of the count to a whole number."""
+
+WRITER = "{pointsman}:writer:"
+"""With a gateway's id behind it: the number of the last batch that it wrote."""
+
+
+def today() -> str:
+    return day_of(time.time())
+
+
+def day_of(unix_seconds: float) -> str:
+    return _name(int(unix_seconds // A_DAY))
+
+
+def last_days(count: int) -> list[str]:
+    """Today and the days before it, newest first."""
+    newest = int(time.time() // A_DAY)
+    return [_name(newest - back) for back in range(count)]
+
+
+@lru_cache(maxsize=512)
+def _name(day: int) -> str:
+    return datetime.fromtimestamp(day * A_DAY, UTC).strftime("%Y%m%d")

@@ -1,0 +1,101 @@
+"""Redis that answers within 50 ms, or counts as dead: a deadline for each call, and a breaker before all of them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from pointsman_servicekit.errors import Unavailable
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+log = logging.getLogger(__name__)
+
+DEADLINE = 0.05
+"""Seconds a call: a slow Redis is treated as a dead one."""
+
+TRIES = 3
+"""While Redis is up: on a busy machine one can miss the deadline by chance."""
+
+REST = 1.0
+"""Seconds after a failure in which nobody asks; then one call is let through, to see."""
+
+AT_ONCE = 8
+"""Calls, each on a connection of its own."""
+
+Answer = TypeVar("Answer")
+
+
+class PromptRedis:
+    """Every call may be made twice without harm, and may still arrive after it was given up; its user sees to that."""
+
+    def __init__(self, redis: Redis, tell: Callable[[bool], None]) -> None:
+        """`redis` must decode answers. `tell` hears of each change between up and down."""
+        self.client: Any = redis  # its types say neither what is decoded nor what is awaited
+        self._tell = tell
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._up = True
+        self._probing = False
+        self._resting_until = 0.0
+
+    async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Raises Unavailable ("redis_unavailable"): at once while Redis rests, else after its deadline."""
+        async with self._places:
+            return await self._call(call)
+
+    async def _call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        if self._up:
+            return await self._try(call, TRIES)
+        if self._probing or asyncio.get_running_loop().time() < self._resting_until:
+            raise _unavailable("it did not a moment ago")
+        self._probing = True
+        try:
+            return await self._try(call, 1)
+        finally:
+            self._probing = False
+
+    async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int) -> Answer:
+        try:
+            answer = await _within_deadline(call)
+        except TimeoutError as error:
+            if tries > 1:
+                return await self._try(call, tries - 1)
+            self._failed(f"nothing within {DEADLINE * 1000:.0f} ms")
+            raise _unavailable(f"nothing within {DEADLINE * 1000:.0f} ms") from error
+        except (RedisError, OSError) as error:
+            self._failed(str(error))
+            raise _unavailable(str(error)) from error
+        self._answered()
+        return answer
+
+    def _answered(self) -> None:
+        if not self._up:
+            log.info("Redis answers again")
+            self._up = True
+            self._tell(True)
+
+    def _failed(self, why: str) -> None:
+        self._resting_until = asyncio.get_running_loop().time() + REST
+        if self._up:
+            log.warning("Redis does not answer: %s", why)
+            self._up = False
+            self._tell(False)
+
+
+async def _within_deadline(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    async with asyncio.timeout(DEADLINE):
+        return await call()
+
+
+def _unavailable(why: str) -> Unavailable:
+    return Unavailable(f"Redis does not answer: {why}", code="redis_unavailable", retry_after=REST)
+
+
+@asynccontextmanager
+async def open_redis(url: str, tell: Callable[[bool], None]) -> AsyncIterator[PromptRedis]:
+    # No second try inside the client: each call has its deadline here.
+    async with Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0)) as client:
+        yield PromptRedis(client, tell)

@@ -1,0 +1,111 @@
+"""The journal's queue: takes what happened in microseconds, and writes it in batches, away from the requests."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+
+from pointsman_gateway.domain import Decision, Receipt, Request
+from pointsman_gateway.journal.entry import Entry, Noted, to_entry
+from pointsman_gateway.journal.evidence import EvidenceBoard
+from pointsman_gateway.journal.metrics import JournalMetrics
+from pointsman_gateway.journal.store import Batch, JournalStore
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 10_000
+MOST_WAITING_CHARACTERS = 64 * 1024 * 1024
+MOST_IN_A_BATCH = 256
+MOST_CHARACTERS_IN_A_BATCH = 512 * 1024
+"""A batch is written within Redis's deadline."""
+ENCODED_AT_ONCE = 16
+"""Decisions, some 50 µs each; then whoever else is waiting has a turn."""
+
+
+class Recorder:
+    """Implements the pipeline's `Journal`. While Redis is away decisions wait, up to a cap; then the oldest go."""
+
+    def __init__(self, store: JournalStore, board: EvidenceBoard, metrics: JournalMetrics) -> None:
+        self.store = store
+        self._board = board
+        self._metrics = metrics
+        self._noted: deque[Noted] = deque()
+        self._waiting: deque[Entry] = deque()
+        """Encoded, so that no request is kept in memory for as long as Redis is away."""
+        self._waiting_characters = 0
+        self._batch: Batch | None = None
+        """Sent, and not yet known to be written."""
+        self._number = 0
+        self._over = False
+        """Whether the stream still holds more than its cap, which has been lowered."""
+        self._writing = asyncio.Lock()
+
+    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
+        if len(self._noted) >= MOST_WAITING:
+            self._noted.popleft()
+            self._metrics.dropped.labels("full").inc()
+        self._noted.append(Noted(time.time(), request, decision, receipt))
+        if receipt is not None:
+            self._board.answered(receipt)
+
+    @property
+    def waiting(self) -> int:
+        """Decisions that are not known to be written."""
+        return len(self._noted) + len(self._waiting) + (len(self._batch.entries) if self._batch else 0)
+
+    async def write(self) -> None:
+        """Writes all that waits. Raises Unavailable, and then keeps what it could not write."""
+        async with self._writing:
+            try:
+                await self._encode()
+                while batch := self._batch or self._next_batch():
+                    await self._write(batch)
+                    if not self._waiting and not self._over:
+                        break  # what has been counted since then goes with the next
+            finally:
+                self._metrics.waiting.set(self.waiting)
+
+    async def read_evidence(self, day: str) -> None:
+        """Puts on the board what all gateways have counted on that day. Raises Unavailable."""
+        async with self._writing:
+            if self._batch is None:  # else it cannot be said whether Redis has counted it
+                self._board.read(day, await self.store.evidence(day))
+
+    async def _write(self, batch: Batch) -> None:
+        self._batch = batch
+        length = await self.store.write(batch)
+        self._batch = None
+        self._over = length > self.store.config.most
+        self._metrics.entries.inc(len(batch.entries))
+
+    async def _encode(self) -> None:
+        keep_text = self.store.config.keep_text
+        for number in range(len(self._noted)):
+            noted = self._noted.popleft()
+            try:
+                self._wait_for(to_entry(noted, keep_text))
+            except Exception:  # one that cannot be written must not keep back the others
+                log.exception("decision %s cannot be written", noted.decision.id)
+                self._metrics.dropped.labels("unwritable").inc()
+            if number % ENCODED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def _wait_for(self, entry: Entry) -> None:
+        self._waiting.append(entry)
+        self._waiting_characters += entry.size
+        while len(self._waiting) > MOST_WAITING or self._waiting_characters > MOST_WAITING_CHARACTERS:
+            self._waiting_characters -= self._waiting.popleft().size
+            self._metrics.dropped.labels("full").inc()
+
+    def _next_batch(self) -> Batch | None:
+        entries: list[Entry] = []
+        characters = 0
+        while self._waiting and len(entries) < MOST_IN_A_BATCH and characters < MOST_CHARACTERS_IN_A_BATCH:
+            entries.append(self._waiting.popleft())
+            characters += entries[-1].size
+        self._waiting_characters -= characters
+        counts = self._board.hand_over()
+        if not (entries or counts or self._over):
+            return None
+        self._number += 1
+        return Batch(self._number, entries, counts)

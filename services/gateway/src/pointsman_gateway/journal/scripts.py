@@ -1,0 +1,101 @@
+"""What happens in Redis as one: Lua scripts. Each may run twice, or late, and counts once."""
+
+WRITE = """
+-- Adds decisions and counts, and trims to the cap, index and stream alike. A batch has its writer's next number.
+local stream, index, writer = KEYS[1], KEYS[2], KEYS[3]
+local most, keep, number, decisions = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if tonumber(redis.call('GET', writer) or '0') >= number then return redis.call('XLEN', stream) end
+local at = 5
+for _ = 1, decisions do
+  local id = ARGV[at]
+  if redis.call('HEXISTS', index, id) == 0 then
+    local place = redis.call('XADD', stream, '*',
+      'decision', id, 'cell', ARGV[at + 1], 'day', ARGV[at + 2], 'entry', ARGV[at + 3])
+    redis.call('HSET', index, id, place)
+  end
+  at = at + 4
+end
+for day = 4, #KEYS do
+  local counts = tonumber(ARGV[at])
+  at = at + 1
+  for _ = 1, counts do
+    redis.call('HINCRBY', KEYS[day], ARGV[at], ARGV[at + 1])
+    at = at + 2
+  end
+  redis.call('EXPIRE', KEYS[day], keep)
+end
+-- Where the cap has been lowered, the rest goes with the next batches: a script must not keep others waiting.
+local over = math.min(redis.call('XLEN', stream) - most, decisions + 1000)
+if over > 0 then
+  for _, old in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', over)) do
+    redis.call('HDEL', index, old[2][2])
+    redis.call('XDEL', stream, old[1])
+  end
+end
+redis.call('SET', writer, number, 'EX', 86400)
+return redis.call('XLEN', stream)
+"""
+
+SAY = """
+-- Takes what is said of a decision. One decision has one entry: each thing said takes the place of what was said of it
+-- before; what was said earlier, and comes late, fills the gaps. Its rating counts once, in the day of the decision.
+local decisions, index, feedback, said_of, evidence = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local id, name, now, most, per_rating = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local keep = tonumber(ARGV[6])
+local things = {'rating', 'correction', 'right_task', 'right_answer'}
+
+local function read(stream, place)
+  local found = place and redis.call('XRANGE', stream, place, place)[1]
+  if not found then return nil end
+  local fields = {}
+  for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
+  return fields
+end
+
+local place = redis.call('HGET', said_of, id)
+local before = read(feedback, place)
+local decided = before or read(decisions, redis.call('HGET', index, id))
+if not decided then return 'unknown' end
+before = before or {ids = '', unix_ms = '0', rating = '', correction = '', right_task = '', right_answer = ''}
+local ids = {name .. '@' .. now}
+for known in string.gmatch(before.ids, '%S+') do
+  if known == ids[1] then return 'stored' end -- by this very call, of which nobody heard the answer
+  if string.match(known, '^[^@]+') == name then return 'known' end
+  if #ids < 32 then ids[#ids + 1] = known end
+end
+
+local late = tonumber(now) < tonumber(before.unix_ms)
+local after = {}
+for i, thing in ipairs(things) do
+  local said = ARGV[6 + i]
+  local stays = said == '' or (late and before[thing] ~= '')
+  after[thing] = stays and before[thing] or said
+end
+
+local function count(rating, sign)
+  if rating == '' or decided.cell == '' then return end
+  local key = evidence .. decided.day
+  redis.call('HINCRBY', key, decided.cell .. 'rated', sign)
+  redis.call('HINCRBY', key, decided.cell .. 'rating', sign * math.floor(tonumber(rating) * per_rating + 0.5))
+  redis.call('EXPIRE', key, keep)
+end
+if before.rating ~= after.rating then
+  count(before.rating, -1)
+  count(after.rating, 1)
+end
+
+if place then redis.call('XDEL', feedback, place) end
+place = redis.call('XADD', feedback, '*', 'decision', id, 'ids', table.concat(ids, ' '),
+  'unix_ms', late and before.unix_ms or now, 'rating', after.rating, 'correction', after.correction,
+  'right_task', after.right_task, 'right_answer', after.right_answer,
+  'cell', decided.cell, 'day', decided.day, 'entry', decided.entry)
+redis.call('HSET', said_of, id, place)
+local over = math.min(redis.call('XLEN', feedback) - most, 1000)
+if over > 0 then
+  for _, old in ipairs(redis.call('XRANGE', feedback, '-', '+', 'COUNT', over)) do
+    redis.call('HDEL', said_of, old[2][2])
+    redis.call('XDEL', feedback, old[1])
+  end
+end
+return 'stored'
+"""

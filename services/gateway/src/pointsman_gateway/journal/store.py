@@ -1,0 +1,77 @@
+"""The journal in Redis."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.domain import Feedback
+from pointsman_gateway.journal import keys, scripts
+from pointsman_gateway.journal.entry import Entry
+from pointsman_gateway.journal.evidence import PER_RATING, Counts, from_fields, to_fields
+from pointsman_gateway.journal.prompt_redis import PromptRedis
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Written as one, however often it is sent."""
+
+    number: int
+    entries: Sequence[Entry]
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    """Of evidence, by day."""
+
+
+class JournalStore:
+    """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
+
+    def __init__(self, redis: PromptRedis, config: JournalConfig) -> None:
+        self.config = config
+        """Each generation of the configuration puts its own here."""
+        self._redis = redis
+        self._write = redis.client.register_script(scripts.WRITE)
+        self._say = redis.client.register_script(scripts.SAY)
+        self._writer = keys.WRITER + secrets.token_hex(8)
+
+    async def write(self, batch: Batch) -> int:
+        """Returns how many decisions the stream holds now."""
+        arguments: list[Any] = [self.config.most, self._kept, batch.number, len(batch.entries)]
+        for entry in batch.entries:
+            arguments += (entry.decision_id, entry.cell, entry.day, entry.json)
+        for counts in batch.counts.values():
+            fields = to_fields(counts)
+            arguments.append(len(fields))
+            for name, number in fields.items():
+                arguments += (name, number)
+        names = [keys.DECISIONS, keys.INDEX, self._writer, *(keys.EVIDENCE + day for day in batch.counts)]
+        return int(await self._redis.call(lambda: self._write(keys=names, args=arguments)))
+
+    async def say(self, feedback: Feedback, unix_ms: int) -> str:
+        """Returns "stored", "known" (the same was there already) or "unknown" (the decision is not)."""
+        names = [keys.DECISIONS, keys.INDEX, keys.FEEDBACK, keys.FEEDBACK_INDEX, keys.EVIDENCE]
+        said = [
+            "" if feedback.rating is None else f"{feedback.rating:.6g}",
+            feedback.correction,
+            feedback.right_task,
+            feedback.right_answer,
+        ]
+        arguments = [
+            feedback.decision_id,
+            feedback.id,
+            unix_ms,
+            self.config.most_feedback,
+            PER_RATING,
+            self._kept,
+            *said,
+        ]
+        return str(await self._redis.call(lambda: self._say(keys=names, args=arguments)))
+
+    async def evidence(self, day: str) -> Counts:
+        fields = await self._redis.call(lambda: self._redis.client.hgetall(keys.EVIDENCE + day))
+        return from_fields(fields)
+
+    @property
+    def _kept(self) -> int:
+        """Seconds that a day's evidence outlives its last change: longer than anybody reads it."""
+        return (self.config.evidence_days + 2) * keys.A_DAY

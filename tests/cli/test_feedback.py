@@ -1,0 +1,45 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+
+
+def test_what_is_said_reaches_the_gateway_and_nothing_else(cli: Cli, gateway: Any) -> None:
+    gateway.body = {"stored": "journal", "known_already": False}
+    options = ("--rating", "0.8", "--right-task", "chat", "--right-answer", "Hello.", "--correction", "Too stiff.")
+
+    outcome = cli("feedback", "dec_17", *options, "--url", gateway.url)
+
+    assert (outcome.code, outcome.out) == (0, "kept in the journal\n"), outcome.err
+    said = {"rating": 0.8, "right_task": "chat", "right_answer": "Hello.", "correction": "Too stiff."}
+    assert gateway.asked == [{"path": "/v1/feedback", "decision_id": "dec_17", **said}]
+
+    cli("feedback", "dec_17", "--rating", "0", "--url", gateway.url)
+    assert gateway.asked[1] == {"path": "/v1/feedback", "decision_id": "dec_17", "rating": 0}
+
+
+@pytest.mark.parametrize(
+    ("stored", "known_already", "told"), [("spool", False, "kept on disk: "), ("journal", True, "known already: ")]
+)
+def test_it_is_told_where_it_went(cli: Cli, gateway: Any, stored: str, known_already: bool, told: str) -> None:
+    gateway.body = {"stored": stored, "known_already": known_already}
+
+    assert cli("feedback", "dec_17", "--rating", "1", "--url", gateway.url).out.startswith(told)
+
+
+@pytest.mark.parametrize("said", [[], ["--rating", "1.5"], ["--rating", "good"]])
+def test_what_makes_no_sense_is_not_sent(cli: Cli, gateway: Any, said: list[str]) -> None:
+    assert cli("feedback", "dec_17", *said, "--url", gateway.url).code == 2
+    assert gateway.asked == []
+
+
+def test_a_refusal_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
+    gateway.status = 404
+    gateway.body = {"error": {"message": "no decision 'dec_0' is in the journal", "code": "unknown_decision"}}
+
+    outcome = cli("feedback", "dec_0", "--rating", "1", "--url", gateway.url)
+
+    assert outcome.code == 1
+    assert outcome.err == "error: no decision 'dec_0' is in the journal (unknown_decision, HTTP 404)\n"

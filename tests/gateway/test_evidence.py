@@ -1,0 +1,188 @@
+"""What is known of each path on each task: exact counts, shared by all gateways, over a window of days."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.doors import Door
+from doubles.engine import ScriptedEngine
+from doubles.gateway import Gateway
+from doubles.remembering import ADAPTED, PLAIN, REQUEST, Desk, decision, desk_at, receipt
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman_gateway.domain import Feedback, PathEvidence
+from pointsman_gateway.journal import keys
+from pointsman_gateway.journal.evidence import Cell, EvidenceBoard
+from pointsman_gateway.journal.latencies import ERROR, LONGEST, SHORTEST, bucket_of, quantile
+from pointsman_gateway.journal.store import Batch
+from pointsman_servicekit.errors import PointsmanError, Unavailable
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_quantile_is_known_to_within_its_error_of_itself(share: float, seed: int) -> None:
+    seconds = np.random.default_rng(seed).lognormal(0, 1.5, 3000).clip(SHORTEST, LONGEST)
+    counts: dict[int, int] = {}
+    for one in seconds:
+        counts[bucket_of(one)] = counts.get(bucket_of(one), 0) + 1
+    exact = np.quantile(seconds, share, method="inverted_cdf")
+    assert quantile(counts, share) == pytest.approx(exact, rel=ERROR + 1e-9)
+
+
+def test_latencies_out_of_bounds_are_counted_at_the_bounds() -> None:
+    assert bucket_of(0.0) == bucket_of(SHORTEST) == 0
+    assert bucket_of(1e9) == bucket_of(LONGEST) == 302
+    assert quantile({}, 0.95) == 0.0
+
+
+def test_an_answer_is_evidence_at_once() -> None:
+    board = EvidenceBoard()
+    for seconds in (*[0.5] * 95, *[2.0] * 5):
+        board.answered(receipt(decision(), seconds=seconds, cost_usd=seconds / 1e6))
+    known = board.of("chat", PLAIN)
+    assert (known.answers, known.rated, known.quality) == (100, 0, 0)
+    assert known.p95_seconds == pytest.approx(0.5, rel=ERROR)
+    assert known.mean_cost_usd == pytest.approx(0.575e-6)
+    board.answered(receipt(decision(), seconds=2.0))
+    assert board.of("chat", PLAIN).p95_seconds == pytest.approx(2.0, rel=ERROR)
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "engine_error"])
+def test_what_did_not_come_to_its_end_is_none(outcome: str) -> None:
+    board = EvidenceBoard()
+    board.answered(receipt(decision(), outcome=outcome))
+    assert board.of("chat", PLAIN) == PathEvidence()
+
+
+def test_it_is_of_one_task_one_path_as_it_is_and_one_version_of_its_adapter() -> None:
+    board = EvidenceBoard()
+    version = "triage@111111111111"
+    board.versions = lambda path: version if path.adapter else ""
+    board.answered(receipt(decision(task="triage", path=ADAPTED), model=version))
+    assert board.of("triage", ADAPTED).answers == 1
+    assert board.of("chat", ADAPTED).answers == 0
+    assert board.of("triage", replace(ADAPTED, name="other")).answers == 0
+    assert board.of("triage", replace(ADAPTED, fingerprint="another prompt")).answers == 0
+    version = "triage@222222222222"  # the alias has been moved
+    assert board.of("triage", ADAPTED).answers == 0
+
+
+async def exchange(*desks: Desk) -> None:
+    for desk in desks:
+        await desk.recorder.write()
+    for desk in desks:
+        await desk.read_evidence()
+
+
+async def test_gateways_add_up_to_the_same(desk: Desk, valkey: Valkey) -> None:
+    async with desk_at(valkey.url) as other:
+        desk.note("a1", "a2")
+        other.note("b1")
+        await exchange(desk, other)
+        assert desk.board.of("chat", PLAIN) == other.board.of("chat", PLAIN)
+        assert desk.board.of("chat", PLAIN).answers == 3
+        other.note("b2")  # not told yet, and known here already
+        await other.read_evidence()
+        assert other.board.of("chat", PLAIN).answers == 4
+        await exchange(desk, other)
+        await exchange(desk, other)  # nothing is added twice
+        assert desk.board.of("chat", PLAIN) == other.board.of("chat", PLAIN)
+        assert desk.board.of("chat", PLAIN).answers == 4
+
+
+async def test_a_rating_counts_for_what_answered_and_a_later_one_takes_its_place(desk: Desk) -> None:
+    version = "triage@111111111111"
+    desk.board.versions = lambda path: version if path.adapter else ""
+    made = decision("d1", "triage", ADAPTED)
+    desk.recorder.note(REQUEST, made, receipt(made, model=version))
+    desk.note("d2")
+    await desk.recorder.write()
+    for name, rating in (("first", 0.1), ("second", 0.7), ("second", 0.7)):
+        await desk.store.say(Feedback("d1", name, rating=rating), 1000)
+    await desk.store.say(Feedback("d2", "words", correction="No."), 1000)
+    await desk.read_evidence()
+    known = desk.board.of("triage", ADAPTED)
+    assert (known.rated, known.quality, known.answers) == (1, 0.7, 1)
+    assert desk.board.of("chat", PLAIN).rated == 0
+
+
+async def test_ratings_add_up_without_rounding(desk: Desk) -> None:
+    names = [f"d{number}" for number in range(10)]
+    desk.note(*names)
+    await desk.recorder.write()
+    for name in names:
+        for feedback_id, rating in (("first", 1 / 3), ("second", 0.1)):
+            await desk.store.say(Feedback(name, feedback_id, rating=rating), 1000)
+    await desk.read_evidence()
+    assert desk.board.of("chat", PLAIN).quality == 0.1
+
+
+async def test_a_new_gateway_knows_what_was_learned_before(desk: Desk, valkey: Valkey) -> None:
+    desk.note("d1", "d2")
+    await desk.recorder.write()
+    async with desk_at(valkey.url) as later:
+        await later.read_evidence()
+        assert later.board.of("chat", PLAIN).answers == 2
+
+
+async def test_evidence_that_redis_was_not_told_is_told_when_it_is_back(desk: Desk, valkey: Valkey) -> None:
+    valkey.kill()
+    desk.note("d1")
+    with pytest.raises(Unavailable):
+        await desk.recorder.write()
+    desk.note("d2")
+    assert desk.board.of("chat", PLAIN).answers == 2
+    await valkey.start()
+    await desk.written()
+    async with desk_at(valkey.url) as other:
+        await other.read_evidence()
+        assert other.board.of("chat", PLAIN).answers == 2
+
+
+async def test_what_may_not_be_in_redis_yet_is_not_forgotten_for_what_redis_says(desk: Desk, valkey: Valkey) -> None:
+    valkey.kill()
+    desk.note("d1")
+    with pytest.raises(Unavailable):
+        await desk.recorder.write()
+    await valkey.start()
+
+    async def read() -> bool:
+        with suppress(Unavailable):
+            await desk.store.evidence(keys.today())
+            await desk.read_evidence()
+            return True
+        return False
+
+    await found(read)
+    assert desk.board.of("chat", PLAIN).answers == 1
+
+
+async def test_days_that_leave_the_window_are_known_no_more(desk: Desk) -> None:
+    today, yesterday, before = keys.last_days(3)
+    cell = Cell("chat", "small_talk", "f1", "")
+    counts = {day: {cell: {"answers": number}} for day, number in ((today, 1), (yesterday, 10), (before, 100))}
+    await desk.store.write(Batch(1, [], counts))
+    for day in counts:
+        await desk.recorder.read_evidence(day)
+    assert desk.board.of("chat", PLAIN).answers == 111
+    desk.board.window = 2
+    await desk.recorder.read_evidence(keys.last_days(4)[3])  # a day that it does not know: time has gone on
+    assert desk.board.of("chat", PLAIN).answers == 11
+
+
+async def test_without_redis_a_gateway_knows_what_it_has_seen_itself(
+    door: Door, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    await door.ask(IN_CHAT)
+    known = gateway.known("chat", "small_talk")
+    assert (known.answers, known.rated) == (1, 0)
+    assert known.mean_cost_usd == pytest.approx(28e-6)
+    assert known.p95_seconds > 0
+
+
+async def test_without_redis_feedback_is_told_what_to_set(door: Door) -> None:
+    with pytest.raises(PointsmanError, match="POINTSMAN_GATEWAY_REDIS_URL") as told:
+        await door.say("d", rating=1.0)
+    assert told.value.code == "no_journal"

@@ -1,0 +1,155 @@
+"""What people say of answers is kept once, at both doors alike."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_TRIAGE
+from doubles.doors import Door, GrpcDoor, HttpDoor
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.remembering import decisions_in, feedback_in, rated_in
+from doubles.valkey import Valkey
+from doubles.waiting import until
+from pointsman_servicekit.errors import InvalidArgument, NotFound
+from pointsman_servicekit.grpc_client import open_channel
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
+    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    return neighbours
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_http_client(gateway) as client:
+        yield client
+
+
+async def test_what_is_said_is_kept_with_the_decision_it_is_of(door: Door, valkey: Valkey, gateway: Gateway) -> None:
+    answer = await door.ask(IN_TRIAGE)
+    said = {
+        "rating": 0.8,
+        "correction": "It was a refund.",
+        "right_task": "chat",
+        "right_answer": '{"é": "\U0001f600"}',
+    }
+    assert await door.say(answer.decision_id, **said) == ("journal", False)
+
+    (record,) = await feedback_in(valkey.url)
+    assert {name: record[name] for name in said} == said | {"rating": "0.8"}
+    assert record["decision"] == answer.decision_id
+    (entry,) = await decisions_in(valkey.url)
+    assert '"path":"triage_adapter"' in record["entry"]
+    assert entry["id"] == answer.decision_id
+    assert gateway.metric("pointsman_feedback_total", stored="journal") == 1
+    await until(lambda: gateway.known("triage", "triage_adapter").rated == 1, within=10)
+    assert gateway.known("triage", "triage_adapter").quality == 0.8
+
+
+async def test_the_same_said_twice_counts_once(door: Door, valkey: Valkey) -> None:
+    answer = await door.ask(IN_CHAT)
+    assert await door.say(answer.decision_id, rating=0.2) == ("journal", False)
+    assert await door.say(answer.decision_id, rating=0.2) == ("journal", True)
+    assert await door.say(answer.decision_id, id="mine", rating=0.4) == ("journal", False)
+    assert await door.say(answer.decision_id, id="mine", rating=0.4) == ("journal", True)
+    assert await door.say(answer.decision_id, rating=0.2) == (
+        "journal",
+        True,
+    )  # an old one, sent again, changes nothing
+    (record,) = await feedback_in(valkey.url)
+    assert record["rating"] == "0.4"
+    assert await rated_in(valkey.url) == {"small_talk": (1, 0.4)}
+
+
+async def test_the_doors_agree_on_what_is_the_same(gateway: Gateway, client: httpx.AsyncClient) -> None:
+    name = (await HttpDoor(client).ask(IN_CHAT)).decision_id
+    await HttpDoor(client).say(name, rating=0.8, correction="too long")
+    async with open_channel(gateway.grpc_address) as channel:
+        assert await GrpcDoor(channel).say(name, rating=0.8, correction="too long") == ("journal", True)
+
+
+async def test_each_thing_said_later_takes_the_place_of_what_was_said_of_it(door: Door, valkey: Valkey) -> None:
+    answer = await door.ask(IN_CHAT)
+    await door.say(answer.decision_id, rating=0.0, right_task="policy")
+    await door.say(answer.decision_id, correction="No greeting.")
+    await door.say(answer.decision_id, rating=1.0)
+    (record,) = await feedback_in(valkey.url)
+    assert (record["rating"], record["right_task"], record["correction"]) == ("1", "policy", "No greeting.")
+
+
+async def test_an_answers_own_id_names_its_decision_too(door: Door) -> None:
+    answer = await door.ask(IN_CHAT)
+    assert await door.say("chatcmpl-" + answer.decision_id, rating=1.0) == ("journal", False)
+    assert await door.say(answer.decision_id, rating=1.0) == ("journal", True)
+
+
+async def test_of_a_decision_alone_the_right_task_can_be_said_and_nothing_is_rated(
+    door: Door, valkey: Valkey, gateway: Gateway
+) -> None:
+    decided = await door.route(IN_CHAT)
+    assert await door.say(decided["id"], right_task="unknown", rating=0.0) == ("journal", False)
+    (record,) = await feedback_in(valkey.url)
+    assert (record["right_task"], record["cell"]) == ("unknown", "")
+
+
+REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
+    ({"decision_id": "", "rating": 1.0}, "missing_decision_id", "decision_id"),
+    ({"decision_id": "d"}, "empty_feedback", None),
+    ({"decision_id": "d", "id": "x"}, "empty_feedback", None),
+    ({"decision_id": "d", "rating": 1.5}, "bad_parameter", "rating"),
+    ({"decision_id": "d", "rating": -0.5}, "bad_parameter", "rating"),
+    ({"decision_id": "d", "right_task": "chatt"}, "unknown_task", "right_task"),
+    ({"decision_id": "d" * 129, "rating": 1.0}, "bad_parameter", "decision_id"),
+    ({"decision_id": "d", "id": "x" * 129, "rating": 1.0}, "bad_parameter", "id"),
+    ({"decision_id": "d", "correction": "é" * 2049}, "bad_parameter", "correction"),
+    ({"decision_id": "d", "right_answer": "x" * 65537}, "bad_parameter", "right_answer"),
+]
+
+
+async def test_what_makes_no_sense_is_refused_with_the_same_code(door: Door, valkey: Valkey) -> None:
+    for said, code, param in REFUSED:
+        with pytest.raises(InvalidArgument) as told:
+            await door.say(**said)
+        assert (told.value.code, told.value.param) == (code, param), said
+    assert await feedback_in(valkey.url) == []
+
+
+async def test_no_number_is_no_rating(gateway: Gateway) -> None:
+    async with open_channel(gateway.grpc_address) as channel:
+        with pytest.raises(InvalidArgument, match="'rating' is nan; 0 "):
+            await GrpcDoor(channel).say("d", rating=float("nan"))
+
+
+async def test_an_unknown_task_is_told_the_known_ones(door: Door) -> None:
+    with pytest.raises(InvalidArgument, match="unknown task 'chatt'; known: triage, policy, chat, unknown"):
+        await door.say("d", right_task="chatt")
+
+
+async def test_an_unknown_decision_is_told(door: Door, valkey: Valkey) -> None:
+    with pytest.raises(NotFound, match="no decision 'dec_0' is in the journal, or no longer") as told:
+        await door.say("dec_0", rating=1.0)
+    assert (told.value.code, told.value.param) == ("unknown_decision", "decision_id")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b'{"decision_id": "d", "ratting": 1}', "bad_parameter", "ratting"),
+        (b'{"decision_id": "d", "rating": "good"}', "bad_parameter", "rating"),
+        (b'{"decision_id": "d", "rating": true}', "bad_parameter", "rating"),
+        (b'{"decision_id": 7, "rating": 1}', "bad_parameter", "decision_id"),
+        (b'{"decision_id": "d", "correction": "\\ud800"}', "bad_text", "correction"),
+        (b'{"decision_id": "d", "rating": NaN}', "bad_parameter", "rating"),
+        (b"[]", "bad_parameter", None),
+        (b"{", "bad_json", None),
+    ],
+)
+async def test_a_body_that_is_none_is_refused(
+    client: httpx.AsyncClient, body: bytes, code: str, param: str | None
+) -> None:
+    answer = await client.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)

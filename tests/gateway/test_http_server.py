@@ -1,0 +1,22 @@
+"""How HTTP is served, whatever is served."""
+
+import socket
+from typing import Any
+
+import httpx
+from pointsman_gateway.doors.http_server import serving_http
+
+
+async def test_no_piece_of_an_answer_waits_until_the_one_before_was_acknowledged() -> None:
+    no_delay = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connection = send.__self__.transport.get_extra_info("socket")
+        no_delay.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with serving_http(app, "127.0.0.1:0") as address, httpx.AsyncClient(verify=False) as client:
+        assert (await client.get(f"http://{address}/")).text == "ok"
+    assert no_delay
+    assert all(no_delay)

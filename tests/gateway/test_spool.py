@@ -1,0 +1,286 @@
+"""Feedback outlives a Redis that is away, and a gateway that is killed; and then it counts once."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.doors import Door, GrpcDoor, HttpDoor
+from doubles.gateway import Gateway, Neighbours
+from doubles.remembering import Desk, decisions_in, feedback_in, rated_in
+from doubles.valkey import Valkey
+from doubles.waiting import found, until
+from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.domain import Feedback
+from pointsman_gateway.journal import keys
+from pointsman_gateway.journal.feedback import FeedbackBox, Stored
+from pointsman_gateway.journal.spool import Spool, Spooled
+from pointsman_gateway.journal.upkeep import Upkeep
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.grpc_client import open_channel
+from redis.asyncio import Redis
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours, valkey: Valkey, folder: Path) -> Neighbours:
+    neighbours.settings |= {"redis_url": valkey.url, "spool": folder}
+    return neighbours
+
+
+TROUBLE = pytest.mark.parametrize("trouble", [Valkey.hang, Valkey.kill])
+
+
+async def back(valkey: Valkey, trouble: Callable[[Valkey], None]) -> None:
+    if trouble is Valkey.hang:
+        valkey.go_on()
+    else:
+        await valkey.start()
+
+
+@TROUBLE
+async def test_while_redis_is_away_it_waits_on_disk_and_then_counts_once(
+    door: Door, gateway: Gateway, valkey: Valkey, trouble: Callable[[Valkey], None], folder: Path
+) -> None:
+    before, during = await door.ask(IN_CHAT), await door.ask(IN_CHAT)
+    await door.say(before.decision_id, rating=1.0)
+    trouble(valkey)
+    assert await door.say(before.decision_id, rating=0.5, correction="late") == ("spool", False)
+    during = await door.ask(IN_CHAT)
+    for _ in range(3):
+        assert await door.say(during.decision_id, rating=0.0) == ("spool", False)
+    assert gateway.metric("pointsman_spool_bytes") > 0
+    await back(valkey, trouble)
+    await until(lambda: gateway.metric("pointsman_spool_bytes") == 0, within=10)
+
+    records = {record["decision"]: record["rating"] for record in await feedback_in(valkey.url)}
+    assert records == {before.decision_id: "0.5", during.decision_id: "0"}
+    assert await rated_in(valkey.url) == {"small_talk": (2, 0.25)}
+    assert await door.say(during.decision_id, rating=0.0) == ("journal", True)
+    assert size_of(folder) == 0
+
+
+async def test_one_who_hangs_up_leaves_all_as_it_should_be(gateway: Gateway, valkey: Valkey) -> None:
+    async with open_channel(gateway.grpc_address) as channel:
+        door = GrpcDoor(channel)
+        name = (await door.ask(IN_CHAT)).decision_id
+        await found(lambda: decisions_in(valkey.url))
+        valkey.hang()
+        for patience in (0.02, 0.03, 0.04):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await door.say(name, rating=0.0)
+        valkey.go_on()
+
+        async def taken() -> bool:
+            return (await door.say(name, rating=1.0))[0] == "journal"
+
+        await found(taken)
+        await until(lambda: gateway.metric("pointsman_spool_bytes") == 0)
+    assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
+
+
+async def ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/readyz")).status_code == 200
+
+
+async def start(settings: dict[str, str]) -> tuple[asyncio.subprocess.Process, str]:
+    environment = os.environ | {f"POINTSMAN_GATEWAY_{name.upper()}": value for name, value in settings.items()}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pointsman_gateway", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        async for line in process.stderr:
+            said = re.search(r"HTTP on (127.0.0.1:[1-9]\d*)", line.decode())
+            if said:
+                return process, f"http://{said[1]}"
+    raise AssertionError("it ended before it said where it listens")
+
+
+async def test_what_was_taken_outlives_kill_9(
+    neighbours: Neighbours, valkey: Valkey, model_folder: Path, folder: Path
+) -> None:
+    await neighbours.ready()
+    neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
+    settings = {
+        "config": str(neighbours.config.write()), "embedding_model": str(model_folder),
+        "retriever": neighbours.retriever.address, "http_listen": "127.0.0.1:0", "grpc_listen": "127.0.0.1:0",
+        "redis_url": valkey.url, "spool": str(folder),
+    }  # fmt: skip
+    process, url = await start(settings)
+    try:
+        async with httpx.AsyncClient(base_url=url, verify=False, timeout=10) as client:
+            await found(lambda: ready(client))
+            name = (await HttpDoor(client).ask(IN_CHAT)).decision_id
+            await found(lambda: decisions_in(valkey.url))
+            valkey.hang()
+            assert await HttpDoor(client).say(name, rating=0.25) == ("spool", False)
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
+        valkey.go_on()
+        process, url = await start(settings)
+        (record,) = await found(lambda: feedback_in(valkey.url))
+        assert (record["decision"], record["rating"]) == (name, "0.25")
+        async with httpx.AsyncClient(base_url=url, verify=False, timeout=10) as client:
+            assert await HttpDoor(client).say(name, rating=0.25) == ("journal", True)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def said(number: int, **more: Any) -> Spooled:
+    return Spooled(Feedback(f"d{number}", f"f{number}", rating=0.5, **more), number)
+
+
+@contextmanager
+def open_spool(folder: Path, most_bytes: int = 10_000) -> Iterator[tuple[Spool, list[int]]]:
+    told: list[int] = []
+    spool = Spool(folder, told.append, most_bytes)
+    try:
+        yield spool, told
+    finally:
+        spool.close()
+
+
+async def all_of(spool: Spool) -> list[Spooled]:
+    sent: list[Spooled] = []
+
+    async def send(spooled: Spooled) -> bool:
+        sent.append(spooled)
+        return True
+
+    await spool.send_on(send)
+    return sent
+
+
+async def test_what_waits_goes_on_in_order_and_then_the_disk_is_free(folder: Path) -> None:
+    with open_spool(folder) as (spool, told):
+        for number in range(3):
+            await spool.keep(said(number, correction="Grüße\n"))
+        assert told[-1] == size_of(folder) > 0
+        assert await all_of(spool) == [said(number, correction="Grüße\n") for number in range(3)]
+        assert (told[-1], size_of(folder)) == (0, 0)
+        assert await all_of(spool) == []
+    assert files_in(folder) == []
+
+
+async def test_what_cannot_be_sent_yet_stays_in_its_place(folder: Path) -> None:
+    with open_spool(folder) as (spool, _):
+        for number in range(4):
+            await spool.keep(said(number))
+        sent: list[int] = []
+
+        async def send(spooled: Spooled) -> bool:
+            sent.append(spooled.unix_ms)
+            if len(sent) == 4:
+                raise Unavailable("gone", code="redis_unavailable")
+            return spooled.unix_ms != 1
+
+        with pytest.raises(Unavailable):
+            await spool.send_on(send)
+        assert size_of(folder) > 0
+        assert await all_of(spool) == [said(1), said(3)]
+
+
+async def test_the_next_gateway_takes_over_and_a_torn_line_is_passed_over(folder: Path) -> None:
+    with open_spool(folder) as (spool, _):
+        await spool.keep(said(1))
+    (file,) = files_in(folder)
+    with file.open("ab") as torn:
+        torn.write(b'nonsense\n[]\n{"unix_ms": 1, "decision_id": "d2", "rat')
+    with open_spool(folder) as (spool, told):
+        await spool.adopt()
+        assert told[-1] == size_of(folder) > 0
+        await spool.keep(said(3))
+        assert await all_of(spool) == [said(1), said(3)]
+        assert size_of(folder) == 0
+        assert file not in files_in(folder)
+
+
+async def test_gateways_that_share_a_folder_leave_each_others_alone(folder: Path) -> None:
+    with open_spool(folder) as (one, _), open_spool(folder) as (other, _):
+        await one.keep(said(1))
+        await other.keep(said(2))
+        await other.adopt()
+        assert await all_of(other) == [said(2)]
+        assert await all_of(one) == [said(1)]
+
+
+async def test_a_spool_that_is_full_says_so_and_takes_more_when_it_has_sent_some(folder: Path) -> None:
+    with open_spool(folder, most_bytes=500) as (spool, _):
+        await spool.keep(said(1, right_answer="x" * 200))
+        with pytest.raises(Unavailable, match=r"bytes of feedback wait for it already, of 500") as told:
+            await spool.keep(said(2, right_answer="x" * 200))
+        assert (told.value.code, told.value.retry_after) == ("spool_full", 10.0)
+        assert len(await all_of(spool)) == 1
+        await spool.keep(said(2, right_answer="x" * 200))
+
+
+async def test_what_is_said_of_a_decision_still_in_hand_finds_it(desk: Desk, folder: Path) -> None:
+    with open_spool(folder) as (spool, _):
+        desk.note("d1")
+        box = FeedbackBox(desk.store, desk.recorder, spool, desk.metrics)
+        assert await box.take(Feedback("d1", rating=1.0)) == Stored("journal")
+
+
+async def test_what_is_said_earlier_and_comes_late_fills_the_gaps_only(desk: Desk, valkey: Valkey) -> None:
+    desk.note("d1")
+    await desk.recorder.write()
+    await desk.store.say(Feedback("d1", "later", rating=1.0), unix_ms=2000)
+    await desk.store.say(Feedback("d1", "earlier", rating=0.0, correction="wrong"), unix_ms=1000)
+    (record,) = await feedback_in(valkey.url)
+    assert (record["rating"], record["correction"], record["unix_ms"]) == ("1", "wrong", "2000")
+
+
+async def test_a_second_try_of_one_call_is_no_second_feedback(desk: Desk, valkey: Valkey) -> None:
+    desk.note("d1")
+    await desk.recorder.write()
+    feedback = Feedback("d1", "f", rating=1.0)
+    assert [await desk.store.say(feedback, unix_ms) for unix_ms in (1000, 1000, 1001)] == ["stored", "stored", "known"]
+    assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
+
+
+async def test_feedback_is_capped_with_its_index(desk: Desk, valkey: Valkey) -> None:
+    names = [f"d{number}" for number in range(150)]
+    desk.note(*names)
+    await desk.recorder.write()
+    desk.store.config = JournalConfig(most_feedback=100)
+    for name in names:
+        assert await desk.store.say(Feedback(name, "f", rating=1.0), 1000) == "stored"
+    assert [record["decision"] for record in await feedback_in(valkey.url)] == names[50:]
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        assert sorted(await redis.hkeys(keys.FEEDBACK_INDEX)) == sorted(names[50:])
+
+
+async def test_what_is_said_of_no_decision_is_given_up_after_a_while_and_counted(desk: Desk, folder: Path) -> None:
+    with open_spool(folder) as (spool, told):
+        await spool.keep(said(1))
+        await spool.keep(said(2))
+        desk.note("d2")
+        upkeep = Upkeep(desk.store, desk.recorder, desk.board, spool, desk.metrics, doubt=0.2)
+        async with upkeep.running():
+            await until(lambda: told[-1] == 0)
+        assert desk.metric("pointsman_feedback_lost_total") == 1
+        assert await desk.store.say(said(2).feedback, 0) == "known"
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*"))
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in files_in(folder))
