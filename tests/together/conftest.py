@@ -1,6 +1,7 @@
 """One real help desk for all tests of this folder, through `pointsman up`: Valkey, retriever, vLLM, gateway."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ class HelpDesk:
     grpc: str
     run: dict[str, Any]
     """What `run.json` says: addresses and process ids."""
+    config: Path
+    """Its configuration folder, a copy that a test may edit."""
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +35,14 @@ def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HelpDesk]:
     home = tmp_path_factory.mktemp("home")
     (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # made once, not once a run
+    example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     http, grpc_address = _free_address(), _free_address()
-    command = [str(Path(sys.executable).parent / "pointsman"), "up", str(EXAMPLE), "--home", str(home)]
+    command = [str(Path(sys.executable).parent / "pointsman"), "up", str(example), "--home", str(home)]
     with (home / "up.log").open("wb") as log:
         up = subprocess.Popen([*command, "--http", http, "--grpc", grpc_address], cwd=ROOT, stdout=log, stderr=log)
         try:
             run = _wait_for(home / "run.json", up, home / "up.log")
-            yield HelpDesk(f"http://{http}", grpc_address, run)
+            yield HelpDesk(f"http://{http}", grpc_address, run, example / "config")
         finally:
             up.send_signal(signal.SIGINT)
             code = up.wait(timeout=90)
