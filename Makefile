@@ -108,6 +108,20 @@ train-example: models ## train the example's adapters again, from its data
 	$(BIN)/pointsman train --name voice --data $(EXAMPLE)/training/voice.jsonl --out $(EXAMPLE)/adapters/voice --no-register \
 	  --learning-rate 2e-3 --epochs 4 --max-minutes 10
 
+# -- measuring
+
+# The peers live in an environment of their own: what they depend on is none of the services' business.
+.venv-bench/.done: benchmarks/requirements.txt
+	test -d .venv-bench || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade pip
+	.venv-bench/bin/python -m pip install --quiet -r benchmarks/requirements.txt -e libs/embedding
+	touch $@
+
+.PHONY: bench-routing
+bench-routing: $(VENV)/.done .venv-bench/.done ## measure how well and how fast requests are told apart, beside peers
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python benchmarks/routing_quality.py
+
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist

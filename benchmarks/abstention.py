@@ -10,32 +10,38 @@ import json
 import time
 from pathlib import Path
 
-from pointsman_embedding import MiniLM
-from pointsman_gateway.classification.classifier import Classifier, fit_tasks
+from pointsman_embedding import MiniLM, StaticModel
+from pointsman_gateway.classification.cascade import Classifier
+from pointsman_gateway.classification.fit import fit_classifier
+from pointsman_gateway.classification.fitted import ENCODER, Tuning
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Labels
+from threadpoolctl import threadpool_limits
 
 ROOT = Path(__file__).parents[1]
 HELPDESK = ROOT / "examples/helpdesk"
+MODEL = ROOT / ".pointsman/models/minilm"
 
 
 async def main() -> None:
     config = load_config(HELPDESK / "config")
-    embedder = MiniLM.load(ROOT / ".pointsman/models/minilm")
+    encoder, static = MiniLM.load(MODEL), StaticModel.load(MODEL)
     texts = {task: [example.text for example in examples] for task, examples in config.examples.items()}
-    tuning = config.tasks.classifier
-    fitted, _ = fit_tasks(embedder, texts, tuning.keep_rate, tuning.seed)
-    classifier = Classifier(embedder, fitted)
+    asked = config.tasks.classifier
+    tuning = Tuning(keep_rate=asked.keep_rate, stages=asked.stages, seed=asked.seed)
+    fitted = fit_classifier(texts, config.negatives, static, encoder, tuning)
+    classifier = Classifier(fitted, static, encoder)
     started = time.perf_counter()
     unknown = await labels(classifier, "unknown")
     triage = await labels(classifier, "triage")
     seconds = time.perf_counter() - started
     result = {
-        "embedding": embedder.fingerprint,
-        "accuracy_out_of_fold": round(fitted.accuracy, 4),
+        "embeddings": [static.fingerprint, encoder.fingerprint],
+        "accuracy_out_of_fold": round(fitted.report.accuracy, 4),
         "unknown_abstained": sum(label.abstained for label in unknown) / len(unknown),
         "triage_kept": sum(not label.abstained for label in triage) / len(triage),
         "triage_right": sum(label.task == "triage" for label in triage) / len(triage),
+        "read_by_the_encoder": sum(label.stage == ENCODER for label in unknown + triage) / len(unknown + triage),
         "mean_ms": round(1000 * seconds / len(unknown + triage), 2),
     }
     print(json.dumps(result))
@@ -47,4 +53,5 @@ async def labels(classifier: Classifier, name: str) -> list[Labels]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with threadpool_limits(limits=1):
+        asyncio.run(main())

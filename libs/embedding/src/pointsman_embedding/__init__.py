@@ -2,5 +2,6 @@
 
 from pointsman_embedding.minilm import MiniLM
 from pointsman_embedding.model_folder import ModelMissing
+from pointsman_embedding.static_model import StaticModel
 
-__all__ = ["MiniLM", "ModelMissing"]
+__all__ = ["MiniLM", "ModelMissing", "StaticModel"]

@@ -60,8 +60,17 @@ class MiniLM:
         """
         vectors = np.empty((len(texts), DIMENSIONS), np.float32)
         for row, text in enumerate(texts):
-            vectors[row] = self._session.run(["embedding"], {"input_ids": self._token_ids(text)})[0][0]
+            vectors[row] = self._run(self._token_ids(text))[0]
         return vectors
+
+    def embed_tokens(self) -> NDArray[np.float32]:
+        """(vocabulary, 384): each token alone, as a text of nothing else would be embedded."""
+        begin, end = self._tokenizer.token_to_id("[CLS]"), self._tokenizer.token_to_id("[SEP]")
+        size = self._tokenizer.get_vocab_size()
+        return np.concatenate([self._run(np.array([[begin, token, end]], np.int32)) for token in range(size)])
+
+    def _run(self, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(["embedding"], {"input_ids": token_ids})[0])
 
     def _token_ids(self, text: str) -> NDArray[np.int32]:
         ids = self._tokenizer.encode(text[:MAX_CHARACTERS]).ids

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from pointsman_embedding import model_folder, source_wheel
+from pointsman_embedding import model_folder, source_wheel, static_model
 from pointsman_embedding.bert_graph import BertGraph
+from pointsman_embedding.distillation import distil
 from pointsman_embedding.minilm import MiniLM
 from pointsman_embedding.quantisation import to_int8
 
@@ -24,19 +25,37 @@ def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        try:
-            log(f"{folder} is ready: {model_folder.check(folder)}")
-            return
-        except model_folder.ModelMissing as missing:
-            log(f"making {folder}: {missing.reason}")
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
-            made = Path(work) / "made"
-            made.mkdir()
-            _make(made, log)
-            if folder.exists():
-                folder.rename(Path(work) / "old")
-            made.rename(folder)
+        if not _is_ready(folder, log):
+            _replace(folder, log)
+        _add_static_table(folder, log)
+
+
+def _is_ready(folder: Path, log: Callable[[str], None]) -> bool:
+    try:
         log(f"{folder} is ready: {model_folder.check(folder)}")
+    except model_folder.ModelMissing as missing:
+        log(f"making {folder}: {missing.reason}")
+        return False
+    return True
+
+
+def _replace(folder: Path, log: Callable[[str], None]) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
+        made = Path(work) / "made"
+        made.mkdir()
+        _make(made, log)
+        if folder.exists():
+            folder.rename(Path(work) / "old")
+        made.rename(folder)
+    log(f"{folder} is ready: {model_folder.check(folder)}")
+
+
+def _add_static_table(folder: Path, log: Callable[[str], None]) -> None:
+    try:
+        static_model.check(folder)
+    except model_folder.ModelMissing as missing:
+        log(f"adding the static model: {missing.reason}")
+        static_model.write(folder, distil(MiniLM.load(folder)))
 
 
 def _make(folder: Path, log: Callable[[str], None]) -> None:

@@ -50,11 +50,17 @@ class Head:
     bias: Floats
     """(tasks,)"""
 
+    def logits(self, blocks: Sequence[Block]) -> Floats:
+        """(rows, tasks)"""
+        return sum((block.times(w) for block, w in zip(blocks, self.weights, strict=True)), start=self.bias)
 
-def fit_head(blocks: Sequence[Block], y: NDArray[np.intp], tasks: int, inverse_penalty: float, tolerance: float) -> Head:
+
+def fit_head(
+    blocks: Sequence[Block], y: NDArray[np.intp], tasks: int, inverse_penalty: float, tolerance: float
+) -> Head:
     """The head with the least mean cross-entropy + |weights|^2 / (2 * inverse_penalty * rows).
 
-    `inverse_penalty` is scikit-learn's C. Stops when a step lowers the loss by less than `tolerance` of it.
+    `inverse_penalty` is scikit-learn's C. Stops when the steepest slope is `tolerance` of the first one.
     Rows of a rare task weigh more, by the root of its rarity: halfway between what is frequent in the examples, which
     need not be so in the traffic, and all tasks alike.
     """
@@ -77,15 +83,13 @@ class _Objective:
 
     def split(self, parameters: Floats) -> tuple[tuple[Floats, ...], Floats]:
         starts = [0, *self._ends[:-1]]
-        weights = tuple(
-            parameters[a:b].reshape(-1, self._tasks) for a, b in zip(starts, self._ends, strict=True)
-        )
+        weights = tuple(parameters[a:b].reshape(-1, self._tasks) for a, b in zip(starts, self._ends, strict=True))
         return weights, parameters[self._ends[-1] :]
 
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
         """Loss and gradient."""
         weights, bias = self.split(parameters)
-        logits = sum((block.times(w) for block, w in zip(self._blocks, weights, strict=True)), start=bias)
+        logits = Head(weights, bias).logits(self._blocks)
         logits -= logits.max(axis=1, keepdims=True)
         rows = np.arange(len(self._y))
         of_truth = logits[rows, self._y]
@@ -108,11 +112,12 @@ class _Objective:
 def _minimise(objective: _Objective, at: Floats, tolerance: float) -> Floats:
     """L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.5) with halving steps."""
     loss, gradient = objective(at)
+    enough = tolerance * np.abs(gradient).max()
     steps: list[tuple[Floats, Floats, float]] = []
     for _ in range(MOST_STEPS):
         direction = _direction(gradient, steps)
         slope = float(direction @ gradient)
-        length = 1.0 if steps else min(1.0, 1 / float(np.abs(gradient).sum()))
+        length = 1.0 if steps else 1 / float(np.abs(gradient).max())
         for _ in range(MOST_HALVINGS):
             there = at + np.float32(length) * direction
             new_loss, new_gradient = objective(there)
@@ -125,8 +130,8 @@ def _minimise(objective: _Objective, at: Floats, tolerance: float) -> Floats:
         curvature = float(step @ change)
         if curvature > 0:
             steps = [*steps[-(MEMORY - 1) :], (step, change, curvature)]
-        gained, at, loss, gradient = loss - new_loss, there, new_loss, new_gradient
-        if gained < tolerance * loss:
+        at, loss, gradient = there, new_loss, new_gradient
+        if np.abs(gradient).max() < enough:
             return at
     return at
 

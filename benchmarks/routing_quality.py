@@ -1,0 +1,190 @@
+"""How well, and how fast, requests are told apart: the gateway's own classifier on labelled sets, beside two peers.
+
+    make bench-routing                                                          # CLINC150 and SNIPS, with peers
+    python benchmarks/routing_quality.py --train TRAIN.jsonl --test TEST.jsonl  # any set; rows {"text", "label"}
+
+A label of null means out of scope. One thread. Nothing of a test set, and nothing out of scope, is used in fitting.
+Its last line is one JSON object. After `make models`; needs no service.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import routing_data
+from pointsman_embedding import MiniLM, StaticModel
+from pointsman_gateway.classification.artefact import load, origin_of, save
+from pointsman_gateway.classification.cascade import Classifier
+from pointsman_gateway.classification.fit import fit_classifier
+from pointsman_gateway.classification.fitted import ENCODER, STATIC, Tuning
+from pointsman_gateway.domain import Labels
+from routing_data import RoutingSet
+from routing_scores import Answer, scores
+from threadpoolctl import threadpool_limits
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / ".pointsman/models/minilm"
+CACHE = ROOT / ".pointsman/cache/bench-routing"
+PEERS_PYTHON = ROOT / ".venv-bench/bin/python"
+OWN = "own"
+TUNING = Tuning()
+WARM_UP = 200
+COLUMNS = (
+    "accuracy", "oos_recall_at_95", "auroc", "ece", "mean_ms", "p99_ms", "static_p50_ms", "escalated", "kept",
+    "oos_abstained", "fit_s", "memory_mb",
+)  # fmt: skip
+
+Figures = dict[str, float]
+
+
+def main() -> None:
+    asked = _arguments()
+    with threadpool_limits(limits=1):
+        if asked.measure:
+            print(json.dumps(measured(_set(asked.measure, asked), asked)))
+        elif asked.weigh:
+            print(json.dumps(weighed(_set(asked.weigh, asked))))
+        else:
+            compare(asked)
+
+
+def compare(asked: argparse.Namespace) -> None:
+    names = [OWN] if asked.train else ["clinc150", "snips", "clinc150_ten", "snips_ten"]
+    print(f"{'':26}" + "".join(f"{column:>17}" for column in COLUMNS))
+    result: dict[str, Figures] = {}
+    for name in names:
+        result[name] = _child(sys.executable, __file__, "--measure", name, *_paths(asked))
+        _print(name, result[name])
+    peers = {} if asked.no_peers else _peers(names[0], asked)
+    for name, figures in peers.items():
+        _print(name, figures)
+    print(json.dumps(result | {"peers": peers}))
+
+
+def measured(data: RoutingSet, asked: argparse.Namespace) -> Figures:
+    """Fits, saves, loads, and classifies every test text one after the other."""
+    static, encoder = StaticModel.load(MODEL), MiniLM.load(MODEL)
+    examples = data.by_task()
+    started = time.perf_counter()
+    fitted = fit_classifier(examples, (), static, encoder, TUNING)
+    fit_seconds = time.perf_counter() - started
+    artefact = _artefact(data)
+    save(fitted, origin_of(examples, (), static, encoder, TUNING), artefact)
+    # In a process of its own: what a gateway takes that starts from the artefact.
+    weight = _child(sys.executable, __file__, "--weigh", data.name, *_paths(asked))
+    classifier = _load(data, static, encoder)
+    for text, _ in data.test[:: max(1, len(data.test) // WARM_UP)]:
+        classifier.classify_now(text)
+    answers, labels = [], []
+    for text, _ in data.test:
+        began = time.perf_counter()
+        found = classifier.classify_now(text)
+        milliseconds = 1000 * (time.perf_counter() - began)
+        labels.append(found)
+        answers.append(Answer(found.probabilities[0][0], found.familiarity, milliseconds, found.confidence))
+    truth = [label for _, label in data.test]
+    figures = scores(truth, answers) | _decisions(truth, labels) | _static_times(labels, answers)
+    figures |= {"fit_s": fit_seconds, "artefact_mb": artefact.stat().st_size / 1e6, **weight}
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def weighed(data: RoutingSet) -> Figures:
+    """By how much a process grows that loads the models and the artefact, and classifies."""
+    before = _resident_mb()
+    classifier = _load(data, StaticModel.load(MODEL), MiniLM.load(MODEL))
+    for text, _ in data.test[:1000]:
+        classifier.classify_now(text)
+    return {"memory_mb": _resident_mb() - before}
+
+
+def _load(data: RoutingSet, static: StaticModel, encoder: MiniLM) -> Classifier:
+    expected = origin_of(data.by_task(), (), static, encoder, TUNING)
+    return Classifier(load(_artefact(data), expected), static, encoder)
+
+
+def _artefact(data: RoutingSet) -> Path:
+    return CACHE / f"{data.name}.classifier"
+
+
+def _decisions(truth: list[str | None], labels: list[Labels]) -> Figures:
+    inside = [found for found, label in zip(labels, truth, strict=True) if label is not None]
+    outside = [found for found, label in zip(labels, truth, strict=True) if label is None]
+    figures = {
+        "escalated": _share(found.stage == ENCODER for found in labels),
+        "escalated_in_scope": _share(found.stage == ENCODER for found in inside),
+        "kept": _share(not found.abstained for found in inside),
+    }
+    return figures | ({"oos_abstained": _share(found.abstained for found in outside)} if outside else {})
+
+
+def _static_times(labels: list[Labels], answers: list[Answer]) -> Figures:
+    times = [a.milliseconds for a, found in zip(answers, labels, strict=True) if found.stage == STATIC]
+    return {"static_p50_ms": float(np.median(times))} if times else {}
+
+
+def _share(holds: Iterable[bool]) -> float:
+    return float(np.mean([*holds]))
+
+
+def _resident_mb() -> float:
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def _set(name: str, asked: argparse.Namespace) -> RoutingSet:
+    if name == OWN:
+        return routing_data.from_files(asked.train, asked.test)
+    whole = routing_data.clinc150(asked.data) if name.startswith("clinc150") else routing_data.snips(asked.data)
+    return routing_data.few(whole) if name.endswith("_ten") else whole
+
+
+def _peers(name: str, asked: argparse.Namespace) -> dict[str, Figures]:
+    if not PEERS_PYTHON.exists():
+        print("no peers: `make bench-routing` makes their environment, .venv-bench")
+        return {}
+    return _child(str(PEERS_PYTHON), str(ROOT / "benchmarks/routing_peers.py"), name, *_paths(asked))
+
+
+def _child(*command: str) -> Any:
+    """The last line that the command prints."""
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _paths(asked: argparse.Namespace) -> list[str]:
+    own = ["--train", str(asked.train), "--test", str(asked.test)] if asked.train else []
+    return ["--data", str(asked.data), *own]
+
+
+def _print(name: str, figures: Figures) -> None:
+    print(f"{name:26}" + "".join(_cell(column, figures.get(column)) for column in COLUMNS), flush=True)
+
+
+def _cell(column: str, value: float | None) -> str:
+    if value is None:
+        return f"{'-':>17}"
+    return f"{value:>17.3f}" if column.endswith(("_ms", "_s", "_mb")) else f"{value:>17.1%}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/routing")
+    parser.add_argument("--train", type=Path, help="JSON lines; with --test, instead of the public sets")
+    parser.add_argument("--test", type=Path)
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--weigh", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if bool(asked.train) != bool(asked.test):
+        parser.error("--train and --test go together")
+    return asked
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What a classifier's answers to a labelled set are worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Answer:
+    label: str
+    """The most probable task, whether believed or not."""
+    score: float
+    """Higher is more like what is known."""
+    milliseconds: float
+    confidence: float | None = None
+
+
+def scores(truth: Sequence[str | None], answers: Sequence[Answer]) -> dict[str, float]:
+    """Shares are fractions. What needs out-of-scope texts, or confidences, is left out where there are none.
+
+    accuracy: the most probable task of the texts in scope, abstention ignored. oos_recall_at_95: the share of
+    out-of-scope texts that score below the threshold which keeps 95 % of the in-scope texts of this very set.
+    """
+    inside = np.array([label is not None for label in truth])
+    right = np.array([answer.label == label for answer, label in zip(answers, truth, strict=True)])[inside]
+    score = np.array([answer.score for answer in answers])
+    times = np.array([answer.milliseconds for answer in answers])
+    result = {
+        "accuracy": float(right.mean()),
+        "mean_ms": float(times.mean()),
+        "p99_ms": float(np.quantile(times, 0.99)),
+    }
+    if not inside.all():
+        threshold = np.quantile(score[inside], 0.05)
+        result["oos_recall_at_95"] = float((score[~inside] < threshold).mean())
+        result["auroc"] = area_under_roc(score[inside], score[~inside])
+    confidences = [answer.confidence for answer in answers if answer.confidence is not None]
+    if len(confidences) == len(answers):
+        result["ece"] = calibration_error(np.array(confidences)[inside], right)
+    return result
+
+
+def area_under_roc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """How often a text from inside scores above one from outside; a tie counts half."""
+    outside = np.sort(outside)
+    below = np.searchsorted(outside, inside, "left")
+    not_above = np.searchsorted(outside, inside, "right")
+    return float((below + not_above).mean() / 2 / len(outside))
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error over 15 bins of equal width."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = (abs(confidence[bins == number].sum() - right[bins == number].sum()) for number in range(BINS))
+    return float(sum(gaps) / len(confidence))

@@ -1,0 +1,170 @@
+"""A fitted classifier in a file: the same after reading, the same bytes each time, refused by name once it is stale."""
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doubles.config_folder import IN_NONE, IN_TRIAGE, ConfigFolder
+from pointsman_embedding import MiniLM, StaticModel
+from pointsman_gateway.classification.artefact import CorruptClassifier, Origin, StaleClassifier, load, origin_of, save
+from pointsman_gateway.classification.cascade import Classifier
+from pointsman_gateway.classification.fit import fit_classifier
+from pointsman_gateway.classification.fitted import Fitted, Tuning
+
+Examples = Mapping[str, Sequence[str]]
+
+
+class Models:
+    def __init__(self, static_model: StaticModel, encoder: MiniLM) -> None:
+        self.static_model, self.encoder = static_model, encoder
+
+    def fit(self, examples: Examples, tuning: Tuning, negatives: Sequence[str] = ()) -> Fitted:
+        return fit_classifier(examples, negatives, self.static_model, self.encoder, tuning)
+
+    def origin(self, examples: Examples, tuning: Tuning, negatives: Sequence[str] = ()) -> Origin:
+        return origin_of(examples, negatives, self.static_model, self.encoder, tuning)
+
+    def classifier(self, fitted: Fitted) -> Classifier:
+        return Classifier(fitted, self.static_model, self.encoder)
+
+
+@pytest.fixture(scope="module")
+def models(static_model: StaticModel, minilm: MiniLM) -> Models:
+    return Models(static_model, minilm)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    rows = ConfigFolder(tmp_path_factory.mktemp("config")).examples
+    return {task: [text for text, _ in pairs] for task, pairs in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def origin(models: Models, examples: Examples) -> Origin:
+    return models.origin(examples, Tuning())
+
+
+@pytest.fixture(scope="module")
+def fitted(models: Models, examples: Examples) -> Fitted:
+    return models.fit(examples, Tuning())
+
+
+@pytest.fixture
+def artefact(tmp_path: Path, fitted: Fitted, origin: Origin) -> Path:
+    path = tmp_path / "made" / "helpdesk.classifier"
+    save(fitted, origin, path)
+    return path
+
+
+@pytest.mark.parametrize("stages", [("static",), ("encoder",), ("static", "encoder")])
+def test_what_was_read_classifies_as_what_was_written(
+    tmp_path: Path, models: Models, examples: Examples, stages: tuple[str, ...]
+) -> None:
+    tuning, negatives = Tuning(stages=stages, keep_rates={"chat": 0.8}), ["Bake a cake with plums", "2 + 2"]
+    written, origin = models.fit(examples, tuning, negatives), models.origin(examples, tuning, negatives)
+    save(written, origin, tmp_path / "a")
+    read = load(tmp_path / "a", origin)
+    assert read.report == written.report
+    assert read.gate == written.gate
+    for task, vectors in written.vectors.items():
+        np.testing.assert_array_equal(read.vectors[task], vectors)
+    for text in (IN_TRIAGE, IN_NONE, "Do you like music?", ""):
+        before, after = models.classifier(written).classify_now(text), models.classifier(read).classify_now(text)
+        assert (after.task, after.probabilities, after.familiarity, after.stage) == (
+            (before.task, before.probabilities, before.familiarity, before.stage)
+        )
+
+
+def test_the_same_examples_and_settings_give_the_same_bytes(
+    artefact: Path, models: Models, examples: Examples, origin: Origin
+) -> None:
+    again = artefact.with_name("again")
+    reordered = dict(reversed(examples.items()))
+    save(models.fit(reordered, Tuning()), models.origin(reordered, Tuning()), again)
+    assert again.read_bytes() == artefact.read_bytes()
+    assert sorted(path.name for path in artefact.parent.iterdir()) == ["again", artefact.name]
+
+
+def test_another_seed_gives_another_classifier(models: Models, examples: Examples, fitted: Fitted) -> None:
+    assert models.fit(examples, Tuning(seed=8)).thresholds.tolist() != fitted.thresholds.tolist()
+
+
+def test_nothing_in_the_file_is_pickled(artefact: Path) -> None:
+    with zipfile.ZipFile(artefact) as archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            assert name == "manifest.json" or (content.startswith(b"\x93NUMPY") and b"'|O'" not in content[:128])
+
+
+CHANGES: dict[str, Callable[[Examples], tuple[Examples, Sequence[str], Tuning]]] = {
+    "examples": lambda e: ({**e, "chat": [*e["chat"], "Good evening"]}, (), Tuning()),
+    "examples:moved": lambda e: ({**e, "chat": e["chat"][1:], "policy": [*e["policy"], e["chat"][0]]}, (), Tuning()),
+    "examples:negative": lambda e: (e, ["Bake a cake"], Tuning()),
+    "tuning": lambda e: (e, (), Tuning(keep_rate=0.9)),
+    "tuning:task": lambda e: (e, (), Tuning(keep_rates={"chat": 0.9})),
+    "tuning:stages": lambda e: (e, (), Tuning(stages=("encoder",))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_fitted_from_something_else_is_refused_and_the_part_is_named(
+    artefact: Path, models: Models, examples: Examples, origin: Origin, change: str
+) -> None:
+    changed, negatives, tuning = CHANGES[change](examples)
+    wanted = models.origin(changed, tuning, negatives)
+    part = change.split(":")[0]
+    with pytest.raises(StaleClassifier) as caught:
+        load(artefact, wanted)
+    difference = f"({part}: has {getattr(origin, part)}, wanted {getattr(wanted, part)})"
+    assert difference in caught.value.message
+    assert "pointsman classifier fit" in caught.value.message
+    assert caught.value.code == "stale_classifier"
+
+
+@pytest.mark.parametrize("part", ["static_model", "encoder", "numpy", "scipy", "format"])
+def test_other_models_and_other_libraries_make_it_stale(artefact: Path, origin: Origin, part: str) -> None:
+    with pytest.raises(StaleClassifier, match=f"{part}: has .*, wanted other"):
+        load(artefact, dataclasses.replace(origin, **{part: "other"}))
+
+
+def test_a_missing_file_is_missing(tmp_path: Path, origin: Origin) -> None:
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none", origin)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda whole: b"",
+    "cut off": lambda whole: whole[: len(whole) // 2],
+    "text": lambda whole: b"not an archive at all",
+    "a bit turned": lambda whole: (
+        whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_refused_with_the_command_that_makes_it_anew(
+    artefact: Path, origin: Origin, damage: str
+) -> None:
+    artefact.write_bytes(DAMAGE[damage](artefact.read_bytes()))
+    with pytest.raises(CorruptClassifier, match=r"is damaged: .*pointsman classifier fit") as caught:
+        load(artefact, origin)
+    assert str(artefact) in caught.value.message
+    assert caught.value.code == "corrupt_classifier"
+
+
+def test_a_file_whose_parts_were_exchanged_is_refused(artefact: Path, origin: Origin) -> None:
+    with zipfile.ZipFile(artefact) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(content["manifest.json"])
+    manifest["fitted"]["tasks"].reverse()
+    content["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(artefact, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    with pytest.raises(CorruptClassifier, match="its content is not what its manifest describes"):
+        load(artefact, origin)
