@@ -12,8 +12,8 @@ import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.domain import Collection, CollectionId
-from pointsman_retriever.store.folders import FILE, claimed
 from pointsman_retriever.store.checking import check_all
+from pointsman_retriever.store.folders import FILE, claimed
 from pointsman_retriever.store.sqlite import Store, make
 from pointsman_servicekit.errors import FailedPrecondition
 
