@@ -8,6 +8,7 @@ import typer
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.ingest import ingest
+from pointsman_cli.retriever import command as retriever
 from pointsman_cli.train.command import train
 from pointsman_cli.up.command import up
 
@@ -24,6 +25,7 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_start)
     for command in (up, ask, route, ingest, train, doctor):
         app.command()(command)
+    app.add_typer(retriever.build_app(), name="retriever")
     return app
 
 
