@@ -61,6 +61,7 @@ class _Candidates:
     vectors: Vectors
     dense: Scores  # cosines
     sparse: Scores  # BM25
+    coverage: Scores  # see Relevance
 
 
 NOTHING = Ranking((), Relevance(False, 0.0, 0.0))
@@ -84,23 +85,25 @@ def rank(contents: Contents, question: Question, standard: Standard) -> Ranking:
     if wishes.per_document:
         order = _grouped(order, contents.columns.documents_of(candidates.ids), wishes.per_document)
     ranked = _ranked(order[: wishes.top_k], candidates, fused, score)
-    return Ranking(ranked, _relevance(contents, question, candidates, standard))
+    return Ranking(ranked, _relevance(candidates, standard))
 
 
 def _candidates(contents: Contents, question: Question, weighing: Weighing) -> _Candidates:
     among = None if question.filter is None else contents.columns.matching(question.filter)
+    words = contents.words.scored(question.text)
     by_meaning = by_words = np.empty(0, np.int64)
     if weighing.dense_weight != 0.0:
         by_meaning = contents.vectors.nearest(question.vector, POOL, among)
     if weighing.dense_weight != 1.0:
-        by_words = contents.words.best(question.text, POOL, among)
+        by_words = words.best(POOL, among)
     ids = np.union1d(by_meaning, by_words)
     vectors = contents.vectors.of(ids)
     return _Candidates(
         ids=ids,
         vectors=vectors,
         dense=np.clip(vectors @ question.vector, -1.0, 1.0).astype(np.float64),
-        sparse=contents.words.scores(question.text, ids).astype(np.float64),
+        sparse=words.of(ids).astype(np.float64),
+        coverage=words.coverage(ids).astype(np.float64),
     )
 
 
@@ -149,7 +152,6 @@ def _ranked(order: Ids, candidates: _Candidates, fused: Fused, score: Scores) ->
     )
 
 
-def _relevance(contents: Contents, question: Question, candidates: _Candidates, standard: Standard) -> Relevance:
-    dense = float(candidates.dense.max())
-    coverage = contents.words.coverage(question.text, candidates.ids)
+def _relevance(candidates: _Candidates, standard: Standard) -> Relevance:
+    dense, coverage = float(candidates.dense.max()), float(candidates.coverage.max())
     return Relevance(dense >= standard.least_dense or coverage >= standard.least_coverage, dense, coverage)

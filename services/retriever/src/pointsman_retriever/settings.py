@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +23,18 @@ class Settings(BaseSettings):
     quota_documents: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
     quota_chunks: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
     quota_bytes: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
+    milvus: str = Field(
+        default="", description="where the vectors are: a Milvus server's address, a file of Milvus Lite's, or here"
+    )
+    milvus_token: str = ""
+    milvus_prefix: str = Field(
+        default="pointsman", pattern="[A-Za-z][A-Za-z0-9]*", description="of this retriever's own collections in Milvus"
+    )
+    reranker: str = Field(default="", description="the whole address of a reranker; empty: there is none")
+    reranker_shape: Literal["tei", "cohere"] = "tei"
+    reranker_model: str = ""
+    reranker_key: str = ""
+    reranker_seconds: float = Field(default=5.0, gt=0.0, description="for one answer of the reranker")
     log_level: str = "INFO"
 
 

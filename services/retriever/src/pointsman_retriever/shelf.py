@@ -203,6 +203,7 @@ class Shelf:
         """Waits for those who look; who comes later is told that there is no such collection."""
         with self._gate.changing():
             self._closed = True
+            self._contents.close()
             self.store.close()
 
     @property
@@ -226,6 +227,7 @@ class Shelf:
             return self._filled(transaction.collection, transaction.entries())
 
     def _put_in_place(self, collection: Collection, contents: Contents) -> None:
+        list(self._moments.values())[-1].close()
         self.collection, self._moments = collection, {collection.version: contents}
         self.fault, self._since = "", None
 

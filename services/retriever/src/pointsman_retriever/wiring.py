@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
+from pointsman_servicekit.errors import FailedPrecondition
 from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics_endpoint import serving_metrics
 from prometheus_client import CollectorRegistry
+from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
 from pointsman_retriever.allowance import Allowance
@@ -20,7 +23,7 @@ from pointsman_retriever.domain import Collection, Quota
 from pointsman_retriever.doors.grpc import SERVICE, RetrieverDoor
 from pointsman_retriever.encoding import Embedder, Encoder
 from pointsman_retriever.index import bm25, columns, dense
-from pointsman_retriever.index.contents import Contents
+from pointsman_retriever.index.contents import Contents, Index
 from pointsman_retriever.index.sealed import gpu_mirror
 from pointsman_retriever.index.terms import Terms
 from pointsman_retriever.library import Library
@@ -28,6 +31,7 @@ from pointsman_retriever.loaders.apart import ReaderApart
 from pointsman_retriever.loaders.loading import Loader
 from pointsman_retriever.metering.prometheus import CollectionSizes, Labels, Metrics
 from pointsman_retriever.operating import Operations
+from pointsman_retriever.rerank.http import Endpoint, HttpReranker
 from pointsman_retriever.searching import Searching
 from pointsman_retriever.settings import Settings
 from pointsman_retriever.shelf import MakeContents
@@ -72,7 +76,8 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
         folders = stack.enter_context(claimed(settings.data))
         crew = make_crew(settings.search_threads, settings.ingest_threads)
         readers = settings.search_threads + settings.ingest_threads + SPARE_READERS
-        shelves = Shelves(folders, readers, contents_maker(), crew.writing)
+        make_contents = stack.enter_context(contents_maker(settings))
+        shelves = Shelves(folders, readers, make_contents, crew.writing)
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
@@ -101,17 +106,58 @@ async def _door(
     stack.push_async_callback(reader.close)
     quota = Quota(settings.quota_documents, settings.quota_chunks, settings.quota_bytes)
     library = Library(shelves, encoder, metrics, crew, tender, Allowance(settings.tenant_collections, quota))
-    searching = Searching(shelves, encoder, model.tokenizer, metrics, crew)
+    searching = Searching(shelves, encoder, model.tokenizer, metrics, crew, _reranker(stack, settings))
     return RetrieverDoor(library, searching, Loader(reader), Operations(shelves, library, encoder, crew), crew.ingests)
 
 
-def contents_maker() -> MakeContents:
-    mirror, terms = gpu_mirror(), Terms()
+@contextmanager
+def contents_maker(settings: Settings) -> Iterator[MakeContents]:
+    """Raises FailedPrecondition where Milvus is asked for and its client is not installed."""
+    terms = Terms()
+    with ExitStack() as stack:
+        stack.enter_context(threadpool_limits(1))  # a search has its own thread, and takes no other core
+        faiss.omp_set_num_threads(1)
+        make_vectors = _in_milvus(stack, settings) if settings.milvus else _in_memory()
 
-    def empty_contents(collection: Collection) -> Contents:
-        return Contents(dense.empty(collection.dimensions, mirror=mirror), bm25.empty(terms), columns.empty())
+        def empty_contents(collection: Collection) -> Contents:
+            return Contents(make_vectors(collection), bm25.empty(terms), columns.empty())
 
-    return empty_contents
+        yield empty_contents
+
+
+def _in_memory() -> Callable[[Collection], Index]:
+    mirror = gpu_mirror()
+    return lambda collection: dense.empty(collection.dimensions, mirror=mirror)
+
+
+def _in_milvus(stack: ExitStack, settings: Settings) -> Callable[[Collection], Index]:
+    try:
+        from pointsman_retriever.index.milvus import Milvus  # an extra of this distribution
+    except ImportError as error:
+        raise FailedPrecondition(
+            f"POINTSMAN_RETRIEVER_MILVUS is {settings.milvus!r}, and Milvus's client is not installed: "
+            "pip install 'pointsman-retriever[milvus]'",
+            code="milvus_missing",
+        ) from error
+    milvus = Milvus(settings.milvus, settings.milvus_token, settings.milvus_prefix)
+    stack.callback(milvus.close)
+    return milvus.empty
+
+
+def _reranker(stack: AsyncExitStack, settings: Settings) -> HttpReranker | None:
+    if not settings.reranker:
+        return None
+    reranker = HttpReranker(
+        Endpoint(
+            settings.reranker,
+            settings.reranker_shape,
+            settings.reranker_model,
+            settings.reranker_key,
+            settings.reranker_seconds,
+        )
+    )
+    stack.push_async_callback(reranker.close)
+    return reranker
 
 
 @asynccontextmanager

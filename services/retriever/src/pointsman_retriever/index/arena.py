@@ -24,11 +24,15 @@ class Arena:
         self.rows = at + len(values)
 
     def pad(self, rows: int, value: Any) -> None:
-        """Makes it so long."""
+        """Makes it at least so long."""
         if rows > self.rows:
             self._make_room(rows)
             self._held[self.rows : rows] = value
-        self.rows = rows
+            self.rows = rows
+
+    def cut(self, rows: int) -> None:
+        """Leaves at most so many."""
+        self.rows = min(self.rows, rows)
 
     def first(self, rows: int) -> NDArray[Any]:
         """At most so many; a later append does not change them."""

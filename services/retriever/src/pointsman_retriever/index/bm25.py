@@ -1,6 +1,6 @@
 """BM25 over the chunks in memory: segments that never change, and masks of what is alive in them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pointsman_retriever.domain import Ids
 from pointsman_retriever.index import segment
-from pointsman_retriever.index.segment import Mask, Segment
+from pointsman_retriever.index.segment import Mask, Postings, Segment
 from pointsman_retriever.index.terms import Terms
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), and its usual constants.
@@ -23,6 +23,8 @@ SMALL = 4096  # chunks: greater segments are joined in the background
 MANY = 12  # segments
 
 Scores = NDArray[np.float32]
+
+_UNKNOWN = -1  # a term that the collection has never had
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,50 +58,21 @@ class WordIndex:
         following = replace(self, segments=tuple(segments), alive=tuple(alive), count=count, length=length)
         return following._merged()
 
-    def best(self, text: str, count: int, among: Ids | None) -> Ids:
-        """The ids of the best `count` chunks that have a word of the text, ascending; of `among` only, if given."""
-        weights = self._weights(text)
-        found_ids, found_scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        for one, alive in zip(self.segments, self.alive, strict=True):
-            scores = self._scores(one, weights)
-            mask = alive & (scores > 0.0)
-            if among is not None:
-                mask &= np.isin(one.ids, among, assume_unique=True)
-            rows = np.flatnonzero(mask)
-            if len(rows) > count:
-                rows = rows[np.argpartition(-scores[rows], count - 1)[:count]]
-            found_ids.append(one.ids[rows])
-            found_scores.append(scores[rows])
-        ids, scores = np.concatenate(found_ids), np.concatenate(found_scores)
-        best: Ids = np.sort(ids[np.lexsort((ids, -scores))[:count]])
-        return best
-
-    def scores(self, text: str, ids: Ids) -> Scores:
-        """(n,), BM25 of the chunks with these ids, 0 where there is none of the words."""
-        weights = self._weights(text)
-        found = np.zeros(len(ids), np.float32)
-        for one, alive in zip(self.segments, self.alive, strict=True):
-            places = np.searchsorted(one.ids, ids)
-            here = np.flatnonzero((places < len(one.ids)) & (one.ids[np.minimum(places, len(one.ids) - 1)] == ids))
-            if len(here):
-                rows = places[here]
-                found[here] = np.where(alive[rows], self._scores(one, weights)[rows], 0.0)
-        return found
-
-    def coverage(self, text: str, ids: Ids) -> float:
-        """The greatest share, 0 to 1, of the text's words that one of these chunks has, rare ones counting more.
-
-        A word that the collection has nowhere counts as the rarest.
-        """
-        total, found = 0.0, np.zeros(len(ids))
-        for term, said in self.terms.of_query(text).items():
-            number = self.numbers.get(term)
-            having = 0 if number is None else self._having(number)
-            weight = said * np.log1p((self.count - having + 0.5) / (having + 0.5))
-            total += weight
-            if having and number is not None:
-                found += weight * self._has(number, ids)
-        return float(found.max() / total) if total and len(ids) else 0.0
+    def scored(self, text: str) -> "Scored":
+        """Every chunk against a query."""
+        words = [
+            _Word(said, np.log1p((self.count - having + 0.5) / (having + 0.5)), postings)
+            for said, having, postings in self._asked(text)
+        ]
+        mean = self.length / max(self.count, 1)
+        parts = [_score(one, words, place, mean) for place, one in enumerate(self.segments)]
+        return Scored(
+            ids=tuple(one.ids for one in self.segments),
+            alive=self.alive,
+            scores=tuple(scores for scores, _ in parts),
+            shares=tuple(shares for _, shares in parts),
+            whole=sum(word.said * word.rareness for word in words),
+        )
 
     @property
     def wants_tidying(self) -> bool:
@@ -121,36 +94,78 @@ class WordIndex:
             segments[-2:], alive[-2:] = [one], [np.ones(len(one.ids), np.bool_)]
         return replace(self, segments=tuple(segments), alive=tuple(alive))
 
-    def _weights(self, text: str) -> dict[int, float]:
-        """Of the query's terms that the collection has: how rare they are, times how often the query says them."""
-        weights = {}
+    def _asked(self, text: str) -> Iterator[tuple[int, int, list[Postings]]]:
+        """For each term of a query: how often it says it, how many living chunks have it, and its postings."""
         for term, said in self.terms.of_query(text).items():
-            number = self.numbers.get(term)
-            if number is not None and (having := self._having(number)):
-                rare = np.log1p((self.count - having + 0.5) / (having + 0.5))
-                weights[number] = float(said * rare**RARENESS)
-        return weights
+            number = self.numbers.get(term, _UNKNOWN)
+            postings = [one.postings(number) for one in self.segments]
+            having = sum(
+                int(np.count_nonzero(alive[rows])) for alive, (rows, _) in zip(self.alive, postings, strict=True)
+            )
+            yield said, having, postings
 
-    def _having(self, term: int) -> int:
-        """How many living chunks have it."""
-        return sum(
-            int(np.count_nonzero(alive[one.postings(term)[0]]))
-            for one, alive in zip(self.segments, self.alive, strict=True)
-        )
 
-    def _has(self, term: int, ids: Ids) -> Mask:
-        return np.isin(ids, np.concatenate([one.ids[one.postings(term)[0]] for one in self.segments]))
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What each chunk has of a query, by segment."""
 
-    def _scores(self, one: Segment, weights: dict[int, float]) -> Scores:
-        """(rows,)."""
-        scores = np.zeros(len(one.ids), np.float32)
-        mean = self.length / max(self.count, 1)
-        for term, weight in weights.items():
-            rows, counts = one.postings(term)
-            if len(rows):
-                saturation = K1 * (1.0 - B + B / mean * one.lengths[rows])
-                scores[rows] += (weight * (K1 + 1.0)) * counts / (counts + saturation)
-        return scores
+    ids: tuple[Ids, ...]
+    alive: tuple[Mask, ...]
+    scores: tuple[Scores, ...]  # BM25
+    shares: tuple[Scores, ...]  # the rareness of the words that it has, summed up
+    whole: float  # of all the query's words; one that no chunk has counts as the rarest
+
+    def best(self, count: int, among: Ids | None) -> Ids:
+        """The ids of the best `count` chunks that have a word, ascending; of `among` only, where it is given."""
+        found_ids, found_scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        for ids, alive, scores in zip(self.ids, self.alive, self.scores, strict=True):
+            mask = alive & (scores > 0.0)
+            if among is not None:
+                mask &= np.isin(ids, among, assume_unique=True)
+            rows = np.flatnonzero(mask)
+            if len(rows) > count:
+                rows = rows[np.argpartition(-scores[rows], count - 1)[:count]]
+            found_ids.append(ids[rows])
+            found_scores.append(scores[rows])
+        ids, scores = np.concatenate(found_ids), np.concatenate(found_scores)
+        best: Ids = np.sort(ids[np.lexsort((ids, -scores))[:count]])
+        return best
+
+    def of(self, ids: Ids) -> Scores:
+        """(n,), BM25 of these chunks, which must be there; 0 where there is none of the words."""
+        return self._picked(self.scores, ids)
+
+    def coverage(self, ids: Ids) -> Scores:
+        """(n,), the share, 0 to 1, of the query's words that each of these chunks has, rare ones counting more."""
+        return self._picked(self.shares, ids) / np.float32(self.whole) if self.whole else np.zeros(len(ids), np.float32)
+
+    def _picked(self, parts: Sequence[Scores], ids: Ids) -> Scores:
+        found = np.zeros(len(ids), np.float32)
+        for held, alive, values in zip(self.ids, self.alive, parts, strict=True):
+            rows = np.minimum(np.searchsorted(held, ids), len(held) - 1)
+            here = (held[rows] == ids) & alive[rows]
+            found[here] = values[rows[here]]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    said: int  # times, by the query
+    rareness: float
+    postings: list[Postings]  # by segment
+
+
+def _score(one: Segment, words: Sequence[_Word], place: int, mean: float) -> tuple[Scores, Scores]:
+    """(rows,) each: BM25, and the share before it is divided by the whole."""
+    scores, shares = np.zeros(len(one.ids), np.float32), np.zeros(len(one.ids), np.float32)
+    for word in words:
+        rows, counts = word.postings[place]
+        if len(rows):
+            saturation = K1 * (1.0 - B + B / mean * one.lengths[rows])
+            weight = word.said * word.rareness**RARENESS * (K1 + 1.0)
+            scores[rows] += (weight * counts / (counts + saturation)).astype(np.float32)
+            shares[rows] += np.float32(word.said * word.rareness)
+    return scores, shares
 
 
 def empty(terms: Terms) -> WordIndex:

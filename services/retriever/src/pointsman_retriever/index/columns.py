@@ -37,6 +37,10 @@ class Column:
         self._rows.pad(row, _MISSING)
         self._rows.append(row, np.array([number], np.int32))
 
+    def cut(self, rows: int) -> None:
+        """Forgets what an attempt that came to nothing has left beyond these."""
+        self._rows.cut(rows)
+
     def rows(self, count: int) -> NDArray[np.int32]:
         """The values' numbers of the first rows; perhaps fewer, where the last ones have none."""
         return self._rows.first(count)
@@ -81,6 +85,8 @@ class Columns:
         gone = int(np.count_nonzero(alive[rows]))
         alive[rows] = False
         first = len(self.alive)
+        for column in list(self.columns.values()):
+            column.cut(first)
         for place, entries in enumerate(metadata):
             for key, value in entries.items():
                 if key not in self.columns:

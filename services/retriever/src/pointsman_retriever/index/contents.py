@@ -33,10 +33,14 @@ class Index(Protocol):
         """(n, dimensions), the vectors with these ids, which must be there."""
 
     @property
-    def wants_tidying(self) -> bool: ...
+    def wants_tidying(self) -> bool:
+        """Whether `tidied` would make much of it."""
 
     def tidied(self) -> "Index":
         """The same vectors, quicker to search; may take seconds. What has changed meanwhile it is told with `after`."""
+
+    def close(self) -> None:
+        """Frees what it holds elsewhere, of all its moments; nobody searches it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +85,6 @@ class Contents:
             self.words.tidied() if self.words.wants_tidying else self.words,
             self.columns.tidied() if self.columns.wants_tidying else self.columns,
         )
+
+    def close(self) -> None:
+        self.vectors.close()

@@ -44,7 +44,7 @@ class FaissIndex:
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._rows_of(removed)
         alive[rows] = False
-        gone = digests.of_vectors(removed, self._head[rows]) if len(rows) else 0
+        gone = digests.of_vectors(self._ids[rows], self._head[rows]) if len(rows) else 0
         if len(added):
             self.ids.append(len(self.alive), added)
             self.vectors.append(len(self.alive), vectors)
@@ -89,6 +89,9 @@ class FaissIndex:
             vectors.append(start, self._head[rows[start : start + 4096]])
         sealed = seal(vectors.first(len(rows)), self.mirror) if self.count > self.scale.flat else None
         return replace(self, ids=ids, vectors=vectors, alive=np.ones(len(rows), np.bool_), sealed=sealed)
+
+    def close(self) -> None:
+        """Memory frees itself."""
 
     @property
     def _ids(self) -> Ids:

@@ -10,6 +10,7 @@ from pointsman_retriever.domain import Ids
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int32]
+Postings = tuple[Ints, Ints]  # rows, and how often each has the term
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,8 @@ class Segment:
     rows: Ints  # ascending within a term
     counts: Ints
 
-    def postings(self, term: int) -> tuple[Ints, Ints]:
-        place = int(np.searchsorted(self.terms, term))
+    def postings(self, term: int) -> Postings:
+        place = int(self.terms.searchsorted(term))
         if place == len(self.terms) or self.terms[place] != term:
             return self.rows[:0], self.counts[:0]
         span = slice(int(self.starts[place]), int(self.starts[place + 1]))
