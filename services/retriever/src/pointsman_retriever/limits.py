@@ -156,7 +156,7 @@ def check_document(document: Document) -> int:
             code="text_too_long_for_a_vector",
             param="vector",
         )
-    _check_entries(document.metadata, f"the metadata of document {document.id!r}", "metadata")
+    check_entries(document.metadata, f"the metadata of document {document.id!r}", "metadata")
     texts = (document.id, document.title, document.text, *document.metadata.keys(), *document.metadata.values())
     size = sum(len(text.encode()) for text in texts)
     if size > MAX_DOCUMENT_BYTES:
@@ -168,7 +168,7 @@ def check_document(document: Document) -> int:
     return size
 
 
-def _check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
+def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
     if len(entries) > MAX_METADATA:
         raise InvalidArgument(
             f"{what} has {len(entries)} entries; at most {MAX_METADATA} are taken",

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,8 +76,10 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
         folders = stack.enter_context(claimed(settings.data))
         crew = make_crew(settings.search_threads, settings.ingest_threads)
         readers = settings.search_threads + settings.ingest_threads + SPARE_READERS
-        make_contents = stack.enter_context(contents_maker(settings))
-        shelves = Shelves(folders, readers, make_contents, crew.writing)
+        stack.enter_context(threadpool_limits(1))  # a search has its own thread, and takes no other core
+        faiss.omp_set_num_threads(1)
+        make_vectors = _in_milvus(stack, settings) if settings.milvus else _in_memory()
+        shelves = Shelves(folders, readers, contents_maker(make_vectors), crew.writing)
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
@@ -110,27 +112,25 @@ async def _door(
     return RetrieverDoor(library, searching, Loader(reader), Operations(shelves, library, encoder, crew), crew.ingests)
 
 
-@contextmanager
-def contents_maker(settings: Settings) -> Iterator[MakeContents]:
-    """Raises FailedPrecondition where Milvus is asked for and its client is not installed."""
-    terms = Terms()
-    with ExitStack() as stack:
-        stack.enter_context(threadpool_limits(1))  # a search has its own thread, and takes no other core
-        faiss.omp_set_num_threads(1)
-        make_vectors = _in_milvus(stack, settings) if settings.milvus else _in_memory()
-
-        def empty_contents(collection: Collection) -> Contents:
-            return Contents(make_vectors(collection), bm25.empty(terms), columns.empty())
-
-        yield empty_contents
+MakeVectors = Callable[[Collection], Index]
 
 
-def _in_memory() -> Callable[[Collection], Index]:
+def contents_maker(make_vectors: MakeVectors | None = None) -> MakeContents:
+    terms, make_vectors = Terms(), make_vectors or _in_memory()
+
+    def empty_contents(collection: Collection) -> Contents:
+        return Contents(make_vectors(collection), bm25.empty(terms), columns.empty())
+
+    return empty_contents
+
+
+def _in_memory() -> MakeVectors:
     mirror = gpu_mirror()
     return lambda collection: dense.empty(collection.dimensions, mirror=mirror)
 
 
-def _in_milvus(stack: ExitStack, settings: Settings) -> Callable[[Collection], Index]:
+def _in_milvus(stack: AsyncExitStack, settings: Settings) -> MakeVectors:
+    """Raises FailedPrecondition where its client is not installed."""
     try:
         from pointsman_retriever.index.milvus import Milvus  # an extra of this distribution
     except ImportError as error:

@@ -16,6 +16,7 @@ from pointsman_retriever.domain import (
 )
 from pointsman_retriever.doors.messages import to_id, to_vector
 from pointsman_retriever.filters import And, Eq, Exists, Filter, In, Not, NumberRange, Or, TextRange
+from pointsman_retriever.limits import check_entries
 from pointsman_retriever.search import Standard
 
 _METHODS = {pb.CONVEX: Method.CONVEX, pb.RRF: Method.RRF}
@@ -76,6 +77,7 @@ def from_standard(standard: Standard) -> pb.SearchSettings:
 
 
 def _to_whole_filter(request: pb.SearchRequest) -> Filter | None:
+    check_entries(request.filter, "the filter", "filter")
     parts: list[Filter] = [Eq(key, value) for key, value in sorted(request.filter.items())]
     if request.HasField("where"):
         parts.append(_to_filter(request.where))
