@@ -11,6 +11,7 @@ The last line is one JSON object.
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,9 @@ def _ask_peers(what: str, arrays: dict[str, np.ndarray]) -> dict:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         np.savez(Path(folder) / "given.npz", **arrays)
         asked = [PEERS, Path(__file__).parent / "retrieval_peers.py", what, Path(folder) / "given.npz"]
-        return json.loads(subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        one_core = {**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+        told = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True, env=one_core)
+        return json.loads(told.stdout.splitlines()[-1])
 
 
 def _difference(ours: Ranked, other: Ranked) -> str:

@@ -1,4 +1,4 @@
-"""`pointsman retriever`: list, verify, snapshot, restore, reembed."""
+"""`pointsman retriever`: list, verify, snapshot, restore, reembed, tune."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import HomeOption
 from pointsman_cli.retriever import calls
 from pointsman_cli.retriever.options import RetrieverOption, TenantOption, retriever_address
+from pointsman_cli.retriever.tune import tune
 
 CollectionArgument = Annotated[str, typer.Argument(help="The collection.")]
 
@@ -21,7 +22,7 @@ CollectionArgument = Annotated[str, typer.Argument(help="The collection.")]
 def build_app() -> typer.Typer:
     app = typer.Typer(help="Look after the retriever's collections.", no_args_is_help=True, rich_markup_mode=None)
     app.command("list")(list_collections)
-    for command in (verify, snapshot, restore, reembed):
+    for command in (verify, snapshot, restore, reembed, tune):
         app.command()(command)
     return app
 

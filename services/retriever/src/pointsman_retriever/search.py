@@ -69,11 +69,7 @@ NOTHING = Ranking((), Relevance(False, 0.0, 0.0))
 
 def rank(contents: Contents, question: Question, standard: Standard) -> Ranking:
     """Blocks; reads the one moment that `contents` are of."""
-    wishes = question.wishes
-    weighing = Weighing(
-        standard.dense_weight if wishes.dense_weight is None else wishes.dense_weight,
-        standard.method if wishes.method is None else wishes.method,
-    )
+    wishes, weighing = question.wishes, _weighing(question.wishes, standard)
     candidates = _candidates(contents, question, weighing)
     if not len(candidates.ids):
         return NOTHING
@@ -86,6 +82,14 @@ def rank(contents: Contents, question: Question, standard: Standard) -> Ranking:
         order = _grouped(order, contents.columns.documents_of(candidates.ids), wishes.per_document)
     ranked = _ranked(order[: wishes.top_k], candidates, fused, score)
     return Ranking(ranked, _relevance(candidates, standard))
+
+
+def _weighing(wishes: Wishes, standard: Standard) -> Weighing:
+    """A query that says how to fuse means it whole: the collection's own weight is for its own way."""
+    if wishes.method is not None:
+        return Weighing(wishes.dense_weight, wishes.method)
+    weight = standard.dense_weight if wishes.dense_weight is None else wishes.dense_weight
+    return Weighing(weight, standard.method)
 
 
 def _candidates(contents: Contents, question: Question, weighing: Weighing) -> _Candidates:
