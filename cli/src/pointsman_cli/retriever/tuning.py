@@ -14,6 +14,7 @@ from pointsman_cli.errors import Misused
 DEPTH = 10  # nDCG@10
 KEPT = 0.95  # of the queries that have an answer stay relevant
 DENSE = tuple(step / 50 for step in range(5, 36))  # 0.10 to 0.70
+COVERAGE_AT_FIRST = 0.6
 COVERAGE = tuple(step / 10 for step in range(3, 11))
 
 Ways = dict[str, pb.SearchSettings]
@@ -80,7 +81,7 @@ def thresholds(answered: Sequence[Seen], unanswered: Sequence[Seen]) -> tuple[fl
     """
     if not unanswered:
         ranked = sorted(seen.dense for seen in answered)
-        return round(ranked[int((1.0 - KEPT) * len(ranked))], 2), 0.6
+        return round(ranked[int((1.0 - KEPT) * len(ranked))] - 0.005, 2), COVERAGE_AT_FIRST
 
     def told_apart(least: tuple[float, float]) -> float:
         kept = mean(_is_relevant(seen, least) for seen in answered)
