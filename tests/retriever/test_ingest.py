@@ -172,6 +172,15 @@ async def test_a_line_that_cannot_be_read_keeps_its_document_from_being_removed(
     assert whole.summary.removed == 1
 
 
+async def test_a_stream_whose_collection_is_deleted_hears_so_however_much_it_still_sends(client, refusal):
+    documents = [pb.Document(id=f"n{n}", text=f"Note {n}.", title="x" * 5_000) for n in range(2_000)]
+    reading = asyncio.create_task(refusal(_all(client.stub.Ingest(steps(documents)))))
+    while not (await client.collection()).documents:
+        assert not reading.done()
+    await client.stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"))
+    assert (await reading).code in ("unknown_collection", "collection_closed")
+
+
 class HeldModel(CountingModel):
     def __init__(self, model: MiniLM) -> None:
         super().__init__(model)
@@ -189,7 +198,7 @@ async def test_who_sends_faster_than_it_is_written_is_held_back(start, minilm: M
     async def documents() -> AsyncIterator[pb.IngestRequest]:
         nonlocal sent
         yield pb.IngestRequest(begin=pb.IngestBegin(collection="notes"))
-        for number in range(4 * MOST_IN_HAND):
+        for number in range(3 * MOST_IN_HAND):
             yield pb.IngestRequest(document=pb.Document(id=str(number), text=f"{number}", title=body))
             sent += 1
         yield pb.IngestRequest(end=pb.IngestEnd())
@@ -205,7 +214,7 @@ async def test_who_sends_faster_than_it_is_written_is_held_back(start, minilm: M
         assert MOST_IN_HAND <= sent < 2 * MOST_IN_HAND
         model.go_on.set()
         events = await reading
-    assert events[-1].summary.written == 4 * MOST_IN_HAND
+    assert events[-1].summary.written == 3 * MOST_IN_HAND
 
 
 async def _all(call) -> list[pb.IngestResponse]:

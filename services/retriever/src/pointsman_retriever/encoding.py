@@ -72,7 +72,7 @@ class Encoder:
 
     async def encode(self, documents: Sequence[Document], source: str, known: Known) -> list[MadeDocument]:
         """In the same order; what `known` has is not embedded again."""
-        cut = [await self._crew.ingesting.run(self._cut, document, known) for document in documents]
+        cut = [await self._cut_apart(document, known) for document in documents]
         recipes = [self.recipe(document) for document in documents]
         return await self._made(documents, recipes, cut, source)
 
@@ -88,10 +88,13 @@ class Encoder:
             return vectors.reshape(self.dimensions)
         return self._unit(query.vector, "the query's vector")
 
-    def _cut(self, document: Document, known: Known) -> Cut:
-        if document.vector is not None:
+    async def _cut_apart(self, document: Document, known: Known) -> Cut:
+        if document.vector is not None:  # there is nothing to do that would be worth a thread's turn
             chunk = _whole(document)
             return (chunk,), {chunk.in_context: document.vector.values}
+        return await self._crew.ingesting.run(self._cut, document, known)
+
+    def _cut(self, document: Document, known: Known) -> Cut:
         return self._chunker.chunk(document), known(document.id)
 
     def _cut_again(self, document: Document, recipe: str) -> Cut:

@@ -16,8 +16,9 @@ from pointsman_retriever.workers import Line
 
 log = logging.getLogger(__name__)
 
-MOST_IN_HAND = 64  # documents of a stream
+MOST_IN_HAND = 256  # documents of a stream
 MOST_BYTES_IN_HAND = 64 * 1024 * 1024
+DISCARD_SECONDS = 10.0  # for what is sent to an ingest that has failed
 LINES_TOGETHER = 64  # of a file of JSON lines
 
 T = TypeVar("T")
@@ -30,6 +31,13 @@ class Room:
         self._documents = 0
         self._bytes = 0
         self._moved = asyncio.Condition()
+        self.is_given_up = False
+
+    async def give_up(self) -> None:
+        """Nothing more is taken in hand; what is sent is read on and dropped, so that the sender hears the reason."""
+        async with self._moved:
+            self.is_given_up = True
+            self._moved.notify_all()
 
     async def enter(self, size: int) -> None:
         async with self._moved:
@@ -44,7 +52,7 @@ class Room:
             self._moved.notify_all()
 
     def _has_room(self, size: int) -> bool:
-        if self._documents == 0:
+        if self._documents == 0 or self.is_given_up:
             return True
         return self._documents < MOST_IN_HAND and self._bytes + size <= MOST_BYTES_IN_HAND
 
@@ -72,6 +80,10 @@ class Ingest:
             try:
                 async for event in self._answers():
                     yield event
+            except PointsmanError:
+                await self._room.give_up()
+                await asyncio.wait([taking], timeout=DISCARD_SECONDS)
+                raise
             finally:
                 taking.cancel()
                 await asyncio.gather(taking, return_exceptions=True)
@@ -80,11 +92,15 @@ class Ingest:
     async def _take(self, sent: AsyncIterator[RawDocument | End]) -> None:
         try:
             async for one in sent:
+                if self._room.is_given_up:
+                    continue
                 if isinstance(one, End):
                     self._in_hand.put_nowait(one)
                     return
                 size = len(one.content) + len(one.text)
                 await self._room.enter(size)
+                if self._room.is_given_up:
+                    continue
                 self._in_hand.put_nowait((size, asyncio.create_task(self._ingest(one))))
             self._in_hand.put_nowait(None)  # the stream ended without an End
         except Exception as error:

@@ -76,16 +76,15 @@ class Library:
         documents = [self._encoder.with_unit_vector(document) for document in documents]
         if not documents:
             return Written(0, 0, pen.shelf.collection.version)
-        unchanged = await self._crew.ingesting.run(self._unchanged, pen.shelf, documents, source)
-        changed = [document for document in documents if document.id not in unchanged]
-        chunks, version = 0, pen.shelf.collection.version
+        changed = await self._changed(pen.shelf, documents, source)
+        chunks, unchanged, version = 0, len(documents) - len(changed), pen.shelf.collection.version
         if changed:
             made = await self._encoder.encode(changed, source, pen.shelf.store.known_vectors)
-            chunks, after = await pen.write(lambda change: self._put(change, made))
-            version = after.version
+            (chunks, just_so), after = await pen.write(lambda change: self._put(change, made))
+            unchanged, version = unchanged + just_so, after.version
             self._tender.look_after(pen)
-        self._observer.note(Upserted(str(collection), len(documents), len(unchanged), chunks))
-        return Written(len(documents), chunks, version, len(unchanged))
+        self._observer.note(Upserted(str(collection), len(documents), unchanged, chunks))
+        return Written(len(documents), chunks, version, unchanged)
 
     async def delete(self, collection: CollectionId, document_ids: Sequence[str]) -> Deleted:
         """Raises InvalidArgument, NotFound. Those that are not there are passed over."""
@@ -121,12 +120,20 @@ class Library:
         self._tender.look_after(pen)
         return Deleted(deleted, after.version)
 
-    def _unchanged(self, shelf: Shelf, documents: Sequence[Document], source: str) -> set[str]:
-        return shelf.store.unchanged(documents, [self._encoder.recipe(document) for document in documents], source)
+    async def _changed(self, shelf: Shelf, documents: Sequence[Document], source: str) -> Sequence[Document]:
+        """Those that may have to be embedded; one that has its vector is only compared when it is written."""
+        costly = [document for document in documents if document.vector is None]
+        if not costly:
+            return documents
+        recipes = [self._encoder.recipe(document) for document in costly]
+        unchanged = await self._crew.ingesting.run(shelf.store.unchanged, costly, recipes, source)
+        return [document for document in documents if document.id not in unchanged]
 
-    def _put(self, change: Change, made: Sequence[MadeDocument]) -> int:
+    def _put(self, change: Change, made: Sequence[MadeDocument]) -> tuple[int, int]:
+        """How many chunks are new, and how many documents were there just so."""
         self._encoder.check_made_here(change.before)  # it may have been restored meanwhile
-        return sum(change.put(document) for document in made)
+        chunks = sum(change.put(document) for document in made)
+        return chunks, change.unchanged
 
     def _create(self, collection: CollectionId, if_missing: bool, quota: Quota | None) -> Collection:
         if self._shelves.has(collection):

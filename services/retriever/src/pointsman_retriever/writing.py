@@ -12,7 +12,7 @@ from pointsman_retriever.shelf import Done, Shelf
 from pointsman_retriever.store.change import Change
 from pointsman_retriever.workers import Workers
 
-MOST_TOGETHER = 64  # searches wait while the index follows them
+MOST_TOGETHER = 256  # callers; who waits for the disk waits for all of them
 
 T = TypeVar("T")
 _Waiting = tuple[Callable[[Change], Any], asyncio.Future[Done[Any]]]

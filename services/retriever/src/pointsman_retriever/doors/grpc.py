@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
+from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_retriever.doors import streams
 from pointsman_retriever.doors.messages import from_collection, from_event, from_shown, to_id, to_quota, to_raw
@@ -62,10 +63,14 @@ class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
     async def Ingest(
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
-        begin = await streams.begin_ingest(requests)
-        ingest = Ingest(self._library, self._loader, to_id(begin.tenant, begin.collection), begin.source)
-        async for event in ingest.run(self._ingests, streams.ingest_steps(requests)):
-            yield from_event(event)
+        try:
+            begin = await streams.begin_ingest(requests)
+            ingest = Ingest(self._library, self._loader, to_id(begin.tenant, begin.collection), begin.source)
+            async for event in ingest.run(self._ingests, streams.ingest_steps(requests)):
+                yield from_event(event)
+        except PointsmanError:
+            await streams.discard(requests)
+            raise
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         deleted = await self._library.delete(to_id(request.tenant, request.collection), list(request.ids))
@@ -92,9 +97,13 @@ class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
                 yield pb.SnapshotPart(data=part)
 
     async def Restore(self, requests: AsyncIterator[pb.RestoreRequest], context: Context) -> pb.Collection:
-        begin = await streams.begin_restore(requests)
-        collection = to_id(begin.tenant, begin.collection)
-        restored = await self._operations.restore(collection, begin.replace, streams.restore_steps(requests))
+        try:
+            begin = await streams.begin_restore(requests)
+            collection = to_id(begin.tenant, begin.collection)
+            restored = await self._operations.restore(collection, begin.replace, streams.restore_steps(requests))
+        except PointsmanError:
+            await streams.discard(requests)
+            raise
         return from_collection(restored)
 
     async def Reembed(self, request: pb.ReembedRequest, context: Context) -> AsyncIterator[pb.ReembedProgress]:

@@ -1,12 +1,25 @@
 """The steps of the calls that take a stream, in the order in which they must come."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_retriever.domain import End, RawDocument
 from pointsman_retriever.doors.messages import to_raw
+
+DISCARD_SECONDS = 10.0
+
+
+async def discard(requests: AsyncIterator[Any]) -> None:
+    """Reads on for a while what a client sends that is refused: cut off while it writes, it is not told why."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            async for _ in requests:
+                pass
 
 
 async def begin_ingest(requests: AsyncIterator[pb.IngestRequest]) -> pb.IngestBegin:

@@ -80,6 +80,7 @@ class Change:
         self.added: dict[int, Vectors] = {}
         self.documents = 0  # by how many the collection has grown
         self.changed = 0  # documents that were written or removed
+        self.unchanged = 0  # documents that were there just so
         self._connection = connection
         self.before = before
         self._bytes = 0
@@ -93,7 +94,7 @@ class Change:
         digest = digests.of_document(made.document.title, made.document.text, made.document.metadata)
         there = self._find(made.document.id)
         if there is not None and (there.digest, there.recipe) == (digest, made.recipe) and self._holds(there.row, made):
-            self._adopt(there, made.source)
+            self.unchanged += not self._adopt(there, made.source)
             return 0
         self.changed += 1
         # Who holds a copy of a chunk holds its metadata too: where they change, the chunk is another.
@@ -138,9 +139,12 @@ class Change:
     def _metadata(self, row: int) -> dict[str, str]:
         return dict(self._connection.execute("SELECT key, value FROM metadata WHERE document = ?", (row,)))
 
-    def _adopt(self, there: Row, source: str) -> None:
-        if there.source != source:
-            self._connection.execute("UPDATE documents SET source = ? WHERE row = ?", (source, there.row))
+    def _adopt(self, there: Row, source: str) -> bool:
+        """Whether it was of another source."""
+        if there.source == source:
+            return False
+        self._connection.execute("UPDATE documents SET source = ? WHERE row = ?", (source, there.row))
+        return True
 
     def _put_document(self, there: Row | None, made: MadeDocument, digest: bytes) -> int:
         document = made.document

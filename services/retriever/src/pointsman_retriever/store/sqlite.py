@@ -84,7 +84,7 @@ class Store:
                     "SELECT row FROM documents WHERE id = ? AND digest = ? AND recipe = ? AND source = ?",
                     (document.id, digest, recipe, source),
                 ).fetchone()
-                if row and (document.vector is None or _has_vector(reader, row[0], document.vector.values)):
+                if row:
                     found.add(document.id)
         return found
 
@@ -153,8 +153,3 @@ def read_collection(connection: sqlite3.Connection, collection: CollectionId) ->
         quota=Quota(*quota),
         search=search,
     )
-
-
-def _has_vector(reader: sqlite3.Connection, row: int, vector: Vectors) -> bool:
-    held = reader.execute("SELECT vector FROM chunks WHERE document = ?", (row,)).fetchall()
-    return [found for (found,) in held] == [vector.astype("<f4").tobytes()]
