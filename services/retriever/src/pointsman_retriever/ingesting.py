@@ -159,6 +159,8 @@ class Ingest:
         return outcomes + await self._write(together)
 
     async def _write(self, documents: list[Document]) -> list[Outcome]:
+        if len(documents) == 1:  # as nearly always: no task of its own for it
+            return [await self._write_one(documents[0])]
         return list(await asyncio.gather(*(self._write_one(document) for document in documents)))
 
     async def _write_one(self, document: Document) -> Outcome:
