@@ -13,7 +13,7 @@ from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.domain import Chunk, Collection, CollectionId, Document, MadeDocument, Wishes
 from pointsman_retriever.search import Question
 from pointsman_retriever.shelf import Shelf
-from pointsman_retriever.store.folders import claimed
+from pointsman_retriever.store.folders import FILE, claimed
 from pointsman_retriever.store.sqlite import Store, make
 from pointsman_retriever.wiring import contents_maker
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, ResourceExhausted
@@ -101,6 +101,18 @@ def test_steps_committed_together_are_whole_or_fail_alone(shelf: Shelf):
     assert found(shelf, 2) == ["b"]
     assert (shelf.collection.documents, shelf.collection.chunks) == (1, 1)
     assert shelf.checking().problems == ()
+
+
+def test_the_log_beside_the_file_stays_short(tmp_path: Path):
+    make(tmp_path, Collection("notes", "model", 4))
+    sizes = []
+    with closing(Store(NOTES, tmp_path, 2, checkpoint_bytes=200_000)) as store:
+        shelf = Shelf(store, contents_maker())
+        for number in range(30):
+            shelf.change([lambda change, number=number: change.put(made(f"n{number}", 0, "A long note. " * 4_000))])
+            sizes.append((tmp_path / f"{FILE}-wal").stat().st_size)
+    assert max(sizes) < 600_000
+    assert min(sizes[10:]) < 200_000  # so that not each change brings the log in
 
 
 def test_a_disk_that_can_only_be_read_is_told_and_goes_on_being_searched(shelf: Shelf):

@@ -125,6 +125,7 @@ def _connect(file: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")  # with WAL: a commit is on the disk before it is acknowledged
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint
+        connection.execute("PRAGMA journal_size_limit = 0")  # after a checkpoint the log begins anew, and short
         connection.execute("PRAGMA cache_size = -8192")
     except sqlite3.Error:
         connection.close()

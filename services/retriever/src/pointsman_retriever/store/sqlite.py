@@ -24,10 +24,13 @@ CHECKPOINT_BYTES = 16 * 1024 * 1024
 class Store:
     """Reads from any thread; changes (`changing`, `configure`) from one thread at a time."""
 
-    def __init__(self, collection: CollectionId, folder: Path, readers: int) -> None:
+    def __init__(
+        self, collection: CollectionId, folder: Path, readers: int, checkpoint_bytes: int = CHECKPOINT_BYTES
+    ) -> None:
         """Opens what `make` has made; raises FailedPrecondition, Unavailable or Internal where it cannot be read."""
         self.id = collection
         self.folder = folder
+        self._checkpoint_bytes = checkpoint_bytes
         self.connections = Connections(folder / FILE, readers)
         try:
             with self.connections.reading() as reader:
@@ -41,7 +44,7 @@ class Store:
 
     def checkpoint(self) -> None:
         """Brings the log into the file where it has grown; nobody waits for it."""
-        if self.connections.log_bytes() > CHECKPOINT_BYTES:
+        if self.connections.log_bytes() > self._checkpoint_bytes:
             self.connections.checkpoint()
 
     def collection(self) -> Collection:
