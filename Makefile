@@ -108,6 +108,21 @@ train-example: models ## train the example's adapters again, from its data
 	$(BIN)/pointsman train --name voice --data $(EXAMPLE)/training/voice.jsonl --out $(EXAMPLE)/adapters/voice --no-register \
 	  --learning-rate 2e-3 --epochs 4 --max-minutes 10
 
+# -- measuring
+
+DATA ?=
+
+.venv-bench/.done: benchmarks/requirements-retrieval.txt
+	test -d .venv-bench || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade pip
+	.venv-bench/bin/python -m pip install --quiet -r benchmarks/requirements-retrieval.txt
+	touch $@
+
+.PHONY: bench-retrieval
+bench-retrieval: $(VENV)/.done .venv-bench/.done ## measure the retriever beside its peers; DATA="FOLDER ..." for other judged sets
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python benchmarks/retrieval_quality.py $(DATA)
+
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist

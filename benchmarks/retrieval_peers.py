@@ -75,7 +75,7 @@ def neighbours(given: np.lib.npyio.NpzFile) -> dict[str, float]:
     groups, group = given["groups"], int(given["group"])
     measured: dict[str, float] = {}
     chroma = in_chroma(vectors, groups)
-    for candidates in (50, 100, 200, 400, 800):
+    for candidates in (10, 20, 30, 50, 100, 200, 400, 800):
         chroma.modify(configuration={"hnsw": {"ef_search": candidates}})
         recall, milliseconds = timed(partial(nearest_in_chroma, chroma, count=10), queries, given["truth"])
         measured = {"recall10": recall, "p50_ms": milliseconds, "ef_search": candidates}

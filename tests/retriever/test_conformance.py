@@ -47,8 +47,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 
 def some_vectors(count: int, seed: int = 1) -> Vectors:
     """Around a few centres, as texts are."""
-    random = np.random.default_rng(seed)
-    centres = random.normal(size=(8, DIMENSIONS))
+    random, centres = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(8, DIMENSIONS))
     vectors = centres[random.integers(0, 8, count)] + 0.4 * random.normal(size=(count, DIMENSIONS))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 

@@ -57,8 +57,8 @@ class FaissIndex:
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
         """The ids of at most `count` vectors, the nearest first; of `among` only, where it is given."""
-        allowed = self.alive if among is None else self._rows_among(among)
-        left = self.count if among is None else int(np.count_nonzero(allowed))
+        allowed = self._rows_living if among is None else self._rows_among(among)
+        left = self.count if allowed is None or among is None else int(np.count_nonzero(allowed))
         if min(count, left) == 0:
             return np.empty(0, np.int64)
         rows = self._candidates(vector, count, allowed, left)
@@ -108,6 +108,11 @@ class FaissIndex:
         there = np.isin(self._ids[rows], ids)
         return rows[there & self.alive[rows]]
 
+    @property
+    def _rows_living(self) -> Mask | None:
+        """None where all are: that is the quickest to search."""
+        return None if self.count == len(self.alive) else self.alive
+
     def _rows_among(self, among: Ids) -> Mask:
         """`among` as a mask over the rows: by a table over the ids' range, which is quicker than to search for each."""
         ids = self._ids
@@ -120,22 +125,26 @@ class FaissIndex:
         mask &= self.alive
         return mask
 
-    def _candidates(self, vector: Vectors, count: int, allowed: Mask, left: int) -> NDArray[np.intp]:
+    def _candidates(self, vector: Vectors, count: int, allowed: Mask | None, left: int) -> NDArray[np.intp]:
         """Rows among which the nearest are; all that are allowed, where these are few."""
         if left <= max(count, self.scale.gathered):
-            return np.flatnonzero(allowed)
+            return np.arange(left) if allowed is None else np.flatnonzero(allowed)
         if self.sealed is None:
             return self._nearest_rows(vector, count, allowed, 0)
-        sealed = self.sealed.nearest(vector, count, allowed[: self.sealed.rows])
-        return np.concatenate((sealed, self._nearest_rows(vector, count, allowed, self.sealed.rows)))
+        rows = self.sealed.rows
+        sealed = self.sealed.nearest(vector, count, None if allowed is None else allowed[:rows])
+        if rows == len(self.alive):
+            return sealed
+        return np.concatenate((sealed, self._nearest_rows(vector, count, allowed, rows)))
 
-    def _nearest_rows(self, vector: Vectors, count: int, allowed: Mask, start: int) -> NDArray[np.intp]:
-        """Exactly, from row `start` on."""
-        if start == len(self.alive):
-            return np.empty(0, np.intp)
-        cosines = np.where(allowed[start:], self._head[start:] @ vector, -np.inf)
-        rows = np.argpartition(-cosines, min(count, len(cosines)) - 1)[:count]
-        return rows[np.isfinite(cosines[rows])] + start
+    def _nearest_rows(self, vector: Vectors, count: int, allowed: Mask | None, start: int) -> NDArray[np.intp]:
+        """Exactly, from row `start` on, which is there."""
+        cosines = self._head[start:] @ vector
+        if allowed is not None:
+            cosines[~allowed[start:]] = -np.inf
+        best = np.argpartition(-cosines, min(count, len(cosines)) - 1)[:count]
+        found: NDArray[np.intp] = best[np.isfinite(cosines[best])] + start
+        return found
 
 
 def empty(dimensions: int, scale: Scale = Scale(), mirror: Mirror | None = None) -> FaissIndex:

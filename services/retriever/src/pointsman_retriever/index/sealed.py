@@ -13,13 +13,15 @@ from pointsman_retriever.domain import Vectors
 
 Mirror = Callable[[Any], Any]
 
-TRAINING_ROWS = 64  # for each list
+LISTS = 4  # times the root of the rows: to find the lists takes about as long as to go through them
+TRAINING_ROWS = 40  # for each list
 ROUNDS = 8  # of k-means; more change the recall by less than its noise
 SAMPLE = 200  # vectors by which the number of lists to visit is chosen
 RECALL = 0.99  # of the ten nearest, over the sample
-MARGIN = 2  # so many times the lists that this takes: a query is less like the vectors than they are like each other
+LEAST = 8  # lists, whatever the sample says
+MARGIN = 1.5  # so many times the lists that this takes: a query is less like the vectors than they are like each other
 NEAREST = 10
-RESCORED = 2  # so many times the vectors asked for are compared again in full: a byte a value misplaces neighbours
+RESCORED = 3  # so many times the vectors asked for are compared again in full: a byte a value misplaces neighbours
 SEED = 1
 
 
@@ -33,18 +35,18 @@ class Sealed:
     visited: int  # lists, of a search without a filter
     mirrored: Any = None
 
-    def nearest(self, vector: Vectors, count: int, allowed: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Rows, about the nearest; at least `count` where so many are allowed."""
-        left = int(np.count_nonzero(allowed))
+    def nearest(self, vector: Vectors, count: int, allowed: NDArray[np.bool_] | None) -> NDArray[np.intp]:
+        """Rows, about the nearest; at least `count` where so many are allowed. None: all are."""
+        left = self.rows if allowed is None else int(np.count_nonzero(allowed))
         wanted = min(RESCORED * count, left)
         if wanted == 0:
             return np.empty(0, np.intp)
         if self.mirrored is not None:
             found = self._search(self.mirrored, vector, wanted, None, self.visited)
-            found = found[allowed[found]]
+            found = found if allowed is None else found[allowed[found]]
             if len(found) >= count:
                 return found
-        packed = np.packbits(allowed, bitorder="little")
+        packed = None if allowed is None else np.packbits(allowed, bitorder="little")
         visited = min(self.lists, ceil(self.visited * self.rows / left))
         found = self._search(self.index, vector, wanted, packed, visited)
         if len(found) < min(count, left) and visited < self.lists:
@@ -62,10 +64,15 @@ class Sealed:
 def seal(vectors: Vectors, mirror: Mirror | None) -> Sealed:
     """`vectors` are (rows, dimensions), of unit length; takes seconds for 100,000."""
     rows, dimensions = vectors.shape
-    lists = max(1, round(2 * sqrt(rows)))
-    coarse = faiss.IndexFlatIP(dimensions)
-    index = faiss.IndexIVFScalarQuantizer(
-        coarse, dimensions, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    lists = max(1, round(LISTS * sqrt(rows)))
+    known: Any = faiss  # its declared types are of the C++ side, and do not know all that Python may leave out
+    index = known.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(dimensions),
+        dimensions,
+        lists,
+        faiss.ScalarQuantizer.QT_8bit_uniform,  # one range for all values, which is the quickest to compare
+        faiss.METRIC_INNER_PRODUCT,
+        False,  # the values themselves, not what they differ from their list's centre by
     )
     index.cp.niter, index.cp.seed, index.cp.spherical = ROUNDS, SEED, True
     index.cp.min_points_per_centroid = 1  # else it warns on stderr where a test has made the flat size small
@@ -90,7 +97,9 @@ def _with_lists_to_visit(sealed: Sealed, vectors: Vectors, random: np.random.Gen
             low = middle
         else:
             high = middle
-    return Sealed(sealed.index, sealed.rows, sealed.lists, min(sealed.lists, MARGIN * high), sealed.mirrored)
+    return Sealed(
+        sealed.index, sealed.rows, sealed.lists, min(sealed.lists, max(LEAST, ceil(MARGIN * high))), sealed.mirrored
+    )
 
 
 def _exact(vectors: Vectors, sample: Vectors, count: int) -> NDArray[np.intp]:
@@ -107,7 +116,7 @@ def _recall(sealed: Sealed, sample: Vectors, truth: NDArray[np.intp], visited: i
 
 
 def _visiting(lists: int, allowed: NDArray[np.uint8] | None = None) -> Any:
-    known: Any = faiss  # its declared types are of the C++ side, and do not know what Python adds to it
+    known: Any = faiss
     if allowed is None:
         return known.SearchParametersIVF(nprobe=lists)
     return known.SearchParametersIVF(sel=known.IDSelectorBitmap(allowed), nprobe=lists)
