@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,7 @@ def of_vectors(ids: Ids, vectors: Vectors) -> int:
     return int(whole)
 
 
+@cache
 def _keys(count: int) -> NDArray[np.uint64]:
     return _finished(np.arange(1, count + 1, dtype=np.uint64) * _ODD) | np.uint64(1)
 

@@ -118,6 +118,8 @@ class Encoder:
         ]
 
     async def _embed(self, texts: Sequence[str]) -> list[Vectors]:
+        if not texts:
+            return []
         places = asyncio.Semaphore(BATCHES_AHEAD)
 
         async def embed(batch: Sequence[str]) -> Vectors:
