@@ -2,8 +2,10 @@
 
 import threading
 
+import faiss
 import numpy as np
 import pytest
+from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.domain import Chunk, Collection, CollectionId, Document, MadeDocument, Vectors, Wishes
 from pointsman_retriever.index import bm25, columns, dense
 from pointsman_retriever.index.contents import Contents
@@ -13,6 +15,7 @@ from pointsman_retriever.search import Question
 from pointsman_retriever.shelf import Shelf
 from pointsman_retriever.store import sqlite
 from pointsman_retriever.store.sqlite import Store
+from threadpoolctl import threadpool_info
 
 DIMENSIONS = 32
 NOTHING = np.empty(0, np.int64)
@@ -200,3 +203,10 @@ def test_many_readers_and_a_writer_see_whole_moments(shelf):
         reader.join()
     assert not mixed
     assert len(set(looked)) > 3
+
+
+async def test_a_search_takes_no_other_core(client):
+    await client.upsert(pb.Document(id="cat", text="A cat."))
+    assert await client.found("cat") == ["cat"]
+    assert faiss.omp_get_max_threads() == 1
+    assert {pool["num_threads"] for pool in threadpool_info()} == {1}

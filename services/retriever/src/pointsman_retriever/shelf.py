@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 KEPT = 3  # moments: a search that began before a change finds its own, also when another change follows at once
 
+TRIES = 100  # of a search, to find a moment that goes with what the disk shows
+
 T = TypeVar("T")
 
 
@@ -73,7 +75,7 @@ class Shelf:
         clock = Clock()
         with self._gate.looking():
             self._check_searchable(question)
-            while True:
+            for _ in range(TRIES):
                 with self.store.looking() as look:
                     contents = self._moments.get(look.version)
                     if contents is None:
@@ -84,6 +86,11 @@ class Shelf:
                     passages = tuple(look.passage(one, question.wishes.neighbours) for one in ranking.ranked)
                     clock.lap("passages")
                 return Found(passages, look.version, ranking.relevance, clock.laps)
+        raise Unavailable(
+            f"collection {str(self.collection.id)!r} changes too quickly to be searched; come again",
+            code="collection_busy",
+            retry_after=0.1,
+        )
 
     def change(self, steps: Sequence[Callable[[Change], T]]) -> list[Done[T]]:
         """Several callers' steps with one wait for the disk; each is whole or fails alone. On the disk first.
