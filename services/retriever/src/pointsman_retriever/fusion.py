@@ -6,7 +6,7 @@
 * Support: what is like the good candidates is likelier to be good. Diaz, "Regularizing query-based retrieval scores"
   (2007), over the candidates alone.
 
-The constants hold for collections that were not among those they were chosen on: docs/retriever.md has the figures.
+The constants hold for collections that were not among those they were chosen on: benchmarks/RESULTS.md has the figures.
 """
 
 from dataclasses import dataclass

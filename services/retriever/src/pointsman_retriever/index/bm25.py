@@ -16,7 +16,7 @@ K1 = 1.2
 B = 0.75
 
 # Beyond BM25: a rare word counts more than its information. Chosen on four collections of judged queries, each by the
-# other three; see docs/retriever.md.
+# other three; see benchmarks/RESULTS.md.
 RARENESS = 1.5
 
 SMALL = 4096  # chunks: greater segments are joined in the background
