@@ -189,6 +189,8 @@ class Ledger:
 
     sent: dict[str, int] = field(default_factory=dict)  # the greatest edition
     may_be: dict[str, set[int]] = field(default_factory=dict)  # editions; GONE for not there
+    lost: int = 0
+    ghosts: int = 0
 
     def next(self, name: str, random_: random.Random) -> pb.Document:
         self.sent[name] = self.sent.get(name, 0) + 1
@@ -248,6 +250,10 @@ def check(data: Path, ledger: Ledger) -> list[str]:
     for name in {*ledger.may_be, *held}:
         state, right = held.get(name, GONE), ledger.may_be.get(name, {GONE})
         if state not in right:
+            # A ghost is there again after its deletion was acknowledged; anything else that is wrong was acknowledged
+            # and is not what is found.
+            ledger.ghosts += right == {GONE}
+            ledger.lost += right != {GONE}
             problems.append(f"{name} is {state}, and may be {sorted(right)} ({GONE}: not there)")
         ledger.may_be[name] = {state}  # from now on it is this
     return problems
@@ -281,7 +287,8 @@ async def crash(rounds: int) -> dict[str, float]:
         print(problem)
     sent = sum(ledger.sent.values())
     print(f"kill -9: {rounds} times amid {sent:,} documents sent; {len(problems)} problems")
-    return {"rounds": rounds, "documents": sent, "problems": len(problems)}
+    tally = {"lost": ledger.lost, "ghosts": ledger.ghosts, "problems": len(problems)}
+    return {"kills": rounds, "documents": sent, **tally}
 
 
 def main() -> None:
