@@ -110,17 +110,24 @@ train-example: models ## train the example's adapters again, from its data
 
 # -- measuring
 
-# The peers live in an environment of their own: what they depend on is none of the services' business.
-.venv-bench/.done: benchmarks/requirements.txt
-	test -d .venv-bench || $(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --upgrade pip
-	.venv-bench/bin/python -m pip install --quiet -r benchmarks/requirements.txt -e libs/embedding
+DATA ?=
+
+# The peers live in environments of their own: what they depend on is none of the services' business.
+.venv-bench/%/.done: benchmarks/requirements-%.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $< -e libs/embedding
 	touch $@
 
 .PHONY: bench-routing
-bench-routing: $(VENV)/.done .venv-bench/.done ## measure how well and how fast requests are told apart, beside peers
+bench-routing: $(VENV)/.done .venv-bench/routing/.done ## measure how well and how fast requests are told apart, beside peers
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python benchmarks/routing_quality.py
+
+.PHONY: bench-retrieval
+bench-retrieval: $(VENV)/.done .venv-bench/retrieval/.done ## measure the retriever beside its peers; DATA="FOLDER ..." for other judged sets
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python benchmarks/retrieval_quality.py $(DATA)
 
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models

@@ -1,6 +1,6 @@
-"""What others make of the same texts, in an environment of their own: see benchmarks/requirements.txt.
+"""What others make of the same texts, in an environment of their own: see benchmarks/requirements-routing.txt.
 
-    .venv-bench/bin/python benchmarks/routing_peers.py clinc150 --data ../shared/data/routing
+    .venv-bench/routing/bin/python benchmarks/routing_peers.py clinc150 --data ../shared/data/routing
 
 One thread. The semantic router has the very same encoder as the gateway. Its last line is one JSON object.
 """

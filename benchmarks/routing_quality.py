@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / ".pointsman/models/minilm"
 CACHE = ROOT / ".pointsman/cache/bench-routing"
-PEERS_PYTHON = ROOT / ".venv-bench/bin/python"
+PEERS_PYTHON = ROOT / ".venv-bench/routing/bin/python"
 OWN = "own"
 TUNING = Tuning()
 WARM_UP = 200
@@ -146,7 +146,7 @@ def _set(name: str, asked: argparse.Namespace) -> RoutingSet:
 
 def _peers(name: str, asked: argparse.Namespace) -> dict[str, Figures]:
     if not PEERS_PYTHON.exists():
-        print("no peers: `make bench-routing` makes their environment, .venv-bench")
+        print("no peers: `make bench-routing` makes their environment, .venv-bench/routing")
         return {}
     return _child(str(PEERS_PYTHON), str(ROOT / "benchmarks/routing_peers.py"), name, *_paths(asked))
 

@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 from pointsman.v1 import retriever_pb2
 from pointsman_cli import stubs
+from pointsman_cli.sources import MAX_FILE_BYTES
 from pointsman_cli.up import ready
 from pointsman_cli.up.ports import choose
 from pointsman_servicekit.grpc_client import open_channel
@@ -95,13 +99,93 @@ def test_the_retrievers_refusal_is_one_line_with_its_code(cli: Cli, retriever: s
     assert "Hand Book" in outcome.err
 
 
-def test_one_bad_file_stops_all_before_the_retriever_is_asked(cli: Cli, handbook: Path) -> None:
+def test_a_bad_file_is_named_and_the_rest_goes_on(cli: Cli, retriever: str, handbook: Path) -> None:
     (handbook / "empty.md").touch()
+    (handbook / "torn.pdf").write_bytes(b"%PDF-1.4")
 
-    outcome = cli("ingest", "handbook", handbook, "--retriever", "127.0.0.1:1")
+    outcome = cli("ingest", "bad", handbook, "--retriever", retriever)
 
-    assert outcome.code == 2
-    assert outcome.err == f"error: nothing was ingested: {handbook / 'empty.md'} is empty\n"
+    assert outcome.code == 1
+    assert "21 documents, 21 chunks in bad: 21 written, 0 unchanged, 0 removed" in outcome.out
+    assert "failed: document 'empty' has no text" in outcome.out
+    assert "failed: document 'torn.pdf' is no PDF that can be read" in outcome.out
+    assert outcome.err.startswith("error: 2 documents were not ingested")
+    assert asyncio.run(documents(retriever, "bad")) == 21
+
+
+def test_what_is_the_same_costs_nothing_and_what_is_gone_is_removed(cli: Cli, retriever: str, handbook: Path) -> None:
+    cli("ingest", "step", handbook, "--retriever", retriever)
+    (handbook / "note-00.txt").unlink()
+    (handbook / "note-01.txt").write_text("The lamp is red.")
+
+    kept = cli("ingest", "step", handbook, "--retriever", retriever, "--keep-missing")
+    outcome = cli("ingest", "step", handbook, "--retriever", retriever)
+
+    assert "1 written, 19 unchanged, 0 removed" in kept.out
+    assert "0 written, 20 unchanged, 1 removed" in outcome.out
+    assert asyncio.run(documents(retriever, "step")) == 20
+    assert asyncio.run(search(retriever, "step", "which lamp is red?")).document_id == "note-01"
+
+
+def test_a_file_that_cannot_be_read_here_is_not_taken_for_gone(cli: Cli, retriever: str, handbook: Path) -> None:
+    cli("ingest", "large", handbook, "--retriever", retriever)
+    with (handbook / "note-00.txt").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+
+    outcome = cli("ingest", "large", handbook, "--retriever", retriever)
+
+    assert outcome.code == 1
+    assert f"note-00.txt has {MAX_FILE_BYTES + 1:,} bytes" in outcome.out
+    assert asyncio.run(documents(retriever, "large")) == 21
+
+
+def test_files_of_each_kind_are_found(cli: Cli, retriever: str, tmp_path: Path) -> None:
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    (folder / "page.html").write_text("<title>Fares</title><h1>Group fares</h1><p>Ten people pay for eight.</p>")
+    (folder / "fox.jsonl").write_text('{"id": "fox", "text": "The fox sleeps under the platform."}\n')
+    (folder / "lamp.py").write_text("class Lamp:\n    def switch_on(self):\n        self.colour = 'green'\n")
+
+    outcome = cli("ingest", "kinds", folder, "--retriever", retriever)
+
+    assert outcome.code == 0, outcome.err
+    for query, document, title in (
+        ("discount for ten people", "page.html", "Fares"),
+        ("animal under the platform", "fox", ""),
+        ("code that switches the lamp on", "lamp.py", "lamp.py"),
+    ):
+        passage = asyncio.run(search(retriever, "kinds", query))
+        assert (passage.document_id, passage.title) == (document, title)
+
+
+def test_an_interrupted_ingest_goes_on_where_it_was(cli: Cli, retriever: str, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(400):
+        (folder / f"n{number:03}.txt").write_text(f"Note {number}. " + "The lamp at the platform is green. " * 60)
+    command = [sys.executable, "-m", "pointsman_cli", "ingest", "many", str(folder), "--retriever", retriever]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while asyncio.run(documents_or_none(retriever, "many")) < 10:
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "the same command goes on from there" in out
+    kept = asyncio.run(documents(retriever, "many"))
+
+    outcome = cli("ingest", "many", folder, "--retriever", retriever)
+
+    assert 10 <= kept < 400
+    unchanged = int(re.search(r"(\d+) unchanged", outcome.out)[1])  # type: ignore[index]  # it is there
+    assert kept <= unchanged < 400  # what was in hand at the interrupt may have been written still
+    assert asyncio.run(documents(retriever, "many")) == 400
+
+
+async def documents_or_none(address: str, collection: str) -> int:
+    async with open_channel(address) as channel:
+        answer = await stubs.retriever(channel).ListCollections(retriever_pb2.ListCollectionsRequest())
+    return sum(found.documents for found in answer.collections if found.name == collection)
 
 
 def test_a_retriever_that_is_not_there_is_told(cli: Cli, handbook: Path) -> None:

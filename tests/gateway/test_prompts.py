@@ -1,12 +1,14 @@
 """Each strategy alone, and what they make together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pointsman_gateway.config.load import ConfigError, Example
 from pointsman_gateway.domain import Decision, Message, Passage, Path, Request, Vector
 from pointsman_gateway.prompts.draft import Draft
 from pointsman_gateway.prompts.stage import Prompts
-from pointsman_gateway.prompts.strategies import FewShot, Instruction, Retrieval, apply_all
+from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Shown, apply_all
 from pointsman_gateway.prompts.templates import Templates
 from pointsman_servicekit.errors import Unavailable
 
@@ -29,24 +31,20 @@ def texts(draft: Draft) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in draft.messages()]
 
 
-class Found:
+class Finds:
     """Implements `Search`."""
 
-    def __init__(self, *passages: Passage) -> None:
-        self._passages = passages
+    def __init__(self, *passages: Passage, relevant: bool = True) -> None:
+        self._found = Found(passages, relevant)
         self.asked: list[tuple[object, ...]] = []
 
-    async def search(
-        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
-    ) -> tuple[Passage, ...]:
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         self.asked.append((collection, query, vector, top_k, deadline))
-        return self._passages
+        return self._found
 
 
 class Lost:
-    async def search(
-        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
-    ) -> tuple[Passage, ...]:
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         raise Unavailable("the retriever is away", code="retriever_unavailable")
 
 
@@ -89,7 +87,7 @@ async def test_a_users_text_is_never_a_template(text: str) -> None:
 
 
 async def test_a_passages_text_is_never_a_template() -> None:
-    retrieval = Retrieval(TEMPLATES, "passages.txt", Found(Passage("d", "{{ 1 }}", "{{ 2 }}", 1)), "c", 1, True)
+    retrieval = Retrieval(TEMPLATES, "passages.txt", Finds(Passage("d", "{{ 1 }}", "{{ 2 }}", 1)), "c", Shown(1), True)
     assert texts(await retrieval.apply(draft_of()))[0] == ("system", "[{{ 1 }}] {{ 2 }}")
 
 
@@ -117,8 +115,8 @@ async def test_the_nearest_examples_are_shown_the_nearest_last() -> None:
 
 
 async def test_a_request_that_was_not_classified_is_embedded_once_for_all_strategies() -> None:
-    embeds, found = Embeds(), Found()
-    retrieval = Retrieval(TEMPLATES, "passages.txt", found, "c", 1, True)
+    embeds, found = Embeds(), Finds()
+    retrieval = Retrieval(TEMPLATES, "passages.txt", found, "c", Shown(1), True)
     made = await apply_all([few_shot(1, embeds), retrieval], draft_of(vector=None))
     assert made.examples == (("nearer", "3"),)
     assert embeds.times == 1
@@ -131,8 +129,8 @@ async def test_the_first_examples_can_be_shown_instead() -> None:
 
 
 async def test_passages_are_looked_up_with_the_vector_and_the_deadline() -> None:
-    found = Found(PASSAGE)
-    made = await Retrieval(TEMPLATES, "passages.txt", found, "handbook", 3, True).apply(draft_of())
+    found = Finds(PASSAGE)
+    made = await Retrieval(TEMPLATES, "passages.txt", found, "handbook", Shown(3), True).apply(draft_of())
     assert found.asked == [("handbook", "May my bike ride?", VECTOR, 3, 99)]
     assert (made.passages, made.searches) == ((PASSAGE,), 1)
     assert texts(made)[0] == ("system", "[Bikes] They ride free.")
@@ -140,19 +138,19 @@ async def test_passages_are_looked_up_with_the_vector_and_the_deadline() -> None
 
 async def test_a_retriever_that_is_away_is_an_error_where_passages_are_required() -> None:
     with pytest.raises(Unavailable, match="the retriever is away"):
-        await Retrieval(TEMPLATES, "passages.txt", Lost(), "c", 1, required=True).apply(draft_of())
+        await Retrieval(TEMPLATES, "passages.txt", Lost(), "c", Shown(1), required=True).apply(draft_of())
 
 
 async def test_a_retriever_that_is_away_is_told_to_the_model_where_they_are_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    made = await Retrieval(TEMPLATES, "passages.txt", Lost(), "c", 1, required=False).apply(draft_of())
+    made = await Retrieval(TEMPLATES, "passages.txt", Lost(), "c", Shown(1), required=False).apply(draft_of())
     assert texts(made)[0] == ("system", "Nothing.")
     assert "answering without passages: the retriever is away" in caplog.text
 
 
 async def test_strategies_add_their_parts_in_their_order() -> None:
-    retrieval = Retrieval(TEMPLATES, "passages.txt", Found(PASSAGE), "c", 1, True)
+    retrieval = Retrieval(TEMPLATES, "passages.txt", Finds(PASSAGE), "c", Shown(1), True)
     few = few_shot(1, Embeds(), Instruction(TEMPLATES, "about.txt"))
     path = Path("mixed", "tiny", strategies=("persona", "few_shot", "retrieval"))
     decision = Decision("d", "t", 1, path, "r", "s", (), (), vector=VECTOR)
@@ -166,3 +164,53 @@ async def test_strategies_add_their_parts_in_their_order() -> None:
         ("user", "Bike?"),
     ]
     assert (prompt.passages, prompt.searches, set(prompt.seconds)) == ((PASSAGE,), 1, {"prompt", "retrieval"})
+
+
+def numbered(document: str, start: int = 0, tokens: int = 100, score: float = 0.5) -> Passage:
+    return Passage(document, document, f"{document}@{start}", score, start, tokens)
+
+
+async def shown(finds: Finds, shows: Shown, draft: Draft | None = None) -> list[str]:
+    made = await Retrieval(TEMPLATES, "passages.txt", finds, "c", shows, True).apply(draft or draft_of())
+    return [passage.text for passage in made.passages]
+
+
+async def test_the_same_passages_make_the_same_text_whatever_their_rank() -> None:
+    a, b, c = numbered("a.md", 700), numbered("b.md"), numbered("a.md", 90)
+    assert await shown(Finds(a, b, c), Shown(3)) == ["a.md@90", "a.md@700", "b.md@0"]
+    assert await shown(Finds(c, b, a), Shown(3)) == ["a.md@90", "a.md@700", "b.md@0"]
+
+
+async def test_the_best_passages_that_fit_the_budget_are_shown() -> None:
+    finds = Finds(numbered("z", tokens=150), numbered("long", tokens=900), numbered("a", tokens=150))
+    assert await shown(finds, Shown(3, max_tokens=300)) == ["a@0", "z@0"]
+    assert await shown(finds, Shown(3, max_tokens=299)) == ["z@0"]
+
+
+async def test_passages_below_the_least_score_are_not_shown() -> None:
+    finds = Finds(numbered("good", score=0.8), numbered("poor", score=0.3))
+    assert await shown(finds, Shown(3, min_score=0.5)) == ["good@0"]
+
+
+async def test_where_nothing_is_relevant_no_passage_is_shown() -> None:
+    finds = Finds(numbered("beside"), relevant=False)
+    assert await shown(finds, Shown(3)) == []
+
+
+async def test_where_nothing_is_relevant_a_path_may_give_way_to_the_next() -> None:
+    finds = Finds(numbered("beside"), relevant=False)
+    with pytest.raises(Unavailable) as told:
+        await shown(finds, Shown(3, or_next_path=True))
+    assert told.value.code == "nothing_relevant"
+    assert await shown(Finds(numbered("fits")), Shown(3, or_next_path=True)) == ["fits@0"]
+
+
+async def test_the_last_path_answers_without_passages() -> None:
+    finds = Finds(numbered("beside"), relevant=False)
+    last = replace(draft_of(), is_last=True)
+    assert await shown(finds, Shown(3, or_next_path=True), last) == []
+
+
+async def test_a_retriever_that_may_be_away_does_not_count_as_nothing_relevant() -> None:
+    retrieval = Retrieval(TEMPLATES, "passages.txt", Lost(), "c", Shown(1, or_next_path=True), False)
+    assert (await retrieval.apply(draft_of())).passages == ()

@@ -25,11 +25,12 @@ def in_(seconds: float) -> float:
 async def test_the_vector_travels_with_its_models_fingerprint(
     client: RetrieverClient, retriever: ScriptedRetriever
 ) -> None:
-    passages = await client.search("handbook", "bikes?", np.array([0.5, 0.25], np.float32), 3, in_(5))
+    found = await client.search("handbook", "bikes?", np.array([0.5, 0.25], np.float32), 3, in_(5))
     (asked,) = retriever.asked
     assert (asked.collection, asked.query, asked.top_k) == ("handbook", "bikes?", 3)
     assert (asked.vector.fingerprint, list(asked.vector.values)) == ("minilm-abc", [0.5, 0.25])
-    assert passages == (Passage("bicycles.md", "Bicycles", "Bicycles ride free.", pytest.approx(0.9)),)
+    assert found.passages == (Passage("bicycles.md", "Bicycles", "Bicycles ride free.", pytest.approx(0.9)),)
+    assert found.relevant
 
 
 async def test_without_a_vector_the_retriever_embeds(client: RetrieverClient, retriever: ScriptedRetriever) -> None:
@@ -63,3 +64,12 @@ async def test_a_retriever_that_is_not_there_is_unavailable() -> None:
         with pytest.raises(Unavailable) as told:
             await RetrieverClient(channel, "m").search("handbook", "bikes?", None, 3, in_(5))
     assert told.value.code == "retriever_unavailable"
+
+
+async def test_the_retrievers_judgement_and_its_counts_come_along(
+    client: RetrieverClient, retriever: ScriptedRetriever
+) -> None:
+    retriever.passages[0].start, retriever.passages[0].tokens, retriever.relevant = 120, 7, False
+    found = await client.search("handbook", "bikes?", None, 3, in_(5))
+    assert [(passage.start, passage.tokens) for passage in found.passages] == [(120, 7)]
+    assert not found.relevant

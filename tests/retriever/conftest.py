@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -100,13 +101,16 @@ def start(tmp_path: Path, minilm: MiniLM, model_folder: Path) -> Start:
     """`async with start() as client`: a retriever over this test's folder, as often as wanted, one at a time."""
 
     @asynccontextmanager
-    async def start(model: wiring.EmbeddingModel = minilm, search_threads: int = 2) -> AsyncIterator[Client]:
+    async def start(
+        model: wiring.EmbeddingModel = minilm, search_threads: int = 2, **further: Any
+    ) -> AsyncIterator[Client]:
         settings = Settings(
             listen="127.0.0.1:0",
             metrics_listen="127.0.0.1:0",
             data=tmp_path / "data",
             embedding_model=model_folder,
             search_threads=search_threads,
+            **further,
         )
         async with wiring.running(settings, model) as running, open_channel(running.address) as channel:
             yield Client(running.address, running.metrics_port, channel)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pointsman_embedding import MiniLM
 from pointsman_retriever.chunking.headings import find_headings, titles_above
-from pointsman_retriever.chunking.markdown import CHUNK_CHARACTERS, CHUNK_TOKENS, MarkdownChunker
+from pointsman_retriever.chunking.markdown import MarkdownChunker
+from pointsman_retriever.chunking.window import CHUNK_CHARACTERS, CHUNK_TOKENS
 from pointsman_retriever.domain import Document
 
 HANDBOOK = Path(__file__).parents[2] / "examples" / "helpdesk" / "handbook"

@@ -11,10 +11,14 @@ from pathlib import Path
 import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.store.connections import FILE, opened
+from pointsman_retriever.domain import Collection, CollectionId
+from pointsman_retriever.store.checking import check_all
+from pointsman_retriever.store.folders import FILE, claimed
+from pointsman_retriever.store.sqlite import Store, make
 from pointsman_servicekit.errors import FailedPrecondition
 
 DOCUMENTS_A_CALL = 5
+NOTES = CollectionId("default", "notes")
 
 
 @asynccontextmanager
@@ -100,9 +104,8 @@ async def test_kill_9_amid_upserts_loses_nothing_acknowledged(
         running.kill()
         await asyncio.gather(*writers)
 
-    with closing(sqlite3.connect(data / FILE)) as file:
-        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        file.execute("INSERT INTO words_1 (words_1) VALUES ('integrity-check')")  # raises where the words are torn
+    with closing(Store(NOTES, data / "default" / "notes", 1)) as store:
+        assert check_all(store).problems == ()
     async with start() as client:
         present = 0
         for call in range(next(numbers)):
@@ -142,22 +145,31 @@ async def test_a_missing_model_stops_the_process_and_names_the_folder(tmp_path):
 
 
 def test_a_folder_in_use_is_refused_by_name(tmp_path):
-    with opened(tmp_path, 1), pytest.raises(FailedPrecondition, match=str(tmp_path)) as raised, opened(tmp_path, 1):
+    with claimed(tmp_path), pytest.raises(FailedPrecondition, match=str(tmp_path)) as raised, claimed(tmp_path):
         pass
     assert raised.value.code == "data_in_use"
-    with opened(tmp_path, 1) as connections, connections.reading() as reader:
-        assert reader.execute("SELECT count(*) FROM collections").fetchone() == (0,)
+    with claimed(tmp_path) as folders:
+        assert folders.all() == []
 
 
-def test_data_of_another_release_is_refused(tmp_path):
-    with closing(sqlite3.connect(tmp_path / FILE)) as file:
-        file.execute("PRAGMA user_version = 99")
-    with pytest.raises(FailedPrecondition, match="99") as raised, opened(tmp_path, 1):
+def test_data_of_another_release_are_refused(tmp_path):
+    (tmp_path / "collections.sqlite3").touch()
+    with pytest.raises(FailedPrecondition, match="version 1") as raised, claimed(tmp_path):
         pass
     assert raised.value.code == "unknown_schema_version"
 
 
+def test_a_file_of_another_release_is_refused(tmp_path):
+    make(tmp_path, Collection("notes", "model", 4))
+    with closing(sqlite3.connect(tmp_path / FILE)) as file:
+        file.execute("PRAGMA user_version = 99")
+    with pytest.raises(FailedPrecondition, match="99") as raised:
+        Store(NOTES, tmp_path, 1)
+    assert raised.value.code == "unknown_schema_version"
+
+
 def test_each_commit_reaches_the_disk(tmp_path):
-    with opened(tmp_path, 1) as connections, connections.transaction() as writer:
+    make(tmp_path, Collection("notes", "model", 4))
+    with closing(Store(NOTES, tmp_path, 1)) as store, store.connections.transaction() as writer:
         assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert writer.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL

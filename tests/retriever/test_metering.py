@@ -1,8 +1,7 @@
 """What is counted, and that names cannot make labels without end."""
 
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.domain import Collection
-from pointsman_retriever.facts import Dropped, Searched, Upserted
+from pointsman_retriever.facts import Dropped, Searched, Size, Upserted
 from pointsman_retriever.metering.prometheus import CollectionSizes, Labels, Metrics
 from prometheus_client import CollectorRegistry
 
@@ -24,6 +23,24 @@ async def test_searches_upserts_and_sizes_are_counted(client):
         assert await client.metric(f'pointsman_retriever_{sample}{{collection="notes"}}') == value, sample
 
 
+async def test_each_part_of_a_search_is_timed_and_the_best_cosine_is_kept(client):
+    await client.upsert(pb.Document(id="a", text="The ladder hangs in the shed."))
+    await client.search("The ladder hangs in the shed.")
+    for leg in ("embed", "wait", "rank", "passages"):
+        assert await client.metric(f'pointsman_retriever_search_leg_seconds_count{{leg="{leg}"}}') == 1.0, leg
+    assert await client.metric('pointsman_retriever_best_cosine_bucket{collection="notes",le="0.9"}') == 0.0
+    assert await client.metric('pointsman_retriever_best_cosine_count{collection="notes"}') == 1.0
+
+
+async def test_what_was_there_just_so_is_counted_apart_and_the_index_has_a_size_and_an_age(client):
+    for _ in range(2):
+        await client.upsert(pb.Document(id="a", text="One."))
+    for sample, value in {"unchanged_documents_total": 1.0, "new_chunks_total": 1.0, "index_vectors": 1.0}.items():
+        assert await client.metric(f'pointsman_retriever_{sample}{{collection="notes"}}') == value, sample
+    assert await client.metric('pointsman_retriever_inconsistent{collection="notes"}') == 0.0
+    assert 0.0 <= await client.metric('pointsman_retriever_index_age_seconds{collection="notes"}') < 60.0
+
+
 async def test_a_deleted_collection_leaves_the_metrics(client):
     await client.upsert(pb.Document(id="a", text="One."))
     await client.stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"))
@@ -34,7 +51,7 @@ async def test_a_deleted_collection_leaves_the_metrics(client):
 def test_collections_beyond_the_cap_are_counted_as_other():
     registry, labels = CollectorRegistry(), Labels(places=2)
     metrics = Metrics(registry, labels)
-    sizes = [Collection(name, "model", 384, documents=3, chunks=5) for name in ("a", "b", "c", "d")]
+    sizes = [Size(name, 3, 5, 100, 5, 2.0 * place, False) for place, name in enumerate(("a", "b", "c", "d"))]
     registry.register(CollectionSizes(lambda: sizes, labels))
 
     def value(sample: str, label: str) -> float | None:
@@ -45,6 +62,7 @@ def test_collections_beyond_the_cap_are_counted_as_other():
         metrics.note(Searched(name, 4, 0.01))
     assert (value("upserts_total", "a"), value("upserts_total", "other")) == (1.0, 2.0)
     assert (value("passages_total", "other"), value("documents", "other"), value("chunks", "other")) == (8.0, 6.0, 10.0)
+    assert (value("bytes", "other"), value("index_age_seconds", "other")) == (200.0, 6.0)  # the oldest
     assert value("upserts_total", "c") is None
 
     metrics.note(Dropped("a"))

@@ -11,6 +11,7 @@ from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.ingest import ingest
 from pointsman_cli.replay.command import replay
+from pointsman_cli.retriever import command as retriever
 from pointsman_cli.train.command import train
 from pointsman_cli.up.command import up
 
@@ -28,6 +29,7 @@ def build_app() -> typer.Typer:
     for command in (up, ask, route, feedback, ingest, train, replay, doctor):
         app.command()(command)
     app.add_typer(classifier_app(), name="classifier")
+    app.add_typer(retriever.build_app(), name="retriever")
     return app
 
 

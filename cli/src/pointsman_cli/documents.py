@@ -81,10 +81,10 @@ def _read(file: Path, relative: Path) -> Document:
     document_id = relative.with_suffix("").as_posix()
     if len(document_id.encode()) > MAX_ID_BYTES:
         raise ValueError(f"has a path of more than {MAX_ID_BYTES} bytes")
-    return Document(document_id, _title(text) or relative.stem, text, relative.as_posix())
+    return Document(document_id, title_of(text) or relative.stem, text, relative.as_posix())
 
 
-def _title(text: str) -> str:
+def title_of(text: str) -> str:
     """The first `# heading`, outside fenced code."""
     fenced = False
     for line in text.splitlines():

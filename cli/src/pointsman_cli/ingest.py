@@ -1,5 +1,6 @@
-"""`pointsman ingest`: text files into a collection."""
+"""`pointsman ingest`: files into a collection, kept in step with their folder."""
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Annotated
@@ -8,41 +9,71 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pointsman_cli import run_file
-from pointsman_cli.documents import read_documents
-from pointsman_cli.home import Home
+from pointsman_cli.errors import CommandError
+from pointsman_cli.ingesting import Tally, Target
+from pointsman_cli.ingesting import ingest as send
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import HomeOption
-from pointsman_cli.upserting import upsert
+from pointsman_cli.retriever.options import RetrieverOption, TenantOption, retriever_address
+from pointsman_cli.sources import Source, find
 
-DEFAULT_RETRIEVER = "127.0.0.1:8082"
+MOST_PROBLEMS_SHOWN = 20
 
 
 def ingest(
     collection: Annotated[str, typer.Argument(help="The collection; made where it is missing.")],
     sources: Annotated[list[Path], typer.Argument(metavar="FOLDER_OR_FILE...", help="Folders are read at any depth.")],
-    retriever: Annotated[
-        str, typer.Option(help=f"Its address; else that of the running `pointsman up`, else {DEFAULT_RETRIEVER}.")
-    ] = "",
+    retriever: RetrieverOption = "",
+    tenant: TenantOption = "default",
+    keep_missing: Annotated[
+        bool, typer.Option("--keep-missing", help="Keep documents whose file is gone from the folder.")
+    ] = False,
     home: HomeOption = Path(".pointsman"),
 ) -> None:
-    """Add or replace .md and .txt files in a collection.
+    """Bring a collection in step with a folder: text, Markdown, HTML, PDF, JSON lines and source files.
 
-    A document's id is its path inside the folder without the ending, so that ingesting again replaces it. Its title is
-    the first # heading. Nothing is ingested where a file is empty, binary or over 4 MiB; the message names it.
+    What has not changed costs nothing, what is gone from the folder is removed, and a file that cannot be read is named
+    while the rest goes on. After an interrupt, the same command goes on where it was. A document's id is its path
+    inside the folder, of .md and .txt files without the ending.
     """
-    running = run_file.read(Home.at(home).run_file)
-    address = retriever or (running.retriever if running else DEFAULT_RETRIEVER)
-    documents = read_documents(sources)
+    found = find(sources)
+    target = Target(retriever_address(retriever, home), tenant, collection)
     console = Console()
     began = time.monotonic()
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    tally = _send(target, found, not keep_missing, console)
+    for problem in tally.problems[:MOST_PROBLEMS_SHOWN]:
+        console.print(f"failed: {problem}", markup=False, highlight=False, soft_wrap=True)
+    documents = tally.written + tally.unchanged
+    console.print(
+        f"{documents} documents, {tally.chunks} chunks in {collection}: {tally.written} written, "
+        f"{tally.unchanged} unchanged, {tally.removed} removed; {time.monotonic() - began:.1f} s",
+        soft_wrap=True,
     )
-    with bar:
-        task = bar.add_task(collection, total=len(documents))
-        written = run_interruptibly(
-            upsert(address, collection, documents, lambda documents: bar.update(task, completed=documents))
-        )
-    seconds = time.monotonic() - began
-    console.print(f"{written.documents} documents, {written.chunks} chunks in {collection}; {seconds:.1f} s")
+    if tally.problems:
+        raise CommandError(f"{len(tally.problems)} documents were not ingested; the first: {tally.problems[0]}")
+
+
+def _send(target: Target, sources: list[Source], remove_missing: bool, console: Console) -> Tally:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(target.collection, total=sum(len(source.files) for source in sources))
+
+        def show(tally: Tally) -> None:
+            bar.update(task, completed=tally.answered)
+
+        async def work() -> Tally:
+            last = Tally()
+
+            def keep(tally: Tally) -> None:
+                nonlocal last
+                last = tally
+                show(tally)
+
+            try:
+                return await send(target, sources, remove_missing, keep)
+            except asyncio.CancelledError:
+                kept = last.written + last.unchanged
+                console.print(f"{kept} documents are kept; the same command goes on from there")
+                raise
+
+        return run_interruptibly(work())

@@ -64,6 +64,46 @@ class RetrieverStub:
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.SearchRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_retriever__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.Ingest = channel.stream_stream(
+                '/pointsman.v1.Retriever/Ingest',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.IngestRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.IngestResponse.FromString,
+                _registered_method=True)
+        self.ConfigureCollection = channel.unary_unary(
+                '/pointsman.v1.Retriever/ConfigureCollection',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.ConfigureCollectionRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.Collection.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/pointsman.v1.Retriever/Verify',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.VerifyResponse.FromString,
+                _registered_method=True)
+        self.Snapshot = channel.unary_stream(
+                '/pointsman.v1.Retriever/Snapshot',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.SnapshotRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.SnapshotPart.FromString,
+                _registered_method=True)
+        self.Restore = channel.stream_unary(
+                '/pointsman.v1.Retriever/Restore',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.Collection.FromString,
+                _registered_method=True)
+        self.Reembed = channel.unary_stream(
+                '/pointsman.v1.Retriever/Reembed',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.ReembedRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.ReembedProgress.FromString,
+                _registered_method=True)
+        self.SearchBatch = channel.unary_unary(
+                '/pointsman.v1.Retriever/SearchBatch',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchResponse.FromString,
+                _registered_method=True)
+        self.ConfigureSearch = channel.unary_unary(
+                '/pointsman.v1.Retriever/ConfigureSearch',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.ConfigureSearchRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.SearchSettings.FromString,
+                _registered_method=True)
 
 
 class RetrieverServicer:
@@ -107,6 +147,66 @@ class RetrieverServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Ingest(self, request_iterator, context):
+        """Many documents, files among them: each is answered for by itself, in the order sent, once it is on the disk or
+        refused. Whoever sends faster than it is written is held back by the stream. Sent again, whole or in part, it writes
+        only what has changed: that is how an interrupted ingest goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfigureCollection(self, request, context):
+        """Sets a collection's quota.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Reads every row, and compares the indexes with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Snapshot(self, request, context):
+        """The collection as it is at one moment, as one file, while it goes on being searched and changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request_iterator, context):
+        """Puts a snapshot in place, after every row of it was checked; searches go on meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reembed(self, request, context):
+        """Migrates a collection to the embedding model that runs: its chunks are made anew beside the old ones, which they
+        then replace at once. Called again after an interruption, it goes on where that was. While a collection is another
+        model's, it takes neither searches nor upserts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchBatch(self, request, context):
+        """Several searches with one call, for example a query in several wordings; each is answered by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfigureSearch(self, request, context):
+        """Sets how a collection is searched; `pointsman retriever tune` finds it out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrieverServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +239,46 @@ def add_RetrieverServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=pointsman_dot_v1_dot_retriever__pb2.SearchRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_retriever__pb2.SearchResponse.SerializeToString,
+            ),
+            'Ingest': grpc.stream_stream_rpc_method_handler(
+                    servicer.Ingest,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.IngestRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.IngestResponse.SerializeToString,
+            ),
+            'ConfigureCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfigureCollection,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.ConfigureCollectionRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.Collection.SerializeToString,
+            ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.VerifyRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.VerifyResponse.SerializeToString,
+            ),
+            'Snapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.SnapshotRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.SnapshotPart.SerializeToString,
+            ),
+            'Restore': grpc.stream_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.RestoreRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.Collection.SerializeToString,
+            ),
+            'Reembed': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reembed,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.ReembedRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.ReembedProgress.SerializeToString,
+            ),
+            'SearchBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchBatch,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchResponse.SerializeToString,
+            ),
+            'ConfigureSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfigureSearch,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.ConfigureSearchRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.SearchSettings.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -303,6 +443,222 @@ class Retriever:
             '/pointsman.v1.Retriever/Search',
             pointsman_dot_v1_dot_retriever__pb2.SearchRequest.SerializeToString,
             pointsman_dot_v1_dot_retriever__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ingest(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pointsman.v1.Retriever/Ingest',
+            pointsman_dot_v1_dot_retriever__pb2.IngestRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.IngestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfigureCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Retriever/ConfigureCollection',
+            pointsman_dot_v1_dot_retriever__pb2.ConfigureCollectionRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.Collection.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Retriever/Verify',
+            pointsman_dot_v1_dot_retriever__pb2.VerifyRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.v1.Retriever/Snapshot',
+            pointsman_dot_v1_dot_retriever__pb2.SnapshotRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.SnapshotPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/pointsman.v1.Retriever/Restore',
+            pointsman_dot_v1_dot_retriever__pb2.RestoreRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.Collection.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reembed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pointsman.v1.Retriever/Reembed',
+            pointsman_dot_v1_dot_retriever__pb2.ReembedRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.ReembedProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Retriever/SearchBatch',
+            pointsman_dot_v1_dot_retriever__pb2.SearchBatchRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.SearchBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfigureSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Retriever/ConfigureSearch',
+            pointsman_dot_v1_dot_retriever__pb2.ConfigureSearchRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.SearchSettings.FromString,
             options,
             channel_credentials,
             insecure,

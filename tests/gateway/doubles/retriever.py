@@ -16,6 +16,7 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
     def __init__(self) -> None:
         self.address = ""
         self.passages = [pb.Passage(document_id="bicycles.md", title="Bicycles", text="Bicycles ride free.", score=0.9)]
+        self.relevant = True
         self.error: PointsmanError | None = None
         self.asked: list[pb.SearchRequest] = []
 
@@ -23,7 +24,7 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.asked.append(request)
         if self.error:
             raise self.error
-        return pb.SearchResponse(passages=self.passages[: request.top_k], version=1)
+        return pb.SearchResponse(passages=self.passages[: request.top_k], version=1, relevant=self.relevant)
 
 
 @asynccontextmanager

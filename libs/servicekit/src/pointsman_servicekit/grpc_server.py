@@ -87,15 +87,16 @@ class ErrorHandler(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler  # an unknown method; and of ours none takes a stream of requests (reflection does)
+        if handler is None:
+            return handler  # an unknown method
+        wires = handler.request_deserializer, handler.response_serializer
+        if handler.request_streaming and handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(_guarded_stream(handler.stream_stream), *wires)
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(_guarded_unary(handler.stream_unary), *wires)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                _guarded_stream(handler.unary_stream), handler.request_deserializer, handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            _guarded_unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-        )
+            return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream), *wires)
+        return grpc.unary_unary_rpc_method_handler(_guarded_unary(handler.unary_unary), *wires)
 
 
 def _guarded_unary(behaviour: Any) -> Callable[..., Awaitable[Any]]:

@@ -1,13 +1,46 @@
-"""The retriever's nouns; they know the standard library and numpy only."""
+"""The retriever's nouns."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman_retriever.filters import Filter
+
 Vectors = NDArray[np.float32]  # one vector, or a row for each
 Ids = NDArray[np.int64]  # of chunks; an id is never given twice
+
+
+DEFAULT_TENANT = "default"
+
+# Of a tenant and of a collection. Neither a dot nor a slash: a name is one folder's name, and leads nowhere else.
+NAME = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CollectionId:
+    """A tenant's collection; nothing is ever looked up by the name alone."""
+
+    tenant: str
+    name: str
+
+    def __str__(self) -> str:
+        return self.name if self.tenant == DEFAULT_TENANT else f"{self.tenant}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """The most that a collection may hold; 0 is no limit."""
+
+    documents: int = 0
+    chunks: int = 0
+    bytes: int = 0
+
+
+NO_LIMIT = Quota()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +51,23 @@ class Collection:
     documents: int = 0
     chunks: int = 0
     version: int = 0  # counts up with each change
+    tenant: str = DEFAULT_TENANT
+    bytes: int = 0  # of documents and vectors
+    checksum: int = 0  # of all vectors: digests.of_vectors
+    quota: Quota = NO_LIMIT
+    search: str = "{}"  # settings of the search, in JSON
+
+    @property
+    def id(self) -> CollectionId:
+        return CollectionId(self.tenant, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedVector:
+    """A vector with the name of the model that made it."""
+
+    fingerprint: str
+    values: Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +76,21 @@ class Document:
     title: str
     text: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "text/markdown"  # what `text` is; decides how it is cut
+    vector: NamedVector | None = None  # of the whole text, where the caller has it already: then it is one chunk
+
+
+@dataclass(frozen=True, slots=True)
+class RawDocument:
+    """A document as it is sent: its text, or a file that has it inside."""
+
+    id: str
+    title: str
+    text: str
+    metadata: Mapping[str, str]
+    media_type: str
+    content: bytes
+    vector: NamedVector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +115,25 @@ class MadeDocument:
     document: Document
     chunks: tuple[Chunk, ...]
     vectors: Vectors  # (chunks, dimensions), unit length
+    recipe: str = ""  # how the chunks were made
+    source: str = ""  # what it is kept in step with
+
+    @property
+    def bytes(self) -> int:
+        """What it counts for in a quota: its texts, and its vectors."""
+        document = self.document
+        entries = [part for entry in document.metadata.items() for part in entry]
+        return sum(len(part.encode()) for part in (document.id, document.title, document.text, *entries)) + int(
+            self.vectors.nbytes
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
     documents: int
-    chunks: int
+    chunks: int  # made of those that were not there as they are
     version: int
+    unchanged: int = 0  # of the documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +143,65 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
-class NamedVector:
-    """A vector with the name of the model that made it."""
+class Entries:
+    """What is held in memory of some chunks."""
 
-    fingerprint: str
-    values: Vectors
+    ids: Ids  # ascending
+    documents: Ids  # each chunk's document, by a number
+    texts: tuple[str, ...]  # that are searched by word
+    metadata: tuple[Mapping[str, str], ...]
+    vectors: Vectors  # (chunks, dimensions)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a change did to the chunks, for those who hold copies of them."""
+
+    removed: Ids
+    added: Entries
+
+
+class Method(Enum):
+    """Of fusing both sides' rankings."""
+
+    CONVEX = "convex"
+    RRF = "rrf"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a search ranks, and what it shows of a hit."""
+
+    top_k: int = 0  # passages; 0: DEFAULT_TOP_K of limits.py
+    dense_weight: float | None = None  # 0 (words only) to 1 (meaning only); None: the collection's own
+    method: Method | None = None  # None: the collection's own
+    per_document: int = 0  # passages of one document at most; 0: any number
+    diversity: float = 0.0  # 0 to 1: so much a passage loses for being like one that is before it
+    neighbours: int = 0  # chunks before and after each passage, of its document
+    rerank: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    collection: str
+    collection: CollectionId
     text: str
-    top_k: int = 0  # 0: DEFAULT_TOP_K of limits.py
     vector: NamedVector | None = None  # of the text, where the caller has it already
-    filter: Mapping[str, str] = field(default_factory=dict)
-    dense_weight: float | None = None  # not given: DENSE_WEIGHT of index/fusion.py
+    filter: Filter | None = None
+    wishes: Wishes = Wishes()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a score came about: the parts sum up to a total, and 1 / (1 + e^-total) is the score of a convex fusion."""
+
+    dense_rank: int  # 1 for the best, among the candidates
+    sparse_rank: int  # 0 where it has none of the words
+    dense_weight: float
+    dense_part: float
+    sparse_part: float
+    support_part: float  # for being like other good candidates
+    rerank_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +211,17 @@ class Ranked:
     chunk: int
     score: float  # fused, 0 to 1
     dense: float  # cosine
-    sparse: float  # BM25; 0 where the words did not find it
+    sparse: float  # BM25; 0 where it has none of the words
+    explanation: Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A chunk that stands beside a hit in its document."""
+
+    text: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +235,19 @@ class Passage:
     score: float
     dense_score: float
     sparse_score: float
+    explanation: Explanation
+    before: tuple[Neighbour, ...] = ()  # in the document's order
+    after: tuple[Neighbour, ...] = ()
+    tokens: int = 0  # of its text, by the embedding model's count
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """Whether anything was found that deserves to be shown."""
+
+    relevant: bool
+    dense: float  # the greatest cosine, of all candidates
+    coverage: float  # 0 to 1: the greatest share of the query's words, by their rareness, in one candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +255,40 @@ class Answer:
     passages: tuple[Passage, ...]  # best first
     version: int  # of the collection that was searched
     seconds: float
+    relevance: Relevance
+
+
+class State(Enum):
+    WRITTEN = "written"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one document of an ingest."""
+
+    id: str
+    state: State
+    chunks: int = 0  # new ones
+    code: str = ""  # of the error
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What became of an ingest."""
+
+    written: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    removed: int = 0
+    chunks: int = 0  # new ones
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of an ingest's documents."""
+
+    remove_missing: bool

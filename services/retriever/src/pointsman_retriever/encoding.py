@@ -1,16 +1,24 @@
 """Texts to vectors, in the threads that are there for it; and the guard that vectors of two models never meet."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_retriever.domain import Chunk, Collection, Document, MadeDocument, Query, Vectors
+from pointsman_retriever.domain import Chunk, Collection, Document, MadeDocument, NamedVector, Query, Vectors
 from pointsman_retriever.limits import check_vector
 from pointsman_retriever.workers import Crew
 
-CHUNKS_AT_ONCE = 16  # between two batches a cancelled upsert ends, and another one's batch has its turn
+CHUNKS_AT_ONCE = 8  # between two batches a cancelled upsert ends, and another one's batch has its turn
+BATCHES_AHEAD = 4  # of one call, in the threads and before them
+GIVEN = "given"  # the recipe of a document that came with its vector
+
+# The vectors that a document's chunks have already, by the text that was embedded.
+Known = Callable[[str], Mapping[str, Vectors]]
+Cut = tuple[tuple[Chunk, ...], Mapping[str, Vectors]]  # a document's chunks, and the vectors that are known
 
 
 class Embedder(Protocol):
@@ -24,7 +32,13 @@ class Embedder(Protocol):
 
 
 class Chunker(Protocol):
+    def recipe(self, document: Document) -> str:
+        """The way it will be cut, by name; chunks made in another way are made anew."""
+
     def chunk(self, document: Document) -> tuple[Chunk, ...]: ...
+
+    def chunk_again(self, document: Document, recipe: str) -> tuple[Chunk, ...]:
+        """As a document was cut whose recipe is known, and whose media type no longer is."""
 
 
 class Encoder:
@@ -39,34 +53,102 @@ class Encoder:
         """Raises FailedPrecondition where the collection's vectors are another model's."""
         if collection.fingerprint != self.fingerprint:
             raise FailedPrecondition(
-                f"collection {collection.name!r} was built with embedding model {collection.fingerprint}, and this "
-                f"retriever runs {self.fingerprint}; delete it and ingest again, or run the model that built it",
+                f"collection {str(collection.id)!r} was built with embedding model {collection.fingerprint}, and this "
+                f"retriever runs {self.fingerprint}; migrate it (`pointsman retriever reembed {collection.name}`), or "
+                "run the model that built it",
                 code="fingerprint_mismatch",
                 param="collection",
             )
 
-    async def encode_document(self, document: Document) -> MadeDocument:
-        chunks = await self._crew.ingesting.run(self._chunker.chunk, document)
-        batches = [chunks[start : start + CHUNKS_AT_ONCE] for start in range(0, len(chunks), CHUNKS_AT_ONCE)]
-        vectors = [
-            await self._crew.ingesting.run(self._embedder.embed, [chunk.in_context for chunk in batch])
-            for batch in batches
-        ]
-        return MadeDocument(document, chunks, np.concatenate(vectors))
+    def recipe(self, document: Document) -> str:
+        return GIVEN if document.vector is not None else self._chunker.recipe(document)
+
+    def with_unit_vector(self, document: Document) -> Document:
+        """Raises InvalidArgument and FailedPrecondition where the document's own vector cannot be used."""
+        if document.vector is None:
+            return document
+        unit = self._unit(document.vector, f"the vector of document {document.id!r}")
+        return replace(document, vector=NamedVector(self.fingerprint, unit))
+
+    async def encode(self, documents: Sequence[Document], source: str, known: Known) -> list[MadeDocument]:
+        """In the same order; what `known` has is not embedded again."""
+        cut = [await self._cut_apart(document, known) for document in documents]
+        recipes = [self.recipe(document) for document in documents]
+        return await self._made(documents, recipes, cut, source)
+
+    async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[MadeDocument]:
+        """Documents of the store with their recipes, for this model: nothing that was made by another is used."""
+        cut = [await self._crew.ingesting.run(self._cut_again, document, recipe) for document, recipe in documents]
+        return await self._made([document for document, _ in documents], [recipe for _, recipe in documents], cut, "")
 
     async def encode_query(self, query: Query) -> Vectors:
         """(dimensions,), unit length: the vector that came with the query, else its text's."""
         if query.vector is None:
             vectors = await self._crew.searching.run(self._embedder.embed, [query.text])
             return vectors.reshape(self.dimensions)
-        if query.vector.fingerprint != self.fingerprint:
+        return self._unit(query.vector, "the query's vector")
+
+    async def _cut_apart(self, document: Document, known: Known) -> Cut:
+        if document.vector is not None:  # there is nothing to do that would be worth a thread's turn
+            chunk = _whole(document)
+            return (chunk,), {chunk.in_context: document.vector.values}
+        return await self._crew.ingesting.run(self._cut, document, known)
+
+    def _cut(self, document: Document, known: Known) -> Cut:
+        return self._chunker.chunk(document), known(document.id)
+
+    def _cut_again(self, document: Document, recipe: str) -> Cut:
+        return (_whole(document),) if recipe == GIVEN else self._chunker.chunk_again(document, recipe), {}
+
+    async def _made(
+        self, documents: Sequence[Document], recipes: Sequence[str], cuts: Sequence[Cut], source: str
+    ) -> list[MadeDocument]:
+        wanted = [chunk.in_context for chunks, known in cuts for chunk in chunks if chunk.in_context not in known]
+        texts = list(dict.fromkeys(wanted))
+        fresh = dict(zip(texts, await self._embed(texts), strict=True))
+        return [
+            MadeDocument(
+                document=document,
+                chunks=chunks,
+                vectors=np.stack([_vector(chunk, known, fresh) for chunk in chunks]),
+                recipe=recipe,
+                source=source,
+            )
+            for document, recipe, (chunks, known) in zip(documents, recipes, cuts, strict=True)
+        ]
+
+    async def _embed(self, texts: Sequence[str]) -> list[Vectors]:
+        if not texts:
+            return []
+        places = asyncio.Semaphore(BATCHES_AHEAD)
+
+        async def embed(batch: Sequence[str]) -> Vectors:
+            async with places:
+                return await self._crew.ingesting.run(self._embedder.embed, batch)
+
+        batches = [texts[start : start + CHUNKS_AT_ONCE] for start in range(0, len(texts), CHUNKS_AT_ONCE)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(embed(batch)) for batch in batches]
+        return [vector for task in tasks for vector in task.result()]
+
+    def _unit(self, vector: NamedVector, what: str) -> Vectors:
+        if vector.fingerprint != self.fingerprint:
             raise FailedPrecondition(
-                f"the query's vector was made by embedding model {query.vector.fingerprint!r}, and this retriever runs "
+                f"{what} was made by embedding model {vector.fingerprint!r}, and this retriever runs "
                 f"{self.fingerprint!r}; send the text without a vector, or run the same model on both sides",
                 code="fingerprint_mismatch",
                 param="vector",
             )
-        check_vector(query.vector.values, self.dimensions)
-        exact = query.vector.values.astype(np.float64)  # a square of a great float32 is not finite
+        check_vector(vector.values, self.dimensions)
+        exact = vector.values.astype(np.float64)  # a square of a great float32 is not finite
         unit: Vectors = (exact / np.linalg.norm(exact)).astype(np.float32)
         return unit
+
+
+def _whole(document: Document) -> Chunk:
+    return Chunk(document.text, 0, len(document.text), document.title.strip())
+
+
+def _vector(chunk: Chunk, known: Mapping[str, Vectors], fresh: Mapping[str, Vectors]) -> Vectors:
+    vector = known.get(chunk.in_context)
+    return fresh[chunk.in_context] if vector is None else vector

@@ -1,6 +1,7 @@
 """What happened, for whoever counts it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -9,17 +10,34 @@ class Searched:
     collection: str
     passages: int
     seconds: float
+    legs: Mapping[str, float] = field(default_factory=dict)  # seconds of each part
+    best: float | None = None  # the first passage's cosine, where there is one
 
 
 @dataclass(frozen=True, slots=True)
 class Upserted:
     collection: str
     documents: int
+    unchanged: int = 0  # of them
+    chunks: int = 0  # new ones
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
     collection: str
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What there is of a collection; not a happening, but asked for."""
+
+    name: str
+    documents: int
+    chunks: int
+    bytes: int
+    index_vectors: int
+    index_age: float  # seconds
+    is_inconsistent: bool
 
 
 Fact = Searched | Upserted | Dropped

@@ -1,134 +1,164 @@
 """The library: all collections, and what can be asked of them."""
 
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence, Set
 
 from pointsman_servicekit.errors import AlreadyExists
 
 from pointsman_retriever import limits
-from pointsman_retriever.domain import Answer, Collection, Deleted, Document, MadeDocument, Query, Written
+from pointsman_retriever.allowance import Allowance
+from pointsman_retriever.domain import (
+    Collection,
+    CollectionId,
+    Deleted,
+    Document,
+    MadeDocument,
+    Quota,
+    Written,
+)
 from pointsman_retriever.encoding import Encoder
-from pointsman_retriever.facts import Dropped, Observer, Searched, Upserted
-from pointsman_retriever.index.fusion import DENSE_WEIGHT
-from pointsman_retriever.shelf import Index, Question, Shelf, unknown_collection
-from pointsman_retriever.store.sqlite import Store
+from pointsman_retriever.facts import Dropped, Observer, Upserted
+from pointsman_retriever.shelf import Shelf
+from pointsman_retriever.shelves import Shelves, Shown
+from pointsman_retriever.store.change import Change
+from pointsman_retriever.tending import Tender
 from pointsman_retriever.workers import Crew
+from pointsman_retriever.writing import Pen
 
 log = logging.getLogger(__name__)
 
 
 class Library:
     def __init__(
-        self,
-        store: Store,
-        encoder: Encoder,
-        make_index: Callable[[int], Index],
-        observer: Observer,
-        crew: Crew,
+        self, shelves: Shelves, encoder: Encoder, observer: Observer, crew: Crew, tender: Tender, allowance: Allowance
     ) -> None:
-        """`make_index` takes the vectors' dimensions."""
-        self._store = store
+        self._shelves = shelves
         self._encoder = encoder
-        self._make_index = make_index
         self._observer = observer
         self._crew = crew
-        self._shelves: dict[str, Shelf] = {}  # replaced as a whole: other threads read it
+        self._tender = tender
+        self._allowance = allowance
 
-    def load(self) -> None:
-        """Brings into memory what is on the disk; before anything else is asked. Blocks."""
-        for number, collection in self._store.collections():
-            shelf = self._shelve(number, collection)
-            shelf.load()
-            log.info("loaded collection %s: %d documents", collection.name, collection.documents)
+    def collections(self, tenant: str) -> list[Shown]:
+        """Raises InvalidArgument."""
+        limits.check_name(CollectionId(tenant, "any"))
+        return [shown for shown in self._shelves.shown() if shown.collection.tenant == tenant]
 
-    def collections(self) -> list[Collection]:
-        return sorted((shelf.collection for shelf in self._shelves.values()), key=lambda collection: collection.name)
-
-    async def create(self, name: str, if_missing: bool) -> Collection:
-        """Raises InvalidArgument, AlreadyExists."""
-        limits.check_name(name)
+    async def create(self, collection: CollectionId, if_missing: bool, quota: Quota | None) -> Collection:
+        """Raises InvalidArgument, AlreadyExists, ResourceExhausted."""
+        limits.check_name(collection)
         with self._crew.changes.place():
-            return await self._crew.writing.run(self._create, name, if_missing)
+            return await self._crew.writing.run(self._create, collection, if_missing, quota)
 
-    async def drop(self, name: str) -> None:
+    async def configure(self, collection: CollectionId, quota: Quota) -> Collection:
         """Raises InvalidArgument, NotFound."""
-        limits.check_name(name)
+        shelf = self._pen(collection).shelf
         with self._crew.changes.place():
-            await self._crew.writing.run(self._drop, name)
+            return await self._crew.writing.run(shelf.configure, quota)
 
-    async def upsert(self, name: str, documents: Sequence[Document]) -> Written:
-        """Raises InvalidArgument, NotFound, FailedPrecondition."""
-        shelf = self._shelf(name)
+    async def drop(self, collection: CollectionId) -> None:
+        """Raises InvalidArgument, NotFound."""
+        limits.check_name(collection)
+        with self._crew.changes.place():
+            await self._crew.writing.run(self._drop, collection)
+
+    async def upsert(self, collection: CollectionId, documents: Sequence[Document]) -> Written:
+        """Raises InvalidArgument, NotFound, FailedPrecondition, ResourceExhausted."""
+        self._pen(collection)
+        with self._crew.changes.place():
+            return await self.write(collection, documents, source="")
+
+    async def write(self, collection: CollectionId, documents: Sequence[Document], source: str) -> Written:
+        """Adds or replaces, all or none, what is not there just so; `source` is what they are in step with, or ''."""
+        pen = self._pen(collection)
         limits.check_documents(documents)
-        self._encoder.check_made_here(shelf.collection)
+        self._encoder.check_made_here(pen.shelf.collection)
+        documents = [self._encoder.with_unit_vector(document) for document in documents]
         if not documents:
-            return Written(0, 0, shelf.collection.version)
-        with self._crew.changes.place():
-            made = [await self._encoder.encode_document(document) for document in documents]
-            return await self._crew.writing.run(self._put, shelf, made)
+            return Written(0, 0, pen.shelf.collection.version)
+        changed = await self._changed(pen.shelf, documents, source)
+        chunks, unchanged, version = 0, len(documents) - len(changed), pen.shelf.collection.version
+        if changed:
+            made = await self._encoder.encode(changed, source, pen.shelf.store.known_vectors)
+            (chunks, just_so), after = await pen.write(lambda change: self._put(change, made))
+            unchanged, version = unchanged + just_so, after.version
+            self._tender.look_after(pen)
+        self._observer.note(Upserted(str(collection), len(documents), unchanged, chunks))
+        return Written(len(documents), chunks, version, unchanged)
 
-    async def delete(self, name: str, document_ids: Sequence[str]) -> Deleted:
-        """Raises InvalidArgument, NotFound."""
-        shelf = self._shelf(name)
+    async def delete(self, collection: CollectionId, document_ids: Sequence[str]) -> Deleted:
+        """Raises InvalidArgument, NotFound. Those that are not there are passed over."""
+        pen = self._pen(collection)
         limits.check_ids(document_ids)
         with self._crew.changes.place():
-            return await self._crew.writing.run(shelf.remove, document_ids)
+            return await self._remove(pen, document_ids)
 
-    async def search(self, query: Query) -> Answer:
-        """Raises InvalidArgument, NotFound, FailedPrecondition."""
-        begun = time.perf_counter()
-        shelf = self._shelf(query.collection)
-        limits.check_query(query)
-        self._encoder.check_made_here(shelf.collection)
-        with self._crew.searches.place():
-            question = Question(
-                text=query.text,
-                vector=await self._encoder.encode_query(query),
-                filter=query.filter,
-                dense_weight=DENSE_WEIGHT if query.dense_weight is None else query.dense_weight,
-                top_k=query.top_k or limits.DEFAULT_TOP_K,
-            )
-            passages, version = await self._crew.searching.run(shelf.search, question)
-        answer = Answer(passages, version, time.perf_counter() - begun)
-        self._observer.note(Searched(query.collection, len(passages), answer.seconds))
-        return answer
+    async def remove_others(self, collection: CollectionId, source: str, seen: Set[str]) -> int:
+        """Deletes the source's documents but those that were seen; returns how many."""
+        pen = self._pen(collection)
+        held = await self._crew.ingesting.run(pen.shelf.store.ids_of, source)
+        gone = [document_id for document_id in held if document_id not in seen]
+        removed = 0
+        for start in range(0, len(gone), limits.MAX_DOCUMENTS):
+            removed += (await self._remove(pen, gone[start : start + limits.MAX_DOCUMENTS])).documents
+        return removed
 
-    def _shelf(self, name: str) -> Shelf:
-        limits.check_name(name)
-        shelf = self._shelves.get(name)
-        if shelf is None:
-            raise unknown_collection(name)
-        return shelf
+    def quota(self, collection: CollectionId) -> Quota:
+        """The collection's, or what it would have if it were made now."""
+        shown = {shown.collection.id: shown.collection for shown in self._shelves.shown()}
+        return shown[collection].quota if collection in shown else self._allowance.quota
 
-    def _shelve(self, number: int, collection: Collection) -> Shelf:
-        shelf = Shelf(number, collection, self._store, self._make_index(collection.dimensions))
-        self._shelves = {**self._shelves, collection.name: shelf}
-        return shelf
+    def version(self, collection: CollectionId) -> int:
+        return self._pen(collection).shelf.collection.version
 
-    def _create(self, name: str, if_missing: bool) -> Collection:
-        there = self._shelves.get(name)
-        if there is not None:
+    def _pen(self, collection: CollectionId) -> Pen:
+        limits.check_name(collection)
+        return self._shelves.pen(collection)
+
+    async def _remove(self, pen: Pen, document_ids: Sequence[str]) -> Deleted:
+        deleted, after = await pen.write(lambda change: sum(change.remove(one) for one in document_ids))
+        self._tender.look_after(pen)
+        return Deleted(deleted, after.version)
+
+    async def _changed(self, shelf: Shelf, documents: Sequence[Document], source: str) -> Sequence[Document]:
+        """Those that may have to be embedded; one that has its vector is only compared when it is written."""
+        costly = [document for document in documents if document.vector is None]
+        if not costly:
+            return documents
+        recipes = [self._encoder.recipe(document) for document in costly]
+        unchanged = await self._crew.ingesting.run(shelf.store.unchanged, costly, recipes, source)
+        return [document for document in documents if document.id not in unchanged]
+
+    def _put(self, change: Change, made: Sequence[MadeDocument]) -> tuple[int, int]:
+        """How many chunks are new, and how many documents were there just so."""
+        self._encoder.check_made_here(change.before)  # it may have been restored meanwhile
+        chunks = sum(change.put(document) for document in made)
+        return chunks, change.unchanged
+
+    def _create(self, collection: CollectionId, if_missing: bool, quota: Quota | None) -> Collection:
+        if self._shelves.has(collection):
+            there = self._shelves.pen(collection).shelf.collection
             if if_missing:
-                return there.collection
+                return there
             raise AlreadyExists(
-                f"there is a collection {name!r} already; say if_missing, or take another name",
+                f"there is a collection {str(collection)!r} already; say if_missing, or take another name",
                 code="collection_exists",
                 param="name",
             )
-        collection = Collection(name, self._encoder.fingerprint, self._encoder.dimensions)
-        self._shelve(self._store.create(collection), collection)
-        log.info("created collection %s", name)
-        return collection
+        self._allowance.check_one_more(collection.tenant, self._shelves.count_of(collection.tenant))
+        made = self._shelves.make(
+            Collection(
+                collection.name,
+                self._encoder.fingerprint,
+                self._encoder.dimensions,
+                tenant=collection.tenant,
+                quota=self._allowance.quota if quota is None else quota,
+            )
+        )
+        log.info("created collection %s", collection)
+        return made
 
-    def _drop(self, name: str) -> None:
-        self._shelf(name).drop()
-        self._shelves = {other: shelf for other, shelf in self._shelves.items() if other != name}
-        self._observer.note(Dropped(name))
-        log.info("deleted collection %s", name)
-
-    def _put(self, shelf: Shelf, made: Sequence[MadeDocument]) -> Written:
-        written = shelf.put(made)
-        self._observer.note(Upserted(shelf.collection.name, written.documents))
-        log.info("collection %s: %d documents written", shelf.collection.name, written.documents)
-        return written
+    def _drop(self, collection: CollectionId) -> None:
+        self._shelves.remove(collection)
+        self._observer.note(Dropped(str(collection)))
+        log.info("deleted collection %s", collection)

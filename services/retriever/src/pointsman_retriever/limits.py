@@ -1,12 +1,12 @@
 """What a request may hold; everything here raises InvalidArgument, and says what would be right."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_retriever.domain import Document, Query, Vectors
+from pointsman_retriever.domain import NAME, CollectionId, Document, Query, RawDocument, Vectors, Wishes
+from pointsman_retriever.filters import check_filter
 
 MAX_ID_BYTES = 256
 MAX_DOCUMENTS = 1_000
@@ -15,17 +15,45 @@ MAX_CALL_BYTES = 32 * 1024 * 1024
 MAX_METADATA = 16
 MAX_QUERY_BYTES = 64 * 1024
 MAX_TOP_K = 100
+MAX_NEIGHBOURS = 10
+MAX_SEARCHES = 100  # of a batch
 DEFAULT_TOP_K = 4
+MAX_CONTENT_BYTES = 32 * 1024 * 1024  # of a file, which may be pictures for the most part
+MAX_SOURCE_BYTES = 256
+MAX_CHARACTERS_WITH_VECTOR = 2_000
 
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
-
-def check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+def check_name(collection: CollectionId) -> None:
+    if not NAME.fullmatch(collection.tenant):
         raise InvalidArgument(
-            f"collection name {name[:80]!r} is not 1 to 64 of a-z, 0-9, '-' and '_'",
+            f"tenant {collection.tenant[:80]!r} is not 1 to 64 of a-z, 0-9, '-' and '_'",
+            code="invalid_tenant",
+            param="tenant",
+        )
+    if not NAME.fullmatch(collection.name):
+        raise InvalidArgument(
+            f"collection name {collection.name[:80]!r} is not 1 to 64 of a-z, 0-9, '-' and '_'",
             code="invalid_collection_name",
             param="name",
+        )
+
+
+def check_source(source: str) -> None:
+    if len(source.encode()) > MAX_SOURCE_BYTES:
+        raise InvalidArgument(
+            f"the source's name has {len(source.encode())} bytes; at most {MAX_SOURCE_BYTES} are taken",
+            code="invalid_source",
+            param="source",
+        )
+
+
+def check_content(document: RawDocument) -> None:
+    if len(document.content) > MAX_CONTENT_BYTES:
+        raise InvalidArgument(
+            f"document {document.id!r} has a file of {len(document.content):,} bytes; at most {MAX_CONTENT_BYTES:,} "
+            "are taken",
+            code="document_too_large",
+            param="content",
         )
 
 
@@ -58,7 +86,7 @@ def check_documents(documents: Sequence[Document]) -> None:
                 param="documents",
             )
         seen.add(document.id)
-        total += _check_document(document)
+        total += check_document(document)
     if total > MAX_CALL_BYTES:
         raise InvalidArgument(
             f"the documents have {total:,} bytes together; at most {MAX_CALL_BYTES:,} are taken, so send several calls",
@@ -77,17 +105,31 @@ def check_query(query: Query) -> None:
         )
     if not query.text.strip():
         raise InvalidArgument("the query is empty; say what to look for", code="empty_query", param="query")
-    if query.top_k > MAX_TOP_K:
+    _check_wishes(query.wishes)
+    if query.filter is not None:
+        check_filter(query.filter)
+
+
+def _check_wishes(wishes: Wishes) -> None:
+    if wishes.top_k > MAX_TOP_K:
         raise InvalidArgument(
-            f"top_k is {query.top_k}; at most {MAX_TOP_K} passages are given", code="invalid_top_k", param="top_k"
+            f"top_k is {wishes.top_k}; at most {MAX_TOP_K} passages are given", code="invalid_top_k", param="top_k"
         )
-    if query.dense_weight is not None and not 0.0 <= query.dense_weight <= 1.0:
+    if wishes.dense_weight is not None:
+        check_share("dense_weight", wishes.dense_weight, "0 (words only) to 1 (meaning only)")
+    check_share("diversity", wishes.diversity, "0 (as they rank) to 1 (as unlike each other as can be)")
+    if wishes.neighbours > MAX_NEIGHBOURS:
         raise InvalidArgument(
-            f"dense_weight is {query.dense_weight}; it goes from 0 (words only) to 1 (meaning only)",
-            code="invalid_dense_weight",
-            param="dense_weight",
+            f"neighbours is {wishes.neighbours}; at most {MAX_NEIGHBOURS} chunks on each side are given",
+            code="invalid_neighbours",
+            param="neighbours",
         )
-    _check_entries(query.filter, "the filter", "filter")
+
+
+def check_share(what: str, value: float, span: str) -> None:
+    """What is no number at all is refused too."""
+    if not 0.0 <= value <= 1.0:
+        raise InvalidArgument(f"{what} is {value}; it goes from {span}", code=f"invalid_{what}", param=what)
 
 
 def check_vector(vector: Vectors, dimensions: int) -> None:
@@ -101,12 +143,20 @@ def check_vector(vector: Vectors, dimensions: int) -> None:
         raise InvalidArgument("the vector is all zeros, which has no direction", code="invalid_vector", param="vector")
 
 
-def _check_document(document: Document) -> int:
+def check_document(document: Document) -> int:
+    """Returns its bytes."""
     if not document.text.strip():
         raise InvalidArgument(
             f"document {document.id!r} has no text; to remove it, call Delete", code="empty_document", param="text"
         )
-    _check_entries(document.metadata, f"the metadata of document {document.id!r}", "metadata")
+    if document.vector is not None and len(document.text) > MAX_CHARACTERS_WITH_VECTOR:
+        raise InvalidArgument(
+            f"document {document.id!r} has {len(document.text):,} characters and one vector for all of them; at most "
+            f"{MAX_CHARACTERS_WITH_VECTOR:,} are taken with a vector, so send it without, or in pieces",
+            code="text_too_long_for_a_vector",
+            param="vector",
+        )
+    check_entries(document.metadata, f"the metadata of document {document.id!r}", "metadata")
     texts = (document.id, document.title, document.text, *document.metadata.keys(), *document.metadata.values())
     size = sum(len(text.encode()) for text in texts)
     if size > MAX_DOCUMENT_BYTES:
@@ -118,7 +168,7 @@ def _check_document(document: Document) -> int:
     return size
 
 
-def _check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
+def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
     if len(entries) > MAX_METADATA:
         raise InvalidArgument(
             f"{what} has {len(entries)} entries; at most {MAX_METADATA} are taken",

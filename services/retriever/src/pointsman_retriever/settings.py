@@ -1,6 +1,8 @@
 """The retriever's settings, read once from the environment (`POINTSMAN_RETRIEVER_*`)."""
 
+import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,5 +16,28 @@ class Settings(BaseSettings):
     data: Path = Field(default=Path(".pointsman/retriever"), description="the folder that holds the collections")
     embedding_model: Path = Path(".pointsman/models/minilm")
     search_threads: int = Field(default=4, ge=1, description="searches worked on at once")
-    ingest_threads: int = Field(default=1, ge=1, description="documents chunked and embedded at once")
+    ingest_threads: int = Field(
+        default_factory=lambda: max(1, min(4, cores())), ge=1, description="batches of chunks embedded at once"
+    )
+    tenant_collections: int = Field(default=0, ge=0, description="the most collections of a tenant; 0 is no limit")
+    quota_documents: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
+    quota_chunks: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
+    quota_bytes: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
+    milvus: str = Field(
+        default="", description="where the vectors are: a Milvus server's address, a file of Milvus Lite's, or here"
+    )
+    milvus_token: str = ""
+    milvus_prefix: str = Field(
+        default="pointsman", pattern="[A-Za-z][A-Za-z0-9]*", description="of this retriever's own collections in Milvus"
+    )
+    reranker: str = Field(default="", description="the whole address of a reranker; empty: there is none")
+    reranker_shape: Literal["tei", "cohere"] = "tei"
+    reranker_model: str = ""
+    reranker_key: str = ""
+    reranker_seconds: float = Field(default=5.0, gt=0.0, description="for one answer of the reranker")
     log_level: str = "INFO"
+
+
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0))

@@ -1,42 +1,51 @@
 """One collection at work: its index in memory, kept in step with its rows on the disk."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, TypeVar
 
 import numpy as np
-from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.errors import FailedPrecondition, Internal, NotFound, PointsmanError, Unavailable
 
-from pointsman_retriever.domain import Collection, Deleted, Ids, MadeDocument, Passage, Vectors, Written
+from pointsman_retriever.clock import Clock
+from pointsman_retriever.domain import Collection, CollectionId, Delta, Entries, Passage, Quota, Relevance
+from pointsman_retriever.facts import Size
 from pointsman_retriever.gate import Gate
-from pointsman_retriever.index.fusion import fuse
-from pointsman_retriever.index.words import to_match
+from pointsman_retriever.index.contents import Contents
+from pointsman_retriever.search import Question, Standard, rank, read_standard
+from pointsman_retriever.store import checking, looking
+from pointsman_retriever.store.change import Change, Transaction
 from pointsman_retriever.store.sqlite import Store
 
-POOL = 100  # candidates from each side; as many as the greatest top_k
+log = logging.getLogger(__name__)
+
+KEPT = 3  # moments: a search that began before a change finds its own, also when another change follows at once
+
+TRIES = 100  # of a search, to find a moment that goes with what the disk shows
+
+T = TypeVar("T")
 
 
-class Index(Protocol):
-    """Vectors by chunk, nearest by inner product."""
-
-    def put(self, ids: Ids, vectors: Vectors) -> None: ...
-
-    def remove(self, ids: Ids) -> None: ...
-
-    def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids: ...
-
-    def similarities(self, vector: Vectors, ids: Ids) -> Vectors: ...
+MakeContents = Callable[[Collection], Contents]  # empty ones
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A query with everything settled."""
+class Found:
+    passages: tuple[Passage, ...]  # best first
+    version: int  # of the collection that has them
+    relevance: Relevance
+    legs: Mapping[str, float]  # seconds
 
-    text: str
-    vector: Vectors
-    filter: Mapping[str, str]
-    dense_weight: float
-    top_k: int
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """What became of one caller's step, and the collection right after it."""
+
+    result: T | PointsmanError
+    collection: Collection
 
 
 class Shelf:
@@ -45,71 +54,229 @@ class Shelf:
     All methods block. Changes come from one thread, searches from any.
     """
 
-    def __init__(self, number: int, collection: Collection, store: Store, index: Index) -> None:
-        self.collection = collection
-        self._number = number
-        self._store = store
-        self._index = index
+    def __init__(self, store: Store, make_contents: MakeContents) -> None:
+        self.store = store
+        self.collection = store.collection()
+        self.changed_at = time.time()
+        self._make_contents = make_contents
+        self._moments = {self.collection.version: make_contents(self.collection)}  # by version; replaced as a whole
         self._gate = Gate()
-        self._dropped = False
+        self._closed = False
+        self.fault = ""  # why the index cannot be searched
+        self._since: list[Delta] | None = None  # while the index is tidied: what has changed meanwhile
 
     def load(self) -> None:
-        """Fills the empty index from the disk."""
-        for ids, vectors in self._store.vectors(self._number, self.collection.dimensions):
-            self._index.put(ids, vectors)
+        """Fills the empty index from the disk, and checks both; raises Internal where the store is damaged."""
+        checking.check_at_start(self.store)
+        self.reload()
 
-    def search(self, question: Question) -> tuple[tuple[Passage, ...], int]:
-        """The passages, best first, and the version of the collection that has them."""
+    def search(self, question: Question) -> Found:
+        """Raises NotFound, FailedPrecondition, Unavailable."""
+        clock = Clock()
         with self._gate.looking():
-            if self._dropped:
-                raise unknown_collection(self.collection.name)
-            words = self._by_words(question)
-            candidates = np.union1d(self._by_meaning(question), np.array(list(words), np.int64))
-            cosines = self._index.similarities(question.vector, candidates)
-            dense = dict(zip(candidates.tolist(), cosines.tolist(), strict=True))
-            ranked = fuse(dense, words, question.dense_weight, question.top_k)
-            return self._store.passages(ranked), self.collection.version
+            self._check_searchable(question)
+            for _ in range(TRIES):
+                with self.store.looking() as look:
+                    contents = self._moments.get(look.version)
+                    if contents is None:
+                        continue  # several changes have come between the two lines above
+                    clock.lap("wait")
+                    ranking = rank(contents, question, self._standard)
+                    clock.lap("rank")
+                    passages = tuple(look.passage(one, question.wishes.neighbours) for one in ranking.ranked)
+                    clock.lap("passages")
+                return Found(passages, look.version, ranking.relevance, clock.laps)
+        raise Unavailable(
+            f"collection {str(self.collection.id)!r} changes too quickly to be searched; come again",
+            code="collection_busy",
+            retry_after=0.1,
+        )
 
-    def put(self, made: Sequence[MadeDocument]) -> Written:
-        """Adds or replaces the documents, all or none; on the disk first."""
-        with self._store.changing(self._number) as change:
-            for document in made:
-                change.put(document)
-            with self._gate.changing():
-                self.collection = change.commit()
-                self._index.remove(change.removed_ids)
-                self._index.put(change.added_ids, change.added_vectors)
-        return Written(len(made), len(change.added), self.collection.version)
+    def change(self, steps: Sequence[Callable[[Change], T]]) -> list[Done[T]]:
+        """Several callers' steps with one wait for the disk; each is whole or fails alone. On the disk first.
 
-    def remove(self, document_ids: Sequence[str]) -> Deleted:
-        """Those that are not there are passed over; where none is there, nothing has changed."""
-        with self._store.changing(self._number) as change:
-            deleted = sum(change.remove(document_id) for document_id in document_ids)
-            if deleted:
-                with self._gate.changing():
-                    self.collection = change.commit()
-                    self._index.remove(change.removed_ids)
-        return Deleted(deleted, self.collection.version)
+        Raises what the disk says, and then none of the steps was kept.
+        """
+        if self._closed:
+            raise unknown_collection(self.collection.id)
+        with self.store.changing() as transaction:
+            done: list[Done[T]] = []
+            for step in steps:
+                try:
+                    with transaction.step() as change:
+                        result = step(change)
+                    done.append(Done(result, transaction.collection))
+                except PointsmanError as error:
+                    done.append(Done(error, transaction.collection))
+            if transaction.collection.version == self.collection.version:
+                transaction.commit()  # at most a document's source was noted
+                return done
+            # The next moment is ready before anybody can see its version on the disk: no search waits for it.
+            delta = transaction.delta
+            self._keep(transaction.collection.version, self._following(delta, transaction))
+            self.collection = transaction.commit()
+            if self._since is not None:
+                self._since.append(delta)
+        self.changed_at = time.time()
+        self.store.checkpoint()
+        return done
 
-    def drop(self) -> None:
+    def configure(self, quota: Quota) -> Collection:
+        self._check_closed()
+        self.collection = self.store.configure(quota)
+        return self.collection
+
+    def configure_search(self, settings: str) -> Collection:
+        """`settings` are a Standard in JSON."""
+        self._check_closed()
+        self.collection = self.store.set_search(settings)
+        return self.collection
+
+    def replace_by(self, swap: Callable[[], Store]) -> None:
+        """Puts another store in this one's place while nobody looks: `swap` closes the old one and opens the new."""
         with self._gate.changing():
-            self._store.drop(self._number)
-            self._dropped = True
+            try:
+                self.store = swap()
+                self.collection = self.store.collection()
+                self.reload()
+            except BaseException as error:
+                self.fault = f"it was being replaced: {error}"
+                raise
 
-    def _by_words(self, question: Question) -> dict[int, float]:
-        match = to_match(question.text)
-        if match is None or question.dense_weight == 1.0:
-            return {}
-        return self._store.by_words(self._number, match, question.filter, POOL)
+    def migrate(self, swap: Callable[[sqlite3.Connection, Collection], Collection | None]) -> bool:
+        """Changes all chunks at once, if `swap` does; their index is made before anybody sees either."""
+        with self.store.connections.transaction() as writer:
+            after = swap(writer, self.collection)
+            if after is None:
+                return False
+            contents = self._filled(after, looking.entries(writer))
+            with self._gate.changing():
+                writer.execute("COMMIT")
+                self._put_in_place(after, contents)
+        self.changed_at = time.time()
+        return True
 
-    def _by_meaning(self, question: Question) -> Ids:
-        if question.dense_weight == 0.0:
-            return np.empty(0, np.int64)
-        among = self._store.having(self._number, question.filter) if question.filter else None
-        return self._index.nearest(question.vector, POOL, among)
+    def reload(self) -> None:
+        """Fills a new index from the disk, while nobody looks; for the thread that writes."""
+        self._put_in_place(self.collection, self._filled(self.collection, self.store.entries()))
+
+    def refresh(self) -> None:
+        """Fills a new index from the disk, beside the one that serves; for the thread that writes."""
+        contents = self._filled(self.collection, self.store.entries())
+        with self._gate.changing():
+            self._put_in_place(self.collection, contents)
+
+    @property
+    def wants_tidying(self) -> bool:
+        return self._since is None and self._contents.wants_tidying
+
+    def begin_tidying(self) -> Callable[[], Contents]:
+        """What takes long, for any thread; for the thread that writes, as is `end_tidying`."""
+        self._since = []
+        return self._contents.tidied
+
+    def end_tidying(self, contents: Contents) -> None:
+        """Brings what was tidied to where the shelf is by now, and puts it in the old one's place."""
+        if self._since is None:
+            return  # others were put in place meanwhile
+        for delta in self._since:
+            contents = contents.after(delta)
+        self._since = None
+        self._keep(self.collection.version, contents)
+
+    def give_up_tidying(self) -> None:
+        self._since = None
+
+    def size(self) -> Size:
+        held = self.collection
+        return Size(
+            name=str(held.id),
+            documents=held.documents,
+            chunks=held.chunks,
+            bytes=held.bytes,
+            index_vectors=self._contents.vectors.count,
+            index_age=time.time() - self.changed_at,
+            is_inconsistent=bool(self.fault),
+        )
+
+    def checking(self) -> checking.Findings:
+        """Reads everything; the store and the index as they are at one moment each."""
+        with self._gate.looking():
+            self._check_closed()
+            differences = self._contents.differences(self.collection)
+        return checking.check_all(self.store).joined(differences)
+
+    def close(self) -> None:
+        """Waits for those who look; who comes later is told that there is no such collection."""
+        with self._gate.changing():
+            self._closed = True
+            self._contents.close()
+            self.store.close()
+
+    @property
+    def _contents(self) -> Contents:
+        return self._moments[self.collection.version]
+
+    @property
+    def _standard(self) -> Standard:
+        return read_standard(self.collection.search)
+
+    def _keep(self, version: int, contents: Contents) -> None:
+        others = [moment for moment in self._moments if moment != version][1 - KEPT :]
+        self._moments = {**{moment: self._moments[moment] for moment in others}, version: contents}
+
+    def _following(self, delta: Delta, transaction: Transaction) -> Contents:
+        """What memory holds once the transaction is committed."""
+        try:
+            return self._contents.after(delta)
+        except Exception:
+            log.exception("the index of %s could not follow a change; making it anew", self.collection.id)
+            return self._filled(transaction.collection, transaction.entries())
+
+    def _put_in_place(self, collection: Collection, contents: Contents) -> None:
+        list(self._moments.values())[-1].close()
+        self.collection, self._moments = collection, {collection.version: contents}
+        self.fault, self._since = "", None
+
+    def _filled(self, collection: Collection, held: Iterable[Entries]) -> Contents:
+        """Raises Internal where the vectors are not what the collection's row says."""
+        contents = self._make_contents(collection)
+        nothing = np.empty(0, np.int64)
+        for entries in held:
+            contents = contents.after(Delta(nothing, entries))
+        if contents.wants_tidying:
+            contents = contents.tidied()
+        if differences := contents.differences(collection):
+            raise Internal(
+                f"collection {str(collection.id)!r} is damaged: {'; '.join(differences)}; restore its last snapshot",
+                code="collection_damaged",
+            )
+        return contents
+
+    def _check_searchable(self, question: Question) -> None:
+        self._check_closed()
+        if self.fault:
+            raise Unavailable(
+                f"collection {str(self.collection.id)!r} cannot be searched: {self.fault}",
+                code="collection_inconsistent",
+                retry_after=5.0,
+            )
+        if question.fingerprint != self.collection.fingerprint:  # restored since the query came in
+            raise FailedPrecondition(
+                f"collection {str(self.collection.id)!r} is of embedding model {self.collection.fingerprint} by now, "
+                f"and the query's vector of {question.fingerprint}",
+                code="fingerprint_mismatch",
+                param="collection",
+            )
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            raise unknown_collection(self.collection.id)
 
 
-def unknown_collection(name: str) -> NotFound:
+def unknown_collection(collection: CollectionId) -> NotFound:
     return NotFound(
-        f"there is no collection {name!r}; CreateCollection makes one", code="unknown_collection", param="collection"
+        f"there is no collection {str(collection)!r}; CreateCollection makes one",
+        code="unknown_collection",
+        param="collection",
     )

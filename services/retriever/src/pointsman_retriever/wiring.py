@@ -2,32 +2,48 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
-from pointsman_servicekit.grpc_server import serving
+from pointsman_servicekit.errors import FailedPrecondition
+from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics_endpoint import serving_metrics
 from prometheus_client import CollectorRegistry
+from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.markdown import MarkdownChunker
+from pointsman_retriever.allowance import Allowance
+from pointsman_retriever.chunking.kinds import ChunkersByKind
+from pointsman_retriever.domain import Collection, Quota
 from pointsman_retriever.doors.grpc import SERVICE, RetrieverDoor
 from pointsman_retriever.encoding import Embedder, Encoder
-from pointsman_retriever.index.dense import FaissIndex, gpu_mirror
+from pointsman_retriever.index import bm25, columns, dense
+from pointsman_retriever.index.contents import Contents, Index
+from pointsman_retriever.index.sealed import gpu_mirror
+from pointsman_retriever.index.terms import Terms
 from pointsman_retriever.library import Library
+from pointsman_retriever.loaders.apart import ReaderApart
+from pointsman_retriever.loaders.loading import Loader
 from pointsman_retriever.metering.prometheus import CollectionSizes, Labels, Metrics
+from pointsman_retriever.operating import Operations
+from pointsman_retriever.rerank.http import Endpoint, HttpReranker
+from pointsman_retriever.searching import Searching
 from pointsman_retriever.settings import Settings
-from pointsman_retriever.store.connections import opened
-from pointsman_retriever.store.sqlite import Store
-from pointsman_retriever.workers import make_crew
+from pointsman_retriever.shelf import MakeContents
+from pointsman_retriever.shelves import Shelves
+from pointsman_retriever.store.folders import claimed
+from pointsman_retriever.tending import Tender
+from pointsman_retriever.workers import Crew, make_crew
 
 log = logging.getLogger(__name__)
 
-SPARE_READERS = 1  # beside one for each searching thread
+SPARE_READERS = 2  # beside one for each thread that searches or ingests
+HEALTH_SECONDS = 0.5
 
 
 class EmbeddingModel(Embedder, Protocol):
@@ -52,31 +68,114 @@ def load_model(settings: Settings) -> EmbeddingModel:
 async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Running]:
     """The service, for the block's length; it listens once everything is loaded.
 
-    Raises FailedPrecondition for a data folder that is in use or of another release, OSError for a port that is taken.
+    Raises FailedPrecondition for a data folder that is in use, of another release or not writable, OSError for a port
+    that is taken.
     """
     registry, labels = CollectorRegistry(), Labels()
     async with AsyncExitStack() as stack:
-        connections = stack.enter_context(opened(settings.data, settings.search_threads + SPARE_READERS))
+        folders = stack.enter_context(claimed(settings.data))
         crew = make_crew(settings.search_threads, settings.ingest_threads)
+        readers = settings.search_threads + settings.ingest_threads + SPARE_READERS
+        stack.enter_context(threadpool_limits(1))  # a search has its own thread, and takes no other core
+        faiss.omp_set_num_threads(1)
+        make_vectors = _in_milvus(stack, settings) if settings.milvus else _in_memory()
+        shelves = Shelves(folders, readers, contents_maker(make_vectors), crew.writing)
+        stack.callback(shelves.close)
         stack.callback(crew.close)
-        mirror = gpu_mirror()
-        library = Library(
-            Store(connections),
-            Encoder(model, MarkdownChunker(model.tokenizer), crew),
-            lambda dimensions: FaissIndex(dimensions, mirror),
-            Metrics(registry, labels),
-            crew,
-        )
-        await asyncio.to_thread(library.load)
-        registry.register(CollectionSizes(library.collections, labels))
+        await asyncio.to_thread(shelves.load)
         metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry))
-        door = RetrieverDoor(library)
+        registry.register(CollectionSizes(shelves.sizes, labels))
+        door = await _door(stack, settings, model, shelves, crew, Metrics(registry, labels))
         server = await stack.enter_async_context(
             serving(
                 settings.listen,
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(door, grpc_server),
+                ready=shelves.is_consistent,
             )
         )
+        await stack.enter_async_context(_telling_health(server, lambda: shelves.is_consistent))
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
         yield Running(server.address, metrics_port)
+
+
+async def _door(
+    stack: AsyncExitStack, settings: Settings, model: EmbeddingModel, shelves: Shelves, crew: Crew, metrics: Metrics
+) -> RetrieverDoor:
+    encoder = Encoder(model, ChunkersByKind(model.tokenizer), crew)
+    tender, reader = Tender(crew), ReaderApart()
+    stack.push_async_callback(tender.close)
+    stack.push_async_callback(reader.close)
+    quota = Quota(settings.quota_documents, settings.quota_chunks, settings.quota_bytes)
+    library = Library(shelves, encoder, metrics, crew, tender, Allowance(settings.tenant_collections, quota))
+    searching = Searching(shelves, encoder, model.tokenizer, metrics, crew, _reranker(stack, settings))
+    return RetrieverDoor(library, searching, Loader(reader), Operations(shelves, library, encoder, crew), crew.ingests)
+
+
+MakeVectors = Callable[[Collection], Index]
+
+
+def contents_maker(make_vectors: MakeVectors | None = None) -> MakeContents:
+    terms, make_vectors = Terms(), make_vectors or _in_memory()
+
+    def empty_contents(collection: Collection) -> Contents:
+        return Contents(make_vectors(collection), bm25.empty(terms), columns.empty())
+
+    return empty_contents
+
+
+def _in_memory() -> MakeVectors:
+    mirror = gpu_mirror()
+    return lambda collection: dense.empty(collection.dimensions, mirror=mirror)
+
+
+def _in_milvus(stack: AsyncExitStack, settings: Settings) -> MakeVectors:
+    """Raises FailedPrecondition where its client is not installed."""
+    try:
+        from pointsman_retriever.index.milvus import Milvus  # an extra of this distribution
+    except ImportError as error:
+        raise FailedPrecondition(
+            f"POINTSMAN_RETRIEVER_MILVUS is {settings.milvus!r}, and Milvus's client is not installed: "
+            "pip install 'pointsman-retriever[milvus]'",
+            code="milvus_missing",
+        ) from error
+    milvus = Milvus(settings.milvus, settings.milvus_token, settings.milvus_prefix)
+    stack.callback(milvus.close)
+    return milvus.empty
+
+
+def _reranker(stack: AsyncExitStack, settings: Settings) -> HttpReranker | None:
+    if not settings.reranker:
+        return None
+    reranker = HttpReranker(
+        Endpoint(
+            settings.reranker,
+            settings.reranker_shape,
+            settings.reranker_model,
+            settings.reranker_key,
+            settings.reranker_seconds,
+        )
+    )
+    stack.push_async_callback(reranker.close)
+    return reranker
+
+
+@asynccontextmanager
+async def _telling_health(server: GrpcServer, is_consistent: Callable[[], bool]) -> AsyncIterator[None]:
+    """Keeps gRPC health at the truth: SERVING means that all collections are loaded and agree with the disk."""
+
+    async def tell() -> None:
+        said = is_consistent()
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS)
+            if said != is_consistent():
+                said = not said
+                await server.set_serving(said)
+
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()
+        with suppress(asyncio.CancelledError):
+            await telling

@@ -56,16 +56,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Three sorts of work that never wait for each other's threads."""
+    """Four sorts of work that never wait for each other's threads."""
 
     searching: Workers
     ingesting: Workers
     writing: Workers  # of one thread: changes come one after the other
+    tending: Workers  # checks, copies, new indexes
     searches: Line
     changes: Line
+    ingests: Line
 
     def close(self) -> None:
-        for workers in (self.searching, self.ingesting, self.writing):
+        for workers in (self.searching, self.ingesting, self.tending, self.writing):
             workers.close()
 
 
@@ -74,6 +76,8 @@ def make_crew(search_threads: int, ingest_threads: int) -> Crew:
         searching=Workers("search", search_threads),
         ingesting=Workers("ingest", ingest_threads),
         writing=Workers("write", 1),
+        tending=Workers("tend", 1),
         searches=Line("searches", 256),
-        changes=Line("changes", 16),  # each may hold 32 MiB of text
+        changes=Line("changes", 64),  # each may hold 32 MiB
+        ingests=Line("ingests", 16),
     )

@@ -12,10 +12,10 @@ from pointsman_gateway.classification.prototypes import prototypes, prototypes_o
 from pointsman_gateway.classification.softmax_regression import Block, Dense, Floats, Head, fit_head
 
 INVERSE_PENALTY = 30
-"""scikit-learn's C: with unit vectors a stronger penalty underfits (CLINC150: C=1 costs 4 points)."""
+"""scikit-learn's C. In the mean of seven small sets: 94.1 % right with 3, 94.3 with 10, 94.6 with 30, 94.4 with 100."""
 
 TOLERANCE = 0.01
-"""A tighter one changes no decision; with 0.1 the head has not converged."""
+"""Three times tighter, CLINC150's validation part comes out the same within 0.1 points."""
 
 MOST_FOREIGN = 128
 """Texts that belong to no task are kept as so many typical ones at most."""

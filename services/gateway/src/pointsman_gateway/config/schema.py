@@ -77,6 +77,12 @@ class Retrieval(Strict):
     top_k: int = Field(default=3, ge=1, le=20)
     prompt: str = Field(description="a template in prompts/ that shows the passages")
     required: bool = Field(default=True, description="false: answer without passages where the retriever is away")
+    max_tokens: int = Field(default=1000, ge=1, description="of all passages together; the best that fit are shown")
+    min_score: float = Field(default=0.0, ge=0.0, le=1.0, description="passages below it are not shown")
+    when_nothing: Literal["answer", "next_path"] = Field(
+        default="answer",
+        description="where nothing relevant is found: answer without passages, or go down the path's fallback",
+    )
 
 
 class StrategyConfig(Strict):

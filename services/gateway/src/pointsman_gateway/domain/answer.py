@@ -14,6 +14,8 @@ class Passage:
     title: str
     text: str
     score: float
+    start: int = 0  # in its document, in characters
+    tokens: int = 0  # of the text, as the retriever counts them
 
 
 @dataclass(frozen=True, slots=True)

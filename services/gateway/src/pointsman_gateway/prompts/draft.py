@@ -15,6 +15,8 @@ class Draft:
     passages: tuple[Passage, ...] = ()
     searches: int = 0
     retrieval_seconds: float = 0.0
+    is_last: bool = False
+    """No other path can be taken any more."""
 
     def with_system(self, text: str) -> "Draft":
         return replace(self, system=(*self.system, text))

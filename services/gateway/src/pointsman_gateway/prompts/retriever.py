@@ -8,6 +8,7 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.rich_status import from_rpc_error
 
 from pointsman_gateway.domain import Passage, Vector
+from pointsman_gateway.prompts.strategies import Found
 
 LONGEST = 5.0
 """Seconds a search may take at most, also for a request without a deadline."""
@@ -21,9 +22,7 @@ class RetrieverClient:
         self._stub = retriever_pb2_grpc.RetrieverStub(channel)
         self._fingerprint = fingerprint
 
-    async def search(
-        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
-    ) -> tuple[Passage, ...]:
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         request = retriever_pb2.SearchRequest(collection=collection, query=query[:16384], top_k=top_k)
         if vector is not None:
             request.vector.fingerprint = self._fingerprint
@@ -37,4 +36,5 @@ class RetrieverClient:
             raise Unavailable(
                 f"collection '{collection}' cannot be searched: {told.message}", code=told.code, retry_after=2.0
             ) from error
-        return tuple(Passage(p.document_id, p.title, p.text, p.score) for p in answer.passages)
+        passages = tuple(Passage(p.document_id, p.title, p.text, p.score, p.start, p.tokens) for p in answer.passages)
+        return Found(passages, answer.relevant if answer.HasField("relevant") else bool(passages))

@@ -17,7 +17,8 @@ class Prompts:
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         started = time.perf_counter()
-        draft = await apply_all(self._strategies.get(decision.path.name, ()), Draft(request, decision.vector))
+        begun = Draft(request, decision.vector, is_last=not decision.alternatives)
+        draft = await apply_all(self._strategies.get(decision.path.name, ()), begun)
         seconds = {"prompt": time.perf_counter() - started - draft.retrieval_seconds}
         if draft.searches:
             seconds["retrieval"] = draft.retrieval_seconds

@@ -3,12 +3,12 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_gateway.config.load import Example
 from pointsman_gateway.domain import Passage, Vector
@@ -28,13 +28,19 @@ class Embed(Protocol):
     async def embed(self, text: str) -> Vector: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    passages: tuple[Passage, ...]
+    """Best first."""
+    relevant: bool
+    """Whether any of them deserves to be shown, by the retriever's own measure."""
+
+
 class Search(Protocol):
     """Finds passages for a text and its vector."""
 
-    async def search(
-        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
-    ) -> tuple[Passage, ...]:
-        """Best first. `deadline` is on the event loop's clock. Raises a PointsmanError."""
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        """`deadline` is on the event loop's clock. Raises a PointsmanError."""
         ...
 
 
@@ -79,11 +85,35 @@ class FewShot:
         return replace(draft, vector=vector, examples=tuple(self._pairs[i] for i in reversed(order)))
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What of the passages found is shown."""
+
+    top_k: int
+    max_tokens: int = 1000
+    """Of all together; their counts are the embedding model's, near enough to the engine's."""
+    min_score: float = 0.0
+    or_next_path: bool = False
+    """Where nothing is relevant, another path is taken, if there is one."""
+
+    def choose(self, found: Found) -> tuple[Passage, ...]:
+        """The best that fit, in an order of their own and not of their rank.
+
+        Two questions that find the same passages have the same text in front, which the engine's prefix cache knows.
+        """
+        chosen, left = [], self.max_tokens
+        for passage in found.passages if found.relevant else ():
+            if passage.score >= self.min_score and passage.tokens <= left:
+                chosen.append(passage)
+                left -= passage.tokens
+        return tuple(sorted(chosen, key=lambda passage: (passage.document_id, passage.start)))
+
+
 class Retrieval:
     """Looks the request up, and shows the passages through a template."""
 
     def __init__(
-        self, templates: Templates, prompt: str, search: Search, collection: str, top_k: int, required: bool
+        self, templates: Templates, prompt: str, search: Search, collection: str, shown: Shown, required: bool
     ) -> None:
         for found in [], [Passage("id", "title", "text", 1.0)]:
             templates.try_out(prompt, query="?", passages=found)
@@ -91,20 +121,26 @@ class Retrieval:
         self._prompt = prompt
         self._search = search
         self._collection = collection
-        self._top_k = top_k
+        self._shown = shown
         self._required = required
 
     async def apply(self, draft: Draft) -> Draft:
         request, started = draft.request, time.perf_counter()
         try:
-            passages = await self._search.search(
-                self._collection, request.query, draft.vector, self._top_k, request.deadline
+            found = await self._search.search(
+                self._collection, request.query, draft.vector, self._shown.top_k, request.deadline
             )
         except PointsmanError as error:
             if self._required:
                 raise
             log.warning("answering without passages: %s", error)
-            passages = ()
+            passages: tuple[Passage, ...] = ()
+        else:
+            passages = self._shown.choose(found)
+            if not passages and self._shown.or_next_path and not draft.is_last:
+                raise Unavailable(
+                    f"nothing in collection '{self._collection}' is relevant to the request", code="nothing_relevant"
+                )
         draft = draft.with_system(self._templates.render(self._prompt, query=request.query, passages=passages))
         return replace(
             draft,

@@ -16,13 +16,13 @@ from pointsman_gateway.classification.rules import Rules
 from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
-from pointsman_gateway.domain import AUTO, UNKNOWN, Passage, Path, Sampling, Vector
+from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.metering.stage import Metering
 from pointsman_gateway.pipeline import Line
 from pointsman_gateway.prompts.stage import Prompts
-from pointsman_gateway.prompts.strategies import FewShot, Instruction, Retrieval, Search, Strategy
+from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Search, Shown, Strategy
 from pointsman_gateway.prompts.templates import Templates
 from pointsman_gateway.routing.evidence import Evidence, NoEvidence
 from pointsman_gateway.routing.router import PATH_PREFIX, Router
@@ -118,10 +118,8 @@ def check(config: Config) -> None:
 class _NoSearch:
     """For checking a configuration, which retrieves nothing."""
 
-    async def search(
-        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
-    ) -> tuple[Passage, ...]:
-        return ()
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        return Found((), False)
 
 
 def to_path(name: str, path: PathConfig, config: Config) -> Path:
@@ -175,4 +173,5 @@ def _strategy(
         return FewShot(examples, of_task, few.count, embed, system)
     look_up = config.retrieval
     assert look_up is not None  # the schema allows no other
-    return Retrieval(templates, look_up.prompt, search, look_up.collection, look_up.top_k, look_up.required)
+    shown = Shown(look_up.top_k, look_up.max_tokens, look_up.min_score, look_up.when_nothing == "next_path")
+    return Retrieval(templates, look_up.prompt, search, look_up.collection, shown, look_up.required)

@@ -10,9 +10,10 @@ from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.backends.stage import Call
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
-from pointsman_gateway.domain import AUTO, Chunk, Decision, Passage, Vector
+from pointsman_gateway.domain import AUTO, Chunk, Decision, Vector
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Line
+from pointsman_gateway.prompts.strategies import Found
 from pointsman_gateway.routing.evidence import Evidence
 from pointsman_gateway.wiring.line import Learned, Surroundings, build_line
 from pointsman_gateway.workbench.recorded import Recorded, Replayed
@@ -88,7 +89,5 @@ class _NoEngine:
 class _NoPassages:
     """Nothing is looked up on a bench."""
 
-    async def search(
-        self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float
-    ) -> tuple[Passage, ...]:
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         raise NotImplementedError

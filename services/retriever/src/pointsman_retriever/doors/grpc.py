@@ -1,14 +1,22 @@
 """The gRPC door: converts, delegates, and nothing else."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import numpy as np
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
+from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_retriever.domain import Collection, Document, NamedVector, Passage, Query
+from pointsman_retriever.doors import streams
+from pointsman_retriever.doors.messages import from_collection, from_event, from_shown, to_id, to_quota, to_raw
+from pointsman_retriever.doors.searching import from_answer, from_result, from_standard, to_query, to_standard
+from pointsman_retriever.ingesting import Ingest
 from pointsman_retriever.library import Library
+from pointsman_retriever.loaders.loading import Loader
+from pointsman_retriever.operating import Copied, Operations
+from pointsman_retriever.searching import Searching
+from pointsman_retriever.workers import Line
 
 SERVICE = "pointsman.v1.Retriever"
 
@@ -16,75 +24,107 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
-    def __init__(self, library: Library) -> None:
+    def __init__(
+        self, library: Library, searching: Searching, loader: Loader, operations: Operations, ingests: Line
+    ) -> None:
+        """`ingests` is how many streams of documents may be open at once."""
         self._library = library
+        self._searching = searching
+        self._loader = loader
+        self._operations = operations
+        self._ingests = ingests
 
     async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Context) -> pb.Collection:
-        return _from_collection(await self._library.create(request.name, request.if_missing))
+        quota = to_quota(request.quota) if request.HasField("quota") else None
+        created = await self._library.create(to_id(request.tenant, request.name), request.if_missing, quota)
+        return from_collection(created)
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
-        return pb.ListCollectionsResponse(collections=map(_from_collection, self._library.collections()))
+        shown = self._library.collections(to_id(request.tenant, "").tenant)
+        return pb.ListCollectionsResponse(collections=map(from_shown, shown))
 
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
-        await self._library.drop(request.name)
+        await self._library.drop(to_id(request.tenant, request.name))
         return pb.DeleteCollectionResponse()
 
+    async def ConfigureCollection(self, request: pb.ConfigureCollectionRequest, context: Context) -> pb.Collection:
+        collection = to_id(request.tenant, request.collection)
+        return from_collection(await self._library.configure(collection, to_quota(request.quota)))
+
     async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
-        written = await self._library.upsert(request.collection, [_to_document(one) for one in request.documents])
-        return pb.UpsertResponse(documents=written.documents, chunks=written.chunks, version=written.version)
-
-    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
-        deleted = await self._library.delete(request.collection, list(request.ids))
-        return pb.DeleteResponse(deleted=deleted.documents, version=deleted.version)
-
-    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
-        answer = await self._library.search(_to_query(request))
-        return pb.SearchResponse(
-            passages=map(_from_passage, answer.passages), version=answer.version, seconds=answer.seconds
+        documents = [await self._loader.load_one(to_raw(one)) for one in request.documents]
+        written = await self._library.upsert(to_id(request.tenant, request.collection), documents)
+        return pb.UpsertResponse(
+            documents=written.documents, chunks=written.chunks, version=written.version, unchanged=written.unchanged
         )
 
+    async def Ingest(
+        self, requests: AsyncIterator[pb.IngestRequest], context: Context
+    ) -> AsyncIterator[pb.IngestResponse]:
+        try:
+            begin = await streams.begin_ingest(requests)
+            ingest = Ingest(self._library, self._loader, to_id(begin.tenant, begin.collection), begin.source)
+            async for event in ingest.run(self._ingests, streams.ingest_steps(requests)):
+                yield from_event(event)
+        except PointsmanError:
+            await streams.discard(requests)
+            raise
 
-def _to_document(message: pb.Document) -> Document:
-    return Document(message.id, message.title, message.text, dict(message.metadata))
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        deleted = await self._library.delete(to_id(request.tenant, request.collection), list(request.ids))
+        return pb.DeleteResponse(deleted=deleted.documents, version=deleted.version)
 
+    async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
+        verified = await self._operations.verify(to_id(request.tenant, request.collection), request.repair)
+        held = verified.collection
+        return pb.VerifyResponse(
+            problems=verified.problems,
+            documents=held.documents,
+            chunks=held.chunks,
+            version=held.version,
+            checksum=f"{held.checksum:016x}",
+            seconds=verified.seconds,
+            repaired=verified.repaired,
+        )
 
-def _to_query(request: pb.SearchRequest) -> Query:
-    return Query(
-        collection=request.collection,
-        text=request.query,
-        top_k=request.top_k,
-        vector=_to_vector(request.vector) if request.HasField("vector") else None,
-        filter=dict(request.filter),
-        dense_weight=request.dense_weight if request.HasField("dense_weight") else None,
-    )
+    async def Snapshot(self, request: pb.SnapshotRequest, context: Context) -> AsyncIterator[pb.SnapshotPart]:
+        async for part in self._operations.snapshot(to_id(request.tenant, request.collection)):
+            if isinstance(part, Copied):
+                yield pb.SnapshotPart(sha256=part.sha256, collection=from_collection(part.collection))
+            else:
+                yield pb.SnapshotPart(data=part)
 
+    async def Restore(self, requests: AsyncIterator[pb.RestoreRequest], context: Context) -> pb.Collection:
+        try:
+            begin = await streams.begin_restore(requests)
+            collection = to_id(begin.tenant, begin.collection)
+            restored = await self._operations.restore(collection, begin.replace, streams.restore_steps(requests))
+        except PointsmanError:
+            await streams.discard(requests)
+            raise
+        return from_collection(restored)
 
-def _to_vector(message: pb.Vector) -> NamedVector:
-    return NamedVector(message.fingerprint, np.array(message.values, np.float32))
+    async def Reembed(self, request: pb.ReembedRequest, context: Context) -> AsyncIterator[pb.ReembedProgress]:
+        async for progress in self._operations.reembed(to_id(request.tenant, request.collection)):
+            yield pb.ReembedProgress(
+                documents=progress.documents,
+                total=progress.total,
+                collection=from_collection(progress.collection) if progress.collection else None,
+            )
 
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        query = to_query(request)
+        return from_answer(await self._searching.search(query), query.wishes)
 
-def _from_collection(collection: Collection) -> pb.Collection:
-    return pb.Collection(
-        name=collection.name,
-        fingerprint=collection.fingerprint,
-        dimensions=collection.dimensions,
-        documents=collection.documents,
-        chunks=collection.chunks,
-        version=collection.version,
-    )
+    async def SearchBatch(self, request: pb.SearchBatchRequest, context: Context) -> pb.SearchBatchResponse:
+        queries = [to_query(search) for search in request.searches]
+        results = await self._searching.search_all(queries)
+        return pb.SearchBatchResponse(
+            searches=[from_result(result, query.wishes) for result, query in zip(results, queries, strict=True)]
+        )
 
-
-def _from_passage(passage: Passage) -> pb.Passage:
-    return pb.Passage(
-        document_id=passage.document_id,
-        title=passage.title,
-        text=passage.text,
-        score=passage.score,
-        dense_score=passage.dense_score,
-        sparse_score=passage.sparse_score,
-        start=passage.start,
-        end=passage.end,
-        metadata=passage.metadata,
-    )
+    async def ConfigureSearch(self, request: pb.ConfigureSearchRequest, context: Context) -> pb.SearchSettings:
+        collection = to_id(request.tenant, request.collection)
+        return from_standard(await self._searching.configure(collection, to_standard(request.settings)))

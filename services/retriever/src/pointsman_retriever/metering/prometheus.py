@@ -1,7 +1,6 @@
 """All metrics of the retriever. A collection's name is a label for the first names seen; further ones are "other"."""
 
-from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from threading import Lock
 
@@ -9,13 +8,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pointsman_retriever.domain import Collection
-from pointsman_retriever.facts import Dropped, Fact, Searched, Upserted
+from pointsman_retriever.facts import Dropped, Fact, Searched, Size, Upserted
 
 MAX_LABELS = 50
 OTHER = "other"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LEG_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+_COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Labels:
@@ -52,55 +52,104 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._legs = Histogram(
+            "pointsman_retriever_search_leg_seconds",
+            "Time of a search's parts, over all collections",
+            ["leg"],
+            buckets=_LEG_SECONDS,
+            registry=registry,
+        )
+        self._best = Histogram(
+            "pointsman_retriever_best_cosine",
+            "Cosine of the first passage to the query",
+            ["collection"],
+            buckets=_COSINES,
+            registry=registry,
+        )
         self._passages = Counter("pointsman_retriever_passages", "Passages given", ["collection"], registry=registry)
         self._empty = Counter(
             "pointsman_retriever_empty_searches", "Searches that found nothing", ["collection"], registry=registry
         )
-        self._upserts = Counter("pointsman_retriever_upserts", "Upsert calls", ["collection"], registry=registry)
-        self._documents = Counter(
-            "pointsman_retriever_upserted_documents", "Documents written", ["collection"], registry=registry
+        self._upserts = Counter(
+            "pointsman_retriever_upserts", "Upsert calls, and documents of ingests", ["collection"], registry=registry
         )
+        self._documents = Counter(
+            "pointsman_retriever_upserted_documents", "Documents acknowledged", ["collection"], registry=registry
+        )
+        self._unchanged = Counter(
+            "pointsman_retriever_unchanged_documents",
+            "Documents acknowledged that were there just so",
+            ["collection"],
+            registry=registry,
+        )
+        self._chunks = Counter("pointsman_retriever_new_chunks", "Chunks written", ["collection"], registry=registry)
 
     def note(self, fact: Fact) -> None:
         match fact:
-            case Searched(collection, passages, seconds):
-                label = self._labels.label(collection)
-                self._seconds.labels(label).observe(seconds)
-                self._passages.labels(label).inc(passages)
-                self._empty.labels(label).inc(0 if passages else 1)
-            case Upserted(collection, documents):
+            case Searched():
+                self._note_search(fact)
+            case Upserted(collection, documents, unchanged, chunks):
                 label = self._labels.label(collection)
                 self._upserts.labels(label).inc()
                 self._documents.labels(label).inc(documents)
+                self._unchanged.labels(label).inc(unchanged)
+                self._chunks.labels(label).inc(chunks)
             case Dropped(collection):
                 if self._labels.drop(collection):
                     self._forget(collection)
 
+    def _note_search(self, fact: Searched) -> None:
+        label = self._labels.label(fact.collection)
+        self._seconds.labels(label).observe(fact.seconds)
+        self._passages.labels(label).inc(fact.passages)
+        self._empty.labels(label).inc(0 if fact.passages else 1)
+        for leg, seconds in fact.legs.items():
+            self._legs.labels(leg).observe(seconds)
+        if fact.best is not None:
+            self._best.labels(label).observe(fact.best)
+
     def _forget(self, label: str) -> None:
-        for metric in (self._seconds, self._passages, self._empty, self._upserts, self._documents):
+        for metric in (
+            self._seconds,
+            self._best,
+            self._passages,
+            self._empty,
+            self._upserts,
+            self._documents,
+            self._unchanged,
+            self._chunks,
+        ):
             with suppress(KeyError):  # of this one there was nothing to count yet
                 metric.remove(label)
 
 
 class CollectionSizes(Collector):
-    """Documents and chunks in each collection, read when they are asked for."""
+    """What is in each collection, read when it is asked for."""
 
-    def __init__(self, collections: Callable[[], list[Collection]], labels: Labels) -> None:
-        self._collections = collections
+    def __init__(self, sizes: Callable[[], list[Size]], labels: Labels) -> None:
+        self._sizes = sizes
         self._labels = labels
 
     def collect(self) -> Iterable[Metric]:
-        documents: Tally[str] = Tally()
-        chunks: Tally[str] = Tally()
-        for collection in self._collections():
-            label = self._labels.label(collection.name)
-            documents[label] += collection.documents
-            chunks[label] += collection.chunks
-        yield _gauge("pointsman_retriever_documents", "Documents in the collection", documents)
-        yield _gauge("pointsman_retriever_chunks", "Chunks in the collection", chunks)
+        sizes = [(self._labels.label(size.name), size) for size in self._sizes()]
+        for name, documentation, value in (
+            ("documents", "Documents in the collection", lambda size: size.documents),
+            ("chunks", "Chunks in the collection", lambda size: size.chunks),
+            ("bytes", "Bytes of the collection's texts and vectors", lambda size: size.bytes),
+            ("index_vectors", "Vectors in the index in memory", lambda size: size.index_vectors),
+            ("inconsistent", "1 where the collection cannot be searched", lambda size: float(size.is_inconsistent)),
+        ):
+            summed: dict[str, float] = {}
+            for label, size in sizes:
+                summed[label] = summed.get(label, 0.0) + value(size)
+            yield _gauge(f"pointsman_retriever_{name}", documentation, summed)
+        oldest: dict[str, float] = {}
+        for label, size in sizes:
+            oldest[label] = max(oldest.get(label, 0.0), size.index_age)
+        yield _gauge("pointsman_retriever_index_age_seconds", "Since the index was made or last changed", oldest)
 
 
-def _gauge(name: str, documentation: str, values: Tally[str]) -> Metric:
+def _gauge(name: str, documentation: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, documentation, labels=["collection"])
     for label, value in sorted(values.items()):
         family.add_metric([label], value)

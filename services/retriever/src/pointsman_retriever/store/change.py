@@ -1,93 +1,251 @@
-"""One change of a collection: a transaction in which the tables, the words and the counts move together."""
+"""Changes of a collection: a transaction in which the tables and the counts move together."""
 
 import sqlite3
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
+from pointsman_servicekit.errors import ResourceExhausted
 
-from pointsman_retriever.domain import Collection, Ids, MadeDocument, Vectors
-from pointsman_retriever.store.schema import words_table
+from pointsman_retriever import digests
+from pointsman_retriever.domain import Chunk, Collection, Delta, Entries, MadeDocument, Quota, Vectors
+from pointsman_retriever.store import looking
 
 
-@dataclass(slots=True)
-class Change:
-    """Made by `Store.changing`; nothing is kept without `commit`."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the collection has of a document already."""
 
-    connection: sqlite3.Connection
-    number: int  # of the collection
-    before: Collection
-    removed: list[int] = field(default_factory=list)  # ids of chunks
-    added: list[int] = field(default_factory=list)
-    vectors: list[Vectors] = field(default_factory=list)
-    documents: int = 0  # by how many the collection has grown
+    row: int
+    digest: bytes
+    recipe: str
+    source: str
+    bytes: int
+
+
+class Transaction:
+    """Made by `Store.changing`: several callers' steps, each whole or not at all, committed together."""
+
+    def __init__(self, connection: sqlite3.Connection, before: Collection) -> None:
+        self.collection = before  # as the steps have left it
+        self._connection = connection
+        self._removed: set[int] = set()
+        self._added: dict[int, Vectors] = {}
+
+    @contextmanager
+    def step(self) -> Iterator["Change"]:
+        """Nothing of a step that raises is kept; the others stay."""
+        self._connection.execute("SAVEPOINT step")
+        change = Change(self._connection, self.collection)
+        try:
+            yield change
+            after = change.after()
+            _check_quota(self.collection, after)
+        except BaseException:
+            if self._connection.in_transaction:  # a full disk has rolled back everything already
+                self._connection.execute("ROLLBACK TO step")
+                self._connection.execute("RELEASE step")
+            raise
+        self._connection.execute("RELEASE step")
+        self.collection = after
+        for chunk in change.removed:  # perhaps one that an earlier step has added
+            if self._added.pop(chunk, None) is None:
+                self._removed.add(chunk)
+        self._added.update(change.added)
 
     @property
-    def removed_ids(self) -> Ids:
-        return np.array(self.removed, np.int64)
-
-    @property
-    def added_ids(self) -> Ids:
-        return np.array(self.added, np.int64)
-
-    @property
-    def added_vectors(self) -> Vectors:
-        """(added, dimensions)."""
-        return np.concatenate(self.vectors) if self.vectors else np.empty((0, self.before.dimensions), np.float32)
-
-    def put(self, made: MadeDocument) -> None:
-        """Adds a document, in the place of the one with its id."""
-        self.remove(made.document.id)
-        document = made.document
-        row = self.connection.execute(
-            "INSERT INTO documents (collection, id, title, text) VALUES (?, ?, ?, ?)",
-            (self.number, document.id, document.title, document.text),
-        ).lastrowid
-        self.connection.executemany(
-            "INSERT INTO metadata (document, key, value) VALUES (?, ?, ?)",
-            [(row, key, value) for key, value in document.metadata.items()],
+    def delta(self) -> Delta:
+        return Delta(
+            np.array(sorted(self._removed), np.int64),
+            looking.entries_of(self._connection, np.array(list(self._added), np.int64), self.collection.dimensions),
         )
-        for chunk, vector in zip(made.chunks, made.vectors, strict=True):
-            number = self.connection.execute(
-                "INSERT INTO chunks (document, start, end, context, text, vector) VALUES (?, ?, ?, ?, ?, ?)",
-                (row, chunk.start, chunk.end, chunk.context, chunk.text, vector.astype("<f4").tobytes()),
-            ).lastrowid
-            assert number is not None  # an INSERT has one
-            self.connection.execute(
-                f"INSERT INTO {words_table(self.number)} (rowid, text) VALUES (?, ?)", (number, chunk.in_context)
-            )
-            self.added.append(number)
-        self.vectors.append(made.vectors)
-        self.documents += 1
+
+    def entries(self) -> Iterator[Entries]:
+        """Of all chunks, as the steps have left them."""
+        return looking.entries(self._connection)
+
+    def commit(self) -> Collection:
+        """Puts everything on the disk, and returns the collection after it."""
+        write_counts(self._connection, self.collection)
+        self._connection.execute("COMMIT")
+        return self.collection
+
+
+class Change:
+    """One caller's step."""
+
+    def __init__(self, connection: sqlite3.Connection, before: Collection) -> None:
+        self.removed: list[int] = []  # ids of chunks
+        self.added: dict[int, Vectors] = {}
+        self.documents = 0  # by how many the collection has grown
+        self.changed = 0  # documents that were written or removed
+        self.unchanged = 0  # documents that were there just so
+        self._connection = connection
+        self.before = before
+        self._bytes = 0
+        self._checksum = before.checksum
+
+    def put(self, made: MadeDocument) -> int:
+        """Adds a document, in the place of the one with its id; returns how many chunks are new.
+
+        What the collection has already stays: the whole row of an equal document, and the chunks with equal text.
+        """
+        digest = digests.of_document(made.document.title, made.document.text, made.document.metadata)
+        there = self._find(made.document.id)
+        if there is not None and (there.digest, there.recipe) == (digest, made.recipe) and self._holds(there.row, made):
+            self.unchanged += not self._adopt(there, made.source)
+            return 0
+        self.changed += 1
+        # Who holds a copy of a chunk holds its metadata too: where they change, the chunk is another.
+        keeps = there is not None and self._metadata(there.row) == dict(made.document.metadata)
+        row = self._put_document(there, made, digest)
+        return self._put_chunks(row, made, keeps)
 
     def remove(self, document_id: str) -> bool:
         """Whether the document was there."""
-        found = self.connection.execute(
-            "SELECT row FROM documents WHERE collection = ? AND id = ?", (self.number, document_id)
-        ).fetchone()
-        if found is None:
+        there = self._find(document_id)
+        if there is None:
             return False
-        chunks = [number for (number,) in self.connection.execute("SELECT id FROM chunks WHERE document = ?", found)]
-        self.connection.executemany(
-            f"DELETE FROM {words_table(self.number)} WHERE rowid = ?", [(number,) for number in chunks]
-        )
-        self.connection.execute("DELETE FROM documents WHERE row = ?", found)
-        self.removed.extend(chunks)
+        self._remove_chunks(there.row, kept=frozenset())
+        self._connection.execute("DELETE FROM documents WHERE row = ?", (there.row,))
+        self._bytes -= there.bytes
         self.documents -= 1
+        self.changed += 1
         return True
 
-    def commit(self) -> Collection:
-        """Puts the change on the disk, and returns the collection after it."""
-        after = Collection(
-            name=self.before.name,
-            fingerprint=self.before.fingerprint,
-            dimensions=self.before.dimensions,
+    def after(self) -> Collection:
+        """The version counts up only where something has changed."""
+        return replace(
+            self.before,
             documents=self.before.documents + self.documents,
             chunks=self.before.chunks + len(self.added) - len(self.removed),
-            version=self.before.version + 1,
+            bytes=self.before.bytes + self._bytes,
+            version=self.before.version + bool(self.changed),
+            checksum=self._checksum,
         )
-        self.connection.execute(
-            "UPDATE collections SET documents = ?, chunks = ?, version = ? WHERE id = ?",
-            (after.documents, after.chunks, after.version, self.number),
+
+    def _find(self, document_id: str) -> Row | None:
+        found = self._connection.execute(
+            "SELECT row, digest, recipe, source, bytes FROM documents WHERE id = ?", (document_id,)
+        ).fetchone()
+        return Row(*found) if found else None
+
+    def _holds(self, row: int, made: MadeDocument) -> bool:
+        """Whether a document of equal text has equal vectors too; a caller's own vector may be another."""
+        held = self._connection.execute("SELECT vector FROM chunks WHERE document = ? ORDER BY start, id", (row,))
+        return [vector for (vector,) in held] == [_bytes_of(vector) for vector in made.vectors]
+
+    def _metadata(self, row: int) -> dict[str, str]:
+        return dict(self._connection.execute("SELECT key, value FROM metadata WHERE document = ?", (row,)))
+
+    def _adopt(self, there: Row, source: str) -> bool:
+        """Whether it was of another source."""
+        if there.source == source:
+            return False
+        self._connection.execute("UPDATE documents SET source = ? WHERE row = ?", (source, there.row))
+        return True
+
+    def _put_document(self, there: Row | None, made: MadeDocument, digest: bytes) -> int:
+        document = made.document
+        values = (document.title, document.text, digest, made.recipe, made.bytes, made.source)
+        if there is None:
+            row = self._connection.execute(
+                "INSERT INTO documents (title, text, digest, recipe, bytes, source, id) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*values, document.id),
+            ).lastrowid
+            assert row is not None  # an INSERT has one
+            self.documents += 1
+        else:
+            row = there.row
+            self._connection.execute(
+                "UPDATE documents SET title = ?, text = ?, digest = ?, recipe = ?, bytes = ?, source = ? WHERE row = ?",
+                (*values, row),
+            )
+            self._connection.execute("DELETE FROM metadata WHERE document = ?", (row,))
+            self._bytes -= there.bytes
+        self._bytes += made.bytes
+        self._connection.executemany(
+            "INSERT INTO metadata (document, key, value) VALUES (?, ?, ?)",
+            [(row, key, value) for key, value in document.metadata.items()],
         )
-        self.connection.execute("COMMIT")
-        return after
+        return row
+
+    def _put_chunks(self, row: int, made: MadeDocument, keeps: bool) -> int:
+        """Returns how many are new; where the text that is searched and the vector are equal, the old chunk stays."""
+        held: dict[bytes, list[int]] = {}
+        if keeps:
+            found = self._connection.execute(
+                "SELECT id, digest FROM chunks WHERE document = ? ORDER BY id DESC", (row,)
+            )
+            for chunk_id, digest in found:
+                held.setdefault(digest, []).append(chunk_id)
+        kept: list[tuple[Chunk, int]] = []
+        new: list[tuple[Chunk, Vectors, bytes]] = []
+        for chunk, vector in zip(made.chunks, made.vectors, strict=True):
+            digest = digests.of_chunk(chunk.in_context, _bytes_of(vector))
+            if same := held.get(digest):
+                kept.append((chunk, same.pop()))
+            else:
+                new.append((chunk, vector, digest))
+        self._remove_chunks(row, frozenset(chunk_id for _, chunk_id in kept))
+        self._connection.executemany(
+            "UPDATE chunks SET start = ?, end = ?, context = ?, text = ? WHERE id = ?",
+            [(chunk.start, chunk.end, chunk.context, chunk.text, chunk_id) for chunk, chunk_id in kept],
+        )
+        for chunk, vector, digest in new:
+            self._add_chunk(row, chunk, vector, digest)
+        return len(new)
+
+    def _add_chunk(self, row: int, chunk: Chunk, vector: Vectors, digest: bytes) -> None:
+        chunk_id = self._connection.execute(
+            "INSERT INTO chunks (document, start, end, context, text, vector, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (row, chunk.start, chunk.end, chunk.context, chunk.text, _bytes_of(vector), digest),
+        ).lastrowid
+        assert chunk_id is not None  # an INSERT has one
+        self.added[chunk_id] = vector
+        self._checksum ^= digests.of_vectors(np.array([chunk_id], np.int64), vector.reshape(1, -1))
+
+    def _remove_chunks(self, row: int, kept: frozenset[int]) -> None:
+        held = self._connection.execute("SELECT id, vector FROM chunks WHERE document = ?", (row,)).fetchall()
+        gone = [(chunk_id, vector) for chunk_id, vector in held if chunk_id not in kept]
+        if not gone:
+            return
+        ids = [(chunk_id,) for chunk_id, _ in gone]
+        self._connection.executemany("DELETE FROM chunks WHERE id = ?", ids)
+        vectors = np.frombuffer(b"".join(vector for _, vector in gone), "<f4").reshape(len(gone), -1)
+        self._checksum ^= digests.of_vectors(np.array([chunk_id for chunk_id, _ in gone], np.int64), vectors)
+        self.removed.extend(chunk_id for chunk_id, _ in gone)
+
+
+def write_counts(connection: sqlite3.Connection, after: Collection) -> None:
+    connection.execute(
+        "UPDATE collection SET fingerprint = ?, dimensions = ?, documents = ?, chunks = ?, bytes = ?, version = ?, "
+        "checksum = ?",
+        (
+            after.fingerprint,
+            after.dimensions,
+            after.documents,
+            after.chunks,
+            after.bytes,
+            after.version,
+            f"{after.checksum:016x}",
+        ),
+    )
+
+
+def _check_quota(before: Collection, after: Collection) -> None:
+    """Only what grows is refused: a collection over a quota that was lowered can still be made smaller."""
+    for what in Quota.__dataclass_fields__:
+        limit, had, has = getattr(after.quota, what), getattr(before, what), getattr(after, what)
+        if limit and has > limit and has > had:
+            raise ResourceExhausted(
+                f"collection {str(after.id)!r} would have {has:,} {what}, and its quota is {limit:,}; delete some, or "
+                "have the quota raised",
+                code="quota_exceeded",
+                param=what,
+            )
+
+
+def _bytes_of(vector: Vectors) -> bytes:
+    return vector.astype("<f4").tobytes()

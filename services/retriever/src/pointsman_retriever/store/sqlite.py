@@ -1,119 +1,158 @@
-"""The store: collections, documents, chunks and vectors in one SQLite file."""
+"""A collection's store: its documents, chunks and vectors in one SQLite file, the one source of truth."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import numpy as np
-from pointsman_servicekit.errors import NotFound
 
-from pointsman_retriever.domain import Collection, Ids, Passage, Ranked, Vectors
-from pointsman_retriever.store import schema
-from pointsman_retriever.store.change import Change
-from pointsman_retriever.store.connections import Connections
+from pointsman_retriever import digests
+from pointsman_retriever.domain import Chunk, Collection, CollectionId, Document, Entries, Quota, Vectors
+from pointsman_retriever.store import looking, schema
+from pointsman_retriever.store.change import Transaction
+from pointsman_retriever.store.connections import Connections, told
+from pointsman_retriever.store.folders import FILE, sync_folder
+from pointsman_retriever.store.looking import Look
 
-_COLLECTION = "name, fingerprint, dimensions, documents, chunks, version"
-_ROWS_AT_ONCE = 4096
-_HAS_ENTRY = "EXISTS (SELECT 1 FROM metadata WHERE document = chunks.document AND key = ? AND value = ?)"
+_COLLECTION = (
+    "fingerprint, dimensions, documents, chunks, bytes, version, checksum, max_documents, max_chunks, max_bytes, search"
+)
+CHECKPOINT_BYTES = 16 * 1024 * 1024
 
 
 class Store:
-    """Reads from any thread; changes (create, drop, changing) from one thread at a time."""
+    """Reads from any thread; changes (`changing`, `configure`) from one thread at a time."""
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
+    def __init__(
+        self, collection: CollectionId, folder: Path, readers: int, checkpoint_bytes: int = CHECKPOINT_BYTES
+    ) -> None:
+        """Opens what `make` has made; raises FailedPrecondition, Unavailable or Internal where it cannot be read."""
+        self.id = collection
+        self.folder = folder
+        self._checkpoint_bytes = checkpoint_bytes
+        self.connections = Connections(folder / FILE, readers)
+        try:
+            with self.connections.reading() as reader:
+                schema.check(reader)
+        except BaseException:
+            self.connections.close()
+            raise
 
-    def collections(self) -> list[tuple[int, Collection]]:
-        """Each with its number, which stays its own and is not given again."""
-        with self._connections.reading() as reader:
-            rows = reader.execute(f"SELECT id, {_COLLECTION} FROM collections ORDER BY name").fetchall()
-        return [(row[0], Collection(*row[1:])) for row in rows]
+    def close(self) -> None:
+        self.connections.close()
 
-    def create(self, collection: Collection) -> int:
-        """Returns its number; the name must be free."""
-        with self._connections.transaction() as writer:
-            number = writer.execute(
-                "INSERT INTO collections (name, fingerprint, dimensions) VALUES (?, ?, ?)",
-                (collection.name, collection.fingerprint, collection.dimensions),
-            ).lastrowid
-            assert number is not None  # an INSERT has one
-            schema.make_words(writer, number)
-            writer.execute("COMMIT")
-        return number
+    def checkpoint(self) -> None:
+        """Brings the log into the file where it has grown; nobody waits for it."""
+        if self.connections.log_bytes() > self._checkpoint_bytes:
+            self.connections.checkpoint()
 
-    def drop(self, number: int) -> None:
-        with self._connections.transaction() as writer:
-            schema.drop_words(writer, number)
-            writer.execute("DELETE FROM collections WHERE id = ?", (number,))
-            writer.execute("COMMIT")
+    def collection(self) -> Collection:
+        with self.connections.reading() as reader:
+            return read_collection(reader, self.id)
 
     @contextmanager
-    def changing(self, number: int) -> Iterator[Change]:
-        """Raises NotFound where the collection has been dropped."""
-        with self._connections.transaction() as writer:
-            row = writer.execute(f"SELECT {_COLLECTION} FROM collections WHERE id = ?", (number,)).fetchone()
-            if row is None:
-                raise NotFound("the collection was deleted meanwhile", code="unknown_collection", param="collection")
-            yield Change(writer, number, Collection(*row))
+    def changing(self) -> Iterator[Transaction]:
+        with self.connections.transaction() as writer:
+            yield Transaction(writer, read_collection(writer, self.id))
 
-    def vectors(self, number: int, dimensions: int) -> Iterator[tuple[Ids, Vectors]]:
-        """All vectors of a collection, in batches of (n,) and (n, dimensions)."""
-        with self._connections.reading() as reader:
-            cursor = reader.execute(
-                "SELECT chunks.id, vector FROM chunks JOIN documents ON document = row WHERE collection = ?", (number,)
+    def configure(self, quota: Quota) -> Collection:
+        with self.connections.transaction() as writer:
+            writer.execute(
+                "UPDATE collection SET max_documents = ?, max_chunks = ?, max_bytes = ?",
+                (quota.documents, quota.chunks, quota.bytes),
             )
-            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-                joined = b"".join(vector for _, vector in rows)
-                ids = np.array([chunk for chunk, _ in rows], np.int64)
-                yield ids, np.frombuffer(joined, "<f4").reshape(-1, dimensions)
+            writer.execute("COMMIT")
+            return read_collection(writer, self.id)
 
-    def having(self, number: int, metadata: Mapping[str, str]) -> Ids:
-        """The chunks of the documents that have all of these entries."""
-        entries = " AND ".join([_HAS_ENTRY] * len(metadata))
-        with self._connections.reading() as reader:
+    def set_search(self, settings: str) -> Collection:
+        """`settings` are JSON: what a search uses where a query does not say."""
+        with self.connections.transaction() as writer:
+            writer.execute("UPDATE collection SET search = ?", (settings,))
+            writer.execute("COMMIT")
+            return read_collection(writer, self.id)
+
+    def entries(self) -> Iterator[Entries]:
+        """All chunks, in batches, ascending by id, as they are at one moment."""
+        with self.connections.reading() as reader:
+            yield from looking.entries(reader)
+
+    def unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
+        """The ids of those that are in the collection just so, made by this recipe, and kept for this source."""
+        found = set()
+        with self.connections.reading() as reader:
+            for document, recipe in zip(documents, recipes, strict=True):
+                digest = digests.of_document(document.title, document.text, document.metadata)
+                row = reader.execute(
+                    "SELECT row FROM documents WHERE id = ? AND digest = ? AND recipe = ? AND source = ?",
+                    (document.id, digest, recipe, source),
+                ).fetchone()
+                if row:
+                    found.add(document.id)
+        return found
+
+    def known_vectors(self, document_id: str) -> Mapping[str, Vectors]:
+        """The vectors of a document's chunks by the text that was embedded."""
+        with self.connections.reading() as reader:
             rows = reader.execute(
-                f"SELECT chunks.id FROM documents JOIN chunks ON document = row WHERE collection = ? AND {entries}",
-                (number, *_flat(metadata)),
+                "SELECT context, chunks.text, vector FROM documents JOIN chunks ON document = row "
+                "WHERE documents.id = ?",
+                (document_id,),
             ).fetchall()
-        return np.array([chunk for (chunk,) in rows], np.int64)
+        return {
+            Chunk(text, 0, 0, context).in_context: np.frombuffer(vector, "<f4").astype(np.float32)
+            for context, text, vector in rows
+        }
 
-    def by_words(self, number: int, match: str, metadata: Mapping[str, str], count: int) -> dict[int, float]:
-        """BM25 (greater is better) of the best `count` chunks for an FTS5 expression, under the metadata filter."""
-        words = schema.words_table(number)
-        filtered = f"CROSS JOIN chunks ON chunks.id = {words}.rowid" if metadata else ""  # CROSS: match the words first
-        entries = "".join(f" AND {_HAS_ENTRY}" for _ in metadata)
-        with self._connections.reading() as reader:
-            rows = reader.execute(
-                f"SELECT {words}.rowid, -bm25({words}) AS score FROM {words} {filtered} "
-                f"WHERE {words} MATCH ?{entries} ORDER BY score DESC LIMIT ?",
-                (match, *_flat(metadata), count),
-            ).fetchall()
-        return dict(rows)
+    def ids_of(self, source: str) -> list[str]:
+        """The documents that are kept in step with a source."""
+        with self.connections.reading() as reader:
+            return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
 
-    def passages(self, ranked: Sequence[Ranked]) -> tuple[Passage, ...]:
-        """In the same order; the chunks must be there."""
-        with self._connections.reading() as reader:
-            return tuple(_passage(reader, one) for one in ranked)
+    @contextmanager
+    def looking(self) -> Iterator[Look]:
+        """The collection as it is now, whatever is written meanwhile."""
+        with self.connections.reading() as reader:
+            reader.execute("BEGIN")
+            (version,) = reader.execute("SELECT version FROM collection").fetchone()
+            yield Look(reader, version)
 
 
-def _passage(reader: sqlite3.Connection, ranked: Ranked) -> Passage:
-    row, document_id, title, text, start, end = reader.execute(
-        "SELECT row, documents.id, title, chunks.text, start, end "
-        "FROM chunks JOIN documents ON document = row WHERE chunks.id = ?",
-        (ranked.chunk,),
-    ).fetchone()
-    return Passage(
-        document_id=document_id,
-        title=title,
-        text=text,
-        start=start,
-        end=end,
-        metadata=dict(reader.execute("SELECT key, value FROM metadata WHERE document = ?", (row,))),
-        score=ranked.score,
-        dense_score=ranked.dense,
-        sparse_score=ranked.sparse,
+def make(folder: Path, collection: Collection) -> None:
+    """Makes the file of an empty collection in an empty folder, whole on the disk when this returns."""
+    file = folder / FILE
+    with told(file), closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA page_size = 8192")  # four vectors a page
+        schema.make(connection)
+        connection.execute(
+            "INSERT INTO collection (only, fingerprint, dimensions, checksum, max_documents, max_chunks, max_bytes) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?)",
+            (
+                collection.fingerprint,
+                collection.dimensions,
+                f"{0:016x}",
+                collection.quota.documents,
+                collection.quota.chunks,
+                collection.quota.bytes,
+            ),
+        )
+    sync_folder(folder)
+
+
+def read_collection(connection: sqlite3.Connection, collection: CollectionId) -> Collection:
+    row = connection.execute(f"SELECT {_COLLECTION} FROM collection").fetchone()
+    fingerprint, dimensions, documents, chunks, size, version, checksum, *quota, search = row
+    return Collection(
+        name=collection.name,
+        fingerprint=fingerprint,
+        dimensions=dimensions,
+        documents=documents,
+        chunks=chunks,
+        version=version,
+        tenant=collection.tenant,
+        bytes=size,
+        checksum=int(checksum, 16),
+        quota=Quota(*quota),
+        search=search,
     )
-
-
-def _flat(metadata: Mapping[str, str]) -> list[str]:
-    return [part for entry in metadata.items() for part in entry]

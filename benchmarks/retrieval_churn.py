@@ -1,0 +1,321 @@
+"""What writing does to searching, and what kill -9 does to what was written; with the real service in its own process.
+
+    python benchmarks/retrieval_churn.py                # both parts
+    python benchmarks/retrieval_churn.py crash --rounds 50
+
+Churn: a collection of one-chunk documents with their vectors is searched by one client, by text; then again while a
+stream replaces documents, at 1,000 a second and as fast as it goes. Crash: the process is killed amid upserts, ingests
+and deletes; after each start every row is verified and compared with what was acknowledged.
+The last line is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman.v1 import retriever_pb2_grpc
+from pointsman_embedding import MiniLM
+from pointsman_retriever.domain import CollectionId
+from pointsman_retriever.store.checking import check_all
+from pointsman_retriever.store.sqlite import Store
+from pointsman_servicekit.grpc_client import open_channel
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / ".pointsman/models/minilm"
+WORDS = sorted(set(re.findall(r"[a-z]{3,}", (ROOT / "README.md").read_text().lower())))
+COLLECTION = "bench"
+GONE = 0
+
+
+@dataclass
+class Service:
+    process: asyncio.subprocess.Process
+    stub: retriever_pb2_grpc.RetrieverStub
+
+
+@asynccontextmanager
+async def service(data: Path) -> AsyncIterator[Service]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "pointsman_retriever",
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "POINTSMAN_RETRIEVER_LISTEN": "127.0.0.1:0",
+            "POINTSMAN_RETRIEVER_METRICS_LISTEN": "127.0.0.1:0",
+            "POINTSMAN_RETRIEVER_DATA": str(data),
+            "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(MODEL),
+        },
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    address = None
+    while address is None:
+        line = await process.stderr.readline()
+        if not line:
+            raise RuntimeError("the retriever ended before it served")
+        if found := re.search(rb"serving at (\S+),", line):
+            address = found[1].decode()
+    drain = asyncio.create_task(process.stderr.read())
+    try:
+        async with open_channel(address) as channel:
+            yield Service(process, retriever_pb2_grpc.RetrieverStub(channel))
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        await drain
+
+
+def text_of(random_: random.Random, words: int = 40) -> str:
+    return " ".join(random_.choices(WORDS, k=words)).capitalize() + "."
+
+
+# -- churn
+
+
+@dataclass(frozen=True)
+class Latencies:
+    milliseconds: Sequence[float]
+
+    def at(self, share: float) -> float:
+        return float(np.quantile(self.milliseconds, share))
+
+
+def with_vectors(count: int, fingerprint: str, seed: int) -> list[pb.Document]:
+    vectors = np.random.default_rng(seed).normal(size=(count, 384)).astype(np.float32)
+    texts = random.Random(seed)
+    return [
+        pb.Document(
+            id=f"d{number}",
+            text=text_of(texts),
+            metadata={"shelf": str(number % 10)},
+            vector=pb.Vector(fingerprint=fingerprint, values=vector.tolist()),
+        )
+        for number, vector in enumerate(vectors)
+    ]
+
+
+async def search_for(stub, seconds: float, done: asyncio.Event | None = None) -> Latencies:
+    random_, found = random.Random(5), []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end and not (done and done.is_set()):
+        begun = time.perf_counter()
+        await stub.Search(pb.SearchRequest(collection=COLLECTION, query=text_of(random_, 8), top_k=10))
+        found.append((time.perf_counter() - begun) * 1000.0)
+    return Latencies(found)
+
+
+async def stream(stub, documents: Sequence[pb.Document], rate: float) -> tuple[int, float]:
+    """Documents acknowledged, and in how many seconds; `rate` is a second, 0 as fast as it goes."""
+    begun = time.perf_counter()
+
+    async def steps() -> AsyncIterator[pb.IngestRequest]:
+        yield pb.IngestRequest(begin=pb.IngestBegin(collection=COLLECTION))
+        for number, document in enumerate(documents):
+            if rate and (ahead := begun + number / rate - time.perf_counter()) > 0.0:
+                await asyncio.sleep(ahead)
+            yield pb.IngestRequest(document=document)
+        yield pb.IngestRequest(end=pb.IngestEnd())
+
+    written = 0
+    async for event in stub.Ingest(steps()):
+        if event.HasField("outcome"):
+            assert event.outcome.state == pb.DocumentOutcome.WRITTEN, event.outcome
+            written += 1
+    return written, time.perf_counter() - begun
+
+
+async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
+    fingerprint = MiniLM.load(MODEL).fingerprint
+    with tempfile.TemporaryDirectory() as folder:
+        async with service(Path(folder)) as running:
+            stub = running.stub
+            await stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION))
+            filled, fill_seconds = await stream(stub, with_vectors(rows, fingerprint, 1), 0.0)
+            print(f"filled with {filled:,} documents at {filled / fill_seconds:,.0f} a second", flush=True)
+            await search_for(stub, 2.0)
+            idle = await search_for(stub, seconds)
+            others = with_vectors(min(rows, int(rate * seconds)), fingerprint, 2)
+            paced = await under(stub, others, rate)
+            fast = await under(stub, with_vectors(min(rows, int(2 * rate * seconds)), fingerprint, 3), 0.0)
+            verified = await stub.Verify(pb.VerifyRequest(collection=COLLECTION))
+            assert not verified.problems, verified.problems
+    result = {
+        "rows": rows,
+        "idle_p50_ms": idle.at(0.5),
+        "idle_p99_ms": idle.at(0.99),
+        "churn_upserts_per_s": paced[1],
+        "churn_p50_ms": paced[0].at(0.5),
+        "churn_p99_ms": paced[0].at(0.99),
+        "churn_p99_ratio": paced[0].at(0.99) / idle.at(0.99),
+        "flat_out_upserts_per_s": fast[1],
+        "flat_out_p99_ms": fast[0].at(0.99),
+    }
+    for name, value in result.items():
+        print(f"{name}: {value:,.2f}")
+    return result
+
+
+async def under(stub, documents: Sequence[pb.Document], rate: float) -> tuple[Latencies, float]:
+    """Searches while documents are replaced, and how many of these a second."""
+    done = asyncio.Event()
+    searching = asyncio.create_task(search_for(stub, 600.0, done))
+    written, seconds = await stream(stub, documents, rate)
+    done.set()
+    return await searching, written / seconds
+
+
+# -- crash
+
+
+@dataclass
+class Ledger:
+    """What each document may be after a crash: its acknowledged state, or any that was sent after it."""
+
+    sent: dict[str, int] = field(default_factory=dict)  # the greatest edition
+    may_be: dict[str, set[int]] = field(default_factory=dict)  # editions; GONE for not there
+    lost: int = 0
+    ghosts: int = 0
+
+    def next(self, name: str, random_: random.Random) -> pb.Document:
+        self.sent[name] = self.sent.get(name, 0) + 1
+        self.sending(name, self.sent[name])
+        return pb.Document(id=name, text=f"Edition {self.sent[name]} of {name}. {text_of(random_, 20)}")
+
+    def sending(self, name: str, state: int) -> None:
+        self.may_be.setdefault(name, {GONE}).add(state)
+
+    def acknowledge(self, name: str, state: int) -> None:
+        self.may_be[name] = {state}
+
+
+async def write_until_killed(stub, ledger: Ledger, writer: int, random_: random.Random) -> None:
+    """Names are a writer's own, so that what it sent is in one order."""
+    try:
+        for turn in range(10_000):
+            names = [f"w{writer}-{number}" for number in random_.sample(range(60), 4)]
+            if turn % 5 == 4:
+                for name in names:
+                    ledger.sending(name, GONE)
+                await stub.Delete(pb.DeleteRequest(collection=COLLECTION, ids=names))
+                for name in names:
+                    ledger.acknowledge(name, GONE)
+            elif writer % 2:
+                documents = [ledger.next(name, random_) for name in names]
+                await stub.Upsert(pb.UpsertRequest(collection=COLLECTION, documents=documents))
+                for name in names:
+                    ledger.acknowledge(name, ledger.sent[name])
+            else:
+                await _ingest(stub, ledger, names, random_)
+    except grpc.aio.AioRpcError:
+        return  # killed
+
+
+async def _ingest(stub, ledger: Ledger, names: Sequence[str], random_: random.Random) -> None:
+    requests = [
+        pb.IngestRequest(begin=pb.IngestBegin(collection=COLLECTION, source="crash")),
+        *(pb.IngestRequest(document=ledger.next(name, random_)) for name in names),
+        pb.IngestRequest(end=pb.IngestEnd()),
+    ]
+    async for event in stub.Ingest(iter(requests)):
+        if event.HasField("outcome"):
+            ledger.acknowledge(event.outcome.id, ledger.sent[event.outcome.id])
+
+
+def check(data: Path, ledger: Ledger) -> list[str]:
+    """What is lost, a ghost or out of step on the disk; notes what is there."""
+    store = Store(CollectionId("default", COLLECTION), data / "default" / COLLECTION, 1)
+    try:
+        problems = list(check_all(store).problems)
+        with store.connections.reading() as reader:
+            rows = reader.execute("SELECT id, text FROM documents").fetchall()
+    finally:
+        store.close()
+    held = {name: int(re.match(r"Edition (\d+) of", text)[1]) for name, text in rows}
+    for name in {*ledger.may_be, *held}:
+        state, right = held.get(name, GONE), ledger.may_be.get(name, {GONE})
+        if state not in right:
+            # A ghost is there again after its deletion was acknowledged; anything else that is wrong was acknowledged
+            # and is not what is found.
+            ledger.ghosts += right == {GONE}
+            ledger.lost += right != {GONE}
+            problems.append(f"{name} is {state}, and may be {sorted(right)} ({GONE}: not there)")
+        ledger.may_be[name] = {state}  # from now on it is this
+    return problems
+
+
+async def crash(rounds: int) -> dict[str, float]:
+    random_ = random.Random(11)
+    problems: list[str] = []
+    ledger = Ledger()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        for _ in range(rounds):
+            async with service(data) as running:
+                await running.stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION, if_missing=True))
+                verified = await running.stub.Verify(pb.VerifyRequest(collection=COLLECTION))
+                problems += verified.problems
+                writers = [
+                    asyncio.create_task(write_until_killed(running.stub, ledger, writer, random_))
+                    for writer in range(6)
+                ]
+                await asyncio.sleep(random_.uniform(0.02, 1.2))
+                running.process.kill()
+                await asyncio.gather(*writers)
+            problems += check(data, ledger)
+            if problems:
+                break
+        async with service(data) as running:
+            verified = await running.stub.Verify(pb.VerifyRequest(collection=COLLECTION))
+            problems += verified.problems
+    for problem in problems:
+        print(problem)
+    sent = sum(ledger.sent.values())
+    print(f"kill -9: {rounds} times amid {sent:,} documents sent; {len(problems)} problems")
+    tally = {"lost": ledger.lost, "ghosts": ledger.ghosts, "problems": len(problems)}
+    return {"kills": rounds, "documents": sent, **tally}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["churn", "crash"], help="churn, crash")
+    parser.add_argument("--rows", type=int, default=20_000, help="documents in the collection")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of searching, each time")
+    parser.add_argument("--rate", type=float, default=1_000.0, help="upserts a second")
+    parser.add_argument("--rounds", type=int, default=50, help="kills")
+    given = parser.parse_args()
+    print(json.dumps(measure(given.parts, given.rows, given.seconds, given.rate, given.rounds)))
+
+
+def measure(
+    parts: Sequence[str] = ("churn", "crash"),
+    rows: int = 20_000,
+    seconds: float = 15.0,
+    rate: float = 1_000.0,
+    rounds: int = 50,
+) -> dict[str, dict[str, float]]:
+    result: dict[str, dict[str, float]] = {}
+    if "churn" in parts:
+        result["churn"] = asyncio.run(churn(rows, seconds, rate))
+    if "crash" in parts:
+        result["crash"] = asyncio.run(crash(rounds))
+    return result
+
+
+if __name__ == "__main__":
+    main()

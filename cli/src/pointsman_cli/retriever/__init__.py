@@ -1,0 +1,1 @@
+"""`pointsman retriever`: what an operator does to its collections."""

@@ -1,0 +1,75 @@
+"""The calls of an operator."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman_servicekit.grpc_client import open_channel
+
+from pointsman_cli import stubs
+from pointsman_cli.errors import CommandError
+
+PART_BYTES = 1024 * 1024
+_LIST_SECONDS = 30.0
+
+
+async def list_collections(address: str, tenant: str) -> Sequence[pb.Collection]:
+    async with open_channel(address) as channel:
+        with stubs.speaking_to("retriever"):
+            request = pb.ListCollectionsRequest(tenant=tenant)
+            answer = await stubs.retriever(channel).ListCollections(request, timeout=_LIST_SECONDS)
+    return list(answer.collections)
+
+
+async def verify(address: str, request: pb.VerifyRequest) -> pb.VerifyResponse:
+    async with open_channel(address) as channel:
+        with stubs.speaking_to("retriever"):
+            found: pb.VerifyResponse = await stubs.retriever(channel).Verify(request)
+    return found
+
+
+async def snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.SnapshotPart:
+    """Returns the last part, which says what it is; `file` is whole, or not there."""
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    digest, last = hashlib.sha256(), pb.SnapshotPart()
+    try:
+        async with open_channel(address) as channel:
+            with unfinished.open("wb") as target, stubs.speaking_to("retriever"):
+                async for last in stubs.retriever(channel).Snapshot(request):
+                    digest.update(last.data)
+                    target.write(last.data)
+        if last.sha256 != digest.hexdigest():
+            raise CommandError("the snapshot did not arrive whole; take it again")
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return last
+
+
+async def restore(address: str, begin: pb.RestoreBegin, file: Path) -> pb.Collection:
+    async with open_channel(address) as channel:
+        with stubs.speaking_to("retriever"):
+            restored: pb.Collection = await stubs.retriever(channel).Restore(_steps(begin, file))
+    return restored
+
+
+async def reembed(
+    address: str, request: pb.ReembedRequest, progress: Callable[[pb.ReembedProgress], None]
+) -> pb.Collection:
+    last = pb.ReembedProgress()
+    async with open_channel(address) as channel:
+        with stubs.speaking_to("retriever"):
+            async for last in stubs.retriever(channel).Reembed(request):
+                progress(last)
+    return last.collection
+
+
+async def _steps(begin: pb.RestoreBegin, file: Path) -> AsyncIterator[pb.RestoreRequest]:
+    yield pb.RestoreRequest(begin=begin)
+    digest = hashlib.sha256()
+    with file.open("rb") as source:
+        while part := source.read(PART_BYTES):
+            digest.update(part)
+            yield pb.RestoreRequest(data=part)
+    yield pb.RestoreRequest(sha256=digest.hexdigest())

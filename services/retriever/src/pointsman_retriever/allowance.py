@@ -1,0 +1,22 @@
+"""What a tenant may have, where nothing else is said."""
+
+from dataclasses import dataclass
+
+from pointsman_servicekit.errors import ResourceExhausted
+
+from pointsman_retriever.domain import NO_LIMIT, Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    collections: int = 0  # of a tenant; 0 is no limit
+    quota: Quota = NO_LIMIT  # of a new collection
+
+    def check_one_more(self, tenant: str, collections: int) -> None:
+        """Raises ResourceExhausted."""
+        if self.collections and collections >= self.collections:
+            raise ResourceExhausted(
+                f"tenant {tenant!r} has {collections:,} collections, as many as it may; delete one",
+                code="quota_exceeded",
+                param="collections",
+            )

@@ -1,0 +1,58 @@
+"""What says that two copies hold the same: of a document, of a chunk, and of all vectors together."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman_retriever.domain import Ids, Vectors
+
+_ROWS_AT_ONCE = 4096
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def of_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
+    """16 bytes; equal for equal content."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (title, text, *(part for entry in sorted(metadata.items()) for part in entry)):
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.digest()
+
+
+def of_chunk(searched: str, vector: bytes) -> bytes:
+    """8 bytes over the text that was embedded and its vector: a chunk has both, or is broken."""
+    digest = hashlib.blake2b(vector, digest_size=8)
+    digest.update(searched.encode())
+    return digest.digest()
+
+
+def of_vectors(ids: Ids, vectors: Vectors) -> int:
+    """64 bits over a set of ids with their vectors, in any order; those of parts joined by XOR are that of the whole.
+
+    A multilinear hash of each row (Lemire and Kaser, "Strongly universal string hashing is fast", 2014), finished as
+    in splitmix64. It finds mistakes, not malice.
+    """
+    whole = np.uint64(0)
+    keys = _keys(vectors.shape[1])
+    for start in range(0, len(ids), _ROWS_AT_ONCE):
+        words = np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE], "<f4").view("<u4").astype(np.uint64)
+        rows = (words * keys).sum(axis=1, dtype=np.uint64)
+        rows ^= ids[start : start + _ROWS_AT_ONCE].astype(np.uint64) * _ODD
+        whole ^= np.bitwise_xor.reduce(_finished(rows))
+    return int(whole)
+
+
+@cache
+def _keys(count: int) -> NDArray[np.uint64]:
+    return _finished(np.arange(1, count + 1, dtype=np.uint64) * _ODD) | np.uint64(1)
+
+
+def _finished(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    rows = (rows ^ (rows >> np.uint64(30))) * _MIX[0]
+    rows = (rows ^ (rows >> np.uint64(27))) * _MIX[1]
+    return rows ^ (rows >> np.uint64(31))

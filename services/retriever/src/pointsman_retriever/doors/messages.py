@@ -1,0 +1,90 @@
+"""What travels over gRPC, to and from the retriever's nouns: all but searches."""
+
+import numpy as np
+from pointsman.v1 import retriever_pb2 as pb
+
+from pointsman_retriever.domain import (
+    DEFAULT_TENANT,
+    Collection,
+    CollectionId,
+    NamedVector,
+    Outcome,
+    Quota,
+    RawDocument,
+    State,
+    Summary,
+)
+from pointsman_retriever.shelves import Shown
+
+_STATES = {
+    State.WRITTEN: pb.DocumentOutcome.WRITTEN,
+    State.UNCHANGED: pb.DocumentOutcome.UNCHANGED,
+    State.FAILED: pb.DocumentOutcome.FAILED,
+}
+
+
+def to_id(tenant: str, name: str) -> CollectionId:
+    return CollectionId(tenant or DEFAULT_TENANT, name)
+
+
+def to_raw(message: pb.Document) -> RawDocument:
+    return RawDocument(
+        id=message.id,
+        title=message.title,
+        text=message.text,
+        metadata=dict(message.metadata),
+        media_type=message.media_type,
+        content=message.content,
+        vector=to_vector(message.vector) if message.HasField("vector") else None,
+    )
+
+
+def to_vector(message: pb.Vector) -> NamedVector:
+    return NamedVector(message.fingerprint, np.array(message.values, np.float32))
+
+
+def to_quota(message: pb.Quota) -> Quota:
+    return Quota(message.documents, message.chunks, message.bytes)
+
+
+def from_collection(collection: Collection, problem: str = "") -> pb.Collection:
+    quota = collection.quota
+    return pb.Collection(
+        name=collection.name,
+        fingerprint=collection.fingerprint,
+        dimensions=collection.dimensions,
+        documents=collection.documents,
+        chunks=collection.chunks,
+        version=collection.version,
+        tenant=collection.tenant,
+        bytes=collection.bytes,
+        quota=pb.Quota(documents=quota.documents, chunks=quota.chunks, bytes=quota.bytes),
+        problem=problem,
+    )
+
+
+def from_shown(shown: Shown) -> pb.Collection:
+    return from_collection(shown.collection, shown.problem)
+
+
+def from_event(event: Outcome | Summary) -> pb.IngestResponse:
+    if isinstance(event, Outcome):
+        return pb.IngestResponse(
+            outcome=pb.DocumentOutcome(
+                id=event.id,
+                state=_STATES[event.state],
+                chunks=event.chunks,
+                code=event.code,
+                message=event.message,
+            )
+        )
+    return pb.IngestResponse(
+        summary=pb.IngestSummary(
+            written=event.written,
+            unchanged=event.unchanged,
+            failed=event.failed,
+            removed=event.removed,
+            chunks=event.chunks,
+            version=event.version,
+        )
+    )

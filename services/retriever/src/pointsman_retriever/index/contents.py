@@ -1,0 +1,90 @@
+"""All that is held in memory of a collection: the same chunks by vector, by word and by metadata, at one moment."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pointsman_retriever.domain import Collection, Delta, Ids, Vectors
+from pointsman_retriever.index.bm25 import WordIndex
+from pointsman_retriever.index.columns import Columns
+
+
+class Index(Protocol):
+    """Unit vectors by chunk, nearest by inner product, as they are at one moment.
+
+    `after` makes the next moment's, and this one stays as it is for those who search it: no reader ever waits for a
+    writer. It is called by one thread at a time. What it made may be thrown away, where a change could not be
+    committed: then `after` is called again on the same index.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def checksum(self) -> int:
+        """digests.of_vectors of what it holds."""
+
+    def after(self, removed: Ids, added: Ids, vectors: Vectors) -> "Index":
+        """`added` are ascending, and greater than all before."""
+
+    def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
+        """The ids of at most `count` vectors, the nearest first; of `among` only, where it is given."""
+
+    def of(self, ids: Ids) -> Vectors:
+        """(n, dimensions), the vectors with these ids, which must be there."""
+
+    @property
+    def wants_tidying(self) -> bool:
+        """Whether `tidied` would make much of it."""
+
+    def tidied(self) -> "Index":
+        """The same vectors, quicker to search; may take seconds. What has changed meanwhile it is told with `after`."""
+
+    def close(self) -> None:
+        """Frees what it holds elsewhere, of all its moments; nobody searches it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    vectors: Index
+    words: WordIndex
+    columns: Columns
+
+    def after(self, delta: Delta) -> "Contents":
+        """See Index.after."""
+        removed, added = delta.removed, delta.added
+        return Contents(
+            self.vectors.after(removed, added.ids, added.vectors),
+            self.words.after(removed, added.ids, added.texts),
+            self.columns.after(removed, added.ids, added.documents, added.metadata),
+        )
+
+    def differences(self, collection: Collection) -> list[str]:
+        """What is wrong, where it should hold the collection's chunks."""
+        found = [
+            f"there are {count:,} {what} for {collection.chunks:,} chunks"
+            for what, count in (
+                ("vectors", self.vectors.count),
+                ("word lists", self.words.count),
+                ("rows of metadata", self.columns.count),
+            )
+            if count != collection.chunks
+        ]
+        if self.vectors.checksum != collection.checksum:
+            found.append(
+                f"the vectors' checksum is {self.vectors.checksum:016x}, and {collection.checksum:016x} is right"
+            )
+        return found
+
+    @property
+    def wants_tidying(self) -> bool:
+        return self.vectors.wants_tidying or self.words.wants_tidying or self.columns.wants_tidying
+
+    def tidied(self) -> "Contents":
+        return Contents(
+            self.vectors.tidied() if self.vectors.wants_tidying else self.vectors,
+            self.words.tidied() if self.words.wants_tidying else self.words,
+            self.columns.tidied() if self.columns.wants_tidying else self.columns,
+        )
+
+    def close(self) -> None:
+        self.vectors.close()

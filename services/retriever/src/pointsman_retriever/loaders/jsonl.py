@@ -1,0 +1,43 @@
+"""JSON lines to documents."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pointsman_retriever.loaders.plain import read_text
+from pointsman_retriever.loaders.unreadable import Unreadable
+
+KEYS = ("id", "title", "text", "metadata")
+
+Entry = dict[str, Any]
+
+
+def read_lines(content: bytes) -> Iterator[tuple[int, Entry | Unreadable]]:
+    """Each line that is not blank, by its number: what it holds, or what is wrong with it. Raises Unreadable."""
+    for number, line in enumerate(read_text(content).splitlines(), start=1):
+        if line.strip():
+            try:
+                yield number, _checked(line)
+            except Unreadable as error:
+                yield number, error
+
+
+def _checked(line: str) -> Entry:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"is not JSON: {error}") from error
+    if not isinstance(entry, dict):
+        raise Unreadable("is no object")
+    if "_id" in entry:  # as in the BEIR collections
+        entry.setdefault("id", entry.pop("_id"))
+    if unknown := sorted(set(entry) - set(KEYS)):
+        raise Unreadable(f"has the unknown key {unknown[0]!r}; known: {', '.join(KEYS)}")
+    if not isinstance(entry.get("text"), str):
+        raise Unreadable("has no 'text'")
+    if not isinstance(entry.get("id", ""), str | int) or not isinstance(entry.get("title", ""), str):
+        raise Unreadable("has an 'id' or a 'title' that is no text")
+    metadata = entry.get("metadata", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str | int | float) for value in metadata.values()):
+        raise Unreadable("has 'metadata' that is no object of texts and numbers")
+    return entry

@@ -1,0 +1,136 @@
+"""Searches: what is asked of all collections, and how each is searched."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError
+from tokenizers import Tokenizer
+
+from pointsman_retriever import limits
+from pointsman_retriever.domain import Answer, CollectionId, Passage, Query
+from pointsman_retriever.encoding import Encoder
+from pointsman_retriever.facts import Observer, Searched
+from pointsman_retriever.search import Question, Standard, write_standard
+from pointsman_retriever.shelf import Found
+from pointsman_retriever.shelves import Shelves
+from pointsman_retriever.workers import Crew
+
+RERANKED = 50  # passages that a reranker reads; the reading is what takes the time
+
+
+class Reranker(Protocol):
+    async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """How well each text answers, greater is better; raises Unavailable."""
+
+
+class Searching:
+    """For the event loop's thread; the work is done in the crew's."""
+
+    def __init__(
+        self,
+        shelves: Shelves,
+        encoder: Encoder,
+        tokenizer: Tokenizer,
+        observer: Observer,
+        crew: Crew,
+        reranker: Reranker | None = None,
+    ) -> None:
+        """`tokenizer` must not truncate: it measures the passages."""
+        self._shelves = shelves
+        self._encoder = encoder
+        self._tokenizer = tokenizer
+        self._observer = observer
+        self._crew = crew
+        self._reranker = reranker
+
+    async def search(self, query: Query) -> Answer:
+        """Raises InvalidArgument, NotFound, FailedPrecondition, Unavailable."""
+        begun = time.perf_counter()
+        limits.check_name(query.collection)
+        shelf = self._shelves.pen(query.collection).shelf
+        limits.check_query(query)
+        self._encoder.check_made_here(shelf.collection)
+        top_k = query.wishes.top_k or limits.DEFAULT_TOP_K
+        with self._crew.searches.place():
+            embedding = time.perf_counter()
+            vector = await self._encoder.encode_query(query)
+            embedded = time.perf_counter() - embedding
+            question = Question(
+                text=query.text,
+                vector=vector,
+                fingerprint=self._encoder.fingerprint,
+                filter=query.filter,
+                wishes=replace(query.wishes, top_k=max(top_k, RERANKED) if query.wishes.rerank else top_k),
+            )
+            found = await self._crew.searching.run(shelf.search, question)
+            if query.wishes.rerank:
+                found = await self._reranked(query.text, found, top_k)
+        answer = Answer(self._measured(found.passages), found.version, time.perf_counter() - begun, found.relevance)
+        self._observer.note(
+            Searched(
+                str(query.collection),
+                len(found.passages),
+                answer.seconds,
+                legs={"embed": embedded, **found.legs},
+                best=answer.relevance.dense if found.passages else None,
+            )
+        )
+        return answer
+
+    async def search_all(self, queries: Sequence[Query]) -> list[Answer | PointsmanError]:
+        """Each is answered by itself, in the same order. Raises InvalidArgument for too many, or none."""
+        if not 1 <= len(queries) <= limits.MAX_SEARCHES:
+            raise InvalidArgument(
+                f"a batch has {len(queries)} searches; 1 to {limits.MAX_SEARCHES} are taken",
+                code="invalid_batch",
+                param="searches",
+            )
+        return list(await asyncio.gather(*map(self._result, queries)))
+
+    async def configure(self, collection: CollectionId, standard: Standard) -> Standard:
+        """Raises InvalidArgument, NotFound."""
+        limits.check_name(collection)
+        if standard.dense_weight is not None:
+            limits.check_share("dense_weight", standard.dense_weight, "0 (words only) to 1 (meaning only)")
+        limits.check_share("least_coverage", standard.least_coverage, "0 (no word) to 1 (all of them)")
+        if not -1.0 <= standard.least_dense <= 1.0:
+            raise InvalidArgument(
+                f"least_dense is {standard.least_dense}; it is a cosine",
+                code="invalid_least_dense",
+                param="least_dense",
+            )
+        shelf = self._shelves.pen(collection).shelf
+        with self._crew.changes.place():
+            await self._crew.writing.run(shelf.configure_search, write_standard(standard))
+        return standard
+
+    async def _result(self, query: Query) -> Answer | PointsmanError:
+        try:
+            return await self.search(query)
+        except PointsmanError as error:
+            return error
+
+    async def _reranked(self, text: str, found: Found, count: int) -> Found:
+        if self._reranker is None:
+            raise FailedPrecondition(
+                "this retriever has no reranker; set POINTSMAN_RETRIEVER_RERANKER to its address, or do not ask for it",
+                code="no_reranker",
+                param="rerank",
+            )
+        begun = time.perf_counter()
+        scores = await self._reranker.rerank(text, [passage.text for passage in found.passages])
+        order = sorted(range(len(scores)), key=lambda place: -scores[place])[:count]
+        passages = [found.passages[place] for place in order]
+        explained = tuple(
+            replace(passage, explanation=replace(passage.explanation, rerank_score=scores[place]))
+            for place, passage in zip(order, passages, strict=True)
+        )
+        return replace(found, passages=explained, legs={**found.legs, "rerank": time.perf_counter() - begun})
+
+    def _measured(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
+        texts = [passage.text for passage in passages]
+        measured = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else []
+        return tuple(replace(passage, tokens=len(one.ids)) for passage, one in zip(passages, measured, strict=True))

@@ -1,0 +1,87 @@
+"""`pointsman retriever` against the real one."""
+
+import asyncio
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli.up import ready
+from pointsman_cli.up.ports import choose
+
+Cli = Callable[..., Any]
+
+MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+
+
+@contextmanager
+def running(data: Path) -> Iterator[str]:
+    """A retriever's address."""
+    subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
+    addresses = choose("127.0.0.1:0", "127.0.0.1:0")
+    environment = {
+        "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
+        "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
+        "POINTSMAN_RETRIEVER_DATA": str(data),
+        "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(MODEL),
+    }
+    process = subprocess.Popen([sys.executable, "-m", "pointsman_retriever"], env={**os.environ, **environment})
+    try:
+        asyncio.run(ready.serving(addresses.retriever, "retriever"))
+        yield addresses.retriever
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"n{number}.txt").write_text(f"The lamp at platform {number} is green.")
+    return folder
+
+
+def test_an_operator_lists_verifies_copies_and_restores(cli: Cli, tmp_path: Path, notes: Path) -> None:
+    data, copy = tmp_path / "data", tmp_path / "notes.snapshot"
+    with running(data) as address:
+        at = ("--retriever", address)
+        assert cli("ingest", "notes", notes, "--tenant", "acme", *at).code == 0
+        acme = ("--tenant", "acme", *at)
+
+        listed = cli("retriever", "list", *acme)
+        assert "notes" in listed.out
+        assert "consistent" in listed.out
+        assert "notes" not in cli("retriever", "list", *at).out
+
+        assert "notes is consistent: 5 documents, 5 chunks" in cli("retriever", "verify", "notes", *acme).out
+        taken = cli("retriever", "snapshot", "notes", copy, *acme)
+        assert "5 documents" in taken.out
+        assert cli("retriever", "snapshot", "notes", copy, *acme).code == 2  # it is there already
+
+        refused = cli("retriever", "restore", "notes", copy, *acme)
+        assert (refused.code, "(collection_exists)" in refused.err) == (1, True)
+        assert "notes has 5 documents" in cli("retriever", "restore", "notes", copy, "--replace", *acme).out
+        assert cli("retriever", "restore", "notes", copy, *at).code == 0  # another tenant's, now
+        assert "5 documents" in cli("retriever", "reembed", "notes", *acme).out  # there is nothing to do
+
+        with closing(sqlite3.connect(data / "acme" / "notes" / "store.sqlite3", isolation_level=None)) as file:
+            file.execute("UPDATE chunks SET text = 'Another.' WHERE id = 1")
+        wrong = cli("retriever", "verify", "notes", *acme)
+        assert wrong.code == 1
+        assert re.search(r"wrong: chunk 1 of document 'n\d' is not the document's text", wrong.out)
+        assert cli("retriever", "verify", "notes", *at).code == 0
+
+
+def test_a_copy_that_cannot_be_taken_leaves_no_file(cli: Cli, tmp_path: Path) -> None:
+    with running(tmp_path / "data") as address:
+        outcome = cli("retriever", "snapshot", "nowhere", tmp_path / "copy", "--retriever", address)
+    assert (outcome.code, "(unknown_collection)" in outcome.err) == (1, True)
+    assert [one.name for one in tmp_path.iterdir()] == ["data"]

@@ -1,0 +1,161 @@
+"""`pointsman retriever tune`: settings from labelled queries."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman_cli import stubs
+from pointsman_cli.errors import Misused
+from pointsman_cli.retriever.tuning import Labelled, Seen, choose, ndcg, read_labelled, thresholds, ways
+from pointsman_cli.up import ready
+from pointsman_cli.up.ports import choose as choose_ports
+from pointsman_servicekit.grpc_client import open_channel
+
+Cli = Callable[..., Any]
+
+MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+
+
+def test_ndcg_is_1_for_all_that_answer_in_front_and_less_the_later_they_come():
+    assert ndcg(["a", "b", "c"], frozenset("ab")) == pytest.approx(1.0)
+    assert ndcg(["c", "a"], frozenset("a")) == pytest.approx(0.6309, abs=1e-4)
+    assert ndcg(["c"], frozenset("a")) == 0.0
+
+
+def test_the_way_changes_only_for_more_than_chance():
+    standard = [0.5, 0.6, 0.4, 0.7, 0.5, 0.6]
+    assert choose({"standard": standard, "better": [one + 0.2 for one in standard]}) == "better"
+    one_lucky = [*standard[:-1], 1.0]
+    assert choose({"standard": standard, "lucky": one_lucky}) == "standard"
+    assert choose({"standard": [0.5], "better": [0.9]}) == "standard"  # one query says nothing
+    assert choose({"standard": standard, "worse": [0.1] * 6}) == "standard"
+
+
+def test_the_first_way_is_what_a_collection_does_unless_told_otherwise():
+    assert next(iter(ways().values())) == pb.SearchSettings()
+
+
+def test_thresholds_keep_the_queries_that_have_an_answer():
+    answered = [Seen(0.40 + step / 100, 0.0) for step in range(40)]
+    dense, _ = thresholds(answered, [])
+    assert sum(seen.dense >= dense for seen in answered) >= 38
+    assert dense >= 0.40
+
+
+def test_thresholds_tell_the_queries_with_an_answer_from_those_without():
+    answered = [Seen(0.52, 0.1), Seen(0.48, 0.2), Seen(0.2, 0.95)]
+    unanswered = [Seen(0.41, 0.3), Seen(0.33, 0.5), Seen(0.1, 0.0)]
+    dense, coverage = thresholds(answered, unanswered)
+    assert all(seen.dense >= dense or seen.coverage >= coverage for seen in answered)
+    assert not any(seen.dense >= dense or seen.coverage >= coverage for seen in unanswered)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "no query with a document"),
+        ('{"query": "x", "documents": []}', "no query with a document"),
+        ('{"query": "x"}', "labels.jsonl:1"),
+        ('\n{"query": "x", "documents": ["a"]}\n[1]', "labels.jsonl:3"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_told_with_their_line(tmp_path: Path, content: str, told: str):
+    file = tmp_path / "labels.jsonl"
+    file.write_text(content)
+    with pytest.raises(Misused, match=told):
+        read_labelled(file)
+
+
+def test_labels_are_read_line_by_line(tmp_path: Path):
+    file = tmp_path / "labels.jsonl"
+    file.write_text('{"query": "x", "documents": ["a", 7]}\n\n{"query": "y", "documents": []}\n')
+    assert read_labelled(file) == [Labelled("x", frozenset({"a", "7"})), Labelled("y", frozenset())]
+
+
+@pytest.fixture
+def retriever(tmp_path: Path) -> Iterator[str]:
+    """The address of a real one, with a collection whose words mislead: only their meaning finds the answer."""
+    subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
+    addresses = choose_ports("127.0.0.1:0", "127.0.0.1:0")
+    environment = {
+        "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
+        "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
+        "POINTSMAN_RETRIEVER_DATA": str(tmp_path / "data"),
+        "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(MODEL),
+    }
+    process = subprocess.Popen([sys.executable, "-m", "pointsman_retriever"], env={**os.environ, **environment})
+    try:
+        asyncio.run(ready.serving(addresses.retriever, "retriever"))
+        asyncio.run(fill(addresses.retriever))
+        yield addresses.retriever
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+TOPICS = {
+    "vehicle": "The automobile's motor runs on petrol.",
+    "weather": "Heavy showers are expected tomorrow.",
+    "pet": "Kittens and puppies need food twice a day.",
+    "money": "The bank charges interest on every loan.",
+    "ship": "The vessel left the harbour at dawn.",
+    "music": "The orchestra played a symphony.",
+}
+QUESTIONS = {
+    "vehicle": "on page: car engine fuel",
+    "weather": "on page: rain forecast",
+    "pet": "on page: feeding cats and dogs",
+    "money": "on page: borrowing cash cost",
+    "ship": "on page: boat sailing early",
+    "music": "on page: concert of classical tunes",
+}
+
+
+async def fill(address: str) -> None:
+    traps = [
+        pb.Document(id=f"trap {n}", text=f"The appendix is printed on page {n}, and the index on page {n + 1}.")
+        for n in range(6)
+    ]
+    async with open_channel(address) as channel:
+        stub = stubs.retriever(channel)
+        await stub.CreateCollection(pb.CreateCollectionRequest(name="notes"))
+        documents = [*(pb.Document(id=name, text=text) for name, text in TOPICS.items()), *traps]
+        await stub.Upsert(pb.UpsertRequest(collection="notes", documents=documents))
+
+
+async def first(address: str, query: str) -> tuple[str, bool]:
+    async with open_channel(address) as channel:
+        answer = await stubs.retriever(channel).Search(pb.SearchRequest(collection="notes", query=query))
+    return answer.passages[0].document_id, answer.relevant
+
+
+def test_a_collection_is_tuned_by_command(cli: Cli, tmp_path: Path, retriever: str):
+    labels = tmp_path / "labels.jsonl"
+    rows = [{"query": QUESTIONS[name], "documents": [name]} for name in TOPICS]
+    rows += [{"query": "quarterly semiconductor revenue", "documents": []}]
+    labels.write_text("\n".join(map(json.dumps, rows)))
+    before = sum(asyncio.run(first(retriever, QUESTIONS[name]))[0] == name for name in TOPICS)
+    tried = cli("retriever", "tune", "notes", labels, "--dry-run", "--retriever", retriever)
+    assert (tried.code, "would be searched dense_weight 0." in tried.out) == (0, True)
+    assert sum(asyncio.run(first(retriever, QUESTIONS[name]))[0] == name for name in TOPICS) == before < len(TOPICS)
+    tuned = cli("retriever", "tune", "notes", labels, "--retriever", retriever)
+    assert tuned.code == 0
+    assert "is now searched dense_weight 0." in tuned.out
+    found = [asyncio.run(first(retriever, QUESTIONS[name])) for name in TOPICS]
+    assert sum(name == wanted for (name, _), wanted in zip(found, TOPICS, strict=True)) > before
+    assert all(relevant for _, relevant in found)
+    assert not asyncio.run(first(retriever, "quarterly semiconductor revenue"))[1]
+
+
+def test_what_is_wrong_is_told_in_one_line(cli: Cli, tmp_path: Path, retriever: str):
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"query": "x", "documents": ["a"]}')
+    unknown = cli("retriever", "tune", "nowhere", labels, "--retriever", retriever)
+    assert (unknown.code, "nowhere" in unknown.err) == (1, True)

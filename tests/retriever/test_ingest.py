@@ -1,0 +1,269 @@
+"""A stream of documents: each is answered for, what is the same costs nothing, and what is gone is removed."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import grpc
+import pytest
+from ingests import FAILED, UNCHANGED, WRITTEN, ingest, steps
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman_embedding import MiniLM
+from pointsman_retriever.domain import Vectors
+from pointsman_retriever.ingesting import MOST_IN_HAND
+
+SHED = "The ladder hangs in the shed, behind the rakes. " * 12
+ATTIC = "The trunk stands in the attic, under the old maps. " * 12
+CELLAR = "The wine lies in the cellar, where it is cool. " * 12
+HOUSE = f"# House\n\n## Shed\n\n{SHED}\n\n## Attic\n\n{ATTIC}\n\n## Cellar\n\n{CELLAR}\n"
+
+
+class CountingModel:
+    """The real model, which counts the texts that it embeds."""
+
+    def __init__(self, model: MiniLM) -> None:
+        self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer
+        self.texts: list[str] = []
+        self._model = model
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.texts += texts
+        return self._model.embed(texts)
+
+
+@pytest.fixture
+async def counting(start, minilm: MiniLM):
+    model = CountingModel(minilm)
+    async with start(model) as client:
+        await client.create()
+        yield client, model
+
+
+async def test_each_document_is_answered_for_in_its_order_and_a_bad_one_stops_no_other(client):
+    done = await ingest(
+        client,
+        pb.Document(id="a", text="The kettle stands on the stove."),
+        pb.Document(id="blank", text=" \n"),
+        pb.Document(id="b", content=b"\xff\xfe\xff\x00\xd8", media_type="text/plain"),
+        pb.Document(id="c", content=b"PK", media_type="application/zip"),
+        pb.Document(id="d", text="The broom stands in the corner."),
+        pb.Document(id="a", text="Again."),
+    )
+    assert [(outcome.id, outcome.state, outcome.code) for outcome in done.outcomes] == [
+        ("a", WRITTEN, ""),
+        ("blank", FAILED, "empty_document"),
+        ("b", FAILED, "unreadable_document"),
+        ("c", FAILED, "unknown_media_type"),
+        ("d", WRITTEN, ""),
+        ("a", FAILED, "duplicate_document_id"),
+    ]
+    assert "blank" in done.outcomes[1].message
+    assert (done.summary.written, done.summary.failed, done.summary.chunks) == (2, 4, 2)
+    assert set(await client.found("kettle broom", top_k=10)) == {"a", "d"}
+
+
+async def test_the_same_again_embeds_nothing_and_changes_nothing(counting):
+    client, model = counting
+    documents = [pb.Document(id=f"n{n}", title="Note", text=f"Note {n}.", metadata={"n": str(n)}) for n in range(5)]
+    first = await ingest(client, *documents)
+    embedded, version = len(model.texts), (await client.collection()).version
+    again = await ingest(client, *documents)
+    assert (first.summary.written, again.summary.unchanged, again.summary.written) == (5, 5, 0)
+    assert len(model.texts) == embedded == 5
+    assert (await client.collection()).version == again.summary.version == version
+    upserted = await client.stub.Upsert(pb.UpsertRequest(collection="notes", documents=documents))
+    assert (upserted.documents, upserted.unchanged) == (5, 0)  # an upsert is of no source: that was noted
+    assert len(model.texts) == embedded
+
+
+async def test_only_what_has_changed_of_a_document_is_made_anew_and_the_old_is_gone(counting):
+    client, model = counting
+    await ingest(client, pb.Document(id="house", text=HOUSE))
+    before = (await client.collection()).chunks
+    model.texts.clear()
+    changed = HOUSE.replace(ATTIC, "The trunk was sold to a man from Leith. " * 12)
+    done = await ingest(client, pb.Document(id="house", text=changed))
+    assert 0 < len(model.texts) == done.summary.chunks < before
+    assert all("Leith" in text for text in model.texts)
+    passages = (await client.search("trunk attic maps", top_k=100)).passages
+    assert len(passages) == (await client.collection()).chunks
+    assert not any("old maps" in passage.text for passage in passages)
+    for passage in passages:  # those that stayed have moved
+        assert changed[passage.start : passage.end] == passage.text
+
+
+async def test_changed_metadata_are_found_by_and_cost_no_embedding(counting):
+    client, model = counting
+    await client.upsert(pb.Document(id="a", text="A ladder.", metadata={"room": "shed"}))
+    model.texts.clear()
+    await client.upsert(pb.Document(id="a", text="A ladder.", metadata={"room": "attic"}))
+    assert model.texts == []
+    assert await client.found("ladder", filter={"room": "attic"}) == ["a"]
+    assert await client.found("ladder", filter={"room": "shed"}) == []
+
+
+async def test_what_is_gone_from_the_source_is_removed_and_nothing_else(client):
+    await client.upsert(pb.Document(id="single", text="Upserted by itself."))
+    await ingest(client, pb.Document(id="other", text="Of another folder."), source="elsewhere")
+    await ingest(client, *(pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(4)))
+    kept = [pb.Document(id="n0", text="Note 0."), pb.Document(id="n1", text=" ")]  # n1 can no longer be read
+    assert (await ingest(client, *kept)).summary.removed == 0
+    done = await ingest(client, *kept, remove_missing=True)
+    assert done.summary.removed == 2
+    assert set(await client.found("note folder itself", top_k=100)) == {"single", "other", "n0", "n1"}
+
+
+async def test_a_stream_that_breaks_off_removes_nothing_and_what_was_answered_stays(client, refusal):
+    await ingest(client, pb.Document(id="old", text="An old note."))
+    call = client.stub.Ingest()
+    await call.write(pb.IngestRequest(begin=pb.IngestBegin(collection="notes", source="folder")))
+    await call.write(pb.IngestRequest(document=pb.Document(id="new", text="A new note.")))
+    assert (await call.read()).outcome.state == WRITTEN
+    call.cancel()
+    assert set(await client.found("note", top_k=10)) == {"old", "new"}
+    again = await ingest(
+        client, pb.Document(id="new", text="A new note."), pb.Document(id="b", text="B."), remove_missing=True
+    )
+    assert again.states == {"new": UNCHANGED, "b": WRITTEN}
+    assert again.summary.removed == 1
+
+
+async def test_a_document_that_moves_to_another_source_is_not_removed_with_the_first(client):
+    note = pb.Document(id="a", text="A note.")
+    await ingest(client, note, source="one")
+    assert (await ingest(client, note, source="two")).states == {"a": WRITTEN}
+    assert (await ingest(client, source="one", remove_missing=True)).summary.removed == 0
+    assert await client.found("note") == ["a"]
+
+
+async def test_a_file_of_json_lines_is_a_document_a_line(client):
+    lines = (
+        b'{"id": "x", "title": "Fox", "text": "The fox sleeps.", "metadata": {"year": 1999}}\n'
+        b"\n"
+        b"not json\n"
+        b'{"text": "No name."}\n'
+        b'{"id": "y", "body": "Wrong key."}\n'
+    )
+    file = pb.Document(id="animals", content=lines, media_type="application/jsonl", metadata={"file": "animals.jsonl"})
+    done = await ingest(client, file)
+    assert {(one.id, one.state) for one in done.outcomes} == {
+        ("x", WRITTEN),
+        ("animals:3", FAILED),
+        ("animals:4", WRITTEN),
+        ("animals:5", FAILED),
+    }
+    assert any("'body'" in outcome.message for outcome in done.outcomes)
+    passage = (await client.search("fox")).passages[0]
+    assert (passage.document_id, passage.title, dict(passage.metadata)) == (
+        "x",
+        "Fox",
+        {"file": "animals.jsonl", "year": "1999"},
+    )
+
+
+async def test_a_line_that_cannot_be_read_keeps_its_document_from_being_removed(client):
+    def file(*lines: str) -> pb.Document:
+        return pb.Document(id="f", content="\n".join(lines).encode(), media_type="application/jsonl")
+
+    await ingest(client, file('{"id": "x", "text": "The fox."}', '{"id": "y", "text": "The owl."}'))
+    broken = await ingest(client, file('{"id": "x", "text": "The fox."}', '{"id": "y", "te'), remove_missing=True)
+    assert broken.summary.removed == 0
+    whole = await ingest(client, file('{"id": "x", "text": "The fox."}'), remove_missing=True)
+    assert whole.summary.removed == 1
+
+
+async def test_a_stream_whose_collection_is_deleted_hears_so_however_much_it_still_sends(client, refusal):
+    documents = [pb.Document(id=f"n{n}", text=f"Note {n}.", title="x" * 5_000) for n in range(2_000)]
+    reading = asyncio.create_task(refusal(_all(client.stub.Ingest(steps(documents)))))
+    while not (await client.collection()).documents:
+        assert not reading.done()
+    await client.stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"))
+    assert (await reading).code in ("unknown_collection", "collection_closed")
+
+
+class HeldModel(CountingModel):
+    def __init__(self, model: MiniLM) -> None:
+        super().__init__(model)
+        self.go_on = threading.Event()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        assert self.go_on.wait(30)
+        return super().embed(texts)
+
+
+async def test_who_sends_faster_than_it_is_written_is_held_back(start, minilm: MiniLM):
+    model, sent = HeldModel(minilm), 0
+    body = "x" * 100_000  # so that what the connection itself buffers is little beside it
+
+    async def documents() -> AsyncIterator[pb.IngestRequest]:
+        nonlocal sent
+        yield pb.IngestRequest(begin=pb.IngestBegin(collection="notes"))
+        for number in range(3 * MOST_IN_HAND):
+            yield pb.IngestRequest(document=pb.Document(id=str(number), text=f"{number}", title=body))
+            sent += 1
+        yield pb.IngestRequest(end=pb.IngestEnd())
+
+    async with start(model) as client:
+        await client.create()
+        reading = asyncio.create_task(_all(client.stub.Ingest(documents())))
+        held = -1
+        async with asyncio.timeout(30):
+            while held != sent or sent < MOST_IN_HAND:
+                held = sent
+                await asyncio.wait([reading], timeout=0.3)
+        assert MOST_IN_HAND <= sent < 2 * MOST_IN_HAND
+        model.go_on.set()
+        events = await reading
+    assert events[-1].summary.written == 3 * MOST_IN_HAND
+
+
+async def _all(call) -> list[pb.IngestResponse]:
+    return [event async for event in call]
+
+
+@pytest.mark.parametrize(
+    ("requests", "code"),
+    [
+        pytest.param([], "steps_out_of_order", id="nothing"),
+        pytest.param([pb.IngestRequest(document=pb.Document(id="a"))], "steps_out_of_order", id="no beginning"),
+        pytest.param([*steps([])[:1], *steps([])[:1]], "steps_out_of_order", id="two beginnings"),
+        pytest.param(steps([], collection="nowhere"), "unknown_collection", id="no such collection"),
+        pytest.param(steps([], source="x" * 257), "invalid_source", id="a long source"),
+        pytest.param(steps([], source="", remove_missing=True), "source_needed", id="everything would be removed"),
+    ],
+)
+async def test_a_stream_out_of_order_is_refused(client, refusal, requests, code):
+    await client.upsert(pb.Document(id="a", text="Stays."))
+    error = await refusal(_all(client.stub.Ingest(requests)))
+    assert error.code == code
+    assert (await client.collection()).documents == 1
+
+
+async def test_a_document_with_its_vector_is_one_chunk_and_is_not_embedded(counting, minilm: MiniLM):
+    client, model = counting
+    values = (3.0 * minilm.embed(["rain tomorrow"])[0]).tolist()
+    vector = pb.Vector(fingerprint=minilm.fingerprint, values=values)
+    written = await client.upsert(pb.Document(id="a", text="The kettle.", vector=vector))
+    again = await client.upsert(pb.Document(id="a", text="The kettle.", vector=vector))
+    assert (written.chunks, again.unchanged, model.texts) == (1, 1, [])
+    passage = (await client.search("x", vector=vector, dense_weight=1.0)).passages[0]
+    assert passage.dense_score == pytest.approx(1.0, abs=1e-5)
+    other = pb.Vector(fingerprint=minilm.fingerprint, values=minilm.embed(["kettle"])[0].tolist())
+    changed = await client.upsert(pb.Document(id="a", text="The kettle.", vector=other))
+    assert (changed.chunks, changed.unchanged) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "fingerprint", "values", "status", "code"),
+    [
+        ("x", "another", [1.0] * 384, grpc.StatusCode.FAILED_PRECONDITION, "fingerprint_mismatch"),
+        ("x", "", [1.0] * 3, grpc.StatusCode.INVALID_ARGUMENT, "invalid_vector"),
+        ("x" * 2001, "", [1.0] * 384, grpc.StatusCode.INVALID_ARGUMENT, "text_too_long_for_a_vector"),
+    ],
+)
+async def test_a_document_with_a_vector_that_cannot_be_its_own_is_refused(
+    client, refusal, minilm: MiniLM, text, fingerprint, values, status, code
+):
+    vector = pb.Vector(fingerprint=fingerprint or minilm.fingerprint, values=values)
+    error = await refusal(client.upsert(pb.Document(id="a", text=text, vector=vector)))
+    assert (error.grpc_status, error.code) == (status, code)

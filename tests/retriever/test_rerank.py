@@ -1,0 +1,99 @@
+"""An optional reranker behind HTTP: a small server that scores texts by how many of the query's letters they hold."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import grpc
+import pytest
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman_retriever.rerank.http import Endpoint, HttpReranker
+from pointsman_servicekit.errors import Unavailable
+
+
+class Scorer(BaseHTTPRequestHandler):
+    """By length, the shortest first; in either shape, after its path."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((dict(self.headers), asked))  # type: ignore[attr-defined]
+        texts = asked.get("texts") or asked["documents"]
+        scores = sorted(((index, 1.0 / len(text)) for index, text in enumerate(texts)), key=lambda one: -one[1])
+        answers = {
+            "/tei": [{"index": index, "score": score} for index, score in scores],
+            "/cohere": {"results": [{"index": index, "relevance_score": score} for index, score in scores]},
+            "/half": [{"index": 0, "score": 1.0}],
+            "/odd": {"surprise": True},
+        }
+        body = json.dumps(answers.get(self.path)).encode()
+        self.send_response(200 if self.path in answers else 500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def scorer() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Scorer)
+    server.asked = []  # type: ignore[attr-defined]
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def address(scorer: ThreadingHTTPServer, path: str) -> str:
+    return f"http://127.0.0.1:{scorer.server_port}/{path}"
+
+
+@pytest.mark.parametrize("shape", ["tei", "cohere"])
+async def test_passages_are_ordered_by_the_rerankers_scores_where_it_is_asked_for(start, scorer, shape):
+    further = {"reranker": address(scorer, shape), "reranker_shape": shape, "reranker_key": "secret"}
+    async with start(**further) as client:
+        await client.create()
+        texts = ["The cat sat on the mat near the long wall of the old house.", "The cat.", "The cat sat on a mat."]
+        await client.upsert(*(pb.Document(id=str(len(text)), text=text) for text in texts))
+        request = pb.SearchRequest(collection="notes", query="cat on the mat", top_k=2, explain=True)
+        plain = await client.stub.Search(request)
+        assert scorer.asked == []
+        assert not plain.passages[0].explanation.HasField("rerank_score")
+        request.rerank = True
+        answer = await client.stub.Search(request)
+        assert [passage.text for passage in answer.passages] == [texts[1], texts[2]]
+        assert answer.passages[0].explanation.rerank_score == pytest.approx(1 / len(texts[1]))
+        ((headers, asked),) = scorer.asked
+        assert headers["Authorization"] == "Bearer secret"
+        assert asked["query"] == "cat on the mat"
+        assert len(asked.get("texts") or asked["documents"]) == 3  # more than are shown
+
+
+@pytest.mark.parametrize("path", ["half", "odd", "missing"])
+async def test_a_reranker_that_does_not_score_each_text_is_told_of(scorer, path):
+    reranker = HttpReranker(Endpoint(address(scorer, path)))
+    with pytest.raises(Unavailable) as raised:
+        await reranker.rerank("cat", ["one", "two"])
+    assert raised.value.code == "reranker_failed"
+    await reranker.close()
+
+
+async def test_a_reranker_that_is_not_there_leaves_plain_searches_alone(start, refusal):
+    async with start(reranker="http://127.0.0.1:9/rerank") as client:
+        await client.create()
+        await client.upsert(pb.Document(id="cat", text="A cat."))
+        assert await client.found("cat") == ["cat"]
+        error = await refusal(client.stub.Search(pb.SearchRequest(collection="notes", query="cat", rerank=True)))
+        assert (error.grpc_status, error.code) == (grpc.StatusCode.UNAVAILABLE, "reranker_failed")
+
+
+async def test_nothing_found_is_nothing_to_rerank(start, scorer):
+    async with start(reranker=address(scorer, "tei")) as client:
+        await client.create()
+        answer = await client.stub.Search(pb.SearchRequest(collection="notes", query="cat", rerank=True))
+        assert not answer.passages
+        assert scorer.asked == []
