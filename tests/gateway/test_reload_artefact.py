@@ -1,0 +1,82 @@
+"""A gateway that serves by an artefact: it and the configuration change together, or not at all."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from doubles.config_folder import IN_CHAT, IN_NONE
+from doubles.gateway import Gateway, Neighbours
+from doubles.waiting import until
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.domain import AUTO, Message, Request
+from pointsman_gateway.wiring.learning import Models
+from pointsman_gateway.workbench.fitting import fit
+
+
+@pytest.fixture(scope="module")
+def models(model_folder: Path) -> Models:
+    return Models.load(model_folder)
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Path:
+    return tmp_path / "classifier.artefact"
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours, artefact: Path, models: Models) -> Neighbours:
+    neighbours.settings |= {"reload_seconds": 0.05, "classifier": artefact}
+    learn(neighbours, artefact, models)
+    return neighbours
+
+
+def learn(neighbours: Neighbours, artefact: Path, models: Models) -> None:
+    fit(load_config(neighbours.config.write()), models, artefact, lambda phase, done, total: None)
+
+
+def spoil(artefact: Path, content: bytes | None) -> None:
+    artefact.unlink()
+    if content is not None:
+        artefact.write_bytes(content)
+
+
+async def task_of(gateway: Gateway, text: str) -> str:
+    return (await gateway.house.pipeline.decide(Request(AUTO, (Message("user", text),)))).task
+
+
+async def test_new_examples_wait_for_the_classifier_that_knows_them(
+    gateway: Gateway, neighbours: Neighbours, artefact: Path, models: Models
+) -> None:
+    before = gateway.house.generations.current.id
+    assert await task_of(gateway, IN_CHAT) == "chat"
+    neighbours.config.examples["sql"] = [
+        (IN_NONE, None),
+        ("SELECT name FROM customer WHERE id = 7", None),
+        ("DELETE FROM ticket WHERE expired", None),
+        ("SELECT count(*) FROM trains GROUP BY line", None),
+    ]
+    neighbours.config.tasks["sql"] = {"examples": "tasks/sql.jsonl", "policy": {"fixed": "small_talk"}}
+    neighbours.config.write()
+
+    await until(lambda: "was fitted from something else" in gateway.house.generations.status.problem)
+    assert f"{artefact}" in gateway.house.generations.status.problem
+    assert "`pointsman classifier fit`" in gateway.house.generations.status.problem
+    assert gateway.house.generations.current.id == before
+    assert await task_of(gateway, IN_CHAT) == "chat"
+
+    await asyncio.to_thread(learn, neighbours, artefact, models)
+    await until(lambda: gateway.house.generations.current.id != before)
+    assert gateway.house.generations.status.problem == ""
+    assert await task_of(gateway, IN_NONE) == "sql"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "there is no classifier"), (b"PK\x03\x04 nonsense", "is damaged")]
+)
+async def test_a_gateway_does_not_start_by_an_artefact_that_is_none(
+    neighbours: Neighbours, artefact: Path, content: bytes | None, told: str
+) -> None:
+    spoil(artefact, content)
+    with pytest.raises(ConfigError, match=told):
+        async with neighbours.gateway():
+            pass
