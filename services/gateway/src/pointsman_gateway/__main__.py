@@ -11,6 +11,7 @@ from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.lifetimes import until_told_to_stop
+from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import ConfigError, load_config
@@ -34,7 +35,9 @@ def main() -> int:
             return check(folder)
         settings = Settings()
         logs.set_up("gateway", settings.log_level)
-        asyncio.run(run(settings))
+        # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
+        with threadpool_limits(limits=1):
+            asyncio.run(run(settings))
     except (ConfigError, ModelMissing, OSError) as error:
         print(f"pointsman_gateway: {error}", file=sys.stderr)
         return 1
