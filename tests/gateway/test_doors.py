@@ -91,7 +91,7 @@ async def test_metadata_can_decide_by_a_rule(door: Door) -> None:
 
 async def test_a_decision_says_what_was_considered(door: Door) -> None:
     decision = await door.route(IN_TRIAGE)
-    assert (decision["task"], decision["reason"], decision["stage"]) == ("triage", "policy:fixed", "static")
+    assert (decision["task"], decision["reason"], decision["stage"]) == ("triage", "policy:fixed", "encoder")
     assert [(c["path"], c["outcome"]) for c in decision["considered"]] == [
         ("triage_adapter", "chosen"),
         ("triage_few_shot", "fallback"),
