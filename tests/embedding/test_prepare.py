@@ -38,10 +38,10 @@ def test_a_tokenizer_of_another_model_is_refused(copy: Path, minilm: MiniLM) -> 
         MiniLM.load(copy)
 
 
-@pytest.mark.parametrize("manifest", ['{"recipe": 0}', "[]", '{"recipe": 1'])
+@pytest.mark.parametrize("manifest", ['{"recipe": 0}', "[]", '{"recipe": 2'])
 def test_a_folder_of_another_recipe_is_refused(copy: Path, manifest: str) -> None:
     (copy / "manifest.json").write_text(manifest, encoding="utf-8")
-    with pytest.raises(ModelMissing, match=r"recipe 1|not JSON"):
+    with pytest.raises(ModelMissing, match=r"recipe 2|not JSON"):
         MiniLM.load(copy)
 
 

@@ -44,7 +44,12 @@ class MiniLM:
         # A thread that spins while it waits takes the core from the event loop beside it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         graph = str(folder / model_folder.GRAPH)
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            graph,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["SkipLayerNormFusion"],  # see BertGraph
+        )
         return cls(session, tokenizer, fingerprint)
 
     @property
