@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from pointsman_retriever.domain import Method
-from pointsman_retriever.fusion import Weighing, fuse, ranks
+from pointsman_retriever.fusion import SUPPORT, Weighing, fuse, ranks
 
 APART = np.eye(6, dtype=np.float32)  # vectors that are not like each other at all
 
@@ -49,6 +49,16 @@ def test_what_is_like_the_good_ones_is_supported_by_them():
     fused = fuse(dense, sparse, vectors, Weighing())
     assert fused.support[4] > fused.support[5]
     assert fused.score[4] > fused.score[5]
+
+
+def test_of_a_handful_only_the_likest_supports():
+    """The last is likest the best, and somewhat like all the others, which are bad."""
+    dense, sparse = scores(0.9, 0.1, 0.1, 0.1, 0.1, 0.5), scores(5.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+    vectors = APART.copy()
+    vectors[5] = [0.8, 0.3, 0.3, 0.3, 0.3, 0.0]
+    fused = fuse(dense, sparse, vectors, Weighing())
+    own = fused.dense + fused.sparse
+    assert fused.support[5] == pytest.approx(SUPPORT * (own[0] - own[5]))
 
 
 def test_equal_scores_on_a_side_do_not_move_the_other():

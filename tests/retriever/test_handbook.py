@@ -21,5 +21,5 @@ async def test_the_handbooks_questions_find_their_page(client):
         first += question["source"] == found[0]
         third += question["source"] in found
     print(f"{len(questions)} questions on {len(pages)} pages: hit@1 {first}, hit@3 {third}")
-    assert first >= 0.93 * len(questions)  # one question hangs on what int8 rounds away
+    assert first >= 0.95 * len(questions)
     assert third >= 0.98 * len(questions)

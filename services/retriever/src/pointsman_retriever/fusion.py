@@ -25,6 +25,7 @@ SPARSE_WEIGHTS = (0.1, 0.6)  # the least and the greatest that comes of it
 RRF_K = 60
 
 NEIGHBOURS = 5  # that support a candidate
+AMONG = 20  # candidates for each of them: in a handful, five would be everything, and pull all scores together
 SUPPORT = 0.3  # of the fused score
 SPARSE_SUPPORT = 0.3  # of the words' score, before: who says the same in other words has none of the query's
 
@@ -76,7 +77,7 @@ class _Likeness:
     def __init__(self, vectors: Vectors) -> None:
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -np.inf)
-        count = min(NEIGHBOURS, len(vectors) - 1)
+        count = min(NEIGHBOURS, max(len(vectors) // AMONG, 1))
         self._nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
         weights = np.maximum(np.take_along_axis(cosines, self._nearest, axis=1), 1e-6).astype(np.float64)
         self._weights = weights / weights.sum(axis=1, keepdims=True)
