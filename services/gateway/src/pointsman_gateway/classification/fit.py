@@ -44,13 +44,48 @@ def fit_classifier(
     """
     # BLAS's threads spin while they wait for each other: beside a busy engine two took four times as long as one.
     with threadpool_limits(limits=1):
-        data = gather(examples, negatives, static_model, tuning.seed)
-        vectors = _embedded(data.texts, encoder, progress)
-        fitting = _Fitting(data, vectors, _unit_sums(data.texts, static_model), tuning, progress)
-        return fitting.fitted()
+        return _fitting(examples, negatives, static_model, encoder, tuning, progress).fitted()
 
 
-def _embedded(texts: Sequence[str], encoder: Encoder, progress: Progress) -> Floats:
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """What the stages together make of each example when they have not learned from it."""
+
+    data: Examples
+    vectors: Floats
+    """(texts, dimensions): the encoder's."""
+    judged: Judged
+
+
+def out_of_fold(
+    examples: Mapping[str, Sequence[str]],
+    negatives: Sequence[str],
+    static_model: StaticModel,
+    encoder: Encoder,
+    tuning: Tuning,
+    progress: Progress = silent,
+) -> OutOfFold:
+    """By which `fit_classifier` chooses its gate and thresholds. Raises InvalidArgument: see `examples.gather`."""
+    with threadpool_limits(limits=1):
+        fitting = _fitting(examples, negatives, static_model, encoder, tuning, progress)
+        return OutOfFold(fitting.data, fitting.encoded, fitting.verdict().outcome)
+
+
+def _fitting(
+    examples: Mapping[str, Sequence[str]],
+    negatives: Sequence[str],
+    static_model: StaticModel,
+    encoder: Encoder,
+    tuning: Tuning,
+    progress: Progress,
+) -> "_Fitting":
+    data = gather(examples, negatives, static_model, tuning.seed)
+    vectors = embedded(data.texts, encoder, progress)
+    return _Fitting(data, vectors, _unit_sums(data.texts, static_model), tuning, progress)
+
+
+def embedded(texts: Sequence[str], encoder: Encoder, progress: Progress) -> Floats:
+    """(texts, dimensions); of at least one text."""
     parts = []
     for start in range(0, len(texts), EMBEDDED_AT_ONCE):
         progress("embedding", start, len(texts))
@@ -90,7 +125,7 @@ class _Verdict:
 
 class _Fitting:
     def __init__(self, data: Examples, encoded: Floats, static: Floats, tuning: Tuning, progress: Progress) -> None:
-        self._data, self._encoded, self._tuning, self._progress = data, encoded, tuning, progress
+        self.data, self.encoded, self._tuning, self._progress = data, encoded, tuning, progress
         self._corpus = Corpus(data.texts)
         self._learners: dict[str, Learner] = {}
         if STATIC in tuning.stages:
@@ -100,8 +135,8 @@ class _Fitting:
         self._steps = 0
 
     def fitted(self) -> Fitted:
-        data = self._data
-        verdict = self._verdict()
+        data = self.data
+        verdict = self.verdict()
         keep_rates = [self._tuning.keep_rates.get(task, self._tuning.keep_rate) for task in data.tasks]
         outcome = verdict.outcome
         lowest = thresholds(
@@ -116,29 +151,29 @@ class _Fitting:
             static_share=verdict.share,
             gate=verdict.gate,
             thresholds=lowest,
-            vectors={task: self._encoded[data.y == number] for number, task in enumerate(data.tasks)},
+            vectors={task: self.encoded[data.y == number] for number, task in enumerate(data.tasks)},
             report=_report(data, verdict, lowest),
         )
 
-    def _verdict(self) -> _Verdict:
+    def verdict(self) -> _Verdict:
         trials = {name: learner.tried(self._step) for name, learner in self._learners.items()}
         static = self._judged(trials[STATIC], trials[STATIC].logits) if STATIC in trials else None
         if ENCODER not in trials:
             return _Verdict(static, None, 0.0, None)
         if not static:
             return _Verdict(None, self._judged(trials[ENCODER], trials[ENCODER].logits), 0.0, None)
-        share = static_share(self._data, trials[STATIC].logits, trials[ENCODER].logits)
+        share = static_share(self.data, trials[STATIC].logits, trials[ENCODER].logits)
         together = blend(trials[STATIC].logits, trials[ENCODER].logits, share)
         encoder = self._judged(trials[ENCODER], together)
-        return _Verdict(static, encoder, share, gate_of(self._data, static, encoder))
+        return _Verdict(static, encoder, share, gate_of(self.data, static, encoder))
 
     def _judged(self, trial: Trial, logits: Floats) -> Judged:
-        return judge(self._data, trial, logits)
+        return judge(self.data, trial, logits)
 
     def _static_stage(self, judged: Judged) -> tuple[Stage, Lexicon]:
         learned = self._learn(STATIC)
         _, pieces, pairs = learned.head.weights
-        rarity = self._corpus.rarity(np.flatnonzero(self._data.inside))
+        rarity = self._corpus.rarity(np.flatnonzero(self.data.inside))
         return self._stage(STATIC, learned, judged), self._corpus.lexicon(rarity, pieces, pairs)
 
     def _stage(self, name: str, learned: Learned, judged: Judged) -> Stage:
@@ -146,7 +181,7 @@ class _Fitting:
         return Stage(head.weights[0], head.bias, learned.prototypes, foreign, judged.temperature, judged.scale)
 
     def _learn(self, name: str) -> Learned:
-        learned = self._learners[name].learn(np.flatnonzero(self._data.inside))
+        learned = self._learners[name].learn(np.flatnonzero(self.data.inside))
         self._step()
         return learned
 

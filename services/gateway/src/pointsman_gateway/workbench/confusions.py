@@ -4,15 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from pointsman_gateway.classification.examples import FOLDS, Examples
-from pointsman_gateway.classification.fitted import ENCODER, STATIC, Tuning
-from pointsman_gateway.classification.judging import Judged, blend, judge, static_share
-from pointsman_gateway.classification.learning import DenseFeatures, Learner, LexicalFeatures, Trial
-from pointsman_gateway.classification.lexicon import Corpus
-from pointsman_gateway.workbench.progress import Progress
+from pointsman_gateway.classification.examples import Examples
+from pointsman_gateway.classification.judging import Judged
 
 WORST = 3
 """Examples of each confusion."""
@@ -26,39 +20,6 @@ class Confusion:
     count: int
     worst: tuple[int, ...]
     """The rows of the surest mistakes."""
-
-
-def out_of_fold(
-    data: Examples,
-    encoded: NDArray[np.float32],
-    static: NDArray[np.float32],
-    tuning: Tuning,
-    progress: Progress,
-) -> Judged:
-    """What the stages together make of each text; `encoded` and `static` are (texts, dimensions)."""
-    learners = {}
-    if STATIC in tuning.stages:
-        learners[STATIC] = Learner(data, LexicalFeatures(static, Corpus(data.texts)), static, tuning.seed)
-    if ENCODER in tuning.stages:
-        learners[ENCODER] = Learner(data, DenseFeatures(encoded), encoded, tuning.seed)
-    with threadpool_limits(limits=1):
-        trials = {name: _tried(name, learner, progress) for name, learner in learners.items()}
-    if len(trials) == 1:
-        [only] = trials.values()
-        return judge(data, only, only.logits)
-    share = static_share(data, trials[STATIC].logits, trials[ENCODER].logits)
-    return judge(data, trials[ENCODER], blend(trials[STATIC].logits, trials[ENCODER].logits, share))
-
-
-def _tried(name: str, learner: Learner, progress: Progress) -> Trial:
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(f"trying the {name} stage", done, FOLDS)
-
-    return learner.tried(step)
 
 
 def confusions(data: Examples, judged: Judged) -> list[Confusion]:

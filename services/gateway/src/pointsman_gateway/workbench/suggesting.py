@@ -6,21 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pointsman_gateway.classification.examples import gather
+from pointsman_gateway.classification.fit import embedded, out_of_fold
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.wiring.learning import Models, texts_of, tuning_of
-from pointsman_gateway.workbench.confusions import Confusion, confusions, out_of_fold
+from pointsman_gateway.workbench.confusions import Confusion, confusions
 from pointsman_gateway.workbench.groups import MOST_TEXTS, Group, groups_of
 from pointsman_gateway.workbench.history import History, Said
 from pointsman_gateway.workbench.near_duplicates import Example, Pair, near_duplicates
 from pointsman_gateway.workbench.progress import Progress
 
-AT_ONCE = 64
-"""Texts embedded from one word on how far it is to the next."""
 MOST_PROPOSALS = 1_000
 LONGEST_TEXT = 2_000
 """Characters that are looked at of a request."""
@@ -69,14 +64,10 @@ def _lines_of(config: Config, task: str) -> list[int]:
 
 
 def look_at_examples(config: Config, models: Models, progress: Progress) -> OfExamples:
-    tuning = tuning_of(config)
-    data = gather(texts_of(config), config.negatives, models.static, tuning.seed)
+    tried = out_of_fold(texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress)
     examples = examples_of(config)
-    encoded = embedded(data.texts, models, "embedding the examples", progress)
-    static = models.static.embed(data.texts)
-    judged = out_of_fold(data, encoded, static, tuning, progress)
-    confused = (Confused(c, tuple(examples[row] for row in c.worst)) for c in confusions(data, judged))
-    return OfExamples(tuple(confused), tuple(near_duplicates(examples, encoded[: len(examples)])))
+    confused = (Confused(c, tuple(examples[row] for row in c.worst)) for c in confusions(tried.data, tried.judged))
+    return OfExamples(tuple(confused), tuple(near_duplicates(examples, tried.vectors[: len(examples)])))
 
 
 async def look_at_journal(
@@ -97,9 +88,8 @@ async def look_at_journal(
             counts[text] += 1
         else:
             left_out += 1
-    vectors = embedded(list(counts), models, "embedding what was abstained from", progress)
     known = [text for texts in texts_of(config).values() for text in texts]
-    groups = groups_of(counts, vectors, known)
+    groups = groups_of(counts, embedded(list(counts), models.encoder, progress), known) if counts else []
     proposals, said_without_text = await _proposals(history, seconds)
     strange = {said.right_task for said in proposals} - {*config.tasks.tasks, UNKNOWN}
     return OfJournal(
@@ -117,15 +107,6 @@ async def _proposals(history: History, seconds: float) -> tuple[tuple[Said, ...]
         elif len(found) < MOST_PROPOSALS:
             found.setdefault((said.recorded.request.query, said.right_task), said)
     return tuple(found.values()), without_text
-
-
-def embedded(texts: Sequence[str], models: Models, what: str, progress: Progress) -> NDArray[np.float32]:
-    """(texts, dimensions)"""
-    parts = [np.empty((0, models.encoder.dimensions), np.float32)]
-    for start in range(0, len(texts), AT_ONCE):
-        parts.append(models.encoder.embed(texts[start : start + AT_ONCE]))
-        progress(what, min(start + AT_ONCE, len(texts)), len(texts))
-    return np.concatenate(parts)
 
 
 def write_proposals(proposals: Sequence[Said], file: Path) -> None:

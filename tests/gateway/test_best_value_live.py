@@ -1,0 +1,42 @@
+"""What people say of answers moves a task's traffic, through the real doors and the real Valkey."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.doors import HttpDoor
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.valkey import Valkey
+from doubles.waiting import found
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
+    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    terms = {"paths": ["small_talk", "safe_start"], "quality_floor": 0.5, "least_ratings": 5, "trial_share": 0.5}
+    neighbours.config.tasks["chat"]["policy"] = {"best_value": terms}
+    return neighbours
+
+
+@pytest.fixture
+async def door(gateway: Gateway) -> AsyncIterator[HttpDoor]:
+    async with open_http_client(gateway) as client:
+        yield HttpDoor(client)
+
+
+async def test_ratings_move_a_task_to_the_path_that_earned_them(door: HttpDoor) -> None:
+    asked = [await door.ask(IN_CHAT, user=f"user {number}") for number in range(40)]
+    assert {answer.path for answer in asked} == {"small_talk", "safe_start"}  # one of them on trial
+    for answer in asked:
+        await door.say(answer.decision_id, rating=float(answer.path == "safe_start"))
+
+    async def moved() -> bool:
+        decision = await door.route(IN_CHAT)
+        return bool((decision["path"], decision["reason"]) == ("safe_start", "policy:best_value"))
+
+    await found(moved)
+    decision = await door.route(IN_CHAT)
+    [poor] = [row["reason"] for row in decision["considered"] if row["path"] == "small_talk"]
+    assert "quality 0.00" in poor
+    assert "under the floor 0.5" in poor
