@@ -1,7 +1,6 @@
 """Against the real retriever, with the real embedding model."""
 
 import asyncio
-import os
 import re
 import signal
 import subprocess
@@ -15,33 +14,17 @@ import pytest
 from pointsman.v1 import retriever_pb2
 from pointsman_cli import stubs
 from pointsman_cli.sources import MAX_FILE_BYTES
-from pointsman_cli.up import ready
-from pointsman_cli.up.ports import choose
 from pointsman_servicekit.grpc_client import open_channel
+from real_retriever import running
 
 Cli = Callable[..., Any]
-
-MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 
 
 @pytest.fixture(scope="module")
 def retriever(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its address."""
-    subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
-    addresses = choose("127.0.0.1:0", "127.0.0.1:0")
-    environment = {
-        "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
-        "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
-        "POINTSMAN_RETRIEVER_DATA": str(tmp_path_factory.mktemp("retriever")),
-        "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(MODEL),
-    }
-    process = subprocess.Popen([sys.executable, "-m", "pointsman_retriever"], env={**os.environ, **environment})
-    try:
-        asyncio.run(ready.serving(addresses.retriever, "retriever"))
-        yield addresses.retriever
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with running(tmp_path_factory.mktemp("retriever")) as address:
+        yield address
 
 
 @pytest.fixture

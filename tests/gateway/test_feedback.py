@@ -1,6 +1,5 @@
 """What people say of answers is kept once, at both doors alike."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import httpx
 import pytest
 from doubles.config_folder import IN_CHAT, IN_TRIAGE
 from doubles.doors import Door, GrpcDoor, HttpDoor
-from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.gateway import Gateway, Neighbours
 from doubles.remembering import decisions_in, feedback_in, rated_in
 from doubles.valkey import Valkey
 from doubles.waiting import until
@@ -20,12 +19,6 @@ from pointsman_servicekit.grpc_client import open_channel
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
     neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
     return neighbours
-
-
-@pytest.fixture
-async def client(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    async with open_http_client(gateway) as client:
-        yield client
 
 
 async def test_what_is_said_is_kept_with_the_decision_it_is_of(door: Door, valkey: Valkey, gateway: Gateway) -> None:
@@ -64,9 +57,9 @@ async def test_the_same_said_twice_counts_once(door: Door, valkey: Valkey) -> No
     assert await rated_in(valkey.url) == {"small_talk": (1, 0.4)}
 
 
-async def test_the_doors_agree_on_what_is_the_same(gateway: Gateway, client: httpx.AsyncClient) -> None:
-    name = (await HttpDoor(client).ask(IN_CHAT)).decision_id
-    await HttpDoor(client).say(name, rating=0.8, correction="too long")
+async def test_the_doors_agree_on_what_is_the_same(gateway: Gateway, http: httpx.AsyncClient) -> None:
+    name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
+    await HttpDoor(http).say(name, rating=0.8, correction="too long")
     async with open_channel(gateway.grpc_address) as channel:
         assert await GrpcDoor(channel).say(name, rating=0.8, correction="too long") == ("journal", True)
 
@@ -148,8 +141,8 @@ async def test_an_unknown_decision_is_told(door: Door, valkey: Valkey) -> None:
     ],
 )
 async def test_a_body_that_is_none_is_refused(
-    client: httpx.AsyncClient, body: bytes, code: str, param: str | None
+    http: httpx.AsyncClient, body: bytes, code: str, param: str | None
 ) -> None:
-    answer = await client.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
+    answer = await http.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, code, param)

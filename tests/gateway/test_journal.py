@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -29,12 +29,6 @@ from redis.asyncio import Redis
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbours:
     neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
     return neighbours
-
-
-@pytest.fixture
-async def client(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    async with open_http_client(gateway) as client:
-        yield client
 
 
 async def kept(valkey: Valkey, name: str) -> dict[str, Any]:
@@ -231,9 +225,9 @@ async def gone(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("trouble", [Valkey.hang, Valkey.kill])
 async def test_requests_are_answered_while_redis_is_away_and_are_kept_when_it_is_back(
-    gateway: Gateway, valkey: Valkey, client: httpx.AsyncClient, trouble: Callable[[Valkey], None]
+    gateway: Gateway, valkey: Valkey, http: httpx.AsyncClient, trouble: Callable[[Valkey], None]
 ) -> None:
-    door = HttpDoor(client)
+    door = HttpDoor(http)
     names = [(await door.ask(IN_CHAT)).decision_id]
     trouble(valkey)
     names += [(await door.ask(IN_CHAT)).decision_id for _ in range(20)]
@@ -255,8 +249,8 @@ async def test_what_has_just_been_answered_is_written_before_the_gateway_ends(
     neighbours: Neighbours, valkey: Valkey
 ) -> None:
     await neighbours.ready()
-    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        names = [(await HttpDoor(client).ask(IN_CHAT)).decision_id for _ in range(5)]
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        names = [(await HttpDoor(http).ask(IN_CHAT)).decision_id for _ in range(5)]
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == names
 
 
@@ -265,17 +259,17 @@ async def test_a_gateway_ends_though_redis_hangs_and_counts_what_is_lost(
 ) -> None:
     await neighbours.ready()
     async with asyncio.timeout(30):
-        async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
             valkey.hang()
-            await HttpDoor(client).ask(IN_CHAT)
+            await HttpDoor(http).ask(IN_CHAT)
         assert gateway.metric("pointsman_journal_dropped_total", reason="stopped") == 1
 
 
 async def test_a_gateway_starts_though_redis_is_away(neighbours: Neighbours, valkey: Valkey) -> None:
     valkey.kill()
     await neighbours.ready()
-    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
-        name = (await HttpDoor(client).ask(IN_CHAT)).decision_id
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
         await valkey.start()
         assert (await kept(valkey, name))["outcome"] == "ok"
 

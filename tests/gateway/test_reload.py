@@ -2,14 +2,14 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import pytest
 from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY
 from doubles.engine import ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.gateway import Gateway, Neighbours
 from doubles.waiting import until
 
 SOON = 0.05
@@ -21,21 +21,15 @@ def neighbours(neighbours: Neighbours) -> Neighbours:
     return neighbours
 
 
-@pytest.fixture
-async def client(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    async with open_http_client(gateway) as client:
-        yield client
-
-
-async def path_of(client: httpx.AsyncClient, text: str) -> str:
+async def path_of(http: httpx.AsyncClient, text: str) -> str:
     body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
-    answered = await client.post("/v1/chat/completions", json=body)
+    answered = await http.post("/v1/chat/completions", json=body)
     assert answered.status_code == 200, answered.text
     return answered.headers["x-pointsman-path"]
 
 
-async def status(client: httpx.AsyncClient) -> Mapping[str, Any]:
-    body: Mapping[str, Any] = (await client.get("/v1/configuration")).json()
+async def status(http: httpx.AsyncClient) -> Mapping[str, Any]:
+    body: Mapping[str, Any] = (await http.get("/v1/configuration")).json()
     return body
 
 
@@ -44,14 +38,14 @@ async def swapped(gateway: Gateway, before: str) -> None:
 
 
 async def test_an_edit_serves_without_a_request_lost(
-    gateway: Gateway, neighbours: Neighbours, client: httpx.AsyncClient
+    gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     before = gateway.house.generations.current.id
     paths: list[str] = []
 
     async def ask_on() -> None:
         while paths[-8:] != ["handbook"] * 8:
-            paths.append(await path_of(client, IN_CHAT))
+            paths.append(await path_of(http, IN_CHAT))
 
     asking = [asyncio.create_task(ask_on()) for _ in range(4)]
     await until(lambda: len(paths) > 20)
@@ -60,7 +54,7 @@ async def test_an_edit_serves_without_a_request_lost(
     await asyncio.gather(*asking)  # raises where any request was refused
 
     assert paths[0] == "small_talk"
-    serving = await status(client)
+    serving = await status(http)
     assert (serving["generation"] != before, serving["problem"]) == (True, "")
     assert gateway.metric("pointsman_config_reloads_total", outcome="swapped") == 1
     assert gateway.metric("pointsman_config_generation", generation=serving["generation"]) == 1
@@ -68,13 +62,13 @@ async def test_an_edit_serves_without_a_request_lost(
 
 
 async def test_a_request_ends_by_the_generation_with_which_it_began(
-    gateway: Gateway, neighbours: Neighbours, client: httpx.AsyncClient, engine: ScriptedEngine
+    gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     go_on = asyncio.Event()
     engine.says(*beginning("Hel"), go_on, chunk("lo", finish="stop"), usage(20, 2), b"data: [DONE]\n\n")
     before = gateway.house.generations.current.id
     body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}
-    asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+    asking = asyncio.create_task(http.post("/v1/chat/completions", json=body))
     await until(lambda: engine.running == 1)
 
     del neighbours.config.tasks["chat"]
@@ -94,18 +88,18 @@ async def test_a_request_ends_by_the_generation_with_which_it_began(
 
 
 async def test_a_bad_edit_keeps_the_last_good_one_and_says_why(
-    gateway: Gateway, neighbours: Neighbours, client: httpx.AsyncClient
+    gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     before = gateway.house.generations.current.id
     neighbours.config.tasks["chat"]["policy"] = {"fixed": "no_such_path"}
     neighbours.config.write()
     await until(lambda: gateway.house.generations.status.problem)
 
-    told = await status(client)
+    told = await status(http)
     assert told["generation"] == before
     assert "task 'chat' names path 'no_such_path'; known: " in told["problem"]
     assert gateway.metric("pointsman_config_reloads_total", outcome="refused") == 1
-    assert await path_of(client, IN_CHAT) == "small_talk"
+    assert await path_of(http, IN_CHAT) == "small_talk"
 
     neighbours.config.tasks["chat"]["policy"] = {"fixed": "small_talk"}
     neighbours.config.write()
@@ -120,17 +114,17 @@ async def test_a_prompt_that_does_not_render_is_refused_too(gateway: Gateway, ne
 
 
 async def test_a_folder_that_goes_away_stops_nothing(
-    gateway: Gateway, neighbours: Neighbours, client: httpx.AsyncClient
+    gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
     shutil.rmtree(neighbours.config.folder)
     await until(lambda: "there is no configuration folder" in gateway.house.generations.status.problem)
-    assert await path_of(client, IN_CHAT) == "small_talk"
+    assert await path_of(http, IN_CHAT) == "small_talk"
 
 
 async def test_new_examples_are_learned_with_the_generation_that_holds_them(
-    gateway: Gateway, neighbours: Neighbours, client: httpx.AsyncClient
+    gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
 ) -> None:
-    assert await path_of(client, IN_NONE) == "safe_start"
+    assert await path_of(http, IN_NONE) == "safe_start"
     before = gateway.house.generations.current.id
     neighbours.config.examples["sql"] = [
         ("SELECT name FROM customer WHERE id = 7", None),
@@ -143,12 +137,12 @@ async def test_new_examples_are_learned_with_the_generation_that_holds_them(
     neighbours.config.tasks["sql"] = {"examples": "tasks/sql.jsonl", "policy": {"fixed": "small_talk"}}
     neighbours.config.write()
     await swapped(gateway, before)
-    assert await path_of(client, IN_NONE) == "small_talk"
-    assert await path_of(client, IN_POLICY) == "handbook"
+    assert await path_of(http, IN_NONE) == "small_talk"
+    assert await path_of(http, IN_POLICY) == "handbook"
 
 
 async def test_an_engine_that_is_named_anew_is_heard_of_before_it_is_needed(
-    gateway: Gateway, neighbours: Neighbours, client: httpx.AsyncClient, second_engine: ScriptedEngine
+    gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient, second_engine: ScriptedEngine
 ) -> None:
     before = gateway.house.generations.current.id
     second_engine.says(*answer("from the second"))
@@ -158,7 +152,7 @@ async def test_an_engine_that_is_named_anew_is_heard_of_before_it_is_needed(
     neighbours.config.write()
     await swapped(gateway, before)
     assert [engine.name for engine in gateway.house.engines.all()] == ["cloud"]
-    assert await path_of(client, IN_CHAT) == "small_talk"
+    assert await path_of(http, IN_CHAT) == "small_talk"
     assert second_engine.bodies
 
 

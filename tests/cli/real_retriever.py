@@ -1,0 +1,34 @@
+"""The real retriever, with the real embedding model, for the commands that speak to it."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pointsman_cli.up import ready
+from pointsman_cli.up.ports import choose
+
+MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+
+
+@contextmanager
+def running(data: Path) -> Iterator[str]:
+    """A retriever's address."""
+    subprocess.run([sys.executable, "-m", "pointsman_embedding.prepare", str(MODEL)], check=True)  # once a machine
+    addresses = choose("127.0.0.1:0", "127.0.0.1:0")
+    environment = {
+        "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
+        "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
+        "POINTSMAN_RETRIEVER_DATA": str(data),
+        "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(MODEL),
+    }
+    process = subprocess.Popen([sys.executable, "-m", "pointsman_retriever"], env={**os.environ, **environment})
+    try:
+        asyncio.run(ready.serving(addresses.retriever, "retriever"))
+        yield addresses.retriever
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
