@@ -1,7 +1,11 @@
 """Documents go in, are replaced, filtered and deleted."""
 
+import math
+
+import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
+from pointsman_retriever.fusion import SUPPORT
 
 LADDER = pb.Document(id="ladder", title="Ladder", text="The ladder hangs in the shed.", metadata={"room": "shed"})
 KETTLE = pb.Document(id="kettle", title="Kettle", text="The kettle stands on the stove.", metadata={"room": "kitchen"})
@@ -13,7 +17,8 @@ async def test_a_document_comes_back_as_a_passage_that_names_its_source(client):
     assert (passage.document_id, passage.title, passage.text) == ("ladder", "Ladder", LADDER.text)
     assert LADDER.text[passage.start : passage.end] == passage.text
     assert dict(passage.metadata) == {"room": "shed"}
-    assert 0.5 < passage.score < 1.0
+    # The best of two on both sides: each side standardised is 1, and all that it could be supported by stands at -1.
+    assert passage.score == pytest.approx(1 / (1 + math.exp(-(1 - 2 * SUPPORT))))
     assert 0.5 < passage.dense_score <= 1.0
     assert passage.sparse_score > 0.0
 
