@@ -84,6 +84,7 @@ async def test_a_cancelled_search_is_given_up(start, pausing: PausingModel):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+        await client.collection()  # behind the cancellation on the same connection: it has arrived by now
         pausing.go_on.set()
         await client.search("another")
         assert await client.metric('pointsman_retriever_search_seconds_count{collection="notes"}') == 1.0
@@ -99,6 +100,7 @@ async def test_a_cancelled_upsert_writes_nothing(start, pausing: PausingModel):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+        await client.collection()  # behind the cancellation on the same connection: it has arrived by now
         pausing.go_on.set()
         assert (await client.upsert(pb.Document(id="y", text="After."))).version == 1
 
