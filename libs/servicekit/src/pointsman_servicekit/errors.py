@@ -2,6 +2,8 @@
 
     PointsmanError
     ├── InvalidArgument       400  INVALID_ARGUMENT
+    ├── Unauthenticated       401  UNAUTHENTICATED
+    ├── PermissionDenied      403  PERMISSION_DENIED
     ├── NotFound              404  NOT_FOUND
     ├── AlreadyExists         409  ALREADY_EXISTS
     ├── FailedPrecondition    409  FAILED_PRECONDITION
@@ -39,6 +41,20 @@ class InvalidArgument(PointsmanError):
 
     grpc_status = grpc.StatusCode.INVALID_ARGUMENT
     http_status = 400
+
+
+class Unauthenticated(PointsmanError):
+    """Nobody knows who asks."""
+
+    grpc_status = grpc.StatusCode.UNAUTHENTICATED
+    http_status = 401
+
+
+class PermissionDenied(PointsmanError):
+    """It is known who asks, and they may not."""
+
+    grpc_status = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 403
 
 
 class NotFound(PointsmanError):
@@ -89,6 +105,8 @@ class Internal(PointsmanError):
 
 FAMILIES: tuple[type[PointsmanError], ...] = (
     InvalidArgument,
+    Unauthenticated,
+    PermissionDenied,
     NotFound,
     AlreadyExists,
     FailedPrecondition,

@@ -1,13 +1,17 @@
 """The nouns that travel down the line; they know the standard library and arrays, nothing else."""
 
 from pointsman_gateway.domain.answer import Chunk, Event, Finished, Passage, Prompt, Receipt, Started, Usage
+from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
 from pointsman_gateway.domain.evidence import Feedback, PathEvidence
-from pointsman_gateway.domain.request import AUTO, Message, Request, Sampling
+from pointsman_gateway.domain.request import AUTO, Message, Request
+from pointsman_gateway.domain.sampling import Sampling
 
 __all__ = [
+    "ANYONE",
     "AUTO",
     "UNKNOWN",
+    "Caller",
     "Chunk",
     "Considered",
     "Decision",
@@ -24,6 +28,7 @@ __all__ = [
     "Receipt",
     "Request",
     "Sampling",
+    "Scope",
     "Started",
     "Usage",
     "Vector",

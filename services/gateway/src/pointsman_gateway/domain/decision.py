@@ -6,7 +6,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_gateway.domain.request import Sampling
+from pointsman_gateway.domain.sampling import Sampling
 
 UNKNOWN = "unknown"
 """The task of requests that fit no other."""
@@ -54,6 +54,8 @@ class Path:
     strategies: tuple[str, ...] = ()
     """Names only; the strategies themselves are built from the configuration by `wiring`."""
     sampling: Sampling = field(default_factory=Sampling)
+    collections: tuple[str, ...] = ()
+    """Where it looks things up."""
     fingerprint: str = ""
     """Of all that the configuration says of it, its prompts included: evidence is of a path as it was."""
 

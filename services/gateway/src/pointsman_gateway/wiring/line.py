@@ -125,7 +125,8 @@ class _NoSearch:
 def to_path(name: str, path: PathConfig, config: Config) -> Path:
     sampling = Sampling(max_tokens=path.max_tokens, temperature=path.temperature, stop=path.stop)
     strategies = tuple(s.name for s in path.strategies)
-    return Path(name, path.model, path.adapter, strategies, sampling, _fingerprint(path, config))
+    collections = tuple(s.retrieval.collection for s in path.strategies if s.retrieval)
+    return Path(name, path.model, path.adapter, strategies, sampling, collections, _fingerprint(path, config))
 
 
 def _fingerprint(path: PathConfig, config: Config) -> str:
