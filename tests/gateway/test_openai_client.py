@@ -11,13 +11,13 @@ from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, 
 from doubles.waiting import until
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.stage import Call
-from pointsman_gateway.domain import Chunk, Message, Sampling, Usage
+from pointsman_gateway.domain import Chunk, Chunks, Message, Sampling, Usage
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.logs import request_id
 
 PLAIN = Sampling()
 
-Stream = Callable[..., AsyncIterator[Chunk]]
+Stream = Callable[..., AsyncIterator[Chunks]]
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
         yield call
 
 
-async def collect(chunks: AsyncIterator[Chunk], into: list[Chunk] | None = None) -> list[Chunk]:
+async def collect(answer: AsyncIterator[Chunks], into: list[Chunk] | None = None) -> list[Chunk]:
     got = [] if into is None else into
-    async for piece in chunks:
-        got.append(piece)  # what came before an error counts
+    async for chunks in answer:
+        got.extend(chunks)  # what came before an error counts
     return got
 
 
@@ -189,6 +189,6 @@ async def test_the_deadline_ends_a_call_and_the_engines_work(
 async def test_closing_the_iterator_stops_the_engine(engine: ScriptedEngine, stream: Stream) -> None:
     engine.says(*beginning("Hel", "lo"), asyncio.Event())
     async with aclosing(stream()) as chunks:  # type: ignore[type-var]  # a generator's
-        assert (await anext(chunks)).content == "Hel"
+        assert (await anext(chunks))[0].content == "Hel"
         assert engine.running == 1
     await until(lambda: engine.running == 0, within=1)

@@ -1,7 +1,7 @@
 """Admission: a bound on how many requests are answered at once; the rest are told early to come again."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from prometheus_client import Gauge
@@ -20,8 +20,8 @@ class Admission:
         self._gauge = in_flight
         self.closing = False
 
-    @contextmanager
-    def admitted(self, request: Request) -> Iterator[None]:
+    @asynccontextmanager
+    async def admitted(self, request: Request) -> AsyncIterator[None]:
         """Raises InvalidArgument or Unavailable at once; a place is given back at the end of the block."""
         _check(request)
         if self.closing:

@@ -11,7 +11,7 @@ from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.stage import Backends
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Chunk, Decision, Event, Finished, Prompt, Receipt, Request, Started
+from pointsman_gateway.domain import Chunk, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started
 from pointsman_gateway.metering.stage import Meter, Metering
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.routing.router import Router
@@ -55,18 +55,19 @@ class Pipeline:
         meter = line.metering.start()
         outcome = "cancelled"
         try:
-            with self.admission.admitted(request):
+            async with self.admission.admitted(request):
                 decision = await _decide(line, request)
                 meter.decided(decision)
                 answer = await _Answering(line, request, decision, meter).begin(decision)
-                yield Started(answer.decision, answer.model, meter.overhead)
+                yield Started(answer.decision, answer.model, meter.overhead, answer.cached)
                 finish_reason = ""
                 async with aclosing(answer.chunks):  # type: ignore[type-var]  # a generator's
-                    async for chunk in answer.chunks:
-                        finish_reason = chunk.finish_reason or finish_reason
-                        if chunk.content or chunk.extra:
-                            meter.handed_on()
-                        yield chunk
+                    async for chunks in answer.chunks:
+                        for chunk in chunks:
+                            finish_reason = chunk.finish_reason or finish_reason
+                            if chunk.content or chunk.extra:
+                                meter.handed_on()
+                        yield chunks
                 outcome = "ok"
                 receipt = meter.finish(outcome)
                 assert receipt is not None
@@ -88,7 +89,7 @@ class Pipeline:
 
     async def decide(self, request: Request) -> Decision:
         """The decision alone."""
-        with self.admission.admitted(request):
+        async with self.admission.admitted(request):
             decision = await _decide(self.current(), request)
             self.journal.note(request, decision, None)
             return decision
@@ -108,7 +109,8 @@ class _Answer:
 
     decision: Decision
     model: str
-    chunks: AsyncIterator[Chunk]
+    chunks: AsyncIterator[Chunks]
+    cached: str = ""
     refusal: Verdict | None = None
     """Why it should not be sent; an answer that is not held back has none."""
 
@@ -156,17 +158,17 @@ class _Answering:
         self._meter.tries(decision.path)
         prompt = await self._line.prompts.build(self._request, decision)
         self._meter.prompted(prompt)
-        opened = await self._line.backends.open(self._judge.asked(self._request), decision.path, prompt)
-        self._meter.opened(opened.model)
+        opened = await self._line.backends.open(self._judge.asked(self._request), decision, prompt)
+        self._meter.opened(opened.model, opened.cached)
         reading = _Reading(opened.chunks, self._judge, self._meter, decision)
-        answer = _Answer(decision, opened.model, reading.chunks())
+        answer = _Answer(decision, opened.model, reading.chunks(), opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
     async def _hold(self, answer: _Answer, reading: "_Reading") -> _Answer:
         """The answer once it is judged; one that is too long to be judged goes on as it comes."""
         held = []
-        async for chunk in answer.chunks:
-            held.append(chunk)
+        async for chunks in answer.chunks:
+            held.append(chunks)
             if reading.transcript.too_long:
                 break
         self._meter.held()
@@ -176,7 +178,7 @@ class _Answering:
 class _Reading:
     """One path's answer, metered and read along by the judge."""
 
-    def __init__(self, raw: AsyncIterator[Chunk], judge: Judge, meter: Meter, decision: Decision) -> None:
+    def __init__(self, raw: AsyncIterator[Chunks], judge: Judge, meter: Meter, decision: Decision) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
@@ -185,29 +187,32 @@ class _Reading:
         self._meter = meter
         self._decision = decision
 
-    async def chunks(self) -> AsyncIterator[Chunk]:
+    async def chunks(self) -> AsyncIterator[Chunks]:
         """As the caller gets them."""
         async with aclosing(self._raw):  # type: ignore[type-var]  # a generator's
-            async for chunk in self._raw:
-                if chunk.usage:
-                    self._meter.used(chunk.usage)
-                    continue
-                if self._judge.judges:
-                    self.transcript.add(chunk)
-                told = self._judge.told(chunk)
-                if told is None:
-                    continue
-                if told.content or told.extra:
-                    self._meter.token()
-                yield told
+            async for chunks in self._raw:
+                told = tuple(told for chunk in chunks if (told := self._told(chunk)) is not None)
+                if told:
+                    yield told
         self.verdicts = self._judge.verdicts(self.transcript)
         for verdict in self.verdicts:
             self._meter.judged(self._decision, verdict.validator, verdict.ruling)
 
+    def _told(self, chunk: Chunk) -> Chunk | None:
+        if chunk.usage:
+            self._meter.used(chunk.usage)
+            return None
+        if self._judge.judges:
+            self.transcript.add(chunk)
+        told = self._judge.told(chunk)
+        if told is not None and (told.content or told.extra):
+            self._meter.token()
+        return told
 
-async def _from(held: Sequence[Chunk], rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+
+async def _from(held: Sequence[Chunks], rest: AsyncIterator[Chunks]) -> AsyncIterator[Chunks]:
     async with aclosing(rest):  # type: ignore[type-var]  # a generator's
-        for chunk in held:
-            yield chunk
-        async for chunk in rest:
-            yield chunk
+        for chunks in held:
+            yield chunks
+        async for chunks in rest:
+            yield chunks

@@ -12,7 +12,7 @@ from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unava
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.backends.stage import Call
-from pointsman_gateway.domain import Chunk, Usage
+from pointsman_gateway.domain import Chunk, Chunks, Usage
 
 CONNECT_TIMEOUT = 2.0
 LONGEST_GAP = 60.0
@@ -26,8 +26,8 @@ class OpenAIClient:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunk]:
-        """The chunks of the answer, the last with the usage.
+    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
+        """The chunks of the answer as they come, the last with the usage.
 
         Raises InvalidArgument where the engine refuses the request itself, Unavailable where it cannot be reached or
         breaks off before the end, DeadlineExceeded. Closing the iterator closes the connection, which stops the
@@ -55,8 +55,9 @@ class OpenAIClient:
                     if data == b"[DONE]":
                         finished = True
                         break
-                    for chunk in _read(call, data):
-                        yield chunk
+                    chunks = _read(call, data)
+                    if chunks:
+                        yield tuple(chunks)
                 if not finished:
                     raise _broke_off(call, "the stream ended without [DONE]")
         except TimeoutError as error:

@@ -9,7 +9,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
 
 from pointsman_gateway.backends.engines import Engines, Target
-from pointsman_gateway.domain import Chunk, Message, Path, Prompt, Request, Sampling
+from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Call:
 class Client(Protocol):
     """Streams one answer from one engine."""
 
-    def stream(self, call: Call) -> AsyncIterator[Chunk]: ...
+    def stream(self, call: Call) -> AsyncIterator[Chunks]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ class Opened:
     """An answer that has begun: its first chunk is there."""
 
     model: str
-    chunks: AsyncIterator[Chunk]
+    chunks: AsyncIterator[Chunks]
+    cached: str = ""
+    """How it was found in the cache; empty where an engine answers."""
 
 
 class Backends:
@@ -48,9 +50,9 @@ class Backends:
         self._client = client
         self._clock = clock
 
-    async def open(self, request: Request, path: Path, prompt: Prompt) -> Opened:
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
         """Waits for the first chunk. Raises Unavailable once every engine has failed, and what the engines refuse."""
-        failed: Unavailable | None = None
+        path, failed = decision.path, None
         for target in self._engines.targets(path):
             if self._clock() >= request.deadline:
                 raise DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
@@ -85,8 +87,8 @@ def _call(target: Target, request: Request, path: Path, prompt: Prompt) -> Call:
     )
 
 
-async def _from(first: Chunk, rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+async def _from(first: Chunks, rest: AsyncIterator[Chunks]) -> AsyncIterator[Chunks]:
     async with aclosing(rest):  # type: ignore[type-var]  # a generator's
         yield first
-        async for chunk in rest:
-            yield chunk
+        async for chunks in rest:
+            yield chunks

@@ -53,6 +53,12 @@ class Chunk:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else the engine's choice holds: {"delta": {...}, "logprobs": ...} without content and role."""
     usage: Usage | None = None
+    raw: bytes = field(default=b"", compare=False)
+    """The engine's event as it came (JSON), where it holds this choice alone; empty where it may not be sent on."""
+
+
+Chunks = tuple[Chunk, ...]
+"""What one read of an engine's stream brought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Receipt:
     """What answered, as the engine knows it: the base model or an adapter's version; empty where nothing did."""
     escalated_from: str = ""
     """The path whose answer was not accepted; what it cost is in this receipt too."""
+    cached: str = ""
+    """ "exact" or "semantic" where the answer came out of the cache; empty where an engine made it."""
 
     @property
     def cost_usd(self) -> float:
@@ -82,6 +90,8 @@ class Started:
     model: str
     overhead_seconds: float
     """From the request's arrival to its sending to the engine, without retrieval."""
+    cached: str = ""
+    """As in the receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +100,4 @@ class Finished:
     receipt: Receipt
 
 
-Event = Started | Chunk | Finished
+Event = Started | Chunks | Finished

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -44,7 +44,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         events = self._pipeline.answer(_request(request, self._deadline(context)))
         async with aclosing(events):  # type: ignore[type-var]  # a generator's
             async for event in events:
-                yield _response(event)
+                for response in _responses(event):
+                    yield response
 
     async def Route(  # the contract's name
         self, request: pb.RouteRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -128,16 +129,22 @@ def _extra(text: str) -> dict[str, Any]:
     return extra
 
 
-def _response(event: Event) -> pb.GenerateResponse:
+def _responses(event: Event) -> Iterator[pb.GenerateResponse]:
     match event:
         case Started():
-            return pb.GenerateResponse(started=pb.Started(decision=_decision(event.decision), model=event.model))
-        case Chunk():
-            extra = json.dumps(dict(event.extra)) if event.extra else ""
-            return pb.GenerateResponse(delta=pb.Delta(index=event.index, content=event.content, extra_json=extra))
+            started = pb.Started(decision=_decision(event.decision), model=event.model, cached=event.cached)
+            yield pb.GenerateResponse(started=started)
+        case tuple():
+            for chunk in event:
+                yield pb.GenerateResponse(delta=_delta(chunk))
         case Finished():
             finished = pb.Finished(finish_reason=event.finish_reason, receipt=_receipt(event.receipt))
-            return pb.GenerateResponse(finished=finished)
+            yield pb.GenerateResponse(finished=finished)
+
+
+def _delta(chunk: Chunk) -> pb.Delta:
+    extra = json.dumps(dict(chunk.extra)) if chunk.extra else ""
+    return pb.Delta(index=chunk.index, content=chunk.content, extra_json=extra)
 
 
 def _decision(decision: Decision) -> pb.Decision:
@@ -173,4 +180,5 @@ def _receipt(receipt: Receipt) -> pb.Receipt:
         path=receipt.decision.path.name,
         sources=[pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in receipt.sources],
         escalated_from=receipt.escalated_from,
+        cached=receipt.cached,
     )

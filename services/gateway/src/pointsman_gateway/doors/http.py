@@ -139,8 +139,8 @@ async def _collect(events: AsyncIterator[domain.Event]) -> Response:
                 started = step
             case domain.Finished():
                 finished = step
-            case domain.Chunk():
-                chunks.append(step)
+            case tuple():
+                chunks.extend(step)
     assert started is not None
     assert finished is not None
     headers = answers.decision_headers(started) | answers.cost_header(finished.receipt)
@@ -156,8 +156,8 @@ async def _encode_stream(
         try:
             async for step in events:
                 match step:
-                    case domain.Chunk():
-                        yield event(encoder.chunk(step))
+                    case tuple():
+                        yield b"".join(event(encoder.chunk(chunk)) for chunk in step)
                     case domain.Finished() if include_usage:
                         yield event(encoder.usage(step))
             yield DONE

@@ -19,6 +19,7 @@ def decision_headers(started: Started) -> dict[str, str]:
         "x-pointsman-confidence": f"{decision.confidence:.4f}",
         "x-pointsman-reason": decision.reason,
         "x-pointsman-overhead-ms": f"{started.overhead_seconds * 1000:.2f}",
+        **({"x-pointsman-cache": started.cached} if started.cached else {}),
     }
 
 
@@ -27,8 +28,8 @@ def cost_header(receipt: Receipt) -> dict[str, str]:
 
 
 def error_body(error: PointsmanError) -> dict[str, Any]:
-    callers = dict.fromkeys((400, 404, 409), "invalid_request_error")
-    kind = callers | {429: "rate_limit_error"}
+    callers = dict.fromkeys((400, 403, 404, 409), "invalid_request_error")
+    kind = callers | {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     return {
         "error": {
             "message": error.message,
@@ -143,6 +144,7 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
             {"document_id": p.document_id, "title": p.title, "score": round(p.score, 4)} for p in receipt.sources
         ],
         "escalated_from": receipt.escalated_from,
+        "cached": receipt.cached,
     }
 
 

@@ -34,6 +34,7 @@ class _Try:
     held: float = 0.0
     usage: Usage | None = None
     model: str = ""
+    cached: str = ""
 
     @property
     def counted(self) -> Usage:
@@ -100,9 +101,10 @@ class Meter:
         self._now.prompt = prompt
         self._now.sent = time.perf_counter()
 
-    def opened(self, model: str) -> None:
-        """`model` has begun to answer."""
+    def opened(self, model: str, cached: str = "") -> None:
+        """`model` has begun to answer, or what it once answered was found in the cache."""
         self._now.model = model
+        self._now.cached = cached
 
     def token(self) -> None:
         """A piece of the answer has come."""
@@ -150,6 +152,7 @@ class Meter:
             sources=self._answers.prompt.passages if self._answers else (),
             model=self._answers.model if self._answers else "",
             escalated_from=self._refused.path.name if self._refused else "",
+            cached=self._answers.cached if self._answers else "",
         )
         self._metering.metrics.ended(receipt)
         if outcome == "ok":
