@@ -1,78 +1,45 @@
 """The HTTP door: OpenAI's API in front of the pipeline."""
 
-import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pointsman_servicekit.errors import Internal, InvalidArgument, NotFound, PointsmanError
+from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError
 from pointsman_servicekit.logs import request_id
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pointsman_gateway import domain
 from pointsman_gateway.doors import openai_answers as answers
-from pointsman_gateway.doors.feedback import FeedbackBody, FeedbackBox, feedback_answer
+from pointsman_gateway.doors.answering import told
+from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
+from pointsman_gateway.doors.hang_up import ClientGone
+from pointsman_gateway.doors.http_door import HttpDoor, deadline_of, door_of, respond
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
-from pointsman_gateway.doors.sse import DONE, ClientGone, EventStream, event, until_hung_up
-from pointsman_gateway.generations import Generation, Status
-from pointsman_gateway.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
 LONGEST_BODY = 8 * 1024 * 1024
 
 
-class Configuration(Protocol):
-    """What serves now."""
-
-    @property
-    def current(self) -> Generation: ...
-
-    @property
-    def status(self) -> Status: ...
-
-
-@dataclass(frozen=True, slots=True)
-class HttpDoor:
-    """What the routes need."""
-
-    pipeline: Pipeline
-    feedback: FeedbackBox
-    configuration: Configuration
-    registry: CollectorRegistry
-    request_timeout: float
-
-
 async def chat(body: ChatBody, request: Request) -> Response:
     """Answers one conversation."""
-    door = _door(request)
-    asked = body.to_request(_deadline(request))
-    events = door.pipeline.answer(asked)
-    try:
-        if body.stream:
-            include_usage = body.stream_options is not None and body.stream_options.include_usage
-            started = await until_hung_up(request.receive, anext(events))
-            assert isinstance(started, domain.Started)
-            return EventStream(_encode_stream(started, events, include_usage), answers.decision_headers(started))
-        return await until_hung_up(request.receive, _collect(events))
-    except BaseException:
-        await events.aclose()  # type: ignore[attr-defined]  # a generator's
-        raise
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    return await respond(
+        request, body.to_request(deadline_of(request)), answers.ChatEncoder(include_usage), body.stream
+    )
 
 
 async def route(body: RouteBody, request: Request) -> Response:
     """The decision alone; nothing is generated, nothing is charged."""
-    door = _door(request)
-    asked = body.to_request(_deadline(request))
+    door = door_of(request)
+    asked = body.to_request(deadline_of(request))
     decision = await door.pipeline.decide(asked)
     prompt = await door.pipeline.prompt(asked, decision) if body.include_prompt else None
     return JSONResponse(answers.decision_body(decision, prompt))
@@ -80,19 +47,19 @@ async def route(body: RouteBody, request: Request) -> Response:
 
 async def feedback(body: FeedbackBody, request: Request) -> Response:
     """Takes what someone says of an answer; 202 where it waits on disk for the journal."""
-    return feedback_answer(await _door(request).feedback.take(body.to_feedback()))
+    return feedback_answer(await door_of(request).feedback.take(body.to_feedback()))
 
 
 async def list_models(request: Request) -> dict[str, Any]:
     """Everything that `model` may say."""
-    names = _door(request).configuration.current.models.names()
+    names = door_of(request).configuration.current.models.names()
     data = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in names]
     return {"object": "list", "data": data}
 
 
 async def configuration(request: Request) -> dict[str, Any]:
     """Which configuration serves, and why what is in the folder now does not."""
-    return asdict(_door(request).configuration.status)
+    return asdict(door_of(request).configuration.status)
 
 
 async def live() -> PlainTextResponse:
@@ -102,7 +69,7 @@ async def live() -> PlainTextResponse:
 
 async def ready(request: Request) -> PlainTextResponse:
     """Some engine can answer."""
-    door = _door(request)
+    door = door_of(request)
     if door.configuration.current.engines.any_ready and not door.pipeline.admission.closing:
         return PlainTextResponse("ready\n")
     return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
@@ -110,61 +77,7 @@ async def ready(request: Request) -> PlainTextResponse:
 
 async def metrics(request: Request) -> Response:
     """Prometheus's text format."""
-    return Response(generate_latest(_door(request).registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _door(request: Request) -> HttpDoor:
-    door: HttpDoor = request.app.state.door
-    return door
-
-
-def _deadline(request: Request) -> float:
-    longest = _door(request).request_timeout
-    wanted = request.headers.get("x-request-timeout", "")
-    try:
-        seconds = min(longest, float(wanted)) if wanted else longest
-    except ValueError:
-        raise InvalidArgument(
-            f"x-request-timeout is {wanted[:50]!r}; write seconds", code="bad_parameter", param="x-request-timeout"
-        ) from None
-    return asyncio.get_running_loop().time() + seconds
-
-
-async def _collect(events: AsyncIterator[domain.Event]) -> Response:
-    started = finished = None
-    chunks = []
-    async for step in events:
-        match step:
-            case domain.Started():
-                started = step
-            case domain.Finished():
-                finished = step
-            case tuple():
-                chunks.extend(step)
-    assert started is not None
-    assert finished is not None
-    headers = answers.decision_headers(started) | answers.cost_header(finished.receipt)
-    return JSONResponse(answers.completion(started, chunks, finished), headers=headers)
-
-
-async def _encode_stream(
-    started: domain.Started, events: AsyncIterator[domain.Event], include_usage: bool
-) -> AsyncIterator[bytes]:
-    """Ends with [DONE], or with an error event."""
-    encoder = answers.ChunkEncoder(started)
-    async with aclosing(events):  # type: ignore[type-var]  # a generator's
-        try:
-            async for step in events:
-                match step:
-                    case tuple():
-                        yield b"".join(event(encoder.chunk(chunk)) for chunk in step)
-                    case domain.Finished() if include_usage:
-                        yield event(encoder.usage(step))
-            yield DONE
-        except PointsmanError as error:
-            yield event(answers.error_body(error))
-        except Exception as error:
-            yield event(answers.error_body(_internal(error)))
+    return Response(generate_latest(door_of(request).registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def build_app(door: HttpDoor) -> ASGIApp:
@@ -246,11 +159,6 @@ def _too_large() -> InvalidArgument:
     return InvalidArgument(f"the body is over {LONGEST_BODY} bytes", code="body_too_large")
 
 
-def _internal(error: Exception) -> Internal:
-    log.exception("internal error (request %s)", request_id.get(), exc_info=error)
-    return Internal(f"internal error (request {request_id.get()})", code="internal")
-
-
 def _error_response(error: PointsmanError) -> Response:
     return JSONResponse(answers.error_body(error), error.http_status, answers.error_headers(error))
 
@@ -260,7 +168,7 @@ async def _on_error(request: Request, error: Any) -> Response:
 
 
 async def _on_internal(request: Request, error: Any) -> Response:
-    return _error_response(_internal(error))
+    return _error_response(told(error))
 
 
 async def _on_invalid(request: Request, error: Any) -> Response:

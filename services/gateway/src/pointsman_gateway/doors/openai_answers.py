@@ -1,12 +1,13 @@
 """OpenAI's answers, chunks and errors, encoded."""
 
+import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.domain import Chunk, Decision, Finished, Prompt, Receipt, Started, Usage
+from pointsman_gateway.domain import Chunk, Chunks, Decision, Finished, Prompt, Receipt, Started, Usage
 
 
 def decision_headers(started: Started) -> dict[str, str]:
@@ -44,19 +45,48 @@ def error_headers(error: PointsmanError) -> dict[str, str]:
     return {"retry-after": str(max(1, round(error.retry_after)))} if error.retry_after is not None else {}
 
 
-class ChunkEncoder:
-    """Chunks of one streamed answer; each choice's first one carries the role."""
+DONE = b"data: [DONE]\n\n"
 
-    def __init__(self, started: Started) -> None:
+
+def to_json(data: Any) -> bytes:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def to_event(data: Any) -> bytes:
+    return b"data: " + to_json(data) + b"\n\n"
+
+
+class ChatEncoder:
+    """`chat.completion` and its chunks; each choice's first one carries the role. Implements `Encoder`."""
+
+    def __init__(self, include_usage: bool) -> None:
+        """`include_usage`: whether a stream ends with a chunk that has the usage."""
+        self._include_usage = include_usage
+        self._head: dict[str, Any] = {}
+        self._begun: set[int] = set()
+
+    def begun(self, started: Started) -> bytes:
         self._head = {
             "id": "chatcmpl-" + started.decision.id,
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": started.model,
         }
-        self._begun: set[int] = set()
+        return b""
 
-    def chunk(self, chunk: Chunk) -> dict[str, Any]:
+    def chunks(self, chunks: Chunks) -> bytes:
+        return b"".join(to_event(self._chunk(chunk)) for chunk in chunks)
+
+    def finished(self, finished: Finished) -> bytes:
+        return (to_event(self._usage(finished)) if self._include_usage else b"") + DONE
+
+    def failed(self, error: PointsmanError) -> bytes:
+        return to_event(error_body(error))
+
+    def whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
+        return to_json(completion(started, chunks, finished))
+
+    def _chunk(self, chunk: Chunk) -> dict[str, Any]:
         delta: dict[str, Any] = {"content": chunk.content} if chunk.content else {}
         if chunk.index not in self._begun:
             self._begun.add(chunk.index)
@@ -67,7 +97,7 @@ class ChunkEncoder:
             choice["logprobs"] = chunk.extra["logprobs"]
         return {**self._head, "choices": [choice]}
 
-    def usage(self, finished: Finished) -> dict[str, Any]:
+    def _usage(self, finished: Finished) -> dict[str, Any]:
         """The chunk that `stream_options.include_usage` asks for; "pointsman" beside it is ours."""
         receipt = finished.receipt
         return {**self._head, "choices": [], "usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}

@@ -1,0 +1,60 @@
+"""What the HTTP routes stand on: the house behind them, and the one way to answer."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastapi import Request
+from pointsman_servicekit.errors import InvalidArgument
+from prometheus_client import CollectorRegistry
+from starlette.responses import Response
+
+from pointsman_gateway import domain
+from pointsman_gateway.doors.answering import Answering
+from pointsman_gateway.doors.encoding import Encoder
+from pointsman_gateway.doors.feedback import FeedbackBox
+from pointsman_gateway.generations import Generation, Status
+from pointsman_gateway.pipeline import Pipeline
+
+
+class Configuration(Protocol):
+    """What serves now."""
+
+    @property
+    def current(self) -> Generation: ...
+
+    @property
+    def status(self) -> Status: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpDoor:
+    """What the routes need."""
+
+    pipeline: Pipeline
+    feedback: FeedbackBox
+    configuration: Configuration
+    registry: CollectorRegistry
+    request_timeout: float
+
+
+async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
+    """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
+    return Answering(door_of(request).pipeline.answer(asked), encoder, streams)
+
+
+def door_of(request: Request) -> HttpDoor:
+    door: HttpDoor = request.app.state.door
+    return door
+
+
+def deadline_of(request: Request) -> float:
+    longest = door_of(request).request_timeout
+    wanted = request.headers.get("x-request-timeout", "")
+    try:
+        seconds = min(longest, float(wanted)) if wanted else longest
+    except ValueError:
+        raise InvalidArgument(
+            f"x-request-timeout is {wanted[:50]!r}; write seconds", code="bad_parameter", param="x-request-timeout"
+        ) from None
+    return asyncio.get_running_loop().time() + seconds
