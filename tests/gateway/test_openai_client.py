@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
-import aiohttp
 import pytest
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
 from doubles.waiting import until
+from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.stage import Call
 from pointsman_gateway.domain import Chunk, Chunks, Message, Sampling, Usage
@@ -23,17 +23,16 @@ Stream = Callable[..., AsyncIterator[Chunks]]
 @pytest.fixture
 async def stream(engine: ScriptedEngine) -> AsyncIterator[Stream]:
     """Calls the engine; `seconds` are left to the deadline."""
-    async with aiohttp.ClientSession() as session:
-        client = OpenAIClient(session)
+    pool = Pool()
+    client = OpenAIClient(pool)
 
-        def call(
-            *, seconds: float = 10, url: str = "", sampling: Sampling = PLAIN, **more: Any
-        ) -> AsyncIterator[Chunk]:
-            deadline = asyncio.get_running_loop().time() + seconds
-            messages = more.pop("messages", (Message("user", "hi"),))
-            return client.stream(Call("a", url or engine.url, "tiny", messages, sampling, deadline, **more))
+    def call(*, seconds: float = 10, url: str = "", sampling: Sampling = PLAIN, **more: Any) -> AsyncIterator[Chunks]:
+        deadline = asyncio.get_running_loop().time() + seconds
+        messages = more.pop("messages", (Message("user", "hi"),))
+        return client.stream(Call("a", url or engine.url, "tiny", messages, sampling, deadline, **more))
 
-        yield call
+    yield call
+    pool.close()
 
 
 async def collect(answer: AsyncIterator[Chunks], into: list[Chunk] | None = None) -> list[Chunk]:

@@ -1,7 +1,7 @@
 """One answer over HTTP: from the pipeline's events, through an encoder, to the client, until that hangs up."""
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 
 from pointsman_servicekit.errors import Internal, PointsmanError
@@ -32,8 +32,12 @@ class Answering(Response):
     What goes wrong before the first byte is an answer with its status, what goes wrong later the stream's last event.
     """
 
-    def __init__(self, events: AsyncIterator[Event], encoder: Encoder, streams: bool) -> None:
+    def __init__(
+        self, events: AsyncIterator[Event], encoder: Encoder, streams: bool, sent_beside: Headers | None = None
+    ) -> None:
+        """`sent_beside` are further headers of the answer."""
         self.background = None
+        self._beside = sent_beside or []
         self._events = events
         self._encoder = encoder
         self._streams = streams
@@ -51,14 +55,13 @@ class Answering(Response):
                 if not self._streams:
                     finished, body = await self._whole(started, events)
             except Exception as error:
-                await send_error(send, told(error))
+                await send_error(send, told(error), self._beside)
                 return
-            headers = [(k.encode(), v.encode("latin-1")) for k, v in answers.decision_headers(started).items()]
+            headers = [*self._beside, *encoded(answers.decision_headers(started))]
             if self._streams:
                 await self._send_events(send, headers, started, events)
             else:
-                cost = [(k.encode(), v.encode()) for k, v in answers.cost_header(finished.receipt).items()]
-                await send_whole(send, 200, [JSON, *headers, *cost], body)
+                await send_whole(send, 200, [JSON, *headers, *encoded(answers.cost_header(finished.receipt))], body)
 
     async def _whole(self, started: Started, events: AsyncIterator[Event]) -> tuple[Finished, bytes]:
         chunks: list[Chunk] = []
@@ -98,12 +101,16 @@ def told(error: Exception) -> PointsmanError:
     return Internal(f"internal error (request {request_id.get()})", code="internal")
 
 
-async def send_error(send: Send, error: PointsmanError) -> None:
-    headers = [(k.encode(), v.encode("latin-1")) for k, v in answers.error_headers(error).items()]
-    await send_whole(send, error.http_status, [JSON, *headers], answers.to_json(answers.error_body(error)))
+async def send_error(send: Send, error: PointsmanError, beside: Headers) -> None:
+    headers = [JSON, *beside, *encoded(answers.error_headers(error))]
+    await send_whole(send, error.http_status, headers, answers.to_json(answers.error_body(error)))
 
 
-async def send_whole(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def encoded(headers: Mapping[str, str]) -> Headers:
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]

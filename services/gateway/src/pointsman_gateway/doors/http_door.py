@@ -49,12 +49,20 @@ def door_of(request: Request) -> HttpDoor:
 
 
 def deadline_of(request: Request) -> float:
-    longest = door_of(request).request_timeout
     wanted = request.headers.get("x-request-timeout", "")
-    try:
-        seconds = min(longest, float(wanted)) if wanted else longest
-    except ValueError:
-        raise InvalidArgument(
-            f"x-request-timeout is {wanted[:50]!r}; write seconds", code="bad_parameter", param="x-request-timeout"
-        ) from None
+    return deadline_after(wanted.encode("latin-1"), door_of(request).request_timeout)
+
+
+def deadline_after(wanted: bytes | None, longest: float) -> float:
+    """On the loop's clock: after as many seconds as are wanted, `longest` at most. Raises InvalidArgument."""
+    seconds = longest
+    if wanted:
+        try:
+            seconds = min(longest, float(wanted))
+        except ValueError:
+            raise InvalidArgument(
+                f"x-request-timeout is {wanted[:50].decode('latin-1')!r}; write seconds",
+                code="bad_parameter",
+                param="x-request-timeout",
+            ) from None
     return asyncio.get_running_loop().time() + seconds

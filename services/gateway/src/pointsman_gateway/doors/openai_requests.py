@@ -1,11 +1,13 @@
 """OpenAI's request bodies, decoded."""
 
+import json
 from typing import Any, Literal
 
 from pointsman_servicekit.errors import InvalidArgument
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pointsman_gateway.domain import Message, Request, Sampling
+from pointsman_gateway.doors.http_errors import invalid_body
 
 
 class MessageBody(BaseModel):
@@ -69,6 +71,23 @@ class ChatBody(BaseModel):
 
     def _extra(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+def read_chat(body: bytes) -> ChatBody:
+    """Raises InvalidArgument."""
+    try:
+        return ChatBody.model_validate_json(body)
+    except ValidationError:
+        pass
+    # What cannot be read is read again at leisure, for the best word on what is wrong with it.
+    try:
+        return ChatBody.model_validate(json.loads(body) if body else None)
+    except ValidationError as error:
+        raise invalid_body(error.errors()[0]) from error
+    except RecursionError as error:
+        raise InvalidArgument("the body is nested too deeply", code="bad_json") from error
+    except ValueError as error:
+        raise InvalidArgument(f"the body is not JSON: {error}", code="bad_json") from error
 
 
 class RouteBody(ChatBody):

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import aiohttp
 from pointsman_servicekit.grpc_client import open_channel
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.engines import Engines
+from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.generations import Generation, Generations
@@ -52,11 +52,12 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
     metrics = Metrics(registry)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(settings.retriever))
-        session = await stack.enter_async_context(_session())
+        pool = Pool()
+        stack.callback(pool.close)
         followers = await stack.enter_async_context(Followers())
         memory = await stack.enter_async_context(remembering(settings, config, registry))
         retriever = RetrieverClient(channel, models.encoder.fingerprint)
-        around = Surroundings(OpenAIClient(session), retriever, metrics, memory.board)
+        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board)
         builder = _Builder(settings, school, followers, around, memory)
         first = await builder.build(config)
         metrics.serving(first.id)
@@ -100,12 +101,6 @@ class _Builder:
 async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _session() -> aiohttp.ClientSession:
-    # No limit of the pool's own: admission bounds what is in flight. A cookie jar would only grow.
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
 
 
 def _registry() -> CollectorRegistry:

@@ -1,0 +1,32 @@
+"""The hot route: `POST /v1/chat/completions`, from the bytes of a body to the line, without a framework between."""
+
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.doors.answering import Answering, send_error
+from pointsman_gateway.doors.edge import Call
+from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
+from pointsman_gateway.doors.openai_answers import ChatEncoder
+from pointsman_gateway.doors.openai_requests import read_chat
+
+
+class ChatRoute:
+    """Answers one conversation."""
+
+    def __init__(self, door: HttpDoor) -> None:
+        self._door = door
+
+    async def __call__(self, call: Call) -> None:
+        try:
+            answering = await self._answering(call)
+        except PointsmanError as error:
+            await send_error(call.send, error, call.sent_beside)
+            return
+        await answering(call.scope, call.receive, call.send)
+
+    async def _answering(self, call: Call) -> Answering:
+        body = read_chat(await call.body())
+        deadline = deadline_after(call.headers.get(b"x-request-timeout"), self._door.request_timeout)
+        options = body.stream_options
+        encoder = ChatEncoder(include_usage=options is not None and options.include_usage)
+        events = self._door.pipeline.answer(body.to_request(deadline))
+        return Answering(events, encoder, body.stream, call.sent_beside)
