@@ -10,6 +10,7 @@ from typing import Protocol
 
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.pipeline import Line
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Generation:
     line: Line
     engines: Engines
     models: Names
+    embeddings: Embeddings
 
     @property
     def id(self) -> str:

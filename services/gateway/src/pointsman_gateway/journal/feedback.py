@@ -20,7 +20,7 @@ LONGEST = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 
 SECOND_LOOK = 0.3
 """Seconds after which a decision is looked for again: another gateway may have had it still in hand."""
 
-COMPLETION = "chatcmpl-"
+ANSWERS = ("chatcmpl-", "cmpl-", "resp_")
 """Before a decision's id in an OpenAI answer's; whoever has only the latter may send that."""
 
 
@@ -109,7 +109,9 @@ def _check_text(param: str, text: str, most: int) -> None:
 
 def _named(feedback: Feedback) -> Feedback:
     """With the decision's own id, and a short name in one word: the digest of the one given, else of what is said."""
-    decision_id = feedback.decision_id.removeprefix(COMPLETION)
+    decision_id = feedback.decision_id
+    for prefix in ANSWERS:
+        decision_id = decision_id.removeprefix(prefix)
     said = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
     digest = hashlib.blake2b(repr(feedback.id or said).encode(), digest_size=12)
     return replace(feedback, decision_id=decision_id, id=digest.hexdigest())
