@@ -30,7 +30,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/faults
 
 # -- environments
 
@@ -83,11 +83,15 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together
+	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
 	$(BIN)/python -m pytest tests/together
+
+.PHONY: test-faults
+test-faults: $(VENV)/.done ## stop and kill real processes under load
+	$(BIN)/python -m pytest tests/faults
 
 .PHONY: format
 format: $(VENV)/.done ## format the code

@@ -1,7 +1,7 @@
 """The one line that every request walks, whichever door it came through."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -9,9 +9,10 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_gateway.admission import Admission
-from pointsman_gateway.backends.stage import Backends
+from pointsman_gateway.backends.stage import Backends, Opened
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Chunk, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started
+from pointsman_gateway.domain import Caller, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started, Usage
+from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.routing.router import Router
@@ -24,6 +25,39 @@ class Journal(Protocol):
 
     def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
         """`receipt` is None where nothing was asked for but the decision."""
+        ...
+
+
+class Hold(Protocol):
+    """What one request holds of its caller's limits."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """How the limits stand, as OpenAI words it."""
+        ...
+
+    def afford_now(self, usd: float) -> bool:
+        """Reserves dollars; False where `afford` is to be asked. Raises ResourceExhausted."""
+        ...
+
+    async def afford(self, usd: float) -> None:
+        """Raises ResourceExhausted."""
+        ...
+
+    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
+        """However the request ended."""
+        ...
+
+
+class Tenancy(Protocol):
+    """Knows what each caller may still use."""
+
+    def enter_now(self, caller: Caller, tokens: int) -> Hold | None:
+        """Reserves a request, and as many tokens; None where `enter` is to be asked. Raises ResourceExhausted."""
+        ...
+
+    async def enter(self, caller: Caller, tokens: int) -> Hold:
+        """Raises ResourceExhausted."""
         ...
 
 
@@ -43,6 +77,7 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     admission: Admission
+    tenancy: Tenancy
     current: Callable[[], Line]
     journal: Journal
 
@@ -53,25 +88,30 @@ class Pipeline:
         """
         line = self.current()
         meter = line.metering.start()
-        outcome = "cancelled"
+        outcome, hold = "cancelled", None
         try:
             async with self.admission.admitted(request):
+                hold = await self._enter(request, expected_tokens(request))
                 decision = await _decide(line, request)
                 meter.decided(decision)
-                answer = await _Answering(line, request, decision, meter).begin(decision)
-                yield Started(answer.decision, answer.model, meter.overhead, answer.cached)
+                if not hold.afford_now(decision.expected_cost_usd):
+                    await hold.afford(decision.expected_cost_usd)
+                answering = _Answering(line, request, decision, meter)
+                answer = await answering.begin(decision)
                 finish_reason = ""
-                async with aclosing(answer.chunks):  # type: ignore[type-var]  # a generator's
+                # The engine's stream too: a generator around it that was never begun closes nothing.
+                async with aclosing(answering), aclosing(answer.chunks):  # type: ignore[type-var]  # a generator's
+                    yield Started(answer.decision, answer.model, meter.overhead, answer.cached, hold.headers)
                     async for chunks in answer.chunks:
                         for chunk in chunks:
-                            finish_reason = chunk.finish_reason or finish_reason
-                            if chunk.content or chunk.extra:
-                                meter.handed_on()
+                            if chunk.finish_reason:
+                                finish_reason = chunk.finish_reason
+                        meter.handed_on(chunks)
                         yield chunks
                 outcome = "ok"
                 receipt = meter.finish(outcome)
                 assert receipt is not None
-                self.journal.note(request, receipt.decision, receipt)
+                self._close(request, hold, receipt)
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
             outcome = error.code
@@ -85,18 +125,35 @@ class Pipeline:
             if outcome != "ok":
                 cut_short = meter.finish(outcome)
                 if cut_short is not None:
-                    self.journal.note(request, cut_short.decision, cut_short)
+                    self._close(request, hold, cut_short)
+                elif hold is not None:
+                    hold.settle(Usage(), 0.0, outcome)
 
     async def decide(self, request: Request) -> Decision:
         """The decision alone."""
         async with self.admission.admitted(request):
-            decision = await _decide(self.current(), request)
+            hold = await self._enter(request, 0)
+            outcome = "failed"
+            try:
+                decision = await _decide(self.current(), request)
+                outcome = "routed"
+            finally:
+                hold.settle(Usage(), 0.0, outcome)
             self.journal.note(request, decision, None)
             return decision
 
     async def prompt(self, request: Request, decision: Decision) -> Prompt:
         """The prompt that `answer` would send for this decision."""
         return await self.current().prompts.build(request, decision)
+
+    async def _enter(self, request: Request, tokens: int) -> Hold:
+        hold = self.tenancy.enter_now(request.caller, tokens)
+        return await self.tenancy.enter(request.caller, tokens) if hold is None else hold
+
+    def _close(self, request: Request, hold: Hold | None, receipt: Receipt) -> None:
+        if hold is not None:
+            hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+        self.journal.note(request, receipt.decision, receipt)
 
 
 async def _decide(line: Line, request: Request) -> Decision:
@@ -123,6 +180,11 @@ class _Answering:
         self._request = request
         self._judge = line.validation.judge(request, decision)
         self._meter = meter
+        self._opened: Opened | None = None
+
+    async def aclose(self) -> None:
+        if self._opened is not None:
+            await self._opened.chunks.aclose()  # type: ignore[attr-defined]  # it has one
 
     async def begin(self, decision: Decision) -> _Answer:
         """The answer that the caller gets: where a first one is not accepted, that of the next path.
@@ -159,7 +221,8 @@ class _Answering:
         prompt = await self._line.prompts.build(self._request, decision)
         self._meter.prompted(prompt)
         opened = await self._line.backends.open(self._judge.asked(self._request), decision, prompt)
-        self._meter.opened(opened.model, opened.cached)
+        self._opened = opened
+        self._meter.opened(opened.model, opened.cached, opened.hedged)
         reading = _Reading(opened.chunks, self._judge, self._meter, decision)
         answer = _Answer(decision, opened.model, reading.chunks(), opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
@@ -191,23 +254,28 @@ class _Reading:
         """As the caller gets them."""
         async with aclosing(self._raw):  # type: ignore[type-var]  # a generator's
             async for chunks in self._raw:
-                told = tuple(told for chunk in chunks if (told := self._told(chunk)) is not None)
-                if told:
-                    yield told
+                if chunks[-1].usage is not None:
+                    chunks = self._used(chunks)
+                if self._judge.judges:
+                    chunks = self._judged(chunks)
+                if chunks:
+                    self._meter.came(chunks)
+                    yield chunks
         self.verdicts = self._judge.verdicts(self.transcript)
         for verdict in self.verdicts:
             self._meter.judged(self._decision, verdict.validator, verdict.ruling)
 
-    def _told(self, chunk: Chunk) -> Chunk | None:
-        if chunk.usage:
-            self._meter.used(chunk.usage)
-            return None
-        if self._judge.judges:
+    def _used(self, chunks: Chunks) -> Chunks:
+        """Without the usage, which comes last."""
+        usage = chunks[-1].usage
+        assert usage is not None
+        self._meter.used(usage)
+        return chunks[:-1]
+
+    def _judged(self, chunks: Chunks) -> Chunks:
+        for chunk in chunks:
             self.transcript.add(chunk)
-        told = self._judge.told(chunk)
-        if told is not None and (told.content or told.extra):
-            self._meter.token()
-        return told
+        return tuple(told for chunk in chunks if (told := self._judge.told(chunk)) is not None)
 
 
 async def _from(held: Sequence[Chunks], rest: AsyncIterator[Chunks]) -> AsyncIterator[Chunks]:

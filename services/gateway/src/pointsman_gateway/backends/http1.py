@@ -1,6 +1,6 @@
 """HTTP/1.1 to the engines, as lean as it can be: connections that are kept, one POST at a time on each.
 
-    Pool.acquire -> Connection.post -> Connection.read ... -> Pool.release
+Pool.acquire -> Connection.post -> Connection.read ... -> Pool.release
 """
 
 import asyncio
@@ -30,6 +30,22 @@ class ConnectionFailed(Exception):
 
 class TimedOut(ConnectionFailed):
     """Nothing came for too long."""
+
+
+class NotConnected(TimedOut):
+    """Not even a connection, within the time for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an answer is waited for."""
+
+    connect: float
+    """Seconds until there is a connection."""
+    head: float
+    """Seconds until its head is there."""
+    deadline: float
+    """On the loop's clock; the end of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +91,7 @@ class Connection(asyncio.Protocol):
         """How many answers it has brought to their end."""
         self.idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._last = self._gap = self._deadline = 0.0
+        self._last = self._gap = self._deadline = self._due = 0.0
         self._at_end: Callable[[], None] | None = None
 
     # -- what a request does
@@ -110,6 +126,8 @@ class Connection(asyncio.Protocol):
     def limit(self, gap: float, deadline: float) -> None:
         """From now on nothing may stay away for `gap` seconds, nor come after `deadline` (on the loop's clock)."""
         self._last, self._gap, self._deadline = self._loop.time(), gap, deadline
+        if self._timer is not None and min(self._last + gap, deadline) < self._due:
+            self._unwatch()  # it would look too late
         if self._timer is None:
             self._watch()
 
@@ -146,7 +164,8 @@ class Connection(asyncio.Protocol):
     # -- time
 
     def _watch(self) -> None:
-        self._timer = self._loop.call_at(min(self._last + self._gap, self._deadline), self._look)
+        self._due = min(self._last + self._gap, self._deadline)
+        self._timer = self._loop.call_at(self._due, self._look)
 
     def _unwatch(self) -> None:
         if self._timer is not None:
@@ -220,6 +239,17 @@ class Connection(asyncio.Protocol):
             then()
 
 
+async def _begun(connection: Connection, head: bytes, body: bytes, patience: Patience) -> Connection:
+    try:
+        connection.post(head, body)
+        connection.limit(patience.head, patience.deadline)
+        await connection.begun()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 class Pool:
     """Keeps connections for the next request."""
 
@@ -238,14 +268,28 @@ class Pool:
             connection.close()
         return None
 
-    async def connect(self, origin: Origin, patience: float) -> Connection:
-        """A new one. Raises ConnectionFailed, TimedOut after `patience` seconds."""
+    async def post(self, origin: Origin, head: bytes, body: bytes, patience: Patience) -> Connection:
+        """A connection on which the answer has begun. Raises ConnectionFailed."""
+        connection = self.idle(origin)
+        if connection is not None:
+            try:
+                return await _begun(connection, head, body, patience)
+            except TimedOut:
+                raise
+            except ConnectionFailed:
+                pass  # it was closed while it rested, as our request went out: nothing has been done yet
+        return await _begun(await self.connect(origin, patience), head, body, patience)
+
+    async def connect(self, origin: Origin, patience: Patience) -> Connection:
+        """A new one. Raises ConnectionFailed, NotConnected."""
         loop = asyncio.get_running_loop()
+        until = min(self._clock() + patience.connect, patience.deadline)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout_at(until):
                 _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=origin.tls)
         except TimeoutError as error:
-            raise TimedOut(f"no connection within {patience:g} s") from error
+            late = TimedOut if until == patience.deadline else NotConnected
+            raise late(f"no connection within {patience.connect:g} s") from error
         except OSError as error:
             raise ConnectionFailed(f"no connection: {error.strerror or error}") from error
         return connection

@@ -7,17 +7,28 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.backends.http1 import Connection, ConnectionFailed, Origin, Pool, TimedOut, origin_of
+from pointsman_gateway.backends import failures
+from pointsman_gateway.backends.call import Call
+from pointsman_gateway.backends.http1 import (
+    Connection,
+    ConnectionFailed,
+    NotConnected,
+    Origin,
+    Patience,
+    Pool,
+    TimedOut,
+    origin_of,
+)
 from pointsman_gateway.backends.openai_events import EventReader
-from pointsman_gateway.backends.stage import Call
-from pointsman_gateway.domain import Chunks
+from pointsman_gateway.domain import Chunks, Operation
 
-CONNECT, FIRST, GAP = 2.0, 60.0, 60.0
 LONGEST_REFUSAL = 64 * 1024
 """Bytes that are read of an answer which is no stream."""
+
+_PATHS: dict[Operation, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -30,65 +41,42 @@ class OpenAIClient:
         self._clock = asyncio.get_running_loop().time
 
     async def stream(self, call: Call) -> AsyncIterator[Chunks]:
-        """The chunks of the answer as they come, the last with the usage.
-
-        Raises InvalidArgument where the engine refuses the request itself, Unavailable where it cannot be reached or
-        breaks off before the end, DeadlineExceeded. Closing the iterator closes the connection, which stops the
-        engine's work.
-        """
-        origin = origin_of(call.url)
-        reader = EventReader()
-        connection = None
+        """The chunks of the answer as they come, the last with the usage; the rest as `Client` says."""
+        origin, reader = origin_of(call.url), EventReader()
+        connection, begun = None, False
         try:
-            connection = await self._begin(origin, call)
+            patience = Patience(call.timeouts.connect, call.timeouts.first_token, call.deadline)
+            connection = await self._pool.post(origin, _head(origin, call), _encode(_asked(call)), patience)
             if connection.status != 200:
                 raise _refusal(call, connection, await _rest_of(connection))
             while not reader.done:
                 piece = await connection.read()
-                connection.limit(GAP, call.deadline)
                 chunks = reader.read(piece)
                 if chunks:
+                    if not begun:
+                        begun = True
+                        connection.limit(call.timeouts.gap, call.deadline)
                     yield chunks
                 if reader.failure:
-                    raise _broke_off(call, reader.failure)
+                    raise failures.broke_off(call, reader.failure)
                 if not piece:
-                    raise _broke_off(call, "the stream ended without [DONE]")
+                    raise failures.broke_off(call, "the stream ended without [DONE]")
             self._pool.release(origin, connection)
             connection = None
         except ConnectionFailed as error:
-            raise self._told(call, error) from error
+            raise self._told(call, error, begun) from error
         finally:
             if connection is not None:
                 connection.close()
 
-    async def _begin(self, origin: Origin, call: Call) -> Connection:
-        """A connection on which the answer has begun."""
-        head, body = _head(origin, call), _encode(_asked(call))
-        connection = self._pool.idle(origin)
-        if connection is not None:
-            try:
-                return await self._post(connection, call, head, body)
-            except TimedOut:
-                raise
-            except ConnectionFailed:
-                pass  # it was closed while it rested, as our request went out: nothing has been done yet
-        connect = min(CONNECT, call.deadline - self._clock())
-        return await self._post(await self._pool.connect(origin, max(connect, 0.0)), call, head, body)
-
-    async def _post(self, connection: Connection, call: Call, head: bytes, body: bytes) -> Connection:
-        try:
-            connection.post(head, body)
-            connection.limit(FIRST, call.deadline)
-            await connection.begun()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _told(self, call: Call, error: ConnectionFailed) -> PointsmanError:
-        if isinstance(error, TimedOut) and self._clock() >= call.deadline:
-            return DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
-        return _broke_off(call, str(error))
+    def _told(self, call: Call, error: ConnectionFailed, begun: bool) -> PointsmanError:
+        if not isinstance(error, TimedOut):
+            return failures.broke_off(call, str(error))
+        if self._clock() >= call.deadline:
+            return failures.out_of_time()
+        if isinstance(error, NotConnected):
+            return failures.no_connection_in_time(call)
+        return failures.no_more_in_time(call) if begun else failures.no_first_token_in_time(call)
 
 
 async def _rest_of(connection: Connection) -> bytes:
@@ -103,7 +91,7 @@ def _head(origin: Origin, call: Call) -> bytes:
     key = f"authorization: Bearer {call.api_key}\r\n" if call.api_key else ""
     # identity: a compressed stream would come in lumps.
     return (
-        f"POST {origin.path}/v1/chat/completions HTTP/1.1\r\n{origin.head}"
+        f"POST {origin.path}{_PATHS[call.operation]} HTTP/1.1\r\n{origin.head}"
         f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{key}"
     ).encode("latin-1")
 
@@ -113,7 +101,7 @@ def _asked(call: Call) -> dict[str, Any]:
     asked: dict[str, Any] = {
         **sampling.extra,
         "model": call.model,
-        "messages": [{"role": m.role, "content": m.content, **m.extra} for m in call.messages],
+        **_said(call),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -130,17 +118,15 @@ def _asked(call: Call) -> dict[str, Any]:
     return asked
 
 
+def _said(call: Call) -> dict[str, Any]:
+    if call.operation == "completion":
+        return {"prompt": call.messages[-1].content}
+    return {"messages": [{"role": m.role, "content": m.content, **m.extra} for m in call.messages]}
+
+
 def _refusal(call: Call, connection: Connection, body: bytes) -> PointsmanError:
     message, param = body[:500].decode("utf-8", "replace"), None
     with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
         error = json.loads(body)["error"]
         message, param = str(error["message"]), error.get("param")
-    status = connection.status
-    if status in (400, 413, 422):
-        code = "context_length_exceeded" if param in ("input_tokens", "prompt") else "engine_refused"
-        return InvalidArgument(message, code=code, param="messages" if code == "context_length_exceeded" else param)
-    return Unavailable(f"engine '{call.engine}' answered {status}: {message}", code="engine_error", retry_after=1.0)
-
-
-def _broke_off(call: Call, why: str) -> Unavailable:
-    return Unavailable(f"engine '{call.engine}' failed: {why}", code="engine_unavailable", retry_after=1.0)
+    return failures.refused(call, connection.status, message, param, connection.retry_after)

@@ -19,20 +19,46 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _Details | None = None
 
 
+class _Delta(msgspec.Struct, forbid_unknown_fields=True):
+    role: str | None = None
+    content: str | None = None
+
+
 class _Choice(msgspec.Struct):
     index: int = 0
-    delta: dict[str, Any] | None = None
+    delta: _Delta | None = None
+    text: str | None = None
+    """Of a completion, which has no delta."""
     finish_reason: str | None = None
     logprobs: Any = None
 
 
 class _Event(msgspec.Struct):
+    """As most are: a delta of text."""
+
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
 
 
+class _AnyChoice(msgspec.Struct):
+    index: int = 0
+    delta: dict[str, Any] | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class _AnyEvent(msgspec.Struct):
+    """With whatever else a delta may hold."""
+
+    choices: list[_AnyChoice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_any = msgspec.json.Decoder(_AnyEvent).decode
 
 
 class EventReader:
@@ -46,60 +72,70 @@ class EventReader:
         self._rest = b""
 
     def read(self, piece: bytes) -> Chunks:
-        """The chunks that end in this piece, up to what ends the stream."""
+        """The chunks that end in this piece, up to what ends the stream; the usage, where it is told, last."""
         *lines, rest = (self._rest + piece if self._rest else piece).split(b"\n")
         self._rest = rest
         chunks: list[Chunk] = []
+        usage = None
         for line in lines:
-            if line.startswith(b"data:"):
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    self.done = True
-                    return tuple(chunks)
-                self._take(data, chunks)
-                if self.failure:
-                    return tuple(chunks)
-        if len(rest) > LONGEST_LINE:
-            self.failure = "a line of the stream is too long"
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                self.done = True
+                break
+            event = self._event(data)
+            if event is None:
+                break
+            usage = event.usage or usage
+            _add(event, data, chunks)
+        else:
+            if len(rest) > LONGEST_LINE:
+                self.failure = "a line of the stream is too long"
+        if usage:
+            chunks.append(Chunk(usage=_counted(usage)))
         return tuple(chunks)
 
-    def _take(self, data: bytes, chunks: list[Chunk]) -> None:
+    def _event(self, data: bytes) -> _Event | _AnyEvent | None:
+        """None where it ends the stream, which cannot be read any further."""
+        event: _Event | _AnyEvent
         try:
             event = _decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            self.failure = f"an event of its stream cannot be read: {data[:100]!r}"
-            return
+            try:
+                event = _decode_any(data)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                self.failure = f"an event of its stream cannot be read: {data[:100]!r}"
+                return None
         if event.error:
             said = event.error
             self.failure = str(said.get("message") if isinstance(said, dict) else said) or "it has failed"
-            return
-        _add(event, data, chunks)
+            return None
+        return event
 
 
-def _add(event: _Event, data: bytes, chunks: list[Chunk]) -> None:
+def _add(event: _Event | _AnyEvent, data: bytes, chunks: list[Chunk]) -> None:
     choices = event.choices or ()
     raw = data if len(choices) == 1 and event.usage is None else b""
     for choice in choices:
-        chunk = _chunk(choice, raw)
+        delta = choice.delta
+        extra: dict[str, Any] = {}
+        if isinstance(delta, dict):
+            content = _taken_apart(delta, extra)
+        else:
+            content = (delta.content if delta else choice.text) or ""
+        if choice.logprobs is not None:
+            extra["logprobs"] = choice.logprobs
         # One that brings nothing but a role is no token.
-        if chunk.content or chunk.finish_reason or chunk.extra:
-            chunks.append(chunk)
-    if event.usage:
-        chunks.append(Chunk(usage=_counted(event.usage)))
+        if content or choice.finish_reason or extra:
+            chunks.append(Chunk(choice.index, content, choice.finish_reason, extra, None, raw))
 
 
-def _chunk(choice: _Choice, raw: bytes) -> Chunk:
-    delta = choice.delta or {}
-    content = delta.pop("content", None) or ""
-    delta.pop("role", None)
-    extra: dict[str, Any] = {}
-    if delta:
-        rest = {key: value for key, value in delta.items() if value is not None}
-        if rest:
-            extra["delta"] = rest
-    if choice.logprobs is not None:
-        extra["logprobs"] = choice.logprobs
-    return Chunk(choice.index, content, choice.finish_reason, extra, None, raw)
+def _taken_apart(delta: dict[str, Any], extra: dict[str, Any]) -> str:
+    rest = {key: value for key, value in delta.items() if key not in ("role", "content") and value is not None}
+    if rest:
+        extra["delta"] = rest
+    return delta.get("content") or ""
 
 
 def _counted(usage: _Usage) -> Usage:

@@ -4,7 +4,7 @@ from pointsman_gateway.domain.answer import Chunk, Chunks, Event, Finished, Pass
 from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
 from pointsman_gateway.domain.evidence import Feedback, PathEvidence
-from pointsman_gateway.domain.request import AUTO, Message, Request
+from pointsman_gateway.domain.request import AUTO, Message, Operation, Request
 from pointsman_gateway.domain.sampling import Sampling
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Kind",
     "Labels",
     "Message",
+    "Operation",
     "Passage",
     "Path",
     "PathEvidence",

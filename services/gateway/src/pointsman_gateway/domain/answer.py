@@ -26,6 +26,8 @@ class Prompt:
     passages: tuple[Passage, ...] = ()
     searches: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    versions: tuple[tuple[str, int], ...] = ()
+    """(collection, its version) of each search that was answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Started:
     """From the request's arrival to its sending to the engine, without retrieval."""
     cached: str = ""
     """As in the receipt."""
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """How the caller's limits stand, as HTTP headers."""
 
 
 @dataclass(frozen=True, slots=True)

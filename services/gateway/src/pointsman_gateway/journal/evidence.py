@@ -85,15 +85,17 @@ class EvidenceBoard:
         day = today()
         if day not in self._days:
             self._keep_window()
-        counts = {
-            ANSWERS: 1,
-            COST: round(receipt.cost_usd * PER_DOLLAR),
-            BUCKET + str(bucket_of(receipt.seconds["total"])): 1,
-        }
-        answered = {cell_of(receipt): counts}
-        _add(self._untold.setdefault(day, {}), answered)
-        _add(self._days.setdefault(day, {}), answered)
-        self._sum_up(answered)
+        cell, cost = cell_of(receipt), round(receipt.cost_usd * PER_DOLLAR)
+        bucket = BUCKET + str(bucket_of(receipt.seconds["total"]))
+        for counts in (self._untold.setdefault(day, {}), self._days.setdefault(day, {}), self._sum):
+            named = counts.get(cell)
+            if named is None:
+                named = counts[cell] = {}
+            named[ANSWERS] = named.get(ANSWERS, 0) + 1
+            named[bucket] = named.get(bucket, 0) + 1
+            if cost:
+                named[COST] = named.get(COST, 0) + cost
+        self._made.pop(cell, None)
 
     def hand_over(self) -> dict[str, Counts]:
         """What Redis has not been told, by day. Whoever takes it tells Redis, for certain and once."""

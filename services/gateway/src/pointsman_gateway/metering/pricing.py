@@ -1,14 +1,29 @@
 """Dollars by component from tokens and the price list."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pointsman_gateway.config.schema import ModelConfig, Prices, RetrievalPrices
-from pointsman_gateway.domain import Path, Request, Usage
+from pointsman_gateway.domain import Message, Path, Request, Usage
 
 PER = 1_000_000
 CHARACTERS_PER_TOKEN = 4
 """A usual figure for English; only for estimates before anything is spent."""
 TYPICAL_ANSWER = 128
+
+
+def tokens_of(messages: Iterable[Message]) -> int:
+    """About as many as an engine will count."""
+    return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
+
+
+def expected_tokens(request: Request) -> int:
+    """Of prompt and answer, before a path is chosen: what its prompt adds is not known yet."""
+    return tokens_of(request.messages) + (request.sampling.max_tokens or TYPICAL_ANSWER) * _choices(request)
+
+
+def _choices(request: Request) -> int:
+    asked = request.sampling.extra.get("n")
+    return asked if isinstance(asked, int) and 1 <= asked <= 128 else 1
 
 
 class Pricing:
@@ -45,11 +60,9 @@ class ExpectedCost:
         """Implements the router's `ExpectedCost`."""
         if path.name in self._means:
             return self._means[path.name]
-        prompt_tokens = sum(len(m.content) for m in request.messages) // CHARACTERS_PER_TOKEN
-        completion_tokens = request.sampling.over(path.sampling).max_tokens or TYPICAL_ANSWER
-        parts = self._pricing.parts_usd(
-            path.model, Usage(prompt_tokens, completion_tokens), int("retrieval" in path.strategies)
-        )
+        answer = request.sampling.max_tokens or path.sampling.max_tokens or TYPICAL_ANSWER
+        usage = Usage(tokens_of(request.messages), answer * _choices(request))
+        parts = self._pricing.parts_usd(path.model, usage, int("retrieval" in path.strategies))
         return sum(parts.values())
 
     def learn(self, path: Path, cost_usd: float) -> None:

@@ -81,6 +81,7 @@ class Metrics:
             "pointsman_config_generation", "1 for the configuration that serves.", ["generation"], registry=registry
         )
         self.in_flight = Gauge("pointsman_in_flight", "Requests being answered.", registry=registry)
+        self.waiting = Gauge("pointsman_waiting", "Requests that wait for a place.", registry=registry)
         self.refused = Counter("pointsman_refused", "Requests refused before a decision.", ["code"], registry=registry)
 
     def know(self, paths: Collection[str], tasks: Collection[str]) -> None:

@@ -32,17 +32,19 @@ class Followers:
         Waits up to `patience` seconds until each of those has been heard of: a generation that serves before it has
         would refuse what the one before could answer. Raises ConfigError.
         """
-        made = {key: Cell(to_engine(*key)) for key in engines.items() if key not in self._followed}
+        wanted = _identities(engines)
+        made = {key: Cell(to_engine(*key)) for key in wanted if key not in self._followed}
         for key, cell in made.items():
             self._followed[key] = _Followed(cell, self._start(key, cell))
         new = [cell for (_, config), cell in made.items() if config.lora_server]
         if new and patience:
             await _heard_of(new, patience)
-        return [self._followed[key].cell for key in engines.items()]
+        return [self._followed[key].cell for key in wanted]
 
     def keep(self, engines: Mapping[str, EngineConfig]) -> None:
         """Stops following all others; what is known of them stays with the requests that still need it."""
-        for key in [key for key in self._followed if key not in engines.items()]:
+        wanted = _identities(engines)
+        for key in [key for key in self._followed if key not in wanted]:
             followed = self._followed.pop(key)
             if followed.task:
                 followed.task.cancel()
@@ -64,6 +66,10 @@ class Followers:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+def _identities(engines: Mapping[str, EngineConfig]) -> list[tuple[str, EngineConfig]]:
+    return [(name, config.identity) for name, config in engines.items()]
 
 
 async def _heard_of(cells: list[Cell], patience: float) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.backends.engines import Engine, Engines
+from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.stage import Backends, Client
 from pointsman_gateway.classification.cascade import Classifier
 from pointsman_gateway.classification.rules import Rules
@@ -38,6 +39,7 @@ class Surroundings:
     search: Search
     metrics: Metrics
     evidence: Evidence = field(default_factory=NoEvidence)
+    engine_metrics: EngineMetrics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,13 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
             config.digest,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
-        backends=Backends(engines, around.client, asyncio.get_running_loop().time),
+        backends=Backends(
+            engines,
+            around.client,
+            asyncio.get_running_loop().time,
+            config.models.resilience,
+            around.engine_metrics,
+        ),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, around.metrics),
     )
