@@ -13,10 +13,9 @@ from pointsman_gateway.domain import Chunk, Event, Finished, Started
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
+from pointsman_gateway.doors.openai_answers import Headers
 
 log = logging.getLogger(__name__)
-
-Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
 EVENTS = [
@@ -45,7 +44,7 @@ class Answering(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Nothing is lost with the client: the request has been metered as cancelled where its events were closed.
         with suppress(ClientGone, OSError):
-            await until_hung_up(receive, self._answer(send))
+            await until_hung_up(scope, receive, self._answer(send))
 
     async def _answer(self, send: Send) -> None:
         async with aclosing(self._events) as events:  # type: ignore[type-var]  # a generator's
@@ -57,11 +56,11 @@ class Answering(Response):
             except Exception as error:
                 await send_error(send, told(error), self._beside)
                 return
-            headers = [*self._beside, *encoded(answers.decision_headers(started))]
+            headers = [*self._beside, *answers.decision_headers(started), *encoded(started.limits)]
             if self._streams:
                 await self._send_events(send, headers, started, events)
             else:
-                await send_whole(send, 200, [JSON, *headers, *encoded(answers.cost_header(finished.receipt))], body)
+                await send_whole(send, 200, [JSON, *headers, answers.cost_header(finished.receipt)], body)
 
     async def _whole(self, started: Started, events: AsyncIterator[Event]) -> tuple[Finished, bytes]:
         chunks: list[Chunk] = []

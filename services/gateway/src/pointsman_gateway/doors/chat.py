@@ -3,7 +3,9 @@
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.doors.answering import Answering, send_error
+from pointsman_gateway.doors.callers import caller_of
 from pointsman_gateway.doors.edge import Call
+from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
 from pointsman_gateway.doors.openai_answers import ChatEncoder
 from pointsman_gateway.doors.openai_requests import read_chat
@@ -21,12 +23,16 @@ class ChatRoute:
         except PointsmanError as error:
             await send_error(call.send, error, call.sent_beside)
             return
+        except ClientGone:
+            return
         await answering(call.scope, call.receive, call.send)
 
     async def _answering(self, call: Call) -> Answering:
+        door = self._door
+        caller = await caller_of(door.tenancy, call.headers.get(b"authorization", b"").decode("latin-1"))
         body = read_chat(await call.body())
-        deadline = deadline_after(call.headers.get(b"x-request-timeout"), self._door.request_timeout)
+        deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
         options = body.stream_options
         encoder = ChatEncoder(include_usage=options is not None and options.include_usage)
-        events = self._door.pipeline.answer(body.to_request(deadline))
+        events = door.pipeline.answer(body.to_request(deadline, caller))
         return Answering(events, encoder, body.stream, call.sent_beside)

@@ -11,9 +11,13 @@ from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 from pointsman_servicekit.logs import request_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pointsman_gateway.doors.answering import Headers, send_error
+from pointsman_gateway.doors.answering import send_error
+from pointsman_gateway.doors.hang_up import ClientGone
+from pointsman_gateway.doors.openai_answers import Headers
 
 LONGEST_BODY = 8 * 1024 * 1024
+MOST_DISCARDED = 4 * LONGEST_BODY
+"""Bytes that are read of a body that is too long: a client still sending when its connection closes reads no answer."""
 
 Route = Callable[["Call"], Awaitable[None]]
 
@@ -31,17 +35,30 @@ class Call:
         self.sent_beside: Headers = [(b"x-request-id", name.encode())]
 
     async def body(self) -> bytes:
-        """Raises InvalidArgument where it is too large."""
+        """Raises InvalidArgument where it is too large, ClientGone where it never comes to its end."""
         message = await self.receive()
-        body: bytes = message.get("body", b"")
-        while message.get("more_body"):
-            if len(body) > LONGEST_BODY:
-                raise _too_large()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            return _bounded(message.get("body", b""))
+        pieces, length = [], 0
+        while True:
+            if message["type"] != "http.request":
+                raise ClientGone
+            pieces.append(message.get("body", b""))
+            length += len(pieces[-1])
+            if length > LONGEST_BODY:
+                pieces.clear()
+            if not message.get("more_body") or length > MOST_DISCARDED:
+                break
             message = await self.receive()
-            body += message.get("body", b"")
-        if len(body) > LONGEST_BODY:
+        if length > LONGEST_BODY:
             raise _too_large()
-        return body
+        return b"".join(pieces)
+
+
+def _bounded(body: bytes) -> bytes:
+    if len(body) > LONGEST_BODY:
+        raise _too_large()
+    return body
 
 
 class Edge:
@@ -108,7 +125,17 @@ class _Checked:
                 return  # Starlette raises again what it has answered
             if self._begun or not isinstance(error, PointsmanError):
                 raise
+            if error.code == "body_too_large":
+                await self._discard(receive)
             await send_error(send_with_id, error, [])
+
+    async def _discard(self, receive: Receive) -> None:
+        """The rest of a body that is too long."""
+        more = True
+        while more and self._read <= MOST_DISCARDED:
+            message = await receive()
+            self._read += len(message.get("body", b""))
+            more = message.get("more_body", False)
 
     def _with_id(self, message: Any) -> Any:
         self._complete = message["type"] == "http.response.body" and not message.get("more_body")

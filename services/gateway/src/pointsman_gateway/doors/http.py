@@ -13,9 +13,10 @@ from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.chat import ChatRoute
 from pointsman_gateway.doors.edge import Edge
 from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
-from pointsman_gateway.doors.http_door import HttpDoor, deadline_of, door_of
+from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of
 from pointsman_gateway.doors.http_errors import add_error_handlers
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
+from pointsman_gateway.doors.openai_routes import add_openai_routes
 
 
 async def chat(body: ChatBody) -> Response:
@@ -27,7 +28,7 @@ async def chat(body: ChatBody) -> Response:
 async def route(body: RouteBody, request: Request) -> Response:
     """The decision alone; nothing is generated, nothing is charged."""
     door = door_of(request)
-    asked = body.to_request(deadline_of(request))
+    asked = body.to_request(deadline_of(request), await caller_of_request(request))
     decision = await door.pipeline.decide(asked)
     prompt = await door.pipeline.prompt(asked, decision) if body.include_prompt else None
     return JSONResponse(answers.decision_body(decision, prompt))
@@ -35,14 +36,8 @@ async def route(body: RouteBody, request: Request) -> Response:
 
 async def feedback(body: FeedbackBody, request: Request) -> Response:
     """Takes what someone says of an answer; 202 where it waits on disk for the journal."""
+    await caller_of_request(request)
     return feedback_answer(await door_of(request).feedback.take(body.to_feedback()))
-
-
-async def list_models(request: Request) -> dict[str, Any]:
-    """Everything that `model` may say."""
-    names = door_of(request).configuration.current.models.names()
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in names]
-    return {"object": "list", "data": data}
 
 
 async def configuration(request: Request) -> dict[str, Any]:
@@ -58,7 +53,9 @@ async def live() -> PlainTextResponse:
 async def ready(request: Request) -> PlainTextResponse:
     """Some engine can answer."""
     door = door_of(request)
-    if door.configuration.current.engines.any_ready and not door.pipeline.admission.closing:
+    if not door.pipeline.admission.welcomes:
+        return PlainTextResponse("shutting down\n", status_code=503, headers={"retry-after": "5"})
+    if door.configuration.current.engines.any_ready:
         return PlainTextResponse("ready\n")
     return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
 
@@ -75,9 +72,9 @@ def build_app(door: HttpDoor) -> ASGIApp:
     # and a bound method would keep its whole house.
     app.state.door = door
     app.post("/v1/chat/completions")(chat)
+    add_openai_routes(app)
     app.post("/v1/route")(route)
     app.post("/v1/feedback")(feedback)
-    app.get("/v1/models")(list_models)
     app.get("/v1/configuration")(configuration)
     app.get("/healthz")(live)
     app.get("/readyz")(ready)

@@ -1,7 +1,7 @@
 """What the HTTP routes stand on: the house behind them, and the one way to answer."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fastapi import Request
@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.doors.answering import Answering
+from pointsman_gateway.doors.callers import Tenancy, caller_of
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.generations import Generation, Status
@@ -32,6 +33,7 @@ class HttpDoor:
     """What the routes need."""
 
     pipeline: Pipeline
+    tenancy: Tenancy
     feedback: FeedbackBox
     configuration: Configuration
     registry: CollectorRegistry
@@ -40,7 +42,13 @@ class HttpDoor:
 
 async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
     """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
-    return Answering(door_of(request).pipeline.answer(asked), encoder, streams)
+    caller = await caller_of_request(request)
+    return Answering(door_of(request).pipeline.answer(replace(asked, caller=caller)), encoder, streams)
+
+
+async def caller_of_request(request: Request) -> domain.Caller:
+    """Raises PointsmanError."""
+    return await caller_of(door_of(request).tenancy, request.headers.get("authorization", ""))
 
 
 def door_of(request: Request) -> HttpDoor:
