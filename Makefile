@@ -133,6 +133,23 @@ bench-retrieval: $(VENV)/.done .venv-bench/retrieval/.done ## measure the retrie
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python benchmarks/retrieval_quality.py $(DATA)
 
+ARGS ?=
+
+.PHONY: bench-gateway-tools
+bench-gateway-tools: ## install nginx, wrk and Portkey's gateway for bench-gateway (as root; what is missing it leaves out)
+	apt-get install -y nginx-light wrk
+	npm install --no-fund --no-audit --prefix .venv-bench/portkey @portkey-ai/gateway@1.15.2
+
+.PHONY: bench-gateway
+bench-gateway: $(VENV)/.done .venv-bench/gateway/.done ## measure the gateway's hot path beside its peers (8 minutes); ARGS="--quick --profile"
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python -m benchmarks.gateway_load $(ARGS)
+
+.PHONY: bench-gateway-soak
+bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway's memory stay as it is? ARGS="--minutes 60"
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
+
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist

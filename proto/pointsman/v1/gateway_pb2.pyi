@@ -74,14 +74,16 @@ class Started(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., model: _Optional[str] = ..., cached: _Optional[str] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("index", "content", "extra_json")
+    __slots__ = ("index", "content", "extra_json", "finish_reason")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     EXTRA_JSON_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     index: int
     content: str
     extra_json: str
-    def __init__(self, index: _Optional[int] = ..., content: _Optional[str] = ..., extra_json: _Optional[str] = ...) -> None: ...
+    finish_reason: str
+    def __init__(self, index: _Optional[int] = ..., content: _Optional[str] = ..., extra_json: _Optional[str] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("finish_reason", "receipt")

@@ -80,9 +80,20 @@ class Neighbours:
         config = load_config(settings.config)
         async with wiring.building(settings, config) as house:
             door = HttpDoor(
-                house.pipeline, house.memory.feedback, house.generations, house.registry, settings.request_timeout
+                house.pipeline,
+                house.tenancy,
+                house.memory.feedback,
+                house.generations,
+                house.registry,
+                settings.request_timeout,
             )
-            servicer = GatewayServicer(house.pipeline, house.memory.feedback, settings.request_timeout)
+            servicer = GatewayServicer(
+                house.pipeline,
+                house.memory.feedback,
+                settings.request_timeout,
+                house.generations,
+                house.tenancy,
+            )
 
             def register(server: Any) -> None:
                 gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)

@@ -69,7 +69,9 @@ async def run(settings: Settings) -> None:
             settings.request_timeout,
         )
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
-        servicer = GatewayServicer(house.pipeline, house.memory.feedback, settings.request_timeout)
+        servicer = GatewayServicer(
+            house.pipeline, house.memory.feedback, settings.request_timeout, house.generations, house.tenancy
+        )
         async with (
             serving(
                 settings.grpc_listen,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pointsman_gateway import domain
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.embeddings.stage import Embeddings
@@ -30,6 +31,8 @@ class Generation:
     engines: Engines
     models: Names
     embeddings: Embeddings
+    paths: Sequence[domain.Path]
+    """Those that the configuration names, in its order."""
 
     @property
     def id(self) -> str:

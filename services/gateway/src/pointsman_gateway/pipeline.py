@@ -88,7 +88,7 @@ class Pipeline:
         """
         line = self.current()
         meter = line.metering.start()
-        outcome, hold = "cancelled", None
+        outcome, hold, failure = "cancelled", None, None
         try:
             async with self.admission.admitted(request):
                 hold = await self._enter(request, expected_tokens(request))
@@ -114,7 +114,7 @@ class Pipeline:
                 self._close(request, hold, receipt)
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
-            outcome = error.code
+            outcome, failure = error.code, error
             raise
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -124,6 +124,8 @@ class Pipeline:
         finally:
             if outcome != "ok":
                 cut_short = meter.finish(outcome)
+                if failure is not None:
+                    failure.receipt = cut_short
                 if cut_short is not None:
                     self._close(request, hold, cut_short)
                 elif hold is not None:

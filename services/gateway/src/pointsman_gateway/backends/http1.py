@@ -124,7 +124,10 @@ class Connection(asyncio.Protocol):
         return read
 
     def limit(self, gap: float, deadline: float) -> None:
-        """From now on nothing may stay away for `gap` seconds, nor come after `deadline` (on the loop's clock)."""
+        """From now on nothing that is waited for may stay away for `gap` seconds, nor come after `deadline`.
+
+        The deadline is on the loop's clock.
+        """
         self._last, self._gap, self._deadline = self._loop.time(), gap, deadline
         if self._timer is not None and min(self._last + gap, deadline) < self._due:
             self._unwatch()  # it would look too late
@@ -153,6 +156,7 @@ class Connection(asyncio.Protocol):
     async def _wait(self) -> None:
         if self._failure is not None:
             raise self._failure
+        self._last = self._loop.time()
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -174,6 +178,8 @@ class Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         self._timer, now = None, self._loop.time()
+        if self._waiter is None:
+            self._last = now  # it is our own reader who lets it wait
         if now >= self._deadline or now >= self._last + self._gap:
             self._fail(TimedOut("nothing came in time"))
             self.close()

@@ -1,21 +1,26 @@
 """One answer over HTTP: from the pipeline's events, through an encoder, to the client, until that hangs up."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, suppress
+from typing import Protocol
 
-from pointsman_servicekit.errors import Internal, PointsmanError
+from pointsman_servicekit.errors import DeadlineExceeded, Internal, PointsmanError
 from pointsman_servicekit.logs import request_id
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pointsman_gateway.domain import Chunk, Event, Finished, Started
+from pointsman_gateway.domain import Chunk, Event, Finished, Request, Started
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
 from pointsman_gateway.doors.openai_answers import Headers
 
 log = logging.getLogger(__name__)
+
+STALLED = 0.5
+"""Seconds after the deadline until an answer is cut whose client does not read it."""
 
 JSON = (b"content-type", b"application/json")
 EVENTS = [
@@ -25,6 +30,12 @@ EVENTS = [
 ]
 
 
+class Answers(Protocol):
+    """The line, as a door sees it."""
+
+    def answer(self, request: Request) -> AsyncIterator[Event]: ...
+
+
 class Answering(Response):
     """Walks one request down the line while it is sent; FastAPI takes it for a response.
 
@@ -32,14 +43,15 @@ class Answering(Response):
     """
 
     def __init__(
-        self, events: AsyncIterator[Event], encoder: Encoder, streams: bool, sent_beside: Headers | None = None
+        self, line: Answers, asked: Request, encoder: Encoder, streams: bool, sent_beside: Headers | None = None
     ) -> None:
         """`sent_beside` are further headers of the answer."""
         self.background = None
-        self._beside = sent_beside or []
-        self._events = events
+        self._line = line
+        self._asked = asked
         self._encoder = encoder
         self._streams = streams
+        self._beside = sent_beside or []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Nothing is lost with the client: the request has been metered as cancelled where its events were closed.
@@ -47,7 +59,7 @@ class Answering(Response):
             await until_hung_up(scope, receive, self._answer(send))
 
     async def _answer(self, send: Send) -> None:
-        async with aclosing(self._events) as events:  # type: ignore[type-var]  # a generator's
+        async with aclosing(self._line.answer(self._asked)) as events:  # type: ignore[type-var]  # a generator's
             try:
                 started = await anext(events)
                 assert isinstance(started, Started)
@@ -58,7 +70,7 @@ class Answering(Response):
                 return
             headers = [*self._beside, *answers.decision_headers(started), *encoded(started.limits)]
             if self._streams:
-                await self._send_events(send, headers, started, events)
+                await self._send_in_time(send, headers, started, events)
             else:
                 await send_whole(send, 200, [JSON, *headers, answers.cost_header(finished.receipt)], body)
 
@@ -70,6 +82,17 @@ class Answering(Response):
             if not isinstance(event, Started):
                 chunks.extend(event)
         raise AssertionError("the line ends with Finished or with an error")
+
+    async def _send_in_time(self, send: Send, headers: Headers, started: Started, events: AsyncIterator[Event]) -> None:
+        """A client that does not read its answer keeps neither the engine nor a place here for longer than its time."""
+        try:
+            async with asyncio.timeout_at(self._asked.deadline + STALLED):
+                await self._send_events(send, headers, started, events)
+        except TimeoutError as error:
+            stalled = DeadlineExceeded("the answer was not read in the request's time", code="deadline_exceeded")
+            with suppress(StopAsyncIteration, DeadlineExceeded):
+                await events.athrow(stalled)  # type: ignore[attr-defined]  # a generator's; it is metered as what it is
+            raise ClientGone from error
 
     async def _send_events(self, send: Send, headers: Headers, started: Started, events: AsyncIterator[Event]) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [*EVENTS, *headers]})

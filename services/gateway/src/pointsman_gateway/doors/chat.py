@@ -34,5 +34,4 @@ class ChatRoute:
         deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
         options = body.stream_options
         encoder = ChatEncoder(include_usage=options is not None and options.include_usage)
-        events = door.pipeline.answer(body.to_request(deadline, caller))
-        return Answering(events, encoder, body.stream, call.sent_beside)
+        return Answering(door.pipeline, body.to_request(deadline, caller), encoder, body.stream, call.sent_beside)

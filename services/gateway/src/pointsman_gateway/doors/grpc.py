@@ -8,10 +8,10 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 import grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_servicekit.errors import DeadlineExceeded, FailedPrecondition
+from pointsman_servicekit.errors import DeadlineExceeded
 from pointsman_servicekit.rich_status import to_status
 
-from pointsman_gateway.domain import ANYONE, Caller, Chunk, Event, Path, Receipt, Request, Started
+from pointsman_gateway.domain import Caller, Chunk, Event, Path, Receipt, Request, Started
 from pointsman_gateway.doors import grpc_answers as answers
 from pointsman_gateway.doors import grpc_metadata as metadata
 from pointsman_gateway.doors.answering import told
@@ -68,10 +68,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         pipeline: Pipeline,
         feedback: FeedbackBox,
         request_timeout: float,
-        configuration: Configuration | None = None,
-        tenancy: Tenancy | None = None,
+        configuration: Configuration,
+        tenancy: Tenancy,
     ) -> None:
-        """Without `tenancy` anyone may ask."""
         self._pipeline = pipeline
         self._feedback = feedback
         self._request_timeout = request_timeout
@@ -136,8 +135,6 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         self, request: pb.ListPathsRequest, context: Context
     ) -> pb.ListPathsResponse:
         await self._caller(context)
-        if self._configuration is None:
-            raise FailedPrecondition("this gateway was not given its configuration to list", code="not_listed")
         offer = self._configuration.current
         paths = [answers.path_info(path, offer.engines.why_not(path)) for path in offer.paths]
         return pb.ListPathsResponse(paths=paths, models=offer.models.names(), generation=offer.id)
@@ -146,8 +143,6 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return to_request(request, self._deadline(context), await self._caller(context))
 
     async def _caller(self, context: Context) -> Caller:
-        if self._tenancy is None:
-            return ANYONE
         return await caller_of(self._tenancy, metadata.authorization(context.invocation_metadata()))
 
     def _deadline(self, context: Context) -> float:

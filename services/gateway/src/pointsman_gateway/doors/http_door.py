@@ -43,7 +43,7 @@ class HttpDoor:
 async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
     """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
     caller = await caller_of_request(request)
-    return Answering(door_of(request).pipeline.answer(replace(asked, caller=caller)), encoder, streams)
+    return Answering(door_of(request).pipeline, replace(asked, caller=caller), encoder, streams)
 
 
 async def caller_of_request(request: Request) -> domain.Caller:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
 
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.schema import BreakerTerms
@@ -43,6 +43,8 @@ class PromptSearch:
             found = await self._inner.search(collection, query, vector, top_k, limit)
         except Unavailable as error:
             self._failed(entry, error, own_time=limit < deadline)
+            if error.code == LATE and limit == deadline:
+                raise DeadlineExceeded("the request's time ran out", code="deadline_exceeded") from error
             raise
         except BaseException:
             self._breaker.undecided(entry)

@@ -30,7 +30,7 @@ from pointsman_gateway.wiring.callers import knowing_callers
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
-from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values
+from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
 from pointsman_gateway.wiring.memory import Memory, remembering
 
 PATIENCE = 5.0
@@ -119,7 +119,8 @@ class _Builder:
         self._followers.keep(config.models.engines)
         self._around.metrics.know(*label_values(config))
         self._memory.obey(config, engines.version_of)
-        return Generation(line, engines, NamedModels(config, engines), embeddings)
+        paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
+        return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

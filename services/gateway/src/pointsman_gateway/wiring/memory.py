@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.load import Config, ConfigError
@@ -11,7 +12,6 @@ from pointsman_gateway.domain import Path
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.feedback import FeedbackBox
 from pointsman_gateway.journal.metrics import JournalMetrics
-from pointsman_gateway.journal.prompt_redis import open_redis
 from pointsman_gateway.journal.recorder import Recorder
 from pointsman_gateway.journal.silent import NoFeedback, NoJournal
 from pointsman_gateway.journal.spool import Spool
