@@ -221,20 +221,23 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
         await entered(other, caller)
 
 
-async def test_what_is_said_late_changes_nothing(valkey: Valkey) -> None:
-    """A word that a gateway gave up may still arrive, after later ones."""
+async def test_what_is_said_late_changes_nothing_and_what_is_held_is_never_taken(valkey: Valkey) -> None:
+    """A word that a gateway gave up may still arrive, after later ones; and it may not hear the answer to its last."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         exchange = redis.register_script(scripts.EXCHANGE)
+        today = window_at(Window.DAY, int(time.time() * 1000))[0]
 
-        async def say(number: int, used: int, wish: int) -> list[int]:
-            said = ["day", "g.1", 100, number, window_at(Window.DAY, int(time.time() * 1000))[0], used, 0, wish, wish]
-            return [int(n) for n in await exchange(keys=["{a}"], args=[0, 1, 10_000, *said])]
+        async def say(number: int, used: int, wish: int, gateway: str = "g.1") -> list[int]:
+            said = ["day", gateway, 100, number, today, used, 0, wish, wish]
+            return [int(n) for n in (await exchange(keys=["{a}"], args=[0, 1, 10_000, *said]))[3:]]
 
-        assert (await say(1, 0, 40))[3:] == [40, 60, 100]
-        assert (await say(3, 30, 50))[3:] == [80, 20, 70]
+        assert await say(1, 0, 40) == [40, 60, 100]
+        assert await say(3, 30, 50) == [80, 20, 70]
         for late in (2, 3, 1):
-            assert (await say(late, 0, 5))[3:] == [80, 20, 70]
-        assert (await say(4, 30, 0))[3:] == [30, 70, 70]
+            assert await say(late, 0, 5) == [80, 20, 70]
+        assert await say(1, 90, 0, gateway="h.1") == [90, -70, -20]
+        assert await say(4, 30, 20) == [50, -40, -20]
+        assert await say(5, 30, 0) == [30, -20, -20]
 
 
 async def test_new_limits_hold_without_a_restart(valkey: Valkey, times: Times) -> None:

@@ -97,10 +97,9 @@ class Pipeline:
                 if not hold.afford_now(decision.expected_cost_usd):
                     await hold.afford(decision.expected_cost_usd)
                 answering = _Answering(line, request, decision, meter)
-                answer = await answering.begin(decision)
                 finish_reason = ""
-                # The engine's stream too: a generator around it that was never begun closes nothing.
-                async with aclosing(answering), aclosing(answer.chunks):  # type: ignore[type-var]  # a generator's
+                try:
+                    answer = await answering.begin(decision)
                     yield Started(answer.decision, answer.model, meter.overhead, answer.cached, hold.headers)
                     async for chunks in answer.chunks:
                         for chunk in chunks:
@@ -108,6 +107,8 @@ class Pipeline:
                                 finish_reason = chunk.finish_reason
                         meter.handed_on(chunks)
                         yield chunks
+                finally:
+                    await answering.aclose()
                 outcome = "ok"
                 receipt = meter.finish(outcome)
                 assert receipt is not None
@@ -185,6 +186,7 @@ class _Answering:
         self._opened: Opened | None = None
 
     async def aclose(self) -> None:
+        """Lets go of the engine, where one still answers."""
         if self._opened is not None:
             await self._opened.chunks.aclose()  # type: ignore[attr-defined]  # it has one
 
@@ -226,7 +228,7 @@ class _Answering:
         self._opened = opened
         self._meter.opened(opened.model, opened.cached, opened.hedged)
         reading = _Reading(opened.chunks, self._judge, self._meter, decision)
-        answer = _Answer(decision, opened.model, reading.chunks(), opened.cached)
+        answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
     async def _hold(self, answer: _Answer, reading: "_Reading") -> _Answer:
@@ -241,7 +243,10 @@ class _Answering:
 
 
 class _Reading:
-    """One path's answer, metered and read along by the judge."""
+    """One path's answer as the caller gets it: metered, and read along by the judge. An iterator over chunks.
+
+    A class where a generator would do: it stands in the way of every piece of every answer.
+    """
 
     def __init__(self, raw: AsyncIterator[Chunks], judge: Judge, meter: Meter, decision: Decision) -> None:
         self.transcript = Transcript()
@@ -251,18 +256,33 @@ class _Reading:
         self._judge = judge
         self._meter = meter
         self._decision = decision
+        self._ended = False
 
-    async def chunks(self) -> AsyncIterator[Chunks]:
-        """As the caller gets them."""
-        async with aclosing(self._raw):  # type: ignore[type-var]  # a generator's
-            async for chunks in self._raw:
-                if chunks[-1].usage is not None:
-                    chunks = self._used(chunks)
-                if self._judge.judges:
-                    chunks = self._judged(chunks)
-                if chunks:
-                    self._meter.came(chunks)
-                    yield chunks
+    def __aiter__(self) -> "_Reading":
+        return self
+
+    async def __anext__(self) -> Chunks:
+        while True:
+            try:
+                chunks = await anext(self._raw)
+            except StopAsyncIteration:
+                self._end()
+                raise
+            if chunks[-1].usage is not None:
+                chunks = self._used(chunks)
+            if self._judge.judges:
+                chunks = self._judged(chunks)
+            if chunks:
+                self._meter.came(chunks)
+                return chunks
+
+    async def aclose(self) -> None:
+        await self._raw.aclose()  # type: ignore[attr-defined]  # it has one
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
         self.verdicts = self._judge.verdicts(self.transcript)
         for verdict in self.verdicts:
             self._meter.judged(self._decision, verdict.validator, verdict.ruling)

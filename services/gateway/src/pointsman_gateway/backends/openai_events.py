@@ -1,5 +1,6 @@
 """An engine's server-sent events, read into chunks; the events stay beside them as they came."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -58,6 +59,7 @@ class _AnyEvent(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_all = msgspec.json.Decoder(list[_Event]).decode
 _decode_any = msgspec.json.Decoder(_AnyEvent).decode
 
 
@@ -75,26 +77,47 @@ class EventReader:
         """The chunks that end in this piece, up to what ends the stream; the usage, where it is told, last."""
         *lines, rest = (self._rest + piece if self._rest else piece).split(b"\n")
         self._rest = rest
+        told = []
+        for line in lines:
+            if line.startswith(b"data:"):
+                data = line[5:].strip()
+                if data == b"[DONE]":
+                    self.done = True
+                    break
+                told.append(data)
+        if len(rest) > LONGEST_LINE and not self.done:
+            self.failure = "a line of the stream is too long"
         chunks: list[Chunk] = []
         usage = None
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                self.done = True
-                break
-            event = self._event(data)
-            if event is None:
-                break
+        for event, data in zip(self._events(told), told, strict=False):
             usage = event.usage or usage
             _add(event, data, chunks)
-        else:
-            if len(rest) > LONGEST_LINE:
-                self.failure = "a line of the stream is too long"
         if usage:
             chunks.append(Chunk(usage=_counted(usage)))
         return tuple(chunks)
+
+    def _events(self, told: list[bytes]) -> Sequence[_Event | _AnyEvent]:
+        """Up to the one that ends the stream, if there is one."""
+        if not told:
+            return ()
+        try:
+            events = _decode_all(b"[%b]" % b",".join(told))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            pass
+        else:
+            if len(events) == len(told) and not any(event.error for event in events):
+                return events
+        return self._one_by_one(told)
+
+    def _one_by_one(self, told: list[bytes]) -> Sequence[_Event | _AnyEvent]:
+        events = []
+        for data in told:
+            event = self._event(data)
+            if event is None:
+                self.done = False
+                break
+            events.append(event)
+        return events
 
     def _event(self, data: bytes) -> _Event | _AnyEvent | None:
         """None where it ends the stream, which cannot be read any further."""

@@ -45,9 +45,9 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
-    """One piece of an engine's answer."""
+    """One piece of an engine's answer. Nobody changes one; it is not frozen, since that would make each cost thrice."""
 
     index: int = 0
     content: str = ""

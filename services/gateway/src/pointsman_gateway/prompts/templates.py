@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from jinja2 import TemplateError
+from jinja2.meta import find_undeclared_variables
 from pointsman_servicekit.errors import Internal
 
 from pointsman_gateway.config.load import ConfigError
@@ -22,6 +24,8 @@ class Templates:
     def __init__(self, sources: Mapping[str, str]) -> None:
         environment = PromptEnvironment()
         self._templates = {}
+        self._constant: dict[str, str] = {}
+        """Those that nothing of a request goes into, rendered: most instructions are."""
         for name, source in sources.items():
             try:
                 self._templates[name] = environment.from_string(source)
@@ -29,6 +33,9 @@ class Templates:
                 raise ConfigError(f"prompts/{name}: {error}") from error
             except (TemplateError, RecursionError) as error:
                 raise ConfigError(f"prompts/{name} is not a template: {error}") from error
+            if not find_undeclared_variables(environment.parse(source)):
+                with suppress(*_FAILURES):
+                    self._constant[name] = self._templates[name].render({}).strip()
 
     def render(self, name: str, **values: Any) -> str:
         """Raises Internal ("prompt_failed"), which says nothing of the values."""
@@ -48,4 +55,6 @@ class Templates:
             raise ConfigError(f"prompts/{name}: {error}; known variables: {', '.join(values)}") from error
 
     def _render(self, name: str, values: dict[str, Any]) -> str:
+        if name in self._constant:
+            return self._constant[name]
         return self._templates[name].render(values_of(values)).strip()
