@@ -148,6 +148,19 @@ async def test_dollars_are_reserved_for_each_path_that_is_tried_and_settled_as_o
         await (await counter.tenancy.enter(caller, 1)).afford(1.0)
 
 
+async def test_a_path_that_costs_nothing_is_open_where_a_budget_is_spent(valkey: Valkey, times: Times) -> None:
+    issued = await issue(valkey.url, Limits(dollars_per_day=1.0))
+    async with counter_at(valkey.url, times) as counter:
+        caller = await counter.caller(issued)
+        hold = await counter.tenancy.enter(caller, 1)
+        await hold.afford(0.5)
+        hold.settle(NOTHING, 3.0, "ok")
+        hold = await counter.tenancy.enter(caller, 1)
+        with pytest.raises(ResourceExhausted):
+            await hold.afford(1e-9)
+        assert hold.afford_now(0.0)
+
+
 async def test_a_slice_serves_many_requests_without_asking(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=100_000, tokens_per_minute=10**7, dollars_per_day=1000))
     async with counter_at(valkey.url, times) as counter:

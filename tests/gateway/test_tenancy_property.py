@@ -340,7 +340,8 @@ class Tenants(RuleBasedStateMachine):
         for whose in (key, WHOLE_TENANT):
             spent = self.spent[whose, limit, now[limit]]
             spent.charged[member] += amount
-            spent.beyond[member] = 0
+            if amount:  # what costs nothing is let in whatever was spent
+                spent.beyond[member] = 0
 
     def settled(self, asked: Asked, limit: str, over: int, now: dict[str, int]) -> None:
         for whose in (asked.key, WHOLE_TENANT):

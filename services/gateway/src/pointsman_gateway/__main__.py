@@ -13,11 +13,13 @@ from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.tls import server_tls
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
@@ -38,7 +40,7 @@ def main() -> int:
         if folder:
             return check(folder)
         settings = Settings()
-        logs.set_up("gateway", settings.log_level)
+        logs.set_up("gateway", settings.log_level, settings.log_form)
         # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
         with threadpool_limits(limits=1), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
@@ -59,6 +61,8 @@ async def run(settings: Settings) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     config = load_config(settings.config)
     wiring.check(config)
+    tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    guard = Guard(connections=settings.http_connections)
     async with wiring.building(settings, config) as house:
         door = HttpDoor(
             house.pipeline,
@@ -78,8 +82,9 @@ async def run(settings: Settings) -> None:
                 [SERVICE],
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
                 grace=LAST_BYTES,
+                tls=tls,
             ) as grpc_server,
-            serving_http(build_app(door), settings.http_listen, grace=LAST_BYTES) as http_address,
+            serving_http(build_app(door), settings.http_listen, grace=LAST_BYTES, guard=guard, tls=tls) as http_address,
         ):
             _spare_the_collector()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)

@@ -9,7 +9,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_gateway.admission import Admission
-from pointsman_gateway.backends.stage import Backends, Opened
+from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.domain import Caller, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started, Usage
 from pointsman_gateway.metering.pricing import expected_tokens
@@ -25,6 +25,14 @@ class Journal(Protocol):
 
     def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
         """`receipt` is None where nothing was asked for but the decision."""
+        ...
+
+
+class Opens(Protocol):
+    """Gets an answer to begin: from an engine, or out of the cache."""
+
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+        """Raises PointsmanError."""
         ...
 
 
@@ -69,7 +77,7 @@ class Line:
     classification: Classification
     router: Router
     prompts: Prompts
-    backends: Backends
+    answers: Opens
     validation: Validation
     metering: Metering
 
@@ -224,10 +232,10 @@ class _Answering:
         self._meter.tries(decision.path)
         prompt = await self._line.prompts.build(self._request, decision)
         self._meter.prompted(prompt)
-        opened = await self._line.backends.open(self._judge.asked(self._request), decision, prompt)
+        opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
         self._opened = opened
         self._meter.opened(opened.model, opened.cached, opened.hedged)
-        reading = _Reading(opened.chunks, self._judge, self._meter, decision)
+        reading = _Reading(opened, self._judge, self._meter, decision)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
@@ -248,11 +256,12 @@ class _Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, raw: AsyncIterator[Chunks], judge: Judge, meter: Meter, decision: Decision) -> None:
+    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
-        self._raw = raw
+        self._raw = opened.chunks
+        self._accepted = opened.accepted
         self._judge = judge
         self._meter = meter
         self._decision = decision
@@ -286,6 +295,8 @@ class _Reading:
         self.verdicts = self._judge.verdicts(self.transcript)
         for verdict in self.verdicts:
             self._meter.judged(self._decision, verdict.validator, verdict.ruling)
+        if refusal(self.verdicts) is None:
+            self._accepted()
 
     def _used(self, chunks: Chunks) -> Chunks:
         """Without the usage, which comes last."""

@@ -1,6 +1,6 @@
 """What one engine is asked, and who asks it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,10 @@ class Client(Protocol):
         ...
 
 
+def nobody_cares() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """An answer that has begun: its first chunk is there."""
@@ -48,3 +52,5 @@ class Opened:
     """How it was found in the cache; empty where an engine answers."""
     hedged: int = 0
     """How many other engines were given the same prompt, and had not begun when this one did."""
+    accepted: Callable[[], None] = nobody_cares
+    """To be called at the answer's end, where no validator has refused it."""

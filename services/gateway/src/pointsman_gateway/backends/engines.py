@@ -11,6 +11,7 @@ import grpc
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.backends.call import DEFAULT_TIMEOUTS
 from pointsman_gateway.backends.failures import OVERLOADED
@@ -225,9 +226,9 @@ def _why_not_now(cell: Cell) -> str:
     return f"is overloaded and asks for {cell.rest_left:.0f} s"
 
 
-async def follow(engines: Engines, name: str, address: str) -> None:
+async def follow(engines: Engines, name: str, address: str, tls: ClientTls | None = None) -> None:
     """Keeps `engines` true to what the lora-server at `address` says of engine `name`, until cancelled."""
-    async with open_channel(address) as channel:
+    async with open_channel(address, tls) as channel:
         stub = lora_server_pb2_grpc.LoraServerStub(channel)
         told = ""
         while True:

@@ -45,11 +45,11 @@ class Asking:
 
     def asked(self, request: Request, prompt: Prompt, model: str) -> Asked | None:
         """None where nothing may be looked up, and nothing kept."""
-        wish = getattr(request, "cache", "use")
+        wish = request.cache
         sampling = request.sampling.over(self._path.sampling)
         if not model or wish == "off" or not self._may(request, prompt, sampling):
             return None
-        tenant, how = request.caller.tenant, [getattr(request, "operation", ""), *_told(sampling)]
+        tenant, how = request.caller.tenant, [request.operation, *_told(sampling)]
         always = [LAYOUT, tenant, self._user(request), self._path.name, self._path.fingerprint, model, prompt.versions]
         messages = [(m.role, m.content, dict(m.extra)) for m in prompt.messages]
         return Asked(

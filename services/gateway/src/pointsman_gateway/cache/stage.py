@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
@@ -41,14 +41,6 @@ class Cache:
     embedding: str
     """The name of the model that makes the vectors."""
     neighbours: Neighbours = field(default_factory=Neighbours)
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptable(Opened):
-    """An answer that is kept once it is known to be good."""
-
-    accepted: Callable[[], None] = lambda: None
-    """To be called after its end, where no validator has refused it."""
 
 
 class Caching:
@@ -111,8 +103,7 @@ class Caching:
             else:
                 self._cache.keeper.keep(asked, whole, asking.config.ttl_seconds, search.vector)
 
-        told = {each.name: getattr(opened, each.name) for each in fields(opened)}
-        return Acceptable(**told | {"chunks": recording.following(opened.chunks), "accepted": accepted})
+        return replace(opened, chunks=recording.following(opened.chunks), accepted=accepted)
 
     def _count(self, path: str, outcome: str) -> None:
         self._cache.metrics.lookups.labels(path, outcome).inc()

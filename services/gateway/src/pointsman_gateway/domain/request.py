@@ -35,6 +35,8 @@ class Request:
     deadline: float = float("inf")
     """On the event loop's clock, seconds."""
     caller: Caller = ANYONE
+    cache: str = "use"
+    """ "use" it; "renew": no earlier answer is wanted, the new one may be kept; "off"."""
     operation: Operation = "chat"
 
     @property

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.doors.answering import Answering
+from pointsman_gateway.doors.cache_control import wish_of
 from pointsman_gateway.doors.callers import Tenancy, caller_of
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.feedback import FeedbackBox
@@ -42,8 +43,9 @@ class HttpDoor:
 
 async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
     """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
-    caller = await caller_of_request(request)
-    return Answering(door_of(request).pipeline, replace(asked, caller=caller), encoder, streams)
+    wish = wish_of(request.headers.get("cache-control", "").encode("latin-1"))
+    asked = replace(asked, caller=await caller_of_request(request), cache=wish)
+    return Answering(door_of(request).pipeline, asked, encoder, streams)
 
 
 async def caller_of_request(request: Request) -> domain.Caller:

@@ -30,38 +30,40 @@ _TOOLS = ("tools", "functions")
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
 
 
-def check_body(body: bytes, limits: BodyLimits = LIMITS) -> None:
+def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = None) -> None:
     """Raises InvalidArgument where the JSON is too long, too deep or has too many parts.
 
     What is no JSON may pass: the decoder tells better what is wrong with it. Takes less than a microsecond where there
-    are few objects and lists in all, else as long as copying the body a few times.
+    are few objects and lists in all, else as long as copying the body a few times. `param` holds it, if not the body.
     """
+    what = f"'{param}'" if param else "the body"
     if len(body) > limits.bytes:
-        raise InvalidArgument(f"the body has {len(body)} bytes; at most {limits.bytes}", code="body_too_large")
+        told = f"{what} has {len(body)} bytes; at most {limits.bytes}"
+        raise InvalidArgument(told, code="body_too_large", param=param)
     if body.count(b"{") + body.count(b"[") > limits.depth:
-        _check_structure(body, limits)
+        complaint = _complaint(body, limits)
+        if complaint:
+            code, told = complaint
+            raise InvalidArgument(f"{what} has {told}", code=code, param=param)
 
 
-def _check_structure(body: bytes, limits: BodyLimits) -> None:
+def _complaint(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
+    """A code, and in words what there is too much of."""
     # Without escapes a quotation mark begins or ends a string; what stands between two of them is text.
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_AS_LISTS, _TO_DELETE)
     if bare.count(b'"') > 2 * limits.strings:
-        raise InvalidArgument(f"the body has more than {limits.strings} names and texts", code="body_too_complex")
+        return "body_too_complex", f"more than {limits.strings} names and texts"
     lists = b"".join(bare.split(b'"')[::2])
     values = lists.count(b"[")
     if values > limits.values:
-        raise InvalidArgument(
-            f"the body has {values} objects and lists; at most {limits.values}", code="body_too_complex"
-        )
+        return "body_too_complex", f"{values} objects and lists; at most {limits.values}"
     for _ in range(limits.depth):
         if b"[]" not in lists:
             break
         lists = lists.replace(b"[]", b"")  # the innermost ones
     if b"[]" in lists or lists.count(b"[") > limits.depth:
-        raise InvalidArgument(
-            f"the body has objects and lists more than {limits.depth} deep within each other; at most {limits.depth}",
-            code="body_too_deep",
-        )
+        return "body_too_deep", f"objects and lists too deep within each other; at most {limits.depth} deep"
+    return None
 
 
 def check_counts(messages: Sequence[Any], beside: Mapping[str, Any], limits: BodyLimits = LIMITS) -> None:

@@ -7,8 +7,10 @@ from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pointsman_gateway.domain import ANYONE, Caller, Message, Request, Sampling
+from pointsman_gateway.doors.cache_control import USE
 from pointsman_gateway.doors.half_characters import WholeCharacters, refuse_half_characters
 from pointsman_gateway.doors.http_errors import invalid_body
+from pointsman_gateway.doors.limits import check_counts
 
 NOTHING: dict[str, Any] = {}
 
@@ -49,8 +51,9 @@ class ChatBody(BaseModel):
     user: str | None = None
     metadata: dict[str, str] | None = None
 
-    def to_request(self, deadline: float, caller: Caller = ANYONE) -> Request:
-        """Raises InvalidArgument where a message holds something other than text."""
+    def to_request(self, deadline: float, caller: Caller = ANYONE, cache: str = USE) -> Request:
+        """Raises InvalidArgument where a message holds something other than text, or there is too much of anything."""
+        check_counts(self.messages, self.model_extra or NOTHING)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stop) > 4:
             raise InvalidArgument(f"'stop' has {len(stop)} entries; at most 4", code="bad_parameter", param="stop")
@@ -69,6 +72,7 @@ class ChatBody(BaseModel):
             user=self.user or "",
             deadline=deadline,
             caller=caller,
+            cache=cache,
         )
 
     def _extra(self) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import Any
 from pointsman_gateway.domain import Decision, Receipt, Request, Usage
 from pointsman_gateway.journal.evidence import cell_of
 from pointsman_gateway.journal.keys import day_of
+from pointsman_gateway.redaction import NotRedacted, Redaction
 
 VERSION = 1
+NOTHING_REDACTED = Redaction()
 MOST_PROBABILITIES = 8
 LONGEST_TEXT = 64 * 1024
 """Bytes of a request's messages; longer ones are left out, never cut."""
@@ -40,11 +42,11 @@ class Entry:
         return len(self.json) + len(self.cell) + 64
 
 
-def to_entry(noted: Noted, keep_text: bool) -> Entry:
+def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
     receipt = noted.receipt
     body = {"v": VERSION, "id": noted.decision.id, "unix_ms": round(noted.unix_seconds * 1000)}
     body |= _decided(noted.decision)
-    body |= _asked(noted.request, keep_text)
+    body |= _asked(noted.request, keep_text, redaction)
     body |= _came_of_it(receipt)
     return Entry(
         noted.decision.id,
@@ -73,8 +75,8 @@ def _decided(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _asked(request: Request, keep_text: bool) -> dict[str, Any]:
-    messages = _messages(request) if keep_text else None
+def _asked(request: Request, keep_text: bool, redaction: Redaction) -> dict[str, Any]:
+    messages, user = _kept(request, redaction) if keep_text else (None, None)
     return {
         "requested": request.model,
         "metadata": dict(request.metadata),
@@ -83,8 +85,17 @@ def _asked(request: Request, keep_text: bool) -> dict[str, Any]:
         "user_digest": hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
         "text": "kept" if messages is not None else "too long" if keep_text else "not kept",
         "messages": messages,
-        "user": request.user if messages is not None else None,
+        "user": user,
     }
+
+
+def _kept(request: Request, redaction: Redaction) -> tuple[list[dict[str, Any]] | None, str | None]:
+    """Messages and user as they may be kept; None where they are too long, or the redaction fails."""
+    messages = _messages(request)
+    try:
+        return (None, None) if messages is None else (redaction.everywhere(messages), redaction.text(request.user))
+    except NotRedacted:
+        return None, None
 
 
 def _messages(request: Request) -> list[dict[str, Any]] | None:

@@ -1,8 +1,8 @@
 """Dollars by component from tokens and the price list."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from pointsman_gateway.config.schema import ModelConfig, Prices, RetrievalPrices
+from pointsman_gateway.config.schema import ModelsFile, Prices
 from pointsman_gateway.domain import Message, Path, Request, Usage
 
 PER = 1_000_000
@@ -29,9 +29,10 @@ def _choices(request: Request) -> int:
 class Pricing:
     """The price list."""
 
-    def __init__(self, models: Mapping[str, ModelConfig], retrieval: RetrievalPrices) -> None:
-        self._models = models
-        self._retrieval = retrieval
+    def __init__(self, models: ModelsFile) -> None:
+        self._models = models.models
+        self._retrieval = models.retrieval
+        self._cache = models.cache
 
     def parts_usd(self, model: str, usage: Usage, searches: int) -> dict[str, float]:
         """Dollars by component; cached tokens are priced apart from the rest of the prompt."""
@@ -41,6 +42,14 @@ class Pricing:
             "cached": usage.cached_tokens * prices.cached / PER,
             "completion": usage.completion_tokens * prices.completion / PER,
         }
+        if searches:
+            parts["retrieval"] = searches * self._retrieval.search
+        return parts
+
+    def hit_usd(self, searches: int) -> dict[str, float]:
+        """Of an answer that came out of the cache."""
+        assert self._cache is not None  # a path that caches without a price is refused at load
+        parts = {"cache": self._cache.hit}
         if searches:
             parts["retrieval"] = searches * self._retrieval.search
         return parts

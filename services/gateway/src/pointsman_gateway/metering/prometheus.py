@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from pointsman_gateway.domain import Decision, Path, Receipt
+from pointsman_gateway.domain import Decision, Path, Receipt, Usage
 from pointsman_gateway.metering.tallies import Count, Family, Histogram, Tallies, counter, histogram
 
 OTHER = "other"
@@ -128,6 +128,9 @@ class Metrics:
             else:
                 self._phases.cell(path, phase).observe(seconds)
         usage = receipt.usage
+        if receipt.cached:  # no engine has read or made them
+            self._tokens.cell(*labels, "replayed").value += usage.prompt_tokens + usage.completion_tokens
+            usage = Usage()
         series.prompt.value += usage.prompt_tokens - usage.cached_tokens
         series.cached.value += usage.cached_tokens
         series.completion.value += usage.completion_tokens

@@ -173,6 +173,8 @@ class Meter:
         return seconds
 
     def _parts_usd(self, tried: _Try) -> dict[str, float]:
+        if tried.cached:
+            return self._metering.pricing.hit_usd(tried.prompt.searches)
         parts = self._metering.pricing.parts_usd(tried.path.model, tried.counted, tried.prompt.searches)
         # They have read the prompt, and tell nothing of it; so it is priced as it was for the one that answered.
         return {**parts, "hedge": (parts["prompt"] + parts["cached"]) * tried.hedged} if tried.hedged else parts
@@ -180,7 +182,7 @@ class Meter:
     def _learn(self) -> None:
         """What each path's answer cost, where it came to its end."""
         for tried in self._tries:
-            if tried.usage:
+            if tried.usage and not tried.cached:
                 self._metering.expected_cost.learn(tried.path, sum(self._parts_usd(tried).values()))
 
 

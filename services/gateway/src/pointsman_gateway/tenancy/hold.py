@@ -49,9 +49,9 @@ class Hold:
         """Reserves dollars, beside those reserved before; False where `afford` is to be asked. Raises ResourceExhausted
         where they are refused for sure."""
         dollars = self._ways.dollars
-        if not dollars:
-            return True
-        nano = nanodollars(usd)
+        nano = nanodollars(usd) if dollars else 0
+        if not nano:
+            return True  # what costs nothing is open where a budget is spent, too
         now = self._desk.clock.monotonic()
         for account in dollars:
             if account.free < nano or now >= account.until:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
+from pointsman_servicekit.tls import ClientTls
+
 from pointsman_gateway.backends.engines import Cell, Engines, follow
 from pointsman_gateway.config.schema import EngineConfig
 from pointsman_gateway.wiring.line import to_engine
@@ -23,7 +25,9 @@ class _Followed:
 class Followers:
     """Keeps the cells of the engines true."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ClientTls | None = None) -> None:
+        """`tls`: how the lora-servers are spoken to."""
+        self._tls = tls
         self._followed: dict[tuple[str, EngineConfig], _Followed] = {}
 
     async def cells(self, engines: Mapping[str, EngineConfig], patience: float = 0.0) -> list[Cell]:
@@ -53,7 +57,7 @@ class Followers:
         name, config = key
         if not config.lora_server:
             return None
-        return asyncio.create_task(follow(Engines([cell]), name, config.lora_server), name=f"follow {name}")
+        return asyncio.create_task(follow(Engines([cell]), name, config.lora_server, self._tls), name=f"follow {name}")
 
     async def __aenter__(self) -> "Followers":
         return self

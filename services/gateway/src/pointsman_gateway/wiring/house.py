@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
@@ -26,9 +27,11 @@ from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
+from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
+from pointsman_gateway.wiring.keeping import to_redaction
 from pointsman_gateway.wiring.learning import Models, School
 from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
 from pointsman_gateway.wiring.memory import Memory, remembering
@@ -60,16 +63,20 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
     school = School(models, settings.classifier)
     registry = _registry()
     metrics = Metrics(registry)
+    peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(settings.retriever))
+        channel = await stack.enter_async_context(open_channel(settings.retriever, peers))
         pool = Pool()
         stack.callback(pool.close)
-        followers = await stack.enter_async_context(Followers())
-        memory = await stack.enter_async_context(remembering(settings, config, registry))
+        followers = await stack.enter_async_context(Followers(peers))
+        redaction = to_redaction(settings.redaction, registry)
+        memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
+        keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
+        cache = await stack.enter_async_context(keeping)
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
         await stack.enter_async_context(watching_event_loop(registry))
-        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board, EngineMetrics(registry))
+        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board, EngineMetrics(registry), cache)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry))
         builder = _Builder(settings, school, followers, around, memory, embedding)
         first = await builder.build(config)
