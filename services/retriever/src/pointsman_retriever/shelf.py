@@ -83,7 +83,7 @@ class Shelf:
                     clock.lap("wait")
                     ranking = rank(contents, question, self._standard)
                     clock.lap("rank")
-                    passages = tuple(look.passage(one, question.wishes.neighbours) for one in ranking.ranked)
+                    passages = look.passages(ranking.ranked, question.wishes.neighbours)
                     clock.lap("passages")
                 return Found(passages, look.version, ranking.relevance, clock.laps)
         raise Unavailable(
