@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
@@ -21,6 +22,7 @@ DISCARD_SECONDS = 10.0  # for what is sent to an ingest that has failed
 MOST_TOGETHER = 64  # documents of a group, or lines of a file of JSON lines
 MOST_BYTES_TOGETHER = 64 * 1024  # half a second of embedding; who waits for an answer waits for its whole group
 GROUPS_AT_ONCE = 2  # one is embedded while another is written
+GATHER_SECONDS = 0.025  # that a group waits for more: a commit costs searches as much for one document as for thirty
 
 
 class Room:
@@ -61,13 +63,25 @@ class Group:
     def __init__(self) -> None:
         self.documents: list[RawDocument] = []
         self.bytes = 0
+        self._complete = asyncio.Event()
 
     def add(self, document: RawDocument, size: int) -> None:
         self.documents.append(document)
         self.bytes += size
+        if not self.has_room(0):
+            self.complete()
 
     def has_room(self, size: int) -> bool:
-        return len(self.documents) < MOST_TOGETHER and self.bytes + size <= MOST_BYTES_TOGETHER
+        return len(self.documents) < MOST_TOGETHER and self.bytes + size < MOST_BYTES_TOGETHER
+
+    def complete(self) -> None:
+        """Nothing more will come."""
+        self._complete.set()
+
+    async def gathered(self) -> None:
+        """Waits for it to be complete, a little."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._complete.wait(), GATHER_SECONDS)
 
 
 class Ingest:
@@ -112,6 +126,7 @@ class Ingest:
                 if self._room.is_given_up:
                     continue
                 if isinstance(one, End):
+                    self._complete_open()
                     self._in_hand.put_nowait(one)
                     return
                 size = len(one.content) + len(one.text)
@@ -119,6 +134,7 @@ class Ingest:
                 if self._room.is_given_up:
                     continue
                 self._gather(one, size)
+            self._complete_open()
             self._in_hand.put_nowait(None)  # the stream ended without an End
         except Exception as error:
             self._in_hand.put_nowait(error)
@@ -126,9 +142,14 @@ class Ingest:
     def _gather(self, document: RawDocument, size: int) -> None:
         group = self._open
         if group is None or not group.has_room(size):
+            self._complete_open()
             group = self._open = Group()
             self._in_hand.put_nowait((group, asyncio.create_task(self._ingest(group))))
         group.add(document, size)
+
+    def _complete_open(self) -> None:
+        if self._open is not None:
+            self._open.complete()
 
     async def _answers(self) -> AsyncIterator[Outcome | Summary]:
         summary = Summary()
@@ -163,6 +184,7 @@ class Ingest:
 
     async def _ingest(self, group: Group) -> list[Outcome]:
         async with self._turns:
+            await group.gathered()
             if self._open is group:
                 self._open = None
             outcomes: list[Outcome] = []

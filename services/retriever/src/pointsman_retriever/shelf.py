@@ -108,6 +108,7 @@ class Shelf:
                     done.append(Done(result, transaction.collection))
                 except PointsmanError as error:
                     done.append(Done(error, transaction.collection))
+            transaction.close()
             if transaction.collection.version == self.collection.version:
                 transaction.commit()  # at most a document's source was noted
                 return done

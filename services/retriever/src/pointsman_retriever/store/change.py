@@ -1,7 +1,7 @@
 """Changes of a collection: a transaction in which the tables and the counts move together."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -30,8 +30,8 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection, before: Collection) -> None:
         self.collection = before  # as the steps have left it
         self._connection = connection
-        self._removed: set[int] = set()
-        self._added: dict[int, Vectors] = {}
+        self._removed: dict[int, bytes] = {}  # chunks with their vectors
+        self._added: dict[int, bytes] = {}
 
     @contextmanager
     def step(self) -> Iterator["Change"]:
@@ -49,9 +49,9 @@ class Transaction:
             raise
         self._connection.execute("RELEASE step")
         self.collection = after
-        for chunk in change.removed:  # perhaps one that an earlier step has added
+        for chunk, vector in change.removed.items():  # perhaps one that an earlier step has added
             if self._added.pop(chunk, None) is None:
-                self._removed.add(chunk)
+                self._removed[chunk] = vector
         self._added.update(change.added)
 
     @property
@@ -65,6 +65,13 @@ class Transaction:
         """Of all chunks, as the steps have left them."""
         return looking.entries(self._connection)
 
+    def close(self) -> None:
+        """After the last step: the checksum of all vectors follows, for all steps in one go."""
+        self.collection = replace(
+            self.collection,
+            checksum=self.collection.checksum ^ _checksum(self._removed) ^ _checksum(self._added),
+        )
+
     def commit(self) -> Collection:
         """Puts everything on the disk, and returns the collection after it."""
         write_counts(self._connection, self.collection)
@@ -76,15 +83,14 @@ class Change:
     """One caller's step."""
 
     def __init__(self, connection: sqlite3.Connection, before: Collection) -> None:
-        self.removed: list[int] = []  # ids of chunks
-        self.added: dict[int, Vectors] = {}
+        self.removed: dict[int, bytes] = {}  # chunks with their vectors
+        self.added: dict[int, bytes] = {}
         self.documents = 0  # by how many the collection has grown
         self.changed = 0  # documents that were written or removed
         self.unchanged = 0  # documents that were there just so
         self._connection = connection
         self.before = before
         self._bytes = 0
-        self._checksum = before.checksum
 
     def put(self, made: MadeDocument) -> int:
         """Adds a document, in the place of the one with its id; returns how many chunks are new.
@@ -115,14 +121,13 @@ class Change:
         return True
 
     def after(self) -> Collection:
-        """The version counts up only where something has changed."""
+        """All but the checksum. The version counts up only where something has changed."""
         return replace(
             self.before,
             documents=self.before.documents + self.documents,
             chunks=self.before.chunks + len(self.added) - len(self.removed),
             bytes=self.before.bytes + self._bytes,
             version=self.before.version + bool(self.changed),
-            checksum=self._checksum,
         )
 
     def _find(self, document_id: str) -> Row | None:
@@ -181,9 +186,9 @@ class Change:
             for chunk_id, digest in found:
                 held.setdefault(digest, []).append(chunk_id)
         kept: list[tuple[Chunk, int]] = []
-        new: list[tuple[Chunk, Vectors, bytes]] = []
-        for chunk, vector in zip(made.chunks, made.vectors, strict=True):
-            digest = digests.of_chunk(chunk.in_context, _bytes_of(vector))
+        new: list[tuple[Chunk, bytes, bytes]] = []
+        for chunk, vector in zip(made.chunks, map(_bytes_of, made.vectors), strict=True):
+            digest = digests.of_chunk(chunk.in_context, vector)
             if same := held.get(digest):
                 kept.append((chunk, same.pop()))
             else:
@@ -197,25 +202,21 @@ class Change:
             self._add_chunk(row, chunk, vector, digest)
         return len(new)
 
-    def _add_chunk(self, row: int, chunk: Chunk, vector: Vectors, digest: bytes) -> None:
+    def _add_chunk(self, row: int, chunk: Chunk, vector: bytes, digest: bytes) -> None:
         chunk_id = self._connection.execute(
             "INSERT INTO chunks (document, start, end, context, text, vector, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (row, chunk.start, chunk.end, chunk.context, chunk.text, _bytes_of(vector), digest),
+            (row, chunk.start, chunk.end, chunk.context, chunk.text, vector, digest),
         ).lastrowid
         assert chunk_id is not None  # an INSERT has one
         self.added[chunk_id] = vector
-        self._checksum ^= digests.of_vectors(np.array([chunk_id], np.int64), vector.reshape(1, -1))
 
     def _remove_chunks(self, row: int, kept: frozenset[int]) -> None:
         held = self._connection.execute("SELECT id, vector FROM chunks WHERE document = ?", (row,)).fetchall()
         gone = [(chunk_id, vector) for chunk_id, vector in held if chunk_id not in kept]
         if not gone:
             return
-        ids = [(chunk_id,) for chunk_id, _ in gone]
-        self._connection.executemany("DELETE FROM chunks WHERE id = ?", ids)
-        vectors = np.frombuffer(b"".join(vector for _, vector in gone), "<f4").reshape(len(gone), -1)
-        self._checksum ^= digests.of_vectors(np.array([chunk_id for chunk_id, _ in gone], np.int64), vectors)
-        self.removed.extend(chunk_id for chunk_id, _ in gone)
+        self._connection.executemany("DELETE FROM chunks WHERE id = ?", [(chunk_id,) for chunk_id, _ in gone])
+        self.removed.update(gone)
 
 
 def write_counts(connection: sqlite3.Connection, after: Collection) -> None:
@@ -249,3 +250,12 @@ def _check_quota(before: Collection, after: Collection) -> None:
 
 def _bytes_of(vector: Vectors) -> bytes:
     return vector.astype("<f4").tobytes()
+
+
+def _checksum(chunks: Mapping[int, bytes]) -> int:
+    vectors = np.frombuffer(b"".join(chunks.values()), "<f4")
+    return (
+        digests.of_vectors(np.fromiter(chunks, np.int64, len(chunks)), vectors.reshape(len(chunks), -1))
+        if chunks
+        else 0
+    )
