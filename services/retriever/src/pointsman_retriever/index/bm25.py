@@ -14,8 +14,8 @@ from pointsman_retriever.index.terms import Terms
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009): within what is usual there,
 # and chosen with the fusion; see benchmarks/RESULTS.md.
-K1 = 1.2
-B = 0.75
+K1 = 0.9
+B = 0.8
 
 # Beyond BM25: a rare word counts more than its information.
 RARENESS = 1.5

@@ -1,5 +1,6 @@
 """Changes of a collection: a transaction in which the tables and the counts move together."""
 
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ class Row:
     recipe: str
     source: str
     bytes: int
+    metadata: dict[str, str]
 
 
 class Transaction:
@@ -104,16 +106,18 @@ class Change:
             return 0
         self.changed += 1
         # Who holds a copy of a chunk holds its metadata too: where they change, the chunk is another.
-        keeps = there is not None and self._metadata(there.row) == dict(made.document.metadata)
+        keeps = there is not None and there.metadata == dict(made.document.metadata)
         row = self._put_document(there, made, digest)
-        return self._put_chunks(row, made, keeps)
+        if not keeps:
+            self._put_metadata(row, made.document.metadata)
+        return self._put_chunks(row, made, keeps) if there is not None else self._add_chunks(row, made)
 
     def remove(self, document_id: str) -> bool:
         """Whether the document was there."""
         there = self._find(document_id)
         if there is None:
             return False
-        self._remove_chunks(there.row, kept=frozenset())
+        self._remove_chunks(self._chunks_of(there.row))
         self._connection.execute("DELETE FROM documents WHERE row = ?", (there.row,))
         self._bytes -= there.bytes
         self.documents -= 1
@@ -131,18 +135,21 @@ class Change:
         )
 
     def _find(self, document_id: str) -> Row | None:
+        """In one row: SQLite gives the interpreter away at each, and those who search take it."""
         found = self._connection.execute(
-            "SELECT row, digest, recipe, source, bytes FROM documents WHERE id = ?", (document_id,)
+            "SELECT row, digest, recipe, source, bytes, "
+            "(SELECT json_group_object(key, value) FROM metadata WHERE document = row) FROM documents WHERE id = ?",
+            (document_id,),
         ).fetchone()
-        return Row(*found) if found else None
+        if found is None:
+            return None
+        row, digest, recipe, source, size, metadata = found
+        return Row(row, digest, recipe, source, size, json.loads(metadata))
 
     def _holds(self, row: int, made: MadeDocument) -> bool:
         """Whether a document of equal text has equal vectors too; a caller's own vector may be another."""
         held = self._connection.execute("SELECT vector FROM chunks WHERE document = ? ORDER BY start, id", (row,))
         return [vector for (vector,) in held] == [_bytes_of(vector) for vector in made.vectors]
-
-    def _metadata(self, row: int) -> dict[str, str]:
-        return dict(self._connection.execute("SELECT key, value FROM metadata WHERE document = ?", (row,)))
 
     def _adopt(self, there: Row, source: str) -> bool:
         """Whether it was of another source."""
@@ -153,7 +160,8 @@ class Change:
 
     def _put_document(self, there: Row | None, made: MadeDocument, digest: bytes) -> int:
         document = made.document
-        values = (document.title, document.text, digest, made.recipe, made.bytes, made.source)
+        size = made.bytes
+        values = (document.title, document.text, digest, made.recipe, size, made.source)
         if there is None:
             row = self._connection.execute(
                 "INSERT INTO documents (title, text, digest, recipe, bytes, source, id) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -167,40 +175,51 @@ class Change:
                 "UPDATE documents SET title = ?, text = ?, digest = ?, recipe = ?, bytes = ?, source = ? WHERE row = ?",
                 (*values, row),
             )
-            self._connection.execute("DELETE FROM metadata WHERE document = ?", (row,))
             self._bytes -= there.bytes
-        self._bytes += made.bytes
+        self._bytes += size
+        return row
+
+    def _put_metadata(self, row: int, metadata: Mapping[str, str]) -> None:
+        self._connection.execute("DELETE FROM metadata WHERE document = ?", (row,))
         self._connection.executemany(
             "INSERT INTO metadata (document, key, value) VALUES (?, ?, ?)",
-            [(row, key, value) for key, value in document.metadata.items()],
+            [(row, key, value) for key, value in metadata.items()],
         )
-        return row
 
     def _put_chunks(self, row: int, made: MadeDocument, keeps: bool) -> int:
         """Returns how many are new; where the text that is searched and the vector are equal, the old chunk stays."""
+        there = self._chunks_of(row)
         held: dict[bytes, list[int]] = {}
-        if keeps:
-            found = self._connection.execute(
-                "SELECT id, digest FROM chunks WHERE document = ? ORDER BY id DESC", (row,)
-            )
-            for chunk_id, digest in found:
-                held.setdefault(digest, []).append(chunk_id)
-        kept: list[tuple[Chunk, int]] = []
+        for chunk_id, (digest, _) in there.items() if keeps else ():
+            held.setdefault(digest, []).append(chunk_id)
+        kept: list[tuple[int, int, str, str, int]] = []
         new: list[tuple[Chunk, bytes, bytes]] = []
         for chunk, vector in zip(made.chunks, map(_bytes_of, made.vectors), strict=True):
             digest = digests.of_chunk(chunk.in_context, vector)
             if same := held.get(digest):
-                kept.append((chunk, same.pop()))
+                kept.append((chunk.start, chunk.end, chunk.context, chunk.text, same.pop()))
             else:
                 new.append((chunk, vector, digest))
-        self._remove_chunks(row, frozenset(chunk_id for _, chunk_id in kept))
-        self._connection.executemany(
-            "UPDATE chunks SET start = ?, end = ?, context = ?, text = ? WHERE id = ?",
-            [(chunk.start, chunk.end, chunk.context, chunk.text, chunk_id) for chunk, chunk_id in kept],
-        )
-        for chunk, vector, digest in new:
-            self._add_chunk(row, chunk, vector, digest)
+        for *_, chunk_id in kept:
+            del there[chunk_id]
+        self._remove_chunks(there)
+        self._connection.executemany("UPDATE chunks SET start = ?, end = ?, context = ?, text = ? WHERE id = ?", kept)
+        for one in new:
+            self._add_chunk(row, *one)
         return len(new)
+
+    def _add_chunks(self, row: int, made: MadeDocument) -> int:
+        """Those of a document that was not there."""
+        for chunk, vector in zip(made.chunks, map(_bytes_of, made.vectors), strict=True):
+            self._add_chunk(row, chunk, vector, digests.of_chunk(chunk.in_context, vector))
+        return len(made.chunks)
+
+    def _chunks_of(self, row: int) -> dict[int, tuple[bytes, bytes]]:
+        """A document's, the last first, with their digests and vectors."""
+        found = self._connection.execute(
+            "SELECT id, digest, vector FROM chunks WHERE document = ? ORDER BY id DESC", (row,)
+        )
+        return {chunk_id: (digest, vector) for chunk_id, digest, vector in found}
 
     def _add_chunk(self, row: int, chunk: Chunk, vector: bytes, digest: bytes) -> None:
         chunk_id = self._connection.execute(
@@ -210,13 +229,10 @@ class Change:
         assert chunk_id is not None  # an INSERT has one
         self.added[chunk_id] = vector
 
-    def _remove_chunks(self, row: int, kept: frozenset[int]) -> None:
-        held = self._connection.execute("SELECT id, vector FROM chunks WHERE document = ?", (row,)).fetchall()
-        gone = [(chunk_id, vector) for chunk_id, vector in held if chunk_id not in kept]
-        if not gone:
-            return
-        self._connection.executemany("DELETE FROM chunks WHERE id = ?", [(chunk_id,) for chunk_id, _ in gone])
-        self.removed.update(gone)
+    def _remove_chunks(self, gone: Mapping[int, tuple[bytes, bytes]]) -> None:
+        """`gone` are ids with their digests and vectors."""
+        self._connection.executemany("DELETE FROM chunks WHERE id = ?", [(chunk_id,) for chunk_id in gone])
+        self.removed.update((chunk_id, vector) for chunk_id, (_, vector) in gone.items())
 
 
 def write_counts(connection: sqlite3.Connection, after: Collection) -> None:
