@@ -310,6 +310,7 @@ async def crash(rounds: int) -> dict[str, float]:
                 ]
                 await asyncio.sleep(random_.uniform(0.02, 1.2))
                 running.process.kill()
+                await running.process.wait()
                 await asyncio.gather(*writers)
             problems += check(data, ledger)
             if problems:

@@ -29,8 +29,8 @@ RRF_K = 60
 
 NEIGHBOURS = 5  # that support a candidate
 AMONG = 20  # candidates for each of them: in a handful, five would be everything, and pull all scores together
-SUPPORT = 0.2  # of the fused score
-SPARSE_SUPPORT = 0.2  # of the words' score, before: who says the same in other words has none of the query's
+SUPPORT = 0.1  # of the fused score
+SPARSE_SUPPORT = 0.1  # of the words' score, before: who says the same in other words has none of the query's
 
 
 @dataclass(frozen=True, slots=True)
