@@ -3,14 +3,17 @@
     python benchmarks/retrieval_churn.py                # both parts
     python benchmarks/retrieval_churn.py crash --rounds 50
 
-Churn: a collection of one-chunk documents with their vectors is searched by one client, by text; then again while a
-stream replaces documents, at 1,000 a second and as fast as it goes. Crash: the process is killed amid upserts, ingests
-and deletes; after each start every row is verified and compared with what was acknowledged.
+Churn: a collection of one-chunk documents with their vectors is searched without a pause, by text, by a client in a
+process of its own; then again while another client's stream replaces documents, at 1,000 a second; then alone once
+more, so that what else the machine does meets both; and at last while they are replaced as fast as it goes. Crash: the
+process is killed amid upserts, ingests and deletes; after each start every row is verified and compared with what was
+acknowledged.
 The last line is one JSON object.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -38,11 +41,15 @@ MODEL = ROOT / ".pointsman/models/minilm"
 WORDS = sorted(set(re.findall(r"[a-z]{3,}", (ROOT / "README.md").read_text().lower())))
 COLLECTION = "bench"
 GONE = 0
+SEARCHES = "searches"  # what the searching client's process is started with, and the retriever's address
+WARM_UP = 100  # searches
+RATE = 1_020.0  # documents sent a second, so that 1,000 are acknowledged, the wait for the last of them included
 
 
 @dataclass
 class Service:
     process: asyncio.subprocess.Process
+    address: str
     stub: retriever_pb2_grpc.RetrieverStub
 
 
@@ -73,7 +80,7 @@ async def service(data: Path) -> AsyncIterator[Service]:
     drain = asyncio.create_task(process.stderr.read())
     try:
         async with open_channel(address) as channel:
-            yield Service(process, retriever_pb2_grpc.RetrieverStub(channel))
+            yield Service(process, address, retriever_pb2_grpc.RetrieverStub(channel))
     finally:
         if process.returncode is None:
             process.terminate()
@@ -110,14 +117,42 @@ def with_vectors(count: int, fingerprint: str, seed: int) -> list[pb.Document]:
     ]
 
 
-async def search_for(stub, seconds: float, done: asyncio.Event | None = None) -> Latencies:
-    random_, found = random.Random(5), []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end and not (done and done.is_set()):
-        begun = time.perf_counter()
-        await stub.Search(pb.SearchRequest(collection=COLLECTION, query=text_of(random_, 8), top_k=10))
-        found.append((time.perf_counter() - begun) * 1000.0)
-    return Latencies(found)
+@asynccontextmanager
+async def searching(address: str) -> AsyncIterator[list[float]]:
+    """Milliseconds of each search that was made during the block, known at its end; see `search_until_told`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, SEARCHES, address, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()  # it has begun
+    found: list[float] = []
+    yield found
+    told, _ = await process.communicate(b"")  # that is all: the end of its input
+    found += json.loads(told)
+
+
+async def search_until_told(address: str) -> None:
+    """The searching client's process: begins, says so, goes on until its input ends, and prints what it measured."""
+    random_, found, told = random.Random(5), [], asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), told.set)
+    async with open_channel(address) as channel:
+        stub = retriever_pb2_grpc.RetrieverStub(channel)
+        for turn in itertools.count(-WARM_UP):
+            if told.is_set():
+                break
+            if turn == 0:
+                print("begun", flush=True)
+            begun = time.perf_counter()
+            await stub.Search(pb.SearchRequest(collection=COLLECTION, query=text_of(random_, 8), top_k=10))
+            if turn >= 0:
+                found.append((time.perf_counter() - begun) * 1000.0)
+    print(json.dumps(found))
+
+
+async def idle_for(address: str, seconds: float) -> list[float]:
+    async with searching(address) as found:
+        await asyncio.sleep(seconds)
+    return found
 
 
 async def stream(stub, documents: Sequence[pb.Document], rate: float) -> tuple[int, float]:
@@ -148,11 +183,12 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
             await stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION))
             filled, fill_seconds = await stream(stub, with_vectors(rows, fingerprint, 1), 0.0)
             print(f"filled with {filled:,} documents at {filled / fill_seconds:,.0f} a second", flush=True)
-            await search_for(stub, 2.0)
-            idle = await search_for(stub, seconds)
             others = with_vectors(min(rows, int(rate * seconds)), fingerprint, 2)
-            paced = await under(stub, others, rate)
-            fast = await under(stub, with_vectors(min(rows, int(2 * rate * seconds)), fingerprint, 3), 0.0)
+            yet_others = with_vectors(min(rows, int(2 * rate * seconds)), fingerprint, 3)
+            before = await idle_for(running.address, seconds / 2)
+            paced = await under(running, others, rate)
+            idle = Latencies(before + await idle_for(running.address, seconds / 2))
+            fast = await under(running, yet_others, 0.0)
             verified = await stub.Verify(pb.VerifyRequest(collection=COLLECTION))
             assert not verified.problems, verified.problems
     result = {
@@ -171,13 +207,11 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
     return result
 
 
-async def under(stub, documents: Sequence[pb.Document], rate: float) -> tuple[Latencies, float]:
+async def under(running: Service, documents: Sequence[pb.Document], rate: float) -> tuple[Latencies, float]:
     """Searches while documents are replaced, and how many of these a second."""
-    done = asyncio.Event()
-    searching = asyncio.create_task(search_for(stub, 600.0, done))
-    written, seconds = await stream(stub, documents, rate)
-    done.set()
-    return await searching, written / seconds
+    async with searching(running.address) as found:
+        written, seconds = await stream(running.stub, documents, rate)
+    return Latencies(found), written / seconds
 
 
 # -- crash
@@ -276,6 +310,7 @@ async def crash(rounds: int) -> dict[str, float]:
                 ]
                 await asyncio.sleep(random_.uniform(0.02, 1.2))
                 running.process.kill()
+                await running.process.wait()
                 await asyncio.gather(*writers)
             problems += check(data, ledger)
             if problems:
@@ -296,9 +331,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["churn", "crash"], help="churn, crash")
     parser.add_argument("--rows", type=int, default=20_000, help="documents in the collection")
     parser.add_argument("--seconds", type=float, default=15.0, help="of searching, each time")
-    parser.add_argument("--rate", type=float, default=1_000.0, help="upserts a second")
+    parser.add_argument("--rate", type=float, default=RATE, help="upserts a second")
     parser.add_argument("--rounds", type=int, default=50, help="kills")
     given = parser.parse_args()
+    if given.parts[:1] == [SEARCHES]:
+        asyncio.run(search_until_told(given.parts[1]))
+        return
     print(json.dumps(measure(given.parts, given.rows, given.seconds, given.rate, given.rounds)))
 
 
@@ -306,7 +344,7 @@ def measure(
     parts: Sequence[str] = ("churn", "crash"),
     rows: int = 20_000,
     seconds: float = 15.0,
-    rate: float = 1_000.0,
+    rate: float = RATE,
     rounds: int = 50,
 ) -> dict[str, dict[str, float]]:
     result: dict[str, dict[str, float]] = {}

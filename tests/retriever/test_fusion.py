@@ -40,6 +40,17 @@ def test_words_count_for_less_where_they_contradict_the_meaning():
     assert 0.4 <= agreeing < contradicting <= 0.9
 
 
+def test_what_all_candidates_have_in_common_tells_none_of_them_apart():
+    """Two are as near to the query; one of them is so by what it shares with all, the other by what it has alone."""
+    vectors = np.array([[0.9, 0.1, 0.0], [0.7, 0.4, 0.0], *[[0.9, 0.0, 0.1 * n] for n in range(8)]], np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    query = vectors[0] + vectors[1]
+    dense = (vectors @ (query / np.linalg.norm(query))).astype(np.float64)
+    assert dense[0] == pytest.approx(dense[1])
+    fused = fuse(dense, np.zeros(len(dense)), vectors, Weighing(0.9))
+    assert fused.dense[1] > fused.dense[0]
+
+
 def test_what_is_like_the_good_ones_is_supported_by_them():
     """The last two stand equally on both sides; one of them is like the best."""
     dense, sparse = scores(0.9, 0.8, 0.2, 0.1, 0.4, 0.4), scores(5.0, 4.0, 0.5, 0.0, 1.0, 1.0)

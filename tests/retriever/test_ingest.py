@@ -62,6 +62,32 @@ async def test_each_document_is_answered_for_in_its_order_and_a_bad_one_stops_no
     assert set(await client.found("kettle broom", top_k=10)) == {"a", "d"}
 
 
+async def test_a_document_over_the_quota_stops_none_of_those_that_came_with_it(client):
+    quota = pb.Quota(bytes=20_000)
+    await client.stub.ConfigureCollection(pb.ConfigureCollectionRequest(collection="notes", quota=quota))
+    documents = [pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(4)]
+    documents.insert(2, pb.Document(id="big", text="Much too long for it. " * 1_000))
+    done = await ingest(client, *documents)
+    assert [(one.id, one.state, one.code) for one in done.outcomes] == [
+        ("n0", WRITTEN, ""),
+        ("n1", WRITTEN, ""),
+        ("big", FAILED, "quota_exceeded"),
+        ("n2", WRITTEN, ""),
+        ("n3", WRITTEN, ""),
+    ]
+    assert (await client.collection()).documents == 4
+
+
+async def test_who_waits_for_each_answer_before_the_next_document_gets_it(client):
+    call = client.stub.Ingest()
+    await call.write(pb.IngestRequest(begin=pb.IngestBegin(collection="notes")))
+    for number in range(3):
+        await call.write(pb.IngestRequest(document=pb.Document(id=f"n{number}", text=f"Note {number}.")))
+        assert (await call.read()).outcome.id == f"n{number}"
+    await call.write(pb.IngestRequest(end=pb.IngestEnd()))
+    assert (await call.read()).summary.written == 3
+
+
 async def test_the_same_again_embeds_nothing_and_changes_nothing(counting):
     client, model = counting
     documents = [pb.Document(id=f"n{n}", title="Note", text=f"Note {n}.", metadata={"n": str(n)}) for n in range(5)]

@@ -86,6 +86,28 @@ def test_stems_case_and_accents_do_not_matter():
     assert index.scored("ete").best(5, None).tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("read_file", ["read", "file"]),
+        ("readFile", ["read", "file"]),
+        ("HTTPServer2", ["http", "server", "2"]),
+        ("__init__", ["init"]),
+        ("MAX_WORDS", ["max", "word"]),
+    ],
+)
+def test_a_name_in_code_is_found_as_it_is_and_by_its_parts(name: str, parts: list[str]):
+    index = made_of({1: f"def {name}(): pass", 2: "nothing of it"})
+    assert index.scored(name).best(5, None).tolist() == [1]
+    for part in parts:
+        assert index.scored(part).best(5, None).tolist() == [1]
+
+
+def test_a_word_that_is_no_name_stays_whole():
+    terms = Terms()
+    assert set(terms.of_text("London utf8 Straße МОСКВА 1999")) == {"london", "utf8", "straße", "москва", "1999"}
+
+
 def test_question_words_are_dropped_from_a_query_unless_there_are_no_others():
     terms = Terms()
     assert terms.of_query("How do I get there?") == Counter(["get"])

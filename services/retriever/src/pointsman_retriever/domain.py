@@ -238,7 +238,6 @@ class Passage:
     explanation: Explanation
     before: tuple[Neighbour, ...] = ()  # in the document's order
     after: tuple[Neighbour, ...] = ()
-    tokens: int = 0  # of its text, by the embedding model's count
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +252,7 @@ class Relevance:
 @dataclass(frozen=True, slots=True)
 class Answer:
     passages: tuple[Passage, ...]  # best first
+    tokens: tuple[int, ...]  # of each passage's text, by the embedding model's count
     version: int  # of the collection that was searched
     seconds: float
     relevance: Relevance

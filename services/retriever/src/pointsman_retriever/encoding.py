@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 from pointsman_servicekit.errors import FailedPrecondition
@@ -12,13 +13,16 @@ from pointsman_retriever.domain import Chunk, Collection, Document, MadeDocument
 from pointsman_retriever.limits import check_vector
 from pointsman_retriever.workers import Crew
 
+DOCUMENTS_AT_ONCE = 16  # cut in one turn of a thread
 CHUNKS_AT_ONCE = 8  # between two batches a cancelled upsert ends, and another one's batch has its turn
 BATCHES_AHEAD = 4  # of one call, in the threads and before them
 GIVEN = "given"  # the recipe of a document that came with its vector
 
 # The vectors that a document's chunks have already, by the text that was embedded.
 Known = Callable[[str], Mapping[str, Vectors]]
-Cut = tuple[tuple[Chunk, ...], Mapping[str, Vectors]]  # a document's chunks, and the vectors that are known
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Embedder(Protocol):
@@ -39,6 +43,32 @@ class Chunker(Protocol):
 
     def chunk_again(self, document: Document, recipe: str) -> tuple[Chunk, ...]:
         """As a document was cut whose recipe is known, and whose media type no longer is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A document in its chunks, before they have all their vectors."""
+
+    document: Document
+    chunks: tuple[Chunk, ...]
+    recipe: str
+    source: str
+    known: Mapping[str, Vectors]  # by the text that is embedded
+
+    @property
+    def missing(self) -> list[str]:
+        """The texts that have to be embedded."""
+        return [chunk.in_context for chunk in self.chunks if chunk.in_context not in self.known]
+
+    def made(self, fresh: Mapping[str, Vectors]) -> MadeDocument:
+        texts = [chunk.in_context for chunk in self.chunks]
+        return MadeDocument(
+            document=self.document,
+            chunks=self.chunks,
+            vectors=np.stack([self.known[text] if text in self.known else fresh[text] for text in texts]),
+            recipe=self.recipe,
+            source=self.source,
+        )
 
 
 class Encoder:
@@ -70,52 +100,41 @@ class Encoder:
         unit = self._unit(document.vector, f"the vector of document {document.id!r}")
         return replace(document, vector=NamedVector(self.fingerprint, unit))
 
+    def query_vector(self, query: Query) -> Vectors:
+        """(dimensions,), unit length: the vector that came with the query, else its text's. Blocks."""
+        if query.vector is None:
+            return self._embedder.embed([query.text]).reshape(self.dimensions)
+        return self._unit(query.vector, "the query's vector")
+
     async def encode(self, documents: Sequence[Document], source: str, known: Known) -> list[MadeDocument]:
         """In the same order; what `known` has is not embedded again."""
-        cut = [await self._cut_apart(document, known) for document in documents]
-        recipes = [self.recipe(document) for document in documents]
-        return await self._made(documents, recipes, cut, source)
+        return await self._made(partial(self._cut, source, known), documents)
 
     async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[MadeDocument]:
         """Documents of the store with their recipes, for this model: nothing that was made by another is used."""
-        cut = [await self._crew.ingesting.run(self._cut_again, document, recipe) for document, recipe in documents]
-        return await self._made([document for document, _ in documents], [recipe for _, recipe in documents], cut, "")
+        return await self._made(self._cut_again, documents)
 
-    async def encode_query(self, query: Query) -> Vectors:
-        """(dimensions,), unit length: the vector that came with the query, else its text's."""
-        if query.vector is None:
-            vectors = await self._crew.searching.run(self._embedder.embed, [query.text])
-            return vectors.reshape(self.dimensions)
-        return self._unit(query.vector, "the query's vector")
-
-    async def _cut_apart(self, document: Document, known: Known) -> Cut:
-        if document.vector is not None:  # there is nothing to do that would be worth a thread's turn
-            chunk = _whole(document)
-            return (chunk,), {chunk.in_context: document.vector.values}
-        return await self._crew.ingesting.run(self._cut, document, known)
-
-    def _cut(self, document: Document, known: Known) -> Cut:
-        return self._chunker.chunk(document), known(document.id)
-
-    def _cut_again(self, document: Document, recipe: str) -> Cut:
-        return (_whole(document),) if recipe == GIVEN else self._chunker.chunk_again(document, recipe), {}
-
-    async def _made(
-        self, documents: Sequence[Document], recipes: Sequence[str], cuts: Sequence[Cut], source: str
-    ) -> list[MadeDocument]:
-        wanted = [chunk.in_context for chunks, known in cuts for chunk in chunks if chunk.in_context not in known]
-        texts = list(dict.fromkeys(wanted))
-        fresh = dict(zip(texts, await self._embed(texts), strict=True))
-        return [
-            MadeDocument(
-                document=document,
-                chunks=chunks,
-                vectors=np.stack([_vector(chunk, known, fresh) for chunk in chunks]),
-                recipe=recipe,
-                source=source,
+    def _cut(self, source: str, known: Known, document: Document) -> Cut:
+        if document.vector is None:
+            return Cut(
+                document, self._chunker.chunk(document), self._chunker.recipe(document), source, known(document.id)
             )
-            for document, recipe, (chunks, known) in zip(documents, recipes, cuts, strict=True)
-        ]
+        chunk = _whole(document)
+        return Cut(document, (chunk,), GIVEN, source, {chunk.in_context: document.vector.values})
+
+    def _cut_again(self, stored: tuple[Document, str]) -> Cut:
+        document, recipe = stored
+        chunks = (_whole(document),) if recipe == GIVEN else self._chunker.chunk_again(document, recipe)
+        return Cut(document, chunks, recipe, "", {})
+
+    async def _made(self, cut: Callable[[T], Cut], documents: Sequence[T]) -> list[MadeDocument]:
+        cuts: list[Cut] = []
+        for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+            some = documents[start : start + DOCUMENTS_AT_ONCE]
+            cuts += await self._crew.ingesting.run(_each, cut, some)
+        texts = list(dict.fromkeys(text for one in cuts for text in one.missing))
+        fresh = dict(zip(texts, await self._embed(texts), strict=True))
+        return await self._crew.ingesting.run(_each, lambda one: one.made(fresh), cuts)
 
     async def _embed(self, texts: Sequence[str]) -> list[Vectors]:
         if not texts:
@@ -149,6 +168,5 @@ def _whole(document: Document) -> Chunk:
     return Chunk(document.text, 0, len(document.text), document.title.strip())
 
 
-def _vector(chunk: Chunk, known: Mapping[str, Vectors], fresh: Mapping[str, Vectors]) -> Vectors:
-    vector = known.get(chunk.in_context)
-    return fresh[chunk.in_context] if vector is None else vector
+def _each(work: Callable[[T], R], things: Sequence[T]) -> list[R]:
+    return [work(thing) for thing in things]

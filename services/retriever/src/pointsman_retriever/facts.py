@@ -20,6 +20,7 @@ class Upserted:
     documents: int
     unchanged: int = 0  # of them
     chunks: int = 0  # new ones
+    calls: int = 1  # that is, for an ingest, its documents
 
 
 @dataclass(frozen=True, slots=True)

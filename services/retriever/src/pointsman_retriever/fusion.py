@@ -3,6 +3,7 @@
 * `convex` sums the scores. Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023): a sum
   keeps how far apart the scores are, which a fusion by rank throws away.
 * `rrf` sums reciprocal ranks. Cormack, Clarke and Buettcher (2009).
+* Meaning is measured from the candidates' centre: what all of them have in common tells none of them apart.
 * Support: what is like the good candidates is likelier to be good. Diaz, "Regularizing query-based retrieval scores"
   (2007), over the candidates alone.
 
@@ -18,16 +19,18 @@ from pointsman_retriever.domain import Method, Vectors
 
 Scores = NDArray[np.float64]
 
-SPARSE_WEIGHT = 0.38  # where nobody has set one, and both sides order the candidates independently of each other
-AGREEMENT = 0.3  # so much of the correlation of both sides' scores is added: words that contradict meaning are doubted
+CENTRED = 0.3  # of the meaning's score; the rest is the cosine as it is
+
+SPARSE_WEIGHT = 0.4  # where nobody has set one, and both sides order the candidates independently of each other
+AGREEMENT = 0.25  # so much of the correlation of both sides' scores is added: words that contradict meaning are doubted
 SPARSE_WEIGHTS = (0.1, 0.6)  # the least and the greatest that comes of it
 
 RRF_K = 60
 
 NEIGHBOURS = 5  # that support a candidate
 AMONG = 20  # candidates for each of them: in a handful, five would be everything, and pull all scores together
-SUPPORT = 0.3  # of the fused score
-SPARSE_SUPPORT = 0.3  # of the words' score, before: who says the same in other words has none of the query's
+SUPPORT = 0.1  # of the fused score
+SPARSE_SUPPORT = 0.1  # of the words' score, before: who says the same in other words has none of the query's
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ def fuse(dense: Scores, sparse: Scores, vectors: Vectors, weighing: Weighing) ->
     if weighing.dense_weight in (0.0, 1.0) or len(dense) < 2:  # one side alone is left as it is
         weight = 1.0 if weighing.dense_weight is None else weighing.dense_weight
         return Fused(weight, weight * meaning, (1.0 - weight) * words, np.zeros(len(dense)))
+    meaning = _standardised((1.0 - CENTRED) * meaning + CENTRED * _standardised(_from_centre(dense, vectors)))
     like = _Likeness(vectors)
     weight = _dense_weight(meaning, words) if weighing.dense_weight is None else weighing.dense_weight
     words = _standardised(words + SPARSE_SUPPORT * (like.mean(words) - words))
@@ -85,6 +89,15 @@ class _Likeness:
     def mean(self, scores: Scores) -> Scores:
         found: Scores = (self._weights * scores[self._nearest]).sum(axis=1)
         return found
+
+
+def _from_centre(dense: Scores, vectors: Vectors) -> Scores:
+    """The cosines, times one number, of candidates and query as they are seen from the candidates' centre."""
+    centre = vectors.mean(axis=0)
+    near, square = (vectors @ centre).astype(np.float64), float(centre @ centre)
+    lengths = np.sqrt(np.maximum(1.0 - 2.0 * near + square, 1e-6))
+    found: Scores = (dense - dense.mean() - near + square) / lengths
+    return found
 
 
 def _dense_weight(meaning: Scores, words: Scores) -> float:

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
 
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
 from pointsman_retriever import limits
-from pointsman_retriever.domain import CollectionId, Document, End, Outcome, RawDocument, State, Summary
+from pointsman_retriever.domain import CollectionId, Document, End, Outcome, RawDocument, State, Summary, Written
 from pointsman_retriever.library import Library
 from pointsman_retriever.loaders.loading import JSONL, Failed, Loader
 from pointsman_retriever.workers import Line
@@ -19,42 +19,69 @@ log = logging.getLogger(__name__)
 MOST_IN_HAND = 256  # documents of a stream
 MOST_BYTES_IN_HAND = 64 * 1024 * 1024
 DISCARD_SECONDS = 10.0  # for what is sent to an ingest that has failed
-LINES_TOGETHER = 64  # of a file of JSON lines
-
-T = TypeVar("T")
+MOST_TOGETHER = 64  # documents of a group, or lines of a file of JSON lines
+MOST_BYTES_TOGETHER = 64 * 1024  # half a second of embedding; who waits for an answer waits for its whole group
+GROUPS_AT_ONCE = 2  # one is embedded while another is written
+GATHER_SECONDS = 0.025  # that a group waits for more: a commit costs searches as much for one document as for thirty
 
 
 class Room:
-    """For so many documents, and so many bytes; a document alone always has room."""
+    """For so many documents, and so many bytes; a document alone always has room. For one that enters."""
 
     def __init__(self) -> None:
         self._documents = 0
         self._bytes = 0
-        self._moved = asyncio.Condition()
+        self._moved = asyncio.Event()
         self.is_given_up = False
 
-    async def give_up(self) -> None:
+    def give_up(self) -> None:
         """Nothing more is taken in hand; what is sent is read on and dropped, so that the sender hears the reason."""
-        async with self._moved:
-            self.is_given_up = True
-            self._moved.notify_all()
+        self.is_given_up = True
+        self._moved.set()
 
     async def enter(self, size: int) -> None:
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._has_room(size))
-            self._documents += 1
-            self._bytes += size
+        while not self._has_room(size):
+            self._moved.clear()
+            await self._moved.wait()
+        self._documents += 1
+        self._bytes += size
 
-    async def leave(self, size: int) -> None:
-        async with self._moved:
-            self._documents -= 1
-            self._bytes -= size
-            self._moved.notify_all()
+    def leave(self, documents: int, size: int) -> None:
+        self._documents -= documents
+        self._bytes -= size
+        self._moved.set()
 
     def _has_room(self, size: int) -> bool:
         if self._documents == 0 or self.is_given_up:
             return True
         return self._documents < MOST_IN_HAND and self._bytes + size <= MOST_BYTES_IN_HAND
+
+
+class Group:
+    """Documents that are written together: those that came while others were at work."""
+
+    def __init__(self) -> None:
+        self.documents: list[RawDocument] = []
+        self.bytes = 0
+        self._complete = asyncio.Event()
+
+    def add(self, document: RawDocument, size: int) -> None:
+        self.documents.append(document)
+        self.bytes += size
+        if not self.has_room(0):
+            self.complete()
+
+    def has_room(self, size: int) -> bool:
+        return len(self.documents) < MOST_TOGETHER and self.bytes + size < MOST_BYTES_TOGETHER
+
+    def complete(self) -> None:
+        """Nothing more will come."""
+        self._complete.set()
+
+    async def gathered(self) -> None:
+        """Waits for it to be complete, a little."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._complete.wait(), GATHER_SECONDS)
 
 
 class Ingest:
@@ -68,8 +95,12 @@ class Ingest:
         self._seen: set[str] = set()
         self._may_remove = True
         self._room = Room()
-        # The documents in their order; what comes last is the End, or the error that the stream ended with.
-        self._in_hand: asyncio.Queue[tuple[int, asyncio.Task[list[Outcome]]] | End | Exception | None] = asyncio.Queue()
+        self._turns = asyncio.Semaphore(GROUPS_AT_ONCE)
+        self._open: Group | None = None  # the one that still gathers; it waits for its turn
+        # The groups in their order; what comes last is the End, or the error that the stream ended with.
+        self._in_hand: asyncio.Queue[tuple[Group, asyncio.Task[list[Outcome]]] | End | Exception | None] = (
+            asyncio.Queue()
+        )
 
     async def run(self, line: Line, sent: AsyncIterator[RawDocument | End]) -> AsyncIterator[Outcome | Summary]:
         """Raises what ends the whole: InvalidArgument, NotFound, FailedPrecondition, and what the disk says."""
@@ -81,7 +112,7 @@ class Ingest:
                 async for event in self._answers():
                     yield event
             except PointsmanError:
-                await self._room.give_up()
+                self._room.give_up()
                 await asyncio.wait([taking], timeout=DISCARD_SECONDS)
                 raise
             finally:
@@ -95,16 +126,30 @@ class Ingest:
                 if self._room.is_given_up:
                     continue
                 if isinstance(one, End):
+                    self._complete_open()
                     self._in_hand.put_nowait(one)
                     return
                 size = len(one.content) + len(one.text)
                 await self._room.enter(size)
                 if self._room.is_given_up:
                     continue
-                self._in_hand.put_nowait((size, asyncio.create_task(self._ingest(one))))
+                self._gather(one, size)
+            self._complete_open()
             self._in_hand.put_nowait(None)  # the stream ended without an End
         except Exception as error:
             self._in_hand.put_nowait(error)
+
+    def _gather(self, document: RawDocument, size: int) -> None:
+        group = self._open
+        if group is None or not group.has_room(size):
+            self._complete_open()
+            group = self._open = Group()
+            self._in_hand.put_nowait((group, asyncio.create_task(self._ingest(group))))
+        group.add(document, size)
+
+    def _complete_open(self) -> None:
+        if self._open is not None:
+            self._open.complete()
 
     async def _answers(self) -> AsyncIterator[Outcome | Summary]:
         summary = Summary()
@@ -115,11 +160,11 @@ class Ingest:
             if item is None or isinstance(item, End):
                 yield await self._ended(summary, remove=item is not None and item.remove_missing)
                 return
-            size, task = item
+            group, task = item
             try:
                 outcomes = await task
             finally:
-                await self._room.leave(size)
+                self._room.leave(len(group.documents), group.bytes)
             for outcome in outcomes:
                 summary = _counted(summary, outcome)
                 yield outcome
@@ -137,49 +182,49 @@ class Ingest:
         log.info("ingest of %s into %s: %s, %d removed", self._source, self._collection, summary, removed)
         return replace(summary, removed=removed, version=self._library.version(self._collection))
 
-    async def _ingest(self, raw: RawDocument) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        together: list[Document] = []
+    async def _ingest(self, group: Group) -> list[Outcome]:
+        async with self._turns:
+            await group.gathered()
+            if self._open is group:
+                self._open = None
+            outcomes: list[Outcome] = []
+            together: list[Document | Outcome] = []
+            for raw in group.documents:
+                async for one in self._loaded(raw):
+                    together.append(one)
+                    if len(together) == MOST_TOGETHER:
+                        outcomes += await self._write(together)
+                        together = []
+            return outcomes + await self._write(together)
+
+    async def _loaded(self, raw: RawDocument) -> AsyncIterator[Document | Outcome]:
+        """What is in it, or how that failed."""
         try:
             limits.check_content(raw)
         except InvalidArgument as error:
             self._seen.add(raw.id)
-            return [_failed(raw.id, error)]
+            yield _failed(raw.id, error)
+            return
         async for one in self._loader.load(raw):
             if isinstance(one, Failed):
                 # A line that cannot be read does not say whose it was: that document must not be taken for gone.
                 self._may_remove = self._may_remove and raw.media_type != JSONL
                 self._seen.add(one.id)
-                outcomes.append(_failed(one.id, one.error))
-                continue
-            together.append(one)
-            if len(together) == LINES_TOGETHER:
-                outcomes += await self._write(together)
-                together = []
-        return outcomes + await self._write(together)
+                yield _failed(one.id, one.error)
+            elif one.id in self._seen:
+                yield _twice(one.id)
+            else:
+                self._seen.add(one.id)
+                yield one
 
-    async def _write(self, documents: list[Document]) -> list[Outcome]:
-        if len(documents) == 1:  # as nearly always: no task of its own for it
-            return [await self._write_one(documents[0])]
-        return list(await asyncio.gather(*(self._write_one(document) for document in documents)))
-
-    async def _write_one(self, document: Document) -> Outcome:
-        if document.id in self._seen:
-            return Outcome(
-                document.id,
-                State.FAILED,
-                code="duplicate_document_id",
-                message=f"document {document.id!r} is twice in one ingest; each id may be there once",
-            )
-        self._seen.add(document.id)
-        try:
-            written = await self._library.write(self._collection, [document], self._source)
-        except PointsmanError as error:
-            if isinstance(error, InvalidArgument) or error.code == "quota_exceeded":
-                return _failed(document.id, error)
-            raise  # the next document would fare no better
-        state = State.UNCHANGED if written.unchanged else State.WRITTEN
-        return Outcome(document.id, state, written.chunks)
+    async def _write(self, together: Sequence[Document | Outcome]) -> list[Outcome]:
+        """Writes the documents among them, and returns what became of all, in their order."""
+        documents = [one for one in together if isinstance(one, Document)]
+        if not documents:
+            return [one for one in together if isinstance(one, Outcome)]
+        written = await self._library.write_each(self._collection, documents, self._source)
+        outcomes = map(_outcome, documents, written)
+        return [one if isinstance(one, Outcome) else next(outcomes) for one in together]
 
     async def _give_up(self) -> None:
         """What is in hand when the client has gone, or the stream has failed."""
@@ -190,6 +235,25 @@ class Ingest:
                 item[1].cancel()
                 tasks.append(item[1])
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _outcome(document: Document, written: Written | PointsmanError) -> Outcome:
+    """Raises what would refuse the next document too."""
+    if isinstance(written, Written):
+        state = State.UNCHANGED if written.unchanged else State.WRITTEN
+        return Outcome(document.id, state, written.chunks)
+    if isinstance(written, InvalidArgument) or written.code == "quota_exceeded":
+        return _failed(document.id, written)
+    raise written
+
+
+def _twice(document_id: str) -> Outcome:
+    return Outcome(
+        document_id,
+        State.FAILED,
+        code="duplicate_document_id",
+        message=f"document {document_id!r} is twice in one ingest; each id may be there once",
+    )
 
 
 def _failed(document_id: str, error: PointsmanError) -> Outcome:

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence, Set
+from functools import partial
 
-from pointsman_servicekit.errors import AlreadyExists
+from pointsman_servicekit.errors import AlreadyExists, PointsmanError
 
 from pointsman_retriever import limits
 from pointsman_retriever.allowance import Allowance
@@ -18,7 +19,7 @@ from pointsman_retriever.domain import (
 )
 from pointsman_retriever.encoding import Encoder
 from pointsman_retriever.facts import Dropped, Observer, Upserted
-from pointsman_retriever.shelf import Shelf
+from pointsman_retriever.shelf import Done, Shelf
 from pointsman_retriever.shelves import Shelves, Shown
 from pointsman_retriever.store.change import Change
 from pointsman_retriever.tending import Tender
@@ -71,20 +72,41 @@ class Library:
     async def write(self, collection: CollectionId, documents: Sequence[Document], source: str) -> Written:
         """Adds or replaces, all or none, what is not there just so; `source` is what they are in step with, or ''."""
         pen = self._pen(collection)
-        limits.check_documents(documents)
         self._encoder.check_made_here(pen.shelf.collection)
-        documents = [self._encoder.with_unit_vector(document) for document in documents]
-        if not documents:
+        checked = await self._crew.ingesting.run(self._checked, documents)
+        if not checked:
             return Written(0, 0, pen.shelf.collection.version)
-        changed = await self._changed(pen.shelf, documents, source)
-        chunks, unchanged, version = 0, len(documents) - len(changed), pen.shelf.collection.version
+        changed = await self._changed(pen.shelf, checked, source)
+        chunks, unchanged, version = 0, len(checked) - len(changed), pen.shelf.collection.version
         if changed:
             made = await self._encoder.encode(changed, source, pen.shelf.store.known_vectors)
             (chunks, just_so), after = await pen.write(lambda change: self._put(change, made))
             unchanged, version = unchanged + just_so, after.version
             self._tender.look_after(pen)
-        self._observer.note(Upserted(str(collection), len(documents), unchanged, chunks))
-        return Written(len(documents), chunks, version, unchanged)
+        self._observer.note(Upserted(str(collection), len(checked), unchanged, chunks))
+        return Written(len(checked), chunks, version, unchanged)
+
+    async def write_each(
+        self, collection: CollectionId, documents: Sequence[Document], source: str
+    ) -> list[Written | PointsmanError]:
+        """The same for several documents with different ids, each written or refused by itself.
+
+        Raises what refuses them all: NotFound, FailedPrecondition, and what the disk says.
+        """
+        pen = self._pen(collection)
+        self._encoder.check_made_here(pen.shelf.collection)
+        checked = await self._crew.ingesting.run(self._checked_each, documents)
+        good = [document for document in checked if isinstance(document, Document)]
+        changed = await self._changed(pen.shelf, good, source)
+        made = await self._encoder.encode(changed, source, pen.shelf.store.known_vectors)
+        done = await pen.write_each([partial(self._put, made=[one]) for one in made]) if made else []
+        written = {one.id: _written(each) for one, each in zip(changed, done, strict=True)}
+        if made:
+            self._tender.look_after(pen)
+        just_so = Written(1, 0, pen.shelf.collection.version, 1)
+        results = [one if isinstance(one, PointsmanError) else written.get(one.id, just_so) for one in checked]
+        self._note_each(collection, [one for one in results if isinstance(one, Written)])
+        return results
 
     async def delete(self, collection: CollectionId, document_ids: Sequence[str]) -> Deleted:
         """Raises InvalidArgument, NotFound. Those that are not there are passed over."""
@@ -129,6 +151,24 @@ class Library:
         unchanged = await self._crew.ingesting.run(shelf.store.unchanged, costly, recipes, source)
         return [document for document in documents if document.id not in unchanged]
 
+    def _checked(self, documents: Sequence[Document]) -> list[Document]:
+        """Raises InvalidArgument, FailedPrecondition."""
+        limits.check_documents(documents)
+        return [self._encoder.with_unit_vector(document) for document in documents]
+
+    def _checked_each(self, documents: Sequence[Document]) -> list[Document | PointsmanError]:
+        checked: list[Document | PointsmanError] = []
+        for document in documents:
+            try:
+                checked += self._checked([document])
+            except PointsmanError as error:
+                checked.append(error)
+        return checked
+
+    def _note_each(self, collection: CollectionId, written: Sequence[Written]) -> None:
+        unchanged, chunks = sum(one.unchanged for one in written), sum(one.chunks for one in written)
+        self._observer.note(Upserted(str(collection), len(written), unchanged, chunks, calls=len(written)))
+
     def _put(self, change: Change, made: Sequence[MadeDocument]) -> tuple[int, int]:
         """How many chunks are new, and how many documents were there just so."""
         self._encoder.check_made_here(change.before)  # it may have been restored meanwhile
@@ -162,3 +202,11 @@ class Library:
         self._shelves.remove(collection)
         self._observer.note(Dropped(str(collection)))
         log.info("deleted collection %s", collection)
+
+
+def _written(done: Done[tuple[int, int]]) -> Written | PointsmanError:
+    """Of one document."""
+    if isinstance(done.result, PointsmanError):
+        return done.result
+    chunks, unchanged = done.result
+    return Written(1, chunks, done.collection.version, unchanged)

@@ -107,8 +107,8 @@ def _candidates(contents: Contents, question: Question, weighing: Weighing) -> _
         ids=ids,
         vectors=vectors,
         dense=np.clip(vectors @ question.vector, -1.0, 1.0).astype(np.float64),
-        sparse=words.of(ids).astype(np.float64),
-        coverage=words.coverage(ids).astype(np.float64),
+        sparse=words.of(ids),
+        coverage=words.coverage(ids),
     )
 
 

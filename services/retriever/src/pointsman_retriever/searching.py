@@ -2,19 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError
 from tokenizers import Tokenizer
 
 from pointsman_retriever import limits
-from pointsman_retriever.domain import Answer, CollectionId, Passage, Query
+from pointsman_retriever.clock import Clock
+from pointsman_retriever.domain import Answer, CollectionId, Passage, Query, Relevance, Wishes
 from pointsman_retriever.encoding import Encoder
 from pointsman_retriever.facts import Observer, Searched
 from pointsman_retriever.search import Question, Standard, write_standard
-from pointsman_retriever.shelf import Found
+from pointsman_retriever.shelf import Shelf
 from pointsman_retriever.shelves import Shelves
 from pointsman_retriever.workers import Crew
 
@@ -24,6 +25,17 @@ RERANKED = 50  # passages that a reranker reads; the reading is what takes the t
 class Reranker(Protocol):
     async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
         """How well each text answers, greater is better; raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one look at the collection brought."""
+
+    passages: tuple[Passage, ...]  # best first
+    tokens: tuple[int, ...]  # of each
+    version: int
+    relevance: Relevance
+    legs: Mapping[str, float]  # seconds
 
 
 class Searching:
@@ -54,27 +66,18 @@ class Searching:
         limits.check_query(query)
         self._encoder.check_made_here(shelf.collection)
         top_k = query.wishes.top_k or limits.DEFAULT_TOP_K
+        wishes = replace(query.wishes, top_k=max(top_k, RERANKED) if query.wishes.rerank else top_k)
         with self._crew.searches.place():
-            embedding = time.perf_counter()
-            vector = await self._encoder.encode_query(query)
-            embedded = time.perf_counter() - embedding
-            question = Question(
-                text=query.text,
-                vector=vector,
-                fingerprint=self._encoder.fingerprint,
-                filter=query.filter,
-                wishes=replace(query.wishes, top_k=max(top_k, RERANKED) if query.wishes.rerank else top_k),
-            )
-            found = await self._crew.searching.run(shelf.search, question)
+            found = await self._crew.searching.run(self._look, shelf, query, wishes)
             if query.wishes.rerank:
                 found = await self._reranked(query.text, found, top_k)
-        answer = Answer(self._measured(found.passages), found.version, time.perf_counter() - begun, found.relevance)
+        answer = Answer(found.passages, found.tokens, found.version, time.perf_counter() - begun, found.relevance)
         self._observer.note(
             Searched(
                 str(query.collection),
                 len(found.passages),
                 answer.seconds,
-                legs={"embed": embedded, **found.legs},
+                legs=found.legs,
                 best=answer.relevance.dense if found.passages else None,
             )
         )
@@ -107,13 +110,28 @@ class Searching:
             await self._crew.writing.run(shelf.configure_search, write_standard(standard))
         return standard
 
+    def _look(self, shelf: Shelf, query: Query, wishes: Wishes) -> Looked:
+        """All that needs no waiting, in one turn of a thread: each more would wait for the event loop once more."""
+        clock = Clock()
+        question = Question(
+            text=query.text,
+            vector=self._encoder.query_vector(query),
+            fingerprint=self._encoder.fingerprint,
+            filter=query.filter,
+            wishes=wishes,
+        )
+        clock.lap("embed")
+        found = shelf.search(question)
+        tokens = self._measured(found.passages)
+        return Looked(found.passages, tokens, found.version, found.relevance, {**clock.laps, **found.legs})
+
     async def _result(self, query: Query) -> Answer | PointsmanError:
         try:
             return await self.search(query)
         except PointsmanError as error:
             return error
 
-    async def _reranked(self, text: str, found: Found, count: int) -> Found:
+    async def _reranked(self, text: str, found: Looked, count: int) -> Looked:
         if self._reranker is None:
             raise FailedPrecondition(
                 "this retriever has no reranker; set POINTSMAN_RETRIEVER_RERANKER to its address, or do not ask for it",
@@ -128,9 +146,13 @@ class Searching:
             replace(passage, explanation=replace(passage.explanation, rerank_score=scores[place]))
             for place, passage in zip(order, passages, strict=True)
         )
-        return replace(found, passages=explained, legs={**found.legs, "rerank": time.perf_counter() - begun})
+        return replace(
+            found,
+            passages=explained,
+            tokens=tuple(found.tokens[place] for place in order),
+            legs={**found.legs, "rerank": time.perf_counter() - begun},
+        )
 
-    def _measured(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-        texts = [passage.text for passage in passages]
-        measured = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else []
-        return tuple(replace(passage, tokens=len(one.ids)) for passage, one in zip(passages, measured, strict=True))
+    def _measured(self, passages: Sequence[Passage]) -> tuple[int, ...]:
+        # One by one: in a batch they would go to the tokenizer's own threads, which wait for a core of their own.
+        return tuple(len(self._tokenizer.encode(passage.text, add_special_tokens=False)) for passage in passages)

@@ -83,7 +83,7 @@ class Shelf:
                     clock.lap("wait")
                     ranking = rank(contents, question, self._standard)
                     clock.lap("rank")
-                    passages = tuple(look.passage(one, question.wishes.neighbours) for one in ranking.ranked)
+                    passages = look.passages(ranking.ranked, question.wishes.neighbours)
                     clock.lap("passages")
                 return Found(passages, look.version, ranking.relevance, clock.laps)
         raise Unavailable(
@@ -108,6 +108,7 @@ class Shelf:
                     done.append(Done(result, transaction.collection))
                 except PointsmanError as error:
                     done.append(Done(error, transaction.collection))
+            transaction.close()
             if transaction.collection.version == self.collection.version:
                 transaction.commit()  # at most a document's source was noted
                 return done

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from pointsman_servicekit.errors import PointsmanError
@@ -12,10 +13,10 @@ from pointsman_retriever.shelf import Done, Shelf
 from pointsman_retriever.store.change import Change
 from pointsman_retriever.workers import Workers
 
-MOST_TOGETHER = 256  # callers; who waits for the disk waits for all of them
+MOST_TOGETHER = 256  # steps; who waits for the disk waits for all of them
 
 T = TypeVar("T")
-_Waiting = tuple[Callable[[Change], Any], asyncio.Future[Done[Any]]]
+_Waiting = tuple[Sequence[Callable[[Change], Any]], asyncio.Future[list[Done[Any]]]]  # a caller's steps
 
 
 class Pen:
@@ -32,14 +33,18 @@ class Pen:
 
         Raises what the step raises, or what the disk says. What is cancelled in the line is never run.
         """
-        ours: asyncio.Future[Done[T]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((step, ours))
-        if self._drain is None:
-            self._drain = asyncio.create_task(self._write_all())
-        done = await ours
+        (done,) = await self.write_each([step])
         if isinstance(done.result, PointsmanError):
             raise done.result
         return done.result, done.collection
+
+    async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[Done[T]]:
+        """The same for several, each kept or refused by itself; raises only what the disk says."""
+        ours: asyncio.Future[list[Done[T]]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((steps, ours))
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._write_all())
+        return await ours
 
     async def _write_all(self) -> None:
         try:
@@ -49,10 +54,9 @@ class Pen:
             self._drain = None
 
     async def _write_those_waiting(self) -> None:
-        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_TOGETHER))]
-        together = [(step, ours) for step, ours in taken if not ours.done()]
+        together = self._taken()
         try:
-            done = await self._writing.run(self.shelf.change, [step for step, _ in together])
+            done = await self._writing.run(self.shelf.change, [step for steps, _ in together for step in steps])
         except BaseException as error:
             for _, ours in together:
                 if not ours.done():
@@ -60,6 +64,19 @@ class Pen:
             if not isinstance(error, Exception):
                 raise
         else:
-            for (_, ours), one in zip(together, done, strict=True):
+            each = iter(done)
+            for steps, ours in together:
+                theirs = list(islice(each, len(steps)))
                 if not ours.done():
-                    ours.set_result(one)
+                    ours.set_result(theirs)
+
+    def _taken(self) -> list[_Waiting]:
+        """Those at the head of the line whose callers still wait."""
+        taken: list[_Waiting] = []
+        count = 0
+        while self._waiting and count < MOST_TOGETHER:
+            steps, ours = self._waiting.popleft()
+            if not ours.done():
+                taken.append((steps, ours))
+                count += len(steps)
+        return taken

@@ -45,7 +45,10 @@ def to_query(request: pb.SearchRequest) -> Query:
 
 def from_answer(answer: Answer, wishes: Wishes) -> pb.SearchResponse:
     return pb.SearchResponse(
-        passages=[_from_passage(passage, wishes.explain) for passage in answer.passages],
+        passages=[
+            _from_passage(passage, tokens, wishes.explain)
+            for passage, tokens in zip(answer.passages, answer.tokens, strict=True)
+        ],
         version=answer.version,
         seconds=answer.seconds,
         relevant=answer.relevance.relevant,
@@ -118,7 +121,7 @@ def _bounds(message: pb.NumberRange | pb.TextRange) -> dict[str, Any]:
     return {field.name: value for field, value in message.ListFields() if field.name != "key"}
 
 
-def _from_passage(passage: Passage, explained: bool) -> pb.Passage:
+def _from_passage(passage: Passage, tokens: int, explained: bool) -> pb.Passage:
     return pb.Passage(
         document_id=passage.document_id,
         title=passage.title,
@@ -129,7 +132,7 @@ def _from_passage(passage: Passage, explained: bool) -> pb.Passage:
         start=passage.start,
         end=passage.end,
         metadata=passage.metadata,
-        tokens=passage.tokens,
+        tokens=tokens,
         before=map(_from_neighbour, passage.before),
         after=map(_from_neighbour, passage.after),
         explanation=_from_explanation(passage.explanation) if explained else None,

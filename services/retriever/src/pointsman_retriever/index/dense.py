@@ -142,7 +142,7 @@ class FaissIndex:
         cosines = self._head[start:] @ vector
         if allowed is not None:
             cosines[~allowed[start:]] = -np.inf
-        best = np.argpartition(-cosines, min(count, len(cosines)) - 1)[:count]
+        best = np.argpartition(cosines, -min(count, len(cosines)))[-count:]
         found: NDArray[np.intp] = best[np.isfinite(cosines[best])] + start
         return found
 

@@ -1,4 +1,8 @@
-"""Texts to the terms that are searched: words, without case and accents, brought to their English stems."""
+"""Texts to the terms that are searched: words, without case and accents, brought to their English stems.
+
+A name in code is the word that it is, and each of those that it is made of: `read_file` and `readFile` are found by
+"read a file" too.
+"""
 
 import re
 import unicodedata
@@ -10,6 +14,7 @@ import Stemmer
 MAX_WORDS = 256  # of a long query; BM25 gains nothing from more, and each costs a look at its postings
 
 _WORD = re.compile(r"\w+")
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # of a name: HTTPServer2 is HTTP, Server, 2
 _MEMO = 100_000  # stems kept; a vocabulary without end is forgotten now and then
 
 # Question words, and words that say nothing of the topic. They are dropped from queries only, for in a document's
@@ -57,8 +62,20 @@ class Terms:
 
 
 def _words(text: str) -> list[str]:
-    lowered = text.lower()
-    if not lowered.isascii():
-        apart = unicodedata.normalize("NFKD", lowered)
-        lowered = "".join(character for character in apart if not unicodedata.combining(character))
-    return [word for word in _WORD.findall(lowered) if word.strip("_")]
+    if not text.isascii():
+        apart = unicodedata.normalize("NFKD", text)
+        text = "".join(character for character in apart if not unicodedata.combining(character))
+    words: list[str] = []
+    for word in _WORD.findall(text):
+        if word.islower() and "_" not in word:  # as nearly all are
+            words.append(word)
+        elif word.strip("_"):
+            words += _with_parts(word)
+    return words
+
+
+def _with_parts(name: str) -> list[str]:
+    """A name as a whole, and what it is made of where that is something else."""
+    whole = [name.lower()]
+    parts = [part.lower() for part in _PART.findall(name)] if name.isascii() else whole
+    return whole if parts == whole else whole + parts

@@ -88,9 +88,9 @@ class Metrics:
         match fact:
             case Searched():
                 self._note_search(fact)
-            case Upserted(collection, documents, unchanged, chunks):
+            case Upserted(collection, documents, unchanged, chunks, calls):
                 label = self._labels.label(collection)
-                self._upserts.labels(label).inc()
+                self._upserts.labels(label).inc(calls)
                 self._documents.labels(label).inc(documents)
                 self._unchanged.labels(label).inc(unchanged)
                 self._chunks.labels(label).inc(chunks)

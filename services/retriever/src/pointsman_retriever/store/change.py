@@ -1,7 +1,8 @@
 """Changes of a collection: a transaction in which the tables and the counts move together."""
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ class Row:
     recipe: str
     source: str
     bytes: int
+    metadata: dict[str, str]
 
 
 class Transaction:
@@ -30,8 +32,8 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection, before: Collection) -> None:
         self.collection = before  # as the steps have left it
         self._connection = connection
-        self._removed: set[int] = set()
-        self._added: dict[int, Vectors] = {}
+        self._removed: dict[int, bytes] = {}  # chunks with their vectors
+        self._added: dict[int, bytes] = {}
 
     @contextmanager
     def step(self) -> Iterator["Change"]:
@@ -49,9 +51,9 @@ class Transaction:
             raise
         self._connection.execute("RELEASE step")
         self.collection = after
-        for chunk in change.removed:  # perhaps one that an earlier step has added
+        for chunk, vector in change.removed.items():  # perhaps one that an earlier step has added
             if self._added.pop(chunk, None) is None:
-                self._removed.add(chunk)
+                self._removed[chunk] = vector
         self._added.update(change.added)
 
     @property
@@ -65,6 +67,13 @@ class Transaction:
         """Of all chunks, as the steps have left them."""
         return looking.entries(self._connection)
 
+    def close(self) -> None:
+        """After the last step: the checksum of all vectors follows, for all steps in one go."""
+        self.collection = replace(
+            self.collection,
+            checksum=self.collection.checksum ^ _checksum(self._removed) ^ _checksum(self._added),
+        )
+
     def commit(self) -> Collection:
         """Puts everything on the disk, and returns the collection after it."""
         write_counts(self._connection, self.collection)
@@ -76,15 +85,14 @@ class Change:
     """One caller's step."""
 
     def __init__(self, connection: sqlite3.Connection, before: Collection) -> None:
-        self.removed: list[int] = []  # ids of chunks
-        self.added: dict[int, Vectors] = {}
+        self.removed: dict[int, bytes] = {}  # chunks with their vectors
+        self.added: dict[int, bytes] = {}
         self.documents = 0  # by how many the collection has grown
         self.changed = 0  # documents that were written or removed
         self.unchanged = 0  # documents that were there just so
         self._connection = connection
         self.before = before
         self._bytes = 0
-        self._checksum = before.checksum
 
     def put(self, made: MadeDocument) -> int:
         """Adds a document, in the place of the one with its id; returns how many chunks are new.
@@ -98,16 +106,18 @@ class Change:
             return 0
         self.changed += 1
         # Who holds a copy of a chunk holds its metadata too: where they change, the chunk is another.
-        keeps = there is not None and self._metadata(there.row) == dict(made.document.metadata)
+        keeps = there is not None and there.metadata == dict(made.document.metadata)
         row = self._put_document(there, made, digest)
-        return self._put_chunks(row, made, keeps)
+        if not keeps:
+            self._put_metadata(row, made.document.metadata)
+        return self._put_chunks(row, made, keeps) if there is not None else self._add_chunks(row, made)
 
     def remove(self, document_id: str) -> bool:
         """Whether the document was there."""
         there = self._find(document_id)
         if there is None:
             return False
-        self._remove_chunks(there.row, kept=frozenset())
+        self._remove_chunks(self._chunks_of(there.row))
         self._connection.execute("DELETE FROM documents WHERE row = ?", (there.row,))
         self._bytes -= there.bytes
         self.documents -= 1
@@ -115,29 +125,31 @@ class Change:
         return True
 
     def after(self) -> Collection:
-        """The version counts up only where something has changed."""
+        """All but the checksum. The version counts up only where something has changed."""
         return replace(
             self.before,
             documents=self.before.documents + self.documents,
             chunks=self.before.chunks + len(self.added) - len(self.removed),
             bytes=self.before.bytes + self._bytes,
             version=self.before.version + bool(self.changed),
-            checksum=self._checksum,
         )
 
     def _find(self, document_id: str) -> Row | None:
+        """In one row: SQLite gives the interpreter away at each, and those who search take it."""
         found = self._connection.execute(
-            "SELECT row, digest, recipe, source, bytes FROM documents WHERE id = ?", (document_id,)
+            "SELECT row, digest, recipe, source, bytes, "
+            "(SELECT json_group_object(key, value) FROM metadata WHERE document = row) FROM documents WHERE id = ?",
+            (document_id,),
         ).fetchone()
-        return Row(*found) if found else None
+        if found is None:
+            return None
+        row, digest, recipe, source, size, metadata = found
+        return Row(row, digest, recipe, source, size, json.loads(metadata))
 
     def _holds(self, row: int, made: MadeDocument) -> bool:
         """Whether a document of equal text has equal vectors too; a caller's own vector may be another."""
         held = self._connection.execute("SELECT vector FROM chunks WHERE document = ? ORDER BY start, id", (row,))
         return [vector for (vector,) in held] == [_bytes_of(vector) for vector in made.vectors]
-
-    def _metadata(self, row: int) -> dict[str, str]:
-        return dict(self._connection.execute("SELECT key, value FROM metadata WHERE document = ?", (row,)))
 
     def _adopt(self, there: Row, source: str) -> bool:
         """Whether it was of another source."""
@@ -148,7 +160,8 @@ class Change:
 
     def _put_document(self, there: Row | None, made: MadeDocument, digest: bytes) -> int:
         document = made.document
-        values = (document.title, document.text, digest, made.recipe, made.bytes, made.source)
+        size = made.bytes
+        values = (document.title, document.text, digest, made.recipe, size, made.source)
         if there is None:
             row = self._connection.execute(
                 "INSERT INTO documents (title, text, digest, recipe, bytes, source, id) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -162,60 +175,64 @@ class Change:
                 "UPDATE documents SET title = ?, text = ?, digest = ?, recipe = ?, bytes = ?, source = ? WHERE row = ?",
                 (*values, row),
             )
-            self._connection.execute("DELETE FROM metadata WHERE document = ?", (row,))
             self._bytes -= there.bytes
-        self._bytes += made.bytes
+        self._bytes += size
+        return row
+
+    def _put_metadata(self, row: int, metadata: Mapping[str, str]) -> None:
+        self._connection.execute("DELETE FROM metadata WHERE document = ?", (row,))
         self._connection.executemany(
             "INSERT INTO metadata (document, key, value) VALUES (?, ?, ?)",
-            [(row, key, value) for key, value in document.metadata.items()],
+            [(row, key, value) for key, value in metadata.items()],
         )
-        return row
 
     def _put_chunks(self, row: int, made: MadeDocument, keeps: bool) -> int:
         """Returns how many are new; where the text that is searched and the vector are equal, the old chunk stays."""
+        there = self._chunks_of(row)
         held: dict[bytes, list[int]] = {}
-        if keeps:
-            found = self._connection.execute(
-                "SELECT id, digest FROM chunks WHERE document = ? ORDER BY id DESC", (row,)
-            )
-            for chunk_id, digest in found:
-                held.setdefault(digest, []).append(chunk_id)
-        kept: list[tuple[Chunk, int]] = []
-        new: list[tuple[Chunk, Vectors, bytes]] = []
-        for chunk, vector in zip(made.chunks, made.vectors, strict=True):
-            digest = digests.of_chunk(chunk.in_context, _bytes_of(vector))
+        for chunk_id, (digest, _) in there.items() if keeps else ():
+            held.setdefault(digest, []).append(chunk_id)
+        kept: list[tuple[int, int, str, str, int]] = []
+        new: list[tuple[Chunk, bytes, bytes]] = []
+        for chunk, vector in zip(made.chunks, map(_bytes_of, made.vectors), strict=True):
+            digest = digests.of_chunk(chunk.in_context, vector)
             if same := held.get(digest):
-                kept.append((chunk, same.pop()))
+                kept.append((chunk.start, chunk.end, chunk.context, chunk.text, same.pop()))
             else:
                 new.append((chunk, vector, digest))
-        self._remove_chunks(row, frozenset(chunk_id for _, chunk_id in kept))
-        self._connection.executemany(
-            "UPDATE chunks SET start = ?, end = ?, context = ?, text = ? WHERE id = ?",
-            [(chunk.start, chunk.end, chunk.context, chunk.text, chunk_id) for chunk, chunk_id in kept],
-        )
-        for chunk, vector, digest in new:
-            self._add_chunk(row, chunk, vector, digest)
+        for *_, chunk_id in kept:
+            del there[chunk_id]
+        self._remove_chunks(there)
+        self._connection.executemany("UPDATE chunks SET start = ?, end = ?, context = ?, text = ? WHERE id = ?", kept)
+        for one in new:
+            self._add_chunk(row, *one)
         return len(new)
 
-    def _add_chunk(self, row: int, chunk: Chunk, vector: Vectors, digest: bytes) -> None:
+    def _add_chunks(self, row: int, made: MadeDocument) -> int:
+        """Those of a document that was not there."""
+        for chunk, vector in zip(made.chunks, map(_bytes_of, made.vectors), strict=True):
+            self._add_chunk(row, chunk, vector, digests.of_chunk(chunk.in_context, vector))
+        return len(made.chunks)
+
+    def _chunks_of(self, row: int) -> dict[int, tuple[bytes, bytes]]:
+        """A document's, the last first, with their digests and vectors."""
+        found = self._connection.execute(
+            "SELECT id, digest, vector FROM chunks WHERE document = ? ORDER BY id DESC", (row,)
+        )
+        return {chunk_id: (digest, vector) for chunk_id, digest, vector in found}
+
+    def _add_chunk(self, row: int, chunk: Chunk, vector: bytes, digest: bytes) -> None:
         chunk_id = self._connection.execute(
             "INSERT INTO chunks (document, start, end, context, text, vector, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (row, chunk.start, chunk.end, chunk.context, chunk.text, _bytes_of(vector), digest),
+            (row, chunk.start, chunk.end, chunk.context, chunk.text, vector, digest),
         ).lastrowid
         assert chunk_id is not None  # an INSERT has one
         self.added[chunk_id] = vector
-        self._checksum ^= digests.of_vectors(np.array([chunk_id], np.int64), vector.reshape(1, -1))
 
-    def _remove_chunks(self, row: int, kept: frozenset[int]) -> None:
-        held = self._connection.execute("SELECT id, vector FROM chunks WHERE document = ?", (row,)).fetchall()
-        gone = [(chunk_id, vector) for chunk_id, vector in held if chunk_id not in kept]
-        if not gone:
-            return
-        ids = [(chunk_id,) for chunk_id, _ in gone]
-        self._connection.executemany("DELETE FROM chunks WHERE id = ?", ids)
-        vectors = np.frombuffer(b"".join(vector for _, vector in gone), "<f4").reshape(len(gone), -1)
-        self._checksum ^= digests.of_vectors(np.array([chunk_id for chunk_id, _ in gone], np.int64), vectors)
-        self.removed.extend(chunk_id for chunk_id, _ in gone)
+    def _remove_chunks(self, gone: Mapping[int, tuple[bytes, bytes]]) -> None:
+        """`gone` are ids with their digests and vectors."""
+        self._connection.executemany("DELETE FROM chunks WHERE id = ?", [(chunk_id,) for chunk_id in gone])
+        self.removed.update((chunk_id, vector) for chunk_id, (_, vector) in gone.items())
 
 
 def write_counts(connection: sqlite3.Connection, after: Collection) -> None:
@@ -249,3 +266,12 @@ def _check_quota(before: Collection, after: Collection) -> None:
 
 def _bytes_of(vector: Vectors) -> bytes:
     return vector.astype("<f4").tobytes()
+
+
+def _checksum(chunks: Mapping[int, bytes]) -> int:
+    vectors = np.frombuffer(b"".join(chunks.values()), "<f4")
+    return (
+        digests.of_vectors(np.fromiter(chunks, np.int64, len(chunks)), vectors.reshape(len(chunks), -1))
+        if chunks
+        else 0
+    )

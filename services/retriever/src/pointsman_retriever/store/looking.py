@@ -1,8 +1,10 @@
 """What a search reads of a collection's file, and what is held in memory of it."""
 
+import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,13 @@ from pointsman_retriever.domain import Chunk, Entries, Ids, Neighbour, Passage, 
 
 _ROWS_AT_ONCE = 4096
 _ENTRY = "SELECT id, document, context, text, vector FROM chunks"
+_PASSAGES = """
+    SELECT json_group_array(json_array(
+        chunks.id, row, documents.id, title, chunks.text, start, end,
+        json((SELECT json_group_object(key, value) FROM metadata WHERE document = row))
+    ))
+    FROM chunks JOIN documents ON document = row WHERE chunks.id IN (SELECT value FROM json_each(?))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,30 +28,31 @@ class Look:
     reader: sqlite3.Connection
     version: int
 
-    def passage(self, ranked: Ranked, neighbours: int) -> Passage:
-        """The chunk must be there, as it is where `ranked` is of this version."""
-        row, document_id, title, text, start, end = self.reader.execute(
-            "SELECT row, documents.id, title, chunks.text, start, end "
-            "FROM chunks JOIN documents ON document = row WHERE chunks.id = ?",
-            (ranked.chunk,),
-        ).fetchone()
+    def passages(self, ranked: Sequence[Ranked], neighbours: int) -> tuple[Passage, ...]:
+        """In the same order; the chunks must be there, as they are where `ranked` is of this version.
+
+        Asked for as one row: between two rows SQLite gives the interpreter away, and waits for who has taken it.
+        """
+        (found,) = self.reader.execute(_PASSAGES, (json.dumps([one.chunk for one in ranked]),)).fetchone()
+        rows = {chunk: row for chunk, *row in json.loads(found)}
+        return tuple(self._passage(one, rows[one.chunk], neighbours) for one in ranked)
+
+    def _passage(self, ranked: Ranked, row: list[Any], neighbours: int) -> Passage:
+        document, document_id, title, text, start, end, metadata = row
         return Passage(
             document_id=document_id,
             title=title,
             text=text,
             start=start,
             end=end,
-            metadata=self._metadata(row),
+            metadata=metadata,
             score=ranked.score,
             dense_score=ranked.dense,
             sparse_score=ranked.sparse,
             explanation=ranked.explanation,
-            before=self._beside(row, "start < ? ORDER BY start DESC", start, neighbours)[::-1],
-            after=self._beside(row, "start > ? ORDER BY start", start, neighbours),
+            before=self._beside(document, "start < ? ORDER BY start DESC", start, neighbours)[::-1],
+            after=self._beside(document, "start > ? ORDER BY start", start, neighbours),
         )
-
-    def _metadata(self, row: int) -> Mapping[str, str]:
-        return dict(self.reader.execute("SELECT key, value FROM metadata WHERE document = ?", (row,)))
 
     def _beside(self, row: int, where: str, start: int, count: int) -> tuple[Neighbour, ...]:
         if not count:
@@ -62,7 +72,9 @@ def entries(connection: sqlite3.Connection) -> Iterator[Entries]:
 
 def entries_of(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> Entries:
     """Of these chunks, which must be there."""
-    rows = [connection.execute(f"{_ENTRY} WHERE id = ?", (chunk,)).fetchone() for chunk in sorted(ids.tolist())]
+    rows = connection.execute(
+        f"{_ENTRY} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids.tolist()),)
+    ).fetchall()
     if not rows:
         nothing = np.empty(0, np.int64)
         return Entries(nothing, nothing, (), (), np.empty((0, dimensions), np.float32))
@@ -70,16 +82,18 @@ def entries_of(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> Ent
 
 
 def _entries(connection: sqlite3.Connection, rows: list[tuple[int, int, str, str, bytes]]) -> Entries:
-    metadata: dict[int, dict[str, str]] = {}
-    for _, document, *_ in rows:
-        if document not in metadata:
-            metadata[document] = dict(
-                connection.execute("SELECT key, value FROM metadata WHERE document = ?", (document,))
-            )
+    documents = [row[1] for row in rows]
+    metadata: dict[int, dict[str, str]] = {document: {} for document in documents}
+    found = connection.execute(
+        "SELECT document, key, value FROM metadata WHERE document IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(metadata)),),
+    )
+    for document, key, value in found:
+        metadata[document][key] = value
     return Entries(
         ids=np.array([row[0] for row in rows], np.int64),
-        documents=np.array([row[1] for row in rows], np.int64),
+        documents=np.array(documents, np.int64),
         texts=tuple(Chunk(text, 0, 0, context).in_context for _, _, context, text, _ in rows),
-        metadata=tuple(metadata[row[1]] for row in rows),
+        metadata=tuple(metadata[document] for document in documents),
         vectors=np.frombuffer(b"".join(row[4] for row in rows), "<f4").reshape(len(rows), -1).astype(np.float32),
     )
