@@ -1,6 +1,7 @@
 """The gateway as its users run it: its own process, its settings, a configuration folder, a real Valkey, a journal."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ ENGINES = ("fast", "paced", "failing", "cutting")
 """Each has a model and a path of its name."""
 PERSONA = "You are the friendly assistant at the help desk of a railway. Answer in one or two short sentences."
 PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
+
+
+_ROOMY = [
+    *("--requests-per-minute", "1000000000", "--tokens-per-minute", "1000000000000", "--streams", "100000"),
+    *("--dollars-per-day", "1000000", "--dollars-per-month", "1000000"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +54,12 @@ class Gateway:
 
 
 def credential(redis_url: str) -> str:
-    """The key that is sent with each request, made in this Redis; empty: none is, and the gateway asks for none."""
-    return ""
+    """The key that is sent with each request, made in this Redis: with every limit set, and none that is ever met."""
+    program = [sys.executable, "-m", "pointsman_cli", "keys", "create", "load", "--tenant", "load", "--redis", redis_url]
+    made = subprocess.run([*program, *_ROOMY], capture_output=True, text=True, check=False, timeout=60)
+    if made.returncode:
+        raise CannotMeasure(f"no key could be made: {made.stderr.strip()}")
+    return made.stdout.strip()
 
 
 async def start_gateway(crew: Crew, cores: Cores, upstreams: Upstreams) -> Gateway:
@@ -66,12 +77,11 @@ async def start_gateway(crew: Crew, cores: Cores, upstreams: Upstreams) -> Gatew
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(MODEL),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url,
         "POINTSMAN_GATEWAY_SPOOL": str(crew.folder / "spool"),
+        "POINTSMAN_GATEWAY_KEYS": "on",
     }
-    if key:
-        environment["POINTSMAN_GATEWAY_KEYS"] = "on"
     running = crew.start("pointsman", cores.measured, [sys.executable, "-m", "pointsman_gateway"], environment)
     await running.until_ready(lambda: answers_at(http, "/readyz"), within=120)
-    return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"} if key else {})
+    return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"})
 
 
 async def _start_valkey(crew: Crew, cores: Cores, port: int) -> None:

@@ -1,10 +1,11 @@
 """One decision as the journal keeps it; docs/routing.md says what each field is."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from pointsman_gateway.domain import Decision, Receipt, Request, Usage
 from pointsman_gateway.journal.evidence import cell_of
@@ -13,6 +14,8 @@ from pointsman_gateway.redaction import NotRedacted, Redaction
 
 VERSION = 1
 NOTHING_REDACTED = Redaction()
+_encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 MOST_PROBABILITIES = 8
 LONGEST_TEXT = 64 * 1024
 """Bytes of a request's messages; longer ones are left out, never cut."""
@@ -38,7 +41,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """In characters, about bytes: what is not ASCII is escaped."""
+        """In characters."""
         return len(self.json) + len(self.cell) + 64
 
 
@@ -52,7 +55,7 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
         noted.decision.id,
         str(cell_of(receipt)) if receipt and receipt.model else "",
         day_of(noted.unix_seconds),
-        json.dumps(body, separators=(",", ":")),
+        _encode(body).decode(),
     )
 
 
@@ -103,7 +106,7 @@ def _messages(request: Request) -> list[dict[str, Any]] | None:
     if sum(len(message.content) for message in request.messages) > LONGEST_TEXT:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
-    return messages if len(json.dumps(messages)) <= LONGEST_TEXT else None
+    return messages if len(_encode(messages)) <= LONGEST_TEXT else None
 
 
 def _response_format(request: Request) -> str:
@@ -117,13 +120,8 @@ def _digest(request: Request) -> str:
     """Of what decides and what is answered. Fast, since a text may have millions of characters."""
     response_format = request.sampling.extra.get("response_format")
     beside = (request.model, sorted(request.metadata.items()), request.user, response_format)
-    digest = hashlib.blake2b(json.dumps(beside, sort_keys=True).encode(), digest_size=16)
-    for message in request.messages:
-        content = message.content.encode(errors="surrogatepass")
-        about = (message.role, len(content), dict(message.extra))
-        digest.update(json.dumps(about, sort_keys=True).encode())
-        digest.update(content)
-    return digest.hexdigest()
+    messages = [(message.role, message.content, message.extra) for message in request.messages]
+    return hashlib.blake2b(_encode_sorted((beside, messages)), digest_size=16).hexdigest()
 
 
 def _came_of_it(receipt: Receipt | None) -> dict[str, Any]:
