@@ -55,7 +55,18 @@ class Gateway:
 
 def credential(redis_url: str) -> str:
     """The key that is sent with each request, made in this Redis: with every limit set, and none that is ever met."""
-    program = [sys.executable, "-m", "pointsman_cli", "keys", "create", "load", "--tenant", "load", "--redis", redis_url]
+    program = [
+        sys.executable,
+        "-m",
+        "pointsman_cli",
+        "keys",
+        "create",
+        "load",
+        "--tenant",
+        "load",
+        "--redis",
+        redis_url,
+    ]
     made = subprocess.run([*program, *_ROOMY], capture_output=True, text=True, check=False, timeout=60)
     if made.returncode:
         raise CannotMeasure(f"no key could be made: {made.stderr.strip()}")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, accept_it, another, cache_desk_at, steps_of
+from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of
 from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.config.schema import CacheConfig
@@ -164,7 +164,7 @@ async def test_an_answer_that_breaks_off_is_not_kept(desk: CacheDesk) -> None:
     with pytest.raises(Unavailable):
         async for _ in opened.chunks:
             pass
-    accept_it(opened)
+    opened.accepted()
     assert desk.outcomes("answers") == {"unfit": 1}
 
 
@@ -173,7 +173,7 @@ async def test_an_answer_that_the_client_did_not_wait_for_is_stopped_and_not_kep
     await anext(opened.chunks)
     await opened.chunks.aclose()  # type: ignore[attr-defined]  # a generator's
     assert desk.engine.closed == 1
-    accept_it(opened)
+    opened.accepted()
     assert desk.outcomes("answers") == {"unfit": 1}
 
 
@@ -263,7 +263,7 @@ async def test_valkey_that_hangs_in_the_middle_of_an_answer_does_not_hold_it_up(
         valkey.hang()
         rest = [chunks async for chunks in opened.chunks]
         assert [first, *rest] == desk.engine.says
-        accept_it(opened)
+        opened.accepted()
         valkey.go_on()
 
 

@@ -98,7 +98,8 @@ async def test_a_day_full_of_failures_leaves_nothing_of_what_was_said_in_the_log
     for status, told in (
         (400, TOO_LONG),
         (400, {"error": {"message": f"cannot read {SAID}"}}),
-        (500, {"error": {"message": "failed"}}),
+        (500, {"error": {"message": f"failed at {SAID}"}}),
+        (502, f"<html>{SAID}</html>"),
     ):
         engine.refuses(status, told)
         seen.append(await client.post(CHAT, json=body(IN_CHAT, "other")))
@@ -115,6 +116,16 @@ async def test_a_day_full_of_failures_leaves_nothing_of_what_was_said_in_the_log
     await _hang_up(client, engine)
     assert {response.status_code for response in seen} >= {200, 400, 404, 503}
     assert len(seen) >= 28
+    _says_nothing(log)
+
+
+async def test_an_engine_that_quotes_the_key_it_was_given_does_not_tell_it_to_our_client(
+    log: io.StringIO, client: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    engine.refuses(401, {"error": {"message": f"Incorrect API key provided: {ENGINES_KEY}."}})
+    told = await client.post(CHAT, json=body(IN_CHAT, "other"))
+    assert engine.headers[-1]["authorization"] == f"Bearer {ENGINES_KEY}"
+    assert "Incorrect API key provided: [secret]" in told.text
     _says_nothing(log)
 
 

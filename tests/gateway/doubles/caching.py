@@ -94,8 +94,8 @@ class Question:
 
     def request(self) -> Request:
         messages = (*self.before, Message("user", self.text), *self.after)
-        asked = Request("auto", messages, self.sampling, user=self.user, caller=Caller(tenant=self.tenant))
-        return asked if self.wish == "use" else with_wish(asked, self.wish)
+        caller = Caller(tenant=self.tenant)
+        return Request("auto", messages, self.sampling, user=self.user, caller=caller, cache=self.wish)
 
     def decision(self) -> Decision:
         return Decision("d1", "policy", 0.9, self.path, "policy:fixed", "encoder", (), (), vector=self.vector)
@@ -104,16 +104,6 @@ class Question:
         shown = "\n".join(passage.text for passage in self.passages)
         messages = (Message("system", f"Answer from:\n{shown}"), *self.request().messages)
         return Prompt(messages, self.passages, len(self.versions), {}, self.versions)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wishing(Request):
-    cache: str = "use"
-
-
-def with_wish(request: Request, wish: str) -> Request:
-    told = {name: getattr(request, name) for name in Request.__slots__}
-    return _Wishing(**told | {"cache": wish})
 
 
 @dataclass
@@ -143,7 +133,7 @@ class CacheDesk:
         opened = await caching.open(question.request(), question.decision(), question.prompt())
         steps = [chunks async for chunks in opened.chunks]
         if accept:
-            accept_it(opened)
+            opened.accepted()
             await until(lambda: not self.cache.keeper.under_way)
         text = "".join(chunk.content for chunks in steps for chunk in chunks)
         return Gave(text, steps, opened.cached, opened.model)
@@ -176,11 +166,6 @@ async def cache_desk_at(
         store = CacheStore(redis, most_bytes)
         async with Keeper(store, metrics, storable) as keeper:
             yield CacheDesk(Engine(), Cache(store, keeper, metrics, "encoder-1"), registry)
-
-
-def accept_it(opened: Opened) -> None:
-    """As the line does, once the answer has come to its end and no validator has refused it."""
-    getattr(opened, "accepted", lambda: None)()
 
 
 def another(question: Question, **fields: Any) -> Question:

@@ -11,7 +11,7 @@ import uvloop
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
-from pointsman_servicekit.grpc_server import serving
+from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.lifetimes import until_told_to_stop
 from pointsman_servicekit.tls import server_tls
 from threadpoolctl import threadpool_limits
@@ -23,6 +23,7 @@ from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.doors.limits import LIMITS
 from pointsman_gateway.draining import Farewell, drain
 from pointsman_gateway.settings import Settings
 
@@ -82,6 +83,7 @@ async def run(settings: Settings) -> None:
                 [SERVICE],
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
                 grace=LAST_BYTES,
+                limits=ServerLimits(message_bytes=LIMITS.bytes),
                 tls=tls,
             ) as grpc_server,
             serving_http(build_app(door), settings.http_listen, grace=LAST_BYTES, guard=guard, tls=tls) as http_address,

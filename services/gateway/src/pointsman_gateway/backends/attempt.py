@@ -119,7 +119,7 @@ class _Attempt:
         if not self._held_against_it(error):
             breaker.undecided(self._entry)
         elif breaker.failed(self._entry, self._terms):
-            log.warning("engine %s is left alone for %.0f s: %s", self._name, breaker.rest_left, _words(error))
+            log.warning("engine %s is left alone for %.0f s: %s", self._name, breaker.rest_left, error)
             self._metrics.opened(self._name)
         if isinstance(error, Unavailable) and error.code == failures.OVERLOADED and error.retry_after:
             self._cell.rest(min(error.retry_after, failures.LONGEST_REST))
@@ -174,7 +174,3 @@ def _outcome(error: BaseException | None) -> str:
     if isinstance(error, PointsmanError):
         return error.code
     return "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or "nothing came of it while somebody waited"

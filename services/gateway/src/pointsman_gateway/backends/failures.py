@@ -12,6 +12,7 @@ gap_timeout              yes               nothing: the answer has begun
 """
 
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
+from pointsman_servicekit.secrets_mask import mask_secrets
 
 from pointsman_gateway.backends.call import Call
 
@@ -51,7 +52,7 @@ def refused(
         if param in ("input_tokens", "prompt"):
             return InvalidArgument(message, code="context_length_exceeded", param="messages")
         return InvalidArgument(message, code="engine_refused", param=param)
-    told = f"engine '{call.engine}' answered {status}: {message}"
+    told = f"engine '{call.engine}' answered {status}: {mask_secrets(message)}"  # it may quote the key that it got
     if status == 429:
         return Innocent(told, code=OVERLOADED, retry_after=_seconds(retry_after))
     if status == 404:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pointsman_gateway.doors.answering import send_error
 from pointsman_gateway.doors.hang_up import ClientGone
+from pointsman_gateway.doors.limits import check_body
 from pointsman_gateway.doors.openai_answers import Headers
 
 LONGEST_BODY = 8 * 1024 * 1024
@@ -104,6 +105,7 @@ class _Checked:
         self._headers = headers
         self._begun = self._complete = False
         self._read = 0
+        self._body = bytearray()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Any) -> None:
@@ -114,6 +116,9 @@ class _Checked:
             self._read += len(message.get("body", b""))
             if self._read > LONGEST_BODY:
                 raise _too_large()
+            self._body += message.get("body", b"")
+            if not message.get("more_body"):
+                check_body(bytes(self._body))
             return message
 
         try:

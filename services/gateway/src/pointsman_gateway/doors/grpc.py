@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
@@ -15,9 +16,11 @@ from pointsman_gateway.domain import Caller, Chunk, Event, Path, Receipt, Reques
 from pointsman_gateway.doors import grpc_answers as answers
 from pointsman_gateway.doors import grpc_metadata as metadata
 from pointsman_gateway.doors.answering import told
+from pointsman_gateway.doors.cache_control import USE, wish_of
 from pointsman_gateway.doors.callers import Tenancy, caller_of
 from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.doors.grpc_requests import to_feedback, to_request
+from pointsman_gateway.doors.limits import check_counts
 from pointsman_gateway.generations import Names
 from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.routing.router import Availability
@@ -140,7 +143,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return pb.ListPathsResponse(paths=paths, models=offer.models.names(), generation=offer.id)
 
     async def _asked(self, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
-        return to_request(request, self._deadline(context), await self._caller(context))
+        asked = to_request(request, self._deadline(context), await self._caller(context))
+        check_counts(asked.messages, asked.sampling.extra)
+        wish = wish_of(metadata.cache_control(context.invocation_metadata()))
+        return asked if wish == USE else replace(asked, cache=wish)
 
     async def _caller(self, context: Context) -> Caller:
         return await caller_of(self._tenancy, metadata.authorization(context.invocation_metadata()))

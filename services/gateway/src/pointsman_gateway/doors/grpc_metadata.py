@@ -20,6 +20,12 @@ def authorization(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
     return ""
 
 
+def cache_control(metadata: Iterable[tuple[str, str | bytes]] | None) -> bytes:
+    """As HTTP's header of that name; empty where there is none."""
+    found = next((value for name, value in metadata or () if name == "cache-control"), "")
+    return found.encode() if isinstance(found, str) else found
+
+
 def beginning(started: Started) -> Metadata:
     """The HTTP door's headers; ours by the same names without their "x-"."""
     ours = [(name[2:].decode(), _printable(value.decode("latin-1"))) for name, value in decision_headers(started)]

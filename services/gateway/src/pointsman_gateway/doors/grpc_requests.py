@@ -8,6 +8,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.domain import Caller, Feedback, Message, Request, Sampling
+from pointsman_gateway.doors.limits import check_body
 
 FIELDS = frozenset(
     {"model", "messages", "user", "metadata", "stream", "stream_options"}
@@ -78,6 +79,7 @@ def _without_noise(number: float) -> float:
 def _extra(text: str) -> dict[str, Any]:
     if not text:
         return {}
+    check_body(text.encode(), param="extra_json")
     try:
         extra = json.loads(text)
     except (ValueError, RecursionError) as error:

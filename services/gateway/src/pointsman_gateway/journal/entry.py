@@ -79,26 +79,28 @@ def _decided(decision: Decision) -> dict[str, Any]:
 
 
 def _asked(request: Request, keep_text: bool, redaction: Redaction) -> dict[str, Any]:
-    messages, user = _kept(request, redaction) if keep_text else (None, None)
+    text, messages, user = _kept(request, redaction) if keep_text else ("not kept", None, None)
     return {
         "requested": request.model,
-        "metadata": dict(request.metadata),
+        "metadata": {name: redaction.or_nothing(value) for name, value in request.metadata.items()},
         "response_format": _response_format(request),
         "inputs": _digest(request),
         "user_digest": hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
-        "text": "kept" if messages is not None else "too long" if keep_text else "not kept",
+        "text": text,
         "messages": messages,
         "user": user,
     }
 
 
-def _kept(request: Request, redaction: Redaction) -> tuple[list[dict[str, Any]] | None, str | None]:
-    """Messages and user as they may be kept; None where they are too long, or the redaction fails."""
+def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
+    """How it went; messages and user as they may be kept, None where they are too long or the redaction fails."""
     messages = _messages(request)
+    if messages is None:
+        return "too long", None, None
     try:
-        return (None, None) if messages is None else (redaction.everywhere(messages), redaction.text(request.user))
+        return "kept", redaction.everywhere(messages), redaction.text(request.user)
     except NotRedacted:
-        return None, None
+        return "not redacted", None, None
 
 
 def _messages(request: Request) -> list[dict[str, Any]] | None:

@@ -79,8 +79,8 @@ class EvidenceBoard:
         return made
 
     def answered(self, receipt: Receipt) -> None:
-        """Counts an answer, unless another path's refused one stands behind it: the receipt is of both."""
-        if receipt.outcome != "ok" or receipt.escalated_from:
+        """Counts an answer that the path has made now; not where another's refused one stands behind it in the receipt."""
+        if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
             return
         day = today()
         if day not in self._days:

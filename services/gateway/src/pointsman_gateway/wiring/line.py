@@ -138,7 +138,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
 
 def _fingerprint(path: PathConfig, config: Config) -> str:
     """Of what the path is made of; another text in one of its prompts makes it another path to judge."""
-    digest = hashlib.blake2b(path.model_dump_json().encode(), digest_size=6)
+    digest = hashlib.blake2b(path.model_dump_json(exclude={"cache"}).encode(), digest_size=6)
     for strategy in path.strategies:
         digest.update(config.prompts.get(getattr(strategy, strategy.name).prompt, "").encode())
         if strategy.few_shot:
