@@ -10,7 +10,7 @@ from pointsman_gateway.config.schema import BreakerTerms
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.strategies import Found
-from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 
 NOTHING = Found((), False)
 

@@ -79,7 +79,7 @@ class EvidenceBoard:
         return made
 
     def answered(self, receipt: Receipt) -> None:
-        """Counts an answer that the path has made now, and not for another's that was refused: such a receipt is of both."""
+        """Counts an answer that the path has made now; not one in place of a refused one: that receipt is of both."""
         if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
             return
         day = today()
