@@ -16,6 +16,7 @@ A class is a family; `code` is the stable, snake_case name of the very mistake (
 doors.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import grpc
@@ -36,6 +37,8 @@ class PointsmanError(Exception):
         self.retry_after = retry_after
         self.receipt: object | None = None
         """What had been spent by then, where a service has put it here for its doors to tell."""
+        self.limits: Mapping[str, str] = {}
+        """How the caller's limits stand, as HTTP headers, where one of them is why."""
 
 
 class InvalidArgument(PointsmanError):

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.stage import Opened
@@ -66,6 +66,10 @@ class Tenancy(Protocol):
 
     async def enter(self, caller: Caller, tokens: int) -> Hold:
         """Raises ResourceExhausted."""
+        ...
+
+    def headers(self, caller: Caller) -> Mapping[str, str]:
+        """How the caller's limits stand, as OpenAI words it."""
         ...
 
 
@@ -158,8 +162,12 @@ class Pipeline:
         return await self.current().prompts.build(request, decision)
 
     async def _enter(self, request: Request, tokens: int) -> Hold:
-        hold = self.tenancy.enter_now(request.caller, tokens)
-        return await self.tenancy.enter(request.caller, tokens) if hold is None else hold
+        try:
+            hold = self.tenancy.enter_now(request.caller, tokens)
+            return await self.tenancy.enter(request.caller, tokens) if hold is None else hold
+        except ResourceExhausted as error:
+            error.limits = self.tenancy.headers(request.caller)
+            raise
 
     def _close(self, request: Request, hold: Hold | None, receipt: Receipt) -> None:
         if hold is not None:

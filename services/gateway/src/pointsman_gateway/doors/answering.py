@@ -124,7 +124,7 @@ def told(error: Exception) -> PointsmanError:
 
 
 async def send_error(send: Send, error: PointsmanError, beside: Headers) -> None:
-    headers = [JSON, *beside, *encoded(answers.error_headers(error))]
+    headers = [JSON, *beside, *encoded(answers.error_headers(error)), *encoded(error.limits)]
     await send_whole(send, error.http_status, headers, answers.to_json(answers.error_body(error)))
 
 

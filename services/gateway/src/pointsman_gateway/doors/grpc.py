@@ -199,7 +199,7 @@ async def _abort(context: Context, error: Exception, started: Started | None) ->
     receipt: Receipt | None = getattr(error, "receipt", None)
     decision = receipt.decision if receipt else started.decision if started else None
     status = to_status(told(error))
-    known = metadata.trailers(decision, receipt)
+    known = metadata.trailers(decision, receipt, getattr(error, "limits", {}))
     try:
         await context.abort(status.code, status.details, (*known, *status.trailing_metadata))
     except _GONE as gone:

@@ -42,6 +42,7 @@ async def feedback(body: FeedbackBody, request: Request) -> Response:
 
 async def configuration(request: Request) -> dict[str, Any]:
     """Which configuration serves, and why what is in the folder now does not."""
+    await caller_of_request(request)
     return asdict(door_of(request).configuration.status)
 
 

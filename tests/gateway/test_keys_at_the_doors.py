@@ -1,0 +1,181 @@
+"""Keys, scopes, limits and usage through the real doors of a gateway that has keys on."""
+
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_TRIAGE, PRICES
+from doubles.engine import ScriptedEngine, answer
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.tenancy import issue, register_at
+from doubles.valkey import Valkey
+from doubles.waiting import found, until
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.errors import PermissionDenied, PointsmanError, ResourceExhausted, Unauthenticated
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.keys.records import KeyScope, Limits
+from pointsman_servicekit.keys.usage import UsageBook
+from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.rich_status import from_rpc_error
+
+CHAT = "/v1/chat/completions"
+FAMILIES = {401: Unauthenticated, 403: PermissionDenied, 429: ResourceExhausted}
+
+
+@pytest.fixture
+async def guarded(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
+    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool"}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+def body(text: str = IN_CHAT, **more: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
+
+
+async def over_http(gateway: Gateway, key: str, **more: Any) -> Mapping[str, str]:
+    """The answer's headers; what is refused is raised."""
+    shown = {"authorization": f"Bearer {key}"} if key else {}
+    async with open_http_client(gateway) as client:
+        told = await client.post(CHAT, json=body(**more), headers=shown)
+    if told.is_success:
+        return told.headers
+    error = told.json()["error"]
+    refusal = FAMILIES[told.status_code](error["message"], code=error["code"], param=error["param"])
+    refusal.limits = told.headers
+    raise refusal
+
+
+async def over_grpc(gateway: Gateway, key: str, text: str = IN_CHAT, model: str = "auto") -> Mapping[str, str]:
+    """The answer's metadata, the trailing too; what is refused is raised."""
+    shown = (("authorization", f"Bearer {key}"),) if key else ()
+    asked = pb.GenerateRequest(model=model, messages=[pb.Message(role="user", content=text)])
+    async with open_channel(gateway.grpc_address) as channel:
+        call = gateway_pb2_grpc.GatewayStub(channel).GenerateOnce(asked, metadata=shown)
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            refusal = from_rpc_error(error, "gateway")
+            refusal.limits = dict(error.trailing_metadata())
+            raise refusal from error
+        return dict([*await call.initial_metadata(), *await call.trailing_metadata()])
+
+
+DOORS = pytest.mark.parametrize("ask", [over_http, over_grpc])
+
+
+@DOORS
+@pytest.mark.parametrize(
+    ("key", "code"), [("", "missing_key"), ("sk-1", "unknown_key"), (f"pm_{'A' * 8}_{'b' * 32}", "unknown_key")]
+)
+async def test_who_shows_no_key_that_is_known_is_not_let_in(
+    guarded: Gateway, engine: ScriptedEngine, ask: Any, key: str, code: str
+) -> None:
+    with pytest.raises(Unauthenticated) as told:
+        await ask(guarded, key)
+    assert told.value.code == code
+    assert engine.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "asked"),
+    [
+        ("POST", "/v1/route", body()),
+        ("POST", "/v1/feedback", {"decision_id": "d", "rating": 1}),
+        ("POST", "/v1/completions", {"model": "auto", "prompt": IN_CHAT}),
+        ("POST", "/v1/responses", {"model": "auto", "input": IN_CHAT}),
+        ("POST", "/v1/embeddings", {"model": "minilm", "input": IN_CHAT}),
+        ("GET", "/v1/models", None),
+        ("GET", "/v1/configuration", None),
+    ],
+)
+async def test_every_route_but_those_of_operators_asks_for_a_key(
+    guarded: Gateway, method: str, path: str, asked: dict[str, Any] | None
+) -> None:
+    async with open_http_client(guarded) as client:
+        told = await client.request(method, path, json=asked)
+    assert (told.status_code, told.json()["error"]["code"]) == (401, "missing_key"), path
+
+
+async def test_health_and_metrics_ask_for_none(guarded: Gateway) -> None:
+    async with open_http_client(guarded) as client:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await client.get(path)).status_code == 200, path
+
+
+@DOORS
+async def test_a_key_takes_the_paths_that_it_is_for_and_no_other(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
+    issued = await issue(valkey.url, scope=KeyScope(paths=("small_talk", "safe_start")))
+    key = issued.credential.text
+    named = await ask(guarded, key, text=IN_CHAT)
+    assert named.get("x-pointsman-path", named.get("pointsman-path")) == "small_talk"
+    # Its own path is not the key's, the default path is.
+    instead = await ask(guarded, key, text=IN_TRIAGE)
+    assert instead.get("x-pointsman-path", instead.get("pointsman-path")) == "safe_start"
+    with pytest.raises(PermissionDenied, match="the key is not for path 'triage_adapter'") as told:
+        await ask(guarded, key, model="path:triage_adapter")
+    assert (told.value.code, told.value.param) == ("not_in_scope", "model")
+
+
+async def all_of(asked: Iterable[Awaitable[Any]]) -> None:
+    for one in asked:
+        await one
+
+
+@DOORS
+async def test_a_limit_is_told_before_and_when_it_is_met(guarded: Gateway, valkey: Valkey, ask: Any) -> None:
+    issued = await issue(valkey.url, limits=Limits(requests_per_minute=2))
+    told = [await ask(guarded, issued.credential.text) for _ in range(2)]
+    assert [t.get("x-ratelimit-limit-requests", "2") for t in told] == ["2", "2"]
+    with pytest.raises(ResourceExhausted) as refused:
+        await all_of(ask(guarded, issued.credential.text) for _ in range(3))  # a minute may have begun meanwhile
+    assert refused.value.code == "requests_per_minute"
+    assert refused.value.limits["x-ratelimit-remaining-requests"] == "0"
+
+
+@DOORS
+async def test_a_revoked_key_is_refused_soon_and_a_priced_answer_is_counted(
+    guarded: Gateway, engine: ScriptedEngine, valkey: Valkey, ask: Any
+) -> None:
+    issued = await issue(valkey.url)
+    engine.says(*answer("Hello", " there", prompt_tokens=20))
+    await ask(guarded, issued.credential.text)
+    async with open_redis(valkey.url, lambda up: None) as redis:
+        book = UsageBook(redis)
+
+        async def counted() -> Mapping[str, int]:
+            return (await book.read()).today.get((issued.record.tenant, issued.record.id), {})
+
+        counts = await found(counted)
+    assert (counts["requests"], counts["prompt_tokens"], counts["completion_tokens"]) == (1, 20, 2)
+    assert counts["picodollars"] == round(20 * PRICES["prompt"] + 2 * PRICES["completion"]) * 10**6
+    async with register_at(valkey.url) as register:
+        await register.revoke(issued.record.id)
+
+    async def is_refused() -> bool:
+        try:
+            await ask(guarded, issued.credential.text)
+        except PointsmanError as error:
+            return error.code == "revoked_key"
+        return False
+
+    await found(is_refused)
+
+
+async def test_a_hung_up_request_gives_its_stream_back(
+    guarded: Gateway, engine: ScriptedEngine, valkey: Valkey
+) -> None:
+    issued = await issue(valkey.url, limits=Limits(concurrent_streams=1))
+    engine.says(*answer("Hello")[:2])
+    shown = {"authorization": f"Bearer {issued.credential.text}"}
+    async with open_http_client(guarded) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(CHAT, json=body(), headers=shown, timeout=0.01)
+    await until(lambda: guarded.metric("pointsman_in_flight") == 0)
+    engine.says(*answer("Hello"))
+    assert await over_http(guarded, issued.credential.text)
