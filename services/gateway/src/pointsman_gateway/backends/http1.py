@@ -87,8 +87,6 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.retry_after = ""
         self.complete = True
-        self.used = 0
-        """How many answers it has brought to their end."""
         self.idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._last = self._gap = self._deadline = self._due = 0.0
@@ -235,7 +233,6 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.complete = True
-        self.used += 1
         self._unwatch()
         if not self._parser.should_keep_alive():
             self._fail(ConnectionFailed("the connection was closed"))
@@ -259,14 +256,16 @@ async def _begun(connection: Connection, head: bytes, body: bytes, patience: Pat
 class Pool:
     """Keeps connections for the next request."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_idle: float = LONGEST_IDLE) -> None:
+        """`longest_idle`: seconds that a connection may have rested and still be used."""
+        self._longest_idle = longest_idle
         self._idle: dict[Origin, deque[Connection]] = {}
         self._clock = asyncio.get_running_loop().time
 
     def idle(self, origin: Origin) -> Connection | None:
         """One that was used a moment ago, or None."""
         kept = self._idle.get(origin)
-        oldest = self._clock() - LONGEST_IDLE
+        oldest = self._clock() - self._longest_idle
         while kept:
             connection = kept.pop()
             if connection.open and connection.idle_since > oldest:

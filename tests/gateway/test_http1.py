@@ -1,0 +1,208 @@
+"""The lean HTTP client: what it keeps, what it notices, and what it gives up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from doubles.waiting import until
+from pointsman_gateway.backends.http1 import (
+    Connection,
+    ConnectionFailed,
+    NotConnected,
+    Origin,
+    Patience,
+    Pool,
+    TimedOut,
+    origin_of,
+)
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@asynccontextmanager
+async def serving(serve: Serve) -> AsyncIterator[Origin]:
+    at_work: list[tuple[asyncio.Task[None] | None, asyncio.StreamWriter]] = []
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        at_work.append((asyncio.current_task(), writer))
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await serve(reader, writer)
+
+    server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
+    try:
+        yield origin_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    finally:
+        server.close()
+        for _, writer in at_work:
+            writer.transport.abort()
+        await asyncio.gather(*(task for task, _ in at_work if task))
+        for _, writer in at_work:
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+def patient(seconds: float = 10.0, head: float = 10.0) -> Patience:
+    return Patience(connect=seconds, head=head, deadline=asyncio.get_running_loop().time() + seconds)
+
+
+async def request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    return await reader.readexactly(length)
+
+
+async def whole(connection: Connection) -> bytes:
+    body = b""
+    while piece := await connection.read():
+        body += piece
+    return body
+
+
+async def answered(pool: Pool, origin: Origin) -> bytes:
+    connection = await pool.post(origin, HEAD, b"{}", patient())
+    body = await whole(connection)
+    pool.release(origin, connection)
+    return body
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    pool = Pool()
+    yield pool
+    pool.close()
+
+
+class Counting:
+    """Answers on each connection as often as it is asked, or `times`."""
+
+    def __init__(self, times: int = 1000) -> None:
+        self.connections = self.asked = self.ended = 0
+        self._times = times
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            for _ in range(self._times):
+                await request(reader)
+                self.asked += 1
+                writer.write(ANSWER)
+        except asyncio.IncompleteReadError:
+            pass
+        writer.close()
+        self.ended += 1
+
+
+async def test_a_connection_is_used_again(pool: Pool) -> None:
+    engine = Counting()
+    async with serving(engine) as origin:
+        assert [await answered(pool, origin) for _ in range(5)] == [b"ok"] * 5
+        assert (engine.connections, engine.asked) == (1, 5)
+
+
+async def test_requests_at_once_have_a_connection_each(pool: Pool) -> None:
+    engine = Counting()
+    async with serving(engine) as origin:
+        assert await asyncio.gather(*(answered(pool, origin) for _ in range(8))) == [b"ok"] * 8
+        assert engine.connections == 8
+
+
+async def test_a_connection_that_was_closed_while_it_rested_costs_no_request(pool: Pool) -> None:
+    engine = Counting(times=1)
+    async with serving(engine) as origin:
+        for number in range(1, 4):
+            assert await answered(pool, origin) == b"ok"
+            await until(lambda number=number: engine.ended == number)
+        assert engine.connections == 3
+
+
+async def test_a_connection_that_has_rested_for_long_is_not_used() -> None:
+    pool, engine = Pool(longest_idle=0.0), Counting()
+    async with serving(engine) as origin:
+        await answered(pool, origin)
+        await answered(pool, origin)
+        assert engine.connections == 2
+        pool.close()
+
+
+async def test_an_answer_that_ends_a_moment_after_all_that_is_wanted_of_it_leaves_its_connection(pool: Pool) -> None:
+    go_on = asyncio.Event()
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        for _ in range(2):
+            await request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nall\r\n")
+            await go_on.wait()
+            writer.write(b"0\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with serving(serve) as origin:
+        connection = await pool.post(origin, HEAD, b"{}", patient())
+        assert await connection.read() == b"all"
+        pool.release(origin, connection)
+        assert pool.idle(origin) is None
+        go_on.set()
+        await until(lambda: connection.complete)
+        again = await pool.post(origin, HEAD, b"{}", patient())
+        assert again is connection
+        assert connections == 1
+        again.close()
+
+
+async def test_what_does_not_speak_http_is_told(pool: Pool) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"hello\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with serving(serve) as origin:
+        with pytest.raises(ConnectionFailed, match="does not speak HTTP"):
+            await pool.post(origin, HEAD, b"{}", patient())
+
+
+async def test_an_answer_cut_in_the_middle_is_told_after_what_has_come(pool: Pool) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+        writer.close()
+
+    async with serving(serve) as origin:
+        connection = await pool.post(origin, HEAD, b"{}", patient())
+        assert await connection.read() == b"half"
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await connection.read()
+
+
+async def test_who_says_nothing_is_waited_for_only_so_long(pool: Pool) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with serving(serve) as origin:
+        with pytest.raises(TimedOut, match="nothing came in time"):
+            await pool.post(origin, HEAD, b"{}", patient(head=0.05))
+
+
+async def test_nobody_there_is_told_at_once(pool: Pool) -> None:
+    with pytest.raises(ConnectionFailed, match="no connection") as told:
+        await pool.post(origin_of("http://127.0.0.1:1"), HEAD, b"{}", patient())
+    assert not isinstance(told.value, NotConnected)
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:80", "http://", ""])
+def test_what_is_no_url_of_an_engine_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="no URL of an engine"):
+        origin_of(url)
+
+
+def test_a_url_may_name_a_folder_and_leave_out_the_port() -> None:
+    origin = origin_of("http://engine.example/openai/")
+    assert (origin.host, origin.port, origin.path, origin.tls) == ("engine.example", 80, "/openai", None)
+    assert origin_of("https://engine.example").port == 443

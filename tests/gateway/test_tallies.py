@@ -1,0 +1,45 @@
+"""Plain numbers say what the Prometheus client's own counters and histograms would have said."""
+
+import random
+
+from pointsman_gateway.metering.tallies import Tallies, counter, histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+EDGES = (0.005, 0.01, 0.1, 1, 2.5)
+
+
+def test_they_say_what_prometheus_clients_own_would_say() -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    asked = counter("asked", "Requests.", ["path"])
+    took = histogram("took_seconds", "Time.", ["path"], EDGES)
+    ours.register(Tallies([asked], [took]))
+    their_asked = Counter("asked", "Requests.", ["path"], registry=theirs)
+    their_took = Histogram("took_seconds", "Time.", ["path"], buckets=EDGES, registry=theirs)
+    values = [*EDGES, 0.0, 3.0, *(random.Random(7).uniform(0, 3) for _ in range(200))]
+    for number, value in enumerate(values):
+        path = f"p{number % 3}"
+        asked.cell(path).value += 1
+        took.cell(path).observe(value)
+        their_asked.labels(path).inc()
+        their_took.labels(path).observe(value)
+    assert _said(ours) == _said(theirs)
+
+
+def test_a_series_is_made_when_it_is_first_asked_for() -> None:
+    registry = CollectorRegistry()
+    asked = counter("asked", "Requests.", ["path"])
+    registry.register(Tallies([asked], []))
+    assert b"asked_total{" not in generate_latest(registry)
+    assert asked.cell("p") is asked.cell("p")
+    assert b'asked_total{path="p"} 0.0' in generate_latest(registry)
+
+
+def _said(registry: CollectorRegistry) -> dict[str, object]:
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": round(sample.value, 9)
+        for family in families
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
