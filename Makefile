@@ -30,7 +30,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/faults
 
 # -- environments
 
@@ -83,11 +83,15 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together
+	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
 	$(BIN)/python -m pytest tests/together
+
+.PHONY: test-faults
+test-faults: $(VENV)/.done ## stop and kill real processes under load
+	$(BIN)/python -m pytest tests/faults
 
 .PHONY: format
 format: $(VENV)/.done ## format the code
@@ -128,6 +132,23 @@ bench-routing: $(VENV)/.done .venv-bench/routing/.done ## measure how well and h
 bench-retrieval: $(VENV)/.done .venv-bench/retrieval/.done ## measure the retriever beside its peers; DATA="FOLDER ..." for other judged sets
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python benchmarks/retrieval_quality.py $(DATA)
+
+ARGS ?=
+
+.PHONY: bench-gateway-tools
+bench-gateway-tools: ## install nginx, wrk and Portkey's gateway for bench-gateway (as root; what is missing it leaves out)
+	apt-get install -y nginx-light wrk
+	npm install --no-fund --no-audit --prefix .venv-bench/portkey @portkey-ai/gateway@1.15.2
+
+.PHONY: bench-gateway
+bench-gateway: $(VENV)/.done .venv-bench/gateway/.done ## measure the gateway's hot path beside its peers (8 minutes); ARGS="--quick --profile"
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python -m benchmarks.gateway_load $(ARGS)
+
+.PHONY: bench-gateway-soak
+bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway's memory stay as it is? ARGS="--minutes 60"
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
 
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models

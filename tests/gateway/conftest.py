@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from doubles.config_folder import ConfigFolder
-from doubles.doors import Door, GrpcDoor, HttpDoor, HttpStreamDoor
+from doubles.doors import DOORS, Door, opening_door
 from doubles.engine import ScriptedEngine, running_engine
 from doubles.gateway import Gateway, Neighbours, open_http_client
 from doubles.lora_server import ScriptedLoraServer, running_lora_server
@@ -15,7 +15,6 @@ from doubles.retriever import ScriptedRetriever, running_retriever
 from doubles.valkey import Valkey, running_valkey
 from pointsman_embedding import MiniLM, StaticModel
 from pointsman_embedding.prepare import prepare
-from pointsman_servicekit.grpc_client import open_channel
 
 MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
 
@@ -102,11 +101,7 @@ async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.fixture(params=["http", "http-stream", "grpc"])
+@pytest.fixture(params=DOORS)
 async def door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[Door]:
-    if request.param == "grpc":
-        async with open_channel(gateway.grpc_address) as channel:
-            yield GrpcDoor(channel)
-    else:
-        async with open_http_client(gateway) as client:
-            yield HttpDoor(client) if request.param == "http" else HttpStreamDoor(client)
+    async with opening_door(request.param, gateway.url, gateway.grpc_address) as door:
+        yield door

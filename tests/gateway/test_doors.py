@@ -1,16 +1,18 @@
 """What both doors do alike: every test goes through HTTP, HTTP with streaming, and gRPC."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
-from doubles.doors import Door
+from doubles.doors import Door, GrpcOnceDoor, HttpStreamDoor
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk
 from doubles.gateway import TRIAGE, Gateway, Neighbours
 from doubles.lora_server import READY, STARTING
 from doubles.retriever import ScriptedRetriever
 from doubles.waiting import until
+from pointsman_gateway.domain import Decision, Prompt, Request
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
     Internal,
@@ -32,6 +34,26 @@ async def test_an_answer_carries_text_usage_cost_and_its_path(door: Door, engine
     assert (got.prompt_tokens, got.completion_tokens, got.cached_tokens) == (100, 3, 64)
     assert got.cost_parts_usd == pytest.approx({"prompt": 36e-6, "cached": 16e-6, "completion": 12e-6})
     assert got.cost_usd == pytest.approx(64e-6)
+
+
+async def test_what_stands_beside_an_answer_says_what_the_answer_says(door: Door) -> None:
+    got = await door.ask(IN_TRIAGE)
+    told = dict(got.told)
+    assert (told["decision-id"], told["path"], told["kind"]) == (got.decision_id, "triage_adapter", "lora")
+    assert told["request-id"]
+    if not isinstance(door, GrpcOnceDoor):
+        assert (told["task"], told["reason"]) == ("triage", "policy:fixed")
+        assert 0 < float(told["confidence"]) <= 1
+        assert float(told["overhead-ms"]) > 0
+    if not isinstance(door, HttpStreamDoor):  # whose headers are sent before the cost is known
+        assert told["cost-usd"] == f"{got.cost_usd:.9f}"
+
+
+async def test_everything_that_a_request_may_name_is_listed(door: Door) -> None:
+    assert await door.models() == [
+        "auto", "tiny", "path:triage_adapter", "path:triage_few_shot", "path:handbook", "path:letter",
+        "path:small_talk", "path:safe_start", "triage@prod", "voice@prod",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -83,6 +105,11 @@ async def test_sampling_reaches_the_engine_with_the_paths_values_in_the_gaps(
     assert body["stream_options"] == {"include_usage": True}
 
 
+async def test_a_number_reaches_the_engine_as_it_was_written(door: Door, engine: ScriptedEngine) -> None:
+    await door.ask(IN_CHAT, temperature=0.7, top_p=0.95)
+    assert (engine.bodies[-1]["temperature"], engine.bodies[-1]["top_p"]) == (0.7, 0.95)
+
+
 async def test_metadata_can_decide_by_a_rule(door: Door) -> None:
     decision = await door.route(IN_CHAT, metadata={"source": "inbox"})
     assert (decision["task"], decision["path"], decision["reason"]) == ("triage", "triage_adapter", "rule:inbox")
@@ -127,6 +154,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], type[PointsmanError], str, str]] = [
     ({"messages": "x", "temperature": 2.5}, InvalidArgument, "bad_parameter", "temperature"),
     ({"messages": "x", "top_p": 0}, InvalidArgument, "bad_parameter", "top_p"),
     ({"messages": "x", "max_tokens": 0}, InvalidArgument, "bad_parameter", "max_tokens"),
+    ({"messages": "x", "seed": 2**63}, InvalidArgument, "bad_parameter", "seed"),
     ({"messages": "x", "stop": list("abcde")}, InvalidArgument, "bad_parameter", "stop"),
     ({"messages": "x", "user": "u" * 513}, InvalidArgument, "bad_parameter", "user"),
     ({"messages": "x", "metadata": {str(i): "" for i in range(17)}}, InvalidArgument, "bad_parameter", "metadata"),
@@ -267,13 +295,21 @@ async def test_a_client_that_hangs_up_stops_the_engine_and_is_metered(
     assert gateway.metric("pointsman_in_flight") == 0
 
 
+class Mistaken:
+    """A stage with a mistake in it."""
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        raise TypeError("unsupported operand")
+
+
 @pytest.fixture
-def mistaken_prompt(neighbours: Neighbours) -> None:
-    neighbours.config.prompts["persona.txt"] = "{% if 'Hello' in query %}{{ 'ours' / 2 }}{% endif %}"
+def mistaken(gateway: Gateway) -> None:
+    now = gateway.house.generations.current
+    gateway.house.generations.current = replace(now, line=replace(now.line, prompts=Mistaken()))
 
 
 async def test_a_mistake_of_ours_is_told_by_an_id_alone(
-    mistaken_prompt: None, door: Door, gateway: Gateway, caplog: pytest.LogCaptureFixture
+    mistaken: None, door: Door, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Internal, match=r"^internal error") as told:
         await door.ask(IN_CHAT)

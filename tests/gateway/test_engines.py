@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
 from doubles.waiting import until
-from pointsman_gateway.backends.engines import Engine, Engines, follow
+from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan, follow
+from pointsman_gateway.config.schema import BreakerTerms, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_servicekit.errors import Unavailable
 
@@ -108,4 +109,31 @@ def test_all_engines_that_can_answer_are_targets_in_their_order() -> None:
         ]
     )
     assert [target.engine.name for target in engines.targets(PLAIN)] == ["bare", "full"]
+    assert engines.why_not(PLAIN) is None
     assert [target.engine.name for target in engines.targets(Path("p", "tiny", adapter=VERSION))] == ["full"]
+
+
+def test_what_is_kept_in_mind_is_never_older_than_the_last_word() -> None:
+    engines = Engines([Engine("a", "tiny", "http://a", ready=True), Engine("b", "tiny", "http://b", ready=True)])
+    assert [target.engine.name for target in engines.targets(PLAIN)] == ["a", "b"]
+    engines.put(Engine("a", "tiny", "http://a", ready=False, detail="stopped"))
+    assert [target.engine.name for target in engines.targets(PLAIN)] == ["b"]
+    engines.put(Engine("a", "tiny", "http://elsewhere", ready=True))
+    assert engines.targets(PLAIN)[0].engine.url == "http://elsewhere"
+
+
+def test_generations_share_how_an_engine_does_but_not_how_it_is_treated() -> None:
+    cell = Cell(Engine("a", "tiny", "http://a", ready=True))
+    before = Engines([cell], {"a": Plan(Timeouts(gap=1))})
+    after = Engines([cell], {"a": Plan(Timeouts(gap=2))})
+    assert [engines.targets(PLAIN)[0].plan.timeouts.gap for engines in (before, after)] == [1, 2]
+    cell.breaker.failed(cell.breaker.enter(), BreakerTerms(failures=1))
+    assert before.why_not(PLAIN) == after.why_not(PLAIN) == "a has failed and is tried again in 5 s"
+    assert not before.any_ready
+
+
+def test_names_that_requests_make_up_are_not_kept_for_ever() -> None:
+    engines = Engines([Engine("a", "tiny", "http://a", ready=True)])
+    for number in range(5000):
+        engines.why_not(Path("p", "tiny", adapter=f"made-up-{number}"))
+    assert len(engines._known) <= 1024

@@ -1,13 +1,14 @@
 """Two engines for one model: the next one answers, as long as nothing has been said."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from doubles.config_folder import IN_CHAT, IN_TRIAGE
 from doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
 from doubles.gateway import Gateway, Neighbours
 from doubles.waiting import until
-from pointsman_gateway.domain import Chunk, Event, Finished, Message, Request, Started
+from pointsman_gateway.domain import Event, Finished, Message, Request, Started
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 
 
@@ -17,6 +18,15 @@ def two_engines(neighbours: Neighbours, second_engine: ScriptedEngine) -> None:
     second_engine.says(*answer("from", " the", " second"))
 
 
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    """Its second engine is so busy that the first one is asked first."""
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        next(cell for cell in gateway.house.engines.cells if cell.engine.name == "spare").in_flight += 100
+        yield gateway
+
+
 async def answered(gateway: Gateway, text: str = IN_CHAT, seconds: float = 10) -> list[Event]:
     deadline = asyncio.get_running_loop().time() + seconds
     request = Request("auto", (Message("user", text),), deadline=deadline)
@@ -24,7 +34,7 @@ async def answered(gateway: Gateway, text: str = IN_CHAT, seconds: float = 10) -
 
 
 def text_of(events: list[Event]) -> str:
-    return "".join(event.content for event in events if isinstance(event, Chunk))
+    return "".join(chunk.content for event in events if isinstance(event, tuple) for chunk in event)
 
 
 @pytest.mark.parametrize("script", [[BREAK], [*beginning(), BREAK], [], [b"data: [DONE]\n\n"]])
@@ -74,6 +84,7 @@ async def test_when_all_engines_fail_the_last_ones_error_is_told(
     second_engine.refuses(500, "b")
     with pytest.raises(Unavailable, match="engine 'spare' answered 500"):
         await answered(gateway)
+    assert (len(engine.bodies), len(second_engine.bodies)) == (2, 2)  # by the task's path, then by the default path
 
 
 async def test_an_adapters_path_asks_only_engines_that_hold_it(
@@ -95,3 +106,38 @@ async def test_time_spent_on_a_hanging_engine_is_not_given_to_the_next(
         await answered(gateway, seconds=0.2)
     assert second_engine.bodies == []
     await until(lambda: engine.running == 0)
+
+
+async def test_an_engine_that_keeps_failing_is_passed_over_in_the_decision(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    """An adapter's path has one engine only: once that is left alone, the router itself takes the next path."""
+    engine.refuses(500, "x")
+    for _ in range(5):
+        await answered(gateway, IN_TRIAGE)
+    asked = len(engine.bodies)
+    events = await answered(gateway, IN_TRIAGE)
+    started = events[0]
+    assert isinstance(started, Started)
+    assert (started.decision.path.name, started.decision.reason) == ("triage_few_shot", "availability")
+    skipped = next(row for row in started.decision.considered if row.path == "triage_adapter")
+    assert skipped.reason.startswith("local has failed and is tried again in ")
+    assert len(engine.bodies) == asked
+
+
+async def test_a_gateway_whose_engines_are_all_left_alone_is_not_ready(
+    gateway: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    assert gateway.house.engines.any_ready
+    engine.refuses(500, "x")
+    second_engine.refuses(500, "x")
+    while gateway.house.engines.any_ready:
+        with pytest.raises(Unavailable):
+            await answered(gateway)
+    asked = len(engine.bodies) + len(second_engine.bodies)
+    with pytest.raises(Unavailable) as told:
+        await answered(gateway)
+    assert told.value.code == "breaker_open"
+    assert told.value.retry_after is not None
+    assert 1 <= told.value.retry_after <= 5
+    assert len(engine.bodies) + len(second_engine.bodies) == asked

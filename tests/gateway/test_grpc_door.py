@@ -3,18 +3,33 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import pytest
 from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
-from doubles.engine import DONE, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, Gateway
+from doubles.engine import BREAK, DONE, ScriptedEngine, answer, beginning, chunk, usage
+from doubles.gateway import TRIAGE, Gateway, Neighbours
+from doubles.lora_server import READY
 from doubles.waiting import until
+from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.domain import Caller, Decision, Event, Request
+from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.pipeline import Pipeline
+from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.rich_status import from_rpc_error
+
+
+@pytest.fixture
+def impatient(neighbours: Neighbours) -> None:
+    neighbours.settings["request_timeout"] = 0.3
 
 
 @pytest.fixture
@@ -81,8 +96,14 @@ async def test_an_authors_name_reaches_the_engine(stub: gateway_pb2_grpc.Gateway
     assert engine.bodies[0]["messages"] == [{"role": "user", "content": "hi", "name": "ann"}]
 
 
-@pytest.mark.parametrize(("extra", "code"), [("{", "bad_json"), ("[1]", "bad_parameter"), ("5", "bad_parameter")])
-async def test_extra_json_that_is_no_object_is_refused(
+@pytest.mark.parametrize(
+    ("extra", "code"),
+    [
+        ("{", "bad_json"), ("[" * 100_000, "body_too_deep"), ("[1]", "bad_parameter"), ("5", "bad_parameter"),
+        ('{"max_tokens": 0}', "bad_parameter"), ('{"stream": false, "n": 2}', "bad_parameter"),
+    ],
+)  # fmt: skip
+async def test_extra_json_that_is_no_object_of_further_parameters_is_refused(
     stub: gateway_pb2_grpc.GatewayStub, extra: str, code: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
@@ -121,6 +142,247 @@ async def test_cancelling_stops_the_engine_and_is_metered(
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
     assert gateway.metric("pointsman_tokens_total", type="completion") == len(pieces)
     assert gateway.metric("pointsman_in_flight") == 0
+
+
+# -- the whole answer in one message
+
+
+async def test_one_message_holds_what_the_stream_holds(
+    stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer("Zug", "führer", prompt_tokens=100, cached_tokens=64))
+    whole = await stub.GenerateOnce(asking(IN_TRIAGE))
+    assert (whole.started.model, whole.started.decision.path) == (TRIAGE, "triage_adapter")
+    assert [(c.index, c.content, c.finish_reason, c.extra_json) for c in whole.choices] == [
+        (0, "Zugführer", "stop", "")
+    ]
+    usage_ = whole.receipt.usage
+    assert (usage_.prompt_tokens, usage_.completion_tokens, usage_.cached_tokens) == (100, 2, 64)
+    assert whole.receipt.outcome == "ok"
+    assert whole.receipt.cost_usd == pytest.approx(60e-6)
+    assert whole.receipt.seconds["total"] >= whole.receipt.seconds["first_token"] > 0
+
+
+async def test_one_message_holds_tool_calls_put_together_and_logprobs_beside_them(
+    stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
+) -> None:
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "refund", "arguments": ""}}
+    pieces = [{"index": 0, "function": {"arguments": part}} for part in ('{"booking":', ' "AB12"}')]
+    engine.says(
+        *(chunk(tool_calls=[piece]) for piece in (call, *pieces)),
+        chunk("b", index=1, reasoning="hm", logprobs={"content": [{"token": "b"}]}),
+        chunk("", finish="tool_calls"), chunk("", index=1, finish="stop"), usage(), DONE,
+    )  # fmt: skip
+    called, spoken = (await stub.GenerateOnce(asking())).choices
+    function = {"name": "refund", "arguments": '{"booking": "AB12"}'}
+    assert json.loads(called.extra_json) == {
+        "message": {"tool_calls": [{"id": "c1", "type": "function", "function": function}]}
+    }
+    assert (called.content, called.finish_reason) == ("", "tool_calls")
+    assert json.loads(spoken.extra_json) == {
+        "message": {"reasoning": "hm"}, "logprobs": {"content": [{"token": "b"}]},
+    }  # fmt: skip
+    assert (spoken.index, spoken.content, spoken.finish_reason) == (1, "b", "stop")
+
+
+async def test_each_choice_of_a_stream_says_why_it_ended(
+    stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
+) -> None:
+    engine.says(chunk("a"), chunk("b", index=1, finish="length"), chunk("", finish="stop"), usage(), DONE)
+    deltas = [r.delta for r in [r async for r in stub.Generate(asking())] if r.WhichOneof("event") == "delta"]
+    assert [(d.index, d.finish_reason) for d in deltas] == [(0, ""), (1, "length"), (0, "stop")]
+
+
+# -- what is sent beside it
+
+
+async def trailers(call: grpc.aio.Call) -> dict[str, str]:
+    return {name: str(value) for name, value in await call.trailing_metadata()}
+
+
+async def test_trailers_carry_decision_usage_and_cost(
+    stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer("a", "b", prompt_tokens=100, cached_tokens=64))
+    stream, once = stub.Generate(asking(), metadata=(("x-request-id", "abc-1"),)), stub.GenerateOnce(asking())
+    *_, last = [response async for response in stream]
+    for call, decision_id in ((stream, ""), (once, (await once).started.decision.id)):
+        told = await trailers(call)
+        assert (told["pointsman-path"], told["pointsman-kind"]) == ("small_talk", "prompt")
+        assert told["pointsman-cost-usd"] == f"{last.finished.receipt.cost_usd:.9f}"
+        tokens = [told[f"pointsman-{kind}-tokens"] for kind in ("prompt", "completion", "cached")]
+        assert tokens == ["100", "2", "64"]
+        assert told["pointsman-decision-id"].startswith(decision_id or "dec_")
+    assert (await trailers(stream))["pointsman-request-id"] == "abc-1"
+    assert (await trailers(once))["pointsman-request-id"] not in ("abc-1", "")
+
+
+async def test_the_decision_is_told_before_the_first_piece_is_read(
+    stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
+) -> None:
+    engine.says(*beginning("Hel"), asyncio.Event())
+    call = stub.Generate(asking(IN_TRIAGE))
+    told = dict(await call.initial_metadata())
+    assert (told["pointsman-task"], told["pointsman-path"]) == ("triage", "triage_adapter")
+    assert (told["pointsman-kind"], told["pointsman-reason"]) == ("lora", "policy:fixed")
+    call.cancel()
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateOnce"])
+async def test_errors_have_trailers_too(
+    stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine, method: str
+) -> None:
+    async def failed(request: pb.GenerateRequest) -> tuple[grpc.StatusCode, dict[str, str]]:
+        call = getattr(stub, method)(request, metadata=(("x-request-id", "abc-1"),))
+        with pytest.raises(grpc.aio.AioRpcError) as told:
+            _ = [response async for response in call] if method == "Generate" else await call
+        return told.value.code(), {str(name): str(value) for name, value in told.value.trailing_metadata() or ()}
+
+    code, told = await failed(pb.GenerateRequest(model="auto"))
+    assert (code, told["pointsman-request-id"]) == (grpc.StatusCode.INVALID_ARGUMENT, "abc-1")
+    assert "grpc-status-details-bin" in told
+    assert "pointsman-path" not in told  # nothing was decided
+    engine.says(*beginning("Hel"), BREAK)
+    code, told = await failed(asking())
+    assert (code, told["pointsman-path"], told["pointsman-kind"]) == (
+        grpc.StatusCode.UNAVAILABLE, "small_talk", "prompt",
+    )  # fmt: skip
+    assert told["pointsman-decision-id"].startswith("dec_")
+
+
+# -- time
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateOnce"])
+async def test_the_gateways_own_deadline_comes_with_details(
+    impatient: None, stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine, gateway: Gateway, method: str
+) -> None:
+    engine.says(asyncio.Event())
+    call = getattr(stub, method)(asking(), timeout=60)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        _ = [response async for response in call] if method == "Generate" else await call
+    told = from_rpc_error(failed.value, "gateway")
+    assert (type(told), told.code) == (DeadlineExceeded, "deadline_exceeded")
+    await until(lambda: engine.running == 0)
+    assert gateway.metric("pointsman_requests_total", outcome="deadline_exceeded", path="small_talk") == 1
+
+
+# -- what can be had
+
+
+async def test_paths_are_listed_with_what_they_are_and_whether_they_can_answer(
+    stub: gateway_pb2_grpc.GatewayStub, neighbours: Neighbours, gateway: Gateway
+) -> None:
+    listed = await stub.ListPaths(pb.ListPathsRequest())
+    assert [(p.name, p.kind, p.model, p.adapter) for p in listed.paths] == [
+        ("triage_adapter", "lora", "tiny", "triage@prod"),
+        ("triage_few_shot", "prompt", "tiny", ""),
+        ("handbook", "rag", "tiny", ""),
+        ("letter", "hybrid", "tiny", "voice@prod"),
+        ("small_talk", "prompt", "tiny", ""),
+        ("safe_start", "rag", "tiny", ""),
+    ]
+    assert list(listed.paths[2].strategies) == ["zero_shot", "retrieval"]
+    assert all(path.available and not path.why_not for path in listed.paths)
+    assert listed.generation == gateway.house.generations.current.id
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url)
+    await until(lambda: not gateway.house.engines.get("local").resident)
+    away = {p.name: p.why_not for p in (await stub.ListPaths(pb.ListPathsRequest())).paths if not p.available}
+    assert away == {
+        "triage_adapter": "adapter 'triage@prod' is not resident on any engine",
+        "letter": "adapter 'voice@prod' is not resident on any engine",
+    }
+
+
+async def test_reflection_knows_every_method(channel: grpc.aio.Channel) -> None:
+    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE)
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
+    (told,) = [answer async for answer in reflection]
+    files = map(descriptor_pb2.FileDescriptorProto.FromString, told.file_descriptor_response.file_descriptor_proto)
+    methods = {m.name for file in files for service in file.service for m in service.method}
+    assert methods == {"Generate", "GenerateOnce", "Route", "Feedback", "ListPaths"}
+
+
+# -- who asks
+
+
+class ScriptedTenancy:
+    """Knows one key at once, another after a look elsewhere, and no more."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def identify_now(self, credential: str) -> Caller | None:
+        return Caller("known", "acme") if credential == "pm_known" else None
+
+    async def identify(self, credential: str) -> Caller:
+        self.looked += 1
+        await asyncio.sleep(0)
+        if credential == "pm_new":
+            return Caller("new", "acme")
+        raise Unauthenticated("this is no key of ours", code="unknown_key")
+
+
+@dataclass(frozen=True)
+class Overheard:
+    """A pipeline that notes who asks."""
+
+    pipeline: Pipeline
+    callers: list[Caller]
+
+    def answer(self, request: Request) -> AsyncIterator[Event]:
+        self.callers.append(request.caller)
+        return self.pipeline.answer(request)
+
+    async def decide(self, request: Request) -> Decision:
+        self.callers.append(request.caller)
+        return await self.pipeline.decide(request)
+
+
+@pytest.fixture
+async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.GatewayStub, list[Caller]]]:
+    """A door that wants keys, and who came through it."""
+    house = gateway.house
+    overheard = Overheard(house.pipeline, [])
+    servicer = GatewayServicer(overheard, house.memory.feedback, 5, house.generations, ScriptedTenancy())
+
+    def register(server: Any) -> None:
+        gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
+
+    async with serving("127.0.0.1:0", [SERVICE], register, grace=0) as server, open_channel(server.address) as channel:
+        yield gateway_pb2_grpc.GatewayStub(channel), overheard.callers
+
+
+@pytest.mark.parametrize("credential", ["Bearer pm_known", "bearer  pm_known ", "Bearer pm_new"])
+async def test_a_key_names_who_asks(keyed: tuple[gateway_pb2_grpc.GatewayStub, list[Caller]], credential: str) -> None:
+    stub, callers = keyed
+    sent = (("authorization", credential),)
+    async for _ in stub.Generate(asking(), metadata=sent):
+        pass
+    await stub.GenerateOnce(asking(), metadata=sent)
+    await stub.Route(pb.RouteRequest(model="tiny", messages=asking().messages), metadata=sent)
+    key = "new" if "pm_new" in credential else "known"
+    assert callers == [Caller(key, "acme")] * 3
+
+
+@pytest.mark.parametrize("sent", [(), (("authorization", "Bearer pm_wrong"),), (("authorization", "Basic cG06"),)])
+async def test_without_a_key_that_is_known_nothing_is_told(
+    keyed: tuple[gateway_pb2_grpc.GatewayStub, list[Caller]], engine: ScriptedEngine, sent: tuple[tuple[str, str], ...]
+) -> None:
+    stub, callers = keyed
+    calls = [
+        stub.GenerateOnce(asking(), metadata=sent),
+        stub.Route(pb.RouteRequest(model="tiny", messages=asking().messages), metadata=sent),
+        stub.Feedback(pb.FeedbackRequest(decision_id="dec_1", rating=1), metadata=sent),
+        stub.ListPaths(pb.ListPathsRequest(), metadata=sent),
+        stub.Generate(asking(), metadata=sent).read(),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert from_rpc_error(refused.value, "gateway").code == "unknown_key"
+    assert (callers, engine.bodies) == ([], [])
 
 
 async def test_health_is_served_beside_it(channel: grpc.aio.Channel) -> None:

@@ -18,10 +18,10 @@ from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import Considered, Message, Request, Sampling
 from pointsman_gateway.journal import keys
 from pointsman_gateway.journal.entry import LONGEST_TEXT, Noted, to_entry
-from pointsman_gateway.journal.prompt_redis import TRIES
 from pointsman_gateway.journal.recorder import MOST_WAITING
 from pointsman_gateway.journal.store import Batch
 from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.prompt_redis import TRIES
 from redis.asyncio import Redis
 
 

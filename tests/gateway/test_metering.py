@@ -10,15 +10,18 @@ from doubles.doors import GrpcDoor, HttpDoor, HttpStreamDoor
 from doubles.engine import ScriptedEngine, answer, beginning
 from doubles.gateway import TRIAGE, Gateway
 from doubles.waiting import until
-from pointsman_gateway.config.schema import ModelConfig, Prices, RetrievalPrices
+from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
 
 PRICING = Pricing(
-    {"tiny": ModelConfig(context_window=1, prices=Prices(prompt=1, cached=0.25, completion=4))},
-    RetrievalPrices(search=0.00005),
+    ModelsFile(
+        models={"tiny": ModelConfig(context_window=1, prices=Prices(prompt=1, cached=0.25, completion=4))},
+        engines={},
+        retrieval=RetrievalPrices(search=0.00005),
+    )
 )
 
 

@@ -38,6 +38,7 @@ async def settings(neighbours: Neighbours, model_folder: Path) -> dict[str, str]
         "retriever": neighbours.retriever.address,
         "http_listen": "127.0.0.1:0",
         "grpc_listen": "127.0.0.1:0",
+        "drain_notice": "0.2",
     }
 
 
@@ -72,7 +73,7 @@ async def test_it_finishes_what_it_has_begun_and_begins_nothing_new_before_it_st
         asked = asyncio.create_task(client.post("/v1/chat/completions", json=body))
         await until(lambda: engine.sent == 2)
         process.send_signal(signal.SIGTERM)
-        await _refused(http_address)
+        await _turned_away(client, body)
         async with open_channel(grpc_address) as channel:
             with pytest.raises(Unavailable, match="the gateway is shutting down"):
                 await GrpcDoor(channel).ask(IN_CHAT)
@@ -87,16 +88,10 @@ async def _ready(client: httpx.AsyncClient) -> None:
             await asyncio.sleep(0.01)
 
 
-async def _refused(address: str) -> None:
-    """Returns once nobody is let in at `address` any more."""
-    host, _, port = address.rpartition(":")
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection(host, int(port))
-            except OSError:
-                return
-            writer.close()
+async def _turned_away(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    """Returns once nobody new is let in any more."""
+    async with asyncio.timeout(10):
+        while (await client.post("/v1/route", json=body)).status_code != 503:  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.01)
 
 

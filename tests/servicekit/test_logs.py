@@ -1,8 +1,12 @@
 """Log lines, as another program would read them from standard error."""
 
+import json
 import re
 import subprocess
 import sys
+
+import pytest
+from pointsman_servicekit.secrets_mask import mask_secrets
 
 PROGRAM = """
 import logging
@@ -16,10 +20,121 @@ log.debug("hidden")
 logging.getLogger("httpx").info("hidden")
 """
 
+FAILING = """
+import asyncio, gc, logging, sys
+from pointsman_servicekit import logs
+from pointsman_servicekit.errors import Unavailable
+logs.set_up("gateway", sys.argv[1], sys.argv[2])
+log = logging.getLogger("door")
+PROMPT = "my mother's maiden name"
+
+def fail():
+    try:
+        {}[PROMPT]
+    except KeyError as error:
+        raise ValueError(f"cannot read {PROMPT!r}") from error
+
+try:
+    fail()
+except ValueError:
+    log.exception("internal error")
+try:
+    raise Unavailable("engine 'a' is away", code="engine_unavailable")
+except Unavailable:
+    log.exception("told")
+log.warning("left alone for %d s: %s", 5, Unavailable(PROMPT, code="engine_error"))
+log.warning("not read: %s", ValueError(PROMPT))
+log.warning("not found: %s", FileNotFoundError(2, "No such file", "ca.pem"))
+
+async def forgotten():
+    raise ValueError(PROMPT)
+
+async def main():
+    asyncio.ensure_future(forgotten())
+    await asyncio.sleep(0)
+    gc.collect()
+
+asyncio.run(main())
+"""
+
+
+def run(program: str, *arguments: str) -> str:
+    ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert ran.stdout == ""
+    return ran.stderr
+
 
 def test_a_line_names_service_request_and_module() -> None:
-    ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    assert ran.stdout == ""
-    before, opened = ran.stderr.splitlines()
+    before, opened = run(PROGRAM).splitlines()
     assert before.endswith(" INFO    retriever [-] shelf: before")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ INFO    retriever \[abc-123\] shelf: opened handbook", opened)
+
+
+def test_as_json_each_line_is_an_object() -> None:
+    before, opened = map(json.loads, run(PROGRAM.replace('"INFO"', '"INFO", "json"')).splitlines())
+    assert before["request_id"] == "-"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", opened.pop("time"))
+    assert opened == {
+        "level": "INFO",
+        "service": "retriever",
+        "request_id": "abc-123",
+        "module": "shelf",
+        "message": "opened handbook",
+    }
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_an_error_quotes_is_withheld_but_not_where_it_happened(form: str) -> None:
+    told = run(FAILING, "INFO", form)
+    assert "maiden" not in told
+    for kept in (
+        "in fail",
+        "KeyError",
+        "ValueError",
+        "internal error",
+        "never retrieved",
+        "Unavailable: engine_unavailable",
+        "left alone for 5 s: ",
+        "engine_error",
+        "'ca.pem'",
+    ):
+        assert kept in told, kept
+
+
+def test_at_debug_it_is_shown() -> None:
+    assert "ValueError: cannot read" in run(FAILING, "DEBUG", "text")
+
+
+def test_nothing_that_is_logged_begins_a_line_of_its_own() -> None:
+    program = PROGRAM.replace('"handbook"', r'"x\n2026-01-01 ERROR forged\x1b[2J\r\u009b"')
+    assert len(run(program).splitlines()) == 2
+    assert r"opened x\n2026-01-01 ERROR forged\x1b[2J\r\x9b" in run(program)
+
+
+def test_secrets_are_masked_whoever_logs_them() -> None:
+    program = PROGRAM.replace('"handbook"', '"key pm_0123456789abcdef at redis://:hunter22@db:6379/0"')
+    told = run(program)
+    assert "opened key [secret] at redis://[secret]@db:6379/0" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("pm_live_0123456789 and sk-proj-abcdefgh12", "[secret] and [secret]"),
+        ("authorization: Bearer abc.def-ghi", "authorization: Bearer [secret]"),
+        ("Basic dXNlcjpwYXNzd29yZA==", "Basic [secret]"),
+        ("redis://user:pa$$@host:1/0", "redis://[secret]@host:1/0"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "[secret]"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----", "[secret]"),
+        ("http://127.0.0.1:8080/v1 at 10:20:30", "http://127.0.0.1:8080/v1 at 10:20:30"),
+        ("the task-force of pm_x, ask-again, sk-short", "the task-force of pm_x, ask-again, sk-short"),
+        ("a bearer of bad news", "a bearer of bad news"),
+    ],
+)
+def test_what_looks_like_a_secret_is_masked(text: str, masked: str) -> None:
+    assert mask_secrets(text) == masked
+
+
+def test_masking_takes_no_longer_the_more_it_looks_like_secrets() -> None:
+    for piece in ("sk-", "eyJ", "://a:", "Bearer ", "-----BEGIN ", "pm_a", "eyJaaaaaaaa."):
+        mask_secrets(piece * 20_000)

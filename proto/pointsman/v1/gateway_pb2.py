@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apointsman/v1/gateway.proto\x12\x0cpointsman.v1\"6\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xb8\x01\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\nextra_json\x18\x06 \x01(\tB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xf1\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.pointsman.v1.Message\x12(\n\x08sampling\x18\x03 \x01(\x0b\x32\x16.pointsman.v1.Sampling\x12=\n\x08metadata\x18\x04 \x03(\x0b\x32+.pointsman.v1.GenerateRequest.MetadataEntry\x12\x0c\n\x04user\x18\x05 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x97\x01\n\x10GenerateResponse\x12(\n\x07started\x18\x01 \x01(\x0b\x32\x15.pointsman.v1.StartedH\x00\x12$\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x13.pointsman.v1.DeltaH\x00\x12*\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x16.pointsman.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"B\n\x07Started\x12(\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x16.pointsman.v1.Decision\x12\r\n\x05model\x18\x02 \x01(\t\";\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\nextra_json\x18\x03 \x01(\t\"I\n\x08\x46inished\x12\x15\n\rfinish_reason\x18\x01 \x01(\t\x12&\n\x07receipt\x18\x02 \x01(\x0b\x32\x15.pointsman.v1.Receipt\"\xba\x02\n\x08\x44\x65\x63ision\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12,\n\nconsidered\x18\x07 \x03(\x0b\x32\x18.pointsman.v1.Considered\x12\x19\n\x11\x65xpected_cost_usd\x18\x08 \x01(\x01\x12\x34\n\rprobabilities\x18\t \x03(\x0b\x32\x1d.pointsman.v1.TaskProbability\x12\r\n\x05stage\x18\n \x01(\t\x12\x0e\n\x06margin\x18\x0b \x01(\x02\x12\x13\n\x0b\x66\x61miliarity\x18\x0c \x01(\x02\x12\r\n\x05notes\x18\r \x03(\t\x12\x12\n\ngeneration\x18\x0e \x01(\t\";\n\nConsidered\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"4\n\x0fTaskProbability\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\xf8\x02\n\x07Receipt\x12\"\n\x05usage\x18\x01 \x01(\x0b\x32\x13.pointsman.v1.Usage\x12\x10\n\x08\x63ost_usd\x18\x02 \x01(\x01\x12?\n\x0e\x63ost_parts_usd\x18\x03 \x03(\x0b\x32\'.pointsman.v1.Receipt.CostPartsUsdEntry\x12\x33\n\x07seconds\x18\x04 \x03(\x0b\x32\".pointsman.v1.Receipt.SecondsEntry\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\x12%\n\x07sources\x18\x07 \x03(\x0b\x32\x14.pointsman.v1.Source\x12\x16\n\x0e\x65scalated_from\x18\x08 \x01(\t\x1a\x33\n\x11\x43ostPartsUsdEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\";\n\x06Source\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\"\x83\x02\n\x0cRouteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.pointsman.v1.Message\x12:\n\x08metadata\x18\x03 \x03(\x0b\x32(.pointsman.v1.RouteRequest.MetadataEntry\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x16\n\x0einclude_prompt\x18\x05 \x01(\x08\x12(\n\x08sampling\x18\x06 \x01(\x0b\x32\x16.pointsman.v1.Sampling\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"`\n\rRouteResponse\x12(\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x16.pointsman.v1.Decision\x12%\n\x06prompt\x18\x02 \x03(\x0b\x32\x15.pointsman.v1.Message\"\x90\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x13\n\x06rating\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\ncorrection\x18\x04 \x01(\t\x12\x12\n\nright_task\x18\x05 \x01(\t\x12\x14\n\x0cright_answer\x18\x06 \x01(\tB\t\n\x07_rating\"9\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x0e\n\x06stored\x18\x01 \x01(\t\x12\x15\n\rknown_already\x18\x02 \x01(\x08\x32\xe3\x01\n\x07Gateway\x12K\n\x08Generate\x12\x1d.pointsman.v1.GenerateRequest\x1a\x1e.pointsman.v1.GenerateResponse0\x01\x12@\n\x05Route\x12\x1a.pointsman.v1.RouteRequest\x1a\x1b.pointsman.v1.RouteResponse\x12I\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1d.pointsman.v1.FeedbackRequest\x1a\x1e.pointsman.v1.FeedbackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apointsman/v1/gateway.proto\x12\x0cpointsman.v1\"6\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xb8\x01\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x12\n\nextra_json\x18\x06 \x01(\tB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xf1\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.pointsman.v1.Message\x12(\n\x08sampling\x18\x03 \x01(\x0b\x32\x16.pointsman.v1.Sampling\x12=\n\x08metadata\x18\x04 \x03(\x0b\x32+.pointsman.v1.GenerateRequest.MetadataEntry\x12\x0c\n\x04user\x18\x05 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x97\x01\n\x10GenerateResponse\x12(\n\x07started\x18\x01 \x01(\x0b\x32\x15.pointsman.v1.StartedH\x00\x12$\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x13.pointsman.v1.DeltaH\x00\x12*\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x16.pointsman.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"R\n\x07Started\x12(\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x16.pointsman.v1.Decision\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\t\"R\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\nextra_json\x18\x03 \x01(\t\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\"I\n\x08\x46inished\x12\x15\n\rfinish_reason\x18\x01 \x01(\t\x12&\n\x07receipt\x18\x02 \x01(\x0b\x32\x15.pointsman.v1.Receipt\"\x8d\x01\n\x14GenerateOnceResponse\x12&\n\x07started\x18\x01 \x01(\x0b\x32\x15.pointsman.v1.Started\x12%\n\x07\x63hoices\x18\x02 \x03(\x0b\x32\x14.pointsman.v1.Choice\x12&\n\x07receipt\x18\x03 \x01(\x0b\x32\x15.pointsman.v1.Receipt\"S\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x12\n\nextra_json\x18\x04 \x01(\t\"\xba\x02\n\x08\x44\x65\x63ision\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12,\n\nconsidered\x18\x07 \x03(\x0b\x32\x18.pointsman.v1.Considered\x12\x19\n\x11\x65xpected_cost_usd\x18\x08 \x01(\x01\x12\x34\n\rprobabilities\x18\t \x03(\x0b\x32\x1d.pointsman.v1.TaskProbability\x12\r\n\x05stage\x18\n \x01(\t\x12\x0e\n\x06margin\x18\x0b \x01(\x02\x12\x13\n\x0b\x66\x61miliarity\x18\x0c \x01(\x02\x12\r\n\x05notes\x18\r \x03(\t\x12\x12\n\ngeneration\x18\x0e \x01(\t\";\n\nConsidered\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"4\n\x0fTaskProbability\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"\x88\x03\n\x07Receipt\x12\"\n\x05usage\x18\x01 \x01(\x0b\x32\x13.pointsman.v1.Usage\x12\x10\n\x08\x63ost_usd\x18\x02 \x01(\x01\x12?\n\x0e\x63ost_parts_usd\x18\x03 \x03(\x0b\x32\'.pointsman.v1.Receipt.CostPartsUsdEntry\x12\x33\n\x07seconds\x18\x04 \x03(\x0b\x32\".pointsman.v1.Receipt.SecondsEntry\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\x12%\n\x07sources\x18\x07 \x03(\x0b\x32\x14.pointsman.v1.Source\x12\x16\n\x0e\x65scalated_from\x18\x08 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\t \x01(\t\x1a\x33\n\x11\x43ostPartsUsdEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\";\n\x06Source\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\"\x83\x02\n\x0cRouteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x08messages\x18\x02 \x03(\x0b\x32\x15.pointsman.v1.Message\x12:\n\x08metadata\x18\x03 \x03(\x0b\x32(.pointsman.v1.RouteRequest.MetadataEntry\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x16\n\x0einclude_prompt\x18\x05 \x01(\x08\x12(\n\x08sampling\x18\x06 \x01(\x0b\x32\x16.pointsman.v1.Sampling\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"`\n\rRouteResponse\x12(\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x16.pointsman.v1.Decision\x12%\n\x06prompt\x18\x02 \x03(\x0b\x32\x15.pointsman.v1.Message\"\x90\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x13\n\x06rating\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\ncorrection\x18\x04 \x01(\t\x12\x12\n\nright_task\x18\x05 \x01(\t\x12\x14\n\x0cright_answer\x18\x06 \x01(\tB\t\n\x07_rating\"9\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x0e\n\x06stored\x18\x01 \x01(\t\x12\x15\n\rknown_already\x18\x02 \x01(\x08\"\x12\n\x10ListPathsRequest\"^\n\x11ListPathsResponse\x12%\n\x05paths\x18\x01 \x03(\x0b\x32\x16.pointsman.v1.PathInfo\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x12\n\ngeneration\x18\x03 \x01(\t\"~\n\x08PathInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x12\n\nstrategies\x18\x05 \x03(\t\x12\x11\n\tavailable\x18\x06 \x01(\x08\x12\x0f\n\x07why_not\x18\x07 \x01(\t2\x84\x03\n\x07Gateway\x12K\n\x08Generate\x12\x1d.pointsman.v1.GenerateRequest\x1a\x1e.pointsman.v1.GenerateResponse0\x01\x12Q\n\x0cGenerateOnce\x12\x1d.pointsman.v1.GenerateRequest\x1a\".pointsman.v1.GenerateOnceResponse\x12@\n\x05Route\x12\x1a.pointsman.v1.RouteRequest\x1a\x1b.pointsman.v1.RouteResponse\x12I\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1d.pointsman.v1.FeedbackRequest\x1a\x1e.pointsman.v1.FeedbackResponse\x12L\n\tListPaths\x12\x1e.pointsman.v1.ListPathsRequest\x1a\x1f.pointsman.v1.ListPathsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,37 +50,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATERESPONSE']._serialized_start=532
   _globals['_GENERATERESPONSE']._serialized_end=683
   _globals['_STARTED']._serialized_start=685
-  _globals['_STARTED']._serialized_end=751
-  _globals['_DELTA']._serialized_start=753
-  _globals['_DELTA']._serialized_end=812
-  _globals['_FINISHED']._serialized_start=814
-  _globals['_FINISHED']._serialized_end=887
-  _globals['_DECISION']._serialized_start=890
-  _globals['_DECISION']._serialized_end=1204
-  _globals['_CONSIDERED']._serialized_start=1206
-  _globals['_CONSIDERED']._serialized_end=1265
-  _globals['_TASKPROBABILITY']._serialized_start=1267
-  _globals['_TASKPROBABILITY']._serialized_end=1319
-  _globals['_USAGE']._serialized_start=1321
-  _globals['_USAGE']._serialized_end=1401
-  _globals['_RECEIPT']._serialized_start=1404
-  _globals['_RECEIPT']._serialized_end=1780
-  _globals['_RECEIPT_COSTPARTSUSDENTRY']._serialized_start=1681
-  _globals['_RECEIPT_COSTPARTSUSDENTRY']._serialized_end=1732
-  _globals['_RECEIPT_SECONDSENTRY']._serialized_start=1734
-  _globals['_RECEIPT_SECONDSENTRY']._serialized_end=1780
-  _globals['_SOURCE']._serialized_start=1782
-  _globals['_SOURCE']._serialized_end=1841
-  _globals['_ROUTEREQUEST']._serialized_start=1844
-  _globals['_ROUTEREQUEST']._serialized_end=2103
+  _globals['_STARTED']._serialized_end=767
+  _globals['_DELTA']._serialized_start=769
+  _globals['_DELTA']._serialized_end=851
+  _globals['_FINISHED']._serialized_start=853
+  _globals['_FINISHED']._serialized_end=926
+  _globals['_GENERATEONCERESPONSE']._serialized_start=929
+  _globals['_GENERATEONCERESPONSE']._serialized_end=1070
+  _globals['_CHOICE']._serialized_start=1072
+  _globals['_CHOICE']._serialized_end=1155
+  _globals['_DECISION']._serialized_start=1158
+  _globals['_DECISION']._serialized_end=1472
+  _globals['_CONSIDERED']._serialized_start=1474
+  _globals['_CONSIDERED']._serialized_end=1533
+  _globals['_TASKPROBABILITY']._serialized_start=1535
+  _globals['_TASKPROBABILITY']._serialized_end=1587
+  _globals['_USAGE']._serialized_start=1589
+  _globals['_USAGE']._serialized_end=1669
+  _globals['_RECEIPT']._serialized_start=1672
+  _globals['_RECEIPT']._serialized_end=2064
+  _globals['_RECEIPT_COSTPARTSUSDENTRY']._serialized_start=1965
+  _globals['_RECEIPT_COSTPARTSUSDENTRY']._serialized_end=2016
+  _globals['_RECEIPT_SECONDSENTRY']._serialized_start=2018
+  _globals['_RECEIPT_SECONDSENTRY']._serialized_end=2064
+  _globals['_SOURCE']._serialized_start=2066
+  _globals['_SOURCE']._serialized_end=2125
+  _globals['_ROUTEREQUEST']._serialized_start=2128
+  _globals['_ROUTEREQUEST']._serialized_end=2387
   _globals['_ROUTEREQUEST_METADATAENTRY']._serialized_start=482
   _globals['_ROUTEREQUEST_METADATAENTRY']._serialized_end=529
-  _globals['_ROUTERESPONSE']._serialized_start=2105
-  _globals['_ROUTERESPONSE']._serialized_end=2201
-  _globals['_FEEDBACKREQUEST']._serialized_start=2204
-  _globals['_FEEDBACKREQUEST']._serialized_end=2348
-  _globals['_FEEDBACKRESPONSE']._serialized_start=2350
-  _globals['_FEEDBACKRESPONSE']._serialized_end=2407
-  _globals['_GATEWAY']._serialized_start=2410
-  _globals['_GATEWAY']._serialized_end=2637
+  _globals['_ROUTERESPONSE']._serialized_start=2389
+  _globals['_ROUTERESPONSE']._serialized_end=2485
+  _globals['_FEEDBACKREQUEST']._serialized_start=2488
+  _globals['_FEEDBACKREQUEST']._serialized_end=2632
+  _globals['_FEEDBACKRESPONSE']._serialized_start=2634
+  _globals['_FEEDBACKRESPONSE']._serialized_end=2691
+  _globals['_LISTPATHSREQUEST']._serialized_start=2693
+  _globals['_LISTPATHSREQUEST']._serialized_end=2711
+  _globals['_LISTPATHSRESPONSE']._serialized_start=2713
+  _globals['_LISTPATHSRESPONSE']._serialized_end=2807
+  _globals['_PATHINFO']._serialized_start=2809
+  _globals['_PATHINFO']._serialized_end=2935
+  _globals['_GATEWAY']._serialized_start=2938
+  _globals['_GATEWAY']._serialized_end=3326
 # @@protoc_insertion_point(module_scope)

@@ -64,22 +64,26 @@ class GenerateResponse(_message.Message):
     def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., delta: _Optional[_Union[Delta, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
-    __slots__ = ("decision", "model")
+    __slots__ = ("decision", "model", "cached")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     model: str
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
+    cached: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., model: _Optional[str] = ..., cached: _Optional[str] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("index", "content", "extra_json")
+    __slots__ = ("index", "content", "extra_json", "finish_reason")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     EXTRA_JSON_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     index: int
     content: str
     extra_json: str
-    def __init__(self, index: _Optional[int] = ..., content: _Optional[str] = ..., extra_json: _Optional[str] = ...) -> None: ...
+    finish_reason: str
+    def __init__(self, index: _Optional[int] = ..., content: _Optional[str] = ..., extra_json: _Optional[str] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("finish_reason", "receipt")
@@ -88,6 +92,28 @@ class Finished(_message.Message):
     finish_reason: str
     receipt: Receipt
     def __init__(self, finish_reason: _Optional[str] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+
+class GenerateOnceResponse(_message.Message):
+    __slots__ = ("started", "choices", "receipt")
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    started: Started
+    choices: _containers.RepeatedCompositeFieldContainer[Choice]
+    receipt: Receipt
+    def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("index", "content", "finish_reason", "extra_json")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_JSON_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    content: str
+    finish_reason: str
+    extra_json: str
+    def __init__(self, index: _Optional[int] = ..., content: _Optional[str] = ..., finish_reason: _Optional[str] = ..., extra_json: _Optional[str] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("id", "task", "confidence", "path", "kind", "reason", "considered", "expected_cost_usd", "probabilities", "stage", "margin", "familiarity", "notes", "generation")
@@ -150,7 +176,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("usage", "cost_usd", "cost_parts_usd", "seconds", "outcome", "path", "sources", "escalated_from")
+    __slots__ = ("usage", "cost_usd", "cost_parts_usd", "seconds", "outcome", "path", "sources", "escalated_from", "cached")
     class CostPartsUsdEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +199,7 @@ class Receipt(_message.Message):
     PATH_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     ESCALATED_FROM_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
     usage: Usage
     cost_usd: float
     cost_parts_usd: _containers.ScalarMap[str, float]
@@ -181,7 +208,8 @@ class Receipt(_message.Message):
     path: str
     sources: _containers.RepeatedCompositeFieldContainer[Source]
     escalated_from: str
-    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., cost_usd: _Optional[float] = ..., cost_parts_usd: _Optional[_Mapping[str, float]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[str] = ..., path: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., escalated_from: _Optional[str] = ...) -> None: ...
+    cached: str
+    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., cost_usd: _Optional[float] = ..., cost_parts_usd: _Optional[_Mapping[str, float]] = ..., seconds: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[str] = ..., path: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., escalated_from: _Optional[str] = ..., cached: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("document_id", "title", "score")
@@ -247,3 +275,35 @@ class FeedbackResponse(_message.Message):
     stored: str
     known_already: bool
     def __init__(self, stored: _Optional[str] = ..., known_already: _Optional[bool] = ...) -> None: ...
+
+class ListPathsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPathsResponse(_message.Message):
+    __slots__ = ("paths", "models", "generation")
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedCompositeFieldContainer[PathInfo]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    generation: str
+    def __init__(self, paths: _Optional[_Iterable[_Union[PathInfo, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., generation: _Optional[str] = ...) -> None: ...
+
+class PathInfo(_message.Message):
+    __slots__ = ("name", "kind", "model", "adapter", "strategies", "available", "why_not")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    STRATEGIES_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    model: str
+    adapter: str
+    strategies: _containers.RepeatedScalarFieldContainer[str]
+    available: bool
+    why_not: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., model: _Optional[str] = ..., adapter: _Optional[str] = ..., strategies: _Optional[_Iterable[str]] = ..., available: _Optional[bool] = ..., why_not: _Optional[str] = ...) -> None: ...

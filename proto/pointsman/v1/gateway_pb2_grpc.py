@@ -39,6 +39,11 @@ class GatewayStub:
                 request_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateOnce = channel.unary_unary(
+                '/pointsman.v1.Gateway/GenerateOnce',
+                request_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateOnceResponse.FromString,
+                _registered_method=True)
         self.Route = channel.unary_unary(
                 '/pointsman.v1.Gateway/Route',
                 request_serializer=pointsman_dot_v1_dot_gateway__pb2.RouteRequest.SerializeToString,
@@ -49,6 +54,11 @@ class GatewayStub:
                 request_serializer=pointsman_dot_v1_dot_gateway__pb2.FeedbackRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_gateway__pb2.FeedbackResponse.FromString,
                 _registered_method=True)
+        self.ListPaths = channel.unary_unary(
+                '/pointsman.v1.Gateway/ListPaths',
+                request_serializer=pointsman_dot_v1_dot_gateway__pb2.ListPathsRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_gateway__pb2.ListPathsResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServicer:
@@ -57,6 +67,13 @@ class GatewayServicer:
     def Generate(self, request, context):
         """Answers one conversation as a stream: one `started`, any number of `delta`, one `finished`. A stream that ends without
         `finished` has failed, and its status says why. Cancelling the call stops the engine's work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateOnce(self, request, context):
+        """The same, in one message: what Generate's stream holds, collected. Cancelling the call stops the engine's work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +96,13 @@ class GatewayServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPaths(self, request, context):
+        """The paths of the configuration that serves, whether each could answer now, and all that `model` may say.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -86,6 +110,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GenerateOnce': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateOnce,
+                    request_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateOnceResponse.SerializeToString,
             ),
             'Route': grpc.unary_unary_rpc_method_handler(
                     servicer.Route,
@@ -96,6 +125,11 @@ def add_GatewayServicer_to_server(servicer, server):
                     servicer.Feedback,
                     request_deserializer=pointsman_dot_v1_dot_gateway__pb2.FeedbackRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_gateway__pb2.FeedbackResponse.SerializeToString,
+            ),
+            'ListPaths': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPaths,
+                    request_deserializer=pointsman_dot_v1_dot_gateway__pb2.ListPathsRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_gateway__pb2.ListPathsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -125,6 +159,33 @@ class Gateway:
             '/pointsman.v1.Gateway/Generate',
             pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
             pointsman_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateOnce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Gateway/GenerateOnce',
+            pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
+            pointsman_dot_v1_dot_gateway__pb2.GenerateOnceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -179,6 +240,33 @@ class Gateway:
             '/pointsman.v1.Gateway/Feedback',
             pointsman_dot_v1_dot_gateway__pb2.FeedbackRequest.SerializeToString,
             pointsman_dot_v1_dot_gateway__pb2.FeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPaths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Gateway/ListPaths',
+            pointsman_dot_v1_dot_gateway__pb2.ListPathsRequest.SerializeToString,
+            pointsman_dot_v1_dot_gateway__pb2.ListPathsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,8 @@ DONE = b"data: [DONE]\n\n"
 Step = dict[str, Any] | bytes | asyncio.Event | Break
 """An event to send, raw bytes to send, a thing to wait for, or the end of the connection."""
 
+Embedding = Callable[[Mapping[str, Any]], "Refusal | bytes | asyncio.Event | Break"]
+
 Script = Callable[[Mapping[str, Any]], Refusal | Sequence[Step]]
 
 
@@ -38,10 +40,12 @@ class ScriptedEngine:
         self.script: Script = lambda body: answer("Hello", " there")
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
+        self.paths: list[str] = []
         self.running = 0
         self.sent = 0
         """Events since the last request came."""
         self.url = ""
+        self.embeds: Embedding = lambda body: embedded(body)
 
     def says(self, *steps: Step) -> None:
         self.script = lambda body: steps
@@ -59,6 +63,7 @@ class ScriptedEngine:
         body = await request.json()
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        self.paths.append(request.path)
         script = self.script(body)
         if isinstance(script, Refusal):
             return web.Response(status=script.status, text=json.dumps(script.body), content_type="application/json")
@@ -66,6 +71,27 @@ class ScriptedEngine:
         self.sent = 0
         try:
             return await self._stream(request, script)
+        finally:
+            self.running -= 1
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.bodies.append(body)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        self.paths.append(request.path)
+        self.running += 1
+        try:
+            answered = self.embeds(body)
+            if isinstance(answered, asyncio.Event):
+                await answered.wait()
+                answered = embedded(body)
+            if isinstance(answered, bytes):
+                return web.Response(body=answered, content_type="application/json")
+            if isinstance(answered, Break):
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
+            return web.Response(status=answered.status, text=json.dumps(answered.body), content_type="application/json")
         finally:
             self.running -= 1
 
@@ -93,6 +119,8 @@ async def running_engine() -> AsyncIterator[ScriptedEngine]:
     engine = ScriptedEngine()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", engine.chat)
+    app.router.add_post("/v1/completions", engine.chat)
+    app.router.add_post("/v1/embeddings", engine.embeddings)
     # handler_cancellation: as vLLM, it stops working when the caller hangs up.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
@@ -125,6 +153,30 @@ def beginning(*pieces: str) -> list[Step]:
 def answer(*pieces: str, finish: str = "stop", prompt_tokens: int = 20, cached_tokens: int = 0) -> list[Step]:
     """A whole answer as vLLM sends it, a token a piece."""
     return [*beginning(*pieces), chunk("", finish=finish), usage(prompt_tokens, len(pieces), cached_tokens), DONE]
+
+
+def text_chunk(text: str, *, index: int = 0, finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+    """One event of a completion; only a conversation has deltas."""
+    return {"choices": [{"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}]}
+
+
+def text_answer(*pieces: str, finish: str = "stop", prompt_tokens: int = 20) -> list[Step]:
+    """A whole completion as vLLM sends it."""
+    *first, last = pieces
+    told = [*(text_chunk(piece) for piece in first), text_chunk(last, finish=finish)]
+    return [*told, usage(prompt_tokens, len(pieces)), DONE]
+
+
+def embedded(body: Mapping[str, Any]) -> bytes:
+    """An answer of three numbers a text: how many characters it has, twice that, and a half."""
+    given = body["input"]
+    texts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    data = [
+        {"object": "embedding", "index": index, "embedding": [len(text), 2 * len(text), 0.5]}
+        for index, text in enumerate(texts)
+    ]
+    counted = {"prompt_tokens": 7 * len(texts), "total_tokens": 7 * len(texts)}
+    return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": counted}).encode()
 
 
 TOO_LONG = {

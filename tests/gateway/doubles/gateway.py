@@ -12,7 +12,8 @@ from pointsman_gateway import wiring
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
-from pointsman_gateway.doors.http import HttpDoor, build_app
+from pointsman_gateway.doors.http import build_app
+from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.grpc_server import serving
@@ -79,9 +80,20 @@ class Neighbours:
         config = load_config(settings.config)
         async with wiring.building(settings, config) as house:
             door = HttpDoor(
-                house.pipeline, house.memory.feedback, house.generations, house.registry, settings.request_timeout
+                house.pipeline,
+                house.tenancy,
+                house.memory.feedback,
+                house.generations,
+                house.registry,
+                settings.request_timeout,
             )
-            servicer = GatewayServicer(house.pipeline, house.memory.feedback, settings.request_timeout)
+            servicer = GatewayServicer(
+                house.pipeline,
+                house.memory.feedback,
+                settings.request_timeout,
+                house.generations,
+                house.tenancy,
+            )
 
             def register(server: Any) -> None:
                 gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)

@@ -11,10 +11,10 @@ from pointsman_gateway.domain import Decision, Message, Path, Receipt, Request, 
 from pointsman_gateway.journal import keys
 from pointsman_gateway.journal.evidence import PER_RATING, EvidenceBoard, from_fields
 from pointsman_gateway.journal.metrics import JournalMetrics
-from pointsman_gateway.journal.prompt_redis import open_redis
 from pointsman_gateway.journal.recorder import Recorder
 from pointsman_gateway.journal.store import JournalStore
 from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 

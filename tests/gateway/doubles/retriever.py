@@ -17,6 +17,7 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.address = ""
         self.passages = [pb.Passage(document_id="bicycles.md", title="Bicycles", text="Bicycles ride free.", score=0.9)]
         self.relevant = True
+        self.version = 1
         self.error: PointsmanError | None = None
         self.asked: list[pb.SearchRequest] = []
 
@@ -24,7 +25,7 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.asked.append(request)
         if self.error:
             raise self.error
-        return pb.SearchResponse(passages=self.passages[: request.top_k], version=1, relevant=self.relevant)
+        return pb.SearchResponse(passages=self.passages[: request.top_k], version=self.version, relevant=self.relevant)
 
 
 @asynccontextmanager

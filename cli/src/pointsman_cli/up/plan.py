@@ -100,6 +100,7 @@ def _gateway(example: Example, home: Home, addresses: Addresses, programs: Progr
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(home.embedding_model),
         "POINTSMAN_GATEWAY_REDIS_URL": redis_url(addresses),
         "POINTSMAN_GATEWAY_SPOOL": str(home.spool),
+        "POINTSMAN_GATEWAY_DRAIN_NOTICE": "0",  # nobody else here could be told to send requests elsewhere
         "POINTSMAN_LORA_SERVER": addresses.lora_server,  # what models.yaml reads as ${POINTSMAN_LORA_SERVER}
     }
     program = (programs.python, "-m", "pointsman_gateway")

@@ -34,6 +34,8 @@ class PointsmanError(Exception):
         self.code = code
         self.param = param
         self.retry_after = retry_after
+        self.receipt: object | None = None
+        """What had been spent by then, where a service has put it here for its doors to tell."""
 
 
 class InvalidArgument(PointsmanError):

@@ -3,15 +3,22 @@
 import grpc
 
 from pointsman_servicekit.grpc_server import MAX_MESSAGE_BYTES
+from pointsman_servicekit.tls import ClientTls
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `address` ("127.0.0.1:8082"); connects by itself, and again after a break within a second."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        ],
-    )
+def open_channel(address: str, tls: ClientTls | None = None) -> grpc.aio.Channel:
+    """A channel to `address` ("127.0.0.1:8082"); connects by itself, and again after a break within a second.
+
+    Raises TlsError where the files of `tls` cannot be used.
+    """
+    options: list[tuple[str, int | str]] = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    if tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    ca, key, certificate = tls.pem()
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options=options)

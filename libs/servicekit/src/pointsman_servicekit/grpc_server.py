@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from pointsman_servicekit.errors import Internal, PointsmanError
 from pointsman_servicekit.logs import request_id
 from pointsman_servicekit.rich_status import to_status
+from pointsman_servicekit.tls import ServerTls, TlsError
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,42 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What one client may do to a server."""
+
+    message_bytes: int = MAX_MESSAGE_BYTES
+    metadata_bytes: int = 16 * 1024
+    """Of a call's metadata, all together."""
+    streams: int = 1024
+    """Calls at once on one connection; further ones wait at the client."""
+    handshake_seconds: float = 10.0
+    """From connecting to speaking HTTP/2, TLS included."""
+    ping_seconds: float = 10.0
+    """A client may ask as often whether we are there; one that asks more often is sent away."""
+    silence_seconds: float = 30.0
+    """After so long without a word we ask whether the client is there, and give up on it after `ping_seconds`."""
+
+    def options(self) -> list[tuple[str, int]]:
+        """As gRPC calls them."""
+        return [
+            ("grpc.max_receive_message_length", self.message_bytes),
+            # Over the first a call may be refused, by chance; over the second it is. Alike, nothing is left to chance.
+            ("grpc.max_metadata_size", self.metadata_bytes),
+            ("grpc.absolute_max_metadata_size", self.metadata_bytes),
+            ("grpc.max_concurrent_streams", self.streams),
+            ("grpc.server_handshake_timeout_ms", round(self.handshake_seconds * 1000)),
+            ("grpc.http2.min_ping_interval_without_data_ms", round(self.ping_seconds * 1000)),
+            ("grpc.http2.max_ping_strikes", 2),
+            ("grpc.keepalive_time_ms", round(self.silence_seconds * 1000)),
+            ("grpc.keepalive_timeout_ms", round(self.ping_seconds * 1000)),
+            ("grpc.so_reuseport", 0),
+        ]
+
+
+LIMITS = ServerLimits()
 
 
 class GrpcServer:
@@ -50,22 +88,21 @@ async def serving(
     *,
     grace: float = 5.0,
     ready: bool = True,
+    limits: ServerLimits = LIMITS,
+    tls: ServerTls | None = None,
 ) -> AsyncIterator[GrpcServer]:
     """Runs a server at `listen` ("127.0.0.1:0" takes a free port) for the block's length.
 
     `services` are the full names that reflection lists, `register` adds the servicers. At the end, calls in flight
-    get `grace` seconds. Raises OSError where the port cannot be had.
+    get `grace` seconds. Raises OSError where the port cannot be had, TlsError where the files of `tls` cannot be used.
     """
-    server = grpc.aio.server(
-        interceptors=[ErrorHandler()],
-        options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
-    )
+    server = grpc.aio.server(interceptors=[ErrorHandler()], options=limits.options())
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:
-        port = server.add_insecure_port(listen)
+        port = server.add_secure_port(listen, _credentials(tls)) if tls else server.add_insecure_port(listen)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {listen}: {error}") from error
     await server.start()
@@ -76,6 +113,31 @@ async def serving(
     finally:
         await health_servicer.enter_graceful_shutdown()
         await server.stop(grace)
+
+
+def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    """They follow the files: a certificate that is renewed is shown from the next handshake on. Raises TlsError."""
+    shown = tls.stamp()
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        key, certificate, client_ca = tls.pem()
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
+
+    def anew() -> grpc.ServerCertificateConfiguration | None:
+        """What is to be shown instead; None where that is what was shown before."""
+        nonlocal shown
+        now = tls.stamp()
+        if now == shown:
+            return None
+        shown = now
+        try:
+            return configuration()
+        except TlsError as error:
+            log.error("the changed certificate is not used, the one before goes on: %s", error)
+            return None
+
+    mutual = tls.client_ca is not None
+    return grpc.dynamic_ssl_server_credentials(configuration(), anew, mutual)  # type: ignore[arg-type]  # None may be
 
 
 class ErrorHandler(grpc.aio.ServerInterceptor):

@@ -1,40 +1,194 @@
-"""Admission: a bound on how many requests are answered at once; the rest are told early to come again."""
+"""Admission: a bound on how many requests are answered at once; a few wait for a place, the rest come again later.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+uncontended   a place at once
+full          a short wait, by the caller's priority, first come first served within one
+more waiting  Unavailable ("overloaded") at once, with the seconds after which a place is likely
+shutting down Unavailable ("shutting_down")
+"""
+
+import asyncio
+import time
+from bisect import insort
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
 
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from prometheus_client import Gauge
 
 from pointsman_gateway.domain import Request
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
+LONGEST_USER = 512
+LONGEST_RETRY_AFTER = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """How long the line may be, and how long one stands in it."""
+
+    most: int = 64
+    patience: float = 1.0
+    """Seconds."""
+
+
+@dataclass(order=True, slots=True)
+class _Waiter:
+    """One request in the line; the smallest goes first."""
+
+    rank: tuple[int, int]
+    turn: "asyncio.Future[None]" = field(compare=False)
+
+    @property
+    def priority(self) -> int:
+        return -self.rank[0]
 
 
 class Admission:
     """Request in, a place in the house or an error out."""
 
-    def __init__(self, max_in_flight: int, in_flight: Gauge) -> None:
+    def __init__(
+        self, max_in_flight: int, in_flight: Gauge, queue: Queue | None = None, waiting: Gauge | None = None
+    ) -> None:
+        """The gauges show the requests that are in the house, and those in the line before it."""
+        self.closing = False
+        """Nobody new is let in."""
+        self.leaving = False
+        """Nobody new should be sent here, though all are let in."""
         self._free = max_in_flight
         self._most = max_in_flight
-        self._gauge = in_flight
-        self.closing = False
+        self._queue = queue or Queue()
+        self._line: list[_Waiter] = []
+        self._came = 0
+        self._pace = _Pace(time.monotonic)
+        self._empty = asyncio.Event()
+        in_flight.set_function(lambda: self.in_flight)
+        if waiting is not None:
+            waiting.set_function(lambda: self.waiting)
 
-    @contextmanager
-    def admitted(self, request: Request) -> Iterator[None]:
-        """Raises InvalidArgument or Unavailable at once; a place is given back at the end of the block."""
+    @property
+    def in_flight(self) -> int:
+        return self._most - self._free
+
+    @property
+    def waiting(self) -> int:
+        return len(self._line)
+
+    @property
+    def welcomes(self) -> bool:
+        """Whether requests should be sent here."""
+        return not (self.closing or self.leaving)
+
+    def admitted(self, request: Request) -> "_Place":
+        """To be entered: raises InvalidArgument or Unavailable; the place is given back at the end of the block."""
+        return _Place(self, request)
+
+    async def emptied(self, within: float) -> bool:
+        """Waits until nobody is in the house and nobody stands before it; False where that takes longer."""
+        try:
+            async with asyncio.timeout(within):
+                while self.in_flight or self._line:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def enter(self, request: Request) -> bool:
+        """False where one must wait. Raises InvalidArgument or Unavailable. Who has entered must leave."""
         _check(request)
         if self.closing:
             raise Unavailable("the gateway is shutting down", code="shutting_down", retry_after=1.0)
-        if self._free == 0:
-            raise Unavailable(f"{self._most} requests are being answered already", code="overloaded", retry_after=1.0)
+        if self._free == 0:  # else nobody waits: who leaves hands the place on
+            return False
         self._free -= 1
-        self._gauge.inc()
+        return True
+
+    async def wait(self, request: Request) -> None:
+        """In the line, until it has entered. Raises Unavailable."""
+        waiter = self._stand_in_line(request.caller.priority)
+        until = min(asyncio.get_running_loop().time() + self._queue.patience, request.deadline)
         try:
-            yield
-        finally:
-            self._free += 1
-            self._gauge.dec()
+            async with asyncio.timeout_at(until):
+                await waiter.turn
+        except TimeoutError:
+            if not self._give_up(waiter):  # its turn came in the last moment
+                return
+            raise self._overloaded() from None
+        except asyncio.CancelledError:
+            if not self._give_up(waiter):
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        self._pace.step()
+        while self._line:
+            turn = self._line.pop(0).turn
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+        if self._free == self._most:
+            self._empty.set()
+
+    def _give_up(self, waiter: _Waiter) -> bool:
+        """Leaves the line; False where it was its turn already, and the place is its own."""
+        if waiter in self._line:
+            self._line.remove(waiter)
+        turn = waiter.turn
+        return not turn.done() or turn.cancelled() or turn.exception() is not None
+
+    def _stand_in_line(self, priority: int) -> _Waiter:
+        """Raises Unavailable; where the line is full, the last of a lower priority makes room."""
+        if len(self._line) >= self._queue.most:
+            if not self._line or self._line[-1].priority >= priority:
+                raise self._overloaded()
+            self._line.pop().turn.set_exception(self._overloaded())
+        self._came += 1
+        waiter = _Waiter((-priority, self._came), asyncio.get_running_loop().create_future())
+        insort(self._line, waiter)
+        return waiter
+
+    def _overloaded(self) -> Unavailable:
+        wait = min(max(1.0, (len(self._line) + 1) * self._pace.seconds), LONGEST_RETRY_AFTER)
+        told = f"{self._most} requests are being answered already, and {len(self._line)} wait"
+        return Unavailable(told, code="overloaded", retry_after=wait)
+
+
+class _Place:
+    """A block in which a request is in the house."""
+
+    __slots__ = ("_admission", "_request")
+
+    def __init__(self, admission: Admission, request: Request) -> None:
+        self._admission = admission
+        self._request = request
+
+    async def __aenter__(self) -> None:
+        if not self._admission.enter(self._request):
+            await self._admission.wait(self._request)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.leave()
+
+
+class _Pace:
+    """How long it takes on average, of late, until the next one leaves."""
+
+    __slots__ = ("_clock", "_last", "seconds")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = clock()
+        self.seconds = 0.0
+
+    def step(self) -> None:
+        now = self._clock()
+        self.seconds += 0.1 * (now - self._last - self.seconds)
+        self._last = now
 
 
 def _check(request: Request) -> None:
@@ -44,19 +198,28 @@ def _check(request: Request) -> None:
         raise InvalidArgument("'messages' is empty; send at least one", code="empty_messages", param="messages")
     for number, message in enumerate(request.messages):
         if message.role not in ROLES:
-            known = ", ".join(ROLES)
-            raise InvalidArgument(
-                f"messages[{number}].role is '{message.role[:50]}'; known: {known}",
-                code="bad_role",
-                param=f"messages[{number}].role",
-            )
-    if len(request.metadata) > 16 or any(len(k) > 64 or len(v) > 512 for k, v in request.metadata.items()):
+            raise _bad_role(number, message.role)
+    if request.metadata:
+        _check_metadata(request.metadata)
+    if len(request.user) > LONGEST_USER:
+        raise InvalidArgument(f"'user' may have {LONGEST_USER} characters", code="bad_parameter", param="user")
+    query = request.query
+    if not query or query.isspace():
+        raise InvalidArgument("the last user message is empty", code="empty_message", param="messages")
+
+
+def _bad_role(number: int, role: str) -> InvalidArgument:
+    known = ", ".join(sorted(ROLES))
+    where = f"messages[{number}].role"
+    return InvalidArgument(f"{where} is '{role[:50]}'; known: {known}", code="bad_role", param=where)
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    too_long = any(len(k) > LONGEST_KEY or len(v) > LONGEST_VALUE for k, v in metadata.items())
+    if len(metadata) > MOST_METADATA or too_long:
         raise InvalidArgument(
-            "'metadata' may have 16 entries, with keys of 64 and values of 512 characters",
+            f"'metadata' may have {MOST_METADATA} entries, "
+            f"with keys of {LONGEST_KEY} and values of {LONGEST_VALUE} characters",
             code="bad_parameter",
             param="metadata",
         )
-    if len(request.user) > 512:
-        raise InvalidArgument("'user' may have 512 characters", code="bad_parameter", param="user")
-    if not request.query.strip():
-        raise InvalidArgument("the last user message is empty", code="empty_message", param="messages")

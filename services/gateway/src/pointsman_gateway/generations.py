@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pointsman_gateway import domain
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.pipeline import Line
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,9 @@ class Generation:
     line: Line
     engines: Engines
     models: Names
+    embeddings: Embeddings
+    paths: Sequence[domain.Path]
+    """Those that the configuration names, in its order."""
 
     @property
     def id(self) -> str:

@@ -1,7 +1,7 @@
 """The one line that every request walks, whichever door it came through."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -9,9 +9,10 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_gateway.admission import Admission
-from pointsman_gateway.backends.stage import Backends
+from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Chunk, Decision, Event, Finished, Prompt, Receipt, Request, Started
+from pointsman_gateway.domain import Caller, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started, Usage
+from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.routing.router import Router
@@ -27,6 +28,47 @@ class Journal(Protocol):
         ...
 
 
+class Opens(Protocol):
+    """Gets an answer to begin: from an engine, or out of the cache."""
+
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+        """Raises PointsmanError."""
+        ...
+
+
+class Hold(Protocol):
+    """What one request holds of its caller's limits."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """How the limits stand, as OpenAI words it."""
+        ...
+
+    def afford_now(self, usd: float) -> bool:
+        """Reserves dollars; False where `afford` is to be asked. Raises ResourceExhausted."""
+        ...
+
+    async def afford(self, usd: float) -> None:
+        """Raises ResourceExhausted."""
+        ...
+
+    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
+        """However the request ended."""
+        ...
+
+
+class Tenancy(Protocol):
+    """Knows what each caller may still use."""
+
+    def enter_now(self, caller: Caller, tokens: int) -> Hold | None:
+        """Reserves a request, and as many tokens; None where `enter` is to be asked. Raises ResourceExhausted."""
+        ...
+
+    async def enter(self, caller: Caller, tokens: int) -> Hold:
+        """Raises ResourceExhausted."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """The stages of one generation of the configuration; a request walks one of them to its end."""
@@ -35,7 +77,7 @@ class Line:
     classification: Classification
     router: Router
     prompts: Prompts
-    backends: Backends
+    answers: Opens
     validation: Validation
     metering: Metering
 
@@ -43,6 +85,7 @@ class Line:
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     admission: Admission
+    tenancy: Tenancy
     current: Callable[[], Line]
     journal: Journal
 
@@ -53,27 +96,34 @@ class Pipeline:
         """
         line = self.current()
         meter = line.metering.start()
-        outcome = "cancelled"
+        outcome, hold, failure = "cancelled", None, None
         try:
-            with self.admission.admitted(request):
+            async with self.admission.admitted(request):
+                hold = await self._enter(request, expected_tokens(request))
                 decision = await _decide(line, request)
                 meter.decided(decision)
-                answer = await _Answering(line, request, decision, meter).begin(decision)
-                yield Started(answer.decision, answer.model, meter.overhead)
+                if not hold.afford_now(decision.expected_cost_usd):
+                    await hold.afford(decision.expected_cost_usd)
+                answering = _Answering(line, request, decision, meter)
                 finish_reason = ""
-                async with aclosing(answer.chunks):  # type: ignore[type-var]  # a generator's
-                    async for chunk in answer.chunks:
-                        finish_reason = chunk.finish_reason or finish_reason
-                        if chunk.content or chunk.extra:
-                            meter.handed_on()
-                        yield chunk
+                try:
+                    answer = await answering.begin(decision)
+                    yield Started(answer.decision, answer.model, meter.overhead, answer.cached, hold.headers)
+                    async for chunks in answer.chunks:
+                        for chunk in chunks:
+                            if chunk.finish_reason:
+                                finish_reason = chunk.finish_reason
+                        meter.handed_on(chunks)
+                        yield chunks
+                finally:
+                    await answering.aclose()
                 outcome = "ok"
                 receipt = meter.finish(outcome)
                 assert receipt is not None
-                self.journal.note(request, receipt.decision, receipt)
+                self._close(request, hold, receipt)
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
-            outcome = error.code
+            outcome, failure = error.code, error
             raise
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -83,19 +133,38 @@ class Pipeline:
         finally:
             if outcome != "ok":
                 cut_short = meter.finish(outcome)
+                if failure is not None:
+                    failure.receipt = cut_short
                 if cut_short is not None:
-                    self.journal.note(request, cut_short.decision, cut_short)
+                    self._close(request, hold, cut_short)
+                elif hold is not None:
+                    hold.settle(Usage(), 0.0, outcome)
 
     async def decide(self, request: Request) -> Decision:
         """The decision alone."""
-        with self.admission.admitted(request):
-            decision = await _decide(self.current(), request)
+        async with self.admission.admitted(request):
+            hold = await self._enter(request, 0)
+            outcome = "failed"
+            try:
+                decision = await _decide(self.current(), request)
+                outcome = "routed"
+            finally:
+                hold.settle(Usage(), 0.0, outcome)
             self.journal.note(request, decision, None)
             return decision
 
     async def prompt(self, request: Request, decision: Decision) -> Prompt:
         """The prompt that `answer` would send for this decision."""
         return await self.current().prompts.build(request, decision)
+
+    async def _enter(self, request: Request, tokens: int) -> Hold:
+        hold = self.tenancy.enter_now(request.caller, tokens)
+        return await self.tenancy.enter(request.caller, tokens) if hold is None else hold
+
+    def _close(self, request: Request, hold: Hold | None, receipt: Receipt) -> None:
+        if hold is not None:
+            hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+        self.journal.note(request, receipt.decision, receipt)
 
 
 async def _decide(line: Line, request: Request) -> Decision:
@@ -108,7 +177,8 @@ class _Answer:
 
     decision: Decision
     model: str
-    chunks: AsyncIterator[Chunk]
+    chunks: AsyncIterator[Chunks]
+    cached: str = ""
     refusal: Verdict | None = None
     """Why it should not be sent; an answer that is not held back has none."""
 
@@ -121,6 +191,12 @@ class _Answering:
         self._request = request
         self._judge = line.validation.judge(request, decision)
         self._meter = meter
+        self._opened: Opened | None = None
+
+    async def aclose(self) -> None:
+        """Lets go of the engine, where one still answers."""
+        if self._opened is not None:
+            await self._opened.chunks.aclose()  # type: ignore[attr-defined]  # it has one
 
     async def begin(self, decision: Decision) -> _Answer:
         """The answer that the caller gets: where a first one is not accepted, that of the next path.
@@ -156,17 +232,18 @@ class _Answering:
         self._meter.tries(decision.path)
         prompt = await self._line.prompts.build(self._request, decision)
         self._meter.prompted(prompt)
-        opened = await self._line.backends.open(self._judge.asked(self._request), decision.path, prompt)
-        self._meter.opened(opened.model)
-        reading = _Reading(opened.chunks, self._judge, self._meter, decision)
-        answer = _Answer(decision, opened.model, reading.chunks())
+        opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
+        self._opened = opened
+        self._meter.opened(opened.model, opened.cached, opened.hedged)
+        reading = _Reading(opened, self._judge, self._meter, decision)
+        answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
     async def _hold(self, answer: _Answer, reading: "_Reading") -> _Answer:
         """The answer once it is judged; one that is too long to be judged goes on as it comes."""
         held = []
-        async for chunk in answer.chunks:
-            held.append(chunk)
+        async for chunks in answer.chunks:
+            held.append(chunks)
             if reading.transcript.too_long:
                 break
         self._meter.held()
@@ -174,40 +251,69 @@ class _Answering:
 
 
 class _Reading:
-    """One path's answer, metered and read along by the judge."""
+    """One path's answer as the caller gets it: metered, and read along by the judge. An iterator over chunks.
 
-    def __init__(self, raw: AsyncIterator[Chunk], judge: Judge, meter: Meter, decision: Decision) -> None:
+    A class where a generator would do: it stands in the way of every piece of every answer.
+    """
+
+    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
-        self._raw = raw
+        self._raw = opened.chunks
+        self._accepted = opened.accepted
         self._judge = judge
         self._meter = meter
         self._decision = decision
+        self._ended = False
 
-    async def chunks(self) -> AsyncIterator[Chunk]:
-        """As the caller gets them."""
-        async with aclosing(self._raw):  # type: ignore[type-var]  # a generator's
-            async for chunk in self._raw:
-                if chunk.usage:
-                    self._meter.used(chunk.usage)
-                    continue
-                if self._judge.judges:
-                    self.transcript.add(chunk)
-                told = self._judge.told(chunk)
-                if told is None:
-                    continue
-                if told.content or told.extra:
-                    self._meter.token()
-                yield told
+    def __aiter__(self) -> "_Reading":
+        return self
+
+    async def __anext__(self) -> Chunks:
+        while True:
+            try:
+                chunks = await anext(self._raw)
+            except StopAsyncIteration:
+                self._end()
+                raise
+            if chunks[-1].usage is not None:
+                chunks = self._used(chunks)
+            if self._judge.judges:
+                chunks = self._judged(chunks)
+            if chunks:
+                self._meter.came(chunks)
+                return chunks
+
+    async def aclose(self) -> None:
+        await self._raw.aclose()  # type: ignore[attr-defined]  # it has one
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
         self.verdicts = self._judge.verdicts(self.transcript)
         for verdict in self.verdicts:
             self._meter.judged(self._decision, verdict.validator, verdict.ruling)
+        if refusal(self.verdicts) is None:
+            self._accepted()
+
+    def _used(self, chunks: Chunks) -> Chunks:
+        """Without the usage, which comes last."""
+        usage = chunks[-1].usage
+        assert usage is not None
+        self._meter.used(usage)
+        return chunks[:-1]
+
+    def _judged(self, chunks: Chunks) -> Chunks:
+        for chunk in chunks:
+            self.transcript.add(chunk)
+        return tuple(told for chunk in chunks if (told := self._judge.told(chunk)) is not None)
 
 
-async def _from(held: Sequence[Chunk], rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+async def _from(held: Sequence[Chunks], rest: AsyncIterator[Chunks]) -> AsyncIterator[Chunks]:
     async with aclosing(rest):  # type: ignore[type-var]  # a generator's
-        for chunk in held:
-            yield chunk
-        async for chunk in rest:
-            yield chunk
+        for chunks in held:
+            yield chunks
+        async for chunks in rest:
+            yield chunks

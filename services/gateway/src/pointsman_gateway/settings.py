@@ -1,6 +1,7 @@
 """The gateway's settings, read once from the environment (`POINTSMAN_GATEWAY_*`)."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,8 +20,38 @@ class Settings(BaseSettings):
         description="the artefact of `pointsman classifier fit`; not set: the classifier is fitted at start",
     )
     redis_url: str = Field(default="", description="for the journal, feedback and evidence; empty: none is kept")
+    keys: Literal["on", "off"] = Field(default="off", description="on: every request must show one; needs redis_url")
+    keys_trust: float = Field(
+        default=900.0, ge=0, description="seconds that a verified copy of a key is good while Redis is away"
+    )
     spool: Path = Field(default=Path(".pointsman/spool"), description="where feedback waits while Redis is away")
     reload_seconds: float = Field(default=1.0, gt=0, description="between two looks at the configuration folder")
     max_in_flight: int = Field(default=256, ge=1, description="requests at once; more are told to come again")
+    max_waiting: int = Field(default=64, ge=0, description="requests that wait for a place, by their priority")
+    longest_wait: float = Field(default=1.0, ge=0, description="seconds that a request waits for a place")
+    drain_notice: float = Field(
+        default=3.0, ge=0, description="seconds on SIGTERM in which all is served though /readyz says no"
+    )
+    drain_grace: float = Field(default=20.0, ge=0, description="seconds that answers in flight then get to finish")
     request_timeout: float = Field(default=120.0, gt=0, description="seconds for a whole request, fallbacks included")
     log_level: str = "INFO"
+    log_form: Literal["text", "json"] = "text"
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM, of both doors; set with tls_key: they speak TLS only"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM, not encrypted")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM; set: a client without a certificate of it is refused at both doors"
+    )
+    peer_ca: Path | None = Field(
+        default=None, description="PEM; set: the retriever and the lora-servers are spoken to over TLS"
+    )
+    peer_certificate: Path | None = Field(default=None, description="PEM, shown to them; with peer_key")
+    peer_key: Path | None = None
+    http_connections: int = Field(default=2000, ge=1, description="at once; keep it below `ulimit -n`")
+    redaction: str = Field(
+        default="",
+        description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",
+    )
+    cache_redis_url: str = Field(default="", description="for kept answers; empty: redis_url")
+    cache_megabytes: int = Field(default=64, ge=1, description="of each tenant's answers, where paths cache")

@@ -1,150 +1,132 @@
 """Streams one answer from one OpenAI-compatible engine."""
 
 import asyncio
-import io
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-import aiohttp
-from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
+import msgspec
+from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.backends.stage import Call
-from pointsman_gateway.domain import Chunk, Usage
+from pointsman_gateway.backends import failures
+from pointsman_gateway.backends.call import Call
+from pointsman_gateway.backends.http1 import (
+    Connection,
+    ConnectionFailed,
+    NotConnected,
+    Origin,
+    Patience,
+    Pool,
+    TimedOut,
+    origin_of,
+)
+from pointsman_gateway.backends.openai_events import EventReader
+from pointsman_gateway.domain import Chunks, Operation
 
-CONNECT_TIMEOUT = 2.0
-LONGEST_GAP = 60.0
-"""Seconds an engine may be silent between two chunks."""
-LONGEST_LINE = 4 * 1024 * 1024
+LONGEST_REFUSAL = 64 * 1024
+"""Bytes that are read of an answer which is no stream."""
+
+_PATHS: dict[Operation, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+
+_encode = msgspec.json.Encoder().encode
 
 
 class OpenAIClient:
-    """One connection pool for all engines."""
+    """One pool of connections for all engines."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._clock = asyncio.get_running_loop().time
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunk]:
-        """The chunks of the answer, the last with the usage.
-
-        Raises InvalidArgument where the engine refuses the request itself, Unavailable where it cannot be reached or
-        breaks off before the end, DeadlineExceeded. Closing the iterator closes the connection, which stops the
-        engine's work.
-        """
-        timeout = aiohttp.ClientTimeout(
-            total=call.deadline - asyncio.get_running_loop().time(), sock_connect=CONNECT_TIMEOUT, sock_read=LONGEST_GAP
-        )
-        # identity: a compressed stream would come in lumps.
-        headers = {
-            "content-type": "application/json",
-            "x-request-id": request_id.get(),
-            "accept-encoding": "identity",
-        }
-        if call.api_key:
-            headers["authorization"] = f"Bearer {call.api_key}"
+    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
+        """The chunks of the answer as they come, the last with the usage; the rest as `Client` says."""
+        origin, reader = origin_of(call.url), EventReader()
+        connection, begun = None, False
         try:
-            async with self._session.post(
-                f"{call.url}/v1/chat/completions", data=_body(call), headers=headers, timeout=timeout
-            ) as response:
-                if response.status != 200:
-                    raise _refusal(call, response.status, await response.read())
-                finished = False
-                async for data in _events(response.content):
-                    if data == b"[DONE]":
-                        finished = True
-                        break
-                    for chunk in _read(call, data):
-                        yield chunk
-                if not finished:
-                    raise _broke_off(call, "the stream ended without [DONE]")
-        except TimeoutError as error:
-            if asyncio.get_running_loop().time() >= call.deadline:
-                raise DeadlineExceeded("the request's time ran out", code="deadline_exceeded") from error
-            raise _broke_off(call, str(error) or "no answer in time") from error
-        except aiohttp.ClientError as error:
-            raise _broke_off(call, str(error) or type(error).__name__) from error
+            patience = Patience(call.timeouts.connect, call.timeouts.first_token, call.deadline)
+            connection = await self._pool.post(origin, _head(origin, call), _encode(_asked(call)), patience)
+            if connection.status != 200:
+                raise _refusal(call, connection, await _rest_of(connection))
+            while not reader.done:
+                piece = await connection.read()
+                chunks = reader.read(piece)
+                if chunks:
+                    if not begun:
+                        begun = True
+                        connection.limit(call.timeouts.gap, call.deadline)
+                    yield chunks
+                if reader.failure:
+                    raise failures.broke_off(call, reader.failure)
+                if not piece:
+                    raise failures.broke_off(call, "the stream ended without [DONE]")
+            self._pool.release(origin, connection)
+            connection = None
+        except ConnectionFailed as error:
+            raise self._told(call, error, begun) from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _told(self, call: Call, error: ConnectionFailed, begun: bool) -> PointsmanError:
+        if not isinstance(error, TimedOut):
+            return failures.broke_off(call, str(error))
+        if self._clock() >= call.deadline:
+            return failures.out_of_time()
+        if isinstance(error, NotConnected):
+            return failures.no_connection_in_time(call)
+        return failures.no_more_in_time(call) if begun else failures.no_first_token_in_time(call)
 
 
-def _body(call: Call) -> io.BytesIO:
-    """As a file, which aiohttp sends in pieces: a long one sent at once would hold up the event loop."""
-    return io.BytesIO(json.dumps(_asked(call)).encode())
+async def _rest_of(connection: Connection) -> bytes:
+    body = b""
+    with suppress(ConnectionFailed):  # what has come of it is told
+        while len(body) < LONGEST_REFUSAL and (piece := await connection.read()):
+            body += piece
+    return body
+
+
+def _head(origin: Origin, call: Call) -> bytes:
+    key = f"authorization: Bearer {call.api_key}\r\n" if call.api_key else ""
+    # identity: a compressed stream would come in lumps.
+    return (
+        f"POST {origin.path}{_PATHS[call.operation]} HTTP/1.1\r\n{origin.head}"
+        f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{key}"
+    ).encode("latin-1")
 
 
 def _asked(call: Call) -> dict[str, Any]:
     sampling = call.sampling
-    named = {
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": sampling.seed,
-        "stop": list(sampling.stop) or None,
-    }
-    return {
+    asked: dict[str, Any] = {
         **sampling.extra,
-        **{key: value for key, value in named.items() if value is not None},
         "model": call.model,
-        "messages": [{"role": m.role, "content": m.content, **m.extra} for m in call.messages],
+        **_said(call),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if sampling.max_tokens is not None:
+        asked["max_tokens"] = sampling.max_tokens
+    if sampling.temperature is not None:
+        asked["temperature"] = sampling.temperature
+    if sampling.top_p is not None:
+        asked["top_p"] = sampling.top_p
+    if sampling.seed is not None:
+        asked["seed"] = sampling.seed
+    if sampling.stop:
+        asked["stop"] = sampling.stop
+    return asked
 
 
-async def _events(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """The `data:` lines of a server-sent event stream (an engine sends each event's data on one line)."""
-    rest = b""
-    async for piece in content.iter_any():
-        *lines, rest = (rest + piece).split(b"\n")
-        if len(rest) > LONGEST_LINE:
-            raise aiohttp.ClientPayloadError("a line of the stream is too long")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
+def _said(call: Call) -> dict[str, Any]:
+    if call.operation == "completion":
+        return {"prompt": call.messages[-1].content}
+    return {"messages": [{"role": m.role, "content": m.content, **m.extra} for m in call.messages]}
 
 
-def _read(call: Call, data: bytes) -> list[Chunk]:
-    try:
-        event = json.loads(data)
-        failure = event.get("error")
-        chunks = [] if failure else _chunks(event)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _broke_off(call, f"an event of its stream cannot be read: {data[:100]!r}") from error
-    if failure:
-        raise _broke_off(call, str(failure.get("message") if isinstance(failure, dict) else failure))
-    return chunks
-
-
-def _chunks(event: Mapping[str, Any]) -> list[Chunk]:
-    """What the event holds; a chunk that brings nothing but a role is no token, and left out."""
-    chunks = [chunk for choice in event.get("choices") or () if (chunk := _chunk(choice)) != Chunk(chunk.index)]
-    usage = event.get("usage")
-    if usage:
-        details = usage.get("prompt_tokens_details") or {}
-        counted = Usage(usage["prompt_tokens"], usage.get("completion_tokens") or 0, details.get("cached_tokens") or 0)
-        chunks.append(Chunk(usage=counted))
-    return chunks
-
-
-def _chunk(choice: Mapping[str, Any]) -> Chunk:
-    delta = choice.get("delta") or {}
-    rest = {key: value for key, value in delta.items() if key not in ("role", "content") and value is not None}
-    extra: dict[str, Any] = {"delta": rest} if rest else {}
-    if choice.get("logprobs") is not None:
-        extra["logprobs"] = choice["logprobs"]
-    return Chunk(choice.get("index", 0), delta.get("content") or "", choice.get("finish_reason"), extra)
-
-
-def _refusal(call: Call, status: int, body: bytes) -> Exception:
+def _refusal(call: Call, connection: Connection, body: bytes) -> PointsmanError:
     message, param = body[:500].decode("utf-8", "replace"), None
     with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
         error = json.loads(body)["error"]
         message, param = str(error["message"]), error.get("param")
-    if status in (400, 413, 422):
-        code = "context_length_exceeded" if param in ("input_tokens", "prompt") else "engine_refused"
-        return InvalidArgument(message, code=code, param="messages" if code == "context_length_exceeded" else param)
-    return Unavailable(f"engine '{call.engine}' answered {status}: {message}", code="engine_error", retry_after=1.0)
-
-
-def _broke_off(call: Call, why: str) -> Unavailable:
-    return Unavailable(f"engine '{call.engine}' failed: {why}", code="engine_unavailable", retry_after=1.0)
+    return failures.refused(call, connection.status, message, param, connection.retry_after)

@@ -1,92 +1,58 @@
-"""The stage: the prompt goes to an engine that can answer, to the next one if that fails before its first token."""
+"""The stage: the prompt goes to an engine that can answer, to another one if that fails before its first token."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
-from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
+from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.backends.engines import Engines, Target
-from pointsman_gateway.domain import Chunk, Message, Path, Prompt, Request, Sampling
+from pointsman_gateway.backends.attempt import Asked, Asking
+from pointsman_gateway.backends.balancing import Candidates, beginning
+from pointsman_gateway.backends.budget import RetryBudget
+from pointsman_gateway.backends.call import Call, Client, Opened
+from pointsman_gateway.backends.engines import Engines
+from pointsman_gateway.backends.failures import out_of_time
+from pointsman_gateway.backends.hedging import Hedging
+from pointsman_gateway.backends.metrics import EngineMetrics
+from pointsman_gateway.backends.retrying import Retrying
+from pointsman_gateway.config.schema import ResilienceConfig
+from pointsman_gateway.domain import Decision, Prompt, Request
 
+__all__ = ["Backends", "Call", "Client", "Opened"]
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What one engine is asked."""
-
-    engine: str
-    url: str
-    model: str
-    """As the engine knows it: the served base model or an adapter version."""
-    messages: Sequence[Message]
-    sampling: Sampling
-    deadline: float
-    api_key: str = ""
-
-
-class Client(Protocol):
-    """Streams one answer from one engine."""
-
-    def stream(self, call: Call) -> AsyncIterator[Chunk]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An answer that has begun: its first chunk is there."""
-
-    model: str
-    chunks: AsyncIterator[Chunk]
+DEFAULTS = ResilienceConfig()
 
 
 class Backends:
     """Prompt in, chunks out."""
 
-    def __init__(self, engines: Engines, client: Client, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        engines: Engines,
+        client: Client,
+        clock: Callable[[], float],
+        resilience: ResilienceConfig = DEFAULTS,
+        metrics: EngineMetrics | None = None,
+    ) -> None:
+        """`clock` is the event loop's, which deadlines are on; without `metrics` nobody sees what is counted."""
+        counted = metrics or EngineMetrics(CollectorRegistry())
+        budget = RetryBudget(resilience.retries.share, resilience.retries.floor)
+        asking = Asking(client, counted, clock)
+        hedging = Hedging(asking, resilience.hedge_after, budget, counted)
+        self._opening = Retrying(hedging, resilience.retries, budget, counted, clock)
         self._engines = engines
-        self._client = client
+        self._bound = resilience.load_bound
         self._clock = clock
 
-    async def open(self, request: Request, path: Path, prompt: Prompt) -> Opened:
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
         """Waits for the first chunk. Raises Unavailable once every engine has failed, and what the engines refuse."""
-        failed: Unavailable | None = None
-        for target in self._engines.targets(path):
-            if self._clock() >= request.deadline:
-                raise DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
-            stream = self._client.stream(_call(target, request, path, prompt))
-            try:
-                first = await anext(stream)
-            except Unavailable as error:
-                failed = error
-                continue
-            except StopAsyncIteration:
-                failed = Unavailable(
-                    f"engine '{target.engine.name}' answered nothing", code="engine_unavailable", retry_after=1.0
-                )
-                continue
-            except asyncio.CancelledError:
-                await stream.aclose()  # type: ignore[attr-defined]  # a generator's
-                raise
-            return Opened(target.model, _from(first, stream))
-        assert failed is not None  # targets() is never empty
-        raise failed
-
-
-def _call(target: Target, request: Request, path: Path, prompt: Prompt) -> Call:
-    return Call(
-        engine=target.engine.name,
-        url=target.engine.url,
-        model=target.model,
-        messages=prompt.messages,
-        sampling=request.sampling.over(path.sampling),
-        deadline=request.deadline,
-        api_key=target.engine.api_key,
-    )
-
-
-async def _from(first: Chunk, rest: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
-    async with aclosing(rest):  # type: ignore[type-var]  # a generator's
-        yield first
-        async for chunk in rest:
-            yield chunk
+        path = decision.path
+        targets = self._engines.targets(path)
+        if self._clock() >= request.deadline:
+            raise out_of_time()
+        key = beginning(prompt.messages) if len(targets) > 1 else 0
+        candidates = Candidates(targets, key, self._bound)
+        first = candidates.take()
+        assert first is not None  # targets() are never none, and nothing has happened since
+        asked = Asked(
+            prompt.messages, request.sampling.over(path.sampling), request.deadline, operation=request.operation
+        )
+        return await self._opening.open(first, candidates, asked)

@@ -150,6 +150,8 @@ def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts
             raise ConfigError(f"paths.yaml: path '{name}' has a strategy twice: {', '.join(names)}")
         if path.adapter and not any(e.lora_server and e.model == path.model for e in models.engines.values()):
             raise ConfigError(f"paths.yaml: path '{name}' needs an engine with a lora_server for '{path.model}'")
+        if path.cache and not models.cache:
+            raise ConfigError(f"paths.yaml: path '{name}' caches; models.yaml must price that: cache: {{hit: DOLLARS}}")
 
 
 def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:

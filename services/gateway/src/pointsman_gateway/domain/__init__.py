@@ -1,10 +1,10 @@
 """The nouns that travel down the line; they know the standard library and arrays, nothing else."""
 
-from pointsman_gateway.domain.answer import Chunk, Event, Finished, Passage, Prompt, Receipt, Started, Usage
+from pointsman_gateway.domain.answer import Chunk, Chunks, Event, Finished, Passage, Prompt, Receipt, Started, Usage
 from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
 from pointsman_gateway.domain.evidence import Feedback, PathEvidence
-from pointsman_gateway.domain.request import AUTO, Message, Request
+from pointsman_gateway.domain.request import AUTO, Message, Operation, Request
 from pointsman_gateway.domain.sampling import Sampling
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "UNKNOWN",
     "Caller",
     "Chunk",
+    "Chunks",
     "Considered",
     "Decision",
     "Event",
@@ -21,6 +22,7 @@ __all__ = [
     "Kind",
     "Labels",
     "Message",
+    "Operation",
     "Passage",
     "Path",
     "PathEvidence",

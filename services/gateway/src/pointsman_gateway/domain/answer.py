@@ -26,6 +26,8 @@ class Prompt:
     passages: tuple[Passage, ...] = ()
     searches: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    versions: tuple[tuple[str, int], ...] = ()
+    """(collection, its version) of each search that was answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,9 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
-    """One piece of an engine's answer."""
+    """One piece of an engine's answer. Nobody changes one; it is not frozen, since that would make each cost thrice."""
 
     index: int = 0
     content: str = ""
@@ -53,6 +55,12 @@ class Chunk:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else the engine's choice holds: {"delta": {...}, "logprobs": ...} without content and role."""
     usage: Usage | None = None
+    raw: bytes = field(default=b"", compare=False)
+    """The engine's event as it came (JSON), where it holds this choice alone; empty where it may not be sent on."""
+
+
+Chunks = tuple[Chunk, ...]
+"""What one read of an engine's stream brought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,8 @@ class Receipt:
     """What answered, as the engine knows it: the base model or an adapter's version; empty where nothing did."""
     escalated_from: str = ""
     """The path whose answer was not accepted; what it cost is in this receipt too."""
+    cached: str = ""
+    """ "exact" or "semantic" where the answer came out of the cache; empty where an engine made it."""
 
     @property
     def cost_usd(self) -> float:
@@ -82,6 +92,10 @@ class Started:
     model: str
     overhead_seconds: float
     """From the request's arrival to its sending to the engine, without retrieval."""
+    cached: str = ""
+    """As in the receipt."""
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """How the caller's limits stand, as HTTP headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +104,4 @@ class Finished:
     receipt: Receipt
 
 
-Event = Started | Chunk | Finished
+Event = Started | Chunks | Finished

@@ -1,5 +1,6 @@
 """What a request is about, and the path that it takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -102,7 +103,7 @@ class Decision:
     @property
     def held(self) -> bool:
         """Whether the answer of `path` is judged before any of it is sent."""
-        return bool(self.escalation) and self.path.name not in self.streams_freely
+        return is_held(self.path, self.escalation, self.streams_freely)
 
     def fallen_back(self, reason: str) -> "Decision":
         """The decision after `path` failed for `reason`, with the first of the alternatives in its place."""
@@ -112,7 +113,7 @@ class Decision:
         now = replace(self, path=following, reason="fallback", alternatives=tuple(rest), escalation=further)
         return now._retold(
             Considered(self.path.name, "skipped", reason),
-            *now.in_case(),
+            *in_case(following, further, self.streams_freely),
             last=Considered(following.name, "fallback", f"after {self.path.name}: {reason}"),
         )
 
@@ -137,13 +138,20 @@ class Decision:
             last=Considered(self.path.name, "chosen", f"refused: {reason}; but {following.path.name}: {failure}"),
         )
 
-    def in_case(self) -> tuple[Considered, ...]:
-        """What is to be said of the path that is next if the answer is not accepted."""
-        said = f"if the answer of {self.path.name} is not accepted"
-        return tuple(Considered(path.name, "escalation", said) for path in self.escalation[:1] if self.held)
-
     def _retold(self, *anew: Considered, last: Considered) -> "Decision":
         """With other words on the paths of `anew`, and `last` at the end."""
         words = {considered.path: considered for considered in anew}
         rest = (words.get(c.path, c) for c in self.considered if c.path != last.path)
         return replace(self, considered=(*rest, last))
+
+
+def is_held(path: Path, escalation: Sequence[Path], streams_freely: frozenset[str]) -> bool:
+    """Whether the answer of `path` is judged before any of it is sent."""
+    return bool(escalation) and path.name not in streams_freely
+
+
+def in_case(path: Path, escalation: Sequence[Path], streams_freely: frozenset[str]) -> tuple[Considered, ...]:
+    """What is to be said of the path that is next if the answer of `path` is not accepted."""
+    if not is_held(path, escalation, streams_freely):
+        return ()
+    return (Considered(escalation[0].name, "escalation", f"if the answer of {path.name} is not accepted"),)

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pointsman_gateway.domain.caller import ANYONE, Caller
 from pointsman_gateway.domain.sampling import Sampling
 
 AUTO = "auto"
 """The model's name by which a request leaves the choice to the gateway."""
+
+
+Operation = Literal["chat", "completion"]
+"""Which of an engine's endpoints answers: a conversation, or one message that is continued as it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,9 @@ class Request:
     deadline: float = float("inf")
     """On the event loop's clock, seconds."""
     caller: Caller = ANYONE
+    cache: str = "use"
+    """ "use" it; "renew": no earlier answer is wanted, the new one may be kept; "off"."""
+    operation: Operation = "chat"
 
     @property
     def query(self) -> str:

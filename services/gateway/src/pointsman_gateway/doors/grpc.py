@@ -1,176 +1,206 @@
 """The gRPC door: `pointsman.v1.Gateway` in front of the pipeline."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
-from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.errors import DeadlineExceeded
+from pointsman_servicekit.rich_status import to_status
 
-from pointsman_gateway.domain import (
-    Chunk,
-    Decision,
-    Event,
-    Feedback,
-    Finished,
-    Message,
-    Receipt,
-    Request,
-    Sampling,
-    Started,
-)
+from pointsman_gateway.domain import Caller, Chunk, Event, Path, Receipt, Request, Started
+from pointsman_gateway.doors import grpc_answers as answers
+from pointsman_gateway.doors import grpc_metadata as metadata
+from pointsman_gateway.doors.answering import told
+from pointsman_gateway.doors.cache_control import USE, wish_of
+from pointsman_gateway.doors.callers import Tenancy, caller_of
 from pointsman_gateway.doors.feedback import FeedbackBox
+from pointsman_gateway.doors.grpc_requests import to_feedback, to_request
+from pointsman_gateway.doors.limits import check_counts
+from pointsman_gateway.generations import Names
 from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.routing.router import Availability
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
+
+# In quotes: grpcio's classes are generic in their stubs only.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+TELLING = 0.05
+"""Seconds before the caller's deadline, or a tenth of its time where that is less, at which we say that time ran out:
+the caller then learns what was decided and what it cost, not only that nothing came."""
+STALLED = 0.5
+"""Seconds after the deadline until a stream is cut whose reader does not take what is written."""
+
+_GONE = (grpc.aio.InternalError, grpc.aio.UsageError)
+"""What writing raises where the call has ended already; the cancellation comes a moment later."""
+
+
+class Offer(Protocol):
+    """One configuration: what it offers, and what of that could answer now."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def paths(self) -> Sequence[Path]: ...
+
+    @property
+    def models(self) -> Names: ...
+
+    @property
+    def engines(self) -> Availability: ...
+
+
+class Configuration(Protocol):
+    """What serves now."""
+
+    @property
+    def current(self) -> Offer: ...
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     """Converts and delegates."""
 
-    def __init__(self, pipeline: Pipeline, feedback: FeedbackBox, request_timeout: float) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        feedback: FeedbackBox,
+        request_timeout: float,
+        configuration: Configuration,
+        tenancy: Tenancy,
+    ) -> None:
         self._pipeline = pipeline
         self._feedback = feedback
         self._request_timeout = request_timeout
+        self._configuration = configuration
+        self._tenancy = tenancy
 
     async def Generate(  # the contract's name
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        events = self._pipeline.answer(_request(request, self._deadline(context)))
-        async with aclosing(events):  # type: ignore[type-var]  # a generator's
-            async for event in events:
-                yield _response(event)
+        """Writes to the context itself and yields nothing.
 
-    async def Route(  # the contract's name
-        self, request: pb.RouteRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.RouteResponse:
-        asked = _request(request, self._deadline(context))
+        Who yields is cancelled where they are read, hears of it once they are collected, and can set no timeout.
+        """
+        writing = _Writing(context)
+        try:
+            asked = await self._asked(request, context)
+            async with aclosing(self._pipeline.answer(asked)) as events:  # type: ignore[type-var]  # a generator's
+                await writing.all(events, asked.deadline + STALLED)
+        except _GONE as error:
+            raise asyncio.CancelledError from error
+        except Exception as error:
+            await _abort(context, error, writing.started)
+        return
+        yield
+
+    async def GenerateOnce(  # the contract's name
+        self, request: pb.GenerateRequest, context: Context
+    ) -> pb.GenerateOnceResponse:
+        started = finished = None
+        chunks: list[Chunk] = []
+        try:
+            asked = await self._asked(request, context)
+            async with aclosing(self._pipeline.answer(asked)) as events:  # type: ignore[type-var]  # a generator's
+                async for event in events:
+                    if isinstance(event, tuple):
+                        chunks.extend(event)
+                    elif isinstance(event, Started):
+                        started = event
+                    else:
+                        finished = event
+        except Exception as error:
+            await _abort(context, error, started)
+        assert started is not None
+        assert finished is not None
+        context.set_trailing_metadata(metadata.trailers(finished.receipt.decision, finished.receipt, started.limits))
+        return answers.whole_response(started, chunks, finished)
+
+    async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:  # the contract's name
+        asked = await self._asked(request, context)
         decision = await self._pipeline.decide(asked)
-        response = pb.RouteResponse(decision=_decision(decision))
-        if request.include_prompt:
-            prompt = await self._pipeline.prompt(asked, decision)
-            response.prompt.extend(pb.Message(role=m.role, content=m.content) for m in prompt.messages)
-        return response
+        prompt = await self._pipeline.prompt(asked, decision) if request.include_prompt else None
+        return answers.route_response(decision, prompt)
 
     async def Feedback(  # the contract's name
-        self, request: pb.FeedbackRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: pb.FeedbackRequest, context: Context
     ) -> pb.FeedbackResponse:
-        stored = await self._feedback.take(_said(request))
+        await self._caller(context)
+        stored = await self._feedback.take(to_feedback(request))
         return pb.FeedbackResponse(stored=stored.where, known_already=stored.known_already)
 
-    def _deadline(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:
-        left = context.time_remaining()
-        return asyncio.get_running_loop().time() + min(
-            self._request_timeout, self._request_timeout if left is None else left
-        )
+    async def ListPaths(  # the contract's name
+        self, request: pb.ListPathsRequest, context: Context
+    ) -> pb.ListPathsResponse:
+        await self._caller(context)
+        offer = self._configuration.current
+        paths = [answers.path_info(path, offer.engines.why_not(path)) for path in offer.paths]
+        return pb.ListPathsResponse(paths=paths, models=offer.models.names(), generation=offer.id)
+
+    async def _asked(self, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
+        asked = to_request(request, self._deadline(context), await self._caller(context))
+        check_counts(asked.messages, asked.sampling.extra)
+        wish = wish_of(metadata.cache_control(context.invocation_metadata()))
+        return asked if wish == USE else replace(asked, cache=wish)
+
+    async def _caller(self, context: Context) -> Caller:
+        return await caller_of(self._tenancy, metadata.authorization(context.invocation_metadata()))
+
+    def _deadline(self, context: Context) -> float:
+        """The caller's, or the gateway's own, whichever is earlier."""
+        seconds, left = self._request_timeout, context.time_remaining()
+        if left is not None:
+            seconds = min(seconds, left - min(TELLING, left / 10))
+        return asyncio.get_running_loop().time() + seconds
 
 
-def _request(request: pb.GenerateRequest | pb.RouteRequest, deadline: float) -> Request:
-    return Request(
-        model=request.model,
-        messages=_messages(request.messages),
-        sampling=_sampling(request.sampling),
-        metadata=dict(request.metadata),
-        user=request.user,
-        deadline=deadline,
-    )
+class _Writing:
+    """One answer, written to its stream."""
+
+    def __init__(self, context: Context) -> None:
+        self.started: Started | None = None
+        self._context = context
+
+    async def all(self, events: AsyncIterator[Event], latest: float) -> None:
+        """Raises DeadlineExceeded where it is not taken by `latest`, and what the line raises."""
+        try:
+            async with asyncio.timeout_at(latest):
+                async for event in events:
+                    await self._write(event)
+        except TimeoutError as error:
+            stalled = DeadlineExceeded(
+                "the request's time ran out before its answer was read", code="deadline_exceeded"
+            )
+            with suppress(StopAsyncIteration):
+                await events.athrow(stalled)  # type: ignore[attr-defined]  # a generator's; so it is metered as what it is
+            raise stalled from error
+
+    async def _write(self, event: Event) -> None:
+        if isinstance(event, tuple):
+            for response in answers.delta_responses(event):
+                await self._context.write(response)
+        elif isinstance(event, Started):
+            self.started = event
+            await self._context.send_initial_metadata(metadata.beginning(event))
+            await self._context.write(answers.started_response(event))
+        else:
+            receipt = event.receipt
+            self._context.set_trailing_metadata(metadata.trailers(receipt.decision, receipt))
+            await self._context.write(answers.finished_response(event))
 
 
-def _said(request: pb.FeedbackRequest) -> Feedback:
-    return Feedback(
-        decision_id=request.decision_id,
-        id=request.id,
-        # A float of 32 bits on the wire: without its noise 0.8 is 0.8, as over HTTP.
-        rating=round(request.rating, 6) if request.HasField("rating") else None,
-        correction=request.correction,
-        right_task=request.right_task,
-        right_answer=request.right_answer,
-    )
-
-
-def _messages(messages: "RepeatedCompositeFieldContainer[pb.Message]") -> tuple[Message, ...]:
-    return tuple(Message(m.role, m.content, {"name": m.name} if m.name else {}) for m in messages)
-
-
-def _sampling(sampling: pb.Sampling) -> Sampling:
-    given = {
-        name: getattr(sampling, name)
-        for name in ("max_tokens", "temperature", "top_p", "seed")
-        if sampling.HasField(name)
-    }
-    _check(given, "max_tokens", 1, float("inf"))
-    _check(given, "temperature", 0, 2)
-    _check(given, "top_p", 1e-9, 1)
-    if len(sampling.stop) > 4:
-        raise InvalidArgument(f"'stop' has {len(sampling.stop)} entries; at most 4", code="bad_parameter", param="stop")
-    return Sampling(**given, stop=tuple(sampling.stop), extra=_extra(sampling.extra_json))
-
-
-def _check(given: dict[str, Any], name: str, least: float, most: float) -> None:
-    if name in given and not least <= given[name] <= most:
-        raise InvalidArgument(f"'{name}' is {given[name]}; {least:g} to {most:g}", code="bad_parameter", param=name)
-
-
-def _extra(text: str) -> dict[str, Any]:
-    if not text:
-        return {}
+async def _abort(context: Context, error: Exception, started: Started | None) -> NoReturn:
+    """Ends the call with the error's status, and with trailers as after an answer."""
+    receipt: Receipt | None = getattr(error, "receipt", None)
+    decision = receipt.decision if receipt else started.decision if started else None
+    status = to_status(told(error))
+    known = metadata.trailers(decision, receipt)
     try:
-        extra = json.loads(text)
-    except ValueError as error:
-        raise InvalidArgument(f"'extra_json' is not JSON: {error}", code="bad_json", param="extra_json") from error
-    if not isinstance(extra, dict):
-        raise InvalidArgument("'extra_json' must be an object", code="bad_parameter", param="extra_json")
-    return extra
-
-
-def _response(event: Event) -> pb.GenerateResponse:
-    match event:
-        case Started():
-            return pb.GenerateResponse(started=pb.Started(decision=_decision(event.decision), model=event.model))
-        case Chunk():
-            extra = json.dumps(dict(event.extra)) if event.extra else ""
-            return pb.GenerateResponse(delta=pb.Delta(index=event.index, content=event.content, extra_json=extra))
-        case Finished():
-            finished = pb.Finished(finish_reason=event.finish_reason, receipt=_receipt(event.receipt))
-            return pb.GenerateResponse(finished=finished)
-
-
-def _decision(decision: Decision) -> pb.Decision:
-    return pb.Decision(
-        id=decision.id,
-        task=decision.task,
-        confidence=decision.confidence,
-        path=decision.path.name,
-        kind=decision.path.kind.value,
-        reason=decision.reason,
-        considered=[pb.Considered(path=c.path, outcome=c.outcome, reason=c.reason) for c in decision.considered],
-        expected_cost_usd=decision.expected_cost_usd,
-        probabilities=[pb.TaskProbability(task=task, probability=p) for task, p in decision.probabilities],
-        stage=decision.stage,
-        margin=decision.margin,
-        familiarity=decision.familiarity,
-        notes=decision.notes,
-        generation=decision.generation,
-    )
-
-
-def _receipt(receipt: Receipt) -> pb.Receipt:
-    return pb.Receipt(
-        usage=pb.Usage(
-            prompt_tokens=receipt.usage.prompt_tokens,
-            completion_tokens=receipt.usage.completion_tokens,
-            cached_tokens=receipt.usage.cached_tokens,
-        ),
-        cost_usd=receipt.cost_usd,
-        cost_parts_usd=receipt.cost_parts_usd,
-        seconds=receipt.seconds,
-        outcome=receipt.outcome,
-        path=receipt.decision.path.name,
-        sources=[pb.Source(document_id=p.document_id, title=p.title, score=p.score) for p in receipt.sources],
-        escalated_from=receipt.escalated_from,
-    )
+        await context.abort(status.code, status.details, (*known, *status.trailing_metadata))
+    except _GONE as gone:
+        raise asyncio.CancelledError from gone

@@ -1,78 +1,34 @@
 """The HTTP door: OpenAI's API in front of the pipeline."""
 
-import asyncio
-import logging
-import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pointsman_servicekit.errors import Internal, InvalidArgument, NotFound, PointsmanError
-from pointsman_servicekit.logs import request_id
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from starlette.exceptions import HTTPException
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from pointsman_gateway import domain
 from pointsman_gateway.doors import openai_answers as answers
-from pointsman_gateway.doors.feedback import FeedbackBody, FeedbackBox, feedback_answer
+from pointsman_gateway.doors.chat import ChatRoute
+from pointsman_gateway.doors.edge import Edge
+from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
+from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of
+from pointsman_gateway.doors.http_errors import add_error_handlers
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
-from pointsman_gateway.doors.sse import DONE, ClientGone, EventStream, event, until_hung_up
-from pointsman_gateway.generations import Generation, Status
-from pointsman_gateway.pipeline import Pipeline
-
-log = logging.getLogger(__name__)
-
-LONGEST_BODY = 8 * 1024 * 1024
+from pointsman_gateway.doors.openai_routes import add_openai_routes
 
 
-class Configuration(Protocol):
-    """What serves now."""
-
-    @property
-    def current(self) -> Generation: ...
-
-    @property
-    def status(self) -> Status: ...
-
-
-@dataclass(frozen=True, slots=True)
-class HttpDoor:
-    """What the routes need."""
-
-    pipeline: Pipeline
-    feedback: FeedbackBox
-    configuration: Configuration
-    registry: CollectorRegistry
-    request_timeout: float
-
-
-async def chat(body: ChatBody, request: Request) -> Response:
+async def chat(body: ChatBody) -> Response:
     """Answers one conversation."""
-    door = _door(request)
-    asked = body.to_request(_deadline(request))
-    events = door.pipeline.answer(asked)
-    try:
-        if body.stream:
-            include_usage = body.stream_options is not None and body.stream_options.include_usage
-            started = await until_hung_up(request.receive, anext(events))
-            assert isinstance(started, domain.Started)
-            return EventStream(_encode_stream(started, events, include_usage), answers.decision_headers(started))
-        return await until_hung_up(request.receive, _collect(events))
-    except BaseException:
-        await events.aclose()  # type: ignore[attr-defined]  # a generator's
-        raise
+    # For the documentation's sake: the edge leads past FastAPI straight to the `ChatRoute`.
+    raise NotImplementedError
 
 
 async def route(body: RouteBody, request: Request) -> Response:
     """The decision alone; nothing is generated, nothing is charged."""
-    door = _door(request)
-    asked = body.to_request(_deadline(request))
+    door = door_of(request)
+    asked = body.to_request(deadline_of(request), await caller_of_request(request))
     decision = await door.pipeline.decide(asked)
     prompt = await door.pipeline.prompt(asked, decision) if body.include_prompt else None
     return JSONResponse(answers.decision_body(decision, prompt))
@@ -80,19 +36,13 @@ async def route(body: RouteBody, request: Request) -> Response:
 
 async def feedback(body: FeedbackBody, request: Request) -> Response:
     """Takes what someone says of an answer; 202 where it waits on disk for the journal."""
-    return feedback_answer(await _door(request).feedback.take(body.to_feedback()))
-
-
-async def list_models(request: Request) -> dict[str, Any]:
-    """Everything that `model` may say."""
-    names = _door(request).configuration.current.models.names()
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in names]
-    return {"object": "list", "data": data}
+    await caller_of_request(request)
+    return feedback_answer(await door_of(request).feedback.take(body.to_feedback()))
 
 
 async def configuration(request: Request) -> dict[str, Any]:
     """Which configuration serves, and why what is in the folder now does not."""
-    return asdict(_door(request).configuration.status)
+    return asdict(door_of(request).configuration.status)
 
 
 async def live() -> PlainTextResponse:
@@ -102,69 +52,17 @@ async def live() -> PlainTextResponse:
 
 async def ready(request: Request) -> PlainTextResponse:
     """Some engine can answer."""
-    door = _door(request)
-    if door.configuration.current.engines.any_ready and not door.pipeline.admission.closing:
+    door = door_of(request)
+    if not door.pipeline.admission.welcomes:
+        return PlainTextResponse("shutting down\n", status_code=503, headers={"retry-after": "5"})
+    if door.configuration.current.engines.any_ready:
         return PlainTextResponse("ready\n")
     return PlainTextResponse("no engine is ready\n", status_code=503, headers={"retry-after": "5"})
 
 
 async def metrics(request: Request) -> Response:
     """Prometheus's text format."""
-    return Response(generate_latest(_door(request).registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _door(request: Request) -> HttpDoor:
-    door: HttpDoor = request.app.state.door
-    return door
-
-
-def _deadline(request: Request) -> float:
-    longest = _door(request).request_timeout
-    wanted = request.headers.get("x-request-timeout", "")
-    try:
-        seconds = min(longest, float(wanted)) if wanted else longest
-    except ValueError:
-        raise InvalidArgument(
-            f"x-request-timeout is {wanted[:50]!r}; write seconds", code="bad_parameter", param="x-request-timeout"
-        ) from None
-    return asyncio.get_running_loop().time() + seconds
-
-
-async def _collect(events: AsyncIterator[domain.Event]) -> Response:
-    started = finished = None
-    chunks = []
-    async for step in events:
-        match step:
-            case domain.Started():
-                started = step
-            case domain.Finished():
-                finished = step
-            case domain.Chunk():
-                chunks.append(step)
-    assert started is not None
-    assert finished is not None
-    headers = answers.decision_headers(started) | answers.cost_header(finished.receipt)
-    return JSONResponse(answers.completion(started, chunks, finished), headers=headers)
-
-
-async def _encode_stream(
-    started: domain.Started, events: AsyncIterator[domain.Event], include_usage: bool
-) -> AsyncIterator[bytes]:
-    """Ends with [DONE], or with an error event."""
-    encoder = answers.ChunkEncoder(started)
-    async with aclosing(events):  # type: ignore[type-var]  # a generator's
-        try:
-            async for step in events:
-                match step:
-                    case domain.Chunk():
-                        yield event(encoder.chunk(step))
-                    case domain.Finished() if include_usage:
-                        yield event(encoder.usage(step))
-            yield DONE
-        except PointsmanError as error:
-            yield event(answers.error_body(error))
-        except Exception as error:
-            yield event(answers.error_body(_internal(error)))
+    return Response(generate_latest(door_of(request).registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def build_app(door: HttpDoor) -> ASGIApp:
@@ -174,114 +72,12 @@ def build_app(door: HttpDoor) -> ASGIApp:
     # and a bound method would keep its whole house.
     app.state.door = door
     app.post("/v1/chat/completions")(chat)
+    add_openai_routes(app)
     app.post("/v1/route")(route)
     app.post("/v1/feedback")(feedback)
-    app.get("/v1/models")(list_models)
     app.get("/v1/configuration")(configuration)
     app.get("/healthz")(live)
     app.get("/readyz")(ready)
     app.get("/metrics")(metrics)
-    app.exception_handler(PointsmanError)(_on_error)
-    app.exception_handler(RequestValidationError)(_on_invalid)
-    app.exception_handler(HTTPException)(_on_http_error)
-    app.exception_handler(ClientGone)(_on_client_gone)
-    app.exception_handler(Exception)(_on_internal)
-    return RequestIds(app)
-
-
-class RequestIds:
-    """Takes or makes a request id for log and answer, and refuses too large bodies."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers: Mapping[bytes, bytes] = dict(scope["headers"])
-        name = headers.get(b"x-request-id", b"")[:64].decode("latin-1")
-        name = name if name.isascii() and name.isprintable() and name else secrets.token_hex(8)
-        token = request_id.set(name)
-        begun = complete = False
-
-        async def send_with_id(message: Any) -> None:
-            nonlocal begun, complete
-            complete = message["type"] == "http.response.body" and not message.get("more_body")
-            if message["type"] == "http.response.start":
-                begun = True
-                message["headers"] = [*message["headers"], (b"x-request-id", name.encode())]
-            await send(message)
-
-        try:
-            if int(headers.get(b"content-length", b"0")) > LONGEST_BODY:
-                raise _too_large()
-            await self._app(scope, _bounded(receive), send_with_id)
-        except Exception as error:
-            if complete:
-                return  # Starlette raises again what it has answered
-            if begun or not isinstance(error, PointsmanError):
-                raise
-            await _error_response(error)(scope, receive, send_with_id)
-        finally:
-            request_id.reset(token)
-
-
-def _bounded(receive: Receive) -> Receive:
-    """For bodies that come in pieces, whose length no header says."""
-    read = 0
-
-    async def receive_so_much() -> Any:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > LONGEST_BODY:
-            raise _too_large()
-        return message
-
-    return receive_so_much
-
-
-def _too_large() -> InvalidArgument:
-    return InvalidArgument(f"the body is over {LONGEST_BODY} bytes", code="body_too_large")
-
-
-def _internal(error: Exception) -> Internal:
-    log.exception("internal error (request %s)", request_id.get(), exc_info=error)
-    return Internal(f"internal error (request {request_id.get()})", code="internal")
-
-
-def _error_response(error: PointsmanError) -> Response:
-    return JSONResponse(answers.error_body(error), error.http_status, answers.error_headers(error))
-
-
-async def _on_error(request: Request, error: Any) -> Response:
-    return _error_response(error)
-
-
-async def _on_internal(request: Request, error: Any) -> Response:
-    return _error_response(_internal(error))
-
-
-async def _on_invalid(request: Request, error: Any) -> Response:
-    item = error.errors()[0]
-    where = ".".join(str(part) for part in item["loc"][1:]).encode("utf-8", "backslashreplace").decode()
-    if item["type"] == "json_invalid":
-        return _error_response(InvalidArgument(f"the body is not JSON: {item['ctx']['error']}", code="bad_json"))
-    message = f"'{where}': {item['msg']}" if where else item["msg"]
-    return _error_response(InvalidArgument(message, code="bad_parameter", param=where or None))
-
-
-async def _on_http_error(request: Request, error: Any) -> Response:
-    if isinstance(error.__cause__, PointsmanError):  # FastAPI wraps what reading the body raised
-        return _error_response(error.__cause__)
-    if isinstance(error.__cause__, UnicodeDecodeError):
-        return _error_response(InvalidArgument("the body is not UTF-8", code="bad_json"))
-    told = NotFound if error.status_code == 404 else InvalidArgument
-    response = _error_response(told(f"{request.method} {request.url.path}: {error.detail}", code="unknown_route"))
-    response.status_code = error.status_code
-    return response
-
-
-async def _on_client_gone(request: Request, error: Any) -> Response:
-    return Response(status_code=499)
+    add_error_handlers(app)
+    return Edge(app, {("POST", "/v1/chat/completions"): ChatRoute(door)})

@@ -1,34 +1,42 @@
 """OpenAI's answers, chunks and errors, encoded."""
 
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.domain import Chunk, Decision, Finished, Prompt, Receipt, Started, Usage
+from pointsman_gateway.domain import Chunk, Chunks, Decision, Finished, Prompt, Receipt, Started, Usage
+from pointsman_gateway.doors.choices import Choice, collected
+
+Headers = list[tuple[bytes, bytes]]
 
 
-def decision_headers(started: Started) -> dict[str, str]:
+def decision_headers(started: Started) -> Headers:
     decision = started.decision
-    return {
-        "x-pointsman-decision-id": decision.id,
-        "x-pointsman-task": decision.task,
-        "x-pointsman-path": decision.path.name,
-        "x-pointsman-kind": decision.path.kind.value,
-        "x-pointsman-confidence": f"{decision.confidence:.4f}",
-        "x-pointsman-reason": decision.reason,
-        "x-pointsman-overhead-ms": f"{started.overhead_seconds * 1000:.2f}",
-    }
+    headers = [
+        (b"x-pointsman-decision-id", decision.id.encode()),
+        (b"x-pointsman-task", decision.task.encode()),
+        (b"x-pointsman-path", decision.path.name.encode("latin-1")),
+        (b"x-pointsman-kind", decision.path.kind.value.encode()),
+        (b"x-pointsman-confidence", b"%.4f" % decision.confidence),
+        (b"x-pointsman-reason", decision.reason.encode("latin-1")),
+        (b"x-pointsman-overhead-ms", b"%.2f" % (started.overhead_seconds * 1000)),
+    ]
+    if started.cached:
+        headers.append((b"x-pointsman-cache", started.cached.encode()))
+    return headers
 
 
-def cost_header(receipt: Receipt) -> dict[str, str]:
-    return {"x-pointsman-cost-usd": f"{receipt.cost_usd:.9f}"}
+def cost_header(receipt: Receipt) -> tuple[bytes, bytes]:
+    return b"x-pointsman-cost-usd", b"%.9f" % receipt.cost_usd
 
 
 def error_body(error: PointsmanError) -> dict[str, Any]:
-    callers = dict.fromkeys((400, 404, 409), "invalid_request_error")
-    kind = callers | {429: "rate_limit_error"}
+    callers = dict.fromkeys((400, 403, 404, 409), "invalid_request_error")
+    kind = callers | {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     return {
         "error": {
             "message": error.message,
@@ -43,30 +51,95 @@ def error_headers(error: PointsmanError) -> dict[str, str]:
     return {"retry-after": str(max(1, round(error.retry_after)))} if error.retry_after is not None else {}
 
 
-class ChunkEncoder:
-    """Chunks of one streamed answer; each choice's first one carries the role."""
+DONE = b"data: [DONE]\n\n"
 
-    def __init__(self, started: Started) -> None:
+
+to_json = msgspec.json.Encoder().encode
+
+_ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
+"""How an engine's event begins where it begins with its id."""
+
+
+class _Made(msgspec.Struct):
+    created: int | None = None
+
+
+_decode = msgspec.json.Decoder(_Made).decode
+
+
+def to_event(data: Any) -> bytes:
+    return b"data: " + to_json(data) + b"\n\n"
+
+
+class ChatEncoder:
+    """`chat.completion` and its chunks. Implements `Encoder`.
+
+    The engine's own events are sent on as they came, but for the answer's id; each choice's first one gets the role.
+    """
+
+    def __init__(self, include_usage: bool) -> None:
+        """`include_usage`: whether a stream ends with a chunk that has the usage."""
+        self._include_usage = include_usage
+        self._head: dict[str, Any] = {}
+        self._begun: set[int] = set()
+        self._theirs = self._ours = b""
+        """How the engine's events begin, and ours."""
+
+    def begun(self, started: Started) -> bytes:
         self._head = {
             "id": "chatcmpl-" + started.decision.id,
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": started.model,
         }
-        self._begun: set[int] = set()
+        self._ours = b'{"id":' + to_json(self._head["id"])
+        return b""
 
-    def chunk(self, chunk: Chunk) -> dict[str, Any]:
-        delta: dict[str, Any] = {"content": chunk.content} if chunk.content else {}
+    def chunks(self, chunks: Chunks) -> bytes:
+        return b"".join([self._event(chunk) for chunk in chunks])
+
+    def finished(self, finished: Finished) -> bytes:
+        return (to_event(self._usage(finished)) if self._include_usage else b"") + DONE
+
+    def failed(self, error: PointsmanError) -> bytes:
+        return to_event(error_body(error))
+
+    def whole(self, started: Started, chunks: Sequence[Chunk], finished: Finished) -> bytes:
+        return to_json(completion(started, chunks, finished))
+
+    def _event(self, chunk: Chunk) -> bytes:
         if chunk.index not in self._begun:
             self._begun.add(chunk.index)
-            delta = {"role": "assistant", **delta}
+            return self._first(chunk)
+        if chunk.raw and self._theirs and chunk.raw.startswith(self._theirs):
+            return b"data: " + self._ours + self._with_usage(chunk.raw[len(self._theirs) :]) + b"\n\n"
+        return to_event(self._anew(chunk, {}))
+
+    def _first(self, chunk: Chunk) -> bytes:
+        if chunk.raw:
+            id_of_theirs = _ID.match(chunk.raw)
+            if id_of_theirs:
+                self._theirs = id_of_theirs.group()
+            created = _decode(chunk.raw).created
+            self._head["created"] = created or self._head["created"]
+        return to_event(self._anew(chunk, {"role": "assistant"}))
+
+    def _anew(self, chunk: Chunk, delta: dict[str, Any]) -> dict[str, Any]:
+        if chunk.content:
+            delta["content"] = chunk.content
         delta.update(chunk.extra.get("delta", {}))
         choice: dict[str, Any] = {"index": chunk.index, "delta": delta, "finish_reason": chunk.finish_reason}
         if "logprobs" in chunk.extra:
             choice["logprobs"] = chunk.extra["logprobs"]
-        return {**self._head, "choices": [choice]}
+        return {**self._head, "choices": [choice], **({"usage": None} if self._include_usage else {})}
 
-    def usage(self, finished: Finished) -> dict[str, Any]:
+    def _with_usage(self, event: bytes) -> bytes:
+        """OpenAI says of every chunk before the one with the usage that it has none."""
+        if not self._include_usage or b'"usage":' in event or not event.endswith(b"}"):
+            return event
+        return event[:-1] + b',"usage":null}'
+
+    def _usage(self, finished: Finished) -> dict[str, Any]:
         """The chunk that `stream_options.include_usage` asks for; "pointsman" beside it is ours."""
         receipt = finished.receipt
         return {**self._head, "choices": [], "usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
@@ -74,53 +147,30 @@ class ChunkEncoder:
 
 def completion(started: Started, chunks: Iterable[Chunk], finished: Finished) -> dict[str, Any]:
     """A plain answer: the stream, collected."""
-    choices: dict[int, dict[str, Any]] = {}
-    for chunk in chunks:
-        _collect(choices.setdefault(chunk.index, _empty_choice(chunk.index)), chunk)
-    for message in (choice["message"] for choice in choices.values()):
-        if "tool_calls" in message:
-            message["content"] = message["content"] or None
     return {
         "id": "chatcmpl-" + started.decision.id,
         "object": "chat.completion",
         "created": int(time.time()),
         "model": started.model,
-        "choices": [choices[index] for index in sorted(choices)],
+        "choices": [_choice(choice) for choice in collected(chunks)],
         "usage": usage_body(finished.receipt.usage),
         "pointsman": receipt_body(finished.receipt),
     }
 
 
-def _empty_choice(index: int) -> dict[str, Any]:
-    return {"index": index, "message": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}
-
-
-def _collect(choice: dict[str, Any], chunk: Chunk) -> None:
-    message = choice["message"]
-    message["content"] += chunk.content
-    for key, value in chunk.extra.get("delta", {}).items():
-        if key == "tool_calls":
-            _collect_tool_calls(message.setdefault("tool_calls", []), value)
-        elif isinstance(value, str):
-            message[key] = message.get(key, "") + value
-        else:
-            message[key] = value
-    logprobs = chunk.extra.get("logprobs")
-    if logprobs:
-        gathered = choice["logprobs"] or {"content": []}
-        gathered["content"] = gathered["content"] + (logprobs.get("content") or [])
-        choice["logprobs"] = gathered
-    choice["finish_reason"] = chunk.finish_reason or choice["finish_reason"]
-
-
-def _collect_tool_calls(gathered: list[dict[str, Any]], pieces: Iterable[Mapping[str, Any]]) -> None:
-    for piece in pieces:
-        while len(gathered) <= piece["index"]:
-            gathered.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
-        call, function = gathered[piece["index"]], piece.get("function") or {}
-        call["id"] = piece.get("id") or call["id"]
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+def _choice(choice: Choice) -> dict[str, Any]:
+    instead = "tool_calls" in choice.message or "refusal" in choice.message
+    return {
+        "index": choice.index,
+        "message": {
+            "role": "assistant",
+            "content": (choice.content or None) if instead else choice.content,
+            "refusal": None,
+            **choice.message,
+        },
+        "finish_reason": choice.finish_reason or "stop",
+        "logprobs": {"refusal": None, **choice.logprobs} if choice.logprobs else None,
+    }
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
@@ -143,6 +193,7 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
             {"document_id": p.document_id, "title": p.title, "score": round(p.score, 4)} for p in receipt.sources
         ],
         "escalated_from": receipt.escalated_from,
+        "cached": receipt.cached,
     }
 
 

@@ -1,11 +1,18 @@
 """OpenAI's request bodies, decoded."""
 
+import json
 from typing import Any, Literal
 
 from pointsman_servicekit.errors import InvalidArgument
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_gateway.domain import Message, Request, Sampling
+from pointsman_gateway.domain import ANYONE, Caller, Message, Request, Sampling
+from pointsman_gateway.doors.cache_control import USE
+from pointsman_gateway.doors.half_characters import WholeCharacters, refuse_half_characters
+from pointsman_gateway.doors.http_errors import invalid_body
+from pointsman_gateway.doors.limits import check_counts
+
+NOTHING: dict[str, Any] = {}
 
 
 class MessageBody(BaseModel):
@@ -44,14 +51,15 @@ class ChatBody(BaseModel):
     user: str | None = None
     metadata: dict[str, str] | None = None
 
-    def to_request(self, deadline: float) -> Request:
-        """Raises InvalidArgument where a message holds something other than text."""
+    def to_request(self, deadline: float, caller: Caller = ANYONE, cache: str = USE) -> Request:
+        """Raises InvalidArgument where a message holds something other than text, or there is too much of anything."""
+        check_counts(self.messages, self.model_extra or NOTHING)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         if len(stop) > 4:
             raise InvalidArgument(f"'stop' has {len(stop)} entries; at most 4", code="bad_parameter", param="stop")
-        request = Request(
+        return Request(
             model=self.model,
-            messages=tuple(_message(number, body) for number, body in enumerate(self.messages)),
+            messages=tuple([_message(number, body) for number, body in enumerate(self.messages)]),
             sampling=Sampling(
                 max_tokens=self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens,
                 temperature=self.temperature,
@@ -63,39 +71,47 @@ class ChatBody(BaseModel):
             metadata=self.metadata or {},
             user=self.user or "",
             deadline=deadline,
+            caller=caller,
+            cache=cache,
         )
-        _refuse_half_characters(request)
-        return request
 
     def _extra(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
 
 
-class RouteBody(ChatBody):
+def read_chat(body: bytes) -> ChatBody:
+    """Raises InvalidArgument."""
+    try:
+        return ChatBody.model_validate_json(body)
+    except ValidationError:
+        pass
+    # What cannot be read is read again at leisure, for the best word on what is wrong with it.
+    try:
+        data = json.loads(body) if body else None
+        refuse_half_characters(data)
+        return ChatBody.model_validate(data)
+    except ValidationError as error:
+        raise invalid_body(error.errors()[0]) from error
+    except RecursionError as error:
+        raise InvalidArgument("the body is nested too deeply", code="bad_json") from error
+    except ValueError as error:
+        raise InvalidArgument(f"the body is not JSON: {error}", code="bad_json") from error
+
+
+class RouteBody(WholeCharacters, ChatBody):
     """`POST /v1/route`: a chat request, and whether its prompt is wanted too."""
 
     include_prompt: bool = False
     stream: Literal[False] = False
 
 
-def _refuse_half_characters(request: Request) -> None:
-    """JSON can write a lone surrogate ("\\ud800"); no text can hold it, so nothing behind this door could."""
-    texts = {"model": request.model, "user": request.user}
-    for number, message in enumerate(request.messages):
-        texts[f"messages[{number}].role"] = message.role
-        texts[f"messages[{number}].content"] = message.content
-    for param, text in texts.items():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidArgument(f"'{param}' holds half a character", code="bad_text", param=param) from error
-
-
 def _message(number: int, body: MessageBody) -> Message:
     content = body.content
     if isinstance(content, list):
         content = "".join(_text(number, index, part) for index, part in enumerate(content))
-    return Message(body.role, content or "", dict(body.model_extra or {}))
+    # OpenAI's newer name for it, which chat templates of open models do not know.
+    role = "system" if body.role == "developer" else body.role
+    return Message(role, content or "", body.model_extra or NOTHING)
 
 
 def _text(number: int, index: int, part: dict[str, Any]) -> str:

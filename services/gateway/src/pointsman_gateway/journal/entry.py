@@ -1,16 +1,21 @@
 """One decision as the journal keeps it; docs/routing.md says what each field is."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from pointsman_gateway.domain import Decision, Receipt, Request, Usage
 from pointsman_gateway.journal.evidence import cell_of
 from pointsman_gateway.journal.keys import day_of
+from pointsman_gateway.redaction import NotRedacted, Redaction
 
 VERSION = 1
+NOTHING_REDACTED = Redaction()
+_encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 MOST_PROBABILITIES = 8
 LONGEST_TEXT = 64 * 1024
 """Bytes of a request's messages; longer ones are left out, never cut."""
@@ -36,21 +41,21 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """In characters, about bytes: what is not ASCII is escaped."""
+        """In characters."""
         return len(self.json) + len(self.cell) + 64
 
 
-def to_entry(noted: Noted, keep_text: bool) -> Entry:
+def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
     receipt = noted.receipt
     body = {"v": VERSION, "id": noted.decision.id, "unix_ms": round(noted.unix_seconds * 1000)}
     body |= _decided(noted.decision)
-    body |= _asked(noted.request, keep_text)
+    body |= _asked(noted.request, keep_text, redaction)
     body |= _came_of_it(receipt)
     return Entry(
         noted.decision.id,
         str(cell_of(receipt)) if receipt and receipt.model else "",
         day_of(noted.unix_seconds),
-        json.dumps(body, separators=(",", ":")),
+        _encode(body).decode(),
     )
 
 
@@ -73,18 +78,29 @@ def _decided(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _asked(request: Request, keep_text: bool) -> dict[str, Any]:
-    messages = _messages(request) if keep_text else None
+def _asked(request: Request, keep_text: bool, redaction: Redaction) -> dict[str, Any]:
+    text, messages, user = _kept(request, redaction) if keep_text else ("not kept", None, None)
     return {
         "requested": request.model,
-        "metadata": dict(request.metadata),
+        "metadata": {name: redaction.or_nothing(value) for name, value in request.metadata.items()},
         "response_format": _response_format(request),
         "inputs": _digest(request),
         "user_digest": hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
-        "text": "kept" if messages is not None else "too long" if keep_text else "not kept",
+        "text": text,
         "messages": messages,
-        "user": request.user if messages is not None else None,
+        "user": user,
     }
+
+
+def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
+    """How it went; messages and user as they may be kept, None where they are too long or the redaction fails."""
+    messages = _messages(request)
+    if messages is None:
+        return "too long", None, None
+    try:
+        return "kept", redaction.everywhere(messages), redaction.text(request.user)
+    except NotRedacted:
+        return "not redacted", None, None
 
 
 def _messages(request: Request) -> list[dict[str, Any]] | None:
@@ -92,7 +108,7 @@ def _messages(request: Request) -> list[dict[str, Any]] | None:
     if sum(len(message.content) for message in request.messages) > LONGEST_TEXT:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
-    return messages if len(json.dumps(messages)) <= LONGEST_TEXT else None
+    return messages if len(_encode(messages)) <= LONGEST_TEXT else None
 
 
 def _response_format(request: Request) -> str:
@@ -106,13 +122,8 @@ def _digest(request: Request) -> str:
     """Of what decides and what is answered. Fast, since a text may have millions of characters."""
     response_format = request.sampling.extra.get("response_format")
     beside = (request.model, sorted(request.metadata.items()), request.user, response_format)
-    digest = hashlib.blake2b(json.dumps(beside, sort_keys=True).encode(), digest_size=16)
-    for message in request.messages:
-        content = message.content.encode(errors="surrogatepass")
-        about = (message.role, len(content), dict(message.extra))
-        digest.update(json.dumps(about, sort_keys=True).encode())
-        digest.update(content)
-    return digest.hexdigest()
+    messages = [(message.role, message.content, message.extra) for message in request.messages]
+    return hashlib.blake2b(_encode_sorted((beside, messages)), digest_size=16).hexdigest()
 
 
 def _came_of_it(receipt: Receipt | None) -> dict[str, Any]:

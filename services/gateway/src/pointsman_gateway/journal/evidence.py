@@ -79,21 +79,23 @@ class EvidenceBoard:
         return made
 
     def answered(self, receipt: Receipt) -> None:
-        """Counts an answer, unless another path's refused one stands behind it: the receipt is of both."""
-        if receipt.outcome != "ok" or receipt.escalated_from:
+        """Counts an answer that the path has made now; not one in place of a refused one: that receipt is of both."""
+        if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
             return
         day = today()
         if day not in self._days:
             self._keep_window()
-        counts = {
-            ANSWERS: 1,
-            COST: round(receipt.cost_usd * PER_DOLLAR),
-            BUCKET + str(bucket_of(receipt.seconds["total"])): 1,
-        }
-        answered = {cell_of(receipt): counts}
-        _add(self._untold.setdefault(day, {}), answered)
-        _add(self._days.setdefault(day, {}), answered)
-        self._sum_up(answered)
+        cell, cost = cell_of(receipt), round(receipt.cost_usd * PER_DOLLAR)
+        bucket = BUCKET + str(bucket_of(receipt.seconds["total"]))
+        for counts in (self._untold.setdefault(day, {}), self._days.setdefault(day, {}), self._sum):
+            named = counts.get(cell)
+            if named is None:
+                named = counts[cell] = {}
+            named[ANSWERS] = named.get(ANSWERS, 0) + 1
+            named[bucket] = named.get(bucket, 0) + 1
+            if cost:
+                named[COST] = named.get(COST, 0) + cost
+        self._made.pop(cell, None)
 
     def hand_over(self) -> dict[str, Counts]:
         """What Redis has not been told, by day. Whoever takes it tells Redis, for certain and once."""

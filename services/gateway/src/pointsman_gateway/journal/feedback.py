@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pointsman_servicekit.errors import InvalidArgument, NotFound, Unavailable
 
 from pointsman_gateway.domain import UNKNOWN, Feedback
+from pointsman_gateway.journal.entry import NOTHING_REDACTED
 from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.recorder import Recorder
 from pointsman_gateway.journal.spool import Spool, Spooled
 from pointsman_gateway.journal.store import JournalStore
+from pointsman_gateway.redaction import Redaction
 
 LONGEST = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 64, "right_answer": 64 * 1024}
 """Bytes."""
@@ -20,7 +22,7 @@ LONGEST = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 
 SECOND_LOOK = 0.3
 """Seconds after which a decision is looked for again: another gateway may have had it still in hand."""
 
-COMPLETION = "chatcmpl-"
+ANSWERS = ("chatcmpl-", "cmpl-", "resp_")
 """Before a decision's id in an OpenAI answer's; whoever has only the latter may send that."""
 
 
@@ -34,7 +36,15 @@ class Stored:
 class FeedbackBox:
     """Implements the doors' `FeedbackBox`."""
 
-    def __init__(self, store: JournalStore, recorder: Recorder, spool: Spool, metrics: JournalMetrics) -> None:
+    def __init__(
+        self,
+        store: JournalStore,
+        recorder: Recorder,
+        spool: Spool,
+        metrics: JournalMetrics,
+        redaction: Redaction = NOTHING_REDACTED,
+    ) -> None:
+        self._redaction = redaction
         self._store = store
         self._recorder = recorder
         self._spool = spool
@@ -45,7 +55,7 @@ class FeedbackBox:
     async def take(self, feedback: Feedback) -> Stored:
         """Raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable where the spool takes no more."""
         check(feedback, self.tasks)
-        spooled = Spooled(_named(feedback), round(time.time() * 1000))
+        spooled = Spooled(self._as_kept(_named(feedback)), round(time.time() * 1000))
         try:
             stored = await self._put(spooled)
         except Unavailable:
@@ -53,6 +63,11 @@ class FeedbackBox:
             stored = Stored("spool")
         self._metrics.feedback.labels("known" if stored.known_already else stored.where).inc()
         return stored
+
+    def _as_kept(self, feedback: Feedback) -> Feedback:
+        """What the redaction fails on is left out; the rest counts."""
+        kept = self._redaction.or_nothing
+        return replace(feedback, correction=kept(feedback.correction), right_answer=kept(feedback.right_answer))
 
     async def _put(self, spooled: Spooled) -> Stored:
         outcome = await self._say(spooled)
@@ -109,7 +124,9 @@ def _check_text(param: str, text: str, most: int) -> None:
 
 def _named(feedback: Feedback) -> Feedback:
     """With the decision's own id, and a short name in one word: the digest of the one given, else of what is said."""
-    decision_id = feedback.decision_id.removeprefix(COMPLETION)
+    decision_id = feedback.decision_id
+    for prefix in ANSWERS:
+        decision_id = decision_id.removeprefix(prefix)
     said = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
     digest = hashlib.blake2b(repr(feedback.id or said).encode(), digest_size=12)
     return replace(feedback, decision_id=decision_id, id=digest.hexdigest())

@@ -6,10 +6,11 @@ import time
 from collections import deque
 
 from pointsman_gateway.domain import Decision, Receipt, Request
-from pointsman_gateway.journal.entry import Entry, Noted, to_entry
+from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, to_entry
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.store import Batch, JournalStore
+from pointsman_gateway.redaction import Redaction
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,17 @@ ENCODED_AT_ONCE = 16
 class Recorder:
     """Implements the pipeline's `Journal`. While Redis is away decisions wait, up to a cap; then the oldest go."""
 
-    def __init__(self, store: JournalStore, board: EvidenceBoard, metrics: JournalMetrics) -> None:
+    def __init__(
+        self,
+        store: JournalStore,
+        board: EvidenceBoard,
+        metrics: JournalMetrics,
+        redaction: Redaction = NOTHING_REDACTED,
+    ) -> None:
         self.store = store
         self._board = board
         self._metrics = metrics
+        self._redaction = redaction
         self._noted: deque[Noted] = deque()
         self._waiting: deque[Entry] = deque()
         """Encoded, so that no request is kept in memory for as long as Redis is away."""
@@ -83,7 +91,7 @@ class Recorder:
         for number in range(len(self._noted)):
             noted = self._noted.popleft()
             try:
-                self._wait_for(to_entry(noted, keep_text))
+                self._wait_for(to_entry(noted, keep_text, self._redaction))
             except Exception:  # one that cannot be written must not keep back the others
                 log.exception("decision %s cannot be written", noted.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pointsman_servicekit.prompt_redis import PromptRedis
+
 from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.journal import keys, scripts
 from pointsman_gateway.journal.entry import Entry
 from pointsman_gateway.journal.evidence import PER_RATING, Counts, from_fields, to_fields
-from pointsman_gateway.journal.prompt_redis import PromptRedis
 
 
 @dataclass(frozen=True, slots=True)

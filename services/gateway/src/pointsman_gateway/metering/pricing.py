@@ -1,9 +1,9 @@
 """Dollars by component from tokens and the price list."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-from pointsman_gateway.config.schema import ModelConfig, Prices, RetrievalPrices
-from pointsman_gateway.domain import Path, Request, Usage
+from pointsman_gateway.config.schema import ModelsFile, Prices
+from pointsman_gateway.domain import Message, Path, Request, Usage
 
 PER = 1_000_000
 CHARACTERS_PER_TOKEN = 4
@@ -11,12 +11,28 @@ CHARACTERS_PER_TOKEN = 4
 TYPICAL_ANSWER = 128
 
 
+def tokens_of(messages: Iterable[Message]) -> int:
+    """About as many as an engine will count."""
+    return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
+
+
+def expected_tokens(request: Request) -> int:
+    """Of prompt and answer, before a path is chosen: what its prompt adds is not known yet."""
+    return tokens_of(request.messages) + (request.sampling.max_tokens or TYPICAL_ANSWER) * _choices(request)
+
+
+def _choices(request: Request) -> int:
+    asked = request.sampling.extra.get("n")
+    return asked if isinstance(asked, int) and 1 <= asked <= 128 else 1
+
+
 class Pricing:
     """The price list."""
 
-    def __init__(self, models: Mapping[str, ModelConfig], retrieval: RetrievalPrices) -> None:
-        self._models = models
-        self._retrieval = retrieval
+    def __init__(self, models: ModelsFile) -> None:
+        self._models = models.models
+        self._retrieval = models.retrieval
+        self._cache = models.cache
 
     def parts_usd(self, model: str, usage: Usage, searches: int) -> dict[str, float]:
         """Dollars by component; cached tokens are priced apart from the rest of the prompt."""
@@ -26,6 +42,14 @@ class Pricing:
             "cached": usage.cached_tokens * prices.cached / PER,
             "completion": usage.completion_tokens * prices.completion / PER,
         }
+        if searches:
+            parts["retrieval"] = searches * self._retrieval.search
+        return parts
+
+    def hit_usd(self, searches: int) -> dict[str, float]:
+        """Of an answer that came out of the cache."""
+        assert self._cache is not None  # a path that caches without a price is refused at load
+        parts = {"cache": self._cache.hit}
         if searches:
             parts["retrieval"] = searches * self._retrieval.search
         return parts
@@ -45,11 +69,9 @@ class ExpectedCost:
         """Implements the router's `ExpectedCost`."""
         if path.name in self._means:
             return self._means[path.name]
-        prompt_tokens = sum(len(m.content) for m in request.messages) // CHARACTERS_PER_TOKEN
-        completion_tokens = request.sampling.over(path.sampling).max_tokens or TYPICAL_ANSWER
-        parts = self._pricing.parts_usd(
-            path.model, Usage(prompt_tokens, completion_tokens), int("retrieval" in path.strategies)
-        )
+        answer = request.sampling.max_tokens or path.sampling.max_tokens or TYPICAL_ANSWER
+        usage = Usage(tokens_of(request.messages), answer * _choices(request))
+        parts = self._pricing.parts_usd(path.model, usage, int("retrieval" in path.strategies))
         return sum(parts.values())
 
     def learn(self, path: Path, cost_usd: float) -> None:

@@ -1,10 +1,12 @@
 """All metrics of the gateway; their labels come from the configuration only."""
 
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from pointsman_gateway.domain import Decision, Path, Receipt
+from pointsman_gateway.domain import Decision, Path, Receipt, Usage
+from pointsman_gateway.metering.tallies import Count, Family, Histogram, Tallies, counter, histogram
 
 OTHER = "other"
 
@@ -17,39 +19,43 @@ CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 BY_PATH = ["path", "kind", "task"]
 
 
+@dataclass(slots=True)
+class _Series:
+    """What is counted of the requests of one path, kind and task."""
+
+    seconds: Histogram
+    first_token: Histogram
+    prompt: Count
+    cached: Count
+    completion: Count
+    outcomes: dict[str, Count] = field(default_factory=dict)
+    dollars: dict[str, Count] = field(default_factory=dict)
+
+
 class Metrics:
     """Counts receipts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._paths: frozenset[str] = frozenset()
         self._tasks: frozenset[str] = frozenset()
-        self._requests = Counter(
-            "pointsman_requests", "Requests by how they ended.", [*BY_PATH, "outcome"], registry=registry
+        self._requests = counter("pointsman_requests", "Requests by how they ended.", [*BY_PATH, "outcome"])
+        self._seconds = histogram("pointsman_request_seconds", "Arrival to end.", BY_PATH, END_TO_END)
+        self._first_token = histogram(
+            "pointsman_time_to_first_token_seconds", "Arrival to first token.", BY_PATH, FIRST_TOKEN
         )
-        self._seconds = Histogram(
-            "pointsman_request_seconds", "Arrival to end.", BY_PATH, buckets=END_TO_END, registry=registry
+        self._phases = histogram("pointsman_phase_seconds", "Time in each phase.", ["path", "phase"], END_TO_END)
+        decisions = histogram("pointsman_decision_seconds", "Classification and routing.", [], DECISION)
+        self._decisions = decisions.cell()
+        self._confidence = histogram("pointsman_confidence", "The classifier's probability.", ["task"], CONFIDENCE)
+        self._reasons = counter("pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"])
+        self._tokens = counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"])
+        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"])
+        self._series: dict[tuple[str, str, str], _Series] = {}
+        tallies = Tallies(
+            [self._requests, self._reasons, self._tokens, self._cost],
+            [self._seconds, self._first_token, self._phases, decisions, self._confidence],
         )
-        self._first_token = Histogram(
-            "pointsman_time_to_first_token_seconds",
-            "Arrival to first token.",
-            BY_PATH,
-            buckets=FIRST_TOKEN,
-            registry=registry,
-        )
-        self._phases = Histogram(
-            "pointsman_phase_seconds", "Time in each phase.", ["path", "phase"], buckets=END_TO_END, registry=registry
-        )
-        self._decisions = Histogram(
-            "pointsman_decision_seconds", "Classification and routing.", buckets=DECISION, registry=registry
-        )
-        self._confidence = Histogram(
-            "pointsman_confidence", "The classifier's probability.", ["task"], buckets=CONFIDENCE, registry=registry
-        )
-        self._reasons = Counter(
-            "pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"], registry=registry
-        )
-        self._tokens = Counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"], registry=registry)
-        self._cost = Counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], registry=registry)
+        registry.register(tallies)
         self._fallbacks = Counter(
             "pointsman_fallbacks", "Answers by another path.", ["source", "target"], registry=registry
         )
@@ -75,6 +81,7 @@ class Metrics:
             "pointsman_config_generation", "1 for the configuration that serves.", ["generation"], registry=registry
         )
         self.in_flight = Gauge("pointsman_in_flight", "Requests being answered.", registry=registry)
+        self.waiting = Gauge("pointsman_waiting", "Requests that wait for a place.", registry=registry)
         self.refused = Counter("pointsman_refused", "Requests refused before a decision.", ["code"], registry=registry)
 
     def know(self, paths: Collection[str], tasks: Collection[str]) -> None:
@@ -93,9 +100,9 @@ class Metrics:
     def decided(self, decision: Decision, seconds: float) -> None:
         task = self._task(decision.task)
         self._decisions.observe(seconds)
-        self._reasons.labels(self._path(decision.path), task, decision.reason.partition(":")[0]).inc()
+        self._reasons.cell(self._path(decision.path), task, decision.reason.partition(":")[0]).value += 1
         if decision.probabilities:
-            self._confidence.labels(task).observe(decision.confidence)
+            self._confidence.cell(task).observe(decision.confidence)
 
     def fell_back(self, source: Path, target: Path) -> None:
         self._fallbacks.labels(self._path(source), self._path(target)).inc()
@@ -111,22 +118,45 @@ class Metrics:
     def ended(self, receipt: Receipt) -> None:
         path = self._path(receipt.decision.path)
         labels = (path, receipt.decision.path.kind.value, self._task(receipt.decision.task))
-        self._requests.labels(*labels, receipt.outcome).inc()
-        self._seconds.labels(*labels).observe(receipt.seconds["total"])
-        if "first_token" in receipt.seconds:
-            self._first_token.labels(*labels).observe(receipt.seconds["first_token"])
+        series = self._series.get(labels) or self._begin(labels)
+        _of(series.outcomes, self._requests, labels, receipt.outcome).value += 1
         for phase, seconds in receipt.seconds.items():
-            if phase not in ("total", "first_token"):
-                self._phases.labels(path, phase).observe(seconds)
+            if phase == "total":
+                series.seconds.observe(seconds)
+            elif phase == "first_token":
+                series.first_token.observe(seconds)
+            else:
+                self._phases.cell(path, phase).observe(seconds)
         usage = receipt.usage
-        self._tokens.labels(*labels, "prompt").inc(usage.prompt_tokens - usage.cached_tokens)
-        self._tokens.labels(*labels, "cached").inc(usage.cached_tokens)
-        self._tokens.labels(*labels, "completion").inc(usage.completion_tokens)
+        if receipt.cached:  # no engine has read or made them
+            self._tokens.cell(*labels, "replayed").value += usage.prompt_tokens + usage.completion_tokens
+            usage = Usage()
+        series.prompt.value += usage.prompt_tokens - usage.cached_tokens
+        series.cached.value += usage.cached_tokens
+        series.completion.value += usage.completion_tokens
         for component, dollars in receipt.cost_parts_usd.items():
-            self._cost.labels(*labels, component).inc(dollars)
+            _of(series.dollars, self._cost, labels, component).value += dollars
+
+    def _begin(self, labels: tuple[str, str, str]) -> _Series:
+        series = _Series(
+            seconds=self._seconds.cell(*labels),
+            first_token=self._first_token.cell(*labels),
+            prompt=self._tokens.cell(*labels, "prompt"),
+            cached=self._tokens.cell(*labels, "cached"),
+            completion=self._tokens.cell(*labels, "completion"),
+        )
+        self._series[labels] = series
+        return series
 
     def _path(self, path: Path) -> str:
         return path.name if path.name in self._paths else OTHER
 
     def _task(self, task: str) -> str:
         return task if task in self._tasks else OTHER
+
+
+def _of(known: dict[str, Count], family: Family[Count], labels: tuple[str, str, str], last: str) -> Count:
+    count = known.get(last)
+    if count is None:
+        count = known[last] = family.cell(*labels, last)
+    return count

@@ -1,10 +1,10 @@
 """The stage: a meter runs along with each request and writes its receipt, however the request ends."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pointsman_gateway.domain import Decision, Path, Prompt, Receipt, Usage
+from pointsman_gateway.domain import Chunks, Decision, Path, Prompt, Receipt, Usage
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_gateway.metering.prometheus import Metrics
 
@@ -34,6 +34,8 @@ class _Try:
     held: float = 0.0
     usage: Usage | None = None
     model: str = ""
+    cached: str = ""
+    hedged: int = 0
 
     @property
     def counted(self) -> Usage:
@@ -100,15 +102,21 @@ class Meter:
         self._now.prompt = prompt
         self._now.sent = time.perf_counter()
 
-    def opened(self, model: str) -> None:
-        """`model` has begun to answer."""
-        self._now.model = model
+    def opened(self, model: str, cached: str = "", hedged: int = 0) -> None:
+        """`model` has begun to answer, or what it once answered was found in the cache.
 
-    def token(self) -> None:
-        """A piece of the answer has come."""
-        self._now.pieces += 1
-        if self._now.first_piece is None:
-            self._now.first_piece = time.perf_counter()
+        `hedged` other engines were given the same prompt, and let go of before they began.
+        """
+        self._now.hedged = hedged
+        self._now.model = model
+        self._now.cached = cached
+
+    def came(self, chunks: Chunks) -> None:
+        """A part of the answer has come."""
+        tried = self._now
+        tried.pieces += len([chunk for chunk in chunks if chunk.content or chunk.extra])
+        if tried.first_piece is None and tried.pieces:
+            tried.first_piece = time.perf_counter()
 
     def held(self) -> None:
         """The answer was kept back from its first piece until now."""
@@ -117,9 +125,9 @@ class Meter:
     def used(self, usage: Usage) -> None:
         self._now.usage = usage
 
-    def handed_on(self) -> None:
-        """The caller gets a piece of the answer."""
-        if self._first_token is None:
+    def handed_on(self, chunks: Chunks) -> None:
+        """The caller gets a part of the answer."""
+        if self._first_token is None and any(chunk.content or chunk.extra for chunk in chunks):
             self._first_token = self.elapsed
 
     @property
@@ -143,13 +151,14 @@ class Meter:
             return None
         receipt = Receipt(
             decision=self._decision,
-            usage=sum((t.counted for t in self._tries), Usage()),
-            cost_parts_usd=_added(self._parts_usd(t) for t in self._tries),
+            usage=_summed(self._tries),
+            cost_parts_usd=_added([self._parts_usd(t) for t in self._tries]),
             seconds=self._seconds(),
             outcome=outcome,
             sources=self._answers.prompt.passages if self._answers else (),
             model=self._answers.model if self._answers else "",
             escalated_from=self._refused.path.name if self._refused else "",
+            cached=self._answers.cached if self._answers else "",
         )
         self._metering.metrics.ended(receipt)
         if outcome == "ok":
@@ -157,24 +166,34 @@ class Meter:
         return receipt
 
     def _seconds(self) -> dict[str, float]:
-        seconds = {"classification": self._decided, **_added(t.seconds for t in self._tries), "total": self.elapsed}
+        seconds = {"classification": self._decided, **_added([t.seconds for t in self._tries]), "total": self.elapsed}
         if self._first_token is not None:
             seconds["first_token"] = self._first_token
             seconds["generation"] = seconds["total"] - self._first_token
         return seconds
 
     def _parts_usd(self, tried: _Try) -> dict[str, float]:
-        return self._metering.pricing.parts_usd(tried.path.model, tried.counted, tried.prompt.searches)
+        if tried.cached:
+            return self._metering.pricing.hit_usd(tried.prompt.searches)
+        parts = self._metering.pricing.parts_usd(tried.path.model, tried.counted, tried.prompt.searches)
+        # They have read the prompt, and tell nothing of it; so it is priced as it was for the one that answered.
+        return {**parts, "hedge": (parts["prompt"] + parts["cached"]) * tried.hedged} if tried.hedged else parts
 
     def _learn(self) -> None:
         """What each path's answer cost, where it came to its end."""
         for tried in self._tries:
-            if tried.usage:
+            if tried.usage and not tried.cached:
                 self._metering.expected_cost.learn(tried.path, sum(self._parts_usd(tried).values()))
 
 
-def _added(all_parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def _summed(tries: Sequence[_Try]) -> Usage:
+    return tries[0].counted if len(tries) == 1 else sum((t.counted for t in tries), Usage())
+
+
+def _added(all_parts: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     """Part by part."""
+    if len(all_parts) == 1:
+        return all_parts[0]
     added: dict[str, float] = {}
     for parts in all_parts:
         for name, amount in parts.items():

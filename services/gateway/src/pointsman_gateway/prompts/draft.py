@@ -15,6 +15,8 @@ class Draft:
     passages: tuple[Passage, ...] = ()
     searches: int = 0
     retrieval_seconds: float = 0.0
+    versions: tuple[tuple[str, int], ...] = ()
+    """(collection, its version) of each search that was answered."""
     is_last: bool = False
     """No other path can be taken any more."""
 

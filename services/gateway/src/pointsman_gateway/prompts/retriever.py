@@ -37,4 +37,5 @@ class RetrieverClient:
                 f"collection '{collection}' cannot be searched: {told.message}", code=told.code, retry_after=2.0
             ) from error
         passages = tuple(Passage(p.document_id, p.title, p.text, p.score, p.start, p.tokens) for p in answer.passages)
-        return Found(passages, answer.relevant if answer.HasField("relevant") else bool(passages))
+        relevant = answer.relevant if answer.HasField("relevant") else bool(passages)
+        return Found(passages, relevant, answer.version)

@@ -22,4 +22,4 @@ class Prompts:
         seconds = {"prompt": time.perf_counter() - started - draft.retrieval_seconds}
         if draft.searches:
             seconds["retrieval"] = draft.retrieval_seconds
-        return Prompt(draft.messages(), draft.passages, draft.searches, seconds)
+        return Prompt(draft.messages(), draft.passages, draft.searches, seconds, draft.versions)

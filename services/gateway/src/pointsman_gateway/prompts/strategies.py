@@ -34,6 +34,8 @@ class Found:
     """Best first."""
     relevant: bool
     """Whether any of them deserves to be shown, by the retriever's own measure."""
+    version: int = 0
+    """Of the collection as it was searched."""
 
 
 class Search(Protocol):
@@ -137,6 +139,7 @@ class Retrieval:
             passages: tuple[Passage, ...] = ()
         else:
             passages = self._shown.choose(found)
+            draft = replace(draft, versions=(*draft.versions, (self._collection, found.version)))
             if not passages and self._shown.or_next_path and not draft.is_last:
                 raise Unavailable(
                     f"nothing in collection '{self._collection}' is relevant to the request", code="nothing_relevant"

@@ -1,15 +1,17 @@
 """The router: a forced name, else the task's policy, else the default path; what is not available is passed over."""
 
-import secrets
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.errors import NotFound, PermissionDenied
 
 from pointsman_gateway.config.schema import BestValue, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Path, Request
+from pointsman_gateway.domain.caller import EVERYTHING, Scope
+from pointsman_gateway.domain.decision import in_case
 from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate
 from pointsman_gateway.routing.evidence import Evidence
 from pointsman_gateway.routing.policy import Plan, plan, point
@@ -63,7 +65,7 @@ class Router:
 
     def decide(self, request: Request, labels: Labels) -> Decision:
         """Raises NotFound where the request names a model, adapter or path that there is not."""
-        number = f"dec_{time.time_ns() // 1_000_000:x}{secrets.token_hex(6)}"
+        number = f"dec_{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
         if request.model != AUTO:
             path = self._named(request.model)
             return self._decision(number, request, labels, [path], Plan((path.name,), "forced"))
@@ -72,13 +74,12 @@ class Router:
         return self._decision(number, request, labels, [self._paths[name] for name in wanted.paths], wanted)
 
     def _named(self, model: str) -> Path:
-        if model.startswith(PATH_PREFIX):
-            path = self._paths.get(model.removeprefix(PATH_PREFIX))
-            known = ", ".join(PATH_PREFIX + name for name in self._paths)
-        else:
-            path = self._forced.path_of(model)
-            known = "auto, a model, an adapter alias, or path:NAME; GET /v1/models lists them"
+        named = model.startswith(PATH_PREFIX)
+        path = self._paths.get(model.removeprefix(PATH_PREFIX)) if named else self._forced.path_of(model)
         if path is None:
+            known = "auto, a model, an adapter alias, or path:NAME; GET /v1/models lists them"
+            if named:
+                known = ", ".join(PATH_PREFIX + name for name in self._paths)
             raise NotFound(f"unknown model '{model[:200]}'; known: {known}", code="unknown_model", param="model")
         return path
 
@@ -108,17 +109,20 @@ class Router:
         return Candidate(path.name, evidence, cost)
 
     def _decision(self, number: str, request: Request, labels: Labels, wanted: Sequence[Path], how: Plan) -> Decision:
+        if request.caller.scope is not EVERYTHING:
+            wanted, how = _within(request.caller.scope, labels.task, wanted, how)
         away = {path.name: why for path in wanted if (why := self._availability.why_not(path))}
         # Where nothing can be used, the first is tried all the same, and its own error says what is wrong.
         chosen, *others = [path for path in wanted if path.name not in away] or wanted[:1]
-        decision = Decision(
+        escalation = self._escalation(labels.task, chosen, others) if how.escalates else ()
+        return Decision(
             id=number,
             task=labels.task,
             confidence=labels.confidence,
             path=chosen,
             reason=how.reason if chosen is wanted[0] else "availability",
             stage=labels.stage,
-            considered=(),
+            considered=_considered(chosen, wanted, escalation, how, away),
             alternatives=tuple(others),
             probabilities=labels.probabilities,
             expected_cost_usd=self._expected_cost.usd(chosen, request),
@@ -127,10 +131,9 @@ class Router:
             familiarity=labels.familiarity,
             notes=labels.notes,
             generation=self._generation,
-            escalation=self._escalation(labels.task, chosen, others) if how.escalates else (),
+            escalation=escalation,
             streams_freely=how.streams_freely,
         )
-        return replace(decision, considered=_considered(decision, wanted, how, away))
 
     def _escalation(self, task: str, chosen: Path, others: Sequence[Path]) -> tuple[Path, ...]:
         """Those of the policy that come after `chosen`."""
@@ -140,18 +143,32 @@ class Router:
         return tuple(path for path in others if path.name in ladder[ladder.index(chosen.name) + 1 :])
 
 
+def _within(scope: Scope, task: str, wanted: Sequence[Path], how: Plan) -> tuple[Sequence[Path], Plan]:
+    """The paths that the key is for, and the plan with what is to be said of the others. Raises PermissionDenied."""
+    closed = {path.name: why for path in wanted if (why := scope.why_not(task, path))}
+    if not closed:
+        return wanted, how
+    left = [path for path in wanted if path.name not in closed]
+    if not left:
+        raise PermissionDenied(closed[wanted[0].name], code="not_in_scope", param="model")
+    reason = how.reason if left[0] is wanted[0] else "scope"
+    return left, replace(how, reason=reason, said={**how.said, **closed})
+
+
 def _considered(
-    decision: Decision, wanted: Sequence[Path], how: Plan, away: Mapping[str, str]
+    chosen: Path, wanted: Sequence[Path], escalation: Sequence[Path], how: Plan, away: Mapping[str, str]
 ) -> tuple[Considered, ...]:
     """Every path that was looked at, and why it was taken or not; those that may not stand in for another last."""
+    if len(wanted) == 1 and not (away or how.said):
+        return (Considered(chosen.name, "chosen", how.reason),)
     rows = dict.fromkeys(path.name for path in wanted)
     told = {name: Considered(name, "skipped", how.said[name]) for name in how.said if name not in rows}
     for name in rows:
         if name in away:
             told[name] = Considered(name, "skipped", away[name])
-        elif name == decision.path.name:
+        elif name == chosen.name:
             told[name] = Considered(name, "chosen", how.said.get(name, how.reason))
         else:
             told[name] = Considered(name, "fallback", how.said.get(name, "in reserve"))
-    told |= {row.path: row for row in decision.in_case()}
+    told |= {row.path: row for row in in_case(chosen, escalation, how.streams_freely)}
     return tuple(told[name] for name in [*rows, *(name for name in told if name not in rows)])

@@ -75,7 +75,7 @@ class Judge:
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk
         extra = {key: value for key, value in chunk.extra.items() if key != "logprobs"}
-        left = replace(chunk, extra=extra)
+        left = replace(chunk, extra=extra, raw=b"")
         return None if left == Chunk(chunk.index) else left
 
     def verdicts(self, transcript: Transcript) -> tuple[Verdict, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
+from pointsman_servicekit.tls import ClientTls
+
 from pointsman_gateway.backends.engines import Cell, Engines, follow
 from pointsman_gateway.config.schema import EngineConfig
 from pointsman_gateway.wiring.line import to_engine
@@ -23,7 +25,9 @@ class _Followed:
 class Followers:
     """Keeps the cells of the engines true."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ClientTls | None = None) -> None:
+        """`tls`: how the lora-servers are spoken to."""
+        self._tls = tls
         self._followed: dict[tuple[str, EngineConfig], _Followed] = {}
 
     async def cells(self, engines: Mapping[str, EngineConfig], patience: float = 0.0) -> list[Cell]:
@@ -32,17 +36,19 @@ class Followers:
         Waits up to `patience` seconds until each of those has been heard of: a generation that serves before it has
         would refuse what the one before could answer. Raises ConfigError.
         """
-        made = {key: Cell(to_engine(*key)) for key in engines.items() if key not in self._followed}
+        wanted = _identities(engines)
+        made = {key: Cell(to_engine(*key)) for key in wanted if key not in self._followed}
         for key, cell in made.items():
             self._followed[key] = _Followed(cell, self._start(key, cell))
         new = [cell for (_, config), cell in made.items() if config.lora_server]
         if new and patience:
             await _heard_of(new, patience)
-        return [self._followed[key].cell for key in engines.items()]
+        return [self._followed[key].cell for key in wanted]
 
     def keep(self, engines: Mapping[str, EngineConfig]) -> None:
         """Stops following all others; what is known of them stays with the requests that still need it."""
-        for key in [key for key in self._followed if key not in engines.items()]:
+        wanted = _identities(engines)
+        for key in [key for key in self._followed if key not in wanted]:
             followed = self._followed.pop(key)
             if followed.task:
                 followed.task.cancel()
@@ -51,7 +57,7 @@ class Followers:
         name, config = key
         if not config.lora_server:
             return None
-        return asyncio.create_task(follow(Engines([cell]), name, config.lora_server), name=f"follow {name}")
+        return asyncio.create_task(follow(Engines([cell]), name, config.lora_server, self._tls), name=f"follow {name}")
 
     async def __aenter__(self) -> "Followers":
         return self
@@ -64,6 +70,10 @@ class Followers:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+def _identities(engines: Mapping[str, EngineConfig]) -> list[tuple[str, EngineConfig]]:
+    return [(name, config.identity) for name, config in engines.items()]
 
 
 async def _heard_of(cells: list[Cell], patience: float) -> None:

@@ -5,23 +5,35 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import aiohttp
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
-from pointsman_gateway.admission import Admission
-from pointsman_gateway.backends.engines import Engines
+from pointsman_gateway.admission import Admission, Queue
+from pointsman_gateway.backends.engines import Engines, plans
+from pointsman_gateway.backends.http1 import Pool
+from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
+from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
+from pointsman_gateway.event_loop_lag import watching_event_loop
 from pointsman_gateway.generations import Generation, Generations
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
+from pointsman_gateway.tenancy.no_keys import NoKeys
+from pointsman_gateway.tenancy.stage import Tenancy
+from pointsman_gateway.wiring.caching import keeping_answers
+from pointsman_gateway.wiring.callers import knowing_callers
+from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
+from pointsman_gateway.wiring.keeping import to_redaction
 from pointsman_gateway.wiring.learning import Models, School
-from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values
+from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
 from pointsman_gateway.wiring.memory import Memory, remembering
 
 PATIENCE = 5.0
@@ -33,6 +45,7 @@ class House:
     """All that the doors need."""
 
     pipeline: Pipeline
+    tenancy: NoKeys | Tenancy
     generations: Generations
     memory: Memory
     registry: CollectorRegistry
@@ -50,35 +63,53 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
     school = School(models, settings.classifier)
     registry = _registry()
     metrics = Metrics(registry)
+    peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(settings.retriever))
-        session = await stack.enter_async_context(_session())
-        followers = await stack.enter_async_context(Followers())
-        memory = await stack.enter_async_context(remembering(settings, config, registry))
-        retriever = RetrieverClient(channel, models.encoder.fingerprint)
-        around = Surroundings(OpenAIClient(session), retriever, metrics, memory.board)
-        builder = _Builder(settings, school, followers, around, memory)
+        channel = await stack.enter_async_context(open_channel(settings.retriever, peers))
+        pool = Pool()
+        stack.callback(pool.close)
+        followers = await stack.enter_async_context(Followers(peers))
+        redaction = to_redaction(settings.redaction, registry)
+        memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
+        keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
+        cache = await stack.enter_async_context(keeping)
+        tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
+        retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
+        await stack.enter_async_context(watching_event_loop(registry))
+        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board, EngineMetrics(registry), cache)
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry))
+        builder = _Builder(settings, school, followers, around, memory, embedding)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
         generations = Generations(first, watched, builder.build_anew, metrics)
         following = asyncio.create_task(generations.follow(settings.reload_seconds), name="follow configuration")
         stack.push_async_callback(_stop, following)
-        pipeline = Pipeline(Admission(settings.max_in_flight, metrics.in_flight), generations.line, memory.journal)
-        yield House(pipeline, generations, memory, registry)
+        registry.register(EngineStates(lambda: generations.current.engines.cells))
+        queue = Queue(settings.max_waiting, settings.longest_wait)
+        admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
+        pipeline = Pipeline(admission, tenancy, generations.line, memory.journal)
+        yield House(pipeline, tenancy, generations, memory, registry)
 
 
 class _Builder:
     """Makes generations."""
 
     def __init__(
-        self, settings: Settings, school: School, followers: Followers, around: Surroundings, memory: Memory
+        self,
+        settings: Settings,
+        school: School,
+        followers: Followers,
+        around: Surroundings,
+        memory: Memory,
+        embedding: EmbeddingSurroundings,
     ) -> None:
         self._settings = settings
         self._school = school
         self._followers = followers
         self._around = around
         self._memory = memory
+        self._embedding = embedding
 
     async def build_anew(self) -> Generation:
         """From what is in the folder now."""
@@ -89,23 +120,19 @@ class _Builder:
     async def build(self, config: Config, patience: float = 0.0) -> Generation:
         """Waits up to `patience` seconds for the first word of engines that are new. Raises ConfigError."""
         learned = await asyncio.to_thread(self._school.learned, config)
-        engines = Engines(await self._followers.cells(config.models.engines, patience))
+        engines = Engines(await self._followers.cells(config.models.engines, patience), plans(config.models))
         line = build_line(config, learned, engines, self._around)
+        embeddings = build_embeddings(config, self._embedding)
         self._followers.keep(config.models.engines)
         self._around.metrics.know(*label_values(config))
         self._memory.obey(config, engines.version_of)
-        return Generation(line, engines, NamedModels(config, engines))
+        paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
+        return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _session() -> aiohttp.ClientSession:
-    # No limit of the pool's own: admission bounds what is in flight. A cookie jar would only grow.
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
 
 
 def _registry() -> CollectorRegistry:

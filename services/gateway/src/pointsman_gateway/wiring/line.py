@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.backends.engines import Engine, Engines
+from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.stage import Backends, Client
+from pointsman_gateway.cache.stage import Cache
 from pointsman_gateway.classification.cascade import Classifier
 from pointsman_gateway.classification.rules import Rules
 from pointsman_gateway.classification.stage import Classification
@@ -27,6 +29,7 @@ from pointsman_gateway.prompts.templates import Templates
 from pointsman_gateway.routing.evidence import Evidence, NoEvidence
 from pointsman_gateway.routing.router import PATH_PREFIX, Router
 from pointsman_gateway.validation.stage import Validation
+from pointsman_gateway.wiring.caching import cached
 from pointsman_gateway.wiring.validators import to_validators
 
 
@@ -38,6 +41,8 @@ class Surroundings:
     search: Search
     metrics: Metrics
     evidence: Evidence = field(default_factory=NoEvidence)
+    engine_metrics: EngineMetrics | None = None
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,11 @@ class Learned:
 def build_line(config: Config, learned: Learned, engines: Engines, around: Surroundings) -> Line:
     """Raises ConfigError."""
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
-    pricing = Pricing(config.models.models, config.models.retrieval)
+    pricing = Pricing(config.models)
     expected_cost = ExpectedCost(pricing)
     named = NamedModels(config, engines)
+    now = asyncio.get_running_loop().time
+    backends = Backends(engines, around.client, now, config.models.resilience, around.engine_metrics)
     return Line(
         generation=config.digest,
         classification=Classification(Rules(config.tasks.tasks), learned.classifier, config.tasks.classifier.languages),
@@ -68,7 +75,7 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
             config.digest,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
-        backends=Backends(engines, around.client, asyncio.get_running_loop().time),
+        answers=cached(backends, around.cache, config, paths, engines, learned.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, around.metrics),
     )
@@ -131,7 +138,7 @@ def to_path(name: str, path: PathConfig, config: Config) -> Path:
 
 def _fingerprint(path: PathConfig, config: Config) -> str:
     """Of what the path is made of; another text in one of its prompts makes it another path to judge."""
-    digest = hashlib.blake2b(path.model_dump_json().encode(), digest_size=6)
+    digest = hashlib.blake2b(path.model_dump_json(exclude={"cache"}).encode(), digest_size=6)
     for strategy in path.strategies:
         digest.update(config.prompts.get(getattr(strategy, strategy.name).prompt, "").encode())
         if strategy.few_shot:

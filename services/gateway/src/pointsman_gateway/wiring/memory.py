@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.load import Config, ConfigError
@@ -11,12 +12,12 @@ from pointsman_gateway.domain import Path
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.feedback import FeedbackBox
 from pointsman_gateway.journal.metrics import JournalMetrics
-from pointsman_gateway.journal.prompt_redis import open_redis
 from pointsman_gateway.journal.recorder import Recorder
 from pointsman_gateway.journal.silent import NoFeedback, NoJournal
 from pointsman_gateway.journal.spool import Spool
 from pointsman_gateway.journal.store import JournalStore
 from pointsman_gateway.journal.upkeep import Upkeep
+from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.settings import Settings
 
 
@@ -39,7 +40,9 @@ class Memory:
 
 
 @asynccontextmanager
-async def remembering(settings: Settings, config: Config, registry: CollectorRegistry) -> AsyncIterator[Memory]:
+async def remembering(
+    settings: Settings, config: Config, registry: CollectorRegistry, redaction: Redaction
+) -> AsyncIterator[Memory]:
     """Raises ConfigError where the address of Redis is none, OSError where the spool cannot be written."""
     board = EvidenceBoard(config.tasks.journal.evidence_days)
     if not settings.redis_url:
@@ -54,6 +57,6 @@ async def remembering(settings: Settings, config: Config, registry: CollectorReg
         spool = Spool(settings.spool, metrics.spool_bytes.set)
         stack.callback(spool.close)
         store = JournalStore(redis, config.tasks.journal)
-        recorder = Recorder(store, board, metrics)
+        recorder = Recorder(store, board, metrics, redaction)
         await stack.enter_async_context(Upkeep(store, recorder, board, spool, metrics).running())
-        yield Memory(board, recorder, FeedbackBox(store, recorder, spool, metrics))
+        yield Memory(board, recorder, FeedbackBox(store, recorder, spool, metrics, redaction))

@@ -10,7 +10,7 @@ from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.backends.stage import Call
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
-from pointsman_gateway.domain import AUTO, Chunk, Decision, Vector
+from pointsman_gateway.domain import AUTO, Chunks, Decision, Vector
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Line
 from pointsman_gateway.prompts.strategies import Found
@@ -81,7 +81,7 @@ def _up(name: str, engine: EngineConfig, resident: frozenset[str]) -> Engine:
 class _NoEngine:
     """Nothing is generated on a bench."""
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunk]:
+    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
         raise NotImplementedError
         yield
 

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from pointsman_servicekit.errors import Unavailable
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from pointsman_servicekit.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,10 @@ Answer = TypeVar("Answer")
 class PromptRedis:
     """Every call may be made twice without harm, and may still arrive after it was given up; its user sees to that."""
 
-    def __init__(self, redis: Redis, tell: Callable[[bool], None]) -> None:
+    def __init__(self, redis: Redis, tell: Callable[[bool], None], deadline: float = DEADLINE) -> None:
         """`redis` must decode answers. `tell` hears of each change between up and down."""
         self.client: Any = redis  # its types say neither what is decoded nor what is awaited
+        self._deadline = deadline
         self._tell = tell
         self._places = asyncio.Semaphore(AT_ONCE)
         self._up = True
@@ -59,12 +61,13 @@ class PromptRedis:
 
     async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int) -> Answer:
         try:
-            answer = await _within_deadline(call)
+            answer = await self._within_deadline(call)
         except TimeoutError as error:
             if tries > 1:
                 return await self._try(call, tries - 1)
-            self._failed(f"nothing within {DEADLINE * 1000:.0f} ms")
-            raise _unavailable(f"nothing within {DEADLINE * 1000:.0f} ms") from error
+            why = f"nothing within {self._deadline * 1000:.0f} ms"
+            self._failed(why)
+            raise _unavailable(why) from error
         except (RedisError, OSError) as error:
             self._failed(str(error))
             raise _unavailable(str(error)) from error
@@ -84,10 +87,15 @@ class PromptRedis:
             self._up = False
             self._tell(False)
 
-
-async def _within_deadline(call: Callable[[], Awaitable[Answer]]) -> Answer:
-    async with asyncio.timeout(DEADLINE):
-        return await call()
+    async def _within_deadline(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task else 0
+        async with asyncio.timeout(self._deadline):
+            answer = await call()
+        # Python 3.11's wait_for, by which the client waits, loses a cancellation that comes together with its answer.
+        if task and task.cancelling() > cancellations:
+            raise asyncio.CancelledError
+        return answer
 
 
 def _unavailable(why: str) -> Unavailable:
@@ -95,7 +103,7 @@ def _unavailable(why: str) -> Unavailable:
 
 
 @asynccontextmanager
-async def open_redis(url: str, tell: Callable[[bool], None]) -> AsyncIterator[PromptRedis]:
+async def open_redis(url: str, tell: Callable[[bool], None], deadline: float = DEADLINE) -> AsyncIterator[PromptRedis]:
     # No second try inside the client: each call has its deadline here.
     async with Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0)) as client:
-        yield PromptRedis(client, tell)
+        yield PromptRedis(client, tell, deadline)

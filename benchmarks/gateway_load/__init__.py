@@ -1,0 +1,1 @@
+"""Measures the gateway's hot path beside its peers: `make bench-gateway`."""

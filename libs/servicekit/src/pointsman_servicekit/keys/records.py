@@ -1,0 +1,157 @@
+"""What is kept of a key and of a tenant."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument
+
+VERSION = 1
+"""A record of a later one may forbid what is not known here, so it is not read."""
+MOST_COUNTED = 10**12
+MOST_DOLLARS = 10**6
+LONGEST_NAME = 100
+MOST_NAMES = 1000
+
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None: without a limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_streams: int | None = None
+    dollars_per_day: float | None = None
+    dollars_per_month: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgument ("bad_limit")."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value is not None and not _is_limit(one.name, value):
+                dollars = one.name.startswith("dollars")
+                right = f"more than 0, at most {MOST_DOLLARS:,}" if dollars else f"whole, 1 to {MOST_COUNTED:,}"
+                raise InvalidArgument(f"{one.name} is {value!r}; it must be {right}", code="bad_limit", param=one.name)
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyScope:
+    """Names, or None for all."""
+
+    tasks: tuple[str, ...] | None = None
+    paths: tuple[str, ...] | None = None
+    adapters: tuple[str, ...] | None = None
+    collections: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgument ("bad_scope")."""
+        for one in fields(self):
+            names = getattr(self, one.name) or ()
+            if len(names) > MOST_NAMES or not all(0 < len(name) <= LONGEST_NAME for name in names):
+                raise InvalidArgument(
+                    f"{one.name} must be up to {MOST_NAMES} names of 1 to {LONGEST_NAME} characters",
+                    code="bad_scope",
+                    param=one.name,
+                )
+
+
+EVERYTHING = KeyScope()
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRecord:
+    name: str
+    limits: Limits = NO_LIMITS
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgument ("bad_tenant")."""
+        if not _TENANT.fullmatch(self.name):
+            raise InvalidArgument(
+                f"the tenant is '{self.name[:80]}'; it must be 1 to 64 of a-z, 0-9, '-' and '_'",
+                code="bad_tenant",
+                param="tenant",
+            )
+
+    def to_json(self) -> str:
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TenantRecord":
+        """Raises FailedPrecondition ("unreadable_record")."""
+        with _reading("tenant", text) as read:
+            return cls(read["name"], Limits(**read["limits"]))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    id: str
+    prefix: str
+    digest: str
+    tenant: str
+    name: str = ""
+    scope: KeyScope = EVERYTHING
+    limits: Limits = NO_LIMITS
+    priority: int = 0
+    created: float = field(default=0.0)
+    """Unix seconds, like the next two."""
+    expires: float | None = None
+    revoked: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InvalidArgument ("bad_name", "bad_priority")."""
+        if len(self.name) > LONGEST_NAME or not self.name.isprintable():
+            raise InvalidArgument(
+                f"a key's name may have {LONGEST_NAME} printable characters", code="bad_name", param="name"
+            )
+        if not -100 <= self.priority <= 100:
+            raise InvalidArgument(
+                f"priority is {self.priority}; it must be -100 to 100", code="bad_priority", param="priority"
+            )
+
+    def state(self, unix_seconds: float) -> str:
+        """ "active", "expired" or "revoked"."""
+        if self.revoked is not None:
+            return "revoked"
+        return "expired" if self.expires is not None and unix_seconds >= self.expires else "active"
+
+    def to_json(self) -> str:
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "KeyRecord":
+        """Raises FailedPrecondition ("unreadable_record")."""
+        with _reading("key", text) as read:
+            scope = {name: None if names is None else tuple(names) for name, names in read.pop("scope").items()}
+            return cls(scope=KeyScope(**scope), limits=Limits(**read.pop("limits")), **read)
+
+
+def _to_json(record: KeyRecord | TenantRecord) -> str:
+    return json.dumps({"v": VERSION, **asdict(record)}, separators=(",", ":"))
+
+
+@contextmanager
+def _reading(what: str, text: str) -> Iterator[dict[str, Any]]:
+    try:
+        read = json.loads(text)
+        if read.pop("v") != VERSION:
+            raise ValueError(f"it is not of version {VERSION}")
+        yield read
+    except (ValueError, LookupError, TypeError, AttributeError, InvalidArgument) as error:
+        message = f"the record of a {what} cannot be read; was it written by a later version? {error}"
+        raise FailedPrecondition(message, code="unreadable_record") from error
+
+
+def _is_limit(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    if name.startswith("dollars"):
+        return isinstance(value, int | float) and 1e-9 <= value <= MOST_DOLLARS
+    return isinstance(value, int) and 1 <= value <= MOST_COUNTED

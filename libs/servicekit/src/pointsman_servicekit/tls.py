@@ -1,0 +1,139 @@
+"""TLS for what we listen with and for whom we call: files checked before they are used, with errors that name them."""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class TlsError(OSError):
+    """The files for TLS cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """What a server shows, and by whom its clients must be vouched for."""
+
+    certificate: Path
+    """PEM; the server's own first, then those between it and its CA."""
+    key: Path
+    """PEM, not encrypted."""
+    client_ca: Path | None = None
+    """PEM; set: a client without a certificate of one of these is refused."""
+
+    def context(self) -> ssl.SSLContext:
+        """Raises TlsError."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.load_into(context)
+        if self.client_ca:
+            _trust(context, self.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """The certificate and its key as they are now, for the handshakes from now on. Raises TlsError."""
+        _show(context, self.certificate, self.key)
+
+    def stamp(self) -> tuple[object, ...]:
+        """Changes with any of the files."""
+        return _stamp(self.certificate, self.key, self.client_ca)
+
+    def pem(self) -> tuple[bytes, bytes, bytes | None]:
+        """(key, certificate, client CA), known to fit. Raises TlsError."""
+        self.context()
+        return _read(self.key), _read(self.certificate), _read(self.client_ca) if self.client_ca else None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """Whom a client believes, and what it shows."""
+
+    ca: Path
+    """PEM; what the server must be vouched for by."""
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str = ""
+    """In the server's certificate, where that is another than in its address."""
+
+    def pem(self) -> tuple[bytes, bytes | None, bytes | None]:
+        """(CA, key, certificate), known to fit. Raises TlsError."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        _trust(context, self.ca)
+        if self.certificate is None or self.key is None:
+            return _read(self.ca), None, None
+        _show(context, self.certificate, self.key)
+        return _read(self.ca), _read(self.key), _read(self.certificate)
+
+
+def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:
+    """From the settings `tls_certificate`, `tls_key` and `tls_client_ca`; None where TLS is off. Raises TlsError."""
+    if certificate is None and key is None:
+        if client_ca is not None:
+            raise TlsError("tls_client_ca is set without tls_certificate and tls_key; set all three, or none")
+        return None
+    _both("tls_", certificate, key)
+    assert certificate is not None
+    assert key is not None
+    tls = ServerTls(certificate, key, client_ca)
+    tls.context()
+    return tls
+
+
+def client_tls(ca: Path | None, certificate: Path | None, key: Path | None, server_name: str = "") -> ClientTls | None:
+    """From the settings `peer_ca`, `peer_certificate`, `peer_key`; None where TLS is off. Raises TlsError."""
+    if ca is None:
+        if certificate is not None or key is not None:
+            raise TlsError("peer_certificate or peer_key is set without peer_ca; set peer_ca too, or none of them")
+        return None
+    if certificate is not None or key is not None:
+        _both("peer_", certificate, key)
+    tls = ClientTls(ca, certificate, key, server_name)
+    tls.pem()
+    return tls
+
+
+def _both(prefix: str, certificate: Path | None, key: Path | None) -> None:
+    if certificate is None or key is None:
+        there, missing = ("key", "certificate") if certificate is None else ("certificate", "key")
+        raise TlsError(f"{prefix}{there} is set without {prefix}{missing}; set both, or none")
+
+
+def _show(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    if b"-----BEGIN CERTIFICATE-----" not in _read(certificate):
+        raise TlsError(f"{certificate} holds no certificate in PEM")
+    written = _read(key)
+    if b"PRIVATE KEY-----" not in written:
+        raise TlsError(f"{key} holds no private key in PEM")
+    if b"ENCRYPTED" in written:
+        raise TlsError(f"{key} is encrypted; write it without a password, readable by its service alone")
+    try:
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise TlsError(f"the key {key} is not that of the certificate {certificate}") from error
+        raise TlsError(f"{certificate} with {key} cannot be used: {error.reason or error}") from error
+
+
+def _trust(context: ssl.SSLContext, ca: Path) -> None:
+    try:
+        context.load_verify_locations(cadata=_read(ca).decode("ascii", "replace"))
+    except ssl.SSLError as error:
+        raise TlsError(f"{ca} holds no certificate in PEM") from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise TlsError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _stamp(*files: Path | None) -> tuple[object, ...]:
+    stamps: list[object] = []
+    for file in files:
+        try:
+            about = file.stat() if file else None
+        except OSError:
+            about = None  # it went; the handshakes go on with what was read
+        stamps.append(about and (about.st_ino, about.st_size, about.st_mtime_ns))
+    return tuple(stamps)

@@ -1,0 +1,176 @@
+"""Asks one engine: within its time to the first token, counted, and with its breaker told what came of it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
+
+from pointsman_gateway.backends import failures
+from pointsman_gateway.backends.balancing import Candidates
+from pointsman_gateway.backends.call import Call, Client, Opened
+from pointsman_gateway.backends.engines import Target
+from pointsman_gateway.backends.metrics import EngineMetrics
+from pointsman_gateway.domain import Chunks, Message, Operation, Sampling
+
+log = logging.getLogger(__name__)
+
+STALL = 5.0
+"""Seconds of waiting in vain after which an engine that was silent to everybody has failed, whoever gave up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is wanted, of whichever engine."""
+
+    messages: Sequence[Message]
+    sampling: Sampling
+    deadline: float
+    stall: float = STALL
+    operation: Operation = "chat"
+
+
+class Asking:
+    """Asks the engine that it is given, and no other."""
+
+    def __init__(self, client: Client, metrics: EngineMetrics, clock: Callable[[], float]) -> None:
+        """`clock` is the event loop's, which deadlines are on."""
+        self._client = client
+        self._metrics = metrics
+        self._clock = clock
+
+    async def open(self, target: Target, others: Candidates, asked: Asked) -> Opened:
+        """Raises Unavailable, DeadlineExceeded, and what the engine refuses."""
+        if self._clock() >= asked.deadline:
+            raise failures.out_of_time()
+        call = _call(target, asked)
+        stream, attempt = self._client.stream(call), _Attempt(target, self._metrics, asked.stall)
+        try:
+            first = await self._first(stream, call)
+        except BaseException as error:
+            attempt.ended(error)
+            await stream.aclose()  # type: ignore[attr-defined]  # a generator's
+            raise
+        attempt.began()
+        return Opened(target.model, _Answer(first, stream, attempt))
+
+    async def _first(self, stream: AsyncIterator[Chunks], call: Call) -> Chunks:
+        limit = min(self._clock() + call.timeouts.first_token, call.deadline)
+        try:
+            async with asyncio.timeout_at(limit):
+                return await anext(stream)
+        except StopAsyncIteration:
+            raise failures.broke_off(call, "it answered nothing") from None
+        except TimeoutError:
+            raise failures.out_of_time() if limit == call.deadline else failures.no_first_token_in_time(call) from None
+
+
+def _call(target: Target, asked: Asked) -> Call:
+    engine = target.engine
+    return Call(
+        engine=engine.name,
+        url=engine.url,
+        model=target.model,
+        messages=asked.messages,
+        sampling=asked.sampling,
+        deadline=asked.deadline,
+        operation=asked.operation,
+        api_key=engine.api_key,
+        timeouts=target.plan.timeouts,
+    )
+
+
+class _Attempt:
+    """One engine at work on one answer."""
+
+    __slots__ = ("_begun", "_busy", "_cell", "_entry", "_metrics", "_name", "_stall", "_terms")
+
+    def __init__(self, target: Target, metrics: EngineMetrics, stall: float) -> None:
+        self._cell = target.cell
+        self._name = target.engine.name
+        self._terms = target.plan.breaker
+        self._metrics = metrics
+        self._stall = stall
+        self._begun = self._cell.clock()
+        self._busy = True
+        self._entry = self._cell.breaker.enter()
+        self._cell.in_flight += 1
+
+    def began(self) -> None:
+        """The first token is there."""
+        if self._cell.breaker.succeeded(self._entry, self._terms):
+            log.info("engine %s answers again", self._name)
+
+    def goes_on(self) -> None:
+        """Something more has come."""
+        self._cell.breaker.heard = self._cell.clock()
+
+    def ended(self, error: BaseException | None) -> None:
+        """Well, or with an error; only the first end counts."""
+        if not self._busy:
+            return
+        self._busy = False
+        self._cell.in_flight -= 1
+        self._metrics.ended(self._name, _outcome(error))
+        breaker = self._cell.breaker
+        if error is None:
+            return
+        if not self._held_against_it(error):
+            breaker.undecided(self._entry)
+        elif breaker.failed(self._entry, self._terms):
+            log.warning("engine %s is left alone for %.0f s: %s", self._name, breaker.rest_left, error)
+            self._metrics.opened(self._name)
+        if isinstance(error, Unavailable) and error.code == failures.OVERLOADED and error.retry_after:
+            self._cell.rest(min(error.retry_after, failures.LONGEST_REST))
+
+    def _held_against_it(self, error: BaseException) -> bool:
+        if isinstance(error, PointsmanError) and not isinstance(error, DeadlineExceeded):
+            return failures.counts(error)
+        # Whoever gave up, the caller or the request's time: it is the engine's fault only where it did nothing at all.
+        return self._cell.breaker.heard < self._begun <= self._cell.clock() - self._stall
+
+
+class _Answer:
+    """The rest of an answer. Whichever way it is let go, the engine is no longer counted as busy with it."""
+
+    __slots__ = ("_attempt", "_first", "_stream")
+
+    def __init__(self, first: Chunks, stream: AsyncIterator[Chunks], attempt: _Attempt) -> None:
+        self._first: Chunks | None = first
+        self._stream = stream
+        self._attempt = attempt
+
+    def __aiter__(self) -> "_Answer":
+        return self
+
+    async def __anext__(self) -> Chunks:
+        first = self._first
+        if first is not None:
+            self._first = None
+            return first
+        try:
+            chunks = await anext(self._stream)
+        except StopAsyncIteration:
+            self._attempt.ended(None)
+            raise
+        except BaseException as error:
+            self._attempt.ended(error)
+            raise
+        self._attempt.goes_on()
+        return chunks
+
+    async def aclose(self) -> None:
+        self._attempt.ended(asyncio.CancelledError())
+        await self._stream.aclose()  # type: ignore[attr-defined]  # a generator's
+
+    def __del__(self) -> None:
+        self._attempt.ended(asyncio.CancelledError())  # for one that was never read
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "ok"
+    if isinstance(error, PointsmanError):
+        return error.code
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"

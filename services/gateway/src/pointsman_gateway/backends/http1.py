@@ -1,0 +1,319 @@
+"""HTTP/1.1 to the engines, as lean as it can be: connections that are kept, one POST at a time on each.
+
+Pool.acquire -> Connection.post -> Connection.read ... -> Pool.release
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+MOST_UNREAD = 256 * 1024
+"""Bytes of a body that are kept until they are read; beyond them the engine is left waiting."""
+LONGEST_IDLE = 4.0
+"""Seconds that a connection is kept without use; vLLM closes one that rests for 5."""
+MOST_IDLE = 512
+"""Connections that are kept to one engine."""
+TIME_TO_END = 1.0
+"""Seconds that an answer gets to end properly once nothing more of it is wanted."""
+
+
+class ConnectionFailed(Exception):
+    """The connection cannot be had, or broke before the answer's end."""
+
+
+class TimedOut(ConnectionFailed):
+    """Nothing came for too long."""
+
+
+class NotConnected(TimedOut):
+    """Not even a connection, within the time for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an answer is waited for."""
+
+    connect: float
+    """Seconds until there is a connection."""
+    head: float
+    """Seconds until its head is there."""
+    deadline: float
+    """On the loop's clock; the end of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an engine listens."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    path: str
+    """That all of the engine's paths begin with; mostly empty."""
+    head: str
+    """The header lines that name it."""
+
+
+@lru_cache(maxsize=1024)
+def origin_of(url: str) -> Origin:
+    """Raises ValueError where it is no http(s) URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"'{url}' is no URL of an engine; write http://HOST:PORT")
+    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    port = parts.port or (443 if tls else 80)
+    return Origin(parts.hostname, port, tls, parts.path.rstrip("/"), f"host: {parts.netloc}\r\n")
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Its methods are called by one request at a time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._pieces: deque[bytes] = deque()
+        self._unread = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: ConnectionFailed | None = None
+        self.status = 0
+        self.retry_after = ""
+        self.complete = True
+        self.used = 0
+        """How many answers it has brought to their end."""
+        self.idle_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._last = self._gap = self._deadline = self._due = 0.0
+        self._at_end: Callable[[], None] | None = None
+
+    # -- what a request does
+
+    def post(self, head: bytes, body: bytes) -> None:
+        """Sends a request; `head` is complete but for the body's length."""
+        self.status, self.retry_after, self.complete = 0, "", False
+        assert self._transport is not None
+        self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+
+    async def begun(self) -> int:
+        """The answer's status, once its head is there. Raises ConnectionFailed."""
+        while not self.status:
+            await self._wait()
+        return self.status
+
+    async def read(self) -> bytes:
+        """All that has come since the last time; empty at the end of the answer. Raises ConnectionFailed."""
+        while not self._pieces:
+            if self.complete:
+                return b""
+            await self._wait()
+        pieces = self._pieces
+        read = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._unread = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return read
+
+    def limit(self, gap: float, deadline: float) -> None:
+        """From now on nothing that is waited for may stay away for `gap` seconds, nor come after `deadline`.
+
+        The deadline is on the loop's clock.
+        """
+        self._last, self._gap, self._deadline = self._loop.time(), gap, deadline
+        if self._timer is not None and min(self._last + gap, deadline) < self._due:
+            self._unwatch()  # it would look too late
+        if self._timer is None:
+            self._watch()
+
+    def close(self) -> None:
+        """At once, whatever is on its way; which stops the engine's work."""
+        self._unwatch()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def finish(self, then: Callable[[], None]) -> None:
+        """Nothing more of the answer is wanted: calls `then` once it has come to its end, if that is soon."""
+        self._pieces.clear()
+        if self.complete:
+            then()
+        else:
+            self._at_end = then
+            self.limit(TIME_TO_END, self._loop.time() + TIME_TO_END)
+
+    @property
+    def open(self) -> bool:
+        return self._failure is None and self._transport is not None and not self._transport.is_closing()
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._last = self._loop.time()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._failure is not None and not self._pieces:
+            raise self._failure
+
+    # -- time
+
+    def _watch(self) -> None:
+        self._due = min(self._last + self._gap, self._deadline)
+        self._timer = self._loop.call_at(self._due, self._look)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer, now = None, self._loop.time()
+        if self._waiter is None:
+            self._last = now  # it is our own reader who lets it wait
+        if now >= self._deadline or now >= self._last + self._gap:
+            self._fail(TimedOut("nothing came in time"))
+            self.close()
+        else:
+            self._watch()
+
+    # -- what the connection tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._last = self._loop.time()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(ConnectionFailed(f"it does not speak HTTP: {error}"))
+            self.close()
+        self._wake()
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._unwatch()
+        self._fail(ConnectionFailed(str(error) if error else "the connection was closed"))
+
+    def _fail(self, failure: ConnectionFailed) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- what the parser tells
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after":
+            self.retry_after = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._unread += len(body)
+        if self._unread > MOST_UNREAD and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+        self.used += 1
+        self._unwatch()
+        if not self._parser.should_keep_alive():
+            self._fail(ConnectionFailed("the connection was closed"))
+            self.close()
+        if self._at_end is not None:
+            then, self._at_end = self._at_end, None
+            then()
+
+
+async def _begun(connection: Connection, head: bytes, body: bytes, patience: Patience) -> Connection:
+    try:
+        connection.post(head, body)
+        connection.limit(patience.head, patience.deadline)
+        await connection.begun()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class Pool:
+    """Keeps connections for the next request."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Origin, deque[Connection]] = {}
+        self._clock = asyncio.get_running_loop().time
+
+    def idle(self, origin: Origin) -> Connection | None:
+        """One that was used a moment ago, or None."""
+        kept = self._idle.get(origin)
+        oldest = self._clock() - LONGEST_IDLE
+        while kept:
+            connection = kept.pop()
+            if connection.open and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    async def post(self, origin: Origin, head: bytes, body: bytes, patience: Patience) -> Connection:
+        """A connection on which the answer has begun. Raises ConnectionFailed."""
+        connection = self.idle(origin)
+        if connection is not None:
+            try:
+                return await _begun(connection, head, body, patience)
+            except TimedOut:
+                raise
+            except ConnectionFailed:
+                pass  # it was closed while it rested, as our request went out: nothing has been done yet
+        return await _begun(await self.connect(origin, patience), head, body, patience)
+
+    async def connect(self, origin: Origin, patience: Patience) -> Connection:
+        """A new one. Raises ConnectionFailed, NotConnected."""
+        loop = asyncio.get_running_loop()
+        until = min(self._clock() + patience.connect, patience.deadline)
+        try:
+            async with asyncio.timeout_at(until):
+                _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=origin.tls)
+        except TimeoutError as error:
+            late = TimedOut if until == patience.deadline else NotConnected
+            raise late(f"no connection within {patience.connect:g} s") from error
+        except OSError as error:
+            raise ConnectionFailed(f"no connection: {error.strerror or error}") from error
+        return connection
+
+    def release(self, origin: Origin, connection: Connection) -> None:
+        """Takes one back whose answer has all been read that is wanted."""
+        connection.finish(lambda: self._keep(origin, connection))
+
+    def _keep(self, origin: Origin, connection: Connection) -> None:
+        kept = self._idle.setdefault(origin, deque())
+        if not connection.open or len(kept) >= MOST_IDLE:
+            connection.close()
+            return
+        connection.idle_since = self._clock()
+        kept.append(connection)
+
+    def close(self) -> None:
+        for kept in self._idle.values():
+            for connection in kept:
+                connection.close()
+        self._idle.clear()

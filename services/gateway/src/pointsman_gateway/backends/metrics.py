@@ -1,0 +1,83 @@
+"""What is counted of engines; the labels are their names in models.yaml, and codes that are written in the code."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pointsman_gateway.backends.engines import Cell
+
+
+class EngineMetrics:
+    """Counts what is asked of engines, and what comes of it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._attempts = Counter(
+            "pointsman_engine_attempts",
+            "What engines were asked, by its end.",
+            ["engine", "outcome"],
+            registry=registry,
+        )
+        self._opened = Counter(
+            "pointsman_engine_breaker_opened", "Times that an engine was given up.", ["engine"], registry=registry
+        )
+        self._retries = Counter(
+            "pointsman_retries",
+            "Requests sent again before their first token; refused: the budget was spent.",
+            ["engine", "outcome"],
+            registry=registry,
+        )
+        self._hedges = Counter(
+            "pointsman_hedges",
+            "Second engines asked for a first token, by who answered; refused: the budget was spent.",
+            ["engine", "outcome"],
+            registry=registry,
+        )
+        self._fine: dict[str, Counter] = {}
+
+    def ended(self, engine: str, outcome: str) -> None:
+        """`outcome` is "ok", "cancelled" or the code of an error."""
+        if outcome != "ok":
+            self._attempts.labels(engine, outcome).inc()
+            return
+        fine = self._fine.get(engine)
+        if fine is None:
+            fine = self._fine[engine] = self._attempts.labels(engine, "ok")
+        fine.inc()
+
+    def opened(self, engine: str) -> None:
+        self._opened.labels(engine).inc()
+
+    def retried(self, engine: str, outcome: str) -> None:
+        """`engine` is the one that failed; `outcome` is "sent" or "refused"."""
+        self._retries.labels(engine, outcome).inc()
+
+    def hedged(self, engine: str, outcome: str) -> None:
+        """`engine` is the one that was slow; `outcome` is "won", "lost", "failed" or "refused"."""
+        self._hedges.labels(engine, outcome).inc()
+
+
+class EngineStates(Collector):
+    """How the engines are at the moment somebody looks."""
+
+    def __init__(self, cells: Callable[[], Sequence[Cell]]) -> None:
+        """`cells` are those of the generation that serves."""
+        self._cells = cells
+
+    def collect(self) -> Iterable[Metric]:
+        yield self._family("in_flight", "Answers that an engine is busy with.", lambda cell: cell.in_flight)
+        yield self._family("ready", "1 where an engine is up.", lambda cell: cell.engine.ready)
+        yield self._family(
+            "breaker_open", "1 where an engine is left alone or on trial.", lambda cell: not cell.breaker.closed
+        )
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, so that registering it looks at no cell."""
+        return iter(())
+
+    def _family(self, name: str, told: str, value: Callable[[Cell], float]) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"pointsman_engine_{name}", told, labels=["engine"])
+        for cell in self._cells():
+            family.add_metric([cell.engine.name], float(value(cell)))
+        return family

@@ -1,0 +1,123 @@
+"""An answer as it is kept, and given again."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_gateway.domain import Chunk, Chunks, Usage
+
+LONGEST = 256 * 1024
+"""Characters of an answer as it is kept; longer ones are not."""
+
+CLEAN_ENDS = frozenset({"stop", "tool_calls", "function_call"})
+
+STEPS_AT_ONCE = 32
+"""Of a replayed answer; then whoever else is waiting has a turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    model: str
+    steps: tuple[Chunks, ...]
+
+    async def replay(self) -> AsyncIterator[Chunks]:
+        for number, chunks in enumerate(self.steps, 1):
+            yield chunks
+            if number % STEPS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer that may be kept."""
+
+    written: str
+    """As `read` reads it."""
+    text: str
+    """All that it says, put together: what stands in one word here may have come in many pieces."""
+
+
+class Recording:
+    """Writes an answer down while it comes."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._steps: list[str] = []
+        self._size = 0
+        self._texts: dict[int, list[str]] = {}
+        """By choice."""
+        self._beside: dict[int, list[str]] = {}
+        """Arguments of tool calls, reasoning and whatever else there is."""
+        self._ends: dict[int, str] = {}
+        self._ended = False
+
+    async def following(self, answer: AsyncIterator[Chunks]) -> AsyncIterator[Chunks]:
+        async with aclosing(answer):  # type: ignore[type-var]  # a generator's
+            async for chunks in answer:
+                self._add(chunks)
+                yield chunks
+        self._ended = True
+
+    @property
+    def too_long(self) -> bool:
+        return self._size > LONGEST
+
+    @property
+    def whole(self) -> Whole | None:
+        """None where the answer was cut, is too long, says nothing, or came to no clean end."""
+        ends = self._ends.values()
+        pieces = [*self._texts.values(), *self._beside.values()]
+        if not (self._ended and any(pieces) and ends and CLEAN_ENDS.issuperset(ends)) or self.too_long:
+            return None
+        written = f'{{"model":{json.dumps(self._model)},"steps":[{",".join(self._steps)}]}}'
+        return Whole(written, "\n".join(map("".join, pieces)))
+
+    def _add(self, chunks: Chunks) -> None:
+        if self.too_long:
+            return
+        for chunk in chunks:
+            self._take(chunk)
+        self._steps.append(json.dumps([_written(chunk) for chunk in chunks], separators=(",", ":")))
+        self._size += len(self._steps[-1])
+        if self.too_long:
+            self._steps, self._texts, self._beside = [], {}, {}
+
+    def _take(self, chunk: Chunk) -> None:
+        if chunk.content:
+            self._texts.setdefault(chunk.index, []).append(chunk.content)
+        if chunk.extra:
+            self._beside.setdefault(chunk.index, []).extend(_strings(chunk.extra))
+        if chunk.usage is None or chunk.content or chunk.extra or chunk.finish_reason:
+            self._ends[chunk.index] = chunk.finish_reason or self._ends.get(chunk.index, "")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
+
+
+def read(whole: str) -> Recorded | None:
+    """What a recording has written; None where it is something else."""
+    try:
+        kept = json.loads(whole)
+        return Recorded(str(kept["model"]), tuple(tuple(map(_chunk, step)) for step in kept["steps"]))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _written(chunk: Chunk) -> list[Any]:
+    """Without the engine's own bytes: they say when, and to whom, it was answered first."""
+    usage = chunk.usage
+    counted = None if usage is None else [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
+    return [chunk.index, chunk.content, chunk.finish_reason, dict(chunk.extra) or None, counted]
+
+
+def _chunk(written: Any) -> Chunk:
+    index, content, finish_reason, extra, counted = written
+    return Chunk(index, content, finish_reason, extra or {}, None if counted is None else Usage(*counted))

@@ -1,0 +1,42 @@
+"""The hot route: `POST /v1/chat/completions`, from the bytes of a body to the line, without a framework between."""
+
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_gateway.doors.answering import Answering, send_error
+from pointsman_gateway.doors.cache_control import wish_of
+from pointsman_gateway.doors.callers import caller_of
+from pointsman_gateway.doors.edge import Call
+from pointsman_gateway.doors.hang_up import ClientGone
+from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
+from pointsman_gateway.doors.limits import check_body
+from pointsman_gateway.doors.openai_answers import ChatEncoder
+from pointsman_gateway.doors.openai_requests import read_chat
+
+
+class ChatRoute:
+    """Answers one conversation."""
+
+    def __init__(self, door: HttpDoor) -> None:
+        self._door = door
+
+    async def __call__(self, call: Call) -> None:
+        try:
+            answering = await self._answering(call)
+        except PointsmanError as error:
+            await send_error(call.send, error, call.sent_beside)
+            return
+        except ClientGone:
+            return
+        await answering(call.scope, call.receive, call.send)
+
+    async def _answering(self, call: Call) -> Answering:
+        door = self._door
+        caller = await caller_of(door.tenancy, call.headers.get(b"authorization", b"").decode("latin-1"))
+        read = await call.body()
+        check_body(read)
+        body = read_chat(read)
+        deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
+        options = body.stream_options
+        encoder = ChatEncoder(include_usage=options is not None and options.include_usage)
+        asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")))
+        return Answering(door.pipeline, asked, encoder, body.stream, call.sent_beside)

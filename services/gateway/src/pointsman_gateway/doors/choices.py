@@ -1,0 +1,67 @@
+"""The choices of a whole answer, collected from its chunks, in the terms of neither door."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pointsman_gateway.domain import Chunk
+
+MOST_TOOL_CALLS = 1024
+"""In one choice; an engine that numbers them higher is not believed."""
+
+
+@dataclass(slots=True)
+class Choice:
+    index: int
+    content: str = ""
+    finish_reason: str | None = None
+    message: dict[str, Any] = field(default_factory=dict)
+    """What OpenAI's message holds beside role and content: tool calls, reasoning, ..."""
+    logprobs: dict[str, Any] | None = None
+
+
+def collected(chunks: Iterable[Chunk]) -> list[Choice]:
+    """By index."""
+    by_index: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        by_index.setdefault(chunk.index, []).append(chunk)
+    return [_choice(index, by_index[index]) for index in sorted(by_index)]
+
+
+def _choice(index: int, chunks: list[Chunk]) -> Choice:
+    choice = Choice(index, "".join([chunk.content for chunk in chunks]))
+    for chunk in chunks:
+        choice.finish_reason = chunk.finish_reason or choice.finish_reason
+        if chunk.extra:
+            _gather(choice, chunk.extra)
+    return choice
+
+
+def _gather(choice: Choice, extra: Mapping[str, Any]) -> None:
+    message = choice.message
+    for key, value in extra.get("delta", {}).items():
+        if key == "tool_calls":
+            _gather_tool_calls(message.setdefault("tool_calls", []), value)
+        elif isinstance(value, str):
+            message[key] = message.get(key, "") + value
+        elif isinstance(value, dict) and isinstance(message.get(key), dict):  # a function_call, in pieces
+            known = message[key]
+            message[key] = {name: known.get(name, "") + value.get(name, "") for name in {**known, **value}}
+        else:
+            message[key] = value
+    logprobs = extra.get("logprobs")
+    if logprobs:
+        if choice.logprobs is None:
+            choice.logprobs = {"content": []}
+        choice.logprobs["content"].extend(logprobs.get("content") or [])
+
+
+def _gather_tool_calls(gathered: list[dict[str, Any]], pieces: Iterable[Mapping[str, Any]]) -> None:
+    for piece in pieces:
+        index = min(piece.get("index", 0), MOST_TOOL_CALLS - 1)
+        while len(gathered) <= index:
+            gathered.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+        call, function = gathered[index], piece.get("function") or {}
+        call["id"] = piece.get("id") or call["id"]
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""

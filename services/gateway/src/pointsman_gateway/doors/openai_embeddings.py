@@ -1,0 +1,102 @@
+"""`POST /v1/embeddings`: texts in, vectors out."""
+
+from contextlib import suppress
+from typing import Any, Literal
+
+from fastapi import Request
+from pointsman_servicekit.errors import InvalidArgument
+from pydantic import ConfigDict, Field
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pointsman_gateway import domain
+from pointsman_gateway.doors.answering import JSON, encoded, send_error, told
+from pointsman_gateway.doors.half_characters import WholeCharacters
+from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
+from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of
+from pointsman_gateway.doors.openai_answers import Headers
+from pointsman_gateway.embeddings.wanted import Embedded, Wanted
+
+MOST_INPUTS = 2048
+
+
+class EmbeddingBody(WholeCharacters):
+    """What is not named here goes to the engine as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(default="", description="a name out of models.yaml's `embeddings`, or the own model's")
+    input: str | list[str] | list[int] | list[list[int]] = Field(
+        description=f"a text, up to {MOST_INPUTS} texts, or tokens (which the gateway's own model does not read)"
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(default=None, ge=1)
+    user: str | None = None
+
+    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANYONE) -> Wanted:
+        """Raises InvalidArgument."""
+        if not self.model:
+            raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
+        texts, tokens = self._inputs()
+        # Admission and the limits know requests by their messages; no text but the first is looked at there.
+        seen = domain.Message("user", texts[0] if texts else "tokens")
+        return Wanted(
+            request=domain.Request(self.model, (seen,), user=self.user or "", deadline=deadline, caller=caller),
+            texts=texts,
+            tokens=tokens,
+            base64=self.encoding_format == "base64",
+            dimensions=self.dimensions,
+            body=self.model_dump(exclude_unset=True),
+        )
+
+    def _inputs(self) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+        given: list[Any] = [self.input] if isinstance(self.input, str) else list(self.input)
+        if given and isinstance(given[0], int):
+            given = [given]
+        if not 0 < len(given) <= MOST_INPUTS:
+            raise InvalidArgument(
+                f"'input' has {len(given)} entries; 1 to {MOST_INPUTS}", code="bad_parameter", param="input"
+            )
+        for number, one in enumerate(given):
+            if not one or (isinstance(one, str) and one.isspace()):
+                raise InvalidArgument(f"input[{number}] is empty", code="empty_input", param="input")
+        if isinstance(given[0], str):
+            return tuple(given), ()
+        return (), tuple(tuple(one) for one in given)
+
+
+class Embedding(Response):
+    """Works while its client waits; FastAPI takes it for a response."""
+
+    def __init__(self, door: HttpDoor, wanted: Wanted) -> None:
+        self.background = None
+        self._door = door
+        self._wanted = wanted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientGone, OSError):
+            await until_hung_up(scope, receive, self._answer(send))
+
+    async def _answer(self, send: Send) -> None:
+        embeddings = self._door.configuration.current.embeddings
+        try:
+            embedded = await embeddings.embed(self._wanted, self._door.pipeline.admission.admitted)
+        except Exception as error:
+            await send_error(send, told(error), [])
+            return
+        beside = {"x-pointsman-cost-usd": f"{embedded.usd:.9f}", **embedded.headers}
+        headers: Headers = [JSON, *encoded(beside)]
+        await _send_pieces(send, headers, embedded)
+
+
+async def embed(body: EmbeddingBody, request: Request) -> Response:
+    """Vectors for texts, each of length one where the gateway's own model makes them."""
+    return Embedding(door_of(request), body.to_wanted(deadline_of(request), await caller_of_request(request)))
+
+
+async def _send_pieces(send: Send, headers: Headers, embedded: Embedded) -> None:
+    length = (b"content-length", b"%d" % sum(map(len, embedded.pieces)))
+    await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+    for piece in embedded.pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,86 @@
+"""The input items of the Responses API, as the messages of a conversation."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pointsman_servicekit.errors import InvalidArgument
+
+TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+"""The parts that are text, and where it stands."""
+
+Message = dict[str, Any]
+
+
+def to_messages(given: str | Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Raises InvalidArgument where an item or a part is none that a text model can read."""
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    messages: list[Message] = []
+    for number, item in enumerate(given):
+        _add(messages, item, f"input[{number}]")
+    return messages
+
+
+def _add(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
+    match item.get("type", "message"):
+        case "message":
+            role, content = item.get("role"), item.get("content")
+            if not isinstance(role, str):
+                raise _bad(f"{where}.role is missing", f"{where}.role")
+            messages.append({"role": role, "content": _text(content, f"{where}.content")})
+        case "function_call":
+            _add_call(messages, item, where)
+        case "function_call_output":
+            output = _text(item.get("output"), f"{where}.output")
+            call_id = _string(item, "call_id", where)
+            messages.append({"role": "tool", "tool_call_id": call_id, "content": output})
+        case "reasoning":
+            pass  # a model's thoughts of an earlier turn; engines take none back
+        case other:
+            raise InvalidArgument(
+                f"{where}.type is {str(other)[:50]!r}; known: message, function_call, function_call_output, reasoning",
+                code="unsupported_item",
+                param=f"{where}.type",
+            )
+
+
+def _add_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
+    """Calls of one turn are one message, with what the assistant said before them."""
+    function = {"name": _string(item, "name", where), "arguments": _string(item, "arguments", where)}
+    call = {"id": _string(item, "call_id", where), "type": "function", "function": function}
+    if messages and messages[-1]["role"] == "assistant":
+        messages[-1].setdefault("tool_calls", []).append(call)
+    else:
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+
+
+def _text(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise _bad(f"{where} is neither a text nor a list of parts", where)
+    return "".join(_parts(content, where))
+
+
+def _parts(content: Iterable[Any], where: str) -> Iterable[str]:
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get(TEXTS[kind]) if isinstance(kind, str) and kind in TEXTS else None
+        if not isinstance(text, str):
+            raise InvalidArgument(
+                f'{where}[{number}] has type {str(kind)[:50]!r}; known: "input_text" and "output_text" with a "text"',
+                code="unsupported_content",
+                param=f"{where}[{number}]",
+            )
+        yield text
+
+
+def _string(item: Mapping[str, Any], name: str, where: str) -> str:
+    value = item.get(name)
+    if not isinstance(value, str):
+        raise _bad(f"{where}.{name} must be a string", f"{where}.{name}")
+    return value
+
+
+def _bad(message: str, param: str) -> InvalidArgument:
+    return InvalidArgument(message, code="bad_parameter", param=param)

@@ -1,0 +1,96 @@
+"""Counters and histograms as plain numbers, turned into Prometheus's families only when they are scraped.
+
+A request touches some fifteen of them on one thread; with the client library's own, each with its lock and its labels,
+that took a third of the time that the gateway spends on a request.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+Labels = tuple[str, ...]
+Cell = TypeVar("Cell")
+
+
+class Histogram:
+    """One series of a histogram."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """`bounds` are the buckets' upper edges, ascending, without the infinite one."""
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper edge and how many are at or below it."""
+        total, buckets = 0, []
+        for edge, count in zip([*map(_edge, self.bounds), "+Inf"], self.counts, strict=True):
+            total += count
+            buckets.append((edge, float(total)))
+        return buckets
+
+
+def _edge(bound: float) -> str:
+    return str(float(bound))
+
+
+class Family(Generic[Cell]):
+    """The series of one metric, by the values of its labels; made when they are first asked for."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], make: Callable[[], Cell]) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.labels = labels
+        self._make = make
+        self.cells: dict[Labels, Cell] = {}
+
+    def cell(self, *labels: str) -> Cell:
+        cell = self.cells.get(labels)
+        if cell is None:
+            cell = self.cells[labels] = self._make()
+        return cell
+
+
+class Count:
+    """One series of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
+def counter(name: str, documentation: str, labels: Sequence[str]) -> Family[Count]:
+    return Family(name, documentation, labels, Count)
+
+
+def histogram(name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]) -> Family[Histogram]:
+    return Family(name, documentation, labels, lambda: Histogram(bounds))
+
+
+class Tallies:
+    """Implements the client library's `Collector`."""
+
+    def __init__(self, counters: Sequence[Family[Count]], histograms: Sequence[Family[Histogram]]) -> None:
+        self._counters = counters
+        self._histograms = histograms
+
+    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
+        for counted in self._counters:
+            counts = CounterMetricFamily(counted.name, counted.documentation, labels=counted.labels)
+            for labels, count in counted.cells.items():
+                counts.add_metric(labels, count.value)
+            yield counts
+        for observed in self._histograms:
+            spread = HistogramMetricFamily(observed.name, observed.documentation, labels=observed.labels)
+            for labels, cell in observed.cells.items():
+                spread.add_metric(labels, cell.buckets(), cell.sum)
+            yield spread

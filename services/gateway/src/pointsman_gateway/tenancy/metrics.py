@@ -1,0 +1,34 @@
+"""What tenancy counts of itself; no label is a key's or a tenant's."""
+
+from pointsman_servicekit.keys.layout import WINDOWS
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class TenancyMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.refusals = Counter(
+            "pointsman_limit_refusals", "Requests refused, by the limit they met.", ["limit"], registry=registry
+        )
+        self.exchanges = Counter(
+            "pointsman_lease_exchanges", "Calls to Redis for slices of limits.", ["outcome"], registry=registry
+        )
+        self.lookups = Counter(
+            "pointsman_key_lookups",
+            "Keys looked up in Redis, by what came of it.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.alone = Counter(
+            "pointsman_limits_alone", "Slices that were taken while Redis was away.", registry=registry
+        )
+        self.slices = Gauge("pointsman_limit_slices", "Slices of limits held.", registry=registry)
+        self.keys = Gauge("pointsman_keys_known", "Keys of which a verified copy is held.", registry=registry)
+        self.usage_lost = Counter(
+            "pointsman_usage_lost_requests", "Requests whose usage could not be written.", registry=registry
+        )
+        for limit in WINDOWS:
+            self.refusals.labels(limit)
+        for outcome in ("done", "failed"):
+            self.exchanges.labels(outcome)
+        for outcome in ("known", "refused", "failed"):
+            self.lookups.labels(outcome)

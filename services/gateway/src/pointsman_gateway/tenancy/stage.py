@@ -1,0 +1,153 @@
+"""The stage: who asks, and whether their limits hold; docs/keys.md states the bounds.
+
+In each window of each limit, over all gateways,
+
+    spent  <=  limit + in_flight + sum over g of max(slice(g), share(g))
+
+* in_flight: what answers took beyond their estimates, of requests that were in flight when a gateway let the last one
+  into the window. Nothing else while Redis is up: the sum of all slices is within the limit.
+* g: the gateways that lost Redis, or were killed, in the window; slice(g) is what g held then, and share(g) the limit
+  divided by the number of gateways that g knew of, rounded down. For dollars there is no share.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.keys.register import Register
+from pointsman_servicekit.prompt_redis import PromptRedis
+
+from pointsman_gateway.domain import Caller
+from pointsman_gateway.tenancy import refusals
+from pointsman_gateway.tenancy.account import Account
+from pointsman_gateway.tenancy.books import Book, Books, KnownCaller, Purse
+from pointsman_gateway.tenancy.clock import Clock
+from pointsman_gateway.tenancy.hold import MOST_TRIES, Hold, headers_of
+from pointsman_gateway.tenancy.identities import Identities
+from pointsman_gateway.tenancy.ledger import Ledger, Needs
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.tallies import Tallies
+from pointsman_gateway.tenancy.upkeep import Upkeep
+
+log = logging.getLogger(__name__)
+
+TRUST = 900.0
+"""Seconds that a verified copy of a key is good while Redis is away."""
+
+_NOW = Clock()
+
+
+class Tenancy:
+    """Implements a hold's `Desk`."""
+
+    def __init__(self, redis: PromptRedis, metrics: TenancyMetrics, trust: float = TRUST, clock: Clock = _NOW) -> None:
+        self.clock = clock
+        self._metrics = metrics
+        self._ledger = Ledger(redis, clock, metrics)
+        self._books = Books(self._ledger.gateway)
+        self.tallies = Tallies(redis, clock, self._ledger.gateway)
+        self._identities = Identities(Register(redis, clock.wall), self._books, clock, metrics, trust)
+        self.upkeep = Upkeep(self._ledger, self._books, self.tallies, self._identities, metrics)
+        self._redis = redis
+        self._monotonic = clock.monotonic
+        self.wake = self.upkeep.wake
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """For the length of the block: slices are refilled, usage is written, revocations are heard of."""
+        log.info("keys are on: each request must show one")
+        async with self.upkeep.running(self._redis, self.clock):
+            yield
+
+    def identify_now(self, credential: str) -> Caller | None:
+        """By a verified copy; None where `identify` is to be asked."""
+        return self._identities.identify_now(credential)
+
+    async def identify(self, credential: str) -> Caller:
+        """Raises Unauthenticated ("missing_key", "unknown_key", "revoked_key", "expired_key"); and Unavailable
+        ("keys_unavailable") while Redis is away and the key is not known here."""
+        return await self._identities.identify(credential)
+
+    def enter_now(self, caller: Caller, tokens: int) -> Hold | None:
+        """Takes a request, a stream and `tokens` from the local slices; None where `enter` is to be asked.
+
+        Raises ResourceExhausted where it is refused for sure. `caller` is one that was identified here.
+        """
+        assert isinstance(caller, KnownCaller)
+        book = caller.book
+        ways = book.ways
+        now = self._monotonic()
+        for account in ways.ones:
+            if account.free < 1 or now >= account.until:
+                self.refuse(account, 1, now)
+                return None
+        for account in ways.tokens:
+            if account.free < tokens or now >= account.until:
+                self.refuse(account, tokens, now)
+                return None
+        low = False
+        for account in ways.ones:
+            account.free -= 1
+            low = low or account.free < account.low
+        for account in ways.tokens:
+            account.free -= tokens
+            low = low or account.free < account.low
+        book.in_flight += 1
+        if not book.lively:
+            self._books.enliven(book)
+        if low:
+            self.wake()
+        return Hold(self, book, tokens, now)
+
+    async def enter(self, caller: Caller, tokens: int) -> Hold:
+        """Raises ResourceExhausted: its code is the limit's name, `retry_after` when it will be worth trying."""
+        assert isinstance(caller, KnownCaller)
+        book = caller.book
+        book.waiting += 1
+        book.waiting_tokens += tokens
+        try:
+            for _ in range(MOST_TRIES):
+                hold = self.enter_now(caller, tokens)
+                if hold is not None:
+                    return hold
+                await self.lease(book.purse, _needs(book, tokens))
+            raise refusals.contended()
+        finally:
+            book.waiting -= 1
+            book.waiting_tokens -= tokens
+
+    def headers(self, caller: Caller) -> Mapping[str, str]:
+        """OpenAI's x-ratelimit-*, for one who was refused."""
+        assert isinstance(caller, KnownCaller)
+        return headers_of(caller.book.ways, self._monotonic())
+
+    def refuse(self, account: Account, need: int, now: float) -> None:
+        if account.is_refused(need, now):
+            self._refuse(account, need, now, alone=False)
+
+    async def lease(self, purse: Purse, needs: Needs) -> None:
+        async with purse.speaking:
+            now = self._monotonic()
+            short = {a: need for a, need in needs.items() if a.free < need[0] or now >= a.until}
+            if not short:
+                return  # somebody else has asked meanwhile
+            try:
+                await self._ledger.exchange(short)
+            except Unavailable:
+                self._ledger.go_on_alone(list(short))
+                for account, (need, _) in short.items():
+                    if account.free < need:
+                        self._refuse(account, need, self._monotonic(), alone=True)
+
+    def _refuse(self, account: Account, need: int, now: float, alone: bool) -> None:
+        self._metrics.refusals.labels(account.limit).inc()
+        raise refusals.exhausted(account, need, now, alone)
+
+
+def _needs(book: Book, tokens: int) -> Needs:
+    ways = book.ways
+    return {
+        **dict.fromkeys(ways.ones, (1, book.waiting)),
+        **dict.fromkeys(ways.tokens, (tokens, book.waiting_tokens)),
+    }

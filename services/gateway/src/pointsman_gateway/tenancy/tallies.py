@@ -1,0 +1,115 @@
+"""Counts what keys use, and writes it to Redis in numbered batches, away from the requests."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from pointsman_servicekit.keys import layout
+from pointsman_servicekit.prompt_redis import PromptRedis
+
+from pointsman_gateway.domain import Usage
+from pointsman_gateway.tenancy import scripts
+from pointsman_gateway.tenancy.books import Book, Tally
+from pointsman_gateway.tenancy.clock import Clock
+
+KEPT_DAYS = 400
+"""After the last change."""
+MOST_IN_A_BATCH = 2000
+"""Counts; a batch is written within Redis's deadline."""
+
+_COUNTERS = tuple(one.name for one in fields(Tally))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Written as one, however often it is sent."""
+
+    number: int
+    day: str
+    counts: Mapping[str, int]
+
+
+class Tallies:
+    def __init__(self, redis: PromptRedis, clock: Clock, gateway: str) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._write_batch = redis.client.register_script(scripts.COUNT)
+        self._writer = layout.USAGE_WRITER + gateway
+        self._day, self._day_ends = "", 0.0
+        self._busy: list[Book] = []
+        """Whose tallies are not empty."""
+        self._waiting: dict[str, dict[str, int]] = {}
+        """By day: counts, which are no more than keys have counters, however long Redis is away."""
+        self._batch: Batch | None = None
+        """Sent, and not yet known to be written."""
+        self._number = 0
+        self._writing = asyncio.Lock()
+
+    def count(self, book: Book, usage: Usage, picodollars: int, outcome: str) -> None:
+        """One request that has ended, today."""
+        if self._clock.wall() >= self._day_ends:
+            self._begin_day()
+        tally = book.tally
+        if not tally.requests:
+            self._busy.append(book)
+        tally.requests += 1
+        tally.prompt_tokens += usage.prompt_tokens
+        tally.cached_tokens += usage.cached_tokens
+        tally.completion_tokens += usage.completion_tokens
+        tally.picodollars += picodollars
+        if outcome != "ok":
+            if outcome == "cancelled":
+                tally.cancelled += 1
+            else:
+                tally.failed += 1
+
+    @property
+    def waiting(self) -> int:
+        """Requests whose usage is not known to be written."""
+        self._collect()
+        counts = [*self._waiting.values(), *([self._batch.counts] if self._batch else [])]
+        return sum(n for one in counts for name, n in one.items() if name.endswith(":requests"))
+
+    async def write(self) -> None:
+        """Writes all that waits. Raises Unavailable, and then keeps it."""
+        async with self._writing:
+            self._collect()
+            while batch := self._batch or self._next_batch():
+                self._batch = batch
+                await self._write(batch)
+                self._batch = None
+
+    async def _write(self, batch: Batch) -> None:
+        arguments: list[str | int] = [batch.number, KEPT_DAYS * layout.A_DAY, len(batch.counts)]
+        for name, number in batch.counts.items():
+            arguments += (name, number)
+        names = [self._writer, layout.USAGE + batch.day]
+        await self._redis.call(lambda: self._write_batch(keys=names, args=arguments))
+
+    def _begin_day(self) -> None:
+        self._collect()
+        now = self._clock.wall()
+        self._day, self._day_ends = layout.day_of(now), (now // layout.A_DAY + 1) * layout.A_DAY
+
+    def _collect(self) -> None:
+        """Puts the tallies to what waits for Redis."""
+        busy, self._busy = self._busy, []
+        for book in busy:
+            tally, book.tally = book.tally, Tally()
+            counts = self._waiting.setdefault(self._day, {})
+            for counter in _COUNTERS:
+                number = getattr(tally, counter)
+                if number:
+                    name = f"{book.purse.tenant}:{book.key}:{counter}"
+                    counts[name] = counts.get(name, 0) + number
+
+    def _next_batch(self) -> Batch | None:
+        for day, waiting in list(self._waiting.items()):
+            names = list(waiting)[:MOST_IN_A_BATCH]
+            counts = {name: waiting.pop(name) for name in names}
+            if not waiting:
+                del self._waiting[day]
+            if counts:
+                self._number += 1
+                return Batch(self._number, day, counts)
+        return None

@@ -1,0 +1,31 @@
+"""Builds what knows callers and their limits: nothing where keys are off."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from pointsman_servicekit.prompt_redis import open_redis
+from prometheus_client import CollectorRegistry
+
+from pointsman_gateway.config.load import ConfigError
+from pointsman_gateway.settings import Settings
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.no_keys import NoKeys
+from pointsman_gateway.tenancy.stage import Tenancy
+
+
+@asynccontextmanager
+async def knowing_callers(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[NoKeys | Tenancy]:
+    """Raises ConfigError where keys are on and there is no Redis to keep them in."""
+    async with AsyncExitStack() as stack:
+        tenancy: NoKeys | Tenancy = NoKeys()
+        if settings.keys == "on":
+            if not settings.redis_url:
+                raise ConfigError("POINTSMAN_GATEWAY_KEYS is on, and keys are kept in Redis: set its _REDIS_URL too")
+            metrics = TenancyMetrics(registry)
+            try:
+                redis = await stack.enter_async_context(open_redis(settings.redis_url, lambda up: None))
+            except ValueError as error:
+                raise ConfigError(f"POINTSMAN_GATEWAY_REDIS_URL is no address of Redis: {error}") from error
+            tenancy = Tenancy(redis, metrics, settings.keys_trust)
+        await stack.enter_async_context(tenancy.running())
+        yield tenancy

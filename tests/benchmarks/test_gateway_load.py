@@ -1,0 +1,157 @@
+"""The parts of the gateway's benchmark whose mistakes would look like results."""
+
+import asyncio
+import json
+import random
+
+import pytest
+
+from benchmarks.gateway_load import answers, report
+from benchmarks.gateway_load.aims import aims
+from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER
+from benchmarks.gateway_load.findings import Findings
+from benchmarks.gateway_load.flatness import slope
+from benchmarks.gateway_load.http_client import Broken, Connection, Target
+from benchmarks.gateway_load.latency import ask_at
+from benchmarks.gateway_load.machine import free_ports
+from benchmarks.gateway_load.profiling import summarised
+from benchmarks.gateway_load.streams import Stream
+from benchmarks.gateway_load.throughput import Measured
+from benchmarks.gateway_load.upstream import Engine, Pace
+
+ASKED = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
+STREAMED = json.dumps({"stream": True, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+
+
+def reached(rps: float) -> Measured:
+    return Measured(rps, rps, rps, p50_ms=1, p99_ms=2, cpu_us=3, resident_mb=4, failed=0)
+
+
+@pytest.fixture
+async def engines():
+    """The mock engine's behaviours by their ports."""
+    ports = dict(zip(("at_once", "paced", "failing", "cutting"), free_ports(4), strict=True))
+    loop = asyncio.get_running_loop()
+    pace = Pace(chunks=5, least_gap=0.001, most_gap=0.002)
+    servers = [
+        await loop.create_server(lambda which=behaviour: Engine(which, pace), "127.0.0.1", port)
+        for behaviour, port in ports.items()
+    ]
+    yield ports
+    for server in servers:
+        server.close()
+
+
+async def ask(port: int, body: bytes):
+    connection = await Connection.to(port)
+    try:
+        return await connection.ask(Target(port, "mock").request(body))
+    finally:
+        connection.close()
+
+
+def test_memory_that_only_jitters_or_falls_is_flat_and_memory_that_creeps_is_not():
+    chance = random.Random(1)
+    seconds = [2.0 * number for number in range(500)]
+    jitter = [chance.gauss(0, 0.5) for _ in seconds]
+    assert slope(seconds, [280 + j for j in jitter]).flat
+    assert slope(seconds, [280 - 0.01 * s + j for s, j in zip(seconds, jitter, strict=True)]).flat
+    creeping = slope(seconds, [280 + s / 3600 * 20 + j for s, j in zip(seconds, jitter, strict=True)])
+    assert not creeping.flat
+    assert creeping.least < 20 < creeping.most
+
+
+def test_memory_that_wanders_has_a_wider_interval_than_memory_that_jitters():
+    chance = random.Random(2)
+    seconds = [2.0 * number for number in range(500)]
+    wander, held = 0.0, []
+    for _ in seconds:
+        wander = 0.98 * wander + chance.gauss(0, 0.1)
+        held.append(280 + wander)
+    shuffled = held.copy()
+    chance.shuffle(shuffled)
+    wandering, jittering = slope(seconds, held), slope(seconds, shuffled)
+    assert wandering.most - wandering.least > 3 * (jittering.most - jittering.least)
+
+
+def test_a_few_measurements_say_nothing_of_the_slope():
+    assert slope([0, 1, 2], [1, 2, 3]).least == float("-inf")
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 50, 10_000])
+def test_a_streams_chunks_are_counted_however_the_transport_cuts_them(size):
+    whole = answers.role() + answers.content(answers.TICK) * 4 + answers.finish() + answers.usage() + answers.DONE
+    stream = Stream(begun=0, last=0)
+    for start in range(0, len(whole), size):
+        stream.arrived(whole[start : start + size])
+    assert (stream.ticks, stream.complete) == (4, True)
+
+
+def test_a_stream_that_breaks_off_is_not_complete_and_has_been_silent_ever_since():
+    stream = Stream(begun=0, last=0)
+    stream.arrived(answers.content(answers.TICK))
+    stream.ended(stream.last + 7)
+    assert not stream.complete
+    assert stream.longest_gap >= 7
+
+
+async def test_the_mock_engine_answers_plainly_and_as_a_stream_with_the_same_words_and_usage(engines):
+    plain = json.loads((await ask(engines["at_once"], ASKED)).body)
+    events = (await ask(engines["at_once"], STREAMED)).body.split(b"\n\n")
+    chunks = [json.loads(one.removeprefix(b"data: ")) for one in events[:-2]]
+    text = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
+    assert text == plain["choices"][0]["message"]["content"]
+    assert chunks[-1]["usage"] == plain["usage"]
+    assert events[-2:] == [b"data: [DONE]", b""]
+
+
+async def test_the_mock_engine_paces_fails_and_breaks_off_each_at_its_port(engines):
+    paced = await ask(engines["paced"], STREAMED)
+    assert paced.body.count(answers.TICK.encode()) == 5
+    assert paced.body.endswith(answers.DONE)
+    assert (await ask(engines["failing"], STREAMED)).status == 500
+    with pytest.raises(Broken):
+        await ask(engines["cutting"], STREAMED)
+
+
+async def test_every_request_of_a_fixed_rate_is_asked_and_counted(engines):
+    waited = await ask_at(Target(engines["at_once"], "mock"), [ASKED], rate=500, seconds=0.4)
+    assert waited.failed == 0
+    assert 0 < waited.p50_ms <= waited.p99_ms < float("inf")
+
+
+async def test_requests_that_fail_are_said_and_have_waited_for_ever(engines):
+    waited = await ask_at(Target(engines["failing"], "mock"), [ASKED], rate=500, seconds=0.2)
+    assert (waited.failed, waited.p50_ms) == (100, float("inf"))
+
+
+def test_a_profile_is_of_the_main_thread_and_charges_the_interpreter_to_who_called_it():
+    raw = """\
+thread (1): MainThread;run (uvloop/loop.so);answer (pointsman_gateway/pipeline.py:7);f (_json.c:9) 6
+thread (1): MainThread;answer (pointsman_gateway/pipeline.py:9);Py_DECREF (object.h:5) 3
+thread (1): MainThread;answer (pointsman_gateway/pipeline.py:9);gc_collect_main (libpython3.11.so) 1
+thread (2): asyncio_0;wait (threading.py:1) 90
+"""
+    found = summarised(raw)
+    assert found.samples == 10
+    assert found.packages == [("json", 0.6), ("pointsman_gateway/pipeline", 0.3), ("garbage collection", 0.1)]
+    assert found.modules == [("pointsman_gateway/pipeline", 0.9), ("garbage collection", 0.1)]
+
+
+def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured():
+    found = Findings(
+        rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}, missing={LITELLM: "LiteLLM is not installed: ..."}
+    )
+    printed = report.printed(found)
+    line = json.loads(printed.splitlines()[-1])
+    assert (line["rps"], line["rps_vllm_router"], line["rps_litellm"], line["grpc_rps"]) == (9000, 10_000, None, None)
+    assert list(line) == [
+        "rps", "rps_auto", "rps_vllm_router", "rps_litellm", "rps_portkey", "added_p50_ms_at_200",
+        "added_p99_ms_at_1000", "streams256_vs_direct", "first_chunk_added_p50_ms", "grpc_rps",
+    ]  # fmt: skip
+    assert "not installed" in printed
+
+
+def test_an_aim_that_is_missed_is_said_to_be():
+    (aim,) = aims(Findings(rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}))
+    assert (aim.figure, aim.reached) == (0.9, False)

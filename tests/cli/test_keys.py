@@ -1,0 +1,163 @@
+"""`pointsman keys` beside a real Valkey: a key is shown once, and what it has used is shown exactly."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.valkey import Valkey
+from pointsman_servicekit.keys import layout
+from pointsman_servicekit.keys.credential import digest, is_well_formed
+from pointsman_servicekit.keys.layout import Window, window_at
+from redis import Redis
+
+Keys = Callable[..., Any]
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    valkey = Valkey(tmp_path / "valkey")
+    asyncio.run(valkey.start())
+    yield valkey
+    valkey.kill()
+
+
+@pytest.fixture
+def redis(valkey: Valkey) -> Iterator[Any]:
+    with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        yield redis
+
+
+@pytest.fixture
+def keys(cli: Callable[..., Any], valkey: Valkey, tmp_path: Path) -> Keys:
+    return lambda *arguments: cli("keys", *arguments, "--redis", valkey.url, "--home", tmp_path / "home")
+
+
+def listed(keys: Keys, *arguments: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(keys("list", "--json", *arguments).out)
+    return found
+
+
+def test_a_key_is_printed_alone_and_once_and_is_found_by_its_prefix(keys: Keys, redis: Any) -> None:
+    made = keys("create", "help desk", "--tenant", "acme")
+    key = made.out.strip()
+    assert (made.code, is_well_formed(key)) == (0, True)
+    assert "the only time" in made.err
+    shown = keys("list")
+    assert key.split("_")[1] in shown.out
+    assert "help desk" in shown.out
+    assert key.split("_")[2] not in shown.out + str(redis.hgetall(layout.KEYS))
+    assert redis.hexists(layout.KEYS, digest(key))
+
+
+def test_a_key_has_the_limits_the_scope_and_the_end_that_it_was_given(keys: Keys) -> None:
+    made = keys(
+        "create", "--tenant", "acme", "--task", "triage", "--task", "chat", "--adapter", "triage", "--path", "p",
+        "--collection", "handbook", "--requests-per-minute", 60, "--tokens-per-minute", 9000, "--streams", 5,
+        "--dollars-per-day", 2.5, "--dollars-per-month", 40, "--priority", 3, "--expires", "30d", "--json",
+    )  # fmt: skip
+    record = json.loads(made.out)
+    assert is_well_formed(record.pop("key"))
+    assert record["scope"] == {
+        "tasks": ["triage", "chat"], "paths": ["p"], "adapters": ["triage"], "collections": ["handbook"]
+    }  # fmt: skip
+    assert record["limits"] == {
+        "requests_per_minute": 60, "tokens_per_minute": 9000, "concurrent_streams": 5,
+        "dollars_per_day": 2.5, "dollars_per_month": 40.0,
+    }  # fmt: skip
+    assert record["expires"] - time.time() == pytest.approx(30 * 86400, abs=120)
+    assert (record["state"], record["priority"]) == ("active", 3)
+    assert listed(keys) == [record]
+    page = keys("list").out
+    for part in ("60 req/min", "9000 tok/min", "5 at once", "$2.5/day", "$40/month", "tasks: triage, chat", "triage"):
+        assert part in page
+    assert listed(keys, "--tenant", "other") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--tenant", "Acme Inc"], "the tenant is 'Acme Inc'"),
+        (["--tenant", "acme", "--requests-per-minute", "0"], "requests_per_minute is 0"),
+        (["--tenant", "acme", "--dollars-per-day", "-1"], "dollars_per_day is -1.0"),
+        (["--tenant", "acme", "--dollars-per-day", "nan"], "dollars_per_day is nan"),
+        (["--tenant", "acme", "--streams", "many"], "Invalid value for '--streams'"),
+        (["--tenant", "acme", "--expires", "soon"], "--expires is 'soon'; write an age (90m, 12h, 30d, 8w)"),
+        (["--tenant", "acme", "--expires", "2020-01-31"], "which is past"),
+        (["--tenant", "acme", "--priority", "1000"], "priority is 1000"),
+        (["--tenant", "acme", "--task", ""], "tasks must be up to 1000 names of 1 to 100 characters"),
+        (["x" * 101, "--tenant", "acme"], "a key's name may have 100 printable characters"),
+        ([], "Missing option '--tenant'"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name_and_nothing_is_made(
+    keys: Keys, redis: Any, arguments: list[str], told: str
+) -> None:
+    refused = keys("create", *arguments)
+    assert refused.code in (1, 2)
+    assert told in refused.err
+    assert refused.out == ""
+    assert not redis.exists(layout.KEYS)
+
+
+def test_a_revoked_key_stays_in_the_list_and_gateways_are_told(keys: Keys, redis: Any) -> None:
+    prefix = keys("create", "old", "--tenant", "acme").out.split("_")[1]
+    assert redis.get(layout.EPOCH) is None
+    for _ in range(2):
+        assert keys("revoke", prefix).out == f"{prefix} old of tenant acme is revoked\n"
+    assert int(redis.get(layout.EPOCH)) >= 1
+    (record,) = listed(keys)
+    assert record["state"] == "revoked"
+    assert record["revoked"] == pytest.approx(time.time(), abs=120)
+
+
+def test_a_key_that_is_not_there_is_named_and_a_whole_one_is_never_repeated(keys: Keys) -> None:
+    assert "there is no key 'nosuchke'" in keys("revoke", "nosuchke").err
+    whole = "pm_nosuchke_" + "s" * 32
+    assert "s" * 32 not in keys("revoke", whole).err
+
+
+def test_limits_of_a_key_and_of_a_tenant_change_one_by_one(keys: Keys, redis: Any) -> None:
+    prefix = keys("create", "--tenant", "acme", "--requests-per-minute", 5, "--streams", 2).out.split("_")[1]
+    assert keys("limit", prefix, "--requests-per-minute", 50).out == f"key {prefix}: 50 req/min, 2 at once\n"
+    assert keys("limit", prefix, "--streams", 0).out == f"key {prefix}: 50 req/min\n"
+    assert keys("limit", "--tenant", "acme", "--dollars-per-month", 12).out == "tenant acme: $12/month\n"
+    assert int(redis.get(layout.EPOCH)) == 3
+    assert "name a key or a --tenant" in keys("limit", "--streams", 3).err
+    assert "name a limit to change" in keys("limit", prefix).err
+
+
+def test_usage_is_shown_by_key_and_by_tenant_with_what_is_left(keys: Keys, redis: Any) -> None:
+    made = [
+        json.loads(keys("create", name, "--tenant", "acme", "--requests-per-minute", 10, "--json").out)
+        for name in ("one", "two")
+    ]
+    keys("limit", "--tenant", "acme", "--dollars-per-day", 1)
+    now = time.time()
+    for number, record in enumerate(made, 1):
+        for counter, amount in (("requests", 3), ("prompt_tokens", 1000), ("picodollars", 250_000_000_001)):
+            redis.hset(layout.USAGE + layout.day_of(now), f"acme:{record['id']}:{counter}", amount * number)
+    window = window_at(Window.DAY, int(now * 1000))[0]
+    used = {"window": window, "held": 900_000_000, "used": 750_000_000}
+    redis.hset(layout.account("acme", layout.WHOLE_TENANT, "dollars_per_day"), mapping=used)
+
+    tenant, one, two = json.loads(keys("usage", "--json").out)
+    assert (tenant["key"], one["key"]["name"], two["key"]["name"]) == (None, "one", "two")
+    assert (tenant["today"]["requests"], one["today"]["requests"], two["today"]["requests"]) == (9, 3, 6)
+    assert tenant["today"]["picodollars"] == tenant["month"]["picodollars"] == 750_000_000_003
+    assert tenant["left"] == {"dollars_per_day": 0.25}
+    assert one["left"] == {"requests_per_minute": 10}
+    page = keys("usage").out
+    assert "0.750000" in page
+    assert "$0.25/day" in page
+    assert json.loads(keys("usage", "--json", "--tenant", "other").out) == []
+
+
+def test_without_a_redis_the_command_says_so(cli: Callable[..., Any], tmp_path: Path, valkey: Valkey) -> None:
+    assert "nothing runs here, and no --redis was given" in cli("keys", "list", "--home", tmp_path).err
+    assert "no address of Redis" in cli("keys", "list", "--redis", "nowhere", "--home", tmp_path).err
+    valkey.kill()
+    assert "Redis does not answer" in cli("keys", "list", "--redis", valkey.url, "--home", tmp_path).err

@@ -1,0 +1,20 @@
+"""A town of processes, all of which can be stopped while its gateway serves."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from doubles.town import Town, running_town
+
+
+@pytest.fixture
+async def town(tmp_path: Path) -> AsyncIterator[Town]:
+    async with running_town(tmp_path) as town:
+        yield town
+
+
+@pytest.fixture
+async def narrow_town(tmp_path: Path) -> AsyncIterator[Town]:
+    """With places for sixteen, and a line of eight before it."""
+    async with running_town(tmp_path, max_in_flight=16, max_waiting=8, longest_wait=0.5) as town:
+        yield town

@@ -1,0 +1,190 @@
+"""What is down or hangs while requests keep coming, row by row of docs/resilience.md; nothing hangs with it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from doubles.load import Outcome, under_load
+from doubles.process_lora_server import OTHER, VERSION, ProcessLoraServer
+from doubles.remembering import decisions_in
+from doubles.town import Town
+from doubles.waiting import found
+
+DEADLINE = 8.0
+SLACK = 8.0
+"""Seconds by which a busy machine may be late."""
+
+
+def ok(outcome: Outcome) -> bool:
+    return outcome.ok
+
+
+def none_hung(outcomes: Sequence[Outcome]) -> None:
+    assert outcomes
+    assert [outcome for outcome in outcomes if outcome.seconds > DEADLINE + SLACK] == []
+
+
+def only_cut(outcomes: Sequence[Outcome], code: str, clients: int) -> None:
+    """Answers that had begun on the engine that went are all that was lost, and said so."""
+    lost = [outcome for outcome in outcomes if not outcome.ok]
+    assert [outcome for outcome in lost if not (outcome.begins and outcome.code == code)] == []
+    assert len(lost) <= clients
+
+
+async def left_alone(town: Town, engine: str) -> None:
+    async def opened() -> bool:
+        return await town.gateway.metric("pointsman_engine_breaker_open", engine=engine) == 1
+
+    await found(opened, within=30)
+
+
+async def test_one_engine_of_two_is_killed(town: Town) -> None:
+    async with under_load(town.gateway.url, IN_CHAT, clients=8, deadline=DEADLINE) as load:
+        await load.more(20, ok)
+        await town.engines["a"].kill()
+        await load.more(300)
+        await left_alone(town, "a")
+        asked = await town.gateway.metric("pointsman_engine_attempts_total", engine="a", outcome="engine_unavailable")
+        assert asked <= 8 + 5 + 5  # those it was busy with, those that opened its breaker, and a trial now and then
+        await town.engines["a"].start()
+        await load.more(1, lambda outcome: outcome.text.startswith("a"))
+    none_hung(load.outcomes)
+    only_cut(load.outcomes, "engine_unavailable", clients=8)
+
+
+async def test_one_engine_of_two_hangs(town: Town) -> None:
+    async with under_load(town.gateway.url, IN_CHAT, clients=8, deadline=DEADLINE) as load:
+        await load.more(20, ok)
+        town.engines["a"].hang()
+        await left_alone(town, "a")
+        alone = time.monotonic()
+        await load.more(300)
+        # Not one request a second is late for the trials' sake; without a breaker each would be.
+        late = [outcome for outcome in load.since(alone) if outcome.seconds > 0.9]
+        assert len(late) < 0.1 * len(load.since(alone))
+        town.engines["a"].go_on()
+        await load.more(1, lambda outcome: outcome.text.startswith("a"))
+    none_hung(load.outcomes)
+    only_cut(load.outcomes, "gap_timeout", clients=8)
+
+
+async def test_redis_hangs_and_is_killed(town: Town) -> None:
+    async with under_load(town.gateway.url, IN_CHAT, clients=4, deadline=DEADLINE) as load:
+        await load.more(20)
+        town.valkey.hang()
+        await load.more(100)
+        town.valkey.go_on()
+        town.valkey.kill()
+        await load.more(100)
+        await town.valkey.start()
+        before = len(await decisions_in(town.valkey.url))
+
+        async def written_again() -> bool:
+            return len(await decisions_in(town.valkey.url)) > before + 20
+
+        await found(written_again, within=30)
+    none_hung(load.outcomes)
+    assert [outcome for outcome in load.outcomes if not outcome.ok] == []
+
+
+async def test_the_retriever_hangs_and_is_killed(town: Town) -> None:
+    """`handbook` wants passages; `safe_start`, the default path, answers without."""
+
+    def with_passages(outcome: Outcome) -> bool:
+        return outcome.path == "handbook"
+
+    def without(outcome: Outcome) -> bool:
+        return outcome.path == "safe_start"
+
+    async with under_load(town.gateway.url, IN_POLICY, clients=4, deadline=DEADLINE) as load:
+        await load.more(10, with_passages)
+        town.retriever.hang()
+        await load.more(200, without)
+        late = [outcome for outcome in load.outcomes if outcome.seconds > 1.8]
+        assert len(late) < 0.3 * len(load.outcomes)  # it is left alone, but for a trial now and then
+        town.retriever.go_on()
+        await load.more(10, with_passages)
+        await town.retriever.kill()
+        await load.more(100, without)
+        await town.retriever.start()
+        await load.more(10, with_passages)
+    none_hung(load.outcomes)
+    assert [outcome for outcome in load.outcomes if not outcome.ok] == []
+
+
+async def test_the_lora_server_hangs_and_is_killed(town: Town) -> None:
+    """The engine goes on serving what is resident; what changed meanwhile is heard afterwards."""
+
+    def adapted(outcome: Outcome) -> bool:
+        return outcome.path == "triage_adapter" and outcome.model == VERSION
+
+    async with under_load(town.gateway.url, IN_TRIAGE, clients=4, deadline=DEADLINE) as load:
+        await load.more(10, adapted)  # its engine has been heard of
+        hung = time.monotonic()
+        town.lora_server.hang()
+        await load.more(100)
+        await town.lora_server.kill()
+        await load.more(100)
+        assert [outcome for outcome in load.since(hung) if not adapted(outcome)] == []
+        following = ProcessLoraServer(
+            town.folder, town.engines["adapted"].url, version=OTHER, address=town.lora_server.address
+        )
+        try:
+            await following.start()
+            await load.more(10, lambda outcome: outcome.model == OTHER)
+        finally:
+            await following.kill()
+    none_hung(load.outcomes)
+    assert [outcome for outcome in load.outcomes if not outcome.ok] == []
+
+
+CLEAR = {
+    "breaker_open",
+    "connect_timeout",
+    "deadline_exceeded",
+    "engine_unavailable",
+    "first_token_timeout",
+    "gap_timeout",
+    "retriever_unavailable",
+}
+
+
+async def test_everything_hangs_at_once_and_is_killed(town: Town) -> None:
+    """Fast, clear errors; no request hangs past its deadline; and all is well again once it can be."""
+    gateway = town.gateway
+
+    def told_to_come_again(outcome: Outcome) -> bool:
+        if outcome.code not in ("breaker_open", "retriever_unavailable"):
+            return False
+        return outcome.status == 503 and int(outcome.retry_after) >= 1
+
+    everything = (*town.engines.values(), town.retriever, town.valkey, town.lora_server)
+    async with (
+        under_load(gateway.url, IN_POLICY, clients=4, deadline=DEADLINE) as policy,
+        under_load(gateway.url, IN_TRIAGE, clients=4, deadline=DEADLINE) as triage,
+    ):
+        await asyncio.gather(policy.more(10, ok), triage.more(10, ok))
+        for process in everything:
+            process.hang()
+        stopped = time.monotonic()
+        await asyncio.gather(policy.more(20, told_to_come_again), triage.more(20, told_to_come_again))
+        quick = [outcome for load in (policy, triage) for outcome in load.since(stopped) if told_to_come_again(outcome)]
+        assert sorted(outcome.seconds for outcome in quick)[len(quick) // 2] < 1.0
+        assert (await gateway.look("/healthz"))[0] == 200
+        for process in everything:
+            process.go_on()
+        await asyncio.gather(policy.more(10, ok), triage.more(10, ok))
+        assert await found(gateway.is_ready, within=30)
+        for killed in (*town.engines.values(), town.retriever, town.lora_server):
+            await killed.kill()
+        town.valkey.kill()
+        await asyncio.gather(policy.more(20, told_to_come_again), triage.more(20, told_to_come_again))
+
+        async def not_ready() -> bool:
+            return not await gateway.is_ready()
+
+        await found(not_ready, within=30)
+    for load in (policy, triage):
+        none_hung(load.outcomes)
+        assert {outcome.code for outcome in load.outcomes if not outcome.ok} <= CLEAR

@@ -1,0 +1,86 @@
+"""An answer as its client sees it, whichever door it came through, whole or put together from a stream."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ChoiceSaid:
+    index: int
+    content: str
+    finish_reason: str
+    tool_calls: Sequence[tuple[str, str, str]] = ()
+    """Id, name and arguments of each."""
+    logprobs: Sequence[Any] = ()
+    """Of each token."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What else the message holds."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    finish_reason: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    cost_usd: float
+    cost_parts_usd: Mapping[str, float]
+    path: str
+    kind: str
+    sources: Sequence[str] = field(default_factory=tuple)
+    choices: Sequence[ChoiceSaid] = field(default_factory=tuple)
+    decision_id: str = field(default="", compare=False)
+    told: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Beside the answer, in headers or metadata: by their names without "x-pointsman-" or "pointsman-"."""
+
+
+class Gathered:
+    """The choices of a streamed answer, put together as a client does it."""
+
+    def __init__(self) -> None:
+        self._by_index: dict[int, dict[str, Any]] = {}
+
+    def add(self, index: int, delta: Mapping[str, Any], finish_reason: str | None, logprobs: Any) -> None:
+        new = {"content": "", "finish_reason": "", "tool_calls": {}, "logprobs": [], "more": {}}
+        choice = self._by_index.setdefault(index, new)
+        choice["content"] += delta.get("content") or ""
+        choice["finish_reason"] = finish_reason or choice["finish_reason"]
+        choice["logprobs"] += (logprobs or {}).get("content") or []
+        for piece in delta.get("tool_calls") or ():
+            call = choice["tool_calls"].setdefault(piece["index"], {"id": "", "name": "", "arguments": ""})
+            call["id"] = piece.get("id") or call["id"]
+            for part in ("name", "arguments"):
+                call[part] += piece["function"].get(part) or ""
+        for name in delta.keys() - {"role", "content", "tool_calls"}:
+            choice["more"][name] = choice["more"].get(name, "") + delta[name]
+
+    def choices(self) -> list[ChoiceSaid]:
+        return [
+            ChoiceSaid(
+                index,
+                choice["content"],
+                choice["finish_reason"],
+                tuple(tuple(call.values()) for _, call in sorted(choice["tool_calls"].items())),
+                tuple(choice["logprobs"]),
+                choice["more"],
+            )
+            for index, choice in sorted(self._by_index.items())
+        ]
+
+
+def choice_said(index: int, finish_reason: str | None, message: Mapping[str, Any], logprobs: Any) -> ChoiceSaid:
+    """From a whole message of OpenAI's."""
+    calls = [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls") or ()]
+    others = message.keys() - {"role", "content", "tool_calls"}
+    more = {name: message[name] for name in others if message[name] is not None}
+    tokens = tuple((logprobs or {}).get("content") or ())
+    return ChoiceSaid(index, message["content"] or "", finish_reason or "", tuple(calls), tokens, more)
+
+
+def as_messages(messages: Messages | str) -> Messages:
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages

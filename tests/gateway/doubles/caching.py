@@ -1,0 +1,172 @@
+"""A cache in a real Valkey, around a stage that answers as a test says."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from pointsman_gateway.backends.stage import Opened
+from pointsman_gateway.cache.asked import Asking
+from pointsman_gateway.cache.keeper import Keeper, Storable
+from pointsman_gateway.cache.metrics import CacheMetrics
+from pointsman_gateway.cache.stage import Cache, Caching
+from pointsman_gateway.cache.store import MOST_BYTES, CacheStore
+from pointsman_gateway.config.schema import CacheConfig
+from pointsman_gateway.domain import (
+    Caller,
+    Chunk,
+    Chunks,
+    Decision,
+    Message,
+    Passage,
+    Path,
+    Prompt,
+    Request,
+    Sampling,
+    Usage,
+    Vector,
+)
+from pointsman_servicekit.prompt_redis import open_redis
+from prometheus_client import CollectorRegistry
+
+from doubles.waiting import until
+
+GREEDY = Sampling(temperature=0)
+PATH = Path("handbook", "tiny", sampling=GREEDY, collections=("handbook",), fingerprint="f1")
+PASSAGE = Passage("bikes.md", "Bikes", "They ride free.", 0.9, start=10)
+
+
+def steps_of(*pieces: str, finish: str = "stop") -> list[Chunks]:
+    return [
+        *((Chunk(content=piece),) for piece in pieces),
+        (Chunk(finish_reason=finish),),
+        (Chunk(usage=Usage(20, len(pieces), 4)),),
+    ]
+
+
+def unit(*values: float) -> Vector:
+    vector = np.zeros(384, np.float32)
+    vector[: len(values)] = values
+    return vector / np.linalg.norm(vector)
+
+
+@dataclass
+class Engine:
+    """Implements `Opens`: says what it has been told to say, and counts."""
+
+    says: Sequence[Chunks] = field(default_factory=lambda: steps_of("They ", "ride free."))
+    model: str = "tiny"
+    times: int = 0
+    closed: int = 0
+    error: Exception | None = None
+    """Raised after the last step."""
+
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+        self.times += 1
+        return Opened(self.model, self._stream())
+
+    async def _stream(self) -> AsyncIterator[Chunks]:
+        try:
+            for chunks in self.says:
+                yield chunks
+            if self.error:
+                raise self.error
+        finally:
+            self.closed += 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request with its decision and its prompt, as `ask` needs them."""
+
+    text: str = "May my bike ride?"
+    tenant: str = "north"
+    path: Path = PATH
+    vector: Vector | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    before: tuple[Message, ...] = ()
+    after: tuple[Message, ...] = ()
+    user: str = ""
+    versions: tuple[tuple[str, int], ...] = (("handbook", 7),)
+    passages: tuple[Passage, ...] = (PASSAGE,)
+    wish: str = "use"
+
+    def request(self) -> Request:
+        messages = (*self.before, Message("user", self.text), *self.after)
+        caller = Caller(tenant=self.tenant)
+        return Request("auto", messages, self.sampling, user=self.user, caller=caller, cache=self.wish)
+
+    def decision(self) -> Decision:
+        return Decision("d1", "policy", 0.9, self.path, "policy:fixed", "encoder", (), (), vector=self.vector)
+
+    def prompt(self) -> Prompt:
+        shown = "\n".join(passage.text for passage in self.passages)
+        messages = (Message("system", f"Answer from:\n{shown}"), *self.request().messages)
+        return Prompt(messages, self.passages, len(self.versions), {}, self.versions)
+
+
+@dataclass
+class Gave:
+    text: str
+    steps: list[Chunks]
+    cached: str
+    model: str
+
+
+class CacheDesk:
+    """What one gateway caches with, without the gateway."""
+
+    def __init__(self, engine: Engine, cache: Cache, registry: CollectorRegistry) -> None:
+        self.engine = engine
+        self.cache = cache
+        self.versions: dict[str, str] = {}
+        self._registry = registry
+
+    def caching(self, config: CacheConfig, path: Path = PATH, embed: Any = None) -> Caching:
+        asking = {path.name: Asking(path, config, self.cache.embedding)}
+        return Caching(self.engine, self.cache, asking, lambda path: self.versions.get(path.adapter, ""), embed)
+
+    async def ask(self, config: CacheConfig, question: Question, *, accept: bool = True, embed: Any = None) -> Gave:
+        """To the end of the answer, and until it is kept, if it is."""
+        caching = self.caching(config, question.path, embed)
+        opened = await caching.open(question.request(), question.decision(), question.prompt())
+        steps = [chunks async for chunks in opened.chunks]
+        if accept:
+            opened.accepted()
+            await until(lambda: not self.cache.keeper.under_way)
+        text = "".join(chunk.content for chunks in steps for chunk in chunks)
+        return Gave(text, steps, opened.cached, opened.model)
+
+    def count(self, name: str, **labels: str) -> float:
+        return sum(
+            sample.value
+            for family in self._registry.collect()
+            for sample in family.samples
+            if sample.name == f"pointsman_cache_{name}_total" and labels.items() <= sample.labels.items()
+        )
+
+    def outcomes(self, name: str) -> Mapping[str, float]:
+        return {
+            sample.labels["outcome"]: sample.value
+            for family in self._registry.collect()
+            for sample in family.samples
+            if sample.name == f"pointsman_cache_{name}_total"
+        }
+
+
+@asynccontextmanager
+async def cache_desk_at(
+    url: str, *, most_bytes: int = MOST_BYTES, deadline: float = 2.0, storable: Storable = lambda text: True
+) -> AsyncIterator[CacheDesk]:
+    """`deadline` is long where a test is not about it: the machine may be busy."""
+    registry = CollectorRegistry()
+    metrics = CacheMetrics(registry)
+    async with open_redis(url, metrics.redis_is, deadline) as redis:
+        store = CacheStore(redis, most_bytes)
+        async with Keeper(store, metrics, storable) as keeper:
+            yield CacheDesk(Engine(), Cache(store, keeper, metrics, "encoder-1"), registry)
+
+
+def another(question: Question, **fields: Any) -> Question:
+    return replace(question, **fields)

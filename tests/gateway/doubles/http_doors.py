@@ -1,0 +1,129 @@
+"""Clients of the HTTP door."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import httpx
+from pointsman_servicekit.errors import FAMILIES, PointsmanError
+
+from doubles.answers import Answer, ChoiceSaid, Gathered, Messages, as_messages, choice_said
+
+HTTP_FAMILIES = {family.http_status: family for family in reversed(FAMILIES)}
+
+
+class HttpDoor:
+    """Plain answers."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
+        response = await self._client.post("/v1/chat/completions", json=_body(messages, model, parameters))
+        body = _told(response)
+        choices = [
+            choice_said(c["index"], c["finish_reason"], c["message"], c.get("logprobs")) for c in body["choices"]
+        ]
+        return _http_answer(choices, body, _headers(response))
+
+    async def models(self) -> list[str]:
+        return [model["id"] for model in _told(await self._client.get("/v1/models"))["data"]]
+
+    async def route(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Mapping[str, Any]:
+        return _told(await self._client.post("/v1/route", json=_body(messages, model, parameters)))
+
+    async def say(self, decision_id: str, **said: Any) -> tuple[str, bool]:
+        answer = await self._client.post("/v1/feedback", json={"decision_id": decision_id, **said})
+        told = _told(answer)
+        assert answer.status_code == {"journal": 200, "spool": 202}[told["stored"]]
+        return told["stored"], told["known_already"]
+
+
+class HttpStreamDoor(HttpDoor):
+    """Streamed answers."""
+
+    async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
+        parameters |= {"stream": True, "stream_options": {"include_usage": True}}
+        gathered, told = Gathered(), dict[str, str]()
+        async for event in self.events(_body(messages, model, parameters), told):
+            for choice in event["choices"]:
+                gathered.add(choice["index"], choice["delta"], choice["finish_reason"], choice.get("logprobs"))
+        return _http_answer(gathered.choices(), event, told)
+
+    async def events(
+        self, body: Mapping[str, Any], told: dict[str, str] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The events before [DONE]; asserts that it comes. Notes in `told` what the headers say."""
+        async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                await response.aread()
+                _told(response)
+            if told is not None:
+                told.update(_headers(response))
+            data = b""
+            async for data in _data(response):
+                if data != b"[DONE]":
+                    event = json.loads(data)
+                    _raise_error(event, PointsmanError, None)
+                    yield event
+            assert data == b"[DONE]"
+
+
+async def _data(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Of each event. Only a newline ends a line there; httpx's own lines end at characters that text may hold."""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *events, rest = (rest + piece).split(b"\n\n")
+        for event in events:
+            assert event.startswith(b"data: ")
+            yield event.removeprefix(b"data: ")
+    assert rest == b""
+
+
+def _body(messages: Messages | str, model: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": model, "messages": as_messages(messages), **parameters}
+
+
+def _told(response: httpx.Response) -> dict[str, Any]:
+    body: dict[str, Any] = response.json()
+    retry_after = response.headers.get("retry-after")
+    _raise_error(body, HTTP_FAMILIES.get(response.status_code, PointsmanError), retry_after)
+    assert response.is_success
+    return body
+
+
+def _raise_error(body: Mapping[str, Any], family: type[PointsmanError], retry_after: str | None) -> None:
+    error = body.get("error")
+    if error:
+        waiting = float(retry_after) if retry_after else None
+        raise family(error["message"], code=error["code"], param=error["param"], retry_after=waiting)
+
+
+def _http_answer(choices: Sequence[ChoiceSaid], last: Mapping[str, Any], told: Mapping[str, str]) -> Answer:
+    """`last` is the body, or of a stream the event with the usage."""
+    usage, receipt = last["usage"], last["pointsman"]
+    return Answer(
+        text="".join(choice.content for choice in choices),
+        finish_reason=choices[0].finish_reason if choices else "",
+        model=last["model"],
+        prompt_tokens=usage["prompt_tokens"],
+        completion_tokens=usage["completion_tokens"],
+        cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
+        cost_usd=receipt["cost_usd"],
+        cost_parts_usd=receipt["cost_parts_usd"],
+        path=receipt["path"],
+        kind=receipt["kind"],
+        sources=[source["document_id"] for source in receipt["sources"]],
+        choices=tuple(choices),
+        decision_id=last["id"].removeprefix("chatcmpl-"),
+        told=told,
+    )
+
+
+def _headers(response: httpx.Response) -> dict[str, str]:
+    told = {
+        name.removeprefix("x-pointsman-"): value
+        for name, value in response.headers.items()
+        if name.startswith("x-pointsman-")
+    }
+    return told | {"request-id": response.headers["x-request-id"]}

@@ -1,0 +1,120 @@
+"""The published shapes of OpenAI's answers, strictly: by the types of the installed `openai` package.
+
+They are generated from OpenAI's published description of its API, and lenient where its client is: here nothing is
+converted, every required field must be there, words must be out of their lists, and there is no field that is unknown.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, TypeVar
+
+import httpx
+from openai import BaseModel
+from openai.types import Completion, CreateEmbeddingResponse, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+Shape = TypeVar("Shape")
+
+REQUIRED_THOUGH_NULLABLE: Mapping[str, frozenset[str]] = {
+    "chat_completion.Choice": frozenset({"logprobs"}),
+    "chat_completion.ChoiceLogprobs": frozenset({"content", "refusal"}),
+    "chat_completion_message.ChatCompletionMessage": frozenset({"content", "refusal"}),
+    "chat_completion_token_logprob.ChatCompletionTokenLogprob": frozenset({"bytes"}),
+    "chat_completion_token_logprob.TopLogprob": frozenset({"bytes"}),
+    "chat_completion_chunk.Choice": frozenset({"finish_reason"}),
+    "completion_choice.CompletionChoice": frozenset({"logprobs"}),
+    "response.Response": frozenset({"error", "incomplete_details", "instructions", "metadata", "temperature", "top_p"}),
+    "function_tool.FunctionTool": frozenset({"parameters", "strict"}),
+}
+"""The description's `required`, where the field may be null: of that the generated types say nothing."""
+
+OURS = frozenset({"pointsman", "store"})
+"""What this gateway adds; OpenAI's responses say `store` too, though their description does not."""
+
+AN_ENGINES = frozenset({"reasoning", "reasoning_content", "stop_reason", "token_ids", "prompt_token_ids"})
+"""What vLLM adds, which is passed on."""
+
+
+def chat_completion(data: Any) -> ChatCompletion:
+    return _checked(ChatCompletion, data)
+
+
+def chat_chunk(data: Any) -> ChatCompletionChunk:
+    return _checked(ChatCompletionChunk, data)
+
+
+def completion(data: Any, *, chunk: bool = False) -> Completion:
+    """A chunk may leave its reason to end open, as OpenAI's do, though one shape describes both."""
+    if chunk:
+        data = {**data, "choices": [{**c, "finish_reason": c["finish_reason"] or "stop"} for c in data["choices"]]}
+    return _checked(Completion, data)
+
+
+def embeddings(data: Any) -> CreateEmbeddingResponse:
+    for one in data["data"]:  # the client asks for base64, and decodes it: the shape knows numbers only
+        if isinstance(one["embedding"], str):
+            one["embedding"] = [0.0]
+    return _checked(CreateEmbeddingResponse, data)
+
+
+def model(data: Any) -> Model:
+    return _checked(Model, data)
+
+
+def response(data: Any) -> Response:
+    return _checked(Response, data)
+
+
+def response_event(data: Any) -> Any:
+    return _checked(ResponseStreamEvent, data)
+
+
+def error(answer: httpx.Response) -> dict[str, Any]:
+    """OpenAI's error object: four fields, of which two may be null."""
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {"error"}
+    told: dict[str, Any] = body["error"]
+    assert set(told) == {"message", "type", "param", "code"}
+    assert isinstance(told["message"], str)
+    assert told["message"]
+    assert isinstance(told["type"], str)
+    assert isinstance(told["param"], str | None)
+    assert isinstance(told["code"], str | None)
+    return told
+
+
+def events(text: str) -> list[Any]:
+    """The data of a stream's events, without [DONE]."""
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def _checked(shape: Any, data: Any) -> Any:
+    read = _adapter(shape).validate_json(json.dumps(data), strict=True)
+    problems = list(_problems(read))
+    assert not problems, problems
+    return read
+
+
+def _problems(value: Any) -> Iterator[str]:
+    """Fields that the shape does not know, and nullable ones that are not there."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _problems(one)
+    elif isinstance(value, BaseModel):
+        name = f"{type(value).__module__.rpartition('.')[2]}.{type(value).__name__}"
+        unknown = set(value.model_extra or ()) - OURS - AN_ENGINES
+        required = REQUIRED_THOUGH_NULLABLE.get(name, frozenset())
+        yield from (f"{name}.{field} is unknown" for field in unknown)
+        yield from (f"{name}.{field} is missing" for field in required - value.model_fields_set)
+        for field in value.model_fields_set - set(value.model_extra or ()):
+            yield from _problems(getattr(value, field))

@@ -1,0 +1,73 @@
+"""An engine in a process of its own: it streams a fixed number of pieces at a fixed pace, to whatever it is asked."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from doubles.engine import DONE, chunk, usage
+from doubles.processes import Process, free_port
+
+
+class ProcessEngine(Process):
+    """`say` is what each piece is, so that an answer tells whose it is."""
+
+    def __init__(
+        self, folder: Path, say: str, pieces: int = 5, first: float = 0.02, gap: float = 0.01, port: int = 0
+    ) -> None:
+        """`first` seconds until the first piece, `gap` between two."""
+        port = port or free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        pace = ["--pieces", str(pieces), "--first", str(first), "--gap", str(gap)]
+        program = [sys.executable, "-m", "doubles.process_engine", "--port", str(port), "--say", say, *pace]
+        super().__init__(program, {}, folder / f"engine-{say}.log", "engine is up")
+
+
+@asynccontextmanager
+async def process_engine(folder: Path, say: str, **pace: float) -> AsyncIterator[ProcessEngine]:
+    engine = ProcessEngine(folder, say, **pace)  # type: ignore[arg-type]  # `pieces` is a whole number
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.kill()
+
+
+async def _serve(port: int, say: str, pieces: int, first: float, gap: float) -> None:
+    async def chat(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for number in range(pieces):
+            await asyncio.sleep(gap if number else first)
+            await response.write(_event(chunk(say)))
+        await response.write(_event(chunk("", finish="stop")) + _event(usage(20, pieces)) + DONE)
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+    print("engine is up", flush=True)
+    await asyncio.Event().wait()
+
+
+def _event(event: object) -> bytes:
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--say")
+    parser.add_argument("--pieces", type=int)
+    parser.add_argument("--first", type=float)
+    parser.add_argument("--gap", type=float)
+    given = parser.parse_args()
+    asyncio.run(_serve(given.port, given.say, given.pieces, given.first, given.gap))

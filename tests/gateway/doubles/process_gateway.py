@@ -1,0 +1,56 @@
+"""The real gateway in a process of its own, `python -m pointsman_gateway`."""
+
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from doubles.processes import Process
+from doubles.waiting import found
+
+
+class ProcessGateway(Process):
+    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+        given = {"http_listen": "127.0.0.1:0", "grpc_listen": "127.0.0.1:0"} | dict(settings)
+        environment = {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in given.items()}
+        listening = r"HTTP on (127.0.0.1:[1-9]\d*), gRPC on (127.0.0.1:[1-9]\d*)"
+        super().__init__([sys.executable, "-m", "pointsman_gateway"], environment, folder / "gateway.log", listening)
+        self.url = ""
+        self.grpc_address = ""
+
+    async def open_doors(self) -> None:
+        """Returns once it is ready."""
+        http_address, self.grpc_address = await self.start()
+        self.url = f"http://{http_address}"
+        await found(self.is_ready, within=60)
+
+    async def is_ready(self) -> bool:
+        return (await self.look("/readyz"))[0] == 200
+
+    async def look(self, path: str) -> tuple[int, str]:
+        """The status and the text."""
+        async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
+            return answer.status, await answer.text()
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of all series of `name` that have these labels."""
+        _, page = await self.look("/metrics")
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+@asynccontextmanager
+async def process_gateway(folder: Path, **settings: object) -> AsyncIterator[ProcessGateway]:
+    gateway = ProcessGateway(folder, settings)
+    try:
+        await gateway.open_doors()
+        yield gateway
+    finally:
+        await gateway.kill()

@@ -1,0 +1,49 @@
+"""A lora-server in a process of its own, that says of one engine that it is ready and which adapters it holds."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from doubles.lora_server import READY, running_lora_server
+from doubles.processes import Process, free_port
+
+VERSION = "triage@3f9a1c0b77de"
+OTHER = "triage@0123456789ab"
+
+
+class ProcessLoraServer(Process):
+    def __init__(self, folder: Path, engine_url: str, version: str = VERSION, address: str = "") -> None:
+        """`version` is what the alias `triage@prod` leads to."""
+        self.address = address or f"127.0.0.1:{free_port()}"
+        told = ["--listen", self.address, "--engine-url", engine_url, "--version", version]
+        program = [sys.executable, "-m", "doubles.process_lora_server", *told]
+        super().__init__(program, {}, folder / "lora-server.log", "lora-server is up")
+
+
+@asynccontextmanager
+async def process_lora_server(folder: Path, engine_url: str) -> AsyncIterator[ProcessLoraServer]:
+    server = ProcessLoraServer(folder, engine_url)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.kill()
+
+
+async def _serve(listen: str, engine_url: str, version: str) -> None:
+    async with running_lora_server(listen) as server:
+        await server.say(READY, url=engine_url, resident=[version], aliases={"triage@prod": version})
+        print("lora-server is up", flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listen")
+    parser.add_argument("--engine-url")
+    parser.add_argument("--version")
+    given = parser.parse_args()
+    asyncio.run(_serve(given.listen, given.engine_url, given.version))

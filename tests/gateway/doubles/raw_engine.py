@@ -1,0 +1,145 @@
+"""An engine down to its bytes: what it writes to its connections, in which pieces, and how they end."""
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from enum import Enum
+
+
+class End(Enum):
+    """How a connection ends before its answer does."""
+
+    CLOSED = "closed"
+    RESET = "reset"
+
+
+Step = bytes | asyncio.Event | End
+"""Bytes to write as one piece, a thing to wait for, or an end."""
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+OPEN_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+"""Of an answer that ends with its connection."""
+LAST = b"0\r\n\r\n"
+"""What ends an answer in chunks."""
+
+
+def event(data: object) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+def in_chunks(pieces: Iterable[bytes]) -> bytes:
+    """As HTTP's chunks."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+class RawEngine:
+    """Says the same to everyone."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.steps: Sequence[Step] = ()
+        self.asked = 0
+        self.running = 0
+        """Requests whose answer has neither come to its end nor lost its caller."""
+        self.hung_up = 0
+        """Callers who went before the end of their answer."""
+        self.sent = 0
+        """Bytes of the last answer that left for the caller."""
+        self._moved = 0.0
+
+    def says(self, *steps: Step) -> None:
+        self.steps = steps
+
+    @property
+    def still_for(self) -> float:
+        """Seconds since bytes last left for a caller."""
+        return asyncio.get_running_loop().time() - self._moved
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun = b""
+        try:
+            while await _request(reader, begun):
+                self.asked += 1
+                self.running += 1
+                self.sent = 0
+                answering = asyncio.ensure_future(self._answer(writer))
+                following = asyncio.ensure_future(_following(reader))
+                await asyncio.wait({answering, following}, return_when=asyncio.FIRST_COMPLETED)
+                self.running -= 1
+                cut = not answering.done() or isinstance(answering.exception(), ConnectionError)
+                self.hung_up += cut
+                for task in (answering, following):
+                    task.cancel()
+                end, begun = await asyncio.gather(answering, following, return_exceptions=True)
+                if cut or end is not None:
+                    return
+                begun = begun if isinstance(begun, bytes) else b""
+        finally:
+            writer.transport.abort()
+
+    async def _answer(self, writer: asyncio.StreamWriter) -> End | None:
+        for step in self.steps:
+            match step:
+                case asyncio.Event():
+                    await step.wait()
+                case End.RESET:
+                    # Without lingering what is closed is reset.
+                    connection = writer.get_extra_info("socket")
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return step
+                case End.CLOSED:
+                    return step
+                case bytes():
+                    writer.write(step)
+                    await writer.drain()
+                    self.sent += len(step)
+                    self._moved = asyncio.get_running_loop().time()
+                    await asyncio.sleep(0)  # whoever reads may read this piece alone
+        return None
+
+
+async def _request(reader: asyncio.StreamReader, begun: bytes) -> bool:
+    """Reads one of which `begun` has been read; False at the end of the connection."""
+    try:
+        head = begun + await reader.readuntil(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        length = next(line for line in lines if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length.partition(b":")[2]))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return False
+    return True
+
+
+async def _following(reader: asyncio.StreamReader) -> bytes:
+    """The first byte of the next request; empty once the caller has hung up."""
+    try:
+        return await reader.read(1)
+    except ConnectionError:
+        return b""
+
+
+@asynccontextmanager
+async def running_raw_engine() -> AsyncIterator[RawEngine]:
+    engine = RawEngine()
+    serving: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # `sent` counts what the system has taken, and that is little more than the caller has.
+        writer.transport.set_write_buffer_limits(high=0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        task = asyncio.create_task(engine.serve(reader, writer))
+        serving.add(task)
+        task.add_done_callback(serving.discard)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    engine.url = "http://{}:{}".format(*server.sockets[0].getsockname())
+    try:
+        yield engine
+    finally:
+        server.close()
+        for task in list(serving):
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)

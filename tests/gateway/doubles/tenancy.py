@@ -1,0 +1,108 @@
+"""Tenancy without the gateway around it, with time that a test lets pass."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_gateway.domain import Caller
+from pointsman_gateway.tenancy.clock import Clock
+from pointsman_gateway.tenancy.hold import Hold
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.stage import TRUST, Tenancy
+from pointsman_servicekit.errors import ResourceExhausted
+from pointsman_servicekit.keys import layout
+from pointsman_servicekit.keys.records import NO_LIMITS, Limits
+from pointsman_servicekit.keys.register import Issued, Order, Register
+from pointsman_servicekit.prompt_redis import open_redis
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+PATIENT = 1.0
+"""Seconds that Redis has to answer, so that it is not taken for dead where a test needs it and the machine is busy."""
+
+
+class Times:
+    """One time for all gateways and Redis: the real one, and what a test has added to it."""
+
+    def __init__(self) -> None:
+        self._ahead_ms = 0
+
+    def pass_by(self, seconds: float) -> None:
+        self._ahead_ms += round(seconds * 1000)
+
+    def wall(self) -> float:
+        return time.time() + self._ahead_ms / 1000
+
+    def enter_the_next(self, window: layout.Window, plus: float = 0.05) -> None:
+        """To the begin of the next window; in a day's or month's case well after it."""
+        now = int(self.wall() * 1000)
+        self.pass_by((layout.window_at(window, now)[1] - now) / 1000 + plus)
+
+    def begin_a_minute(self) -> None:
+        """So that what follows lies in one minute, and one day."""
+        self.enter_the_next(layout.Window.MINUTE)
+        if (int(self.wall()) + 120) // layout.A_DAY != int(self.wall()) // layout.A_DAY:
+            self.pass_by(180)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: time.monotonic() + self._ahead_ms / 1000, self.wall, lambda: self._ahead_ms)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A gateway's tenancy beside a real Valkey, and what it counts."""
+
+    tenancy: Tenancy
+    registry: CollectorRegistry
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    async def caller(self, issued: Issued) -> Caller:
+        return await self.tenancy.identify(issued.credential.text)
+
+    async def let_in(self, caller: Caller, tokens: int = 1) -> Hold | None:
+        """None where it was refused."""
+        try:
+            return self.tenancy.enter_now(caller, tokens) or await self.tenancy.enter(caller, tokens)
+        except ResourceExhausted:
+            return None
+
+
+@asynccontextmanager
+async def counter_at(
+    url: str, times: Times | None = None, running: bool = True, deadline: float = PATIENT
+) -> AsyncIterator[Counter]:
+    registry = CollectorRegistry()
+    async with open_redis(url, lambda up: None, deadline) as redis:
+        tenancy = Tenancy(redis, TenancyMetrics(registry), TRUST, (times or Times()).clock)
+        counter = Counter(tenancy, registry)
+        if running:
+            async with tenancy.running():
+                yield counter
+        else:
+            yield counter
+
+
+@asynccontextmanager
+async def register_at(url: str, times: Times | None = None) -> AsyncIterator[Register]:
+    async with open_redis(url, lambda up: None, 5.0) as redis:
+        yield Register(redis, (times or Times()).wall)
+
+
+async def issue(url: str, limits: Limits = NO_LIMITS, tenant_limits: Limits | None = None, **order: Any) -> Issued:
+    async with register_at(url) as register:
+        issued = await register.create(Order(**({"tenant": "acme", "limits": limits} | order)))
+        if tenant_limits is not None:
+            await register.limit_tenant(issued.record.tenant, lambda _: tenant_limits)
+        return issued
+
+
+async def accounts_in(url: str, tenant: str, whose: str, limit: str) -> dict[str, str]:
+    """What Redis has of one limit."""
+    async with Redis.from_url(url, decode_responses=True) as redis:
+        found: dict[str, str] = await redis.hgetall(layout.account(tenant, whose, limit))
+        return found

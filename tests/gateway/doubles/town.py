@@ -1,0 +1,70 @@
+"""The real gateway in a process of its own, among neighbours in theirs, all of which can be stopped while it serves."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_embedding.prepare import prepare
+
+from doubles.config_folder import ConfigFolder
+from doubles.process_engine import ProcessEngine, process_engine
+from doubles.process_gateway import ProcessGateway, process_gateway
+from doubles.process_lora_server import ProcessLoraServer, process_lora_server
+from doubles.process_retriever import ProcessRetriever, process_retriever
+from doubles.valkey import Valkey, running_valkey
+
+MODEL = Path(__file__).parents[3] / ".pointsman" / "models" / "minilm"
+
+RESILIENCE = {
+    "timeouts": {"connect": 1, "first_token": 1, "gap": 1},
+    "breaker": {"rest": 1, "longest_rest": 2},
+}
+"""Shorter times than the defaults, so that an outage need not last minutes."""
+
+
+@dataclass
+class Town:
+    """All that stands around one gateway."""
+
+    folder: Path
+    gateway: ProcessGateway
+    engines: dict[str, ProcessEngine]
+    retriever: ProcessRetriever
+    valkey: Valkey
+    lora_server: ProcessLoraServer
+
+
+@asynccontextmanager
+async def running_town(folder: Path, **settings: object) -> AsyncIterator[Town]:
+    """Engines `a` and `b` answer alike; `adapted` holds an adapter, as its lora-server says."""
+    prepare(MODEL)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        engines = {name: await enter(process_engine(folder, name)) for name in ("a", "b", "adapted")}
+        lora_server = await enter(process_lora_server(folder, engines["adapted"].url))
+        retriever = await enter(process_retriever(folder, MODEL))
+        valkey = await enter(running_valkey(folder / "valkey"))
+        settings |= {
+            "config": _config(folder, engines, lora_server).write(),
+            "embedding_model": MODEL,
+            "retriever": retriever.address,
+            "redis_url": valkey.url,
+            "spool": folder / "spool",
+        }
+        gateway = await enter(process_gateway(folder, **settings))
+        yield Town(folder, gateway, engines, retriever, valkey, lora_server)
+
+
+def _config(folder: Path, engines: dict[str, ProcessEngine], lora_server: ProcessLoraServer) -> ConfigFolder:
+    config = ConfigFolder(folder / "config")
+    config.models["resilience"] = RESILIENCE
+    config.models["models"]["small"] = config.models["models"]["tiny"]
+    config.models["engines"] = {
+        "a": {"model": "small", "url": engines["a"].url},
+        "b": {"model": "small", "url": engines["b"].url},
+        "adapted": {"model": "tiny", "lora_server": lora_server.address},
+    }
+    for path in config.paths.values():
+        path["model"] = "tiny" if path.get("adapter") else "small"
+    return config

@@ -1,0 +1,264 @@
+"""Admission: places, the line before them, who goes first, and what the rest are told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from doubles.waiting import until
+from pointsman_gateway.admission import Admission, Queue
+from pointsman_gateway.domain import Caller, Message, Request
+from pointsman_servicekit.errors import InvalidArgument, Unavailable
+from prometheus_client import CollectorRegistry, Gauge
+
+PATIENT = 30.0
+
+
+def request(priority: int = 0, deadline: float = float("inf")) -> Request:
+    return Request("auto", (Message("user", "Hello"),), deadline=deadline, caller=Caller(priority=priority))
+
+
+class House:
+    """An admission, and requests that stay until they are told to go."""
+
+    def __init__(self, places: int, most: int = 2, patience: float = PATIENT) -> None:
+        self.registry = CollectorRegistry()
+        in_flight = Gauge("in_flight", "Inside.", registry=self.registry)
+        waiting = Gauge("waiting", "Outside.", registry=self.registry)
+        self.admission = Admission(places, in_flight, Queue(most, patience), waiting)
+        self.entered: list[str] = []
+        self._go: dict[str, asyncio.Event] = {}
+
+    def comes(self, name: str, priority: int = 0) -> "asyncio.Task[None]":
+        self._go[name] = asyncio.Event()
+        return asyncio.create_task(self._stay(name, priority))
+
+    def goes(self, name: str) -> None:
+        self._go[name].set()
+
+    async def _stay(self, name: str, priority: int) -> None:
+        async with self.admission.admitted(request(priority)):
+            self.entered.append(name)
+            await self._go[name].wait()
+
+    def gauges(self) -> tuple[float, float]:
+        return tuple(self.registry.get_sample_value(name) or 0.0 for name in ("in_flight", "waiting"))  # type: ignore[return-value]  # two
+
+
+@asynccontextmanager
+async def house(places: int, most: int = 2, patience: float = PATIENT) -> AsyncIterator[House]:
+    house = House(places, most, patience)
+    before = asyncio.all_tasks()
+    yield house
+    left = asyncio.all_tasks() - before
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    assert (house.admission.in_flight, house.admission.waiting) == (0, 0)
+
+
+async def full(house: House, *names: str) -> None:
+    for name in names:
+        house.comes(name)
+    await until(lambda: set(names) <= set(house.entered))
+
+
+async def stands(house: House, count: int) -> None:
+    await until(lambda: house.admission.waiting == count)
+
+
+async def test_whoever_finds_a_place_enters_at_once_and_gives_it_back() -> None:
+    async with house(1) as h:
+        for name in "abc":
+            staying = h.comes(name)
+            h.goes(name)
+            await staying
+        assert h.entered == ["a", "b", "c"]
+
+
+async def test_the_gauges_tell_who_is_in_and_who_waits() -> None:
+    async with house(2) as h:
+        await full(h, "a", "b")
+        h.comes("c")
+        await stands(h, 1)
+        assert h.gauges() == (2, 1)
+
+
+async def test_who_came_first_goes_first() -> None:
+    async with house(1, most=3) as h:
+        await full(h, "a")
+        for number, name in enumerate("bcd", 1):
+            h.comes(name)
+            await stands(h, number)
+        for name in "abc":
+            h.goes(name)
+        await until(lambda: len(h.entered) == 4)
+        assert h.entered == ["a", "b", "c", "d"]
+
+
+async def test_a_higher_priority_goes_first() -> None:
+    async with house(1, most=4) as h:
+        await full(h, "a")
+        for number, (name, priority) in enumerate([("low", 0), ("high", 2), ("middle", 1), ("high too", 2)], 1):
+            h.comes(name, priority)
+            await stands(h, number)
+        for name in ("a", "high", "high too", "middle"):
+            h.goes(name)
+        await until(lambda: len(h.entered) == 5)
+        assert h.entered == ["a", "high", "high too", "middle", "low"]
+
+
+async def test_nobody_slips_in_before_those_who_wait() -> None:
+    async with house(1) as h:
+        await full(h, "a")
+        h.comes("b")
+        await stands(h, 1)
+        h.goes("a")
+        late = h.comes("late")
+        await until(lambda: "b" in h.entered)
+        await stands(h, 1)
+        h.goes("b")
+        h.goes("late")
+        await late
+        assert h.entered == ["a", "b", "late"]
+
+
+async def test_where_the_line_is_full_one_is_told_at_once_when_to_come_again() -> None:
+    async with house(1, most=1) as h:
+        await full(h, "a")
+        h.comes("b")
+        await stands(h, 1)
+        with pytest.raises(Unavailable, match="1 requests are being answered already, and 1 wait") as told:
+            await h.comes("c")
+        assert told.value.code == "overloaded"
+        assert told.value.retry_after is not None
+        assert 1 <= told.value.retry_after <= 30
+
+
+async def test_no_line_means_that_one_is_told_at_once() -> None:
+    async with house(1, most=0) as h:
+        await full(h, "a")
+        with pytest.raises(Unavailable) as told:
+            await h.comes("b", priority=9)
+        assert told.value.code == "overloaded"
+
+
+async def test_in_a_full_line_a_higher_priority_takes_the_place_of_the_last() -> None:
+    async with house(1, most=2) as h:
+        await full(h, "a")
+        h.comes("first")
+        await stands(h, 1)
+        last = h.comes("last")
+        await stands(h, 2)
+        h.comes("high", 1)
+        with pytest.raises(Unavailable) as told:
+            await last
+        assert told.value.code == "overloaded"
+        h.goes("a")
+        h.goes("high")
+        await until(lambda: len(h.entered) == 3)
+        assert h.entered == ["a", "high", "first"]
+
+
+async def test_who_waits_too_long_is_told_to_come_again() -> None:
+    async with house(1, patience=0.02) as h:
+        await full(h, "a")
+        with pytest.raises(Unavailable) as told:
+            await h.comes("b")
+        assert told.value.code == "overloaded"
+        assert h.admission.waiting == 0
+
+
+async def test_who_hangs_up_leaves_the_line() -> None:
+    async with house(1) as h:
+        await full(h, "a")
+        gone = h.comes("gone")
+        await stands(h, 1)
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert h.admission.waiting == 0
+        h.comes("b")
+        await stands(h, 1)
+        h.goes("a")
+        await until(lambda: "b" in h.entered)
+
+
+async def test_who_hangs_up_at_the_very_moment_of_its_turn_gives_the_place_back() -> None:
+    async with house(1) as h:
+        await full(h, "a")
+        gone, following = h.comes("gone"), None
+        await stands(h, 1)
+        following = h.comes("following")
+        await stands(h, 2)
+        h.admission.leave()  # as "a" does, in the same turn of the loop as the hanging up
+        gone.cancel()
+        await until(lambda: "following" in h.entered)
+        assert "gone" not in h.entered
+        h.goes("following")
+        await following
+        h.admission._free -= 1  # "a" will leave once more
+
+
+async def test_places_never_run_out_however_requests_come_and_go() -> None:
+    async with house(3, most=5, patience=0.01) as h:
+        tasks = []
+        for number in range(300):
+            task = h.comes(str(number), number % 3)
+            h.goes(str(number))
+            tasks.append(task)
+            if number % 7 == 0:
+                task.cancel()
+            if number % 5 == 0:
+                await asyncio.sleep(0)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert h.admission.in_flight == 0
+        assert h.admission.waiting == 0
+        assert len(h.entered) > 10
+
+
+async def test_the_wait_that_is_told_follows_the_pace_at_which_places_come_free() -> None:
+    async with house(1, most=1) as h:
+        await full(h, "a")
+        h.comes("b")
+        await stands(h, 1)
+        h.admission._pace.seconds = 6.0
+        with pytest.raises(Unavailable) as told:
+            await h.comes("c")
+        assert told.value.retry_after == pytest.approx(12.0)
+
+
+async def test_a_house_that_closes_lets_those_in_who_wait_already() -> None:
+    async with house(1) as h:
+        await full(h, "a")
+        waiting = h.comes("b")
+        await stands(h, 1)
+        h.admission.closing = True
+        with pytest.raises(Unavailable) as told:
+            await h.comes("c")
+        assert (told.value.code, told.value.retry_after) == ("shutting_down", 1.0)
+        h.goes("a")
+        h.goes("b")
+        await waiting
+        assert h.entered == ["a", "b"]
+
+
+async def test_a_house_tells_when_it_is_empty() -> None:
+    async with house(2) as h:
+        assert await h.admission.emptied(within=PATIENT)
+        await full(h, "a", "b")
+        assert not await h.admission.emptied(within=0.01)
+        emptied = asyncio.create_task(h.admission.emptied(within=PATIENT))
+        h.goes("a")
+        await until(lambda: h.admission.in_flight == 1)
+        assert not emptied.done()
+        h.goes("b")
+        assert await emptied
+
+
+async def test_a_request_that_can_never_be_answered_takes_no_place() -> None:
+    async with house(1) as h:
+        await full(h, "a")
+        with pytest.raises(InvalidArgument):
+            async with h.admission.admitted(Request("auto", ())):
+                pass
+        assert h.admission.waiting == 0

@@ -1,0 +1,138 @@
+"""A reader that does not read stops the engine's stream instead of filling the gateway, at each streaming door."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.engine import chunk, usage
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.http_doors import HttpStreamDoor
+from doubles.raw_engine import HEAD, LAST, RawEngine, event, in_chunks, running_raw_engine
+from doubles.waiting import until
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+
+PIECES = [f"{number:06d}" + "x" * 63_994 for number in range(750)]
+"""48 MB."""
+BOUND = 20_000_000
+"""Bytes that may be on their way: what the system's buffers of four sockets may grow to, and little more."""
+STILL = 0.5
+"""Seconds without a byte by which we take it that a stream stands."""
+
+Texts = AsyncIterator[str]
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[RawEngine]:
+    async with running_raw_engine() as engine:
+        pieces = [in_chunks([event(chunk(piece))]) for piece in PIECES]
+        end = in_chunks([event(chunk("", finish="stop")), event(usage(5, len(PIECES))), b"data: [DONE]\n\n"])
+        engine.says(HEAD, *pieces, end, LAST)
+        yield engine
+
+
+@asynccontextmanager
+async def over_http(gateway: Gateway) -> AsyncIterator[Texts]:
+    async def texts(events: AsyncIterator[dict[str, Any]]) -> Texts:
+        async for told in events:
+            for choice in told["choices"]:
+                yield choice["delta"].get("content") or ""
+
+    body = {"model": "tiny", "messages": [{"role": "user", "content": IN_CHAT}], "stream": True}
+    async with open_http_client(gateway) as client:
+        client.timeout = None
+        async with aclosing(HttpStreamDoor(client).events(body)) as events:
+            yield texts(events)
+
+
+@asynccontextmanager
+async def over_grpc(gateway: Gateway) -> AsyncIterator[Texts]:
+    async def texts(call: Any) -> Texts:
+        async for response in call:
+            if response.WhichOneof("event") == "delta":
+                yield response.delta.content
+
+    request = pb.GenerateRequest(model="tiny", messages=[pb.Message(role="user", content=IN_CHAT)])
+    async with open_channel(gateway.grpc_address) as channel:
+        call = gateway_pb2_grpc.GatewayStub(channel).Generate(request)
+        yield texts(call)
+        call.cancel()
+
+
+Over = Callable[[Gateway], Any]
+
+both = pytest.mark.parametrize("over", [over_http, over_grpc])
+
+
+def ended(gateway: Gateway, outcome: str) -> float:
+    return gateway.metric("pointsman_requests_total", outcome=outcome)
+
+
+@both
+async def test_a_slow_reader_holds_the_engine_back_and_gets_everything(
+    over: Over, engine: RawEngine, gateway: Gateway
+) -> None:
+    async with over(gateway) as texts:
+        numbers = count()
+        for stop in (1, 200):
+            while True:
+                number = next(numbers)
+                assert await anext(texts) == PIECES[number]
+                if number == stop:
+                    break
+            await until(lambda: engine.still_for > STILL, within=30)
+            assert engine.sent < stop * len(PIECES[0]) + BOUND
+            assert engine.running == 1
+        rest = [text async for text in texts if text]
+    assert rest == PIECES[201:]
+    assert ended(gateway, "ok") == 1
+    assert gateway.metric("pointsman_tokens_total", type="completion") == len(PIECES)
+
+
+@both
+async def test_a_reader_that_goes_while_its_stream_stands_stops_the_engine(
+    over: Over, engine: RawEngine, gateway: Gateway
+) -> None:
+    async with over(gateway) as texts:
+        await anext(texts)
+        await until(lambda: engine.still_for > STILL, within=30)
+        assert engine.hung_up == 0
+    await until(lambda: engine.hung_up == 1)
+    await until(lambda: ended(gateway, "cancelled") == 1)
+    assert gateway.metric("pointsman_in_flight") == 0
+
+
+@pytest.fixture
+def short_gap(neighbours: Neighbours) -> None:
+    neighbours.config.models["engines"]["local"]["timeouts"] = {"gap": 0.2}
+
+
+@both
+async def test_a_readers_pause_is_not_taken_for_the_engines_silence(
+    short_gap: None, over: Over, engine: RawEngine, gateway: Gateway
+) -> None:
+    async with over(gateway) as texts:
+        assert await anext(texts) == PIECES[0]
+        await until(lambda: engine.still_for > 2 * STILL, within=30)
+        assert [text async for text in texts if text] == PIECES[1:]
+    assert ended(gateway, "ok") == 1
+
+
+@pytest.fixture
+def short_of_time(neighbours: Neighbours) -> None:
+    neighbours.settings["request_timeout"] = 1.0
+
+
+@pytest.mark.parametrize("over", [over_http, over_grpc])
+async def test_a_reader_that_never_comes_back_is_let_go_when_the_requests_time_runs_out(
+    short_of_time: None, over: Over, engine: RawEngine, gateway: Gateway
+) -> None:
+    async with over(gateway) as texts:
+        await anext(texts)
+        await until(lambda: engine.hung_up == 1, within=10)
+        await until(lambda: ended(gateway, "deadline_exceeded") == 1)
+        assert gateway.metric("pointsman_in_flight") == 0

@@ -1,0 +1,130 @@
+"""Which engine next: prompts stay where they are known, no engine has more than its share, trials come first."""
+
+import time
+from collections import Counter
+
+import pytest
+from doubles.clocks import Clock
+from pointsman_gateway.backends.balancing import Candidates, beginning
+from pointsman_gateway.backends.engines import Cell, Engine, Engines
+from pointsman_gateway.config.schema import BreakerTerms
+from pointsman_gateway.domain import Message, Path
+
+PLAIN = Path("plain", "tiny")
+VERSION = "triage@3f9a1c0b77de"
+ADAPTED = Path("adapted", "tiny", adapter=VERSION)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def cells(clock: Clock) -> list[Cell]:
+    """Three engines, of which the first two hold an adapter."""
+    return [
+        Cell(
+            Engine(name, "tiny", f"http://{name}", ready=True, resident=frozenset({VERSION} if name != "c" else ())),
+            clock,
+        )
+        for name in "abc"
+    ]
+
+
+@pytest.fixture
+def engines(cells: list[Cell]) -> Engines:
+    return Engines(cells)
+
+
+def choice(engines: Engines, key: int = 0, path: Path = PLAIN, bound: float = 1.25) -> str:
+    target = Candidates(engines.targets(path), key, bound).take()
+    assert target
+    return target.engine.name
+
+
+def key_of(number: int) -> int:
+    return beginning([Message("user", f"conversation {number}")])
+
+
+def test_different_prompts_are_spread_over_all_engines(engines: Engines) -> None:
+    spread = Counter(choice(engines, key_of(number)) for number in range(3000))
+    assert all(850 < spread[name] < 1150 for name in "abc"), spread
+
+
+def test_a_prompt_stays_where_it_is_known(engines: Engines) -> None:
+    for number in range(50):
+        assert len({choice(engines, key_of(number)) for _ in range(5)}) == 1
+
+
+def test_an_engine_that_goes_takes_only_its_own_prompts_with_it(engines: Engines, cells: list[Cell]) -> None:
+    before = [choice(engines, key_of(number)) for number in range(300)]
+    cells[1].engine = Engine("b", "tiny", ready=False)
+    after = [choice(engines, key_of(number)) for number in range(300)]
+    assert all(new == old for old, new in zip(before, after, strict=True) if old != "b")
+    assert {new for old, new in zip(before, after, strict=True) if old == "b"} == {"a", "c"}
+
+
+def test_one_prompt_for_everybody_is_still_shared_out(engines: Engines, cells: list[Cell]) -> None:
+    key = key_of(1)
+    for _ in range(300):
+        name = choice(engines, key)
+        next(cell for cell in cells if cell.engine.name == name).in_flight += 1
+        assert max(cell.in_flight for cell in cells) <= 1.25 * sum(cell.in_flight for cell in cells) / 3 + 1
+    assert min(cell.in_flight for cell in cells) > 0
+
+
+def test_with_the_least_bound_the_one_with_the_least_to_do_is_taken(engines: Engines, cells: list[Cell]) -> None:
+    cells[0].in_flight, cells[1].in_flight, cells[2].in_flight = 7, 7, 2
+    assert {choice(engines, key_of(number), bound=1.0) for number in range(50)} == {"c"}
+
+
+def test_an_adapters_path_goes_only_where_it_is_held(engines: Engines, cells: list[Cell]) -> None:
+    cells[0].in_flight = cells[1].in_flight = 50
+    assert {choice(engines, key_of(number), ADAPTED) for number in range(50)} == {"a", "b"}
+
+
+def test_an_engine_whose_trial_is_due_gets_the_next_request_and_no_other(
+    engines: Engines, cells: list[Cell], clock: Clock
+) -> None:
+    terms = BreakerTerms(failures=1, rest=5)
+    cells[2].breaker.failed(cells[2].breaker.enter(), terms)
+    assert {choice(engines, key_of(number)) for number in range(50)} == {"a", "b"}
+    clock.passes(5)
+    assert {choice(engines, key_of(number)) for number in range(50)} == {"c"}
+    cells[2].breaker.enter()
+    assert {choice(engines, key_of(number)) for number in range(50)} == {"a", "b"}
+
+
+def test_each_engine_is_given_once(engines: Engines) -> None:
+    candidates = Candidates(engines.targets(PLAIN), 1, 1.25)
+    taken = [target.engine.name for target in iter(candidates.take, None)]
+    assert sorted(taken) == ["a", "b", "c"]
+    assert not candidates.any_left
+
+
+def test_a_long_system_prompt_is_a_beginning_by_itself_a_short_one_is_not() -> None:
+    def conversation(system: str, first: str, *more: str) -> list[Message]:
+        return [Message("system", system), Message("user", first), *(Message("assistant", text) for text in more)]
+
+    long, short = "You are Wren. " * 100, "You are Wren."
+    assert beginning(conversation(long, "Hello")) == beginning(conversation(long, "Good evening"))
+    assert beginning(conversation(short, "Hello")) != beginning(conversation(short, "Good evening"))
+    words = "Where is my umbrella? " * 60
+    assert beginning(conversation(short, words)) == beginning(conversation(short, words, "Which train?"))
+    assert beginning([Message("user", "half a pair: \ud800")]) > 0
+
+
+def test_a_choice_costs_microseconds() -> None:
+    """A bound far above what it takes (about 3), for busy machines; it would not hold for one made anew each time."""
+    engines = Engines([Engine(name, "tiny", ready=True) for name in "abc"])
+    messages = [Message("system", "You are Wren. " * 50), Message("user", "Hello")]
+    best = min(_seconds(engines, messages) for _ in range(20))
+    assert best < 50e-6
+
+
+def _seconds(engines: Engines, messages: list[Message]) -> float:
+    started = time.perf_counter()
+    for _ in range(100):
+        Candidates(engines.targets(PLAIN), beginning(messages), 1.25).take()
+    return (time.perf_counter() - started) / 100

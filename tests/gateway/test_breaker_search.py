@@ -1,0 +1,100 @@
+"""A retriever that is away, or hangs: the first few requests wait for it, the rest go on without."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from doubles.clocks import Clock
+from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.config.schema import BreakerTerms
+from pointsman_gateway.domain import Vector
+from pointsman_gateway.prompts.prompt_search import PromptSearch
+from pointsman_gateway.prompts.strategies import Found
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
+
+NOTHING = Found((), False)
+
+
+@dataclass
+class ScriptedSearch:
+    """Finds nothing, or fails as it is told."""
+
+    error: PointsmanError | None = None
+    asked: int = 0
+    limits: list[float] = field(default_factory=list)
+
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        self.asked += 1
+        self.limits.append(deadline - asyncio.get_running_loop().time())
+        if self.error:
+            raise self.error
+        return NOTHING
+
+
+@dataclass
+class Desk:
+    inner: ScriptedSearch
+    clock: Clock
+    search: PromptSearch
+
+    async def ask(self, seconds: float = 60.0) -> Found:
+        return await self.search.search("handbook", "?", None, 3, asyncio.get_running_loop().time() + seconds)
+
+    async def fails(self, times: int, seconds: float = 60.0) -> None:
+        for _ in range(times):
+            with pytest.raises(Unavailable):
+                await self.ask(seconds)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    inner, clock = ScriptedSearch(), Clock()
+    return Desk(inner, clock, PromptSearch(inner, Breaker(clock), BreakerTerms(failures=3, rest=2)))
+
+
+def away() -> Unavailable:
+    return Unavailable("cannot be reached", code="retriever_unavailable")
+
+
+def late() -> Unavailable:
+    return Unavailable("not in time", code="deadline_exceeded")
+
+
+@pytest.mark.parametrize("error", [away(), late()])
+async def test_after_a_few_failures_nobody_waits_for_it_any_more(desk: Desk, error: Unavailable) -> None:
+    desk.inner.error = error
+    await desk.fails(3)
+    with pytest.raises(Unavailable, match="the retriever has failed and is left alone") as told:
+        await desk.ask()
+    assert (told.value.code, told.value.retry_after) == ("retriever_unavailable", 2)
+    assert desk.inner.asked == 3
+
+
+async def test_it_is_tried_again_after_a_while(desk: Desk) -> None:
+    desk.inner.error = away()
+    await desk.fails(3)
+    desk.inner.error = None
+    desk.clock.passes(2)
+    assert await desk.ask() is NOTHING
+    assert await desk.ask() is NOTHING
+
+
+async def test_a_search_has_little_time_however_much_the_request_has(desk: Desk) -> None:
+    await desk.ask(seconds=60)
+    await desk.ask(seconds=1)
+    assert 1.5 < desk.inner.limits[0] <= 2
+    assert desk.inner.limits[1] <= 1
+
+
+async def test_a_request_that_was_short_of_time_itself_says_nothing_of_the_retriever(desk: Desk) -> None:
+    desk.inner.error = late()
+    for _ in range(10):
+        with pytest.raises(DeadlineExceeded, match="the request's time ran out"):
+            await desk.ask(0.5)
+    assert desk.inner.asked == 10
+
+
+async def test_what_the_retriever_says_of_a_collection_is_no_outage(desk: Desk) -> None:
+    desk.inner.error = Unavailable("no such collection", code="unknown_collection")
+    await desk.fails(10)
+    assert desk.inner.asked == 10

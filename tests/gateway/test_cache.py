@@ -1,0 +1,291 @@
+"""Exact answers from a real Valkey: what is given again, to whom, and what never is."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman_gateway.config.schema import CacheConfig
+from pointsman_gateway.domain import Chunk, Message, Path, Sampling, Usage
+from pointsman_servicekit.errors import Unavailable
+
+EXACT = CacheConfig()
+QUESTION = Question()
+
+
+@pytest.fixture
+async def desk(valkey: Valkey) -> AsyncIterator[CacheDesk]:
+    async with cache_desk_at(valkey.url) as desk:
+        yield desk
+
+
+async def test_the_same_question_gets_the_same_answer_piece_by_piece_without_an_engine(desk: CacheDesk) -> None:
+    first = await desk.ask(EXACT, QUESTION)
+    again = await desk.ask(EXACT, QUESTION)
+    assert (first.cached, again.cached) == ("", "exact")
+    assert again.steps == first.steps
+    assert again.steps[-1][0].usage == Usage(20, 2, 4)
+    assert (again.model, desk.engine.times) == ("tiny", 1)
+    assert desk.outcomes("lookups") == {"miss": 1, "exact": 1}
+
+
+async def test_tool_calls_log_probabilities_and_several_choices_come_back_whole(desk: CacheDesk) -> None:
+    call = {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "f", "arguments": '{"a": 1}'}}]}
+    desk.engine.says = [
+        (Chunk(0, "a", None, {"logprobs": {"content": [{"token": "a", "logprob": -0.25}]}}), Chunk(1, "b")),
+        (Chunk(1, extra={"delta": call}), Chunk(0, finish_reason="stop"), Chunk(1, finish_reason="tool_calls")),
+        (Chunk(usage=Usage(9, 3)),),
+    ]
+    asked = another(QUESTION, sampling=Sampling(extra={"n": 2, "tools": [{"type": "function"}]}))
+    first = await desk.ask(EXACT, asked)
+    again = await desk.ask(EXACT, asked)
+    assert again.cached == "exact"
+    assert again.steps == first.steps
+
+
+async def test_an_engines_own_bytes_are_not_replayed(desk: CacheDesk) -> None:
+    desk.engine.says = [(Chunk(content="Yes", raw=b'{"id": "chatcmpl-of-another-caller"}'),), *steps_of()]
+    await desk.ask(EXACT, QUESTION)
+    again = await desk.ask(EXACT, QUESTION)
+    assert [chunk.raw for chunks in again.steps for chunk in chunks] == [b""] * 3
+
+
+OTHERS: dict[str, Any] = {
+    "tenant": another(QUESTION, tenant="south"),
+    "text": another(QUESTION, text="May my bike ride ?"),
+    "path": another(QUESTION, path=replace(PATH, name="letter")),
+    "prompt file": another(QUESTION, path=replace(PATH, fingerprint="f2")),
+    "model": another(QUESTION, path=replace(PATH, model="large")),
+    "collection": another(QUESTION, versions=(("handbook", 8),)),
+    "passages": another(QUESTION, passages=(replace(PASSAGE, text="They pay."),)),
+    "max_tokens": another(QUESTION, sampling=Sampling(max_tokens=5)),
+    "top_p": another(QUESTION, sampling=Sampling(top_p=0.5)),
+    "seed": another(QUESTION, sampling=Sampling(seed=1)),
+    "stop": another(QUESTION, sampling=Sampling(stop=("x",))),
+    "n": another(QUESTION, sampling=Sampling(extra={"n": 2})),
+    "response_format": another(QUESTION, sampling=Sampling(extra={"response_format": {"type": "json_object"}})),
+    "tools": another(QUESTION, sampling=Sampling(extra={"tools": [{"type": "function"}]})),
+    "earlier turns": another(QUESTION, before=(Message("user", "Hi"), Message("assistant", "Hello"))),
+    "role": another(QUESTION, text="x", before=(Message("assistant", QUESTION.text),)),
+    "name": another(QUESTION, text="x", before=(Message("user", QUESTION.text, {"name": "ann"}),)),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+async def test_another_one_of_these_is_another_question(desk: CacheDesk, what: str) -> None:
+    desk.engine.model = QUESTION.path.model
+    await desk.ask(EXACT, QUESTION)
+    desk.engine.model = OTHERS[what].path.model
+    gave = await desk.ask(EXACT, OTHERS[what])
+    assert (gave.cached, desk.engine.times) == ("", 2)
+    assert (await desk.ask(EXACT, OTHERS[what])).cached == "exact"
+
+
+async def test_another_version_of_the_adapter_answers_anew(desk: CacheDesk) -> None:
+    path = Path("triage_adapter", "tiny", adapter="triage@prod", sampling=GREEDY)
+    asked = another(QUESTION, path=path, versions=())
+    for version in "triage@1111", "triage@2222", "triage@1111":
+        desk.versions["triage@prod"] = desk.engine.model = version
+        gave = await desk.ask(EXACT, asked)
+    assert (gave.cached, gave.model, desk.engine.times) == ("exact", "triage@1111", 2)
+
+
+async def test_an_answer_of_another_version_than_the_one_looked_for_is_not_kept(desk: CacheDesk) -> None:
+    path = Path("triage_adapter", "tiny", adapter="triage@prod", sampling=GREEDY)
+    asked = another(QUESTION, path=path, versions=())
+    desk.versions["triage@prod"], desk.engine.model = "triage@1111", "triage@2222"  # its alias moves meanwhile
+    await desk.ask(EXACT, asked)
+    assert (await desk.ask(EXACT, asked)).cached == ""
+
+
+async def test_a_path_that_does_not_cache_is_left_alone(desk: CacheDesk) -> None:
+    caching = desk.caching(EXACT, replace(PATH, name="another"))
+    for _ in range(2):
+        opened = await caching.open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
+        assert [chunks async for chunks in opened.chunks] == desk.engine.says
+    assert (desk.engine.times, desk.outcomes("lookups")) == (2, {})
+
+
+@pytest.mark.parametrize("temperature", [0.7, None])
+async def test_what_was_sampled_is_only_kept_where_the_path_says_so(desk: CacheDesk, temperature: float | None) -> None:
+    path = replace(PATH, sampling=Sampling(temperature=temperature))
+    asked = another(QUESTION, path=path)
+    assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
+    assert desk.outcomes("lookups") == {"unfit": 2}
+    sampled = CacheConfig(sampled=True)
+    assert [(await desk.ask(sampled, asked)).cached for _ in range(2)] == ["", "exact"]
+
+
+async def test_a_requests_own_temperature_counts(desk: CacheDesk) -> None:
+    asked = another(QUESTION, sampling=Sampling(temperature=1.0))
+    assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
+
+
+async def test_an_answer_without_the_passages_it_should_have_is_not_kept(desk: CacheDesk) -> None:
+    asked = another(QUESTION, versions=(), passages=())  # the retriever was away, and the path allows that
+    assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
+
+
+async def test_per_user_keeps_users_apart_and_wants_to_know_them(desk: CacheDesk) -> None:
+    config = CacheConfig(per_user=True)
+    cached = [(await desk.ask(config, another(QUESTION, user=user))).cached for user in ("ann", "bob", "ann", "", "")]
+    assert cached == ["", "", "exact", "", ""]
+
+
+async def test_users_of_a_tenant_share_answers_otherwise(desk: CacheDesk) -> None:
+    cached = [(await desk.ask(EXACT, another(QUESTION, user=user))).cached for user in ("ann", "bob")]
+    assert cached == ["", "exact"]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        steps_of("cut", finish="length"),
+        steps_of("bad", finish="content_filter"),
+        steps_of("no end")[:1],
+        steps_of(),
+        [(Chunk(0, "a"), Chunk(1, "b")), (Chunk(0, finish_reason="stop"),)],
+        steps_of("x" * (256 * 1024)),
+    ],
+    ids=["length", "filtered", "no reason", "nothing", "one choice of two", "too long"],
+)
+async def test_an_answer_that_is_not_whole_is_not_kept(desk: CacheDesk, steps: Any) -> None:
+    desk.engine.says = steps
+    assert [(await desk.ask(EXACT, QUESTION)).cached for _ in range(2)] == ["", ""]
+    assert desk.outcomes("answers") == {"unfit": 2}
+
+
+async def test_an_answer_that_breaks_off_is_not_kept(desk: CacheDesk) -> None:
+    desk.engine.error = Unavailable("it broke off", code="engine_unavailable")
+    opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
+    with pytest.raises(Unavailable):
+        async for _ in opened.chunks:
+            pass
+    opened.accepted()
+    assert desk.outcomes("answers") == {"unfit": 1}
+
+
+async def test_an_answer_that_the_client_did_not_wait_for_is_stopped_and_not_kept(desk: CacheDesk) -> None:
+    opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
+    await anext(opened.chunks)
+    await opened.chunks.aclose()  # type: ignore[attr-defined]  # a generator's
+    assert desk.engine.closed == 1
+    opened.accepted()
+    assert desk.outcomes("answers") == {"unfit": 1}
+
+
+async def test_an_answer_that_nobody_accepted_is_not_kept(desk: CacheDesk) -> None:
+    await desk.ask(EXACT, QUESTION, accept=False)
+    assert (await desk.ask(EXACT, QUESTION)).cached == ""
+
+
+async def test_renew_answers_anew_and_replaces_what_was_kept(desk: CacheDesk) -> None:
+    await desk.ask(EXACT, QUESTION)
+    desk.engine.says = steps_of("They pay now.")
+    renewed = await desk.ask(EXACT, another(QUESTION, wish="renew"))
+    again = await desk.ask(EXACT, QUESTION)
+    assert (renewed.cached, again.cached, again.text) == ("", "exact", "They pay now.")
+
+
+async def test_off_neither_looks_nor_keeps(desk: CacheDesk) -> None:
+    off = another(QUESTION, wish="off")
+    assert (await desk.ask(EXACT, off)).cached == ""
+    assert (await desk.ask(EXACT, QUESTION)).cached == ""
+    assert (await desk.ask(EXACT, off)).cached == ""
+    assert desk.engine.times == 3
+
+
+async def test_an_answer_ends_with_its_time(desk: CacheDesk) -> None:
+    config = CacheConfig(ttl_seconds=1)
+    await desk.ask(config, QUESTION)
+    keys = desk.cache.store._redis.client
+
+    async def gone() -> bool:
+        return not [key async for key in keys.scan_iter("*:answer:*")]
+
+    await found(gone)
+    assert (await desk.ask(config, QUESTION)).cached == ""
+
+
+async def test_a_prompt_that_is_very_long_is_not_cached(desk: CacheDesk) -> None:
+    asked = another(QUESTION, text="x" * 70_000)
+    assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
+
+
+async def test_something_else_under_the_answers_name_is_a_miss(desk: CacheDesk) -> None:
+    await desk.ask(EXACT, QUESTION)
+    client = desk.cache.store._redis.client
+    keys = [key async for key in client.scan_iter("*:answer:*")]
+    for foreign in '{"model": "x"}', "not json", '{"model": "x", "steps": [[[1]]]}':
+        await client.set(keys[0], foreign)
+        assert (await desk.ask(EXACT, QUESTION, accept=False)).cached == ""
+
+
+async def test_the_oldest_answers_of_a_tenant_give_way_and_another_tenants_stay(valkey: Valkey) -> None:
+    async with cache_desk_at(valkey.url, most_bytes=12_000) as desk:
+        desk.engine.says = steps_of("x" * 2000)
+        await desk.ask(EXACT, another(QUESTION, tenant="south"))
+        for number in range(8):
+            await desk.ask(CacheConfig(ttl_seconds=1000 + number), another(QUESTION, text=f"question {number}"))
+        kept = [
+            (await desk.ask(EXACT, another(QUESTION, text=f"question {number}"), accept=False)).cached
+            for number in range(8)
+        ]
+        assert kept == [""] * 4 + ["exact"] * 4
+        assert (await desk.ask(EXACT, another(QUESTION, tenant="south"))).cached == "exact"
+        client = desk.cache.store._redis.client
+        sizes = [await client.hgetall(key) async for key in client.scan_iter("*:sizes")]
+        for of_tenant in sizes:
+            total = int(of_tenant.pop("total"))
+            assert total == sum(int(about.split(" ")[0]) for about in of_tenant.values())
+            assert total <= 12_000
+
+
+async def test_while_valkey_hangs_engines_answer_and_afterwards_it_is_a_cache_again(valkey: Valkey) -> None:
+    async with cache_desk_at(valkey.url, deadline=0.05) as desk:
+        await found(lambda: _is_kept(desk))
+        valkey.hang()
+        during = [await desk.ask(EXACT, QUESTION) for _ in range(5)]
+        assert [gave.cached for gave in during] == [""] * 5
+        assert desk.count("lookups", outcome="away") == 5
+        assert desk.count("answers", outcome="away") == 5
+        valkey.go_on()
+        await found(lambda: _is_hit(desk))
+
+
+async def test_valkey_that_hangs_in_the_middle_of_an_answer_does_not_hold_it_up(valkey: Valkey) -> None:
+    async with cache_desk_at(valkey.url, deadline=0.05) as desk:
+        opened = await desk.caching(EXACT).open(QUESTION.request(), QUESTION.decision(), QUESTION.prompt())
+        first = await anext(opened.chunks)
+        valkey.hang()
+        rest = [chunks async for chunks in opened.chunks]
+        assert [first, *rest] == desk.engine.says
+        opened.accepted()
+        valkey.go_on()
+
+
+async def test_an_answer_whose_text_may_not_be_stored_is_not(valkey: Valkey) -> None:
+    async with cache_desk_at(valkey.url, storable=lambda text: "ann@" not in text) as desk:
+        desk.engine.says = steps_of("Write to an", "n@exam", "ple.org")
+        assert [(await desk.ask(EXACT, QUESTION)).cached for _ in range(2)] == ["", ""]
+        assert desk.outcomes("answers") == {"unfit": 2}
+
+
+async def test_what_a_tool_call_says_piece_by_piece_is_looked_at_as_a_whole(valkey: Valkey) -> None:
+    async with cache_desk_at(valkey.url, storable=lambda text: "ann@" not in text) as desk:
+        pieces = [{"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in ('{"to": "an', 'n@x"}')]
+        desk.engine.says = [*((Chunk(extra={"delta": piece}),) for piece in pieces), *steps_of(finish="tool_calls")]
+        assert [(await desk.ask(EXACT, QUESTION)).cached for _ in range(2)] == ["", ""]
+        assert desk.outcomes("answers") == {"unfit": 2}
+
+
+async def _is_kept(desk: CacheDesk) -> bool:
+    await desk.ask(EXACT, QUESTION)
+    return (await desk.ask(EXACT, QUESTION)).cached == "exact"
+
+
+async def _is_hit(desk: CacheDesk) -> bool:
+    return (await desk.ask(EXACT, QUESTION)).cached == "exact"

@@ -1,0 +1,23 @@
+"""What a client's `cache-control` means for the cache."""
+
+import pytest
+from pointsman_gateway.doors.cache_control import wish_of
+
+
+@pytest.mark.parametrize(
+    ("header", "wish"),
+    [
+        (None, "use"),
+        (b"", "use"),
+        (b"max-age=60", "use"),
+        (b"no-transform, max-stale", "use"),
+        (b"no-cache", "renew"),
+        (b"Max-Age=0", "renew"),
+        (b"no-store", "off"),
+        (b"no-cache,No-Store", "off"),
+        (b"x-no-store, no-storey", "use"),
+        (b"\xff\xfe", "use"),
+    ],
+)
+def test_a_wish_is_read_from_the_header(header: bytes | None, wish: str) -> None:
+    assert wish_of(header) == wish

@@ -1,0 +1,236 @@
+"""Answers to questions that are alike: within one partition, over the threshold, and never across a tenant."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from doubles.caching import GREEDY, PASSAGE, PATH, CacheDesk, Question, another, cache_desk_at, steps_of, unit
+from doubles.valkey import Valkey
+from pointsman_embedding import MiniLM
+from pointsman_gateway.cache.likeness import told_apart_by
+from pointsman_gateway.cache.neighbours import MOST, MOST_PARTITIONS, Neighbours, read_question, write_vector
+from pointsman_gateway.cache.neighbours import Question as Known
+from pointsman_gateway.config.schema import CacheConfig
+from pointsman_gateway.domain import Message, Path, Sampling, Vector
+
+ALIKE = CacheConfig(semantic=0.95)
+FIRST = Question("May my bike ride?", vector=unit(1))
+NEAR = Question("Can my bike come along?", vector=unit(1, 0.1))  # cosine 0.995
+FAR = Question("How do I pay?", vector=unit(1, 1))  # cosine 0.707
+
+
+@pytest.fixture
+async def desk(valkey: Valkey) -> AsyncIterator[CacheDesk]:
+    async with cache_desk_at(valkey.url) as desk:
+        yield desk
+
+
+@pytest.fixture
+async def another_gateway(valkey: Valkey) -> AsyncIterator[CacheDesk]:
+    async with cache_desk_at(valkey.url) as desk:
+        yield desk
+
+
+async def test_a_question_that_is_alike_gets_the_answer_and_says_so(desk: CacheDesk) -> None:
+    first = await desk.ask(ALIKE, FIRST)
+    near = await desk.ask(ALIKE, NEAR)
+    assert (near.cached, near.steps, desk.engine.times) == ("semantic", first.steps, 1)
+    assert desk.outcomes("lookups") == {"miss": 1, "semantic": 1}
+
+
+async def test_a_question_below_the_threshold_is_answered_anew(desk: CacheDesk) -> None:
+    await desk.ask(ALIKE, FIRST)
+    assert (await desk.ask(ALIKE, FAR)).cached == ""
+    assert (await desk.ask(CacheConfig(semantic=0.999), NEAR)).cached == ""
+
+
+async def test_the_nearest_of_several_answers(desk: CacheDesk) -> None:
+    for number, question in enumerate((FIRST, FAR, Question("And dogs?", vector=unit(0, 0, 1)))):
+        desk.engine.says = steps_of(f"answer {number}")
+        await desk.ask(ALIKE, question)
+    assert (await desk.ask(ALIKE, Question("Paying how?", vector=unit(1, 0.95)))).text == "answer 1"
+
+
+async def test_without_semantic_only_the_very_question_is_answered(desk: CacheDesk) -> None:
+    await desk.ask(CacheConfig(), FIRST)
+    assert (await desk.ask(CacheConfig(), NEAR)).cached == ""
+
+
+async def test_what_another_gateway_was_asked_is_known_here(desk: CacheDesk, another_gateway: CacheDesk) -> None:
+    await another_gateway.ask(ALIKE, FIRST)
+    assert (await desk.ask(ALIKE, NEAR)).cached == "semantic"
+    await another_gateway.ask(ALIKE, FAR)
+    assert (await desk.ask(ALIKE, Question("Paying how?", vector=unit(1, 0.95)))).cached == "semantic"
+
+
+TOOLS = Sampling(extra={"tools": [{"type": "function", "function": {"name": "f"}}]})
+OTHERS: dict[str, Any] = {
+    "tenant": another(NEAR, tenant="south"),
+    "path": another(NEAR, path=replace(PATH, name="letter")),
+    "prompt file": another(NEAR, path=replace(PATH, fingerprint="f2")),
+    "model": another(NEAR, path=replace(PATH, model="large")),
+    "collection": another(NEAR, versions=(("handbook", 8),)),
+    "passages": another(NEAR, passages=(replace(PASSAGE, document_id="dogs.md"),)),
+    "sampling": another(NEAR, sampling=Sampling(max_tokens=9)),
+    "response_format": another(NEAR, sampling=Sampling(extra={"response_format": {"type": "json_object"}})),
+    "earlier turns": another(NEAR, before=(Message("system", "The customer is Ann."),)),
+    "a figure": another(NEAR, text="May my 2 bikes ride?"),
+    "a number in words": another(NEAR, text="May my two bikes ride?"),
+    "a negation": another(NEAR, text="May my bike not ride?"),
+    "tools": another(NEAR, sampling=TOOLS),
+    "several choices": another(NEAR, sampling=Sampling(extra={"n": 2})),
+    "a long text": another(NEAR, text="May my bike ride? " * 80),
+    "another model's vector": another(NEAR, vector=unit(1)[:256]),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+async def test_a_question_that_is_alike_but_for_one_of_these_is_answered_anew(desk: CacheDesk, what: str) -> None:
+    await desk.ask(ALIKE, FIRST)
+    desk.engine.model = OTHERS[what].path.model
+    assert (await desk.ask(ALIKE, OTHERS[what])).cached == ""
+    assert desk.engine.times == 2
+
+
+async def test_two_tenants_with_the_same_and_near_questions_never_see_each_others_answers(desk: CacheDesk) -> None:
+    for tenant in ("north", "south"):
+        desk.engine.says = steps_of(f"the answer of {tenant}")
+        assert (await desk.ask(ALIKE, another(FIRST, tenant=tenant))).cached == ""
+    for tenant in ("north", "south"):
+        for question, how in ((FIRST, "exact"), (NEAR, "semantic")):
+            gave = await desk.ask(ALIKE, another(question, tenant=tenant))
+            assert (gave.cached, gave.text) == (how, f"the answer of {tenant}")
+
+
+async def test_another_version_of_the_adapter_misses(desk: CacheDesk) -> None:
+    path = Path("triage_adapter", "tiny", adapter="triage@prod", sampling=GREEDY)
+    for version, question in (("triage@1111", FIRST), ("triage@2222", NEAR)):
+        desk.versions["triage@prod"] = desk.engine.model = version
+        assert (await desk.ask(ALIKE, another(question, path=path, versions=()))).cached == ""
+
+
+async def test_what_was_asked_with_tools_is_never_given_to_another_question(desk: CacheDesk) -> None:
+    await desk.ask(ALIKE, another(FIRST, sampling=TOOLS))
+    assert (await desk.ask(ALIKE, another(NEAR, sampling=TOOLS))).cached == ""
+    assert (await desk.ask(ALIKE, another(FIRST, sampling=TOOLS))).cached == "exact"
+
+
+async def test_after_a_tools_result_nothing_is_alike(desk: CacheDesk) -> None:
+    result = (Message("tool", "4", {"tool_call_id": "c1"}),)
+    await desk.ask(ALIKE, another(FIRST, after=result))
+    assert (await desk.ask(ALIKE, another(NEAR, after=result))).cached == ""
+
+
+async def test_a_question_without_a_vector_is_embedded_where_it_can_be(desk: CacheDesk) -> None:
+    embeds = _Embeds()
+    bare_first, bare_near = another(FIRST, vector=None), another(NEAR, vector=None)
+    await desk.ask(ALIKE, bare_first, embed=embeds)
+    assert (await desk.ask(ALIKE, bare_near, embed=embeds)).cached == "semantic"
+    assert (await desk.ask(ALIKE, bare_first, embed=embeds)).cached == "exact"
+    assert embeds.texts == [FIRST.text, NEAR.text]
+
+
+async def test_a_question_without_a_vector_is_compared_with_nothing_otherwise(desk: CacheDesk) -> None:
+    await desk.ask(ALIKE, another(FIRST, vector=None))
+    assert (await desk.ask(ALIKE, NEAR)).cached == ""
+
+
+async def test_an_answer_that_is_gone_from_valkey_is_a_miss_and_then_forgotten(desk: CacheDesk) -> None:
+    await desk.ask(ALIKE, FIRST)
+    assert (await desk.ask(ALIKE, NEAR)).cached == "semantic"
+    await desk.cache.store._redis.client.flushall()
+    assert (await desk.ask(ALIKE, NEAR, accept=False)).cached == ""
+    assert (await desk.ask(ALIKE, NEAR)).cached == ""
+    assert (await desk.ask(ALIKE, NEAR)).cached == "exact"
+
+
+async def test_an_answer_that_gives_way_takes_its_question_with_it(valkey: Valkey) -> None:
+    async with cache_desk_at(valkey.url, most_bytes=9_000) as desk:
+        for number in range(6):
+            vector = unit(*[0] * number, 1)
+            config = CacheConfig(semantic=0.95, ttl_seconds=1000 + number)
+            await desk.ask(config, another(FIRST, text=f"question {'abcdef'[number]}", vector=vector))
+        client = desk.cache.store._redis.client
+        streams = [key async for key in client.scan_iter("*:near:*")]
+        answers = [key async for key in client.scan_iter("*:answer:*")]
+        assert len(streams) == 1
+        assert await client.xlen(streams[0]) == len(answers) < 6
+
+
+async def test_renewing_puts_the_new_answer_in_the_old_ones_place(desk: CacheDesk) -> None:
+    await desk.ask(ALIKE, FIRST)
+    desk.engine.says = steps_of("They pay now.")
+    await desk.ask(ALIKE, another(FIRST, wish="renew"))
+    assert (await desk.ask(ALIKE, NEAR)).text == "They pay now."
+    client = desk.cache.store._redis.client
+    assert [await client.xlen(key) async for key in client.scan_iter("*:near:*")] == [1]
+
+
+class _Embeds:
+    """Implements `Embed`."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    async def embed(self, text: str) -> Vector:
+        self.texts.append(text)
+        return unit(1, 0.01 * len(self.texts))
+
+
+def known(number: int, vector: Vector) -> Known:
+    return Known(f"{number}-0", f"answer {number}", vector)
+
+
+def test_the_same_news_twice_is_heard_once_and_only_the_newest_are_remembered() -> None:
+    neighbours = Neighbours()
+    news = [known(number, unit(1, number)) for number in range(1, MOST + 50)]
+    for _ in range(2):
+        neighbours.hear("p", news)
+    assert neighbours.nearest("p", unit(1, 1), 0.9999) == ""  # the oldest are gone
+    assert neighbours.nearest("p", unit(1, MOST + 49), 0.9999) != ""
+    assert neighbours.last_place("p") == f"{MOST + 49}-0"
+
+
+def test_only_so_many_partitions_are_remembered() -> None:
+    neighbours = Neighbours()
+    for number in range(MOST_PARTITIONS + 1):
+        neighbours.hear(f"p{number}", [known(1, unit(1))])
+    assert neighbours.last_place("p0") == ""
+    assert neighbours.last_place("p1") == "1-0"
+
+
+def test_a_vector_comes_back_as_it_was_written() -> None:
+    vector = unit(0.3, -0.2, 0.1)
+    read = read_question("1-0", {"vector": write_vector(vector), "answer": "a"})
+    assert read is not None
+    assert np.array_equal(read.vector, vector)
+    for broken in {"vector": "!!!", "answer": "a"}, {"vector": "AAA=", "answer": "a"}, {"answer": "a"}:
+        assert read_question("1-0", broken) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Refund booking AB12, please!", ["ab12"]),
+        ("From 3 to 5, not 5 to 3", ["3", "5", "not", "5", "3"]),
+        ("I don’t need it", ["don't"]),
+        ("The SECOND train", ["second"]),
+        ("Hello there", []),
+    ],
+)
+def test_figures_and_negations_tell_questions_apart(text: str, words: list[str]) -> None:
+    assert told_apart_by(text) == words
+
+
+def test_the_encoder_alone_would_have_mistaken_these_for_each_other(minilm: MiniLM) -> None:
+    pairs = [
+        ("Refund booking AB12 for Monday", "Refund booking AB13 for Monday"),
+        ("Are dogs allowed on the train?", "Are dogs not allowed on the train?"),
+        ("A ticket for two adults to Saltby", "A ticket for three adults to Saltby"),
+    ]
+    for one, other in pairs:
+        vectors = minilm.embed([one, other])
+        assert vectors[0] @ vectors[1] > 0.8
+        assert told_apart_by(one) != told_apart_by(other)

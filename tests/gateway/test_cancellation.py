@@ -1,0 +1,161 @@
+"""A client that hangs up, in whatever phase its request is, takes the engine's work with it, and is metered."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY
+from doubles.doors import Door
+from doubles.engine import chunk
+from doubles.gateway import Gateway, Neighbours
+from doubles.raw_engine import HEAD, End, RawEngine, Step, event, in_chunks, running_raw_engine
+from doubles.retriever import SERVICE, ScriptedRetriever
+from doubles.waiting import until
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc, retriever_pb2, retriever_pb2_grpc
+from pointsman_servicekit.errors import DeadlineExceeded
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_server import serving
+
+AT_ONCE = 1.0
+"""Seconds, on a machine that does other things too; what is promised is 0.2, and measured with the real engine."""
+
+ROLE, FIRST = event(chunk("", role="assistant")), event(chunk("Zug"))
+
+PHASES: dict[str, list[Step]] = {
+    "queued": [],
+    "begun": [HEAD],
+    "before the first token": [HEAD, in_chunks([ROLE])],
+    "after the first token": [HEAD, in_chunks([ROLE, FIRST])],
+    "in the middle of a piece": [HEAD, in_chunks([ROLE, FIRST]) + in_chunks([FIRST])[:20]],
+}
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[RawEngine]:
+    async with running_raw_engine() as engine:
+        yield engine
+
+
+class PausedRetriever(ScriptedRetriever):
+    """Finds nothing, for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.searching = 0
+
+    async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
+        self.asked.append(request)
+        self.searching += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.searching -= 1
+        raise AssertionError("it waits for ever")
+
+
+@pytest.fixture
+async def retriever() -> AsyncIterator[PausedRetriever]:
+    paused = PausedRetriever()
+
+    def register(server: Any) -> None:
+        retriever_pb2_grpc.add_RetrieverServicer_to_server(paused, server)
+
+    async with serving("127.0.0.1:0", [SERVICE], register, grace=0) as server:
+        paused.address = server.address
+        yield paused
+
+
+def cancelled(gateway: Gateway, path: str) -> float:
+    return gateway.metric("pointsman_requests_total", outcome="cancelled", path=path)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_the_engines_work_stops(door: Door, engine: RawEngine, gateway: Gateway, phase: str) -> None:
+    steps = PHASES[phase]
+    engine.says(*steps, asyncio.Event())
+    asking = asyncio.create_task(door.ask(IN_CHAT, "tiny"))
+    await until(lambda: engine.running == 1 and engine.sent == sum(map(len, steps)))
+    asking.cancel()
+    await until(lambda: engine.hung_up == 1, within=AT_ONCE)
+    await until(lambda: cancelled(gateway, "tiny") == 1)
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert engine.asked == 1
+
+
+async def test_a_search_is_given_up_and_the_engine_never_asked(
+    door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway
+) -> None:
+    asking = asyncio.create_task(door.ask(IN_POLICY))
+    await until(lambda: retriever.searching == 1)
+    asking.cancel()
+    await until(lambda: retriever.searching == 0, within=AT_ONCE)
+    await until(lambda: cancelled(gateway, "handbook") == 1)
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert engine.asked == 0
+
+
+@pytest.fixture
+def no_retries(neighbours: Neighbours) -> None:
+    neighbours.config.models["resilience"] = {"retries": {"most": 0}}
+
+
+async def test_the_path_that_was_fallen_back_to_stops_too(
+    no_retries: None, door: Door, engine: RawEngine, gateway: Gateway, neighbours: Neighbours
+) -> None:
+    engine.says(HEAD, End.CLOSED)
+    neighbours.retriever.asked.clear()
+    asking = asyncio.create_task(door.ask(IN_CHAT))
+    await until(lambda: neighbours.retriever.searching == 1)  # small talk has failed; the default path looks things up
+    asking.cancel()
+    await until(lambda: neighbours.retriever.searching == 0, within=AT_ONCE)
+    await until(lambda: cancelled(gateway, "safe_start") == 1)
+
+
+@pytest.fixture
+def short_of_time(neighbours: Neighbours) -> None:
+    neighbours.settings["request_timeout"] = 0.4
+
+
+@pytest.mark.parametrize("model", ["auto", "path:handbook"])
+async def test_time_that_runs_out_while_it_retrieves_is_told_as_that(
+    short_of_time: None, door: Door, engine: RawEngine, retriever: PausedRetriever, gateway: Gateway, model: str
+) -> None:
+    with pytest.raises(DeadlineExceeded) as told:
+        await door.ask(IN_POLICY, model)
+    assert told.value.code == "deadline_exceeded"
+    await until(lambda: retriever.searching == 0)
+    assert gateway.metric("pointsman_requests_total", outcome="deadline_exceeded") == 1
+    assert engine.asked == 0
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("method", ["Generate", "GenerateOnce"])
+async def test_a_grpc_connection_that_closes_takes_its_calls_with_it(
+    engine: RawEngine, gateway: Gateway, phase: str, method: str
+) -> None:
+    steps = PHASES[phase]
+    engine.says(*steps, asyncio.Event())
+    channel = open_channel(gateway.grpc_address)
+    request = pb.GenerateRequest(model="tiny", messages=[pb.Message(role="user", content=IN_CHAT)])
+    call = getattr(gateway_pb2_grpc.GatewayStub(channel), method)(request)
+    await until(lambda: engine.running == 1 and engine.sent == sum(map(len, steps)))
+    await channel.close()
+    await until(lambda: engine.hung_up == 1, within=AT_ONCE)
+    await until(lambda: cancelled(gateway, "tiny") == 1)
+    assert call.cancelled()
+
+
+async def test_many_that_hang_up_together_leave_nothing_behind(
+    door: Door, engine: RawEngine, gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.says(*PHASES["after the first token"], asyncio.Event())
+    asking = [asyncio.create_task(door.ask(IN_CHAT, "tiny")) for _ in range(40)]
+    await until(lambda: engine.running == 40)
+    for task in asking:
+        task.cancel()
+    await until(lambda: engine.hung_up == 40)
+    await until(lambda: cancelled(gateway, "tiny") == 40)
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert "Traceback" not in caplog.text

@@ -1,0 +1,125 @@
+"""A rolling deploy: readiness off, wait, drain by what is in flight, bounded."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from doubles.config_folder import IN_CHAT, ConfigFolder
+from doubles.load import Load, Outcome
+from doubles.process_engine import process_engine
+from doubles.process_gateway import ProcessGateway, process_gateway
+from doubles.waiting import found, until
+from pointsman_gateway.admission import Admission
+from pointsman_gateway.domain import Message, Request
+from pointsman_gateway.draining import Farewell, drain
+from pointsman_servicekit.errors import Unavailable
+from prometheus_client import CollectorRegistry, Gauge
+
+REQUEST = Request("auto", (Message("user", "Hello"),))
+
+Starting = Callable[..., AbstractAsyncContextManager[ProcessGateway]]
+
+
+@pytest.fixture
+def starting(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path) -> Starting:
+    @asynccontextmanager
+    async def start(gap: float = 0.1, **settings: Any) -> AsyncIterator[ProcessGateway]:
+        """A gateway before an engine whose answers have 20 pieces, one every `gap` seconds."""
+        async with process_engine(tmp_path, "a", pieces=20, first=0.05, gap=gap) as engine:
+            config_folder.models["engines"] = {"local": {"model": "tiny", "url": engine.url}}
+            config_folder.paths = {name: path for name, path in config_folder.paths.items() if "adapter" not in path}
+            config_folder.tasks["triage"]["policy"] = {"fixed": "triage_few_shot"}
+            folder = config_folder.write()
+            async with process_gateway(tmp_path, config=folder, embedding_model=model_folder, **settings) as gateway:
+                yield gateway
+
+    return start
+
+
+async def streams(gateway: ProcessGateway, count: int, session: aiohttp.ClientSession) -> tuple[Load, Awaitable[Any]]:
+    """So many answers, all begun."""
+    load = Load(f"{gateway.url}/v1/chat/completions", IN_CHAT, 30, "auto")
+    asked = asyncio.gather(*(load.ask(session) for _ in range(count)))
+    await until(lambda: load.streaming == count, within=30)
+    return load, asked
+
+
+async def says_no(gateway: ProcessGateway) -> bool:
+    return (await gateway.look("/readyz"))[0] == 503
+
+
+async def test_what_has_begun_ends_and_what_comes_is_served_until_every_balancer_has_heard(starting: Starting) -> None:
+    async with (
+        starting(drain_notice=1.5, drain_grace=30) as gateway,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        load, asked = await streams(gateway, 50, session)
+        gateway.signal(signal.SIGTERM)
+
+        await found(lambda: says_no(gateway))
+        late = await load.ask(session)  # a balancer that has not heard yet
+        outcomes: list[Outcome] = await asked
+        assert [outcome for outcome in [late, *outcomes] if not outcome.ok] == []
+        assert {outcome.text for outcome in outcomes} == {"a" * 20}
+        assert await gateway.ended(within=30) == 0
+
+
+async def test_what_comes_after_the_notice_is_told_to_go_elsewhere(starting: Starting) -> None:
+    async with (
+        starting(drain_notice=0, drain_grace=30) as gateway,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        load, asked = await streams(gateway, 2, session)
+        gateway.signal(signal.SIGTERM)
+
+        await found(lambda: says_no(gateway))  # without a notice it is closed at the same moment
+        told = await load.ask(session)
+        assert (told.status, told.code, told.retry_after) == (503, "shutting_down", "1")
+        assert all(outcome.ok for outcome in await asked)
+        assert await gateway.ended(within=30) == 0
+
+
+async def test_who_takes_longer_than_the_grace_is_cut_and_is_never_told_that_it_was_all(starting: Starting) -> None:
+    async with (
+        starting(gap=1.0, drain_notice=0, drain_grace=0.3) as gateway,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        _, asked = await streams(gateway, 5, session)
+        gateway.signal(signal.SIGTERM)
+        await gateway.ended(within=30)
+        assert not any(outcome.ok for outcome in await asked)
+        assert "leaving: 5 are cut, 0.3 s were not enough" in gateway.words
+
+
+async def test_ctrl_c_waits_for_no_balancer(starting: Starting) -> None:
+    async with starting(drain_notice=600) as gateway:
+        gateway.signal(signal.SIGINT)
+        assert await gateway.ended(within=30) == 0
+
+
+async def test_the_order_of_leaving() -> None:
+    """Whatever the doors are: unwelcome first, closed after the notice, done once the house is empty."""
+    seen: list[tuple[bool, bool]] = []
+    admission = Admission(2, Gauge("in_flight", "Inside.", registry=CollectorRegistry()))
+
+    async def stop_calling() -> None:
+        seen.append((admission.welcomes, admission.closing))
+        async with admission.admitted(REQUEST):  # still served
+            pass
+
+    inside = admission.admitted(REQUEST)
+    await inside.__aenter__()
+    leaving = asyncio.create_task(drain(admission, signal.SIGTERM, Farewell(0.01, 30), stop_calling))
+    await until(lambda: admission.closing)
+    assert seen == [(False, False)]
+    with pytest.raises(Unavailable):
+        async with admission.admitted(REQUEST):
+            pass
+    assert not leaving.done()
+    await inside.__aexit__(None, None, None)
+    assert await leaving

@@ -1,0 +1,369 @@
+"""`POST /v1/embeddings`: the gateway's own model, and an engine's; in shape, in time, within limits, and counted."""
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from doubles import openai_shapes as shapes
+from doubles.engine import BREAK, Refusal, ScriptedEngine
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.openai_clients import in_a_thread, opening_client
+from doubles.waiting import until
+from pointsman_embedding import MiniLM
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.domain import Caller, Request, Usage
+from pointsman_gateway.embeddings.local import SLICE, LocalModel
+from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
+from pointsman_gateway.embeddings.stage import Embeddings, Offer
+from pointsman_gateway.embeddings.wanted import Wanted
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
+from prometheus_client import CollectorRegistry
+
+URL = "/v1/embeddings"
+TEXTS = ["I left my umbrella on the train", "Are bicycles allowed?", "naïve 日本 🚂"]
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+    """With its own model and with one of the scripted engine's."""
+    monkeypatch.setenv("EMBEDDING_KEY", "sesame")
+    remote = {"url": neighbours.engine.url, "price": 20.0, "api_key_env": "EMBEDDING_KEY", "model": "text-3"}
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}, "small": remote}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with opening_client(gateway) as client:
+        yield client
+
+
+# -- the gateway's own model
+
+
+async def test_the_client_gets_the_very_vectors_that_the_classifier_sees(
+    client: openai.AsyncOpenAI, gateway: Gateway, minilm: MiniLM
+) -> None:
+    expected = minilm.embed(TEXTS)
+    got = await client.embeddings.create(model="minilm", input=TEXTS)  # the client asks for base64 by itself
+    assert np.array_equal(np.array([d.embedding for d in got.data], np.float32), expected)
+    assert [d.index for d in got.data] == [0, 1, 2]
+    assert got.model == minilm.fingerprint
+    one = await client.embeddings.create(model=minilm.fingerprint, input=TEXTS[1], encoding_format="float")
+    assert np.allclose(one.data[0].embedding, expected[1], atol=1e-7)
+    again = await in_a_thread(gateway, lambda client: client.embeddings.create(model="minilm", input=TEXTS[2]))
+    assert np.array_equal(np.array(again.data[0].embedding, np.float32), expected[2])
+
+
+async def test_both_formats_have_the_published_shape_and_say_what_they_cost(
+    http: httpx.AsyncClient, gateway: Gateway, minilm: MiniLM
+) -> None:
+    tokens = sum(len(minilm.tokenizer.encode(text).ids) for text in TEXTS)
+    for encoding in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
+        answer = await http.post(URL, json={"model": "minilm", "input": TEXTS, "dimensions": 384, **encoding})
+        got = shapes.embeddings(answer.json())
+        assert (got.usage.prompt_tokens, got.usage.total_tokens) == (tokens, tokens)
+        assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(tokens * 0.5 / 1e6)
+        assert answer.headers["content-length"] == str(len(answer.content))
+    packed = base64.b64decode(answer.json()["data"][0]["embedding"])
+    assert np.array_equal(np.frombuffer(packed, "<f4"), minilm.embed(TEXTS[:1])[0])
+    assert gateway.metric("pointsman_embedding_tokens_total", model="minilm") == 3 * tokens
+    assert gateway.metric("pointsman_embedding_cost_usd_total", model="minilm") == pytest.approx(3 * tokens * 0.5 / 1e6)
+    assert gateway.metric("pointsman_embedding_requests_total", model="minilm", outcome="ok") == 3
+
+
+async def test_a_long_list_comes_back_in_order(client: openai.AsyncOpenAI, minilm: MiniLM) -> None:
+    texts = [f"text {number}" for number in range(3 * SLICE + 1)]
+    got = await client.embeddings.create(model="minilm", input=texts)
+    assert np.array_equal(np.array([d.embedding for d in got.data], np.float32), minilm.embed(texts))
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"input": ""}, "empty_input", "input"),
+    ({"input": ["a", " "]}, "empty_input", "input"),
+    ({"input": []}, "bad_parameter", "input"),
+    ({"input": ["a"] * 2049}, "bad_parameter", "input"),
+    ({"input": [1, 2]}, "unsupported_input", "input"),
+    ({"input": [[1], [2]]}, "unsupported_input", "input"),
+    ({"input": 5}, "bad_parameter", "input.str"),
+    ({}, "bad_parameter", "input"),
+    ({"input": "a", "dimensions": 128}, "unsupported_dimensions", "dimensions"),
+    ({"input": "a", "encoding_format": "int8"}, "bad_parameter", "encoding_format"),
+    ({"input": ["a", "word " * 300]}, "context_length_exceeded", "input"),
+    ({"input": "x" * 9000}, "context_length_exceeded", "input"),
+    ({"input": "a", "model": ""}, "missing_model", "model"),
+    ({"input": "a", "model": "tiny"}, "unknown_model", "model"),
+    ({"input": "a", "user": "u" * 600}, "bad_parameter", "user"),
+]
+
+
+async def test_what_cannot_be_done_is_refused_by_name(http: httpx.AsyncClient) -> None:
+    for body, code, param in REFUSED:
+        told = shapes.error(await http.post(URL, json={"model": "minilm", **body}))
+        assert (told["code"], told["param"]) == (code, param), body
+    half = b'{"model": "minilm", "input": ["\\ud800"]}'
+    told = shapes.error(await http.post(URL, content=half, headers={"content-type": "application/json"}))
+    assert told["code"] == "bad_text"
+
+
+async def test_without_embedding_models_there_is_none(neighbours: Neighbours) -> None:
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        answer = await http.post(URL, json={"model": "minilm", "input": "a"})
+        assert (answer.status_code, shapes.error(answer)["code"]) == (404, "unknown_model")
+
+
+# -- an engine's
+
+
+async def test_an_engines_answer_is_passed_on_byte_for_byte(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    body = {"model": "small", "input": [[1, 2], [3]], "encoding_format": "base64", "dimensions": 3, "user": "u", "x": 1}
+    answer = await http.post(URL, json=body)
+    assert engine.bodies == [{**body, "model": "text-3"}]
+    assert engine.headers[0]["authorization"] == "Bearer sesame"
+    got = shapes.embeddings(answer.json())
+    assert (got.model, [d.embedding for d in got.data]) == ("text-3", [[2, 4, 0.5], [1, 2, 0.5]])
+    assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(14 * 20 / 1e6)
+
+
+def _answer(**more: Any) -> bytes:
+    return json.dumps({"object": "list", "data": [], "model": "m", **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "tokens"),
+    [
+        (b'{"usage": {"prompt_tokens": 9, "total_tokens": 9}, "data": [' + b"0.5, " * 40_000 + b"1]}", 9),
+        (b'{"data": [' + b"0.5, " * 40_000 + b'1], "usage" : {"prompt_tokens": 8}}\n', 8),
+        (_answer(), 3),
+        (_answer(usage=None), 3),
+        (_answer(usage={"prompt_tokens": "many"}), 3),
+    ],
+)
+async def test_usage_is_found_wherever_it_stands_and_estimated_where_it_does_not(
+    http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine, answer: bytes, tokens: int
+) -> None:
+    engine.embeds = lambda body: answer
+    got = await http.post(URL, json={"model": "small", "input": "ten letter"})
+    assert (got.status_code, got.content) == (200, answer)
+    assert gateway.metric("pointsman_embedding_tokens_total", model="small") == tokens
+
+
+FAILURES: list[tuple[Any, int, str]] = [
+    (Refusal(400, {"error": {"message": "too many", "param": "input"}}), 400, "engine_refused"),
+    (Refusal(401, {"error": {"message": "bad key"}}), 503, "engine_error"),
+    (Refusal(429, "slow down"), 503, "engine_overloaded"),
+    (Refusal(500, {}), 503, "engine_error"),
+    (b"<html>", 503, "engine_unavailable"),
+    (b'{"data": [0.5', 503, "engine_unavailable"),
+    (BREAK, 503, "engine_unavailable"),
+]
+
+
+async def test_an_engines_failure_is_told_for_what_it_is(
+    http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    for failure, status, code in FAILURES:
+        engine.embeds = lambda body, failure=failure: failure  # type: ignore[misc]  # bound at once
+        answer = await http.post(URL, json={"model": "small", "input": "a"})
+        assert (answer.status_code, shapes.error(answer)["code"]) == (status, code)
+    assert gateway.metric("pointsman_embedding_requests_total", model="small") == len(FAILURES)
+    assert gateway.metric("pointsman_embedding_tokens_total", model="small") == 0
+
+
+async def test_a_connection_that_the_engine_has_closed_is_made_anew(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    for _ in range(2):
+        assert (await http.post(URL, json={"model": "small", "input": "a"})).status_code == 200
+
+
+async def test_a_client_that_hangs_up_stops_the_engine(
+    client: openai.AsyncOpenAI, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    never = asyncio.Event()
+    engine.embeds = lambda body: never
+    asking = asyncio.create_task(client.embeddings.create(model="small", input="a"))
+    await until(lambda: engine.running == 1)
+    asking.cancel()
+    await until(lambda: engine.running == 0)
+    await until(lambda: gateway.metric("pointsman_embedding_requests_total", outcome="cancelled") == 1)
+
+
+async def test_an_engine_that_is_slow_is_not_waited_for_beyond_the_deadline(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    never = asyncio.Event()
+    engine.embeds = lambda body: never
+    answer = await http.post(URL, json={"model": "small", "input": "a"}, headers={"x-request-timeout": "0.2"})
+    assert (answer.status_code, shapes.error(answer)["code"]) == (504, "deadline_exceeded")
+
+
+async def test_admissions_bound_holds_for_embeddings_too(neighbours: Neighbours, engine: ScriptedEngine) -> None:
+    never = asyncio.Event()
+    engine.embeds = lambda body: never
+    neighbours.config.models["embeddings"] = {"small": {"url": engine.url, "price": 1.0}}
+    neighbours.settings |= {"max_in_flight": 1}
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        first = asyncio.create_task(http.post(URL, json={"model": "small", "input": "a"}))
+        await until(lambda: engine.running == 1)
+        answer = await http.post(URL, json={"model": "small", "input": "a"}, headers={"x-request-timeout": "0.2"})
+        assert (answer.status_code, shapes.error(answer)["code"]) == (503, "overloaded")
+        assert answer.headers["retry-after"]
+        never.set()
+        assert (await first).status_code == 200
+
+
+# -- the stage, with its seams in a test's hands
+
+
+class SlowEncoder:
+    """Embeds when it is told to, on its own thread."""
+
+    dimensions, fingerprint = 2, "slow"
+
+    def __init__(self, minilm: MiniLM) -> None:
+        self.tokenizer = minilm.tokenizer
+        self.seen: list[Sequence[str]] = []
+        self.gate = threading.Event()
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.seen.append(texts)
+        assert self.gate.wait(20)
+        return np.ones((len(texts), 2), np.float32)
+
+
+class Limits:
+    """A tenancy that notes what is held and settled."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[Any, ...]] = []
+        self.refuses: PointsmanError | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-ratelimit-remaining-tokens": str(len(self.noted))}
+
+    async def enter(self, caller: Caller, tokens: int) -> "Limits":
+        self.noted.append(("enter", caller.key, tokens))
+        return self
+
+    async def afford(self, usd: float) -> None:
+        self.noted.append(("afford", round(usd * 1e6, 6)))
+        if self.refuses:
+            raise self.refuses
+
+    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
+        self.noted.append(("settle", usage.prompt_tokens, round(usd * 1e6, 6), outcome))
+
+
+class Place:
+    def __init__(self, request: Request) -> None:
+        pass
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+
+def wanted(*texts: str, deadline: float = float("inf")) -> Wanted:
+    return Wanted(Request("m", (), caller=Caller(key="k"), deadline=deadline), texts)
+
+
+def stage(model: LocalModel, limits: Limits) -> Embeddings:
+    return Embeddings({"m": Offer("m", model, 2.0)}, limits, EmbeddingMetrics(CollectorRegistry()))
+
+
+async def test_what_is_held_is_settled_with_what_it_took(minilm: MiniLM) -> None:
+    limits = Limits()
+    got = await stage(LocalModel(minilm), limits).embed(wanted("a", "b" * 400), Place)
+    assert got.headers == {"x-ratelimit-remaining-tokens": "3"}
+    assert limits.noted == [("enter", "k", 102), ("afford", 204), ("settle", got.tokens, 2 * got.tokens, "ok")]
+
+
+async def test_a_refused_budget_embeds_nothing(minilm: MiniLM) -> None:
+    limits, encoder = Limits(), SlowEncoder(minilm)
+    limits.refuses = ResourceExhausted("the budget is used up", code="budget")
+    with pytest.raises(ResourceExhausted):
+        await stage(LocalModel(encoder), limits).embed(wanted("a"), Place)
+    assert (encoder.seen, limits.noted[-1]) == ([], ("settle", 0, 0, "budget"))
+
+
+async def test_the_event_loop_goes_on_while_texts_are_embedded_and_a_cancelled_list_ends_with_its_slice(
+    minilm: MiniLM,
+) -> None:
+    limits, encoder = Limits(), SlowEncoder(minilm)
+    texts = [f"text {number}" for number in range(10 * SLICE)]
+    embedding = asyncio.create_task(stage(LocalModel(encoder), limits).embed(wanted(*texts), Place))
+    await until(lambda: encoder.seen)  # the loop runs while the thread is held
+    embedding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await embedding
+    encoder.gate.set()
+    assert limits.noted[-1] == ("settle", 0, 0, "cancelled")
+    assert encoder.seen == [tuple(texts[:SLICE])]
+
+
+async def test_a_short_request_goes_between_the_slices_of_a_long_one(minilm: MiniLM) -> None:
+    encoder = SlowEncoder(minilm)
+    embeddings = stage(LocalModel(encoder), Limits())
+    long = asyncio.create_task(embeddings.embed(wanted(*(f"t{n}" for n in range(4 * SLICE))), Place))
+    await until(lambda: encoder.seen)
+    short = asyncio.create_task(embeddings.embed(wanted("short"), Place))
+    encoder.gate.set()
+    await asyncio.gather(long, short)
+    assert encoder.seen.index(("short",)) < len(encoder.seen) - 1
+
+
+async def test_time_runs_out_for_the_gateways_own_model_too(minilm: MiniLM) -> None:
+    encoder, limits = SlowEncoder(minilm), Limits()
+    with pytest.raises(DeadlineExceeded):
+        await stage(LocalModel(encoder), limits).embed(wanted("a", deadline=0.0), Place)
+    assert limits.noted[-1] == ("settle", 0, 0, "deadline_exceeded")
+    encoder.gate.set()
+
+
+# -- the configuration
+
+
+BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (lambda m: m.update(embeddings={"e": {"local": True}}), "'embeddings.e.price' is missing"),
+    (lambda m: m.update(embeddings={"e": {"price": 1}}), "either local: true or has a url"),
+    (lambda m: m.update(embeddings={"e": {"price": 1, "local": True, "url": "http://x"}}), "either local: true"),
+    (
+        lambda m: m.update(embeddings={"e": {"price": 1, "local": True, "model": "x"}}),
+        "has no api_key_env and no model",
+    ),
+    (lambda m: m.update(embeddings={"e": {"price": 1, "local": True, "urll": "x"}}), "unknown key 'embeddings.e.urll'"),
+    (lambda m: m.update(embeddings={"tiny": {"price": 1, "local": True}}), "'tiny' is a model and an embedding model"),
+]
+
+
+def test_a_bad_embedding_model_is_refused_by_name(neighbours: Neighbours, tmp_path: Path) -> None:
+    for bend, problem in BAD:
+        bend(neighbours.config.models)
+        with pytest.raises(ConfigError, match=problem):
+            load_config(neighbours.config.write(), {})
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"), [({"url": "ftp://x"}, "is no URL"), ({"url": "http://x", "api_key_env": "NOT_SET"}, "NOT_SET")]
+)
+async def test_an_endpoint_that_cannot_be_is_refused_at_the_start(
+    neighbours: Neighbours, more: dict[str, Any], problem: str
+) -> None:
+    neighbours.config.models["embeddings"] = {"e": {"price": 1, **more}}
+    with pytest.raises(ConfigError, match=problem):
+        async with neighbours.gateway():
+            pass

@@ -1,0 +1,138 @@
+"""What a body may be, and that finding it out is cheap."""
+
+import json
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pointsman_gateway.doors.limits import BodyLimits, check_body, check_counts
+from pointsman_servicekit.errors import InvalidArgument
+
+SMALL = BodyLimits(bytes=100_000, depth=5, values=2_000)
+
+
+def nested(depth: int, *, objects: bool = False) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth if objects else b"[" * depth + b"]" * depth
+
+
+def refusal(body: bytes, limits: BodyLimits = SMALL) -> str | None:
+    try:
+        check_body(body, limits)
+    except InvalidArgument as error:
+        return error.code
+    return None
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_so_deep_and_no_deeper(objects: bool) -> None:
+    assert refusal(nested(5, objects=objects)) is None
+    assert refusal(nested(6, objects=objects)) == "body_too_deep"
+    assert refusal(nested(40_000)) == "body_too_complex"
+    wide = b"[" + b",".join([nested(4, objects=objects)] * 100) + b"]"
+    assert refusal(wide) is None
+    assert refusal(b"[" + wide + b"]") == "body_too_deep"
+
+
+def test_thirty_two_levels_are_allowed_and_the_error_says_so() -> None:
+    check_body(nested(32))
+    with pytest.raises(InvalidArgument, match="at most 32"):
+        check_body(nested(33))
+
+
+def test_brackets_in_a_text_are_text() -> None:
+    for text in ("[[[[[[[[", 'a "quoted" [[[[[[[', "\\", '\\"[[[[[[[', 'ends with \\"', "[{" * 3000, "\\\\[[[[[[["):
+        assert refusal(json.dumps({"messages": [{"content": text}]}).encode()) is None, text
+
+
+def test_brackets_behind_a_text_with_escapes_count() -> None:
+    for text in "\\", '"', '\\"', "\\\\", '"\\':
+        assert refusal(json.dumps([text, json.loads(nested(5))]).encode()) == "body_too_deep", text
+
+
+def test_it_agrees_with_a_decoder_on_random_json() -> None:
+    chance = random.Random(7)
+    verdicts = set()
+    for _ in range(3000):
+        value = _random(chance, chance.randint(1, 9))
+        body = json.dumps(value, ensure_ascii=chance.random() < 0.5).encode()
+        verdict = refusal(body, BodyLimits(depth=5))
+        assert (verdict == "body_too_deep") == (_depth(value) > 5), body
+        verdicts.add(verdict)
+    assert verdicts == {None, "body_too_deep"}
+
+
+@pytest.mark.parametrize("body", [b"", b"[", b"]", b"}{", b'"', b"\\", b"[" * 5, b"]" * 50, b'{"a": [}', b"\xff\xfe"])
+def test_what_is_no_json_is_left_to_the_decoder(body: bytes) -> None:
+    assert refusal(body) is None
+
+
+def test_lists_that_never_end_are_too_deep() -> None:
+    assert refusal(b"[" * 1000) == "body_too_deep"
+    assert refusal(b'[{"a":' * 1000) == "body_too_deep"
+
+
+def test_so_long_and_no_longer() -> None:
+    assert refusal(b'"' + b"x" * 99_998 + b'"') is None
+    assert refusal(b'"' + b"x" * 99_999 + b'"') == "body_too_large"
+
+
+@dataclass(frozen=True)
+class Said:
+    content: Any = "x"
+
+
+COUNTS: list[tuple[list[Said], dict[str, Any], str]] = [
+    ([Said()] * 1001, {}, "'messages' has 1001 messages; at most 1000"),
+    ([Said([{}] * 501)] * 2, {}, "'messages' has 1002 content parts; at most 1000"),
+    ([], {"tools": [{}] * 129}, "'tools' has 129 tools; at most 128"),
+    ([], {"functions": [{}] * 129}, "'functions' has 129 functions; at most 128"),
+]
+
+
+@pytest.mark.parametrize(("messages", "beside", "message"), COUNTS)
+def test_there_may_be_only_so_many_of_each(messages: list[Said], beside: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        check_counts(messages, beside)
+    assert refused.value.message == message
+
+
+def test_the_most_of_each_is_allowed_and_other_shapes_are_left_to_the_decoder() -> None:
+    check_counts([Said([{"type": "text"}])] * 1000, {"tools": [{}] * 128})
+    check_counts([Said("x" * 5000), Said(None)], {"tools": "x" * 500, "functions": None})
+
+
+WORST = {
+    "lists": b"[" + b"[]," * 2_700_000 + b"1]",
+    "pairs": b"[]" * 4_000_000,
+    "strings": b"[]," * 40 + b'"",' * 2_700_000,
+    "escapes": b"[]," * 40 + b'"' + b'\\"' * 4_000_000 + b'"',
+    "brackets in a text": b'"' + b"[" * 8_000_000 + b'"',
+    "deep and many": (nested(32) + b",") * 120_000,
+}
+
+
+@pytest.mark.parametrize("what", WORST)
+def test_the_worst_body_of_8_mb_takes_no_longer_than_decoding_a_usual_one(what: str) -> None:
+    usual = json.dumps({"messages": [{"role": "user", "content": "x" * 100}] * 60_000})
+    assert _seconds(lambda: refusal(WORST[what], BodyLimits())) < 10 * _seconds(lambda: json.loads(usual)) + 0.2
+
+
+def _seconds(work: Any) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+def _random(chance: random.Random, depth: int) -> Any:
+    kind = chance.random()
+    if depth == 0 or kind < 0.2:
+        return chance.choice([1, None, "", '"', "\\", "[{", '}"]', "é\\u005b", 'x\\"y'])
+    some = [_random(chance, depth - 1) for _ in range(chance.randint(0, 3))]
+    return some if kind < 0.6 else {f'k"{number}\\': value for number, value in enumerate(some)}
+
+
+def _depth(value: Any) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inside is None else 1 + max(map(_depth, inside), default=0)

@@ -1,0 +1,58 @@
+"""What is too deep or too much is refused at each route and at both doors, before it is decoded or answered."""
+
+import json
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.engine import ScriptedEngine
+from doubles.gateway import Gateway
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.rich_status import from_rpc_error
+
+DEEP: Any = [[[[0]]]]
+for _ in range(40):
+    DEEP = [DEEP]
+MESSAGE = {"role": "user", "content": IN_CHAT}
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/route", "/v1/feedback"])
+@pytest.mark.parametrize("body", [json.dumps({"metadata": DEEP}).encode(), b"[" * 200_000, b'{"a":' * 50_000])
+async def test_what_is_too_deep_is_refused_at_each_route(http: httpx.AsyncClient, route: str, body: bytes) -> None:
+    told = await http.post(route, content=body, headers={"content-type": "application/json"})
+    assert (told.status_code, told.json()["error"]["code"]) in [(400, "body_too_deep"), (400, "body_too_complex")]
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/route"])
+async def test_too_many_messages_or_tools_are_refused(
+    http: httpx.AsyncClient, engine: ScriptedEngine, route: str
+) -> None:
+    for more, code in (
+        ({"messages": [MESSAGE] * 1001}, "too_many_messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 1001}]}, "too_many_messages"),
+        ({"messages": [MESSAGE], "tools": [{"type": "function"}] * 129}, "too_many_tools"),
+    ):
+        told = await http.post(route, json={"model": "auto", **more})
+        assert (told.status_code, told.json()["error"]["code"]) == (400, code)
+    assert engine.bodies == []
+
+
+async def test_the_grpc_door_refuses_the_same(gateway: Gateway, engine: ScriptedEngine) -> None:
+    message = pb.Message(role="user", content=IN_CHAT)
+    tools = pb.Sampling(extra_json=json.dumps({"tools": [{"type": "function"}] * 129}))
+    async with open_channel(gateway.grpc_address) as channel:
+        deep = pb.Sampling(extra_json="[" * 99)
+        for request, code in (
+            (pb.GenerateRequest(model="auto", messages=[message] * 1001), "too_many_messages"),
+            (pb.GenerateRequest(model="auto", messages=[message], sampling=tools), "too_many_tools"),
+            (pb.GenerateRequest(model="auto", messages=[message], sampling=deep), "body_too_deep"),
+        ):
+            call = gateway_pb2_grpc.GatewayStub(channel).Generate(request)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call.read()
+            assert from_rpc_error(refused.value, "gateway").code == code
+    assert engine.bodies == []

@@ -1,0 +1,179 @@
+"""Whatever happens to requests, nothing that they say and no secret gets into the log, nor into what mistakes tell."""
+
+import asyncio
+import io
+import logging
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY
+from doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.retriever import ScriptedRetriever
+from doubles.valkey import Valkey
+from doubles.waiting import until
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.domain import Decision, Prompt, Request
+from pointsman_servicekit import logs
+from pointsman_servicekit.errors import NotFound
+from pointsman_servicekit.grpc_client import open_channel
+
+SAID = "xyzzy my mother's maiden name is Plugh"
+ANSWERED = "the answer to xyzzy is Frobozz"
+CALLERS_KEY = "pm_0123456789abcdef0123456789abcdef"
+ENGINES_KEY = "sk-proj-fedcba9876543210fedcba98"
+HIDDEN = ("xyzzy", "Plugh", "Frobozz", "maiden", CALLERS_KEY, ENGINES_KEY)
+
+CHAT = "/v1/chat/completions"
+Script = Any
+
+
+class Mistaken:
+    """A stage whose mistakes quote what was said."""
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        try:
+            raise KeyError(request.query)
+        except KeyError as error:
+            raise ValueError(f"cannot make a prompt of {request.messages!r}") from error
+
+
+@pytest.fixture(params=["text", "json"])
+def log(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
+    """What would be on standard error at INFO."""
+    written = io.StringIO()
+    handler, root = logs.handler_to(written, "gateway", "INFO", request.param), logging.getLogger()
+    with caplog.at_level(logging.INFO):
+        root.addHandler(handler)
+        with caplog.at_level(logging.WARNING, "httpx"):  # the tests' own client
+            yield written
+        root.removeHandler(handler)
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+    """With an engine that wants a key, and with a journal."""
+    monkeypatch.setenv("ENGINES_KEY", ENGINES_KEY)
+    models = neighbours.config.models
+    models["models"]["other"] = models["models"]["tiny"]
+    models["engines"]["remote"] = {"model": "other", "url": neighbours.engine.url, "api_key_env": "ENGINES_KEY"}
+    neighbours.settings["redis_url"] = valkey.url
+    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_http_client(gateway) as client:
+        client.headers["authorization"] = f"Bearer {CALLERS_KEY}"
+        yield client
+
+
+def body(text: str, model: str = "auto", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": f"{text} {SAID}"}], **more}
+
+
+async def test_a_day_full_of_failures_leaves_nothing_of_what_was_said_in_the_log(
+    log: io.StringIO, client: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine, retriever: ScriptedRetriever
+) -> None:
+    seen = [await client.post(CHAT, json=body(IN_CHAT)), await client.post("/v1/route", json=body(IN_POLICY))]
+    for steps in (
+        answer(ANSWERED),
+        [*beginning(ANSWERED), BREAK],
+        [*beginning(ANSWERED), b"data: not json\n\n"],
+        [*beginning(ANSWERED), {"error": {"message": "cannot go on"}}],
+        [],
+    ):
+        engine.says(*steps)
+        for streams in (False, True):
+            for model in ("auto", "other"):
+                seen.append(await client.post(CHAT, json=body(IN_CHAT, model, stream=streams)))
+    for status, told in (
+        (400, TOO_LONG),
+        (400, {"error": {"message": f"cannot read {SAID}"}}),
+        (500, {"error": {"message": f"failed at {SAID}"}}),
+        (502, f"<html>{SAID}</html>"),
+    ):
+        engine.refuses(status, told)
+        seen.append(await client.post(CHAT, json=body(IN_CHAT, "other")))
+    engine.says(*answer(ANSWERED))
+    retriever.error = NotFound(f"nothing for {SAID}", code="unknown_collection")
+    for path in ("path:handbook", "path:safe_start"):
+        seen.append(await client.post(CHAT, json=body(IN_POLICY, path)))
+    for bad in (b"{" + SAID.encode(), b'{"model": 5, "messages": "xyzzy"}', b"\xff" + SAID.encode()):
+        seen.append(await client.post(CHAT, content=bad))
+    seen.append(await client.post(CHAT, json={"model": SAID, "messages": [{"role": SAID, "content": SAID}]}))
+    seen.append(await client.get(f"/{SAID}?key={CALLERS_KEY}"))
+    decision_id = seen[0].headers["x-pointsman-decision-id"]
+    await client.post("/v1/feedback", json={"decision_id": decision_id, "right_answer": SAID, "correction": SAID})
+    await _hang_up(client, engine)
+    assert {response.status_code for response in seen} >= {200, 400, 404, 503}
+    assert len(seen) >= 28
+    _says_nothing(log)
+
+
+async def test_an_engine_that_quotes_the_key_it_was_given_does_not_tell_it_to_our_client(
+    log: io.StringIO, client: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    engine.refuses(401, {"error": {"message": f"Incorrect API key provided: {ENGINES_KEY}."}})
+    told = await client.post(CHAT, json=body(IN_CHAT, "other"))
+    assert engine.headers[-1]["authorization"] == f"Bearer {ENGINES_KEY}"
+    assert "Incorrect API key provided: [secret]" in told.text
+    _says_nothing(log)
+
+
+async def test_a_mistake_of_ours_tells_the_client_an_id_and_the_log_where_it_happened(
+    log: io.StringIO, client: httpx.AsyncClient, gateway: Gateway
+) -> None:
+    now = gateway.house.generations.current
+    gateway.house.generations.current = replace(now, line=replace(now.line, prompts=Mistaken()))  # type: ignore[arg-type]
+    plain = await client.post(CHAT, json=body(IN_CHAT))
+    streamed = await client.post(CHAT, json=body(IN_CHAT, stream=True))
+    async with open_channel(gateway.grpc_address) as channel:
+        request = pb.GenerateRequest(model="auto", messages=[pb.Message(role="user", content=SAID)])
+        call = gateway_pb2_grpc.GatewayStub(channel).Generate(request, metadata=[("authorization", CALLERS_KEY)])
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call.read()
+    for told in plain.text, streamed.text, str(failed.value):
+        assert "internal error" in told
+        assert not [hidden for hidden in HIDDEN if hidden in told], told
+    _says_nothing(log)
+    written = log.getvalue()
+    for kept in ("in build", "raise ValueError", "KeyError", "ValueError", "withheld"):
+        assert written.count(kept) >= 3, kept
+
+
+async def test_a_prompt_file_that_fails_on_a_request_is_named_without_the_request(
+    log: io.StringIO, neighbours: Neighbours, gateway: Gateway, client: httpx.AsyncClient
+) -> None:
+    before = gateway.house.generations.current.id
+    neighbours.config.prompts["persona.txt"] = "{% if 'xyzzy' in query %}{{ 1 + query }}{% endif %}"
+    neighbours.config.write()
+    await until(lambda: gateway.house.generations.current.id != before, within=20)
+    told = await client.post(CHAT, json=body(IN_CHAT, "path:small_talk"))
+    assert (told.status_code, told.json()["error"]["code"]) == (500, "prompt_failed")
+    assert "prompts/persona.txt cannot be rendered" in told.text
+    assert not [hidden for hidden in HIDDEN if hidden in told.text]
+    assert "prompts/persona.txt cannot be rendered" in log.getvalue()
+    _says_nothing(log)
+
+
+async def _hang_up(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    engine.says(*beginning(ANSWERED), asyncio.Event())
+    async with client.stream("POST", CHAT, json=body(IN_CHAT, stream=True)) as response:
+        await anext(response.aiter_bytes())
+    await until(lambda: engine.running == 0)
+
+
+def _says_nothing(log: io.StringIO) -> None:
+    told = log.getvalue()
+    for hidden in HIDDEN:
+        lines = [line for line in told.splitlines() if hidden in line]
+        assert not lines, lines[:3]

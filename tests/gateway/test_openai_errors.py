@@ -1,0 +1,186 @@
+"""Errors of every route, in OpenAI's shape and as its client knows them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from doubles import openai_shapes as shapes
+from doubles.config_folder import IN_CHAT
+from doubles.engine import BREAK, ScriptedEngine, beginning
+from doubles.gateway import Gateway
+from doubles.openai_clients import opening_client
+from doubles.waiting import until
+from pointsman_gateway.doors.answering import send_error
+from pointsman_servicekit.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    PointsmanError,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+
+ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/route"]
+SMALLEST: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": IN_CHAT}]},
+    "/v1/completions": {"prompt": IN_CHAT},
+    "/v1/responses": {"input": IN_CHAT},
+    "/v1/embeddings": {"input": IN_CHAT},
+    "/v1/route": {"messages": [{"role": "user", "content": IN_CHAT}]},
+}
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with opening_client(gateway) as client:
+        yield client
+
+
+MALFORMED: list[tuple[bytes, str]] = [
+    (b"{", "bad_json"), (b"", "bad_parameter"), (b"\xff\xfe{}", "bad_json"), (b"[]", "bad_parameter"),
+    (b"null", "bad_parameter"), (b'"x"', "bad_parameter"), (b"[" * 100_000, "bad_json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_malformed_body_is_the_clients_error(http: httpx.AsyncClient, route: str) -> None:
+    for body, code in MALFORMED:
+        answer = await http.post(route, content=body, headers={"content-type": "application/json"})
+        told = shapes.error(answer)
+        assert answer.status_code == 400, body[:10]
+        assert told["type"] == "invalid_request_error"
+        assert told["code"] == code or len(body) > 1000, body[:10]
+        assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("route", ROUTES[1:])
+async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, route: str) -> None:
+    answer = await http.post(route, data={"model": "auto"})
+    assert (answer.status_code, shapes.error(answer)["code"]) == (400, "bad_parameter")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_body_that_is_too_large_is_refused(http: httpx.AsyncClient, route: str) -> None:
+    answer = await http.post(route, content=b" " * (9 * 1024 * 1024), headers={"content-type": "application/json"})
+    assert (answer.status_code, shapes.error(answer)["code"]) == (400, "body_too_large")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_another_method_is_refused(http: httpx.AsyncClient, route: str) -> None:
+    for method in ("GET", "PUT", "DELETE"):
+        answer = await http.request(method, route)
+        assert (answer.status_code, shapes.error(answer)["code"]) == (405, "unknown_route")
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/chat", "/v1/images/generations", "/", "/v1/responses/resp_1"])
+async def test_a_route_that_there_is_not_is_told(http: httpx.AsyncClient, path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = await http.request(method, path)
+        assert (answer.status_code, shapes.error(answer)["code"]) == (404, "unknown_route")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_request_without_a_model_says_so(http: httpx.AsyncClient, route: str) -> None:
+    answer = await http.post(route, json=SMALLEST[route])
+    told = shapes.error(answer)
+    assert (answer.status_code, told["code"], told["param"]) == (400, "missing_model", "model")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_a_time_that_is_none_is_refused(http: httpx.AsyncClient, route: str) -> None:
+    answer = await http.post(route, json={"model": "auto", **SMALLEST[route]}, headers={"x-request-timeout": "soon"})
+    assert (answer.status_code, shapes.error(answer)["param"]) == (400, "x-request-timeout")
+
+
+@pytest.mark.parametrize("route", ROUTES[:3])
+async def test_time_that_runs_out_is_told(http: httpx.AsyncClient, engine: ScriptedEngine, route: str) -> None:
+    engine.says(asyncio.Event())
+    answer = await http.post(route, json={"model": "tiny", **SMALLEST[route]}, headers={"x-request-timeout": "0.2"})
+    assert (answer.status_code, shapes.error(answer)["code"]) == (504, "deadline_exceeded")
+
+
+@pytest.mark.parametrize("kind", ["chat", "completions", "responses"])
+async def test_the_client_raises_its_own_classes(client: openai.AsyncOpenAI, engine: ScriptedEngine, kind: str) -> None:
+    async def ask(model: str, **more: Any) -> Any:
+        if kind == "responses":
+            return await client.responses.create(model=model, input=IN_CHAT, **more)
+        if kind == "completions":
+            return await client.completions.create(model=model, prompt=IN_CHAT, **more)
+        said: list[Any] = [{"role": "user", "content": IN_CHAT}]
+        return await client.chat.completions.create(model=model, messages=said, **more)
+
+    with pytest.raises(openai.NotFoundError, match="unknown model"):
+        await ask("nobody")
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        await ask("auto", temperature=9)
+    engine.says(asyncio.Event())
+    with pytest.raises(openai.APITimeoutError):
+        await ask("tiny", timeout=0.2)
+    await until(lambda: engine.running == 0)
+    engine.refuses(500, {})
+    with pytest.raises(openai.InternalServerError) as failed:
+        await ask("tiny")
+    assert failed.value.status_code == 503
+    engine.says(*beginning("Hel"), BREAK)
+    with pytest.raises(openai.APIStatusError, match="engine 'local' failed"):
+        await ask("tiny")
+
+
+HALF = {
+    "/v1/chat/completions": [b'"x": ["\\ud800"]', b'"stop": "\\ud800"', b'"metadata": {"a": "\\ud800"}'],
+    "/v1/completions": [b'"suffix": "\\ud800"', b'"stop": ["a", "\\ud800"]'],
+    "/v1/responses": [b'"tools": [{"type": "function", "name": "\\ud800"}]', b'"instructions": "\\ud800"'],
+    "/v1/embeddings": [b'"user": "\\ud800"', b'"x": {"\\ud800": 1}'],
+    "/v1/route": [b'"x": "\\ud800"'],
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+async def test_half_a_character_is_refused_wherever_it_stands(
+    http: httpx.AsyncClient, engine: ScriptedEngine, route: str
+) -> None:
+    for field in HALF[route]:
+        body = json.dumps({"model": "auto", **SMALLEST[route]}).encode()[:-1] + b", " + field + b"}"
+        answer = await http.post(route, content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, shapes.error(answer)["code"]) == (400, "bad_text"), field
+    assert engine.bodies == []
+
+
+CLASSES: list[tuple[type[PointsmanError], type[openai.APIStatusError], str]] = [
+    (InvalidArgument, openai.BadRequestError, "invalid_request_error"),
+    (Unauthenticated, openai.AuthenticationError, "authentication_error"),
+    (PermissionDenied, openai.PermissionDeniedError, "permission_error"),
+    (NotFound, openai.NotFoundError, "invalid_request_error"),
+    (FailedPrecondition, openai.ConflictError, "invalid_request_error"),
+    (ResourceExhausted, openai.RateLimitError, "rate_limit_error"),
+    (Unavailable, openai.InternalServerError, "server_error"),
+    (DeadlineExceeded, openai.InternalServerError, "server_error"),
+    (Internal, openai.InternalServerError, "server_error"),
+]
+
+
+@pytest.mark.parametrize(("error", "raised", "kind"), CLASSES)
+async def test_each_family_of_errors_is_a_class_of_the_clients(
+    error: type[PointsmanError], raised: type[openai.APIStatusError], kind: str
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send_error(send, error("no", code="so_it_is", param="p", retry_after=7.0), [])
+
+    transport = httpx.ASGITransport(app)
+    async with (
+        httpx.AsyncClient(transport=transport) as http,
+        openai.AsyncOpenAI(base_url="http://gateway/v1", api_key="none", max_retries=0, http_client=http) as client,
+    ):
+        with pytest.raises(raised) as told:
+            await client.models.list()
+    assert type(told.value) is raised
+    assert (told.value.code, told.value.param, told.value.type) == ("so_it_is", "p", kind)
+    assert told.value.response.headers["retry-after"] == "7"

@@ -1,0 +1,89 @@
+"""What the journal and feedback keep of texts goes through the redaction hook first; where it fails they keep none."""
+
+import json
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.gateway import Neighbours, open_http_client
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman_gateway.config.load import ConfigError
+from redis.asyncio import Redis
+
+CARD, MAIL = "4111 1111 1111 1111", "ann@example.org"
+
+
+@pytest.fixture
+def keeping(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
+    neighbours.settings |= {"redis_url": valkey.url, "redaction": "pointsman_gateway.redaction:redact_common"}
+    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    return neighbours
+
+
+@pytest.fixture
+def failing() -> Iterator[None]:
+    module: Any = types.ModuleType("failing_hook")
+    module.redact = lambda text: 1 / 0
+    sys.modules["failing_hook"] = module
+    yield
+    del sys.modules["failing_hook"]
+
+
+async def everything(valkey: Valkey) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The journal's decisions and the feedback on them."""
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        streams = ("{pointsman}:decisions", "{pointsman}:feedback")
+        decisions, feedback = [[fields for _, fields in await redis.xrange(name)] for name in streams]
+        return decisions, feedback
+
+
+async def ask_and_say(neighbours: Neighbours, valkey: Valkey) -> tuple[dict[str, Any], dict[str, str]]:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        message = {"role": "user", "content": f"{IN_CHAT} I am {MAIL}, my card is {CARD}"}
+        asked = {"model": "auto", "messages": [message], "user": MAIL, "metadata": {"from": MAIL}}
+        answer = await client.post("/v1/chat/completions", json=asked)
+        said = {"rating": 0.5, "correction": f"ask {MAIL}", "right_answer": f"paid with {CARD}"}
+        decision_id = answer.headers["x-pointsman-decision-id"]
+        assert (await client.post("/v1/feedback", json={"decision_id": decision_id, **said})).status_code == 200
+
+        async def both() -> Any:
+            decisions, feedback = await everything(valkey)
+            return decisions and feedback and (json.loads(decisions[0]["entry"]), feedback[0])
+
+        entry, kept = await found(both)
+        assert CARD not in str((entry, kept))
+        assert MAIL not in str((entry, kept))
+        assert gateway.metric("pointsman_redaction_failures_total") == (0 if entry["text"] == "kept" else 4)
+    return entry, kept
+
+
+async def test_what_is_kept_is_redacted(keeping: Neighbours, valkey: Valkey) -> None:
+    entry, feedback = await ask_and_say(keeping, valkey)
+    assert entry["messages"][0]["content"] == f"{IN_CHAT} I am [email], my card is [card]"
+    assert (entry["text"], entry["user"], entry["metadata"]) == ("kept", "[email]", {"from": "[email]"})
+    assert (feedback["correction"], feedback["right_answer"]) == ("ask [email]", "paid with [card]")
+
+
+async def test_where_the_hook_fails_no_text_is_kept_and_all_else_is(
+    failing: None, keeping: Neighbours, valkey: Valkey
+) -> None:
+    keeping.settings["redaction"] = "failing_hook:redact"
+    entry, feedback = await ask_and_say(keeping, valkey)
+    assert (entry["text"], entry["messages"], entry["user"], entry["metadata"]) == (
+        "not redacted", None, None, {"from": ""},
+    )  # fmt: skip
+    assert (entry["path"], entry["outcome"]) == ("small_talk", "ok")
+    assert (feedback["rating"], feedback["correction"], feedback["right_answer"]) == ("0.5", "", "")
+
+
+async def test_a_hook_that_is_none_stops_the_gateway_at_its_start(keeping: Neighbours) -> None:
+    keeping.settings["redaction"] = "no_such_module:redact"
+    await keeping.ready()
+    with pytest.raises(ConfigError, match="POINTSMAN_GATEWAY_REDACTION: the hook 'no_such_module:redact' cannot be"):
+        async with keeping.gateway():
+            pass

@@ -1,0 +1,439 @@
+"""What is done about engines that fail or are slow, before the first token: retries, rests, trials, hedges, time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from doubles.clients import ScriptedClient
+from doubles.clocks import Clock
+from doubles.waiting import until
+from pointsman_gateway.backends.balancing import Candidates, beginning
+from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan
+from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
+from pointsman_gateway.backends.stage import Backends, Opened
+from pointsman_gateway.config.schema import BreakerTerms, ResilienceConfig, RetryTerms, Timeouts
+from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
+from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from prometheus_client import CollectorRegistry
+
+PLAIN = Path("plain", "tiny")
+DECISION = Decision("d1", "chat", 0.9, PLAIN, "policy:fixed", "encoder", (), ())
+PROMPT = Prompt((Message("user", "Hello"),))
+
+PROMPT_RETRIES = RetryTerms(backoff=0.0)
+
+
+class Bench:
+    """Engines, and what asks them."""
+
+    def __init__(self, *names: str, **resilience: Any) -> None:
+        config = ResilienceConfig(**({"retries": PROMPT_RETRIES} | resilience))
+        self.clock = Clock()
+        self.client = ScriptedClient()
+        self.cells = {
+            name: Cell(Engine(name, "tiny", f"http://{name}", ready=True), self.clock) for name in names or ("a", "b")
+        }
+        plans = {name: Plan(config.timeouts, config.breaker) for name in self.cells}
+        self.engines = Engines(list(self.cells.values()), plans)
+        self.registry = CollectorRegistry()
+        self.registry.register(EngineStates(lambda: self.engines.cells))
+        metrics = EngineMetrics(self.registry)
+        self._backends = Backends(self.engines, self.client, asyncio.get_running_loop().time, config, metrics)
+
+    async def open(self, seconds: float = 30.0) -> Opened:
+        deadline = asyncio.get_running_loop().time() + seconds
+        return await self._backends.open(Request("auto", PROMPT.messages, deadline=deadline), DECISION, PROMPT)
+
+    async def ask(self, seconds: float = 30.0) -> str:
+        return text_of([chunks async for chunks in (await self.open(seconds)).chunks])
+
+    def first(self) -> str:
+        """The engine that is asked first for this prompt; the other one is `second`."""
+        return self._order()[0]
+
+    def second(self) -> str:
+        return self._order()[1]
+
+    def _order(self) -> list[str]:
+        candidates = Candidates(self.engines.targets(PLAIN), beginning(PROMPT.messages), 1.25)
+        return [target.engine.name for target in iter(candidates.take, None)]
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"pointsman_{name}", labels) or 0.0
+
+
+def text_of(all_chunks: list[Chunks]) -> str:
+    return "".join(chunk.content for chunks in all_chunks for chunk in chunks)
+
+
+# -- the next engine
+
+
+@pytest.mark.parametrize("status", [0, 401, 404, 429, 500, 502, 503, 504])
+async def test_the_next_engine_is_asked_where_one_fails(status: int) -> None:
+    bench = Bench()
+    first, second = bench.first(), bench.second()
+    bench.client.fails(first, status)
+    assert await bench.ask() == "hello"
+    assert bench.client.asked == [first, second]
+    assert bench.metric("retries_total", engine=first, outcome="sent") == 1
+
+
+async def test_an_engine_that_is_alone_is_asked_again_where_it_could_not_be_reached() -> None:
+    bench = Bench("a")
+    bench.client.fails("a", 503)
+    with pytest.raises(Unavailable, match="engine 'a' answered 503"):
+        await bench.ask()
+    assert bench.client.asked == ["a", "a", "a"]
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+async def test_an_engine_that_is_alone_is_not_asked_again_for_what_it_says_of_itself(status: int) -> None:
+    bench = Bench("a")
+    bench.client.fails("a", status)
+    with pytest.raises(Unavailable):
+        await bench.ask()
+    assert bench.client.asked == ["a"]
+
+
+async def test_each_of_two_is_asked_once() -> None:
+    bench = Bench()
+    bench.client.fails("a", 503)
+    bench.client.fails("b", 503)
+    with pytest.raises(Unavailable, match=f"engine '{bench.second()}' answered 503"):
+        await bench.ask()
+    assert sorted(bench.client.asked) == ["a", "b"]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_mistake_of_the_callers_is_told_at_once_and_held_against_nobody(status: int) -> None:
+    bench = Bench(breaker=BreakerTerms(failures=1))
+    bench.client.fails("a", status)
+    bench.client.fails("b", status)
+    for _ in range(3):
+        with pytest.raises(InvalidArgument):
+            await bench.ask()
+    assert len(bench.client.asked) == 3
+    assert all(cell.breaker.closed for cell in bench.cells.values())
+
+
+async def test_retries_stop_where_the_budget_is_spent() -> None:
+    bench = Bench(
+        "a", "b", "c", retries=RetryTerms(share=0.0, floor=3, backoff=0.0), breaker=BreakerTerms(enabled=False)
+    )
+    for name in "abc":
+        bench.client.fails(name, 500)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await bench.ask()
+    assert len(bench.client.asked) == 5 + 3
+    assert sum(bench.metric("retries_total", engine=name, outcome="refused") for name in "abc") == 4
+
+
+async def test_the_pause_before_a_retry_never_goes_past_the_deadline() -> None:
+    bench = Bench("a", retries=RetryTerms(most=10, backoff=10, longest_backoff=60))
+    bench.client.fails("a", 503)
+    with pytest.raises(DeadlineExceeded):
+        await bench.ask(seconds=1e-4)
+
+
+# -- an engine that is left alone
+
+
+async def test_an_engine_that_has_failed_again_and_again_is_left_alone() -> None:
+    bench = Bench(breaker=BreakerTerms(failures=3))
+    first = bench.first()
+    bench.client.fails(first, 0)
+    for _ in range(10):
+        assert await bench.ask() == "hello"
+    assert bench.client.asked.count(first) == 3
+    assert bench.metric("engine_breaker_opened_total", engine=first) == 1
+    assert bench.metric("engine_breaker_open", engine=first) == 1
+
+
+async def test_where_all_are_left_alone_it_is_told_at_once_when_to_come_again() -> None:
+    bench = Bench("a", breaker=BreakerTerms(failures=1, rest=7))
+    bench.client.fails("a", 500)
+    with pytest.raises(Unavailable, match="answered 500"):
+        await bench.ask()
+    assert bench.engines.why_not(PLAIN) == "a has failed and is tried again in 7 s"
+    assert not bench.engines.any_ready
+    with pytest.raises(Unavailable, match="path 'plain': a has failed and is tried again in 7 s") as told:
+        await bench.ask()
+    assert (told.value.code, told.value.retry_after) == ("breaker_open", 7)
+    assert len(bench.client.asked) == 1
+
+
+async def test_after_its_rest_it_is_tried_and_serves_again() -> None:
+    bench = Bench("a", breaker=BreakerTerms(failures=1, rest=7))
+    bench.client.fails("a", 500)
+    with pytest.raises(Unavailable):
+        await bench.ask()
+    bench.client.says("a", "back")
+    bench.clock.passes(7)
+    assert bench.engines.any_ready
+    assert bench.engines.why_not(PLAIN) is None
+    assert await bench.ask() == "back"
+    assert bench.metric("engine_breaker_open", engine="a") == 0
+
+
+async def test_while_it_is_tried_nobody_else_waits_for_it() -> None:
+    bench = Bench("a", breaker=BreakerTerms(failures=1, rest=7))
+    bench.client.fails("a", 500)
+    with pytest.raises(Unavailable):
+        await bench.ask()
+    go_on = asyncio.Event()
+    bench.client.says("a", go_on, "back")
+    bench.clock.passes(7)
+    trial = asyncio.create_task(bench.ask())
+    await until(lambda: bench.client.running["a"])
+    with pytest.raises(Unavailable, match="a has failed and is being tried again"):
+        await bench.ask()
+    go_on.set()
+    assert await trial == "back"
+
+
+async def test_a_request_that_tries_a_hanging_engine_is_answered_by_another() -> None:
+    bench = Bench(breaker=BreakerTerms(failures=1, rest=7, longest_rest=60))
+    first, second = bench.first(), bench.second()
+    bench.client.fails(first, 0)
+    await bench.ask()
+    bench.client.says(first, asyncio.Event())
+    bench.clock.passes(7)
+    asking = asyncio.create_task(bench.ask())
+    await until(lambda: bench.client.running[first])
+    bench.clock.passes(1)
+    assert await asking == "hello"
+    assert bench.client.asked[-2:] == [first, second]
+    assert bench.cells[first].breaker.rest_left == 14  # it has failed its trial
+    assert bench.client.running[first] == 0
+
+
+async def test_an_overloaded_engine_is_left_alone_as_long_as_it_asks_but_not_given_up() -> None:
+    bench = Bench(breaker=BreakerTerms(failures=1))
+    first, second = bench.first(), bench.second()
+    bench.client.fails(first, 429, retry_after="9")
+    for _ in range(3):
+        assert await bench.ask() == "hello"
+    assert bench.client.asked == [first, second, second, second]
+    assert bench.cells[first].breaker.closed
+    bench.client.says(first, "rested")
+    bench.clock.passes(9)
+    assert await bench.ask() == "rested"
+
+
+async def test_where_all_are_overloaded_the_shortest_wait_is_told() -> None:
+    bench = Bench()
+    bench.client.fails("a", 429, retry_after="9")
+    bench.client.fails("b", 429, retry_after="1000000")
+    with pytest.raises(Unavailable):
+        await bench.ask()
+    with pytest.raises(
+        Unavailable, match="a is overloaded and asks for 9 s; b is overloaded and asks for 30 s"
+    ) as told:
+        await bench.ask()
+    assert (told.value.code, told.value.retry_after) == ("engine_overloaded", 9)
+
+
+async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
+    bench = Bench("a", breaker=BreakerTerms(failures=2))
+    cut = Unavailable("engine 'a' failed: reset", code="engine_unavailable")
+    bench.client.says("a", "hel", cut)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="reset"):
+            await bench.ask()
+    assert bench.client.asked == ["a", "a"]  # never again after the first token
+    # Each began well, and so they are not in a row; the share decides of these.
+    bench.cells["a"].breaker.failed(bench.cells["a"].breaker.enter(), BreakerTerms(failures=2))
+    assert not bench.cells["a"].breaker.closed
+
+
+# -- time
+
+
+async def test_an_engine_without_a_first_token_in_time_gives_way_to_the_next() -> None:
+    bench = Bench(timeouts=Timeouts(first_token=0.05), breaker=BreakerTerms(failures=1))
+    first = bench.first()
+    bench.client.says(first, asyncio.Event())
+    assert await bench.ask() == "hello"
+    assert bench.metric("engine_attempts_total", engine=first, outcome="first_token_timeout") == 1
+    assert bench.metric("engine_breaker_open", engine=first) == 1
+    assert bench.client.running[first] == 0
+
+
+async def test_the_error_of_a_slow_engine_that_is_alone_names_what_was_too_slow() -> None:
+    bench = Bench("a", timeouts=Timeouts(first_token=0.05))
+    bench.client.says("a", asyncio.Event())
+    with pytest.raises(Unavailable, match=r"engine 'a' failed: no first token within 0.05 s") as told:
+        await bench.ask()
+    assert told.value.code == "first_token_timeout"
+    assert bench.client.asked == ["a"]
+
+
+async def test_the_deadline_stands_over_the_whole_chain() -> None:
+    bench = Bench("a", "b", "c", timeouts=Timeouts(first_token=0.05))
+    for name in "abc":
+        bench.client.says(name, asyncio.Event())
+    with pytest.raises(DeadlineExceeded):
+        await bench.ask(seconds=0.07)
+    assert len(bench.client.asked) == 2
+    assert sum(bench.client.running.values()) == 0
+
+
+async def test_the_client_is_told_its_times() -> None:
+    bench = Bench("a", timeouts=Timeouts(connect=1, first_token=2, gap=3))
+    await bench.ask()
+    assert bench.client.calls[0].timeouts == Timeouts(connect=1, first_token=2, gap=3)
+
+
+async def test_callers_who_give_up_on_a_hanging_engine_count_against_it() -> None:
+    """Their patience may be shorter than ours: then nobody would ever wait for a first token's timeout."""
+    bench = Bench("a", breaker=BreakerTerms(failures=2))
+    bench.client.says("a", asyncio.Event())
+    for _ in range(2):
+        await given_up(bench, after=6)
+    assert not bench.cells["a"].breaker.closed
+
+
+async def test_callers_who_give_up_on_a_busy_engine_do_not_count_against_it() -> None:
+    bench = Bench("a", breaker=BreakerTerms(failures=1))
+    go_on = asyncio.Event()
+    bench.client.says("a", go_on, "hello")
+    waiting = asyncio.create_task(bench.open())
+    await until(lambda: bench.client.running["a"])
+    bench.clock.passes(6)
+    other = asyncio.create_task(bench.open())
+    go_on.set()
+    opened = await other
+    assert bench.cells["a"].breaker.closed
+    await opened.chunks.aclose()  # type: ignore[attr-defined]  # it has one
+    await (await waiting).chunks.aclose()  # type: ignore[attr-defined]  # it has one
+    bench.client.says("a", asyncio.Event())
+    await given_up(bench, after=1)  # too soon to say anything
+    assert bench.cells["a"].breaker.closed
+
+
+async def given_up(bench: Bench, after: float) -> None:
+    asking = asyncio.create_task(bench.ask())
+    await until(lambda: bench.client.running["a"])
+    bench.clock.passes(after)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert bench.client.running["a"] == 0
+
+
+# -- hedging
+
+
+async def test_a_second_engine_is_asked_where_the_first_token_is_long_in_coming() -> None:
+    bench = Bench(hedge_after=0.02)
+    first, second = bench.first(), bench.second()
+    bench.client.says(first, asyncio.Event())
+    opened = await bench.open()
+    assert bench.client.asked == [first, second]
+    assert bench.client.running[first] == 0  # let go of
+    assert opened.hedged == 1
+    assert text_of([chunks async for chunks in opened.chunks]) == "hello"
+    assert bench.metric("hedges_total", engine=first, outcome="won") == 1
+
+
+async def test_the_first_one_may_still_win() -> None:
+    bench = Bench(hedge_after=0.02)
+    first, second = bench.first(), bench.second()
+    go_on = asyncio.Event()
+    bench.client.says(first, go_on, "at last")
+    bench.client.says(second, asyncio.Event())
+    asking = asyncio.create_task(bench.ask())
+    await until(lambda: bench.client.running[second])
+    go_on.set()
+    assert await asking == "at last"
+    assert bench.client.running[second] == 0
+    assert bench.metric("hedges_total", engine=first, outcome="lost") == 1
+
+
+async def test_a_fast_engine_is_never_hedged() -> None:
+    bench = Bench(hedge_after=30)
+    assert (await bench.open()).hedged == 0
+    assert len(bench.client.asked) == 1
+
+
+async def test_no_hedge_without_a_budget() -> None:
+    bench = Bench(hedge_after=0.01, retries=RetryTerms(share=0, floor=0))
+    first, second = bench.first(), bench.second()
+    go_on = asyncio.Event()
+    bench.client.says(first, go_on, "slow")
+    asking = asyncio.create_task(bench.ask())
+    await until(lambda: bench.metric("hedges_total", engine=first, outcome="refused"))
+    go_on.set()
+    assert await asking == "slow"
+    assert second not in bench.client.asked
+
+
+async def test_an_engine_that_loses_every_hedge_in_silence_is_left_alone() -> None:
+    bench = Bench(hedge_after=0.01, breaker=BreakerTerms(failures=2))
+    first = bench.first()
+    bench.client.says(first, asyncio.Event())
+    for _ in range(2):
+        asking = asyncio.create_task(bench.ask())
+        await until(lambda: bench.client.running[first])
+        bench.clock.passes(0.01)
+        assert await asking == "hello"
+    assert not bench.cells[first].breaker.closed
+
+
+async def test_where_both_fail_the_last_ones_error_is_told() -> None:
+    bench = Bench(hedge_after=0.01, retries=RetryTerms(most=0))
+    first, second = bench.first(), bench.second()
+    go_on = asyncio.Event()
+    bench.client.says(first, go_on, Unavailable("slow and broken", code="engine_error"))
+    bench.client.fails(second, 500)
+    asking = asyncio.create_task(bench.ask())
+    await until(lambda: bench.metric("engine_attempts_total", engine=second, outcome="engine_error"))
+    go_on.set()
+    with pytest.raises(Unavailable, match="slow and broken"):
+        await asking
+
+
+async def test_whoever_hangs_up_stops_both_engines() -> None:
+    bench = Bench(hedge_after=0.01)
+    bench.client.says("a", asyncio.Event())
+    bench.client.says("b", asyncio.Event())
+    asking = asyncio.create_task(bench.ask())
+    await until(lambda: bench.client.running["a"] and bench.client.running["b"])
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert sum(bench.client.running.values()) == 0
+    assert sum(cell.in_flight for cell in bench.cells.values()) == 0
+
+
+# -- what an engine is busy with
+
+
+async def test_an_engine_is_busy_from_the_question_to_the_end_of_its_answer() -> None:
+    bench = Bench("a")
+    go_on = asyncio.Event()
+    bench.client.says("a", "hel", go_on, "lo")
+    opened = await bench.open()
+    assert bench.metric("engine_in_flight", engine="a") == 1
+    go_on.set()
+    assert text_of([chunks async for chunks in opened.chunks]) == "hello"
+    assert bench.metric("engine_in_flight", engine="a") == 0
+    assert bench.metric("engine_attempts_total", engine="a", outcome="ok") == 1
+
+
+async def test_an_engine_is_let_go_of_however_its_answer_is_left() -> None:
+    bench = Bench("a")
+    bench.client.says("a", "hel", asyncio.Event())
+    async with aclosing(as_generator(await bench.open())) as chunks:
+        await anext(chunks)
+    await bench.open()  # and never read
+    assert bench.cells["a"].in_flight == 0
+    assert bench.metric("engine_attempts_total", engine="a", outcome="cancelled") == 2
+
+
+async def as_generator(opened: Opened) -> AsyncIterator[Chunks]:
+    async with aclosing(opened.chunks):  # type: ignore[type-var]  # it has one
+        async for chunks in opened.chunks:
+            yield chunks

@@ -1,0 +1,59 @@
+"""What models.yaml says of resilience: defaults, an engine's own, and what is refused."""
+
+from typing import Any
+
+import pytest
+from doubles.config_folder import ConfigFolder
+from pointsman_gateway.backends.engines import plans
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.schema import ModelsFile
+
+
+def models(config_folder: ConfigFolder) -> ModelsFile:
+    return load_config(config_folder.write()).models
+
+
+def test_without_a_word_there_are_timeouts_a_breaker_and_retries_and_no_hedging(config_folder: ConfigFolder) -> None:
+    plan = plans(models(config_folder))["local"]
+    assert (plan.timeouts.connect, plan.timeouts.first_token, plan.timeouts.gap) == (2, 60, 60)
+    assert (plan.breaker.enabled, plan.breaker.failures, plan.breaker.rest) == (True, 5, 5)
+    resilience = models(config_folder).resilience
+    assert (resilience.retries.most, resilience.retries.share, resilience.hedge_after) == (2, 0.2, None)
+
+
+def test_an_engine_has_its_own_where_they_are_written_and_those_for_all_where_not(config_folder: ConfigFolder) -> None:
+    config_folder.models["resilience"] = {"timeouts": {"connect": 1, "gap": 9}, "breaker": {"failures": 3}}
+    config_folder.models["engines"]["local"] |= {"timeouts": {"gap": 4}, "breaker": {"enabled": False}}
+    plan = plans(models(config_folder))["local"]
+    assert (plan.timeouts.connect, plan.timeouts.first_token, plan.timeouts.gap) == (1, 60, 4)
+    assert (plan.breaker.enabled, plan.breaker.failures) == (False, 3)
+
+
+def test_an_engine_stays_the_same_where_only_its_times_change(config_folder: ConfigFolder) -> None:
+    before = models(config_folder).engines["local"]
+    config_folder.models["engines"]["local"] |= {"timeouts": {"gap": 4}, "breaker": {"failures": 9}}
+    after = models(config_folder).engines["local"]
+    assert before != after
+    assert before.identity == after.identity
+    config_folder.models["engines"]["local"]["lora_server"] = "127.0.0.1:2"
+    assert models(config_folder).engines["local"].identity != before.identity
+
+
+@pytest.mark.parametrize(
+    ("resilience", "told"),
+    [
+        ({"timeout": {}}, "unknown key 'resilience.timeout'; known here: timeouts, breaker, retries"),
+        ({"timeouts": {"first_token": 0}}, "'resilience.timeouts.first_token'"),
+        ({"breaker": {"rate": 2}}, "'resilience.breaker.rate'"),
+        ({"retries": {"share": -1}}, "'resilience.retries.share'"),
+        ({"hedge_after": 0}, "'resilience.hedge_after'"),
+        ({"load_bound": 0.5}, "'resilience.load_bound'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_its_name(
+    config_folder: ConfigFolder, resilience: dict[str, Any], told: str
+) -> None:
+    config_folder.models["resilience"] = resilience
+    with pytest.raises(ConfigError) as refused:
+        load_config(config_folder.write())
+    assert told in str(refused.value)

@@ -1,0 +1,36 @@
+"""A hedge costs the prompt once more, and the receipt says so."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from doubles.config_folder import IN_CHAT, PRICES
+from doubles.engine import ScriptedEngine, answer
+from doubles.gateway import Gateway, Neighbours
+from pointsman_gateway.domain import Finished, Message, Request
+
+
+@pytest.fixture
+async def hedging(neighbours: Neighbours, second_engine: ScriptedEngine) -> AsyncIterator[Gateway]:
+    neighbours.config.models["engines"]["spare"] = {"model": "tiny", "url": second_engine.url}
+    neighbours.config.models["resilience"] = {"hedge_after": 0.02}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        next(cell for cell in gateway.house.engines.cells if cell.engine.name == "spare").in_flight += 100
+        yield gateway
+
+
+async def test_the_prompt_that_the_loser_read_is_in_the_receipt(
+    hedging: Gateway, engine: ScriptedEngine, second_engine: ScriptedEngine
+) -> None:
+    engine.says(asyncio.Event())
+    second_engine.says(*answer("quick", prompt_tokens=100, cached_tokens=40))
+    deadline = asyncio.get_running_loop().time() + 30
+    request = Request("auto", (Message("user", IN_CHAT),), deadline=deadline)
+    events = [event async for event in hedging.house.pipeline.answer(request)]
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    expected = (60 * PRICES["prompt"] + 40 * PRICES["cached"]) / 1e6
+    assert finished.receipt.cost_parts_usd["hedge"] == pytest.approx(expected)
+    assert hedging.metric("pointsman_hedges_total", engine="local", outcome="won") == 1
+    assert hedging.metric("pointsman_cost_usd_total", component="hedge") == pytest.approx(expected)

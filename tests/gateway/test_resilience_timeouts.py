@@ -1,0 +1,77 @@
+"""Each time that an engine lets pass has its own name; real sockets, the real client."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import pytest
+from doubles.engine import ScriptedEngine, answer, beginning
+from pointsman_gateway.backends.http1 import Pool
+from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.config.schema import Timeouts
+from pointsman_gateway.domain import Message, Sampling
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
+
+SHORT = 0.1
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[OpenAIClient]:
+    pool = Pool()
+    yield OpenAIClient(pool)
+    pool.close()
+
+
+async def failure(client: OpenAIClient, url: str, timeouts: Timeouts, seconds: float = 30) -> PointsmanError:
+    """What comes of asking for a whole answer."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    call = Call("a", url, "tiny", (Message("user", "Hello"),), Sampling(), deadline, timeouts=timeouts)
+    with pytest.raises(PointsmanError) as told:
+        async for _ in client.stream(call):
+            pass
+    return told.value
+
+
+@contextmanager
+def nobody_accepts() -> Iterator[str]:
+    """An address at which connections are neither taken nor refused, as of a machine that is gone."""
+    with socket.socket() as listening, socket.socket() as first, socket.socket() as second:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for filling in (first, second):
+            filling.setblocking(False)
+            filling.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_a_machine_that_is_gone_is_a_connect_timeout(client: OpenAIClient) -> None:
+    with nobody_accepts() as url:
+        error = await failure(client, url, Timeouts(connect=SHORT))
+    assert isinstance(error, Unavailable)
+    assert (error.code, error.message) == ("connect_timeout", "engine 'a' failed: no connection within 0.1 s")
+
+
+async def test_an_engine_that_says_nothing_is_a_first_token_timeout(
+    client: OpenAIClient, engine: ScriptedEngine
+) -> None:
+    engine.says(asyncio.Event())
+    error = await failure(client, engine.url, Timeouts(first_token=SHORT))
+    assert (error.code, error.message) == ("first_token_timeout", "engine 'a' failed: no first token within 0.1 s")
+
+
+async def test_an_engine_that_falls_silent_is_a_gap_timeout(client: OpenAIClient, engine: ScriptedEngine) -> None:
+    engine.says(*beginning("Hel"), asyncio.Event(), *answer("lo"))
+    error = await failure(client, engine.url, Timeouts(gap=SHORT))
+    assert (error.code, error.message) == ("gap_timeout", "engine 'a' failed: nothing more within 0.1 s")
+
+
+@pytest.mark.parametrize("script", [[], ["Hel"]])
+async def test_the_requests_own_time_is_told_as_such(
+    client: OpenAIClient, engine: ScriptedEngine, script: list[str]
+) -> None:
+    engine.says(*(beginning(*script) if script else ()), asyncio.Event())
+    error = await failure(client, engine.url, Timeouts(), seconds=SHORT)
+    assert isinstance(error, DeadlineExceeded)
+    assert error.code == "deadline_exceeded"

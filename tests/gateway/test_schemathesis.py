@@ -1,0 +1,100 @@
+"""Schemathesis against our own description of the HTTP API: no route fails, each answers as it says it does."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from doubles.engine import ScriptedEngine, answer, text_answer
+from doubles.gateway import Gateway, Neighbours
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    unsupported_method,
+]
+EXAMPLES = 25
+"""Of each operation, of what it takes and of what it does not."""
+MODELS = st.sampled_from(["auto", "tiny", "path:handbook", "triage@prod"])
+
+
+def _operations(url: str) -> Iterator[schemathesis.APIOperation]:
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json", verify=False)
+    for result in schema.get_all_operations():
+        assert isinstance(result, Ok)
+        yield result.ok()
+
+
+def _modes(operation: schemathesis.APIOperation) -> list[GenerationMode]:
+    """What has neither parameters nor a body cannot be asked wrongly."""
+    return list(GenerationMode) if operation.body else [GenerationMode.POSITIVE]
+
+
+def _try(operation: schemathesis.APIOperation, mode: GenerationMode) -> int:
+    """Asks as many things of it, the same each time; how often it was no mistake of the client's."""
+    answered = 0
+
+    @seed(7)
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode), model=MODELS)
+    def ask(case: schemathesis.Case, model: str) -> None:
+        nonlocal answered
+        _name(case, model)
+        got = case.call_and_validate(checks=CHECKS, verify=False, timeout=20)
+        answered += got.status_code == 200
+
+    ask()
+    return answered
+
+
+def _name(case: Any, model: str) -> None:
+    """Nobody would guess a model that there is."""
+    if isinstance(case.body, dict) and isinstance(case.body.get("model", ""), str):
+        case.body["model"] = "minilm" if case.operation.path == "/v1/embeddings" else model
+    if case.path_parameters and len(model) > 4:  # the others are looked for by a name that nobody has
+        case.path_parameters["name"] = model
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours) -> Neighbours:
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}}
+    return neighbours
+
+
+async def test_every_route_answers_as_it_is_described(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.script = lambda body: text_answer("a", "b") if "prompt" in body else answer("a", "b")
+    tried = {}
+    for operation in await asyncio.to_thread(lambda: list(_operations(gateway.url))):
+        tried[f"{operation.method.upper()} {operation.path}"] = sum(
+            [await asyncio.to_thread(_try, operation, mode) for mode in _modes(operation)]
+        )
+    assert set(tried) == {
+        "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /v1/embeddings",
+        "GET /v1/models", "GET /v1/models/{name}", "POST /v1/route", "POST /v1/feedback", "GET /v1/configuration",
+        "GET /healthz", "GET /readyz", "GET /metrics",
+    }  # fmt: skip
+    # This gateway keeps no journal, and so takes no feedback.
+    assert [route for route, answered in tried.items() if not answered] == ["POST /v1/feedback"]

@@ -1,0 +1,191 @@
+"""A stream that is cut ends in an error at every door, wherever it is cut, and its receipt says so."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.doors import Door, opening_door
+from doubles.engine import chunk, usage
+from doubles.gateway import Gateway, Neighbours
+from doubles.raw_engine import HEAD, LAST, OPEN_HEAD, End, RawEngine, Step, event, in_chunks, running_raw_engine
+from doubles.waiting import until
+from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
+
+ROLE, FIRST, SECOND, FINISH, USAGE, DONE = EVENTS = (
+    event(chunk("", role="assistant")),
+    event(chunk("Zug")),
+    event(chunk("führer 🚂")),
+    event(chunk("", finish="stop")),
+    event(usage()),
+    b"data: [DONE]\n\n",
+)
+TEXT = "Zugführer 🚂"
+WHOLE = HEAD + in_chunks(EVENTS) + LAST
+
+TINY = "tiny"
+"""A model's name: no other path follows where it fails."""
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[RawEngine]:
+    async with running_raw_engine() as engine:
+        yield engine
+
+
+@pytest.fixture(autouse=True)
+def no_second_chance(neighbours: Neighbours) -> None:
+    """Each failure is told as it is: the engine is neither asked again nor left alone."""
+    neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"most": 0}}
+
+
+def ended(gateway: Gateway, outcome: str) -> float:
+    return gateway.metric("pointsman_requests_total", outcome=outcome, path=TINY)
+
+
+async def test_uncut_it_is_an_answer_in_whatever_pieces_it_comes(
+    door: Door, engine: RawEngine, gateway: Gateway
+) -> None:
+    for size in (1, 7, len(WHOLE)):
+        engine.says(*(WHOLE[at : at + size] for at in range(0, len(WHOLE), size)))
+        got = await door.ask(IN_CHAT, TINY)
+        assert (got.text, got.finish_reason, got.prompt_tokens, got.completion_tokens) == (TEXT, "stop", 20, 2)
+    engine.says(OPEN_HEAD + b"".join(EVENTS), End.CLOSED)
+    assert (await door.ask(IN_CHAT, TINY)).text == TEXT
+    assert ended(gateway, "ok") == 4
+
+
+MIDDLE = len(in_chunks([SECOND])) // 2
+
+CUTS: dict[str, bytes] = {
+    "before the head": b"",
+    "in the status line": HEAD[:12],
+    "in the head": HEAD[:40],
+    "after the head": HEAD,
+    "in a chunk's size": HEAD + b"4",
+    "before the first event": HEAD + in_chunks([b": ping\n\n"]),
+    "after the role": HEAD + in_chunks([ROLE]),
+    "in the first event": HEAD + in_chunks([ROLE]) + in_chunks([FIRST])[:20],
+    "between events": HEAD + in_chunks([ROLE, FIRST]),
+    "in a later event": HEAD + in_chunks([ROLE, FIRST]) + in_chunks([SECOND])[:MIDDLE],
+    "in a character": HEAD + in_chunks([ROLE, FIRST]) + in_chunks([SECOND])[: in_chunks([SECOND]).index(b"\xf0") + 2],
+    "after the finish": HEAD + in_chunks([ROLE, FIRST, SECOND, FINISH]),
+    "after the usage": HEAD + in_chunks([ROLE, FIRST, SECOND, FINISH, USAGE]),
+    "in [DONE]": HEAD + in_chunks([ROLE, FIRST, SECOND, FINISH, USAGE]) + b"e\r\ndata: [DON",
+    "by HTTP's own end, without [DONE]": HEAD + in_chunks([ROLE, FIRST, SECOND, FINISH, USAGE]) + LAST,
+    "where the connection is the end": OPEN_HEAD + b"".join([ROLE, FIRST, SECOND, FINISH, USAGE]),
+}
+
+
+@pytest.mark.parametrize("end", End)
+async def test_cut_anywhere_it_is_an_error(door: Door, engine: RawEngine, gateway: Gateway, end: End) -> None:
+    for where, written in CUTS.items():
+        engine.says(written, end)
+        with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
+            await door.ask(IN_CHAT, TINY)
+        assert told.value.code == "engine_unavailable", where
+    await until(lambda: ended(gateway, "engine_unavailable") == len(CUTS))
+    assert ended(gateway, "ok") == 0
+
+
+@pytest.mark.parametrize("name", ["http-stream", "grpc"])
+async def test_cut_after_any_byte_it_is_an_error_until_done_has_come(
+    engine: RawEngine, gateway: Gateway, name: str
+) -> None:
+    whole = HEAD + in_chunks([FIRST, DONE]) + LAST
+    done = whole.index(b"[DONE]\n") + len(b"[DONE]\n")
+    async with opening_door(name, gateway.url, gateway.grpc_address) as door:
+        for cut in range(len(whole)):
+            engine.says(whole[:cut], End.CLOSED)
+            if cut >= done:
+                assert (await door.ask(IN_CHAT, TINY)).text == "Zug", cut
+                continue
+            with pytest.raises(PointsmanError) as told:
+                await door.ask(IN_CHAT, TINY)
+            assert told.value.code == "engine_unavailable", cut
+    await until(lambda: ended(gateway, "engine_unavailable") == done)
+    assert ended(gateway, "ok") == len(whole) - done
+
+
+BROKEN: dict[str, bytes] = {
+    "no JSON": b"data: {\n\n",
+    "no object": b"data: 5\n\n",
+    "no text": b'data: {"choices": [{"index": 0, "delta": {"content": "\xff"}}]}\n\n',
+    "choices that are none": b'data: {"choices": 7}\n\n',
+    "usage that is none": b'data: {"choices": [], "usage": {"total": 1}}\n\n',
+    "an error": event({"error": {"message": "out of memory", "type": "InternalServerError", "code": 500}}),
+    "an error in a word": event({"error": "out of memory"}),
+}
+
+
+@pytest.mark.parametrize("before", [(ROLE,), (ROLE, FIRST)])
+async def test_an_event_that_is_broken_or_an_error_ends_it_in_an_error(
+    door: Door, engine: RawEngine, gateway: Gateway, before: tuple[bytes, ...]
+) -> None:
+    for what, broken in BROKEN.items():
+        engine.says(HEAD, in_chunks([*before, broken, FINISH, USAGE, DONE]), LAST)
+        with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
+            await door.ask(IN_CHAT, TINY)
+        assert told.value.code == "engine_unavailable", what
+    await until(lambda: ended(gateway, "engine_unavailable") == len(BROKEN))
+    assert ended(gateway, "ok") == 0
+
+
+@pytest.fixture
+def impatient_with_engines(neighbours: Neighbours) -> None:
+    neighbours.config.models["engines"]["local"]["timeouts"] = {"gap": 0.3, "first_token": 0.3}
+
+
+SILENT: list[tuple[list[Step], str]] = [
+    ([], "first_token_timeout"),
+    ([HEAD, in_chunks([ROLE])], "first_token_timeout"),
+    ([HEAD, in_chunks([ROLE, FIRST])], "gap_timeout"),
+    ([HEAD, in_chunks([ROLE, FIRST, FINISH, USAGE])], "gap_timeout"),
+]
+
+
+@pytest.mark.parametrize(("said", "code"), SILENT)
+async def test_an_engine_that_falls_silent_is_an_error(
+    impatient_with_engines: None, door: Door, engine: RawEngine, gateway: Gateway, said: list[Step], code: str
+) -> None:
+    engine.says(*said, asyncio.Event())
+    with pytest.raises(PointsmanError, match="engine 'local' failed") as told:
+        await door.ask(IN_CHAT, TINY)
+    assert told.value.code == code
+    await until(lambda: engine.running == 0 and engine.hung_up == 1)
+    await until(lambda: ended(gateway, code) == 1)
+
+
+@pytest.fixture
+def short_of_time(neighbours: Neighbours) -> None:
+    neighbours.settings["request_timeout"] = 0.4
+
+
+@pytest.mark.parametrize("said", [[], [HEAD], [HEAD, in_chunks([ROLE, FIRST])]])
+async def test_a_request_out_of_time_is_an_error_and_stops_the_engine(
+    short_of_time: None, door: Door, engine: RawEngine, gateway: Gateway, said: list[Step]
+) -> None:
+    engine.says(*said, asyncio.Event())
+    with pytest.raises(PointsmanError, match="time ran out") as told:
+        await door.ask(IN_CHAT, TINY)
+    assert told.value.code == "deadline_exceeded"
+    await until(lambda: engine.hung_up == 1)
+    await until(lambda: ended(gateway, "deadline_exceeded") == 1)
+
+
+async def test_before_its_first_token_a_cut_is_no_error_where_another_path_can_answer(
+    door: Door, engine: RawEngine, gateway: Gateway
+) -> None:
+    engine.says(HEAD, in_chunks([ROLE]), End.RESET)
+    with pytest.raises(Unavailable):
+        await door.ask(IN_CHAT)
+    assert engine.asked >= 2  # small talk, and where that fails the default path
+    assert gateway.metric("pointsman_fallbacks_total", source="small_talk", target="safe_start") == 1
+
+
+async def test_time_that_runs_out_before_the_answer_begins_has_its_own_family(
+    short_of_time: None, door: Door, engine: RawEngine
+) -> None:
+    engine.says(asyncio.Event())
+    with pytest.raises(DeadlineExceeded):
+        await door.ask(IN_CHAT, TINY)

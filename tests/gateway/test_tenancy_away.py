@@ -1,0 +1,161 @@
+"""What gateways let in while Redis is away, and what comes of it when it is back."""
+
+from contextlib import AsyncExitStack, suppress
+
+import pytest
+from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
+from doubles.valkey import Valkey
+from doubles.waiting import found, until
+from pointsman_gateway.domain import Caller, Usage
+from pointsman_servicekit.errors import ResourceExhausted, Unavailable
+from pointsman_servicekit.keys.layout import Window
+from pointsman_servicekit.keys.records import Limits
+from pointsman_servicekit.keys.register import Issued
+from pointsman_servicekit.prompt_redis import DEADLINE
+
+
+@pytest.fixture
+def times() -> Times:
+    times = Times()
+    times.begin_a_minute()
+    return times
+
+
+async def knowing_each_other(life: AsyncExitStack, url: str, times: Times, issued: Issued) -> dict[Counter, Caller]:
+    """Two gateways that have both heard that there are two."""
+    counters = [await life.enter_async_context(counter_at(url, times, deadline=DEADLINE)) for _ in range(2)]
+    for counter in counters:
+        await until(lambda: counter.tenancy.upkeep.ledger.gateways == 2)  # noqa: B023  # awaited
+    return {counter: await counter.caller(issued) for counter in counters}
+
+
+def stop(valkey: Valkey, how: str) -> None:
+    valkey.hang() if how == "hangs" else valkey.kill()
+
+
+async def bring_back(valkey: Valkey, how: str) -> None:
+    if how == "hangs":
+        valkey.go_on()
+    else:
+        await valkey.start()
+
+
+async def let_in(counter: Counter, caller: Caller, tries: int) -> int:
+    return len([1 for _ in range(tries) if await counter.let_in(caller)])
+
+
+@pytest.mark.parametrize("how", ["hangs", "dies"])
+async def test_in_a_new_minute_without_redis_all_together_let_in_no_more_than_the_limit(
+    valkey: Valkey, times: Times, how: str
+) -> None:
+    issued = await issue(valkey.url, Limits(requests_per_minute=10))
+    async with AsyncExitStack() as life:
+        callers = await knowing_each_other(life, valkey.url, times, issued)
+        stop(valkey, how)
+        for _ in range(2):
+            times.enter_the_next(Window.MINUTE)
+            assert [await let_in(counter, caller, 8) for counter, caller in callers.items()] == [5, 5]
+        with pytest.raises(ResourceExhausted, match="Redis, which shares them out, is away") as refused:
+            await counter_of(callers).tenancy.enter(next(iter(callers.values())), 1)
+        assert (refused.value.retry_after or 0) <= 1.0
+        await bring_back(valkey, how)
+
+
+async def test_the_minute_in_which_redis_dies_is_overspent_by_no_more_than_a_share_each(
+    valkey: Valkey, times: Times
+) -> None:
+    issued = await issue(valkey.url, Limits(requests_per_minute=10))
+    async with AsyncExitStack() as life:
+        callers = await knowing_each_other(life, valkey.url, times, issued)
+        one, other = callers
+        assert await let_in(one, callers[one], 10) == 10
+        valkey.kill()
+        assert await let_in(one, callers[one], 10) == 0
+        assert await let_in(other, callers[other], 10) == 5
+        await valkey.start()
+
+        async def both_are_counted() -> bool:
+            times.pass_by(0.01)
+            kept = await accounts_in(valkey.url, "acme", issued.record.id, "requests_per_minute")
+            return kept["used"] == "15"
+
+        await found(both_are_counted)
+
+
+async def test_dollars_are_spent_only_out_of_what_is_held(valkey: Valkey, times: Times) -> None:
+    issued = await issue(valkey.url, Limits(dollars_per_day=100))
+
+    async def spend(counter: Counter, caller: Caller) -> bool:
+        hold = await counter.tenancy.enter(caller, 1)
+        try:
+            await hold.afford(0.05)
+        except ResourceExhausted:
+            return False
+        hold.settle(Usage(), 0.05, "ok")
+        return True
+
+    async with counter_at(valkey.url, times, running=False) as counter:
+        caller = await counter.caller(issued)
+        spent = len([1 for _ in range(3) if await spend(counter, caller)])
+        held = int((await accounts_in(valkey.url, "acme", issued.record.id, "dollars_per_day"))["held"])
+        valkey.kill()
+        while await spend(counter, caller):
+            spent += 1
+        assert spent == held // 50_000_000 > 3
+        times.enter_the_next(Window.DAY)
+        assert not await spend(counter, caller)
+
+
+async def test_dollars_that_are_held_at_midnight_are_good_for_the_next_day(valkey: Valkey, times: Times) -> None:
+    issued = await issue(valkey.url, Limits(dollars_per_day=100))
+    async with counter_at(valkey.url, times, running=False) as counter:
+        caller = await counter.caller(issued)
+        for _ in range(2):
+            hold = await counter.tenancy.enter(caller, 1)
+            await hold.afford(0.05)
+            hold.settle(Usage(), 0.05, "ok")
+        valkey.kill()
+        times.enter_the_next(Window.DAY)
+        hold = await counter.tenancy.enter(caller, 1)
+        await hold.afford(0.05)
+        hold.settle(Usage(), 0.05, "ok")
+        await valkey.start()
+
+        async def is_counted() -> bool:
+            times.pass_by(0.6)
+            with suppress(Unavailable):
+                await counter.tenancy.upkeep.speak(times.clock.monotonic())
+            return (await accounts_in(valkey.url, "acme", issued.record.id, "dollars_per_day"))["used"] == "50000000"
+
+        await found(is_counted)
+
+
+async def test_a_gateway_that_has_nothing_of_a_budget_refuses_while_redis_is_away(valkey: Valkey, times: Times) -> None:
+    issued = await issue(valkey.url, Limits(dollars_per_day=100))
+    async with counter_at(valkey.url, times) as counter:
+        caller = await counter.caller(issued)
+        valkey.kill()
+        hold = await counter.tenancy.enter(caller, 1)
+        with pytest.raises(ResourceExhausted) as refused:
+            await hold.afford(0.01)
+        assert refused.value.code == "dollars_per_day"
+        await valkey.start()
+
+
+async def test_requests_go_on_fast_while_redis_hangs(valkey: Valkey, times: Times) -> None:
+    """Of a thousand requests only those that try Redis again wait for it."""
+    issued = await issue(valkey.url, Limits(requests_per_minute=10_000, tokens_per_minute=10**6))
+    async with counter_at(valkey.url, times, deadline=DEADLINE) as counter:
+        caller = await counter.caller(issued)
+        await counter.let_in(caller, 10)
+        valkey.hang()
+        times.enter_the_next(Window.MINUTE)
+        assert await counter.let_in(caller, 10)
+        without_asking = [counter.tenancy.enter_now(caller, 10) for _ in range(1000)]
+        assert len([hold for hold in without_asking if hold]) > 900
+        assert counter.metric("pointsman_limits_alone_total") > 0
+        valkey.go_on()
+
+
+def counter_of(callers: dict[Counter, Caller]) -> Counter:
+    return next(iter(callers))

@@ -1,0 +1,221 @@
+"""Who is let in: keys are found by their digest, copies are good for a while, and revocations are heard of."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+
+import pytest
+from doubles.tenancy import Counter, Times, counter_at, issue, register_at
+from doubles.valkey import Valkey
+from doubles.waiting import found, until
+from pointsman_gateway.domain import Scope
+from pointsman_gateway.tenancy import identities
+from pointsman_gateway.tenancy.upkeep import POLL_PERIOD
+from pointsman_servicekit.errors import Unauthenticated, Unavailable
+from pointsman_servicekit.keys import credential, layout
+from pointsman_servicekit.keys.records import KeyScope, Limits, TenantRecord
+from pointsman_servicekit.prompt_redis import DEADLINE, TRIES
+from redis.asyncio import Redis
+
+WELL_FORMED = "pm_" + "A" * 8 + "_" + "b" * 32
+
+
+async def refused(counter: Counter, text: str) -> str:
+    with pytest.raises(Unauthenticated) as told:
+        await counter.tenancy.identify(text)
+    assert text == "" or text not in told.value.message
+    return told.value.code
+
+
+async def commands(url: str) -> int:
+    async with Redis.from_url(url) as redis:
+        stats = await redis.info("commandstats")
+        return int(stats.get("cmdstat_hget", {}).get("calls", 0))
+
+
+async def test_a_key_is_known_with_its_tenant_its_scope_and_its_priority(valkey: Valkey) -> None:
+    issued = await issue(
+        valkey.url, scope=KeyScope(tasks=("triage",), adapters=()), priority=7, name="desk", expires=4e9
+    )
+    async with counter_at(valkey.url) as counter:
+        text = issued.credential.text
+        assert counter.tenancy.identify_now(text) is None
+        caller = await counter.tenancy.identify(text)
+        assert counter.tenancy.identify_now(text) is caller
+    assert (caller.key, caller.tenant, caller.priority) == (issued.record.id, "acme", 7)
+    assert caller.scope == Scope(tasks=frozenset({"triage"}), adapters=frozenset())
+
+
+async def test_redis_holds_no_secret(valkey: Valkey) -> None:
+    issued = await issue(valkey.url, name="desk")
+    secret = issued.credential.text.rsplit("_", 1)[1]
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        kept = []
+        for name in await redis.keys("*"):
+            kind = await redis.type(name)
+            kept.append(str(await redis.hgetall(name) if kind == "hash" else await redis.get(name)))
+    assert issued.credential.prefix in "".join(kept)
+    assert secret not in "".join(kept)
+    assert credential.digest(issued.credential.text) in "".join(kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "missing_key"),
+        ("sk-123", "unknown_key"),
+        ("x" * 2**20, "unknown_key"),
+        (WELL_FORMED + "\n", "unknown_key"),
+        ("pm_" + "Ä" * 8 + "_" + "b" * 32, "unknown_key"),
+        ("pm_" + "\ud800" * 8 + "_" + "b" * 32, "unknown_key"),
+        ("pm-" + WELL_FORMED[3:], "unknown_key"),
+        (WELL_FORMED[:-1] + "!", "unknown_key"),
+    ],
+)
+async def test_what_is_no_key_is_refused_without_asking_redis(valkey: Valkey, text: str, code: str) -> None:
+    async with counter_at(valkey.url, running=False) as counter:
+        valkey.kill()
+        assert counter.tenancy.identify_now(text) is None
+        assert await refused(counter, text) == code
+
+
+async def test_unknown_expired_and_revoked_keys_are_told_apart(valkey: Valkey) -> None:
+    times = Times()
+    expiring = await issue(valkey.url, expires=times.wall() + 60)
+    revoked = await issue(valkey.url)
+    async with counter_at(valkey.url, times) as counter, register_at(valkey.url) as register:
+        assert await counter.tenancy.identify(expiring.credential.text)
+        times.pass_by(61)
+        assert counter.tenancy.identify_now(expiring.credential.text) is None
+        assert await refused(counter, expiring.credential.text) == "expired_key"
+        await register.revoke(revoked.record.prefix)
+        assert await refused(counter, revoked.credential.text) == "revoked_key"
+        assert await refused(counter, WELL_FORMED) == "unknown_key"
+        another_secret = expiring.credential.text[:12] + "x" * 32
+        assert await refused(counter, another_secret) == "unknown_key"
+        assert counter.metric("pointsman_key_lookups_total", outcome="refused") == 4
+
+
+async def test_a_revocation_is_heard_of_by_all_gateways(valkey: Valkey) -> None:
+    issued = await issue(valkey.url)
+    text = issued.credential.text
+    async with counter_at(valkey.url) as one, counter_at(valkey.url) as other, register_at(valkey.url) as register:
+        for counter in (one, other):
+            await counter.tenancy.identify(text)
+        await register.revoke(issued.record.id)
+        for counter in (one, other):
+            await until(lambda: counter.tenancy.identify_now(text) is None)  # noqa: B023  # awaited
+            assert await refused(counter, text) == "revoked_key"
+
+
+async def test_a_revocation_whose_message_is_lost_is_heard_of_by_asking(valkey: Valkey) -> None:
+    issued = await issue(valkey.url)
+    text = issued.credential.text
+    async with counter_at(valkey.url) as counter, register_at(valkey.url) as register:
+        await counter.tenancy.identify(text)
+        before = await register.find(issued.record.id)
+        async with Redis.from_url(valkey.url) as redis:  # as `revoke` does, but for its message
+            revoked = json.loads(before.to_json()) | {"revoked": 1.0}
+            await redis.hset(layout.KEYS, before.digest, json.dumps(revoked, separators=(",", ":")))
+            await redis.incr(layout.EPOCH)
+        await until(lambda: counter.tenancy.identify_now(text) is None)
+
+
+async def test_a_gateway_asks_often_enough_to_hear_within_a_second() -> None:
+    assert POLL_PERIOD <= 0.5
+    assert POLL_PERIOD + 2 * TRIES * DEADLINE <= 1.0
+
+
+@pytest.mark.parametrize("how", ["hangs", "dies"])
+async def test_while_redis_is_away_verified_copies_are_good_for_a_while(valkey: Valkey, how: str) -> None:
+    times = Times()
+    known, unknown = await issue(valkey.url), await issue(valkey.url)
+    async with counter_at(valkey.url, times, deadline=DEADLINE) as counter:
+        await counter.tenancy.identify(known.credential.text)
+        await until(lambda: counter.tenancy.identify_now(known.credential.text))
+        valkey.hang() if how == "hangs" else valkey.kill()
+        with pytest.raises(Unavailable) as told:
+            await counter.tenancy.identify(unknown.credential.text)
+        assert told.value.code == "keys_unavailable"
+        times.pass_by(890)
+        assert counter.tenancy.identify_now(known.credential.text)
+        times.pass_by(20)
+        assert counter.tenancy.identify_now(known.credential.text) is None
+        with pytest.raises(Unavailable):
+            await counter.tenancy.identify(known.credential.text)
+        if how == "hangs":
+            valkey.go_on()
+        else:
+            await valkey.start()
+        await until(lambda: counter.tenancy.upkeep.ledger and counter.tenancy.identify_now(known.credential.text))
+
+
+async def test_what_was_revoked_while_a_gateway_was_cut_off_is_dropped_when_it_is_back(valkey: Valkey) -> None:
+    issued = await issue(valkey.url)
+    text = issued.credential.text
+    async with AsyncExitStack() as life:
+        counter = await life.enter_async_context(counter_at(valkey.url))
+        await counter.tenancy.identify(text)
+        valkey.kill()
+        with pytest.raises(Unavailable):
+            await counter.tenancy.upkeep.poll()
+        await valkey.start()
+        async with register_at(valkey.url) as register:
+            await register.revoke(issued.record.id)
+        await until(lambda: counter.tenancy.identify_now(text) is None)
+        assert await refused(counter, text) == "revoked_key"
+
+
+async def test_many_requests_with_a_new_key_ask_redis_once(valkey: Valkey) -> None:
+    issued = await issue(valkey.url)
+    async with counter_at(valkey.url) as counter:
+        before = await commands(valkey.url)
+        callers = await asyncio.gather(*(counter.tenancy.identify(issued.credential.text) for _ in range(300)))
+        assert len(set(map(id, callers))) == 1
+        assert await commands(valkey.url) - before == 2  # the key's record, and its tenant's
+
+
+async def test_the_copies_are_bounded_and_the_least_used_go_first(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identities, "MOST_KNOWN", 20)
+    monkeypatch.setattr(identities, "DROPPED_AT_ONCE", 5)
+    issued = [await issue(valkey.url, Limits(requests_per_minute=100), tenant=f"t{number}") for number in range(30)]
+    async with counter_at(valkey.url) as counter:
+        for one in issued:
+            await counter.tenancy.identify(one.credential.text)
+            assert await found(lambda: _there(counter, issued[0].credential.text))
+        assert counter.metric("pointsman_keys_known") <= 20
+        assert counter.tenancy.identify_now(issued[1].credential.text) is None
+        assert await counter.let_in(await counter.caller(issued[1]))
+
+
+async def _there(counter: Counter, text: str) -> object:
+    return counter.tenancy.identify_now(text)
+
+
+@pytest.mark.parametrize("kept", ["{", '{"v":2}', '{"v":1,"id":"key-1"}', "[]"])
+async def test_a_record_that_cannot_be_read_is_refused(
+    valkey: Valkey, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with counter_at(valkey.url) as counter, Redis.from_url(valkey.url) as redis:
+        await redis.hset(layout.KEYS, credential.digest(WELL_FORMED), kept)
+        assert await refused(counter, WELL_FORMED) == "unknown_key"
+        assert "cannot be read" in caplog.text
+
+
+async def test_one_record_that_cannot_be_read_does_not_keep_others_from_being_verified(valkey: Valkey) -> None:
+    issued, broken = await issue(valkey.url), await issue(valkey.url)
+    async with counter_at(valkey.url) as counter, register_at(valkey.url) as register:
+        for one in (issued, broken):
+            await counter.tenancy.identify(one.credential.text)
+        async with Redis.from_url(valkey.url) as redis:
+            await redis.hset(layout.KEYS, broken.record.digest, "{")
+        await register.revoke(issued.record.id)
+        await until(lambda: counter.tenancy.identify_now(issued.credential.text) is None)
+        await until(lambda: counter.tenancy.identify_now(broken.credential.text) is None)
+
+
+def test_a_tenants_record_is_read_as_it_was_written() -> None:
+    record = TenantRecord("acme", Limits(dollars_per_day=0.1, requests_per_minute=5))
+    assert TenantRecord.from_json(record.to_json()) == record

@@ -1,0 +1,127 @@
+"""Usage is counted exactly, whatever Redis does."""
+
+import asyncio
+import random
+from contextlib import suppress
+
+import pytest
+from doubles.tenancy import Counter, Times, counter_at, issue
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman_gateway.domain import Usage
+from pointsman_gateway.tenancy import scripts
+from pointsman_servicekit.errors import ResourceExhausted, Unavailable
+from pointsman_servicekit.keys import layout
+from pointsman_servicekit.keys.layout import Window
+from pointsman_servicekit.keys.money import nanodollars, picodollars
+from pointsman_servicekit.keys.records import Limits
+from pointsman_servicekit.keys.usage import UsageBook, add
+from pointsman_servicekit.prompt_redis import open_redis
+from redis.asyncio import Redis
+
+
+async def written(counter: Counter) -> None:
+    """Returns once all is; Redis may come back late."""
+
+    async def nothing_waits() -> bool:
+        with suppress(Unavailable):
+            await counter.tenancy.tallies.write()
+        return not counter.tenancy.tallies.waiting
+
+    await found(nothing_waits)
+
+
+async def used(url: str, day: str) -> dict[str, int]:
+    """Over all keys."""
+    async with open_redis(url, lambda up: None) as redis:
+        return dict(add((await UsageBook(redis).day(day)).values()))
+
+
+async def test_a_mixed_load_with_cancels_failures_and_an_outage_is_counted_exactly(valkey: Valkey) -> None:
+    times = Times()
+    times.begin_a_minute()
+    chance = random.Random(7)
+    issued = [await issue(valkey.url, Limits(tokens_per_minute=10**6, dollars_per_day=100)) for _ in range(3)]
+    expected: dict[str, int] = dict.fromkeys(layout.COUNTERS, 0)
+
+    async def ask(counter: Counter, number: int) -> None:
+        caller = await counter.caller(issued[number % 3])
+        outcome = chance.choice(["ok", "ok", "ok", "cancelled", "engine_error"])
+        usage = Usage(chance.randrange(500), chance.randrange(200), chance.randrange(50))
+        usd = usage.prompt_tokens * 0.0125 / 1e6 + usage.completion_tokens * 0.6 / 1e6
+        try:
+            hold = await counter.tenancy.enter(caller, 700)
+            await asyncio.sleep(0)
+        except ResourceExhausted:
+            return
+        hold.settle(usage, usd, outcome)
+        expected["requests"] += 1
+        expected["cancelled"] += outcome == "cancelled"
+        expected["failed"] += outcome == "engine_error"
+        expected["prompt_tokens"] += usage.prompt_tokens
+        expected["cached_tokens"] += usage.cached_tokens
+        expected["completion_tokens"] += usage.completion_tokens
+        expected["picodollars"] += usage.prompt_tokens * 12_500 + usage.completion_tokens * 600_000
+
+    async with counter_at(valkey.url, times) as one, counter_at(valkey.url, times) as other:
+        for part in range(4):
+            if part == 2:
+                valkey.hang()
+            await asyncio.gather(*(ask(one if n % 2 else other, n) for n in range(500)))
+            if part == 2:
+                valkey.go_on()
+            await asyncio.sleep(0)
+        for counter in (one, other):
+            await written(counter)
+        assert expected["requests"] > 1500
+        assert await used(valkey.url, layout.day_of(times.wall())) == expected
+
+
+async def test_a_batch_that_is_written_twice_counts_once(valkey: Valkey) -> None:
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        write = redis.register_script(scripts.COUNT)
+        names = [layout.USAGE_WRITER + "g", layout.USAGE + "20260101"]
+        for number in (1, 1, 2, 1):
+            await write(keys=names, args=[number, 1000, 1, "acme:key-1:requests", 5])
+    assert await used(valkey.url, "20260101") == {"requests": 10}
+
+
+async def test_usage_belongs_to_the_day_on_which_the_request_ended(valkey: Valkey) -> None:
+    times = Times()
+    issued = await issue(valkey.url)
+    async with counter_at(valkey.url, times, running=False) as counter:
+        caller = await counter.caller(issued)
+        hold = await counter.tenancy.enter(caller, 1)
+        (await counter.tenancy.enter(caller, 1)).settle(Usage(1, 1), 0, "ok")
+        first = layout.day_of(times.wall())
+        times.enter_the_next(Window.DAY)
+        hold.settle(Usage(2, 2), 0, "ok")
+        second = layout.day_of(times.wall())
+        await written(counter)
+    assert (await used(valkey.url, first))["prompt_tokens"] == 1
+    assert (await used(valkey.url, second))["prompt_tokens"] == 2
+
+
+async def test_what_waits_is_written_when_the_gateway_stops(valkey: Valkey) -> None:
+    issued = await issue(valkey.url)
+    async with counter_at(valkey.url) as counter:
+        hold = await counter.tenancy.enter(await counter.caller(issued), 1)
+        hold.settle(Usage(3, 4), 2e-6, "ok")
+    assert await used(valkey.url, layout.day_of(Times().wall())) == {
+        "requests": 1, "prompt_tokens": 3, "completion_tokens": 4, "picodollars": 2_000_000
+    }  # fmt: skip
+
+
+async def test_what_cannot_be_written_at_the_end_is_said(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+    issued = await issue(valkey.url)
+    async with counter_at(valkey.url) as counter:
+        hold = await counter.tenancy.enter(await counter.caller(issued), 1)
+        valkey.kill()
+        hold.settle(Usage(3, 4), 2e-6, "ok")
+    assert counter.metric("pointsman_usage_lost_requests_total") == 1
+    assert "the usage of 1 requests is lost" in caplog.text
+
+
+def test_dollars_are_whole_numbers() -> None:
+    assert picodollars(0.0125 / 1e6) == 12_500
+    assert [nanodollars(usd) for usd in (0.0, 1e-12, 1e-9, 1.5e-9, 12.34)] == [0, 1, 1, 2, 12_340_000_000]

@@ -1,0 +1,187 @@
+"""The HTTP door with TLS and mTLS: real handshakes."""
+
+import asyncio
+import shutil
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from doubles.certificates import Authority
+from doubles.waiting import found
+from pointsman_gateway.doors.guarded_http import Guard
+from pointsman_gateway.doors.http_server import serving_http
+from pointsman_servicekit.tls import ServerTls, TlsError, client_tls, server_tls
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ours"), "ours")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("theirs"), "theirs")
+
+
+@pytest.fixture
+def tls(authority: Authority, tmp_path: Path) -> ServerTls:
+    """Files that a test may change."""
+    signed = authority.sign("server")
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    shutil.copy(signed.certificate, certificate)
+    shutil.copy(signed.key, key)
+    return ServerTls(certificate, key)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] != "http":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["scheme"].encode()})
+
+
+@asynccontextmanager
+async def client_of(tls: ServerTls, context: ssl.SSLContext) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        serving_http(app, "127.0.0.1:0", tls=tls, grace=1) as address,
+        httpx.AsyncClient(base_url=f"https://{address}", verify=context, timeout=10) as client,
+    ):
+        yield client
+
+
+def believing(authority: Authority) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(authority.certificate))
+
+
+async def test_whoever_believes_our_ca_is_served_over_tls(tls: ServerTls, authority: Authority) -> None:
+    async with client_of(tls, believing(authority)) as client:
+        assert (await client.get("/")).text == "https"
+
+
+async def test_whoever_believes_another_ca_hangs_up(tls: ServerTls, stranger: Authority) -> None:
+    async with client_of(tls, believing(stranger)) as client:
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await client.get("/")
+
+
+async def test_an_old_version_of_tls_is_refused(tls: ServerTls, authority: Authority) -> None:
+    context = believing(authority)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1 is deprecated"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    async with client_of(tls, context) as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/")
+
+
+async def test_plain_http_at_the_tls_door_gets_nothing(tls: ServerTls) -> None:
+    async with serving_http(app, "127.0.0.1:0", tls=tls, grace=1) as address, httpx.AsyncClient(timeout=10) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"http://{address}/")
+
+
+async def test_a_client_with_a_certificate_of_the_client_ca_is_served(
+    tls: ServerTls, authority: Authority, stranger: Authority
+) -> None:
+    mutual = ServerTls(tls.certificate, tls.key, stranger.certificate)
+    shown, context = stranger.sign("client"), believing(authority)
+    context.load_cert_chain(shown.certificate, shown.key)
+    async with client_of(mutual, context) as client:
+        assert (await client.get("/")).text == "https"
+
+
+@pytest.mark.parametrize("shows", [False, True], ids=["no certificate", "one of another CA"])
+async def test_any_other_client_is_refused_where_there_is_a_client_ca(
+    tls: ServerTls, authority: Authority, stranger: Authority, shows: bool
+) -> None:
+    mutual = ServerTls(tls.certificate, tls.key, stranger.certificate)
+    context = believing(authority)
+    if shows:
+        shown = authority.sign("client")
+        context.load_cert_chain(shown.certificate, shown.key)
+    async with client_of(mutual, context) as client:
+        with pytest.raises((httpx.ReadError, httpx.ConnectError, httpx.RemoteProtocolError)):
+            await client.get("/")
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(
+    tls: ServerTls, authority: Authority, stranger: Authority
+) -> None:
+    async with serving_http(app, "127.0.0.1:0", tls=tls, grace=1) as address:
+        assert await _shown(address, authority)
+        renewed = stranger.sign("renewed")
+        shutil.copy(renewed.certificate, tls.certificate)
+        shutil.copy(renewed.key, tls.key)
+        await found(lambda: _shown(address, stranger))
+
+
+async def test_a_broken_certificate_is_not_shown_and_the_log_says_why(
+    tls: ServerTls, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving_http(app, "127.0.0.1:0", tls=tls, grace=1) as address:
+        tls.certificate.write_text("broken")
+
+        async def is_told() -> bool:
+            return "holds no certificate in PEM" in caplog.text
+
+        await found(is_told)
+        assert await _shown(address, authority)
+
+
+async def _shown(address: str, authority: Authority) -> bool:
+    """Whether the server's certificate is one of this CA."""
+    try:
+        async with httpx.AsyncClient(verify=believing(authority), timeout=10) as client:
+            return (await client.get(f"https://{address}/")).text == "https"
+    except httpx.ConnectError:
+        return False
+
+
+async def test_a_handshake_that_does_not_come_is_not_waited_for(tls: ServerTls) -> None:
+    guard = Guard(handshake_seconds=0.2)
+    async with serving_http(app, "127.0.0.1:0", tls=tls, grace=1, guard=guard) as address:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+
+
+def test_the_settings_are_both_or_none(tls: ServerTls, authority: Authority) -> None:
+    assert server_tls(None, None, None) is None
+    assert client_tls(None, None, None) is None
+    wrong: list[tuple[Any, str]] = [
+        ((tls.certificate, None, None), "tls_certificate is set without tls_key"),
+        ((None, tls.key, None), "tls_key is set without tls_certificate"),
+        ((None, None, authority.certificate), "tls_client_ca is set without"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(TlsError, match=message):
+            server_tls(*given)
+    with pytest.raises(TlsError, match="peer_certificate is set without peer_key"):
+        client_tls(authority.certificate, tls.certificate, None)
+    with pytest.raises(TlsError, match="without peer_ca"):
+        client_tls(None, tls.certificate, tls.key)
+
+
+def test_files_that_cannot_be_used_are_named(tls: ServerTls, authority: Authority, tmp_path: Path) -> None:
+    text, other, locked = tmp_path / "text", authority.sign("other"), tmp_path / "locked.key"
+    text.write_text("no PEM")
+    locked.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    wrong: list[tuple[Any, str]] = [
+        ((tmp_path / "nothing", tls.key, None), "nothing cannot be read: No such file or directory"),
+        ((tmp_path, tls.key, None), "cannot be read: Is a directory"),
+        ((text, tls.key, None), "text holds no certificate in PEM"),
+        ((tls.certificate, text, None), "text holds no private key in PEM"),
+        ((tls.certificate, locked, None), "locked.key is encrypted"),
+        ((tls.certificate, other.key, None), "other.key is not that of the certificate"),
+        ((tls.certificate, tls.key, text), "text holds no certificate in PEM"),
+        ((tls.certificate, tls.key, tmp_path / "nothing"), "nothing cannot be read"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(TlsError, match=message):
+            server_tls(*given)

@@ -1,0 +1,95 @@
+"""The gateway as a process with TLS settings: both doors speak it; files that do not fit stop it, and it says why."""
+
+import asyncio
+import os
+import re
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from doubles.certificates import Authority
+from doubles.config_folder import IN_CHAT
+from doubles.doors import GrpcDoor
+from doubles.gateway import Neighbours
+from doubles.waiting import found
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.tls import ClientTls
+
+
+@asynccontextmanager
+async def running(neighbours: Neighbours, model: Path, **settings: object) -> AsyncIterator[asyncio.subprocess.Process]:
+    await neighbours.ready()
+    neighbours.config.models["engines"]["local"]["lora_server"] = neighbours.lora_server.address
+    told = {
+        "config": neighbours.config.write(),
+        "embedding_model": model,
+        "retriever": neighbours.retriever.address,
+        "http_listen": "127.0.0.1:0",
+        "grpc_listen": "127.0.0.1:0",
+        **settings,
+    }
+    environment = os.environ | {f"POINTSMAN_GATEWAY_{name.upper()}": str(value) for name, value in told.items()}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pointsman_gateway",
+        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_both_doors_speak_tls_and_want_a_clients_certificate(
+    neighbours: Neighbours, model_folder: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "ca", "ours")
+    server, client = authority.sign("server"), authority.sign("client")
+    settings = {
+        "tls_certificate": server.certificate,
+        "tls_key": server.key,
+        "tls_client_ca": authority.certificate,
+        "log_form": "json",
+    }
+    async with running(neighbours, model_folder, **settings) as process:
+        assert process.stderr is not None
+        http_address = grpc_address = ""
+        async with asyncio.timeout(60):
+            async for line in process.stderr:
+                listening = re.search(rb'"HTTP on (\S+), gRPC on ([^\s"]+)"', line)
+                if listening:
+                    http_address, grpc_address = (address.decode() for address in listening.groups())
+                    break
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+        context.load_cert_chain(client.certificate, client.key)
+        async with httpx.AsyncClient(base_url=f"https://{http_address}", verify=context, timeout=10) as http:
+
+            async def is_ready() -> bool:
+                return (await http.get("/readyz")).status_code == 200
+
+            await found(is_ready)
+        async with open_channel(
+            grpc_address, ClientTls(authority.certificate, client.certificate, client.key)
+        ) as channel:
+            assert (await GrpcDoor(channel).ask(IN_CHAT)).path == "small_talk"
+        async with open_channel(grpc_address, ClientTls(authority.certificate)) as channel:
+            with pytest.raises(Unavailable):
+                await GrpcDoor(channel).ask(IN_CHAT)
+
+
+async def test_a_key_of_another_certificate_stops_it(
+    neighbours: Neighbours, model_folder: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "ca", "ours")
+    server, other = authority.sign("server"), authority.sign("other")
+    async with running(neighbours, model_folder, tls_certificate=server.certificate, tls_key=other.key) as process:
+        async with asyncio.timeout(60):
+            _, told = await process.communicate()
+        assert process.returncode == 1
+        assert f"the key {other.key} is not that of the certificate {server.certificate}" in told.decode()

@@ -1,0 +1,148 @@
+"""gRPC with TLS and mTLS, and what one client may do to a server."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from doubles.certificates import Authority
+from doubles.waiting import found
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_server import ServerLimits, serving
+from pointsman_servicekit.tls import ClientTls, ServerTls, TlsError
+
+ASK = health_pb2.HealthCheckRequest()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ours"), "ours")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("theirs"), "theirs")
+
+
+@pytest.fixture
+def tls(authority: Authority, tmp_path: Path) -> ServerTls:
+    """Files that a test may change."""
+    signed = authority.sign("server")
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    shutil.copy(signed.certificate, certificate)
+    shutil.copy(signed.key, key)
+    return ServerTls(certificate, key)
+
+
+def nothing(server: grpc.aio.Server) -> None:
+    """No service but health."""
+
+
+async def serves(address: str, tls: ClientTls | None) -> bool:
+    async with open_channel(address, tls) as channel:
+        code = await _code(channel, ASK)
+    assert code in (None, grpc.StatusCode.UNAVAILABLE)
+    return code is None
+
+
+async def test_whoever_believes_our_ca_is_served_and_nobody_else(
+    tls: ServerTls, authority: Authority, stranger: Authority
+) -> None:
+    async with serving("127.0.0.1:0", [], nothing, grace=0, tls=tls) as server:
+        assert await serves(server.address, ClientTls(authority.certificate))
+        assert not await serves(server.address, ClientTls(stranger.certificate))
+        assert not await serves(server.address, None)
+
+
+async def test_a_servers_certificate_must_have_its_name(authority: Authority) -> None:
+    signed = authority.sign("named", "DNS:gateway.example")
+    async with serving("127.0.0.1:0", [], nothing, grace=0, tls=ServerTls(signed.certificate, signed.key)) as server:
+        assert not await serves(server.address, ClientTls(authority.certificate))
+        assert await serves(server.address, ClientTls(authority.certificate, server_name="gateway.example"))
+
+
+async def test_with_a_client_ca_only_its_clients_are_served(
+    tls: ServerTls, authority: Authority, stranger: Authority
+) -> None:
+    mutual = ServerTls(tls.certificate, tls.key, authority.certificate)
+    ours, theirs = authority.sign("client"), stranger.sign("client")
+    async with serving("127.0.0.1:0", [], nothing, grace=0, tls=mutual) as server:
+        assert await serves(server.address, ClientTls(authority.certificate, ours.certificate, ours.key))
+        assert not await serves(server.address, ClientTls(authority.certificate))
+        assert not await serves(server.address, ClientTls(authority.certificate, theirs.certificate, theirs.key))
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(
+    tls: ServerTls, authority: Authority, stranger: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving("127.0.0.1:0", [], nothing, grace=0, tls=tls) as server:
+        tls.certificate.write_text("half-written")
+        assert await serves(server.address, ClientTls(authority.certificate))
+        assert "holds no certificate in PEM" in caplog.text
+        renewed = stranger.sign("renewed")
+        shutil.copy(renewed.certificate, tls.certificate)
+        shutil.copy(renewed.key, tls.key)
+        await found(lambda: serves(server.address, ClientTls(stranger.certificate)))
+
+
+async def test_files_that_do_not_fit_are_refused_before_anyone_is_served(tls: ServerTls, authority: Authority) -> None:
+    other = authority.sign("other")
+    with pytest.raises(TlsError, match="is not that of the certificate"):
+        async with serving("127.0.0.1:0", [], nothing, tls=ServerTls(tls.certificate, other.key)):
+            pass
+    with pytest.raises(TlsError, match="is not that of the certificate"):
+        open_channel("127.0.0.1:1", ClientTls(authority.certificate, tls.certificate, other.key))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code"),
+    [([("x", "y" * 1000)], None), ([("x", "y" * 5000)], grpc.StatusCode.RESOURCE_EXHAUSTED)],
+)
+async def test_metadata_may_be_only_so_large(metadata: Sequence[tuple[str, str]], code: grpc.StatusCode | None) -> None:
+    limits = ServerLimits(metadata_bytes=4096)
+    async with (
+        serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
+        open_channel(server.address) as channel,
+    ):
+        assert await _code(channel, ASK, metadata) is code
+
+
+async def test_a_message_may_be_only_so_large() -> None:
+    limits = ServerLimits(message_bytes=1000)
+    async with (
+        serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
+        open_channel(server.address) as channel,
+    ):
+        large = health_pb2.HealthCheckRequest(service="x" * 2000)
+        assert await _code(channel, large) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await _code(channel, ASK) is None
+
+
+async def test_a_client_that_asks_all_the_time_whether_we_are_there_is_sent_away() -> None:
+    limits = ServerLimits(ping_seconds=300)
+    pinging = [
+        ("grpc.keepalive_time_ms", 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.enable_retries", 0),
+    ]
+    async with (
+        serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
+        grpc.aio.insecure_channel(server.address, options=pinging) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(ASK)
+        await watch.read()
+        with pytest.raises(grpc.aio.AioRpcError) as sent_away:
+            await watch.read()
+        assert "Too many pings" in str(sent_away.value.debug_error_string())
+
+
+async def _code(channel: grpc.aio.Channel, request: Any, metadata: Any = ()) -> grpc.StatusCode | None:
+    try:
+        await health_pb2_grpc.HealthStub(channel).Check(request, metadata=metadata, timeout=10)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return None
