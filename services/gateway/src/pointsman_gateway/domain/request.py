@@ -37,6 +37,8 @@ class Request:
     caller: Caller = ANYONE
     cache: str = "use"
     """ "use" it; "renew": no earlier answer is wanted, the new one may be kept; "off"."""
+    arrived: float = 0.0
+    """By `time.perf_counter`, before its body was read; 0: when the line begins with it."""
     operation: Operation = "chat"
 
     @property

@@ -1,8 +1,6 @@
 """The hot route: `POST /v1/chat/completions`, from the bytes of a body to the line, without a framework between."""
 
-from pointsman_servicekit.errors import PointsmanError
-
-from pointsman_gateway.doors.answering import Answering, send_error
+from pointsman_gateway.doors.answering import Answering, send_error, told
 from pointsman_gateway.doors.cache_control import wish_of
 from pointsman_gateway.doors.callers import caller_of
 from pointsman_gateway.doors.edge import Call
@@ -22,10 +20,10 @@ class ChatRoute:
     async def __call__(self, call: Call) -> None:
         try:
             answering = await self._answering(call)
-        except PointsmanError as error:
-            await send_error(call.send, error, call.sent_beside)
-            return
         except ClientGone:
+            return
+        except Exception as error:
+            await send_error(call.send, told(error), call.sent_beside)
             return
         await answering(call.scope, call.receive, call.send)
 
@@ -38,5 +36,5 @@ class ChatRoute:
         deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
         options = body.stream_options
         encoder = ChatEncoder(include_usage=options is not None and options.include_usage)
-        asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")))
+        asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
         return Answering(door.pipeline, asked, encoder, body.stream, call.sent_beside)

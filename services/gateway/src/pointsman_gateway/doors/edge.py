@@ -4,6 +4,7 @@ The hot route (chat completions) leads straight to its handler; all others go th
 """
 
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -26,9 +27,10 @@ Route = Callable[["Call"], Awaitable[None]]
 class Call:
     """One HTTP request on the hot route."""
 
-    __slots__ = ("headers", "receive", "scope", "send", "sent_beside")
+    __slots__ = ("arrived", "headers", "receive", "scope", "send", "sent_beside")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes], name: str) -> None:
+        self.arrived = time.perf_counter()
         self.scope = scope
         self.receive = receive
         self.send = send

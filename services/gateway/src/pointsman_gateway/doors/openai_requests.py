@@ -51,7 +51,7 @@ class ChatBody(BaseModel):
     user: str | None = None
     metadata: dict[str, str] | None = None
 
-    def to_request(self, deadline: float, caller: Caller = ANYONE, cache: str = USE) -> Request:
+    def to_request(self, deadline: float, caller: Caller = ANYONE, cache: str = USE, arrived: float = 0.0) -> Request:
         """Raises InvalidArgument where a message holds something other than text, or there is too much of anything."""
         check_counts(self.messages, self.model_extra or NOTHING)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -73,6 +73,7 @@ class ChatBody(BaseModel):
             deadline=deadline,
             caller=caller,
             cache=cache,
+            arrived=arrived,
         )
 
     def _extra(self) -> dict[str, Any]:

@@ -17,8 +17,9 @@ class Metering:
         self.expected_cost = expected_cost
         self.metrics = metrics
 
-    def start(self) -> "Meter":
-        return Meter(self)
+    def start(self, arrived: float = 0.0) -> "Meter":
+        """`arrived` by `time.perf_counter`; 0: now."""
+        return Meter(self, arrived)
 
 
 @dataclass(slots=True)
@@ -60,9 +61,9 @@ class _Try:
 class Meter:
     """Times and counts one request: all that was tried for it."""
 
-    def __init__(self, metering: Metering) -> None:
+    def __init__(self, metering: Metering, arrived: float) -> None:
         self._metering = metering
-        self._arrived = time.perf_counter()
+        self._arrived = arrived or time.perf_counter()
         self._decision: Decision | None = None
         self._decided = 0.0
         self._first_token: float | None = None
