@@ -1,14 +1,14 @@
 """Keys, scopes, limits and usage through the real doors of a gateway that has keys on."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
 from doubles.config_folder import IN_CHAT, IN_TRIAGE, PRICES
-from doubles.engine import ScriptedEngine, answer
+from doubles.engine import ScriptedEngine, answer, beginning
 from doubles.gateway import Gateway, Neighbours, open_http_client
 from doubles.tenancy import issue, register_at
 from doubles.valkey import Valkey
@@ -171,11 +171,13 @@ async def test_a_hung_up_request_gives_its_stream_back(
     guarded: Gateway, engine: ScriptedEngine, valkey: Valkey
 ) -> None:
     issued = await issue(valkey.url, limits=Limits(concurrent_streams=1))
-    engine.says(*answer("Hello")[:2])
-    shown = {"authorization": f"Bearer {issued.credential.text}"}
-    async with open_http_client(guarded) as client:
-        with pytest.raises(httpx.ReadTimeout):
-            await client.post(CHAT, json=body(), headers=shown, timeout=0.01)
+    engine.says(*beginning("Hel"), asyncio.Event())
+    asking = asyncio.create_task(over_http(guarded, issued.credential.text))
+    await until(lambda: engine.running == 1)
+    with pytest.raises(ResourceExhausted) as refused:
+        await over_http(guarded, issued.credential.text)
+    assert refused.value.code == "concurrent_streams"
+    asking.cancel()
     await until(lambda: guarded.metric("pointsman_in_flight") == 0)
     engine.says(*answer("Hello"))
     assert await over_http(guarded, issued.credential.text)
