@@ -1,5 +1,6 @@
 """What gateways let in while Redis is away, and what comes of it when it is back."""
 
+import asyncio
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -7,6 +8,7 @@ from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.domain import Caller, Usage
+from pointsman_gateway.tenancy.upkeep import repeat
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys.layout import Window
 from pointsman_servicekit.keys.records import Limits
@@ -159,3 +161,21 @@ async def test_requests_go_on_fast_while_redis_hangs(valkey: Valkey, times: Time
 
 def counter_of(callers: dict[Counter, Caller]) -> Counter:
     return next(iter(callers))
+
+
+async def test_work_that_loses_its_cancellation_is_not_begun_again() -> None:
+    """As redis-py's may, on Python 3.11: whoever stops the gateway would wait for it for ever."""
+    begun = 0
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    working = asyncio.create_task(repeat(work))
+    await until(lambda: begun)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(working, 10)
+    assert begun == 1

@@ -88,14 +88,21 @@ class PromptRedis:
             self._tell(False)
 
     async def _within_deadline(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        task = asyncio.current_task()
-        cancellations = task.cancelling() if task else 0
+        cancellations = pending_cancellations()
         async with asyncio.timeout(self._deadline):
             answer = await call()
-        # Python 3.11's wait_for, by which the client waits, loses a cancellation that comes together with its answer.
-        if task and task.cancelling() > cancellations:
+        if pending_cancellations() > cancellations:
             raise asyncio.CancelledError
         return answer
+
+
+def pending_cancellations() -> int:
+    """Of the task that asks: more than before a call of redis-py's mean that the call has lost one.
+
+    Python 3.11's wait_for, by which redis-py waits, loses a cancellation that comes together with what it waits for.
+    """
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 def _unavailable(why: str) -> Unavailable:

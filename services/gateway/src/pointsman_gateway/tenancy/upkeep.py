@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys import layout
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.prompt_redis import PromptRedis, pending_cancellations
 from redis.exceptions import RedisError
 
 from pointsman_gateway.tenancy.account import Account
@@ -47,10 +47,10 @@ class Upkeep:
         with suppress(Unavailable):
             await self.poll()
         tasks = [
-            asyncio.create_task(_repeat(lambda: self._poll_in(POLL_PERIOD)), name="ask whether keys have changed"),
-            asyncio.create_task(_repeat(lambda: self._listen(redis)), name="hear that keys have changed"),
-            asyncio.create_task(_repeat(lambda: self._speak_in(LOOK_PERIOD, clock)), name="speak of slices"),
-            asyncio.create_task(_repeat(self._write_in), name="write usage"),
+            asyncio.create_task(repeat(lambda: self._poll_in(POLL_PERIOD)), name="ask whether keys have changed"),
+            asyncio.create_task(repeat(lambda: self._listen(redis)), name="hear that keys have changed"),
+            asyncio.create_task(repeat(lambda: self._speak_in(LOOK_PERIOD, clock)), name="speak of slices"),
+            asyncio.create_task(repeat(self._write_in), name="write usage"),
         ]
         try:
             yield
@@ -101,7 +101,7 @@ class Upkeep:
             try:
                 async with asyncio.timeout(SUBSCRIBED_WITHIN):
                     await told.subscribe(layout.CHANGED)
-                while self._heard:
+                while self._heard and not pending_cancellations():
                     if await told.get_message(ignore_subscribe_messages=True, timeout=1.0) is not None:
                         self._changed.set()
             except (RedisError, OSError):
@@ -135,8 +135,9 @@ async def _wait_for(event: asyncio.Event, period: float) -> None:
     event.clear()
 
 
-async def _repeat(work: Callable[[], Awaitable[None]]) -> None:
-    while True:
+async def repeat(work: Callable[[], Awaitable[None]]) -> None:
+    """Until it is cancelled, whatever `work` makes of that."""
+    while not pending_cancellations():
         try:
             await work()
         except Unavailable:
@@ -144,3 +145,4 @@ async def _repeat(work: Callable[[], Awaitable[None]]) -> None:
         except Exception:  # whatever it is, limits must go on
             log.exception("the upkeep of keys and limits failed")
             await asyncio.sleep(1.0)
+    raise asyncio.CancelledError
