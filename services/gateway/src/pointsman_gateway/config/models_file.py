@@ -1,0 +1,143 @@
+"""The shape of `models.yaml`."""
+
+from typing import TypeVar
+
+from pydantic import Field, model_validator
+
+from pointsman_gateway.config.strict import Strict
+
+Terms = TypeVar("Terms", bound=Strict)
+
+
+class Prices(Strict):
+    """Dollars for a million tokens. There is no default: an unknown price is an error, never 0."""
+
+    prompt: float = Field(ge=0)
+    cached: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+
+class ModelConfig(Strict):
+    context_window: int = Field(ge=1, description="tokens, prompt and answer together")
+    prices: Prices
+
+
+class Timeouts(Strict):
+    """Seconds that an engine gets for each part of an answer; the request's deadline stands over all of them."""
+
+    connect: float = Field(default=2.0, gt=0, le=60)
+    first_token: float = Field(default=60.0, gt=0, le=3600, description="from asking to the first token")
+    gap: float = Field(default=60.0, gt=0, le=3600, description="between two pieces of the answer")
+
+
+class BreakerTerms(Strict):
+    """When an engine is left alone, and for how long."""
+
+    enabled: bool = True
+    failures: int = Field(default=5, ge=1, le=1000, description="in a row, that open it")
+    rate: float = Field(default=0.5, gt=0, le=1, description="share of failures within `window` that opens it")
+    window: float = Field(default=10.0, gt=0, le=600, description="seconds")
+    least: int = Field(default=20, ge=1, description="answers within `window`; of fewer the share tells nothing")
+    rest: float = Field(default=5.0, gt=0, le=600, description="seconds until one request tries it; doubled each time")
+    longest_rest: float = Field(default=30.0, gt=0, le=3600, description="seconds; what doubling leads to")
+
+
+class RetryTerms(Strict):
+    """How often a request may be sent again, before its first token."""
+
+    most: int = Field(default=2, ge=0, le=10, description="of one request on one path")
+    share: float = Field(default=0.2, ge=0, le=1, description="of the requests of about the last ten seconds")
+    floor: int = Field(default=20, ge=0, description="in about ten seconds, whatever the share is")
+    backoff: float = Field(default=0.05, ge=0, le=10, description="seconds at most before the first; then doubled")
+    longest_backoff: float = Field(default=1.0, ge=0, le=60, description="seconds")
+
+
+class ResilienceConfig(Strict):
+    """What is done about engines that fail or are slow."""
+
+    timeouts: Timeouts = Timeouts()
+    breaker: BreakerTerms = BreakerTerms()
+    retries: RetryTerms = RetryTerms()
+    hedge_after: float | None = Field(
+        default=None, gt=0, description="seconds without a first token until a second engine is asked; not set: never"
+    )
+    load_bound: float = Field(
+        default=1.25, ge=1, le=10, description="times the mean load, up to which an engine keeps the prompts it knows"
+    )
+
+
+class EngineConfig(Strict):
+    """A vLLM with a lora-server beside it, or any OpenAI-compatible endpoint by its URL."""
+
+    model: str
+    lora_server: str = ""
+    url: str = ""
+    api_key_env: str = ""
+    timeouts: Timeouts | None = Field(default=None, description="what is not written is as in `resilience`")
+    breaker: BreakerTerms | None = Field(default=None, description="what is not written is as in `resilience`")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "EngineConfig":
+        if bool(self.lora_server) == bool(self.url):
+            raise ValueError("an engine has either a lora_server (HOST:PORT) or a url (http://HOST:PORT)")
+        return self
+
+    @property
+    def identity(self) -> "EngineConfig":
+        """What makes it this engine: what is known of it stays where only its timeouts or its breaker change."""
+        return self.model_copy(update={"timeouts": None, "breaker": None})
+
+
+class EmbeddingConfig(Strict):
+    """A model of `/v1/embeddings`: the gateway's own, or one of an OpenAI-compatible endpoint by its URL."""
+
+    price: float = Field(ge=0, description="dollars for a million tokens")
+    local: bool = False
+    url: str = ""
+    api_key_env: str = ""
+    model: str = Field(default="", description="as the endpoint calls it; empty: by the same name")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "EmbeddingConfig":
+        if self.local == bool(self.url):
+            raise ValueError("an embedding model is either local: true or has a url (http://HOST:PORT)")
+        if self.local and (self.api_key_env or self.model):
+            raise ValueError("the local embedding model has no api_key_env and no model")
+        return self
+
+
+class RetrievalPrices(Strict):
+    search: float = Field(ge=0, description="dollars a search")
+
+
+class CachePrices(Strict):
+    hit: float = Field(ge=0, description="dollars an answer that comes out of the cache")
+
+
+class ModelsFile(Strict):
+    models: dict[str, ModelConfig]
+    engines: dict[str, EngineConfig]
+    retrieval: RetrievalPrices
+    cache: CachePrices | None = Field(default=None, description="must be there where a path caches")
+    resilience: ResilienceConfig = ResilienceConfig()
+    embeddings: dict[str, EmbeddingConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _a_name_is_one_model(self) -> "ModelsFile":
+        both = self.models.keys() & self.embeddings.keys()
+        if both:
+            raise ValueError(f"'{min(both)}' is a model and an embedding model; give them different names")
+        return self
+
+    def timeouts_of(self, engine: str) -> Timeouts:
+        """Its own where they are written, else those for all."""
+        return _over(self.engines[engine].timeouts, self.resilience.timeouts)
+
+    def breaker_of(self, engine: str) -> BreakerTerms:
+        """Its own where they are written, else those for all."""
+        return _over(self.engines[engine].breaker, self.resilience.breaker)
+
+
+def _over(own: Terms | None, default: Terms) -> Terms:
+    """`own`, with what it leaves out taken from `default`."""
+    return default if own is None else default.model_copy(update=own.model_dump(exclude_unset=True))
