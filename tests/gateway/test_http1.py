@@ -44,8 +44,8 @@ async def serving(serve: Serve) -> AsyncIterator[Origin]:
                 await writer.wait_closed()
 
 
-def patient(seconds: float = 10.0, head: float = 10.0) -> Patience:
-    return Patience(connect=seconds, head=head, deadline=asyncio.get_running_loop().time() + seconds)
+def patient(seconds: float = 10.0, begin: float = 10.0) -> Patience:
+    return Patience(connect=seconds, begin=begin, deadline=asyncio.get_running_loop().time() + seconds)
 
 
 async def request(reader: asyncio.StreamReader) -> bytes:
@@ -187,7 +187,7 @@ async def test_who_says_nothing_is_waited_for_only_so_long(pool: Pool) -> None:
 
     async with serving(serve) as origin:
         with pytest.raises(TimedOut, match="nothing came in time"):
-            await pool.post(origin, HEAD, b"{}", patient(head=0.05))
+            await pool.post(origin, HEAD, b"{}", patient(begin=0.05))
 
 
 async def test_nobody_there_is_told_at_once(pool: Pool) -> None:

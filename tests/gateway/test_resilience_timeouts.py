@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import pytest
-from doubles.engine import ScriptedEngine, answer, beginning
+from doubles.engine import ScriptedEngine, Step, answer, beginning
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.stage import Call
@@ -59,6 +59,17 @@ async def test_an_engine_that_says_nothing_is_a_first_token_timeout(
     engine.says(asyncio.Event())
     error = await failure(client, engine.url, Timeouts(first_token=SHORT))
     assert (error.code, error.message) == ("first_token_timeout", "engine 'a' failed: no first token within 0.1 s")
+
+
+async def test_signs_of_life_are_no_first_token(client: OpenAIClient, engine: ScriptedEngine) -> None:
+    signs = [asyncio.Event() for _ in range(12)]
+    for number, sign in enumerate(signs):
+        asyncio.get_running_loop().call_later(SHORT / 4 * number, sign.set)
+    dripping: list[Step] = [step for sign in signs for step in (sign, b": still here\n\n")]
+    engine.says(*beginning(), *dripping, asyncio.Event())
+    error = await failure(client, engine.url, Timeouts(first_token=SHORT))
+    assert error.code == "first_token_timeout"
+    assert not signs[-1].is_set()
 
 
 async def test_an_engine_that_falls_silent_is_a_gap_timeout(client: OpenAIClient, engine: ScriptedEngine) -> None:

@@ -38,14 +38,29 @@ class ScriptedClient:
         self.asked.append(call.engine)
         self.calls.append(call)
         self.running[call.engine] += 1
+        begun = False
         try:
             for step in self._scripts.get(call.engine, lambda call: ("hello",))(call):
                 match step:
                     case str():
+                        begun = True
                         yield (Chunk(content=step),)
                     case asyncio.Event():
-                        await step.wait()
+                        await _patiently(step, call, begun)
                     case _:
                         raise step
         finally:
             self.running[call.engine] -= 1
+
+
+async def _patiently(event: asyncio.Event, call: Call, begun: bool) -> None:
+    """Within the call's times, as every client waits."""
+    seconds = call.timeouts.gap if begun else call.timeouts.first_token
+    limit = min(asyncio.get_running_loop().time() + seconds, call.deadline)
+    try:
+        async with asyncio.timeout_at(limit):
+            await event.wait()
+    except TimeoutError:
+        if limit == call.deadline:
+            raise failures.out_of_time() from None
+        raise failures.no_more_in_time(call) if begun else failures.no_first_token_in_time(call) from None

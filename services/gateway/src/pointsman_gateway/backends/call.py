@@ -31,8 +31,9 @@ class Client(Protocol):
     """Streams one answer from one engine."""
 
     def stream(self, call: Call) -> AsyncIterator[Chunks]:
-        """Raises what `failures` makes: Unavailable, DeadlineExceeded, or InvalidArgument for the caller's mistakes.
+        """Within the call's times, to the first token and between tokens.
 
+        Raises what `failures` makes: Unavailable, DeadlineExceeded, or InvalidArgument for the caller's mistakes.
         Closing the iterator closes the connection, which stops the engine's work.
         """
         ...

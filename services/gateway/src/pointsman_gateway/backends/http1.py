@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -42,8 +43,8 @@ class Patience:
 
     connect: float
     """Seconds until there is a connection."""
-    head: float
-    """Seconds until its head is there."""
+    begin: float
+    """Seconds after that until the caller says, by a limit of its own, that the answer has begun."""
     deadline: float
     """On the loop's clock; the end of all."""
 
@@ -245,7 +246,8 @@ class Connection(asyncio.Protocol):
 async def _begun(connection: Connection, head: bytes, body: bytes, patience: Patience) -> Connection:
     try:
         connection.post(head, body)
-        connection.limit(patience.head, patience.deadline)
+        begin = asyncio.get_running_loop().time() + patience.begin
+        connection.limit(inf, min(begin, patience.deadline))
         await connection.begun()
     except BaseException:
         connection.close()
