@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,10 @@ from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from doubles.lora_server import STARTING
 from doubles.waiting import until
 from openai.types.chat import ChatCompletionMessageParam
+from pointsman_gateway.doors.edge import Edge
+from pointsman_gateway.doors.http import build_api, build_app
+from pointsman_gateway.doors.http_door import HttpDoor
+from pointsman_gateway.doors.http_server import serving_http
 
 CHAT = "/v1/chat/completions"
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": IN_CHAT}]
@@ -233,3 +238,36 @@ async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
     line = 'pointsman_requests_total{kind="rag",outcome="ok",path="handbook",task="policy"} 1.0'
     assert line in metrics.text
     assert "process_resident_memory_bytes" in metrics.text
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"model": "auto", "messages": USER},
+        {"model": "auto", "messages": USER, "stream": True, "stream_options": {"include_usage": True}},
+        {"model": "path:small_talk", "messages": USER, "n": 2, "stop": "x"},
+        {"model": "path:nowhere", "messages": USER},
+        {"model": "auto", "messages": []},
+        {"model": "auto", "messages": USER, "max_tokens": "many"},
+    ],
+)
+async def test_the_hot_route_answers_as_the_frameworks_own_does(
+    gateway: Gateway, engine: ScriptedEngine, asked: dict[str, Any]
+) -> None:
+    engine.says(*answer("Hello", " there"))
+    house = gateway.house
+    door = HttpDoor(house.pipeline, house.tenancy, house.memory.feedback, house.generations, house.registry, 10)
+    async with (
+        serving_http(build_app(door), "127.0.0.1:0", grace=1) as hot,
+        serving_http(Edge(build_api(door), {}), "127.0.0.1:0", grace=1) as cold,
+    ):
+        told = [await _told_at(address, asked) for address in (hot, cold)]
+    assert told[0] == told[1]
+
+
+async def _told_at(address: str, asked: dict[str, Any]) -> tuple[int, set[str], str]:
+    """Status, the headers' names, and the body without what differs from answer to answer."""
+    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=10, verify=False) as client:
+        answered = await client.post("/v1/chat/completions", json=asked)
+    body = re.sub(r"dec_\w+|[\d.]+e-\d\d|\d\.\d+|(?<=created\":)\d+", "_", answered.text)
+    return answered.status_code, set(answered.headers) - {"date"}, body

@@ -8,7 +8,7 @@ from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
 from pointsman_gateway.doors.limits import check_body
 from pointsman_gateway.doors.openai_answers import ChatEncoder
-from pointsman_gateway.doors.openai_requests import read_chat
+from pointsman_gateway.doors.openai_requests import ChatBody, read_chat
 
 
 class ChatRoute:
@@ -34,7 +34,10 @@ class ChatRoute:
         check_body(read)
         body = read_chat(read)
         deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
-        options = body.stream_options
-        encoder = ChatEncoder(include_usage=options is not None and options.include_usage)
         asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
-        return Answering(door.pipeline, asked, encoder, body.stream, call.sent_beside)
+        return Answering(door.pipeline, asked, encoder_of(body), body.stream, call.sent_beside)
+
+
+def encoder_of(body: ChatBody) -> ChatEncoder:
+    options = body.stream_options
+    return ChatEncoder(include_usage=options is not None and options.include_usage)

@@ -14,11 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pointsman_gateway.doors.answering import send_error
 from pointsman_gateway.doors.hang_up import ClientGone
-from pointsman_gateway.doors.limits import check_body
+from pointsman_gateway.doors.limits import LIMITS, check_body
 from pointsman_gateway.doors.openai_answers import Headers
 
-LONGEST_BODY = 8 * 1024 * 1024
-MOST_DISCARDED = 4 * LONGEST_BODY
+MOST_DISCARDED = 4 * LIMITS.bytes
 """Bytes that are read of a body that is too long: a client still sending when its connection closes reads no answer."""
 
 Route = Callable[["Call"], Awaitable[None]]
@@ -48,18 +47,18 @@ class Call:
                 raise ClientGone
             pieces.append(message.get("body", b""))
             length += len(pieces[-1])
-            if length > LONGEST_BODY:
+            if length > LIMITS.bytes:
                 pieces.clear()
             if not message.get("more_body") or length > MOST_DISCARDED:
                 break
             message = await self.receive()
-        if length > LONGEST_BODY:
+        if length > LIMITS.bytes:
             raise _too_large()
         return b"".join(pieces)
 
 
 def _bounded(body: bytes) -> bytes:
-    if len(body) > LONGEST_BODY:
+    if len(body) > LIMITS.bytes:
         raise _too_large()
     return body
 
@@ -116,7 +115,7 @@ class _Checked:
         async def receive_so_much() -> Message:
             message = await receive()
             self._read += len(message.get("body", b""))
-            if self._read > LONGEST_BODY:
+            if self._read > LIMITS.bytes:
                 raise _too_large()
             self._body += message.get("body", b"")
             if not message.get("more_body"):
@@ -124,7 +123,7 @@ class _Checked:
             return message
 
         try:
-            if int(self._headers.get(b"content-length", b"0")) > LONGEST_BODY:
+            if int(self._headers.get(b"content-length", b"0")) > LIMITS.bytes:
                 raise _too_large()
             await self._app(scope, receive_so_much, send_with_id)
         except Exception as error:
@@ -153,4 +152,4 @@ class _Checked:
 
 
 def _too_large() -> InvalidArgument:
-    return InvalidArgument(f"the body is over {LONGEST_BODY} bytes", code="body_too_large")
+    return InvalidArgument(f"the body is over {LIMITS.bytes} bytes", code="body_too_large")

@@ -10,19 +10,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pointsman_gateway.doors import openai_answers as answers
-from pointsman_gateway.doors.chat import ChatRoute
+from pointsman_gateway.doors.chat import ChatRoute, encoder_of
 from pointsman_gateway.doors.edge import Edge
 from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
-from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of
+from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of, respond
 from pointsman_gateway.doors.http_errors import add_error_handlers
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
 from pointsman_gateway.doors.openai_routes import add_openai_routes
 
 
-async def chat(body: ChatBody) -> Response:
+async def chat(body: ChatBody, request: Request) -> Response:
     """Answers one conversation."""
-    # For the documentation's sake: the edge leads past FastAPI straight to the `ChatRoute`.
-    raise NotImplementedError
+    # The edge leads straight to the `ChatRoute`, which does the same with less; this is the route as FastAPI knows it.
+    return await respond(request, body.to_request(deadline_of(request)), encoder_of(body), body.stream)
 
 
 async def route(body: RouteBody, request: Request) -> Response:
@@ -67,7 +67,12 @@ async def metrics(request: Request) -> Response:
 
 
 def build_app(door: HttpDoor) -> ASGIApp:
-    """The FastAPI application, with one error handler."""
+    """All routes, the hot one past FastAPI."""
+    return Edge(build_api(door), {("POST", "/v1/chat/completions"): ChatRoute(door)})
+
+
+def build_api(door: HttpDoor) -> FastAPI:
+    """All routes as FastAPI serves and documents them, with one error handler."""
     app = FastAPI(title="Pointsman", summary="Prompt it, look it up, or hand it to an adapter.", docs_url="/docs")
     # The handlers are plain functions that find their door here: FastAPI keeps what it has seen of a handler for ever,
     # and a bound method would keep its whole house.
@@ -81,4 +86,4 @@ def build_app(door: HttpDoor) -> ASGIApp:
     app.get("/readyz")(ready)
     app.get("/metrics")(metrics)
     add_error_handlers(app)
-    return Edge(app, {("POST", "/v1/chat/completions"): ChatRoute(door)})
+    return app
