@@ -9,7 +9,7 @@ from doubles.tenancy import Counter, Times, counter_at, issue, register_at
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.domain import Scope
-from pointsman_gateway.tenancy import identities
+from pointsman_gateway.tenancy.identities import Copies
 from pointsman_gateway.tenancy.upkeep import POLL_PERIOD
 from pointsman_servicekit.errors import Unauthenticated, Unavailable
 from pointsman_servicekit.keys import credential, layout
@@ -175,13 +175,10 @@ async def test_many_requests_with_a_new_key_ask_redis_once(valkey: Valkey) -> No
         assert await commands(valkey.url) - before == 2  # the key's record, and its tenant's
 
 
-async def test_the_copies_are_bounded_and_the_least_used_go_first(
-    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(identities, "MOST_KNOWN", 20)
-    monkeypatch.setattr(identities, "DROPPED_AT_ONCE", 5)
+async def test_the_copies_are_bounded_and_the_least_used_go_first(valkey: Valkey) -> None:
+    copies = Copies(most=20, dropped_at_once=5)
     issued = [await issue(valkey.url, Limits(requests_per_minute=100), tenant=f"t{number}") for number in range(30)]
-    async with counter_at(valkey.url) as counter:
+    async with counter_at(valkey.url, copies=copies) as counter:
         for one in issued:
             await counter.tenancy.identify(one.credential.text)
             assert await found(lambda: _there(counter, issued[0].credential.text))

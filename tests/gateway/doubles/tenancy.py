@@ -9,8 +9,9 @@ from typing import Any
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.tenancy.clock import Clock
 from pointsman_gateway.tenancy.hold import Hold
+from pointsman_gateway.tenancy.identities import Copies
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
-from pointsman_gateway.tenancy.stage import TRUST, Tenancy
+from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys import layout
 from pointsman_servicekit.keys.records import NO_LIMITS, Limits
@@ -19,6 +20,7 @@ from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+COPIES = Copies()
 PATIENT = 1.0
 """Seconds that Redis has to answer, so that it is not taken for dead where a test needs it and the machine is busy."""
 
@@ -74,11 +76,15 @@ class Counter:
 
 @asynccontextmanager
 async def counter_at(
-    url: str, times: Times | None = None, running: bool = True, deadline: float = PATIENT
+    url: str,
+    times: Times | None = None,
+    running: bool = True,
+    deadline: float = PATIENT,
+    copies: Copies = COPIES,
 ) -> AsyncIterator[Counter]:
     registry = CollectorRegistry()
     async with open_redis(url, lambda up: None, deadline) as redis:
-        tenancy = Tenancy(redis, TenancyMetrics(registry), TRUST, (times or Times()).clock)
+        tenancy = Tenancy(redis, TenancyMetrics(registry), copies, (times or Times()).clock)
         counter = Counter(tenancy, registry)
         if running:
             async with tenancy.running():

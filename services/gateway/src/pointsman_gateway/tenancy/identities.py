@@ -19,8 +19,6 @@ from pointsman_gateway.tenancy.metrics import TenancyMetrics
 
 log = logging.getLogger(__name__)
 
-MOST_KNOWN = 10_000
-DROPPED_AT_ONCE = 1_000
 MOST_LOOKUPS = 256
 """Keys that Redis is asked for at once; so many unknown ones come only from somebody who makes them up."""
 READ_AT_ONCE = 500
@@ -35,14 +33,24 @@ class _Known:
     used: float
 
 
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What is kept of keys that have been verified."""
+
+    good_for: float = 900.0
+    """Seconds without a word from Redis."""
+    most: int = 10_000
+    dropped_at_once: int = 1_000
+    """Of the least used, where there are too many."""
+
+
 class Identities:
-    def __init__(self, register: Register, books: Books, clock: Clock, metrics: TenancyMetrics, trust: float) -> None:
-        """`trust` is how many seconds a copy is good without a word from Redis."""
+    def __init__(self, register: Register, books: Books, clock: Clock, metrics: TenancyMetrics, copies: Copies) -> None:
         self._register = register
         self._books = books
         self._clock = clock
         self._metrics = metrics
-        self._trust = trust
+        self._copies = copies
         self._known: dict[str, _Known] = {}
         """By digest."""
         self._good_until = -inf
@@ -90,7 +98,7 @@ class Identities:
             for start in range(0, len(digests), READ_AT_ONCE):
                 await self._read_again(digests[start : start + READ_AT_ONCE])
             self._epoch = epoch
-        self._good_until = asked + self._trust
+        self._good_until = asked + self._copies.good_for
 
     async def _read_again(self, digests: list[str]) -> None:
         records = await self._register.by_digests(digests)
@@ -129,8 +137,9 @@ class Identities:
     def _keep(self, record: KeyRecord, tenant: TenantRecord) -> KnownCaller:
         now = self._clock.monotonic()
         known = self._known.get(record.digest)
-        if known is None and len(self._known) >= MOST_KNOWN:
-            for _, digest in nsmallest(DROPPED_AT_ONCE, ((one.used, digest) for digest, one in self._known.items())):
+        if known is None and len(self._known) >= self._copies.most:
+            by_use = ((one.used, digest) for digest, one in self._known.items())
+            for _, digest in nsmallest(self._copies.dropped_at_once, by_use):
                 self._drop(digest)
         caller = KnownCaller(
             record.id, record.tenant, _scope(record.scope), record.priority, book=self._books.open(record, tenant)

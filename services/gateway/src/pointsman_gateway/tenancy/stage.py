@@ -24,7 +24,7 @@ from pointsman_gateway.tenancy.account import Account
 from pointsman_gateway.tenancy.books import Book, Books, KnownCaller, Purse
 from pointsman_gateway.tenancy.clock import Clock
 from pointsman_gateway.tenancy.hold import MOST_TRIES, Hold, headers_of
-from pointsman_gateway.tenancy.identities import Identities
+from pointsman_gateway.tenancy.identities import Copies, Identities
 from pointsman_gateway.tenancy.ledger import Ledger, Needs
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
 from pointsman_gateway.tenancy.tallies import Tallies
@@ -32,22 +32,22 @@ from pointsman_gateway.tenancy.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
-TRUST = 900.0
-"""Seconds that a verified copy of a key is good while Redis is away."""
-
 _NOW = Clock()
+_COPIES = Copies()
 
 
 class Tenancy:
     """Implements a hold's `Desk`."""
 
-    def __init__(self, redis: PromptRedis, metrics: TenancyMetrics, trust: float = TRUST, clock: Clock = _NOW) -> None:
+    def __init__(
+        self, redis: PromptRedis, metrics: TenancyMetrics, copies: Copies = _COPIES, clock: Clock = _NOW
+    ) -> None:
         self.clock = clock
         self._metrics = metrics
         self._ledger = Ledger(redis, clock, metrics)
         self._books = Books(self._ledger.gateway)
         self.tallies = Tallies(redis, clock, self._ledger.gateway)
-        self._identities = Identities(Register(redis, clock.wall), self._books, clock, metrics, trust)
+        self._identities = Identities(Register(redis, clock.wall), self._books, clock, metrics, copies)
         self.upkeep = Upkeep(self._ledger, self._books, self.tallies, self._identities, metrics)
         self._redis = redis
         self._monotonic = clock.monotonic

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.settings import Settings
+from pointsman_gateway.tenancy.identities import Copies
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
 from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
@@ -26,6 +27,6 @@ async def knowing_callers(settings: Settings, registry: CollectorRegistry) -> As
                 redis = await stack.enter_async_context(open_redis(settings.redis_url, lambda up: None))
             except ValueError as error:
                 raise ConfigError(f"POINTSMAN_GATEWAY_REDIS_URL is no address of Redis: {error}") from error
-            tenancy = Tenancy(redis, metrics, settings.keys_trust)
+            tenancy = Tenancy(redis, metrics, Copies(good_for=settings.keys_trust))
         await stack.enter_async_context(tenancy.running())
         yield tenancy
