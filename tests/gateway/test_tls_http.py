@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from doubles.certificates import Authority
+from doubles.certificates import Authority, copied
 from doubles.waiting import found
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http_server import serving_http
@@ -29,12 +29,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def tls(authority: Authority, tmp_path: Path) -> ServerTls:
-    """Files that a test may change."""
-    signed = authority.sign("server")
-    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
-    shutil.copy(signed.certificate, certificate)
-    shutil.copy(signed.key, key)
-    return ServerTls(certificate, key)
+    return copied(authority.sign("server"), tmp_path)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

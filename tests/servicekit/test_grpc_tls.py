@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.certificates import Authority
+from doubles.certificates import Authority, copied
 from doubles.waiting import found
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
@@ -29,12 +29,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def tls(authority: Authority, tmp_path: Path) -> ServerTls:
-    """Files that a test may change."""
-    signed = authority.sign("server")
-    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
-    shutil.copy(signed.certificate, certificate)
-    shutil.copy(signed.key, key)
-    return ServerTls(certificate, key)
+    return copied(authority.sign("server"), tmp_path)
 
 
 def nothing(server: grpc.aio.Server) -> None:

@@ -1,8 +1,11 @@
 """Certificates made by `openssl`, for real handshakes."""
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from pointsman_servicekit.tls import ServerTls
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,11 @@ _NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes
 
 def _openssl(*arguments: str) -> None:
     subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def copied(signed: Signed, folder: Path) -> ServerTls:
+    """Files that a test may change."""
+    certificate, key = folder / "server.pem", folder / "server.key"
+    shutil.copy(signed.certificate, certificate)
+    shutil.copy(signed.key, key)
+    return ServerTls(certificate, key)

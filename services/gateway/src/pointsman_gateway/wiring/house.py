@@ -31,10 +31,10 @@ from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
-from pointsman_gateway.wiring.keeping import to_redaction
 from pointsman_gateway.wiring.learning import Models, School
 from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
 from pointsman_gateway.wiring.memory import Memory, remembering
+from pointsman_gateway.wiring.redaction import to_redaction
 
 PATIENCE = 5.0
 """Seconds that a changed configuration waits for engines which it names first."""
