@@ -127,7 +127,20 @@ async def test_a_cut_answer_is_metered_by_what_had_come(
     await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled", path="small_talk") == 1)
     assert gateway.metric("pointsman_tokens_total", path="small_talk", type="completion") == 3
     assert gateway.metric("pointsman_cost_usd_total", path="small_talk", component="completion") == pytest.approx(12e-6)
+    # It has been read by then, and the engine can no longer say how long it was.
+    sent = sum(len(message["content"]) for message in engine.bodies[0]["messages"])
+    assert gateway.metric("pointsman_tokens_total", path="small_talk", type="prompt") == sent // 4 > 0
     await until(lambda: engine.running == 0)
+
+
+async def test_an_engine_that_never_began_is_owed_nothing(
+    gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    engine.refuses(400, {"error": {"message": "no"}})
+    assert (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).status_code == 400
+    assert gateway.metric("pointsman_requests_total", outcome="engine_refused") == 1
+    assert gateway.metric("pointsman_tokens_total") == 0
+    assert gateway.metric("pointsman_cost_usd_total") == 0
 
 
 async def test_a_failed_request_teaches_no_expectation(

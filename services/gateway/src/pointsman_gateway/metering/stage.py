@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pointsman_gateway.domain import Chunks, Decision, Path, Prompt, Receipt, Usage
-from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
+from pointsman_gateway.metering.pricing import ExpectedCost, Pricing, tokens_of
 from pointsman_gateway.metering.prometheus import Metrics
 
 
@@ -40,8 +40,13 @@ class _Try:
 
     @property
     def counted(self) -> Usage:
-        """The engine's own count; where an answer was cut before it came, the pieces that arrived (a token or more)."""
-        return self.usage or Usage(completion_tokens=self.pieces)
+        """The engine's own count; where an answer was cut before it came, an estimate.
+
+        That is the pieces that arrived (a token or more each), and the prompt by its length: it has been read by then.
+        """
+        if self.usage is not None or not self.pieces:
+            return self.usage or Usage()
+        return Usage(tokens_of(self.prompt.messages), self.pieces)
 
     @property
     def overhead(self) -> float:
