@@ -1,4 +1,4 @@
-"""The nouns of the lora-server: adapter versions, aliases, and what is true of the engine."""
+"""The nouns of the lora-server: adapter versions, aliases, what is wanted, and what is true of the engine."""
 
 import enum
 import re
@@ -14,7 +14,7 @@ _HASH = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}")
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """An immutable adapter. Its name holds the hash of its content, so the same name never means other weights."""
+    """An immutable adapter and its manifest. Its name holds the hash of its content: the same name, the same weights."""
 
     name: str
     sha256: str
@@ -24,6 +24,14 @@ class AdapterVersion:
     bytes: int
     created_unix_ms: int
     facts: Mapping[str, str] = field(default_factory=dict)
+    base_digest: str = ""
+    """Of the base model; empty where its folder names none."""
+    chat_template_sha256: str = ""
+    training_data_sha256: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of its evaluation: "heldout_exact" beside "prompt_path_exact", "heldout_loss", ..."""
+    parent: str = ""
+    author: str = ""
 
     @property
     def version(self) -> str:
@@ -31,21 +39,92 @@ class AdapterVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryTerms:
+    """When a canary is taken back by itself; rates and times are compared with those of the version beside it."""
+
+    min_requests: int = 20
+    """Of both, before anything is judged."""
+    max_error_excess: float = 0.02
+    max_invalid_excess: float = 0.05
+    max_latency_ratio: float = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    version: str
+    weight: float
+    """The share of users that it answers, above 0 to 1."""
+    terms: CanaryTerms = CanaryTerms()  # noqa: RUF009  # it is frozen
+
+
+@dataclass(frozen=True, slots=True)
 class Alias:
-    """A name that can be moved from version to version; `revision` counts the moves."""
+    """A name that can be moved from version to version; `revision` counts the moves, and the changes of its canary."""
 
     alias: str
     version: str
     revision: int
+    canary: Canary | None = None
+    previous: str = ""
+    """Where it pointed before its last move, and so where a rollback points it to."""
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """All that it may send a request to."""
+        return (self.version, self.canary.version) if self.canary else (self.version,)
+
+
+class Phase(enum.Enum):
+    """How a version stands with all engines alike; it is kept in Redis."""
+
+    REGISTERED = "registered"  # in the store, its files checked
+    VALIDATING = "validating"  # it is tried apart from the engine
+    READY = "ready"  # any engine may load it
+    RETIRED = "retired"  # no engine may load it any more
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A version's phase, and why it failed."""
+
+    phase: Phase
+    error_code: str = ""
+    error: str = ""
+    word: str = ""
+    """The alias's part after the "@" that is to be moved to it once it is resident; empty once that is done."""
+    force: bool = False
+    """Whether that alias is moved even where the evaluation says that prompting is as good."""
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What Redis holds; `wanted` are the versions that an engine should hold, the most important first."""
+    """What Redis holds, at one moment."""
 
-    versions: Mapping[str, AdapterVersion]
-    aliases: tuple[Alias, ...]
-    wanted: tuple[str, ...]
+    versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    """Of every one of the versions."""
+    aliases: tuple[Alias, ...] = ()
+    pins: frozenset[str] = frozenset()
+
+    @property
+    def aimed_at(self) -> frozenset[str]:
+        """The versions that an alias or a canary points to."""
+        return frozenset(version for alias in self.aliases for version in alias.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of the history."""
+
+    id: str
+    at_unix_ms: int
+    kind: str
+    subject: str
+    before: str
+    after: str
+    author: str
+    reason: str
 
 
 class EngineStatus(enum.Enum):
@@ -62,6 +141,11 @@ class EngineState:
     life: int = 0
     detail: str = "not started yet"
     resident: frozenset[str] = frozenset()
+    """Confirmed and warm, and not about to go: what gateways may ask for."""
+    loading: frozenset[str] = frozenset()
+    draining: frozenset[str] = frozenset()
+    loadable: frozenset[str] = frozenset()
+    """Not resident, and to be had for the asking."""
     aliases: tuple[Alias, ...] = ()
     sequence: int = 1
 
@@ -71,21 +155,53 @@ class EngineState:
 
 
 class VersionState(enum.Enum):
-    REGISTERED = "registered"  # known, and not in this engine
+    """How a version stands, this engine included."""
+
+    REGISTERED = "registered"
+    VALIDATING = "validating"
+    READY = "ready"  # this engine does not hold it
     LOADING = "loading"
-    WARM = "warm"  # resident, and no alias points to it
-    SERVING = "serving"  # resident, and an alias points to it
+    WARM = "warm"  # resident, and neither alias nor canary points to it
+    SERVING = "serving"  # resident, and one does
+    DRAINING = "draining"
+    RETIRED = "retired"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class VersionReport:
-    """A version and how it stands with this engine."""
+    """A version and how it stands."""
 
     version: AdapterVersion
     state: VersionState
     aliases: tuple[str, ...]
-    last_error: str
+    pinned: bool = False
+    error_code: str = ""
+    error: str = ""
+
+
+def state_of(version: str, desired: DesiredState, engine: EngineState) -> VersionState:
+    """What Redis says of the version, and what this engine makes of it."""
+    phase = desired.standings[version].phase
+    if version in engine.draining:
+        return VersionState.DRAINING
+    if phase is not Phase.READY:
+        return VersionState(phase.value)
+    if version in engine.resident:
+        return VersionState.SERVING if version in desired.aimed_at else VersionState.WARM
+    return VersionState.LOADING if version in engine.loading else VersionState.READY
+
+
+def report_of(version: str, desired: DesiredState, engine: EngineState) -> VersionReport:
+    standing = desired.standings[version]
+    return VersionReport(
+        version=desired.versions[version],
+        state=state_of(version, desired, engine),
+        aliases=tuple(alias.alias for alias in desired.aliases if version in alias.versions),
+        pinned=version in desired.pins,
+        error_code=standing.error_code,
+        error=standing.error,
+    )
 
 
 def check_name(name: str) -> None:
@@ -98,14 +214,18 @@ def check_name(name: str) -> None:
 
 def check_version(version: str) -> None:
     """Raises InvalidArgument unless `version` is "NAME@HASH"."""
-    name, _, digits = version.partition("@")
-    if not (_NAME.fullmatch(name) and _HASH.fullmatch(digits)):
+    if not is_version(version):
         raise InvalidArgument(
             f"'{version}' is no adapter version: NAME@HASH with {HASH_DIGITS} hexadecimal digits, as in "
             "'triage@3f9a1c0b77de'",
             code="bad_version",
             param="version",
         )
+
+
+def is_version(version: str) -> bool:
+    name, _, digits = version.partition("@")
+    return bool(_NAME.fullmatch(name) and _HASH.fullmatch(digits))
 
 
 def check_alias(alias: str) -> None:
