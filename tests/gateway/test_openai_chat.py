@@ -189,6 +189,27 @@ async def test_what_the_gateway_has_no_opinion_on_goes_to_the_engine_untouched(
     assert "user" not in asked
 
 
+async def test_what_the_engine_says_beside_what_we_know_reaches_the_client_streamed_or_whole(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    steps: list[Step] = [
+        {
+            "system_fingerprint": "fp_7", "service_tier": "flex",
+            "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": end, "stop_reason": why}],
+        }
+        for text, end, why in (("Hel", None, None), ("lo", "stop", "END"))
+    ]  # fmt: skip
+    engine.says(*as_vllm([*steps, usage(), DONE]))
+
+    plain = (await http.post(CHAT, json=asking())).json()
+    streamed = shapes.events((await http.post(CHAT, json=asking(stream=True))).text)
+
+    for told in (plain, *streamed[:2]):
+        assert (told["system_fingerprint"], told["service_tier"]) == ("fp_7", "flex")
+    assert plain["choices"][0]["stop_reason"] == "END"
+    assert [event["choices"][0]["stop_reason"] for event in streamed[:2]] == [None, "END"]
+
+
 async def test_the_developers_message_is_the_systems(client: openai.AsyncOpenAI, engine: ScriptedEngine) -> None:
     said: list[Any] = [{"role": "developer", "content": "Be brief."}, *USER]
     await client.chat.completions.create(model="tiny", messages=said)

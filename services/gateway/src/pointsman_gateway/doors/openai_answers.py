@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -60,11 +60,10 @@ _ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
 """How an engine's event begins where it begins with its id."""
 
 
-class _Made(msgspec.Struct):
-    created: int | None = None
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
-
-_decode = msgspec.json.Decoder(_Made).decode
+_KNOWN = frozenset({"id", "object", "created", "model", "choices", "usage"})
+_KNOWN_OF_A_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs"})
 
 
 def to_event(data: Any) -> bytes:
@@ -74,7 +73,8 @@ def to_event(data: Any) -> bytes:
 class ChatEncoder:
     """`chat.completion` and its chunks. Implements `Encoder`.
 
-    The engine's own events are sent on as they came, but for the answer's id; each choice's first one gets the role.
+    The engine's own events are sent on as they came, but for the answer's id; each choice's first one is made anew,
+    with the role and with whatever the engine's holds that is not known here.
     """
 
     def __init__(self, include_usage: bool) -> None:
@@ -116,13 +116,16 @@ class ChatEncoder:
         return to_event(self._anew(chunk, {}))
 
     def _first(self, chunk: Chunk) -> bytes:
-        if chunk.raw:
-            id_of_theirs = _ID.match(chunk.raw)
-            if id_of_theirs:
-                self._theirs = id_of_theirs.group()
-            created = _decode(chunk.raw).created
-            self._head["created"] = created or self._head["created"]
-        return to_event(self._anew(chunk, {"role": "assistant"}))
+        if not chunk.raw:
+            return to_event(self._anew(chunk, {"role": "assistant"}))
+        id_of_theirs = _ID.match(chunk.raw)
+        if id_of_theirs:
+            self._theirs = id_of_theirs.group()
+        event = _decode(chunk.raw)
+        self._head["created"] = event.get("created") or self._head["created"]
+        first = self._anew(chunk, {"role": "assistant"})
+        first["choices"][0].update(_unknown_of_a_choice(event))
+        return to_event(first | _unknown(event))
 
     def _anew(self, chunk: Chunk, delta: dict[str, Any]) -> dict[str, Any]:
         if chunk.content:
@@ -145,20 +148,34 @@ class ChatEncoder:
         return {**self._head, "choices": [], "usage": usage_body(receipt.usage), "pointsman": receipt_body(receipt)}
 
 
-def completion(started: Started, chunks: Iterable[Chunk], finished: Finished) -> dict[str, Any]:
-    """A plain answer: the stream, collected."""
+def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) -> dict[str, Any]:
+    """A plain answer: the stream, collected; what is not known here, from its first event and each choice's last."""
+    first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
+    last = {chunk.index: chunk.raw for chunk in chunks if chunk.raw and chunk.finish_reason}
     return {
+        **(_unknown(_decode(first)) if first else {}),
         "id": "chatcmpl-" + started.decision.id,
         "object": "chat.completion",
         "created": int(time.time()),
         "model": started.model,
-        "choices": [_choice(choice) for choice in collected(chunks)],
+        "choices": [_choice(choice, last.get(choice.index, b"")) for choice in collected(chunks)],
         "usage": usage_body(finished.receipt.usage),
         "pointsman": receipt_body(finished.receipt),
     }
 
 
-def _choice(choice: Choice) -> dict[str, Any]:
+def _unknown(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in _KNOWN}
+
+
+def _unknown_of_a_choice(event: dict[str, Any]) -> dict[str, Any]:
+    """An event that is sent on raw holds one choice."""
+    (choice,) = event["choices"]
+    return {key: value for key, value in choice.items() if key not in _KNOWN_OF_A_CHOICE}
+
+
+def _choice(choice: Choice, last: bytes) -> dict[str, Any]:
+    """`last` is the engine's event that ended it; empty where it may not be sent on."""
     instead = "tool_calls" in choice.message or "refusal" in choice.message
     return {
         "index": choice.index,
@@ -170,6 +187,7 @@ def _choice(choice: Choice) -> dict[str, Any]:
         },
         "finish_reason": choice.finish_reason or "stop",
         "logprobs": {"refusal": None, **choice.logprobs} if choice.logprobs else None,
+        **(_unknown_of_a_choice(_decode(last)) if last else {}),
     }
 
 
