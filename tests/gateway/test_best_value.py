@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
+from doubles.adapters import NoAdapters
 from doubles.config_folder import IN_TRIAGE
 from doubles.doors import Door
 from pointsman_gateway.config.schema import BestValue, Policy, TaskConfig
@@ -255,7 +256,7 @@ PATHS = {name: Path(name, "tiny") for name in ("cheap", "dear", "spare", "defaul
 def router(known: Known, away: Mapping[str, str] = {}, costs: Mapping[str, float] = {}) -> Router:
     around = Around(away, costs)
     tasks = {"t": TaskConfig(examples="x", policy=Policy(best_value=TERMS), fallback=("spare",))}
-    return Router(PATHS, tasks, "default", around, around, around, known)
+    return Router(PATHS, tasks, "default", around, around, around, known, NoAdapters())
 
 
 def decide(by: Router, user: str = "someone", text: str = "x") -> Decision:
@@ -325,7 +326,7 @@ def test_users_on_the_small_side_of_a_split_try_no_more_paths_than_others() -> N
     narrow = Router(
         PATHS,
         {"t": TaskConfig(examples="x", policy=Policy(split={"cheap": 5, "dear": 95}))},
-        "default", *[Around({}, {})] * 3, Known(),
+        "default", *[Around({}, {})] * 3, Known(), NoAdapters(),
     )  # fmt: skip
     users = [f"user-{number}" for number in range(10_000)]
     canaries = [user for user in users if decide(narrow, user).path.name == "cheap"]

@@ -155,7 +155,7 @@ async def test_a_moved_adapter_is_asked_anew(
     await lora_server.say(
         READY, url=engine.url, resident=[TRIAGE, VOICE, moved], aliases={"triage@prod": moved, "voice@prod": VOICE}
     )
-    await until(lambda: cached_gateway.house.engines.get("local").aliases["triage@prod"] == moved)
+    await until(lambda: cached_gateway.house.engines.get("local").aliases["triage@prod"].version == moved)
     assert mark(await kept(client, cached_gateway, path="path:triage_adapter")) == ""
     assert engine.bodies[-1]["model"] == moved
     assert mark(await ask(client, path="path:triage_adapter")) == "exact"

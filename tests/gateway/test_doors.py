@@ -8,7 +8,7 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
 from doubles.doors import Door, GrpcOnceDoor, HttpStreamDoor
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk
-from doubles.gateway import TRIAGE, Gateway, Neighbours
+from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours
 from doubles.lora_server import READY, STARTING
 from doubles.retriever import ScriptedRetriever
 from doubles.waiting import until
@@ -52,7 +52,7 @@ async def test_what_stands_beside_an_answer_says_what_the_answer_says(door: Door
 async def test_everything_that_a_request_may_name_is_listed(door: Door) -> None:
     assert await door.models() == [
         "auto", "tiny", "path:triage_adapter", "path:triage_few_shot", "path:handbook", "path:letter",
-        "path:small_talk", "path:safe_start", "triage@prod", "voice@prod",
+        "path:small_talk", "path:safe_start", "triage@prod", "voice@prod", TRIAGE, VOICE,
     ]  # fmt: skip
 
 

@@ -6,21 +6,25 @@ from collections.abc import AsyncIterator
 import pytest
 from doubles.lora_server import DOWN, READY, STARTING, ScriptedLoraServer, running_lora_server
 from doubles.waiting import until
-from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan, follow
+from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan
+from pointsman_gateway.backends.lora_server import follow
+from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.config.schema import BreakerTerms, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_servicekit.errors import Unavailable
+from prometheus_client import CollectorRegistry
 
 PLAIN = Path("plain", "tiny")
 ADAPTED = Path("adapted", "tiny", adapter="triage@prod")
 URL = "http://127.0.0.1:8101"
+METRICS = EngineMetrics(CollectorRegistry())
 VERSION, NEXT = "triage@3f9a1c0b77de", "triage@0123456789ab"
 
 
 @pytest.fixture
 async def engines(lora_server: ScriptedLoraServer) -> AsyncIterator[Engines]:
     engines = Engines([Engine("local", "tiny", api_key="sk-1")])
-    following = asyncio.create_task(follow(engines, "local", lora_server.address))
+    following = asyncio.create_task(follow(engines, "local", lora_server.address, METRICS))
     await until(lambda: lora_server.watchers)
     yield engines
     following.cancel()
@@ -49,8 +53,9 @@ async def test_an_alias_that_moves_leads_to_the_next_version_at_once(
 ) -> None:
     for version in (VERSION, NEXT):
         await lora_server.say(READY, url=URL, resident=[VERSION, NEXT], aliases={"triage@prod": version})
-        await until(lambda version=version: engines.get("local").adapter_version("triage@prod") == version)
-    assert engines.get("local").adapter_version(VERSION) == VERSION  # by its own name still
+        await until(lambda version=version: engines.version_of(ADAPTED) == version)
+        assert engines.targets(ADAPTED)[0].model == version
+    assert engines.targets(Path("p", "tiny", adapter=VERSION))[0].model == VERSION  # by its own name still
 
 
 async def test_an_alias_of_a_version_that_is_not_resident_leads_nowhere(
@@ -86,7 +91,7 @@ async def test_an_engine_serves_on_while_its_lora_server_is_away_and_is_heard_ag
     engines = Engines([Engine("local", "tiny")])
     async with running_lora_server() as first:
         address = first.address
-        following = asyncio.create_task(follow(engines, "local", address))
+        following = asyncio.create_task(follow(engines, "local", address, METRICS))
         await first.say(READY, url=URL, resident=[VERSION])
         await until(lambda: engines.any_ready)
     await until(lambda: "engine local: its lora-server " in caplog.text)

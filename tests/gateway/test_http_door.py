@@ -11,7 +11,7 @@ import openai
 import pytest
 from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, answer, beginning, chunk, usage
-from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
 from doubles.lora_server import STARTING
 from doubles.waiting import until
 from openai.types.chat import ChatCompletionMessageParam
@@ -145,7 +145,7 @@ async def test_an_error_in_a_stream_is_raised_by_openais_client(
 async def test_models_lists_what_a_request_may_name(client: openai.AsyncOpenAI) -> None:
     assert [model.id async for model in client.models.list()] == [
         "auto", "tiny", "path:triage_adapter", "path:triage_few_shot", "path:handbook", "path:letter",
-        "path:small_talk", "path:safe_start", "triage@prod", "voice@prod",
+        "path:small_talk", "path:safe_start", "triage@prod", "voice@prod", TRIAGE, VOICE,
     ]  # fmt: skip
 
 

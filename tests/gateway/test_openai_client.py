@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
 from doubles.waiting import until
-from pointsman_gateway.backends.failures import EngineFailed, Innocent, Passing
+from pointsman_gateway.backends.failures import EngineFailed, NotThere, Passing
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.stage import Call
@@ -143,7 +143,7 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         (
             404,
             {"error": {"message": "no such model"}},
-            Innocent,
+            NotThere,
             "engine_error",
             None,
             "engine 'a' answered 404: no",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
+from doubles.adapters import NoAdapters
 from pointsman_gateway.config.schema import Policy, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.routing.evidence import NoEvidence
@@ -73,7 +74,7 @@ TASKS = {
 
 
 def decide(task: str, model: str = AUTO, user: str = "", **away: str) -> Decision:
-    router = Router(PATHS, TASKS, "default", Away(away), Named(), Free(), NoEvidence())
+    router = Router(PATHS, TASKS, "default", Away(away), Named(), Free(), NoEvidence(), NoAdapters())
     labels = Labels(task, 0.8, (), abstained=task == "unknown", stage="classifier")
     return router.decide(Request(model, (Message("user", "x"),), user=user), labels)
 
@@ -122,7 +123,7 @@ def test_a_forced_name_has_no_alternatives(model: str, path: str) -> None:
 def test_an_unknown_name_is_told_the_known_ones() -> None:
     with pytest.raises(NotFound, match="unknown model 'path:c'; known: path:a, path:b, path:spare, path:default"):
         decide("unknown", model="path:c")
-    with pytest.raises(NotFound, match="unknown model 'gpt'; known: auto, a model, an adapter alias, or path:NAME"):
+    with pytest.raises(NotFound, match="'gpt'; known: auto, a model, an adapter's alias or version, or path:NAME"):
         decide("unknown", model="gpt")
 
 

@@ -42,7 +42,7 @@ ENGINE_STATUS_READY: EngineStatus
 ENGINE_STATUS_DOWN: EngineStatus
 
 class AdapterVersion(_message.Message):
-    __slots__ = ("version", "name", "sha256", "base_model", "rank", "target_modules", "bytes", "created_unix_ms", "state", "last_error", "facts", "aliases")
+    __slots__ = ("version", "name", "sha256", "base_model", "rank", "target_modules", "bytes", "created_unix_ms", "state", "last_error", "facts", "aliases", "base_digest", "chat_template_sha256", "training_data_sha256", "metrics", "parent", "author", "pinned", "last_error_code")
     class FactsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,13 @@ class AdapterVersion(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +69,14 @@ class AdapterVersion(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
+    BASE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_DATA_SHA256_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     version: str
     name: str
     sha256: str
@@ -74,10 +89,18 @@ class AdapterVersion(_message.Message):
     last_error: str
     facts: _containers.ScalarMap[str, str]
     aliases: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., base_model: _Optional[str] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., bytes: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., state: _Optional[_Union[AdapterState, str]] = ..., last_error: _Optional[str] = ..., facts: _Optional[_Mapping[str, str]] = ..., aliases: _Optional[_Iterable[str]] = ...) -> None: ...
+    base_digest: str
+    chat_template_sha256: str
+    training_data_sha256: str
+    metrics: _containers.ScalarMap[str, float]
+    parent: str
+    author: str
+    pinned: bool
+    last_error_code: str
+    def __init__(self, version: _Optional[str] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., base_model: _Optional[str] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., bytes: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., state: _Optional[_Union[AdapterState, str]] = ..., last_error: _Optional[str] = ..., facts: _Optional[_Mapping[str, str]] = ..., aliases: _Optional[_Iterable[str]] = ..., base_digest: _Optional[str] = ..., chat_template_sha256: _Optional[str] = ..., training_data_sha256: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., parent: _Optional[str] = ..., author: _Optional[str] = ..., pinned: _Optional[bool] = ..., last_error_code: _Optional[str] = ...) -> None: ...
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("name", "folder", "alias", "facts")
+    __slots__ = ("name", "folder", "alias", "facts", "parent", "author", "force")
     class FactsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,11 +112,17 @@ class RegisterRequest(_message.Message):
     FOLDER_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     folder: str
     alias: str
     facts: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., folder: _Optional[str] = ..., alias: _Optional[str] = ..., facts: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    parent: str
+    author: str
+    force: bool
+    def __init__(self, name: _Optional[str] = ..., folder: _Optional[str] = ..., alias: _Optional[str] = ..., facts: _Optional[_Mapping[str, str]] = ..., parent: _Optional[str] = ..., author: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class ListAdaptersRequest(_message.Message):
     __slots__ = ("name",)
@@ -109,32 +138,193 @@ class ListAdaptersResponse(_message.Message):
     aliases: _containers.RepeatedCompositeFieldContainer[Alias]
     def __init__(self, versions: _Optional[_Iterable[_Union[AdapterVersion, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ...) -> None: ...
 
+class GetAdapterRequest(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
+
 class Alias(_message.Message):
-    __slots__ = ("alias", "version", "revision")
+    __slots__ = ("alias", "version", "revision", "canary_version", "canary_weight", "previous")
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    CANARY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CANARY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     alias: str
     version: str
     revision: int
-    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    canary_version: str
+    canary_weight: float
+    previous: str
+    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., revision: _Optional[int] = ..., canary_version: _Optional[str] = ..., canary_weight: _Optional[float] = ..., previous: _Optional[str] = ...) -> None: ...
 
 class SetAliasRequest(_message.Message):
-    __slots__ = ("alias", "version", "expected_version")
+    __slots__ = ("alias", "version", "expected_version", "author", "force")
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     alias: str
     version: str
     expected_version: str
-    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., expected_version: _Optional[str] = ...) -> None: ...
+    author: str
+    force: bool
+    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., expected_version: _Optional[str] = ..., author: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class SetCanaryRequest(_message.Message):
+    __slots__ = ("alias", "version", "weight", "terms", "author", "expected_version")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    version: str
+    weight: float
+    terms: CanaryTerms
+    author: str
+    expected_version: str
+    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., weight: _Optional[float] = ..., terms: _Optional[_Union[CanaryTerms, _Mapping]] = ..., author: _Optional[str] = ..., expected_version: _Optional[str] = ...) -> None: ...
+
+class CanaryTerms(_message.Message):
+    __slots__ = ("min_requests", "max_error_excess", "max_invalid_excess", "max_latency_ratio")
+    MIN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ERROR_EXCESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_INVALID_EXCESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_LATENCY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    min_requests: int
+    max_error_excess: float
+    max_invalid_excess: float
+    max_latency_ratio: float
+    def __init__(self, min_requests: _Optional[int] = ..., max_error_excess: _Optional[float] = ..., max_invalid_excess: _Optional[float] = ..., max_latency_ratio: _Optional[float] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("alias", "expected_version", "author", "reason")
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    expected_version: str
+    author: str
+    reason: str
+    def __init__(self, alias: _Optional[str] = ..., expected_version: _Optional[str] = ..., author: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("version", "pinned", "author")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    pinned: bool
+    author: str
+    def __init__(self, version: _Optional[str] = ..., pinned: _Optional[bool] = ..., author: _Optional[str] = ...) -> None: ...
+
+class RetireRequest(_message.Message):
+    __slots__ = ("version", "author")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    author: str
+    def __init__(self, version: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
+
+class DeleteAdapterRequest(_message.Message):
+    __slots__ = ("version", "author")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    author: str
+    def __init__(self, version: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
+
+class DeleteAdapterResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HistoryRequest(_message.Message):
+    __slots__ = ("name", "limit")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    limit: int
+    def __init__(self, name: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class HistoryResponse(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[Change]
+    def __init__(self, changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ...) -> None: ...
+
+class Change(_message.Message):
+    __slots__ = ("id", "at_unix_ms", "kind", "subject", "before", "after", "author", "reason")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    at_unix_ms: int
+    kind: str
+    subject: str
+    before: str
+    after: str
+    author: str
+    reason: str
+    def __init__(self, id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., before: _Optional[str] = ..., after: _Optional[str] = ..., author: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class EnsureRequest(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[Outcomes]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcomes, _Mapping]]] = ...) -> None: ...
+
+class Outcomes(_message.Message):
+    __slots__ = ("alias", "revision", "version", "requests", "errors", "invalid", "milliseconds")
+    class MillisecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    INVALID_FIELD_NUMBER: _ClassVar[int]
+    MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    alias: str
+    revision: int
+    version: str
+    requests: int
+    errors: int
+    invalid: int
+    milliseconds: _containers.ScalarMap[int, int]
+    def __init__(self, alias: _Optional[str] = ..., revision: _Optional[int] = ..., version: _Optional[str] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., invalid: _Optional[int] = ..., milliseconds: _Optional[_Mapping[int, int]] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class EngineState(_message.Message):
-    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len")
+    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable")
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +335,7 @@ class EngineState(_message.Message):
     ENGINE_RESTARTS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
+    LOADABLE_FIELD_NUMBER: _ClassVar[int]
     engine: str
     status: EngineStatus
     base_model: str
@@ -155,4 +346,5 @@ class EngineState(_message.Message):
     engine_restarts: int
     detail: str
     max_model_len: int
-    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ...) -> None: ...
+    loadable: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ...) -> None: ...

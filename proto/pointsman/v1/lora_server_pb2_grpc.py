@@ -44,10 +44,55 @@ class LoraServerStub:
                 request_serializer=pointsman_dot_v1_dot_lora__server__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/pointsman.v1.LoraServer/Get',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.GetAdapterRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
+                _registered_method=True)
         self.SetAlias = channel.unary_unary(
                 '/pointsman.v1.LoraServer/SetAlias',
                 request_serializer=pointsman_dot_v1_dot_lora__server__pb2.SetAliasRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.Alias.FromString,
+                _registered_method=True)
+        self.SetCanary = channel.unary_unary(
+                '/pointsman.v1.LoraServer/SetCanary',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.SetCanaryRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.Alias.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/pointsman.v1.LoraServer/Rollback',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.Alias.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/pointsman.v1.LoraServer/Pin',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.PinRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
+                _registered_method=True)
+        self.Retire = channel.unary_unary(
+                '/pointsman.v1.LoraServer/Retire',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.RetireRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/pointsman.v1.LoraServer/Delete',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.DeleteAdapterRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.DeleteAdapterResponse.FromString,
+                _registered_method=True)
+        self.History = channel.unary_unary(
+                '/pointsman.v1.LoraServer/History',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.HistoryRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.HistoryResponse.FromString,
+                _registered_method=True)
+        self.Ensure = channel.unary_unary(
+                '/pointsman.v1.LoraServer/Ensure',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.EnsureRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.EngineState.FromString,
+                _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/pointsman.v1.LoraServer/Report',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.ReportRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.ReportResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/pointsman.v1.LoraServer/Watch',
@@ -60,8 +105,9 @@ class LoraServerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Register(self, request, context):
-        """Checks an adapter, copies it into the store, and has the engine load it. Registering the same content again answers
-        with the same version. An alias given here is moved only after the engine has loaded the version.
+        """Checks an adapter, copies it into the store, tries it apart from the engine, and has the engine load it. Registering
+        the same content again answers with the same version. An alias given here is moved only after the engine has loaded
+        the version. What was begun is brought to its end even where the caller, or this server, goes away meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,8 +119,72 @@ class LoraServerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Get(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAlias(self, request, context):
-        """Points an alias to a version; atomic.
+        """Points an alias to a version; atomic. The version is loaded before. Ends a canary of the alias.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCanary(self, request, context):
+        """Sends a share of the alias's users to another version, which is loaded before; a weight of 0 ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Points an alias back to what it pointed to before its last move; ends a canary instead where there is one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """A pinned version is held by every engine, whatever else is asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retire(self, request, context):
+        """Takes a version out of use: it is drained, unloaded everywhere and not loaded again. Refused while an alias or a
+        canary points to it. Registering it again brings it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Removes a retired or failed version from the store and from the registry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def History(self, request, context):
+        """What was changed, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Ensure(self, request, context):
+        """Returns once the engine holds the version: for a version that is registered and not resident. Many calls at once
+        load it once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Report(self, request, context):
+        """What came of requests to an alias that has a canary: counts since the last report of the same gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,10 +211,55 @@ def add_LoraServerServicer_to_server(servicer, server):
                     request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.ListAdaptersRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_lora__server__pb2.ListAdaptersResponse.SerializeToString,
             ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.GetAdapterRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.SerializeToString,
+            ),
             'SetAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAlias,
                     request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.SetAliasRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_lora__server__pb2.Alias.SerializeToString,
+            ),
+            'SetCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCanary,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.SetCanaryRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.Alias.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.RollbackRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.Alias.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.PinRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.SerializeToString,
+            ),
+            'Retire': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retire,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.RetireRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.DeleteAdapterRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.DeleteAdapterResponse.SerializeToString,
+            ),
+            'History': grpc.unary_unary_rpc_method_handler(
+                    servicer.History,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.HistoryRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.HistoryResponse.SerializeToString,
+            ),
+            'Ensure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ensure,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.EnsureRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.EngineState.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.ReportRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.ReportResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -177,6 +332,33 @@ class LoraServer:
             _registered_method=True)
 
     @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/Get',
+            pointsman_dot_v1_dot_lora__server__pb2.GetAdapterRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SetAlias(request,
             target,
             options=(),
@@ -193,6 +375,222 @@ class LoraServer:
             '/pointsman.v1.LoraServer/SetAlias',
             pointsman_dot_v1_dot_lora__server__pb2.SetAliasRequest.SerializeToString,
             pointsman_dot_v1_dot_lora__server__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/SetCanary',
+            pointsman_dot_v1_dot_lora__server__pb2.SetCanaryRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/Rollback',
+            pointsman_dot_v1_dot_lora__server__pb2.RollbackRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/Pin',
+            pointsman_dot_v1_dot_lora__server__pb2.PinRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retire(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/Retire',
+            pointsman_dot_v1_dot_lora__server__pb2.RetireRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/Delete',
+            pointsman_dot_v1_dot_lora__server__pb2.DeleteAdapterRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.DeleteAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def History(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/History',
+            pointsman_dot_v1_dot_lora__server__pb2.HistoryRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.HistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ensure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/Ensure',
+            pointsman_dot_v1_dot_lora__server__pb2.EnsureRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.EngineState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/Report',
+            pointsman_dot_v1_dot_lora__server__pb2.ReportRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.ReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

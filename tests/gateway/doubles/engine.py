@@ -45,6 +45,8 @@ class ScriptedEngine:
         self.sent = 0
         """Events since the last request came."""
         self.url = ""
+        self.adapters: set[str] | None = None
+        """The versions that it holds; None: whichever it is asked for."""
         self.embeds: Embedding = lambda body: embedded(body)
 
     def says(self, *steps: Step) -> None:
@@ -64,7 +66,9 @@ class ScriptedEngine:
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.paths.append(request.path)
-        script = self.script(body)
+        model = body["model"]
+        unknown = self.adapters is not None and "@" in model and model not in self.adapters
+        script = no_such_model(model) if unknown else self.script(body)
         if isinstance(script, Refusal):
             return web.Response(status=script.status, text=json.dumps(script.body), content_type="application/json")
         self.running += 1
@@ -177,6 +181,12 @@ def embedded(body: Mapping[str, Any]) -> bytes:
     ]
     counted = {"prompt_tokens": 7 * len(texts), "total_tokens": 7 * len(texts)}
     return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": counted}).encode()
+
+
+def no_such_model(model: str) -> Refusal:
+    """As vLLM words it."""
+    message = f"The model `{model}` does not exist. Valid aliases: tiny."
+    return Refusal(404, {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}})
 
 
 TOO_LONG = {

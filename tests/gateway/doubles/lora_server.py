@@ -1,12 +1,13 @@
-"""A lora-server that says of its engine what a test tells it to say."""
+"""A lora-server that says of its engine what a test tells it to say, and loads what it is asked for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_server import serving
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
@@ -14,10 +15,21 @@ SERVICE = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
 STARTING, READY, DOWN = pb.ENGINE_STATUS_STARTING, pb.ENGINE_STATUS_READY, pb.ENGINE_STATUS_DOWN
 
 
+async def _at_once(version: str) -> None:
+    """How it loads, unless a test wants it otherwise."""
+
+
 class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
     def __init__(self) -> None:
         self.address = ""
         self.watchers = 0
+        self.ensured: list[str] = []
+        """The versions that it was asked to have loaded."""
+        self.loads: Callable[[str], Awaitable[None]] = _at_once
+        """Returns once the engine holds the version, or raises what keeps it from that."""
+        self.reported: list[pb.Outcomes] = []
+        self.reports: Callable[[], PointsmanError | None] = lambda: None
+        """What keeps it from counting a report."""
         self._state = pb.EngineState(engine="local", status=pb.ENGINE_STATUS_STARTING, detail="loading weights")
         self._news = asyncio.Condition()
 
@@ -28,21 +40,45 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         url: str = "",
         base_model: str = "tiny",
         resident: Sequence[str] = (),
-        aliases: Mapping[str, str] = {},
+        loadable: Sequence[str] = (),
+        aliases: Mapping[str, "str | pb.Alias"] = {},
         detail: str = "",
     ) -> None:
-        async with self._news:
-            self._state = pb.EngineState(
+        """An alias is a version, or all that there is to say of it."""
+        await self._say(
+            pb.EngineState(
                 engine="local",
                 status=status,
                 base_model=base_model,
                 url=url,
                 resident=resident,
-                aliases=[pb.Alias(alias=alias, version=version) for alias, version in aliases.items()],
-                sequence=self._state.sequence + 1,
+                loadable=loadable,
+                aliases=[
+                    pb.Alias(alias=alias, version=to) if isinstance(to, str) else to for alias, to in aliases.items()
+                ],
                 detail=detail,
             )
-            self._news.notify_all()
+        )
+
+    async def evicts(self, version: str) -> None:
+        """It says so; what the engine does is another matter."""
+        await self._hold([v for v in self._state.resident if v != version], [*self._state.loadable, version])
+
+    async def Ensure(self, request: pb.EnsureRequest, context: Any) -> pb.EngineState:
+        version = request.version
+        self.ensured.append(version)
+        await self.loads(version)
+        state = self._state
+        if version not in state.resident:
+            await self._hold([*state.resident, version], [v for v in state.loadable if v != version])
+        return self._state
+
+    async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportResponse:
+        error = self.reports()
+        if error is not None:
+            raise error
+        self.reported.extend(request.outcomes)
+        return pb.ReportResponse()
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.EngineState]:
         self.watchers += 1
@@ -54,6 +90,20 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
                     await self._news.wait_for(lambda said=said: self._state.sequence > said.sequence)
         finally:
             self.watchers -= 1
+
+    async def _hold(self, resident: Sequence[str], loadable: Sequence[str]) -> None:
+        state = pb.EngineState()
+        state.CopyFrom(self._state)
+        del state.resident[:], state.loadable[:]
+        state.resident.extend(resident)
+        state.loadable.extend(loadable)
+        await self._say(state)
+
+    async def _say(self, state: pb.EngineState) -> None:
+        async with self._news:
+            state.sequence = self._state.sequence + 1
+            self._state = state
+            self._news.notify_all()
 
 
 @asynccontextmanager

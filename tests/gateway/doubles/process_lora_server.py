@@ -15,10 +15,12 @@ OTHER = "triage@0123456789ab"
 
 
 class ProcessLoraServer(Process):
-    def __init__(self, folder: Path, engine_url: str, version: str = VERSION, address: str = "") -> None:
-        """`version` is what the alias `triage@prod` leads to."""
+    def __init__(
+        self, folder: Path, engine_url: str, version: str = VERSION, address: str = "", loadable: str = ""
+    ) -> None:
+        """`version` is what the alias `triage@prod` leads to; `loadable`, another one, is held once it is asked for."""
         self.address = address or f"127.0.0.1:{free_port()}"
-        told = ["--listen", self.address, "--engine-url", engine_url, "--version", version]
+        told = ["--listen", self.address, "--engine-url", engine_url, "--version", version, "--loadable", loadable]
         program = [sys.executable, "-m", "doubles.process_lora_server", *told]
         super().__init__(program, {}, folder / "lora-server.log", "lora-server is up")
 
@@ -33,9 +35,10 @@ async def process_lora_server(folder: Path, engine_url: str) -> AsyncIterator[Pr
         await server.kill()
 
 
-async def _serve(listen: str, engine_url: str, version: str) -> None:
+async def _serve(listen: str, engine_url: str, version: str, loadable: str) -> None:
     async with running_lora_server(listen) as server:
-        await server.say(READY, url=engine_url, resident=[version], aliases={"triage@prod": version})
+        offered = [loadable] if loadable else []
+        await server.say(READY, url=engine_url, resident=[version], loadable=offered, aliases={"triage@prod": version})
         print("lora-server is up", flush=True)
         await asyncio.Event().wait()
 
@@ -45,5 +48,6 @@ if __name__ == "__main__":
     parser.add_argument("--listen")
     parser.add_argument("--engine-url")
     parser.add_argument("--version")
+    parser.add_argument("--loadable")
     given = parser.parse_args()
-    asyncio.run(_serve(given.listen, given.engine_url, given.version))
+    asyncio.run(_serve(given.listen, given.engine_url, given.version, given.loadable))

@@ -9,6 +9,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_gateway.admission import Admission
+from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.domain import Caller, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started, Usage
@@ -221,6 +222,7 @@ class _Answering:
             return await self._open(following)
         except PointsmanError as error:
             kept = refused.kept(str(answer.refusal), following, error.code)
+            self._meter.failed(error.code, _waited(error))
             self._meter.kept(following.path, kept)
             return replace(answer, decision=kept)
 
@@ -229,7 +231,11 @@ class _Answering:
         while True:
             try:
                 return await self._try(decision)
+            except NotLoadedInTime as error:
+                self._meter.failed(NOT_RESIDENT, error.waited)
+                raise
             except Unavailable as error:
+                self._meter.failed(error.code, _waited(error))
                 if not decision.alternatives:
                     raise
                 failed = decision.path
@@ -242,7 +248,7 @@ class _Answering:
         self._meter.prompted(prompt)
         opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
         self._opened = opened
-        self._meter.opened(opened.model, opened.cached, opened.hedged)
+        self._meter.opened(opened.model, opened.cached, opened.hedged, opened.waited)
         reading = _Reading(opened, self._judge, self._meter, decision)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
@@ -317,6 +323,11 @@ class _Reading:
         for chunk in chunks:
             self.transcript.add(chunk)
         return tuple(told for chunk in chunks if (told := self._judge.told(chunk)) is not None)
+
+
+def _waited(error: PointsmanError) -> float:
+    """Seconds that were lost with an adapter which could not be loaded."""
+    return error.waited if isinstance(error, NotLoaded) else 0.0
 
 
 async def _from(held: Sequence[Chunks], rest: AsyncIterator[Chunks]) -> AsyncIterator[Chunks]:

@@ -48,12 +48,25 @@ class Asking:
         stream, attempt = self._client.stream(call), _Attempt(target, self._metrics, asked.stall)
         try:
             first = await _first(stream, call)
+        except failures.NotThere as error:
+            told = self._not_there(error, target)
+            attempt.ended(told)
+            await stream.aclose()  # type: ignore[attr-defined]  # a generator's
+            raise told from error
         except BaseException as error:
             attempt.ended(error)
             await stream.aclose()  # type: ignore[attr-defined]  # a generator's
             raise
         attempt.began()
         return Opened(target.model, _Answer(first, stream, attempt))
+
+    def _not_there(self, error: failures.NotThere, target: Target) -> PointsmanError:
+        """An adapter that the engine was said to hold has been evicted: its cell takes note of that."""
+        if not target.of_adapter:
+            return error
+        self._metrics.evicted(target.engine.name)
+        target.cell.lacks(target.model, target.engine)
+        return failures.not_resident(target.engine.name, target.model)
 
 
 async def _first(stream: AsyncIterator[Chunks], call: Call) -> Chunks:

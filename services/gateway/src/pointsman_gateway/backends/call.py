@@ -53,5 +53,7 @@ class Opened:
     """How it was found in the cache; empty where an engine answers."""
     hedged: int = 0
     """How many other engines were given the same prompt, and had not begun when this one did."""
+    waited: float = 0.0
+    """Seconds until its adapter was loaded."""
     accepted: Callable[[], None] = nobody_cares
     """To be called at the answer's end, where no validator has refused it."""

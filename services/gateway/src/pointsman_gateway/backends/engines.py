@@ -1,93 +1,21 @@
 """What is true of the engines now: where they are, whether they are up, which adapters they hold."""
 
-import asyncio
-import logging
-import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import grpc
-from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.tls import ClientTls
 
+from pointsman_gateway.backends.aliases import Aliases
 from pointsman_gateway.backends.call import DEFAULT_TIMEOUTS
-from pointsman_gateway.backends.failures import OVERLOADED
-from pointsman_gateway.breaker import Breaker
+from pointsman_gateway.backends.cells import Cell, Engine
+from pointsman_gateway.backends.failures import NOT_RESIDENT, OVERLOADED, NotResident
 from pointsman_gateway.config.schema import BreakerTerms, ModelsFile, Timeouts
-from pointsman_gateway.domain import Path
+from pointsman_gateway.domain import Alias, Path
 
-log = logging.getLogger(__name__)
-
-SILENCE = 25.0
-"""Seconds without a word from a lora-server (it promises one every 10) until its stream is opened anew."""
-
-NO_WORD = "no word from its lora-server yet"
+__all__ = ["Cell", "Engine", "Engines", "Plan", "Target", "plans"]
 
 MOST_KNOWN = 1024
 """Pairs of model and adapter whose engines are kept in mind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What is known of one engine."""
-
-    name: str
-    model: str
-    url: str = ""
-    ready: bool = False
-    resident: frozenset[str] = frozenset()
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    detail: str = NO_WORD
-    api_key: str = ""
-
-    @property
-    def heard_of(self) -> bool:
-        return self.ready or self.detail != NO_WORD
-
-    def adapter_version(self, adapter: str) -> str | None:
-        """The resident version behind an alias or a version's own name."""
-        version = self.aliases.get(adapter, adapter)
-        return version if version in self.resident else None
-
-    def served_as(self, path: Path) -> str | None:
-        """What it knows the path's model or adapter by; None where it cannot answer."""
-        if not self.ready or self.model != path.model:
-            return None
-        return self.adapter_version(path.adapter) if path.adapter else self.model
-
-
-class Cell:
-    """The latest word on one engine, and how it does; generations of the configuration that name it share its cell."""
-
-    __slots__ = ("_rests_until", "breaker", "clock", "engine", "in_flight", "seed")
-
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
-        self.engine = engine
-        self.clock = clock
-        self.breaker = Breaker(clock)
-        self.in_flight = 0
-        """Answers that it is busy with, of this gateway."""
-        self.seed = zlib.crc32(engine.name.encode())
-        """By which prompts are spread over engines."""
-        self._rests_until = 0.0
-
-    def rest(self, seconds: float) -> None:
-        """It has asked to be left alone for so long."""
-        self._rests_until = self.clock() + seconds
-
-    @property
-    def rest_left(self) -> float:
-        """Seconds that it has asked for still."""
-        return max(0.0, self._rests_until - self.clock()) if self._rests_until else 0.0
-
-    @property
-    def may_be_asked(self) -> bool:
-        if self.breaker.closed and not self._rests_until:
-            return True
-        return self.breaker.may_enter() and not self.rest_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +37,13 @@ class Target:
 
     engine: Engine
     model: str
+    """As the engine knows it: the base model, or the adapter's version."""
     cell: Cell
     plan: Plan
+
+    @property
+    def of_adapter(self) -> bool:
+        return self.model != self.engine.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +51,9 @@ class _Known:
     """Who can answer, as long as nothing else is heard of the engines."""
 
     engines: tuple[Engine, ...]
-    targets: tuple[Target, ...]
+    able: tuple[Target, ...]
+    offering: tuple[Target, ...]
+    """Those that could load what is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +69,35 @@ class _Refusal:
 class Engines:
     """The latest word on each engine of one generation; reading it costs next to nothing."""
 
-    def __init__(self, engines: Sequence[Engine | Cell], plans: Mapping[str, Plan] | None = None) -> None:
-        """An engine without a plan is treated by the defaults."""
+    def __init__(
+        self,
+        engines: Sequence[Engine | Cell],
+        plans: Mapping[str, Plan] | None = None,
+        aliases: Aliases | None = None,
+    ) -> None:
+        """An engine without a plan is treated by the defaults; `aliases` is shared with those who hear of them."""
         self._cells = tuple(Cell(engine) if isinstance(engine, Engine) else engine for engine in engines)
         self._by_name = {cell.engine.name: cell for cell in self._cells}
         self._plans = dict(plans or {})
         self._known: dict[tuple[str, str], _Known] = {}
+        self._aliases = Aliases() if aliases is None else aliases
+        if aliases is None:
+            for cell in self._cells:
+                self._aliases.hear(cell.engine.name, cell.engine.model, cell.engine.aliases)
 
     @property
     def cells(self) -> Sequence[Cell]:
         return self._cells
 
+    def cell(self, name: str) -> Cell:
+        return self._by_name[name]
+
     def put(self, engine: Engine) -> None:
-        self._by_name[engine.name].engine = engine
+        """Takes the latest word on it."""
+        self._aliases.hear(engine.name, engine.model, engine.aliases)
+        cell = self._by_name[engine.name]
+        if cell.engine != engine:  # else all that is kept in mind would be looked up again for nothing
+            cell.engine = engine
 
     def get(self, name: str) -> Engine:
         return self._by_name[name].engine
@@ -159,63 +110,119 @@ class Engines:
         """Whether some engine is up and not at rest; one that is to be tried again counts."""
         return any(cell.engine.ready and not cell.breaker.open for cell in self._cells)
 
+    def alias_of(self, path: Path) -> Alias | None:
+        """Where the path's adapter points; None where that is no alias that anybody tells of."""
+        return self._aliases.get(path.model, path.adapter)
+
     def version_of(self, path: Path) -> str:
-        """The adapter's version that would answer along `path` now; empty where it has none, or none is there."""
+        """The adapter's version that `path` means: its aim, else where its alias points now; empty without adapter."""
         if not path.adapter:
             return ""
-        versions = (engine.adapter_version(path.adapter) for engine in self.all() if engine.model == path.model)
-        return next((version for version in versions if version), "")
+        if path.aim is not None:
+            return path.aim.version
+        alias = self._aliases.get(path.model, path.adapter)
+        return path.adapter if alias is None else alias.version
+
+    def model_of(self, adapter: str) -> str:
+        """The base model of an alias or a version; empty where nobody knows it."""
+        for cell in self._cells:
+            engine = cell.engine
+            if engine.knows(adapter) or self._aliases.get(engine.model, adapter):
+                return engine.model
+        return ""
+
+    def adapters(self) -> Sequence[str]:
+        """All names by which adapters can be asked for: aliases, then versions."""
+        models = dict.fromkeys(cell.engine.model for cell in self._cells)
+        aliases = {alias.alias for model in models for alias in self._aliases.of(model)}
+        versions = {version for engine in self.all() for version in engine.resident | engine.loadable}
+        return [*sorted(aliases), *sorted(versions - aliases)]
+
+    def holds(self, model: str, version: str) -> bool:
+        """Whether an engine that may be asked now holds the version."""
+        return any(target.cell.may_be_asked for target in self._look_up(model, version).able)
+
+    def may_load(self, model: str, version: str) -> bool:
+        """Whether an engine could load the version now."""
+        return any(target.cell.may_load(version) for target in self._look_up(model, version).offering)
 
     def why_not(self, path: Path) -> str | None:
-        """Implements the router's `Availability`."""
-        for target in self._able(path):
+        """Implements the router's `Availability`: None also where the path's adapter would have to be loaded first."""
+        version = self.version_of(path)
+        known = self._look_up(path.model, version)
+        for target in known.able:
             if target.cell.may_be_asked:
                 return None
-        return self._refusal(path).why
+        if known.offering and self.may_load(path.model, version):
+            return None
+        return self._refusal(path, known).why
 
     def targets(self, path: Path) -> list[Target]:
         """All engines that may be asked along `path` now. Raises Unavailable where there is none."""
-        found = [target for target in self._able(path) if target.cell.may_be_asked]
+        known = self._look_up(path.model, self.version_of(path))
+        found = [target for target in known.able if target.cell.may_be_asked]
         if not found:
-            said = self._refusal(path)
-            raise Unavailable(f"path '{path.name}': {said.why}", code=said.code, retry_after=said.wait)
+            raise self.refusal(path)
         return found
 
-    def _able(self, path: Path) -> tuple[Target, ...]:
-        """All that are up, serve the model and hold the adapter."""
-        known = self._known.get((path.model, path.adapter))
+    def offers(self, path: Path) -> list[Target]:
+        """All engines that could load the path's adapter now."""
+        version = self.version_of(path)
+        return [target for target in self._look_up(path.model, version).offering if target.cell.may_load(version)]
+
+    def refusal(self, path: Path) -> Unavailable:
+        """Why nobody can be asked along `path`."""
+        said = self._refusal(path, self._look_up(path.model, self.version_of(path)))
+        family = NotResident if said.code == NOT_RESIDENT else Unavailable
+        return family(f"path '{path.name}': {said.why}", code=said.code, retry_after=said.wait)
+
+    def _look_up(self, model: str, version: str) -> _Known:
+        """All that are up, serve the model and hold the adapter's version, and all that could load it."""
+        known = self._known.get((model, version))
         if known is not None:
             for cell, engine in zip(self._cells, known.engines, strict=True):
                 if cell.engine is not engine:
                     break
             else:
-                return known.targets
-        return self._look(path)
+                return known
+        return self._look(model, version)
 
-    def _look(self, path: Path) -> tuple[Target, ...]:
-        found = []
-        for cell in self._cells:
-            model = cell.engine.served_as(path)
-            if model:
-                found.append(Target(cell.engine, model, cell, self._plans.get(cell.engine.name, Plan())))
+    def _look(self, model: str, version: str) -> _Known:
+        up = [cell for cell in self._cells if cell.engine.serves(model, "")]
+        able = [self._target(cell, version or model) for cell in up if cell.engine.serves(model, version)]
+        offering = [self._target(cell, version) for cell in up if version in cell.engine.loadable]
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
-        self._known[path.model, path.adapter] = _Known(tuple(self.all()), tuple(found))
-        return tuple(found)
+        known = self._known[model, version] = _Known(tuple(self.all()), tuple(able), tuple(offering))
+        return known
 
-    def _refusal(self, path: Path) -> _Refusal:
-        """Why nobody may be asked along `path`."""
+    def _target(self, cell: Cell, model: str) -> Target:
+        return Target(cell.engine, model, cell, self._plans.get(cell.engine.name, Plan()))
+
+    def _refusal(self, path: Path, known: _Known) -> _Refusal:
         serving = [cell for cell in self._cells if cell.engine.model == path.model]
         if not any(cell.engine.ready for cell in serving):
             told = "; ".join(f"{cell.engine.name}: {cell.engine.detail}" for cell in serving)
             return _Refusal(f"no engine for '{path.model}' is ready: {told}", "engine_not_ready")
-        able = [target.cell for target in self._able(path)]
-        if not able:
-            return _Refusal(f"adapter '{path.adapter}' is not resident on any engine", "adapter_not_resident")
+        if not known.able:
+            return self._not_resident(path, known)
+        able = [target.cell for target in known.able]
         wait = max(1.0, min(max(cell.breaker.rest_left, cell.rest_left) for cell in able))
         told = "; ".join(f"{cell.engine.name} {_why_not_now(cell)}" for cell in able)
         overloaded = all(cell.breaker.closed for cell in able)
         return _Refusal(told, OVERLOADED if overloaded else "breaker_open", wait)
+
+    def _not_resident(self, path: Path, known: _Known) -> _Refusal:
+        why = f"adapter '{path.adapter}' is not resident on any engine"
+        waits = [
+            (server.rest_left(target.model), target.engine.name)
+            for target in known.offering
+            if (server := target.cell.lora_server) is not None and server.rest_left(target.model)
+        ]
+        if not waits:
+            return _Refusal(why, NOT_RESIDENT)
+        names = ", ".join(name for _, name in waits)
+        return _Refusal(f"{why}, and could just now not be loaded on {names}", NOT_RESIDENT, max(1.0, min(waits)[0]))
 
 
 def _why_not_now(cell: Cell) -> str:
@@ -224,54 +231,3 @@ def _why_not_now(cell: Cell) -> str:
     if not cell.breaker.closed:
         return "has failed and is being tried again"
     return f"is overloaded and asks for {cell.rest_left:.0f} s"
-
-
-async def follow(engines: Engines, name: str, address: str, tls: ClientTls | None = None) -> None:
-    """Keeps `engines` true to what the lora-server at `address` says of engine `name`, until cancelled."""
-    async with open_channel(address, tls) as channel:
-        stub = lora_server_pb2_grpc.LoraServerStub(channel)
-        told = ""
-        while True:
-            try:
-                await _read_states(engines, name, stub)
-                why = "its lora-server ended the stream"
-            except grpc.aio.AioRpcError as error:
-                why = f"its lora-server cannot be reached ({error.code().name})"
-            except TimeoutError:
-                why = "its lora-server fell silent"
-            # The engine goes on with what is resident: only its stream of news is gone.
-            if why != told:
-                log.warning("engine %s: %s", name, why)
-                told = why
-            await asyncio.sleep(0.5)
-
-
-async def _read_states(engines: Engines, name: str, stub: lora_server_pb2_grpc.LoraServerStub) -> None:
-    stream = stub.Watch(lora_server_pb2.WatchRequest())
-    try:
-        while True:
-            async with asyncio.timeout(SILENCE):
-                state = await stream.read()
-            if state is grpc.aio.EOF:
-                return
-            engines.put(_engine(engines.get(name), state))
-    finally:
-        stream.cancel()
-
-
-def _engine(before: Engine, state: lora_server_pb2.EngineState) -> Engine:
-    ready = state.status == lora_server_pb2.ENGINE_STATUS_READY
-    if ready and state.base_model != before.model:
-        ready, detail = False, f"it serves '{state.base_model}', not '{before.model}' as models.yaml says"
-    else:
-        detail = state.detail
-    return Engine(
-        name=before.name,
-        model=before.model,
-        url=state.url.rstrip("/"),
-        ready=ready,
-        resident=frozenset(state.resident),
-        aliases={alias.alias: alias.version for alias in state.aliases},
-        detail=detail,
-        api_key=before.api_key,
-    )

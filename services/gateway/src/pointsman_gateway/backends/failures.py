@@ -4,6 +4,7 @@ code                     held against it   before the first token
 engine_refused           no, the caller's  told at once
 context_length_exceeded  no, the caller's  told at once
 engine_overloaded        no (429)          another engine; this one gets the rest that it asks for
+adapter_not_resident     no (404)          an engine that holds the adapter, or it is loaded; twice at most
 engine_error             yes, but for 404  another engine; after 502, 503 and 504 the same again where it is alone
 engine_unavailable       yes               another engine, or the same again where it is alone
 connect_timeout          yes               another engine
@@ -22,6 +23,7 @@ UNAVAILABLE = "engine_unavailable"
 CONNECT_TIMEOUT = "connect_timeout"
 FIRST_TOKEN_TIMEOUT = "first_token_timeout"
 GAP_TIMEOUT = "gap_timeout"
+NOT_RESIDENT = "adapter_not_resident"
 
 LONGEST_REST = 30.0
 """Seconds that an engine may ask to be left alone; what it says beyond them is not believed."""
@@ -33,6 +35,31 @@ class EngineFailed(Unavailable):
 
 class Innocent(EngineFailed):
     """It did not answer, and is not to blame: it has too much to do, or does not know what was asked for."""
+
+
+class NotThere(Innocent):
+    """It does not know what was asked for."""
+
+
+class NotResident(Innocent):
+    """An engine does not hold the adapter's version, which by the last word of its lora-server it did; or none does."""
+
+
+class NotLoaded(Unavailable):
+    """The adapter's version is on no engine, and could not be loaded."""
+
+    def __init__(self, message: str, waited: float = 0.0, retry_after: float = 5.0) -> None:
+        """`waited`: seconds that the request has lost with it."""
+        super().__init__(message, code=NOT_RESIDENT, retry_after=retry_after)
+        self.waited = waited
+
+
+class NotLoadedInTime(DeadlineExceeded):
+    """The request's own deadline has passed while its adapter was being loaded."""
+
+    def __init__(self, waited: float) -> None:
+        super().__init__("the request's time ran out while its adapter was loaded", code="deadline_exceeded")
+        self.waited = waited
 
 
 class Passing(EngineFailed):
@@ -56,9 +83,13 @@ def refused(
     if status == 429:
         return Innocent(told, code=OVERLOADED, retry_after=_seconds(retry_after))
     if status == 404:
-        return Innocent(told, code=ERROR, retry_after=1.0)
+        return NotThere(told, code=ERROR, retry_after=1.0)
     failed = Passing if status in (502, 503, 504) else EngineFailed
     return failed(told, code=ERROR, retry_after=_seconds(retry_after) or 1.0)
+
+
+def not_resident(engine: str, version: str) -> NotResident:
+    return NotResident(f"engine '{engine}' does not hold adapter '{version}'", code=NOT_RESIDENT, retry_after=1.0)
 
 
 def broke_off(call: Call, why: str) -> Unavailable:

@@ -34,6 +34,24 @@ class EngineMetrics:
             ["engine", "outcome"],
             registry=registry,
         )
+        self._loads = Counter(
+            "pointsman_adapter_loads",
+            "Adapters that lora-servers were asked to have loaded: loaded, refused, late, or the server was away.",
+            ["engine", "outcome"],
+            registry=registry,
+        )
+        self._evicted = Counter(
+            "pointsman_adapter_evicted",
+            "Requests that came to an engine when it had just let go of their adapter.",
+            ["engine"],
+            registry=registry,
+        )
+        self._told = Counter(
+            "pointsman_canary_outcomes",
+            "Outcomes of requests to aliases with a canary: sent to a lora-server, refused by it, lost, or full.",
+            ["outcome"],
+            registry=registry,
+        )
         self._fine: dict[str, Counter] = {}
 
     def ended(self, engine: str, outcome: str) -> None:
@@ -56,6 +74,17 @@ class EngineMetrics:
     def hedged(self, engine: str, outcome: str) -> None:
         """`engine` is the one that was slow; `outcome` is "won", "lost", "failed" or "refused"."""
         self._hedges.labels(engine, outcome).inc()
+
+    def loaded(self, engine: str, outcome: str) -> None:
+        """`outcome` is "loaded", "refused", "late" or "away"."""
+        self._loads.labels(engine, outcome).inc()
+
+    def evicted(self, engine: str) -> None:
+        self._evicted.labels(engine).inc()
+
+    def told(self, requests: int, outcome: str) -> None:
+        """`outcome` is "sent", "refused" or "lost"; or "full", where they were never noted."""
+        self._told.labels(outcome).inc(requests)
 
 
 class EngineStates(Collector):

@@ -49,6 +49,8 @@ class Retrying:
         while asking is not None:
             try:
                 return await self._inner.open(asking, others, asked)
+            except failures.NotResident:
+                raise  # nothing has failed: who knows of adapters knows where to go
             except Unavailable as error:
                 failed = error
             if not self._worth_it(asking, others, failed, tried):

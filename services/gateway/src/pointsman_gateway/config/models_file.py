@@ -64,6 +64,9 @@ class ResilienceConfig(Strict):
     load_bound: float = Field(
         default=1.25, ge=1, le=10, description="times the mean load, up to which an engine keeps the prompts it knows"
     )
+    adapter_load_timeout: float = Field(
+        default=30.0, gt=0, le=600, description="seconds that a request waits for an adapter which no engine holds yet"
+    )
 
 
 class EngineConfig(Strict):

@@ -1,5 +1,6 @@
 """The nouns that travel down the line; they know the standard library and arrays, nothing else."""
 
+from pointsman_gateway.domain.adapters import Aim, Alias, Outcomes
 from pointsman_gateway.domain.answer import Chunk, Chunks, Event, Finished, Passage, Prompt, Receipt, Started, Usage
 from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
@@ -11,6 +12,8 @@ __all__ = [
     "ANYONE",
     "AUTO",
     "UNKNOWN",
+    "Aim",
+    "Alias",
     "Caller",
     "Chunk",
     "Chunks",
@@ -23,6 +26,7 @@ __all__ = [
     "Labels",
     "Message",
     "Operation",
+    "Outcomes",
     "Passage",
     "Path",
     "PathEvidence",

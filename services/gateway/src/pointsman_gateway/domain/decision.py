@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman_gateway.domain.adapters import Aim
 from pointsman_gateway.domain.sampling import Sampling
 
 UNKNOWN = "unknown"
@@ -59,6 +60,13 @@ class Path:
     """Where it looks things up."""
     fingerprint: str = ""
     """Of all that the configuration says of it, its prompts included: evidence is of a path as it was."""
+    aim: Aim | None = None
+    """The version that one request means by `adapter`; None before that is decided, and where there is no adapter."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of its adapter."""
+        return self.aim.notes if self.aim is not None else ()
 
     @property
     def kind(self) -> Kind:
@@ -110,7 +118,14 @@ class Decision:
         following, *rest = self.alternatives
         names = [path.name for path in self.escalation]
         further = self.escalation[names.index(following.name) + 1 :] if following.name in names else ()
-        now = replace(self, path=following, reason="fallback", alternatives=tuple(rest), escalation=further)
+        now = replace(
+            self,
+            path=following,
+            reason="fallback",
+            alternatives=tuple(rest),
+            escalation=further,
+            notes=self._noted(following),
+        )
         return now._retold(
             Considered(self.path.name, "skipped", reason),
             *in_case(following, further, self.streams_freely),
@@ -121,7 +136,14 @@ class Decision:
         """The decision after `validator` refused the answer of `path` for `reason`; the next answer is sent freely."""
         following = self.escalation[0]
         others = tuple(path for path in self.alternatives if path.name != following.name)
-        now = replace(self, path=following, reason=f"escalated:{validator}", alternatives=others, escalation=())
+        now = replace(
+            self,
+            path=following,
+            reason=f"escalated:{validator}",
+            alternatives=others,
+            escalation=(),
+            notes=self._noted(following),
+        )
         return now._retold(
             Considered(self.path.name, "skipped", f"refused: {reason}"),
             last=Considered(following.name, "escalation", f"after {self.path.name}: {validator}"),
@@ -137,6 +159,10 @@ class Decision:
             *(Considered(path.name, "skipped", failure) for path in failed),
             last=Considered(self.path.name, "chosen", f"refused: {reason}; but {following.path.name}: {failure}"),
         )
+
+    def _noted(self, following: Path) -> tuple[str, ...]:
+        """The notes, and those of the path that takes over."""
+        return tuple(dict.fromkeys((*self.notes, *following.notes)))
 
     def _retold(self, *anew: Considered, last: Considered) -> "Decision":
         """With other words on the paths of `anew`, and `last` at the end."""

@@ -25,6 +25,8 @@ def decision_headers(started: Started) -> Headers:
         (b"x-pointsman-reason", decision.reason.encode("latin-1")),
         (b"x-pointsman-overhead-ms", b"%.2f" % (started.overhead_seconds * 1000)),
     ]
+    if decision.path.adapter:
+        headers.append((b"x-pointsman-adapter", started.model.encode()))
     if started.cached:
         headers.append((b"x-pointsman-cache", started.cached.encode()))
     return headers

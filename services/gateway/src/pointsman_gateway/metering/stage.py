@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pointsman_gateway.domain import Chunks, Decision, Path, Prompt, Receipt, Usage
+from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing, tokens_of
 from pointsman_gateway.metering.prometheus import Metrics
 
@@ -12,10 +13,11 @@ from pointsman_gateway.metering.prometheus import Metrics
 class Metering:
     """Starts meters."""
 
-    def __init__(self, pricing: Pricing, expected_cost: ExpectedCost, metrics: Metrics) -> None:
+    def __init__(self, pricing: Pricing, expected_cost: ExpectedCost, metrics: Metrics, trials: Trials) -> None:
         self.pricing = pricing
         self.expected_cost = expected_cost
         self.metrics = metrics
+        self.trials = trials
 
     def start(self, arrived: float = 0.0) -> "Meter":
         """`arrived` by `time.perf_counter`; 0: now."""
@@ -37,6 +39,14 @@ class _Try:
     model: str = ""
     cached: str = ""
     hedged: int = 0
+    waited: float = 0.0
+    """Seconds until its adapter was loaded, or was not."""
+    failure: str = ""
+    """The code of what kept it from answering."""
+    refused: bool = False
+    """By a validator."""
+    ended: float | None = None
+    """When its answer had come to its end, where another was wanted after it."""
 
     @property
     def counted(self) -> Usage:
@@ -56,8 +66,10 @@ class _Try:
     @property
     def seconds(self) -> dict[str, float]:
         seconds = dict(self.prompt.seconds)
+        if self.waited:
+            seconds["adapter"] = self.waited
         if self.first_piece is not None and self.sent is not None:
-            seconds["queue_and_prefill"] = self.first_piece - self.sent
+            seconds["queue_and_prefill"] = self.first_piece - self.sent - self.waited
         if self.held:
             seconds["held"] = self.held
         return seconds
@@ -91,11 +103,18 @@ class Meter:
         self._decision = decision
         self._metering.metrics.fell_back(source, decision.path)
 
+    def failed(self, code: str, waited: float) -> None:
+        """What is being tried has failed; `waited` seconds were lost with an adapter that was not loaded."""
+        self._now.failure = code
+        self._now.waited += waited
+
     def judged(self, decision: Decision, validator: str, ruling: str) -> None:
+        self._now.refused |= ruling == "refused"
         self._metering.metrics.judged(decision, validator, ruling)
 
     def escalated(self, source: Path, decision: Decision, validator: str) -> None:
         """The answer of `source` is refused by `validator`; the decision says where to go instead."""
+        self._now.ended = time.perf_counter()
         self._decision, self._refused = decision, self._answers
         self._metering.metrics.escalated(source, decision, validator)
 
@@ -108,12 +127,14 @@ class Meter:
         self._now.prompt = prompt
         self._now.sent = time.perf_counter()
 
-    def opened(self, model: str, cached: str = "", hedged: int = 0) -> None:
+    def opened(self, model: str, cached: str = "", hedged: int = 0, waited: float = 0.0) -> None:
         """`model` has begun to answer, or what it once answered was found in the cache.
 
-        `hedged` other engines were given the same prompt, and let go of before they began.
+        `hedged` other engines were given the same prompt, and let go of before they began. `waited` seconds passed
+        until its adapter was loaded.
         """
         self._now.hedged = hedged
+        self._now.waited = waited
         self._now.model = model
         self._now.cached = cached
 
@@ -167,9 +188,21 @@ class Meter:
             cached=self._answers.cached if self._answers else "",
         )
         self._metering.metrics.ended(receipt)
+        for tried in self._tries:
+            if tried.path.aim is not None:
+                self._tell(tried, outcome)
         if outcome == "ok":
             self._learn()
         return receipt
+
+    def _tell(self, tried: _Try, outcome: str) -> None:
+        """What came of a try with an adapter whose alias has a canary; the cache's answers say nothing of a version."""
+        aim = tried.path.aim
+        if aim is None or not aim.on_trial or tried.cached or tried.sent is None:
+            return
+        came_of_it = tried.failure or ("ok" if tried.ended is not None else outcome)
+        seconds = (tried.ended or time.perf_counter()) - tried.sent - tried.waited
+        self._metering.trials.ended(tried.path, aim, came_of_it, tried.refused, seconds)
 
     def _seconds(self) -> dict[str, float]:
         seconds = {"classification": self._decided, **_added([t.seconds for t in self._tries]), "total": self.elapsed}

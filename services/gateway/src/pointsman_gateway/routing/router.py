@@ -12,6 +12,7 @@ from pointsman_gateway.config.schema import BestValue, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Path, Request
 from pointsman_gateway.domain.caller import EVERYTHING, Scope
 from pointsman_gateway.domain.decision import in_case
+from pointsman_gateway.routing.aiming import Adapters, aimed
 from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate
 from pointsman_gateway.routing.evidence import Evidence
 from pointsman_gateway.routing.policy import Plan, plan, point
@@ -51,6 +52,7 @@ class Router:
         forced: ForcedModels,
         expected_cost: ExpectedCost,
         evidence: Evidence,
+        adapters: Adapters,
         generation: str = "",
     ) -> None:
         self._paths = paths
@@ -60,24 +62,31 @@ class Router:
         self._forced = forced
         self._expected_cost = expected_cost
         self._evidence = evidence
+        self._adapters = adapters
         self._best_value = BestValuePolicy()
         self._generation = generation
 
     def decide(self, request: Request, labels: Labels) -> Decision:
         """Raises NotFound where the request names a model, adapter or path that there is not."""
         number = f"dec_{time.time_ns() // 1_000_000:x}{os.urandom(6).hex()}"
-        if request.model != AUTO:
-            path = self._named(request.model)
-            return self._decision(number, request, labels, [path], Plan((path.name,), "forced"))
         # Who names no user draws by the decision's id, so that a replay can draw the same again.
-        wanted = self._by_task(request, labels, request.user or number)
-        return self._decision(number, request, labels, [self._paths[name] for name in wanted.paths], wanted)
+        key = request.user or number
+        if request.model != AUTO:
+            path = aimed(self._named(request.model), key, self._adapters)
+            return self._decision(number, request, labels, [path], Plan((path.name,), "forced"))
+        wanted = self._by_task(request, labels, key)
+        return self._decision(number, request, labels, [self._path(name, key) for name in wanted.paths], wanted)
+
+    def _path(self, name: str, key: str) -> Path:
+        """With the version of its adapter that the request means. Nothing moves while a request is decided."""
+        path = self._paths[name]
+        return aimed(path, key, self._adapters) if path.adapter else path
 
     def _named(self, model: str) -> Path:
         named = model.startswith(PATH_PREFIX)
         path = self._paths.get(model.removeprefix(PATH_PREFIX)) if named else self._forced.path_of(model)
         if path is None:
-            known = "auto, a model, an adapter alias, or path:NAME; GET /v1/models lists them"
+            known = "auto, a model, an adapter's alias or version, or path:NAME; GET /v1/models lists them"
             if named:
                 known = ", ".join(PATH_PREFIX + name for name in self._paths)
             raise NotFound(f"unknown model '{model[:200]}'; known: {known}", code="unknown_model", param="model")
@@ -96,7 +105,7 @@ class Router:
         return replace(wanted, paths=names, reason=labels.stage if rule else wanted.reason)
 
     def _weighed(self, request: Request, task: str, terms: BestValue, key: str) -> Plan:
-        paths = [self._paths[name] for name in terms.paths]
+        paths = [self._path(name, key) for name in terms.paths]
         away = {path.name: why for path in paths if (why := self._availability.why_not(path))}
         candidates = [self._candidate(request, task, path) for path in paths]
         # Another hash than a split's: who is on its small side should not be the one to try paths as well.
@@ -129,7 +138,7 @@ class Router:
             vector=labels.vector,
             margin=labels.margin,
             familiarity=labels.familiarity,
-            notes=labels.notes,
+            notes=(*labels.notes, *chosen.notes) if chosen.aim is not None else labels.notes,
             generation=self._generation,
             escalation=escalation,
             streams_freely=how.streams_freely,

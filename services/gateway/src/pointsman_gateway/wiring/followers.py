@@ -8,7 +8,10 @@ from types import TracebackType
 
 from pointsman_servicekit.tls import ClientTls
 
-from pointsman_gateway.backends.engines import Cell, Engines, follow
+from pointsman_gateway.backends.aliases import Aliases
+from pointsman_gateway.backends.engines import Cell, Engines
+from pointsman_gateway.backends.lora_server import follow
+from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.config.schema import EngineConfig
 from pointsman_gateway.wiring.line import to_engine
 
@@ -25,8 +28,10 @@ class _Followed:
 class Followers:
     """Keeps the cells of the engines true."""
 
-    def __init__(self, tls: ClientTls | None = None) -> None:
+    def __init__(self, metrics: EngineMetrics, tls: ClientTls | None = None) -> None:
         """`tls`: how the lora-servers are spoken to."""
+        self.aliases = Aliases()
+        self._metrics = metrics
         self._tls = tls
         self._followed: dict[tuple[str, EngineConfig], _Followed] = {}
 
@@ -52,12 +57,16 @@ class Followers:
             followed = self._followed.pop(key)
             if followed.task:
                 followed.task.cancel()
+                name, _ = key
+                if name not in engines or not engines[name].lora_server:
+                    self.aliases.forget(name)
 
     def _start(self, key: tuple[str, EngineConfig], cell: Cell) -> asyncio.Task[None] | None:
         name, config = key
         if not config.lora_server:
             return None
-        return asyncio.create_task(follow(Engines([cell]), name, config.lora_server, self._tls), name=f"follow {name}")
+        following = follow(Engines([cell], aliases=self.aliases), name, config.lora_server, self._metrics, self._tls)
+        return asyncio.create_task(following, name=f"follow {name}")
 
     async def __aenter__(self) -> "Followers":
         return self

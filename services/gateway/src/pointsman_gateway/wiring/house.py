@@ -15,11 +15,13 @@ from pointsman_gateway.backends.engines import Engines, plans
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.event_loop_lag import watching_event_loop
 from pointsman_gateway.generations import Generation, Generations
+from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
@@ -49,6 +51,7 @@ class House:
     generations: Generations
     memory: Memory
     registry: CollectorRegistry
+    trials: Trials
 
     @property
     def engines(self) -> Engines:
@@ -62,13 +65,14 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
     models = await asyncio.to_thread(Models.load, settings.embedding_model)
     school = School(models, settings.classifier)
     registry = _registry()
-    metrics = Metrics(registry)
+    metrics, engine_metrics = Metrics(registry), EngineMetrics(registry)
+    trials = Trials(lambda: engine_metrics.told(1, "full"))
     peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(settings.retriever, peers))
         pool = Pool()
         stack.callback(pool.close)
-        followers = await stack.enter_async_context(Followers(peers))
+        followers = await stack.enter_async_context(Followers(engine_metrics, peers))
         redaction = to_redaction(settings.redaction, registry)
         memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
@@ -76,7 +80,7 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
         await stack.enter_async_context(watching_event_loop(registry))
-        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board, EngineMetrics(registry), cache)
+        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board, engine_metrics, cache, trials)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry))
         builder = _Builder(settings, school, followers, around, memory, embedding)
         first = await builder.build(config)
@@ -85,11 +89,13 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         generations = Generations(first, watched, builder.build_anew, metrics)
         following = asyncio.create_task(generations.follow(settings.reload_seconds), name="follow configuration")
         stack.push_async_callback(_stop, following)
+        reporting = Reporter(trials, lambda: generations.current.engines, engine_metrics)
+        stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         pipeline = Pipeline(admission, tenancy, generations.line, memory.journal)
-        yield House(pipeline, tenancy, generations, memory, registry)
+        yield House(pipeline, tenancy, generations, memory, registry, trials)
 
 
 class _Builder:
@@ -120,7 +126,8 @@ class _Builder:
     async def build(self, config: Config, patience: float = 0.0) -> Generation:
         """Waits up to `patience` seconds for the first word of engines that are new. Raises ConfigError."""
         learned = await asyncio.to_thread(self._school.learned, config)
-        engines = Engines(await self._followers.cells(config.models.engines, patience), plans(config.models))
+        cells = await self._followers.cells(config.models.engines, patience)
+        engines = Engines(cells, plans(config.models), self._followers.aliases)
         line = build_line(config, learned, engines, self._around)
         embeddings = build_embeddings(config, self._embedding)
         self._followers.keep(config.models.engines)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.backends.engines import Engine, Engines
+from pointsman_gateway.backends.loading import Loading
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.stage import Backends, Client
 from pointsman_gateway.cache.stage import Cache
@@ -19,6 +20,7 @@ from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
+from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.metering.stage import Metering
@@ -43,6 +45,7 @@ class Surroundings:
     evidence: Evidence = field(default_factory=NoEvidence)
     engine_metrics: EngineMetrics | None = None
     cache: Cache | None = None
+    trials: Trials = field(default_factory=Trials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
     expected_cost = ExpectedCost(pricing)
     named = NamedModels(config, engines)
     now = asyncio.get_running_loop().time
-    backends = Backends(engines, around.client, now, config.models.resilience, around.engine_metrics)
+    resilience = config.models.resilience
+    backends = Backends(engines, around.client, now, resilience, around.engine_metrics)
+    loading = Loading(backends, engines, now, resilience)
     return Line(
         generation=config.digest,
         classification=Classification(Rules(config.tasks.tasks), learned.classifier, config.tasks.classifier.languages),
@@ -72,12 +77,13 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
             named,
             expected_cost,
             around.evidence,
+            engines,
             config.digest,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
-        answers=cached(backends, around.cache, config, paths, engines, learned.classifier),
+        answers=cached(loading, around.cache, config, paths, engines, learned.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
-        metering=Metering(pricing, expected_cost, around.metrics),
+        metering=Metering(pricing, expected_cost, around.metrics, around.trials),
     )
 
 
@@ -98,15 +104,12 @@ class NamedModels:
         """Implements the router's `ForcedModels`."""
         if model in self.plain:
             return self.plain[model]
-        for engine in self._engines.all():
-            if engine.adapter_version(model):
-                return Path(f"adapter:{model}", engine.model, adapter=model)
-        return None
+        base = self._engines.model_of(model)
+        return Path(f"adapter:{model}", base, adapter=model) if base else None
 
     def names(self) -> Sequence[str]:
         """Everything that a request's `model` may say now."""
-        aliases = {alias for engine in self._engines.all() for alias in engine.aliases}
-        return [AUTO, *self.plain, *(PATH_PREFIX + name for name in self._paths), *sorted(aliases)]
+        return [AUTO, *self.plain, *(PATH_PREFIX + name for name in self._paths), *self._engines.adapters()]
 
 
 def check(config: Config) -> None:

@@ -1,0 +1,16 @@
+"""Adapters for a router that has none."""
+
+from pointsman_gateway.domain import Alias, Path
+
+
+class NoAdapters:
+    """Implements the router's `Adapters`: nobody knows of any."""
+
+    def alias_of(self, path: Path) -> Alias | None:
+        return None
+
+    def holds(self, model: str, version: str) -> bool:
+        return False
+
+    def may_load(self, model: str, version: str) -> bool:
+        return False

@@ -1,0 +1,78 @@
+"""A gateway before two engines of one model, each with a lora-server of its own that tells when a test wants it to."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from pointsman.v1 import lora_server_pb2 as pb
+
+from doubles.engine import Script, ScriptedEngine, answer, running_engine
+from doubles.gateway import Gateway, Neighbours
+from doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
+from doubles.waiting import until
+
+OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"
+PROD = "triage@prod"
+
+
+def alias(version: str, revision: int, canary: str = "", weight: float = 0.0, name: str = PROD) -> pb.Alias:
+    return pb.Alias(alias=name, version=version, revision=revision, canary_version=canary, canary_weight=weight)
+
+
+def names_itself() -> Script:
+    """The answer is the model that was asked for, in two pieces."""
+    return lambda body: answer(body["model"], ".")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One engine, and its lora-server."""
+
+    engine: ScriptedEngine
+    lora_server: ScriptedLoraServer
+
+    async def say(self, told: pb.Alias, resident: Sequence[str] = (OLD, NEW), loadable: Sequence[str] = ()) -> None:
+        await self.lora_server.say(
+            READY, url=self.engine.url, resident=resident, loadable=loadable, aliases={told.alias: told}
+        )
+
+    @property
+    def asked(self) -> list[str]:
+        """The models, one for each request."""
+        return [body["model"] for body in self.engine.bodies]
+
+
+@dataclass(frozen=True)
+class Yard:
+    gateway: Gateway
+    sides: Mapping[str, Side]
+    """By the name of the engine."""
+
+    @property
+    def version(self) -> str:
+        """Where the alias points, for the gateway."""
+        found = self.gateway.house.engines.model_of(PROD)
+        return self.gateway.house.engines.version_of(self.gateway.house.generations.current.paths[0]) if found else ""
+
+    def holds(self, name: str) -> frozenset[str]:
+        """What the gateway believes that the engine holds."""
+        return self.gateway.house.engines.get(name).resident
+
+
+@asynccontextmanager
+async def running_yard(
+    neighbours: Neighbours,
+    resident: Mapping[str, Sequence[str]],
+    loadable: Mapping[str, Sequence[str]] = {},
+    told: pb.Alias | None = None,
+) -> AsyncIterator[Yard]:
+    """Engines `local` and `second`; `resident` and `loadable` by engine. The first path is the adapter's."""
+    async with running_engine() as engine, running_lora_server() as lora_server:
+        sides = {"local": Side(neighbours.engine, neighbours.lora_server), "second": Side(engine, lora_server)}
+        neighbours.config.models["engines"]["second"] = {"model": "tiny", "lora_server": lora_server.address}
+        for name, side in sides.items():
+            side.engine.script = names_itself()
+            await side.say(told or alias(OLD, 1), resident.get(name, ()), loadable.get(name, ()))
+        async with neighbours.gateway() as gateway:
+            await until(lambda: all(gateway.house.engines.get(name).ready for name in sides))
+            yield Yard(gateway, sides)

@@ -1,0 +1,168 @@
+"""Which version an adapter's name means: what lora-servers tell becomes one table, and a canary has its share."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from doubles.clocks import Clock
+from pointsman_gateway.backends.aliases import REMEMBERED, Aliases
+from pointsman_gateway.backends.engines import Engine, Engines
+from pointsman_gateway.config.schema import Policy
+from pointsman_gateway.domain import Aim, Alias, Path
+from pointsman_gateway.routing.aiming import aimed
+from pointsman_gateway.routing.policy import plan
+
+OLD, NEW = "triage@3f9a1c0b77de", "triage@0123456789ab"
+PATH = Path("triage", "tiny", adapter="triage@prod")
+USERS = [f"user-{number}" for number in range(10_000)]
+
+
+def alias(version: str, revision: int, canary: str = "", weight: float = 0.0) -> Alias:
+    return Alias("triage@prod", version, revision, canary, weight)
+
+
+def engine(name: str, told: Alias, *resident: str, loadable: Sequence[str] = ()) -> Engine:
+    return Engine(
+        name, "tiny", f"http://{name}", True, frozenset(resident), frozenset(loadable), {told.alias: told}, "up"
+    )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engines() -> Engines:
+    """Two that hold both versions; their lora-servers tell the same."""
+    return Engines([engine(name, alias(OLD, 1), OLD, NEW) for name in "ab"])
+
+
+def test_the_first_word_of_a_move_moves_it_on_every_engine_that_holds_the_version(engines: Engines) -> None:
+    engines.put(engine("a", alias(NEW, 2), OLD, NEW))
+    assert [(target.engine.name, target.model) for target in engines.targets(PATH)] == [("a", NEW), ("b", NEW)]
+
+
+def test_a_lora_server_that_is_late_moves_nothing_back(engines: Engines) -> None:
+    engines.put(engine("a", alias(NEW, 2), OLD, NEW))
+    engines.put(replace(engine("b", alias(OLD, 1), OLD, NEW), detail="still"))
+    assert engines.version_of(PATH) == NEW
+    engines.put(engine("b", alias(NEW, 2), OLD, NEW))
+    assert engines.version_of(PATH) == NEW
+
+
+def test_one_that_starts_again_and_knows_nothing_yet_moves_nothing_back(engines: Engines) -> None:
+    engines.put(engine("a", alias(NEW, 2), OLD, NEW))
+    engines.put(Engine("a", "tiny", detail="loading weights"))
+    assert engines.version_of(PATH) == NEW
+    assert [target.engine.name for target in engines.targets(PATH)] == ["b"]
+
+
+def test_only_engines_that_hold_the_very_version_are_asked(engines: Engines) -> None:
+    engines.put(engine("a", alias(NEW, 2), NEW))
+    engines.put(engine("b", alias(OLD, 1), OLD))
+    assert [target.engine.name for target in engines.targets(PATH)] == ["a"]
+
+
+def test_a_request_keeps_its_version_while_the_alias_moves(engines: Engines) -> None:
+    before = aimed(PATH, "someone", engines)
+    engines.put(engine("a", alias(NEW, 2), OLD, NEW))
+    assert {target.model for target in engines.targets(before)} == {OLD}
+    assert engines.version_of(before) == OLD
+    assert {target.model for target in engines.targets(aimed(PATH, "someone", engines))} == {NEW}
+
+
+def test_a_registry_that_was_begun_anew_is_believed_after_a_minute(clock: Clock) -> None:
+    aliases = Aliases(clock)
+    aliases.hear("a", "tiny", {"triage@prod": alias(OLD, 7)})
+    aliases.hear("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    assert aliases.get("tiny", "triage@prod") == alias(OLD, 7)
+    clock.passes(REMEMBERED - 1)
+    aliases.hear("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    assert aliases.get("tiny", "triage@prod") == alias(OLD, 7)
+    clock.passes(1)
+    aliases.hear("a", "tiny", {"triage@prod": alias(NEW, 1)})
+    assert aliases.get("tiny", "triage@prod") == alias(NEW, 1)
+
+
+def test_what_is_told_again_in_time_was_never_let_go(clock: Clock) -> None:
+    aliases = Aliases(clock)
+    for told in ({"triage@prod": alias(NEW, 2)}, {}, {"triage@prod": alias(NEW, 2)}, {}):
+        clock.passes(REMEMBERED - 1)
+        aliases.hear("a", "tiny", told)
+    assert aliases.get("tiny", "triage@prod") == alias(NEW, 2)
+
+
+def test_an_alias_that_nobody_tells_of_is_gone_after_a_minute(clock: Clock) -> None:
+    aliases = Aliases(clock)
+    aliases.hear("a", "tiny", {"triage@prod": alias(OLD, 1)})
+    aliases.forget("a")
+    assert aliases.of("tiny") == [alias(OLD, 1)]
+    clock.passes(REMEMBERED)
+    aliases.hear("b", "tiny", {})
+    assert aliases.of("tiny") == []
+
+
+def test_the_same_name_of_another_base_model_is_another_alias() -> None:
+    aliases = Aliases()
+    aliases.hear("a", "tiny", {"triage@prod": alias(OLD, 1)})
+    aliases.hear("b", "huge", {"triage@prod": alias(NEW, 9)})
+    assert aliases.get("tiny", "triage@prod") == alias(OLD, 1)
+    assert aliases.get("huge", "triage@prod") == alias(NEW, 9)
+
+
+# -- canaries
+
+
+def with_canary(weight: float, *resident: str) -> Engines:
+    return Engines([engine("a", alias(OLD, 3, NEW, weight), *(resident or (OLD, NEW)))])
+
+
+def drawn(weight: float, users: Sequence[str] = USERS) -> set[str]:
+    """The users whom the canary answers."""
+    engines = with_canary(weight)
+    return {user for user in users if engines.version_of(aimed(PATH, user, engines)) == NEW}
+
+
+def test_a_canary_answers_its_share_of_the_users() -> None:
+    assert len(drawn(0.05)) == pytest.approx(500, abs=87)  # four standard deviations
+    assert drawn(0.0) == set()
+    assert len(drawn(1.0)) == len(USERS)
+
+
+def test_a_canary_that_grows_keeps_its_users() -> None:
+    assert drawn(0.05) < drawn(0.5)
+
+
+def test_a_user_has_one_version_however_often_they_come() -> None:
+    engines = with_canary(0.5)
+    for user in USERS[:50]:
+        assert len({engines.version_of(aimed(PATH, user, engines)) for _ in range(5)}) == 1
+
+
+def test_users_on_the_small_side_of_a_split_are_no_more_often_the_canarys_than_others() -> None:
+    split = Policy(split={"small": 5, "large": 95})
+    few = [user for user in USERS if plan(split, user).paths == ("small",)]
+    assert len(few) == pytest.approx(500, abs=87)
+    assert len(drawn(0.5, few)) / len(few) == pytest.approx(0.5, abs=0.09)
+
+
+def test_the_decision_says_that_a_canary_answers() -> None:
+    aim = aimed(PATH, "someone", with_canary(1.0)).aim
+    assert aim == Aim(NEW, 3, on_trial=True, notes=(f"triage@prod: canary 100 %, {NEW}",))
+
+
+def test_where_the_canary_is_on_no_engine_the_stable_version_answers_and_the_decision_says_so() -> None:
+    aim = aimed(PATH, "someone", with_canary(1.0, OLD)).aim
+    told = f"triage@prod: canary 100 %, {NEW}, is on no engine; {OLD} answers"
+    assert aim == Aim(OLD, 3, on_trial=True, notes=(told,))
+
+
+def test_the_version_itself_is_asked_for_past_its_aliases_canary() -> None:
+    aim = aimed(replace(PATH, adapter=OLD), "someone", with_canary(1.0)).aim
+    assert aim == Aim(OLD)
+
+
+def test_a_path_without_adapter_has_no_aim() -> None:
+    plain = Path("plain", "tiny")
+    assert aimed(plain, "someone", with_canary(1.0)) is plain

@@ -1,0 +1,313 @@
+"""A canary through the doors: who gets it, what is told of it, and what is counted for its judge."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_TRIAGE
+from doubles.doors import Door, opening_door
+from doubles.engine import BREAK, Refusal, Step, answer, beginning
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.lora_server import READY, ScriptedLoraServer
+from doubles.waiting import until
+from doubles.yard import NEW, OLD, PROD, alias
+from pointsman_gateway.backends.engines import Cell, Engine, Engines
+from pointsman_gateway.backends.metrics import EngineMetrics
+from pointsman_gateway.backends.reporting import Reporter
+from pointsman_gateway.domain import Aim, Outcomes, Path
+from pointsman_gateway.metering.outcomes import MOST, Trials, bucket_of
+from pointsman_gateway.routing.policy import point
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
+from prometheus_client import CollectorRegistry
+
+WEIGHT = 0.25
+
+
+def user(canary: bool, number: int = 0) -> str:
+    """Some user on that side of the points."""
+    drawn = (name for name in (f"user-{n}" for n in range(1000)) if (point(f"canary {PROD} {name}") < WEIGHT) == canary)
+    return [name for _, name in zip(range(number + 1), drawn, strict=False)][-1]
+
+
+def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
+    """What the last message asks for; the base model always answers."""
+    wanted = body["messages"][-1]["content"]
+    if "@" not in body["model"]:
+        return answer("the base model")
+    match wanted:
+        case "break":
+            return Refusal(500, {"error": {"message": "out of luck"}})
+        case "cut":
+            return [*beginning("{"), BREAK]
+        case "mistake":
+            return Refusal(400, {"error": {"message": "no such tool"}})
+        case "hang":
+            return [*beginning("{"), asyncio.Event()]
+        case "nonsense":
+            return answer("nonsense")
+    return answer('{"model": "', body["model"], '"}')
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    """The adapter's task has a validator; its alias has a canary, which the engine holds."""
+    neighbours.config.tasks["triage"]["validators"] = [{"json_schema": {"type": "object"}}]
+    neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"most": 0}}
+    neighbours.engine.script = script
+    await tell(neighbours, OLD, NEW)
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+async def tell(neighbours: Neighbours, *resident: str, revision: int = 3) -> None:
+    told = alias(OLD, revision, NEW, WEIGHT)
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=resident, aliases={PROD: told})
+
+
+async def ask(door: Door, what: str, who: str) -> Any:
+    """On the adapter's task, by its rule."""
+    return await door.ask(what, metadata={"source": "inbox"}, user=who)
+
+
+async def test_who_has_drawn_the_canary_is_answered_by_it_and_told_so(door: Door) -> None:
+    for canary, version in ((True, NEW), (False, OLD)):
+        for number in range(5):
+            got = await ask(door, "hello", user(canary, number))
+            assert (got.model, got.path) == (version, "triage_adapter")
+    decision = await door.route(IN_TRIAGE, user=user(True))
+    assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}"]
+    assert not [note for note in (await door.route(IN_TRIAGE, user=user(False)))["notes"] if "canary" in note]
+
+
+async def test_a_named_alias_has_its_canary_too_and_a_named_version_has_not(door: Door) -> None:
+    assert (await door.ask("hello", PROD, user=user(True))).model == NEW
+    assert (await door.ask("hello", OLD, user=user(True))).model == OLD
+
+
+async def test_without_the_canary_the_stable_version_answers(
+    door: Door, gateway: Gateway, neighbours: Neighbours
+) -> None:
+    await tell(neighbours, OLD)
+    await until(lambda: gateway.house.engines.get("local").resident == {OLD})
+    assert (await ask(door, "hello", user(True))).model == OLD
+    decision = await door.route(IN_TRIAGE, user=user(True))
+    assert decision["notes"] == [f"{PROD}: canary 25 %, {NEW}, is on no engine; {OLD} answers"]
+
+
+# -- what is counted
+
+
+@pytest.fixture(params=["http", "http-stream", "grpc"])
+async def one_door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[Door]:
+    async with opening_door(request.param, gateway.url, gateway.grpc_address) as door:
+        yield door
+
+
+def summed(lora_server: ScriptedLoraServer) -> dict[str, tuple[int, int, int, int]]:
+    """(requests, errors, invalid, those with a time) by version."""
+    sums: dict[str, tuple[int, int, int, int]] = {}
+    for one in lora_server.reported:
+        assert (one.alias, one.revision) == (PROD, 3)
+        requests, errors, invalid, timed = sums.get(one.version, (0, 0, 0, 0))
+        timed += sum(one.milliseconds.values())
+        sums[one.version] = (requests + one.requests, errors + one.errors, invalid + one.invalid, timed)
+    return sums
+
+
+async def test_outcomes_are_counted_exactly_and_callers_mistakes_are_not(
+    one_door: Door, gateway: Gateway, neighbours: Neighbours
+) -> None:
+    for what, times in (("hello", 7), ("nonsense", 3), ("break", 2), ("mistake", 4)):
+        for _ in range(times):
+            if what == "mistake":
+                with pytest.raises(InvalidArgument):
+                    await ask(one_door, what, user(True))
+            else:
+                got = await ask(one_door, what, user(True))
+                assert got.path == ("triage_few_shot" if what == "break" else "triage_adapter")
+    for _ in range(5):
+        await ask(one_door, "hello", user(False))
+    await until(lambda: len(summed(neighbours.lora_server)) == 2)
+    await until(lambda: gateway.metric("pointsman_canary_outcomes_total", outcome="sent") == 17)
+    assert summed(neighbours.lora_server) == {NEW: (12, 2, 3, 10), OLD: (5, 0, 0, 5)}
+
+
+async def test_an_answer_that_is_cut_is_an_error_and_one_that_is_hung_up_on_is_nothing(
+    gateway: Gateway, neighbours: Neighbours
+) -> None:
+    async with opening_door("http-stream", gateway.url, gateway.grpc_address) as http:
+        with pytest.raises(PointsmanError, match="failed"):
+            await ask(http, "cut", user(True))
+        await hang_up(http, neighbours)
+    async with opening_door("grpc", gateway.url, gateway.grpc_address) as door:
+        with pytest.raises(Unavailable):
+            await ask(door, "cut", user(True))
+        await hang_up(door, neighbours)
+    await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 2)
+    await until(lambda: gateway.metric("pointsman_canary_outcomes_total", outcome="sent") == 2)
+    assert summed(neighbours.lora_server) == {NEW: (2, 2, 0, 0)}
+
+
+async def hang_up(door: Door, neighbours: Neighbours) -> None:
+    asking = asyncio.create_task(ask(door, "hang", user(True)))
+    await until(lambda: neighbours.engine.running == 1)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await until(lambda: neighbours.engine.running == 0)
+
+
+async def test_an_answer_that_a_better_one_replaces_is_counted_as_refused(
+    neighbours: Neighbours,
+) -> None:
+    neighbours.config.tasks["triage"] |= {
+        "validators": [{"json_schema": {"type": "object"}}],
+        "policy": {"escalate": {"paths": ["triage_adapter", "triage_few_shot"]}},
+    }
+    neighbours.engine.script = script
+    await tell(neighbours, OLD, NEW)
+    async with neighbours.gateway() as gateway, opening_door("http", gateway.url, gateway.grpc_address) as door:
+        assert (await ask(door, "nonsense", user(True))).text == "the base model"
+        assert (await ask(door, "hello", user(True))).model == NEW
+        await until(lambda: gateway.metric("pointsman_canary_outcomes_total", outcome="sent") == 2)
+    assert summed(neighbours.lora_server) == {NEW: (2, 0, 1, 2)}
+
+
+async def test_a_load_that_lasts_longer_than_the_request_says_nothing_of_the_version(
+    neighbours: Neighbours,
+) -> None:
+    loading = asyncio.Event()
+
+    async def load(version: str) -> None:
+        loading.set()
+        await asyncio.Event().wait()
+
+    neighbours.lora_server.loads = load
+    told = {PROD: alias(OLD, 3, NEW, WEIGHT)}
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=told)
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        body = {"model": PROD, "user": user(False), "messages": [{"role": "user", "content": "x"}]}
+        late = await client.post("/v1/chat/completions", json=body, headers={"x-request-timeout": "0.2"})
+        assert (late.status_code, loading.is_set()) == (504, True)
+        assert gateway.metric("pointsman_phase_seconds_sum", phase="adapter") >= 0.15
+        assert gateway.house.trials.hand_over() == []
+
+
+async def test_nothing_is_told_of_an_alias_without_a_canary(neighbours: Neighbours) -> None:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, opening_door("http", gateway.url, gateway.grpc_address) as door:
+        await door.ask("hello", PROD)
+        assert gateway.house.trials.hand_over() == []
+
+
+async def test_what_a_lora_server_could_not_count_is_told_again_once(gateway: Gateway, neighbours: Neighbours) -> None:
+    away = [Unavailable("Redis is away", code="redis_unavailable")] * 2
+    neighbours.lora_server.reports = lambda: away.pop() if away else None
+    async with opening_door("http", gateway.url, gateway.grpc_address) as door:
+        for _ in range(3):
+            await ask(door, "hello", user(True))
+        await until(lambda: not away)
+        await ask(door, "hello", user(True))
+        await until(lambda: gateway.metric("pointsman_canary_outcomes_total", outcome="sent") == 4)
+    assert summed(neighbours.lora_server) == {NEW: (4, 0, 0, 4)}
+    assert gateway.metric("pointsman_canary_outcomes_total", outcome="lost") == 0
+
+
+# -- the counting itself
+
+PATH = Path("triage", "tiny", adapter=PROD)
+AIM = Aim(NEW, 3, on_trial=True)
+
+
+@pytest.mark.parametrize(("milliseconds", "bucket"), [(0.0, 0), (1.0, 0), (1.1, 1), (2.0, 4), (2.01, 5), (1000, 40)])
+def test_times_are_counted_in_buckets_that_grow_by_a_fourth_root_of_two(milliseconds: float, bucket: int) -> None:
+    assert bucket_of(milliseconds / 1000) == bucket
+    assert milliseconds <= 2 ** (bucket / 4)
+    assert bucket == 0 or milliseconds > 2 ** ((bucket - 1) / 4)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counted"),
+    [
+        ("ok", (1, 0)), ("engine_error", (1, 1)), ("engine_unavailable", (1, 1)), ("connect_timeout", (1, 1)),
+        ("first_token_timeout", (1, 1)), ("gap_timeout", (1, 1)), ("deadline_exceeded", (1, 1)),
+        ("cancelled", None), ("engine_refused", None), ("context_length_exceeded", None), ("engine_overloaded", None),
+        ("breaker_open", None), ("engine_not_ready", None), ("adapter_not_resident", None), ("internal", None),
+    ],
+)  # fmt: skip
+def test_only_what_speaks_of_the_version_is_counted(outcome: str, counted: tuple[int, int] | None) -> None:
+    trials = Trials()
+    trials.ended(PATH, AIM, outcome, False, 0.5)
+    told = [(one.requests, one.errors) for one in trials.hand_over()]
+    assert told == ([] if counted is None else [counted])
+    assert trials.hand_over() == []
+
+
+def test_what_there_is_no_room_for_is_said_and_not_kept() -> None:
+    lost: list[int] = []
+    trials = Trials(lambda: lost.append(1))
+    for revision in range(MOST + 5):
+        trials.ended(PATH, Aim(NEW, revision, on_trial=True), "ok", False, 0.5)
+    assert len(trials.hand_over()) == MOST
+    assert len(lost) == 5
+
+
+class Server:
+    """Implements the engines' `LoraServer`: does with reports what it is told to."""
+
+    def __init__(self, *became: str) -> None:
+        self.became = list(became)
+        self.reported: list[Outcomes] = []
+
+    def rest_left(self, version: str) -> float:
+        return 0.0
+
+    async def ensure(self, version: str, seconds: float) -> None:
+        raise Unavailable("never", code="never")
+
+    async def report(self, outcomes: Any) -> str:
+        became = self.became.pop(0)
+        if became == "sent":
+            self.reported.extend(outcomes)
+        return became
+
+
+def reporter(*servers: Server, trials: Trials) -> tuple[Reporter, CollectorRegistry]:
+    cells = [Cell(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
+    for cell, server in zip(cells, servers, strict=True):
+        cell.lora_server = server
+    registry = CollectorRegistry()
+    engines = Engines(cells)
+    return Reporter(trials, lambda: engines, EngineMetrics(registry)), registry
+
+
+async def test_a_report_goes_to_the_first_lora_server_that_can_be_reached() -> None:
+    trials, away, there = Trials(), Server("kept", "kept"), Server("sent")
+    reporting, registry = reporter(away, there, trials=trials)
+    trials.ended(PATH, AIM, "ok", False, 0.5)
+    await reporting.report()
+    assert [(one.alias, one.version, one.requests) for one in there.reported] == [(PROD, NEW, 1)]
+    assert registry.get_sample_value("pointsman_canary_outcomes_total", {"outcome": "sent"}) == 1
+    assert trials.hand_over() == []
+
+
+async def test_what_may_have_arrived_is_never_told_twice() -> None:
+    trials, server = Trials(), Server("lost", "sent")
+    reporting, registry = reporter(server, trials=trials)
+    trials.ended(PATH, AIM, "ok", False, 0.5)
+    await reporting.report()
+    trials.ended(PATH, AIM, "engine_error", False, 0.5)
+    await reporting.report()
+    assert [(one.requests, one.errors) for one in server.reported] == [(1, 1)]
+    assert registry.get_sample_value("pointsman_canary_outcomes_total", {"outcome": "lost"}) == 1
+
+
+async def test_what_has_not_arrived_waits_with_what_comes_after_it() -> None:
+    trials, server = Trials(), Server("kept", "sent")
+    reporting, _ = reporter(server, trials=trials)
+    trials.ended(PATH, AIM, "ok", True, 0.5)
+    await reporting.report()
+    trials.ended(PATH, AIM, "ok", False, 0.5)
+    await reporting.report()
+    (told,) = server.reported
+    assert (told.requests, told.invalid, dict(told.milliseconds)) == (2, 1, {bucket_of(0.5): 2})

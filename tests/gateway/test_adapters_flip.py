@@ -1,0 +1,123 @@
+"""An alias that moves under load: each request is answered by one version, and from one moment on by the next."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from doubles.config_folder import IN_TRIAGE
+from doubles.doors import HttpStreamDoor
+from doubles.engine import answer
+from doubles.gateway import Neighbours, open_http_client
+from doubles.waiting import until
+from doubles.yard import NEW, OLD, PROD, Yard, alias, running_yard
+
+BOTH = {"local": (OLD, NEW), "second": (OLD, NEW)}
+
+
+@pytest.fixture
+async def yard(neighbours: Neighbours) -> AsyncIterator[Yard]:
+    async with running_yard(neighbours, BOTH) as yard:
+        yield yard
+
+
+@pytest.fixture
+async def http(yard: Yard) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_http_client(yard.gateway) as client:
+        yield client
+
+
+async def answered_by(door: HttpStreamDoor, model: str = "path:triage_adapter") -> str:
+    """The version, which the text, the chunks' model and the header must agree upon."""
+    got = await door.ask(IN_TRIAGE, model)
+    assert got.text.rstrip(".") == got.model == got.told["adapter"]
+    return got.model
+
+
+async def test_answers_in_flight_keep_their_version_and_every_later_one_has_the_next(
+    yard: Yard, http: httpx.AsyncClient
+) -> None:
+    door, gate = HttpStreamDoor(http), asyncio.Event()
+    for side in yard.sides.values():
+        side.engine.script = lambda body: [*answer(body["model"])[:2], gate, *answer(".")[1:]]
+    before = [asyncio.create_task(answered_by(door)) for _ in range(64)]
+    await until(lambda: sum(side.engine.running for side in yard.sides.values()) == 64)
+    await yard.sides["second"].say(alias(NEW, 2))  # the other one has not heard of it yet
+    await until(lambda: yard.version == NEW)
+    after = [asyncio.create_task(answered_by(door)) for _ in range(32)]
+    await until(lambda: sum(side.engine.running for side in yard.sides.values()) == 96)
+    await yard.sides["local"].say(alias(NEW, 2))
+    gate.set()
+    assert set(await asyncio.gather(*before)) == {OLD}
+    assert set(await asyncio.gather(*after)) == {NEW}
+    for side in yard.sides.values():
+        assert set(side.asked[-10:]) == {NEW}
+
+
+@dataclass
+class Points:
+    """What has been told, and what the gateway is known to have heard."""
+
+    told: int = 0
+    heard: int = 0
+    wrong: list[tuple[str, int, int]] = field(default_factory=list)
+    answers: int = 0
+
+    @staticmethod
+    def version(move: int) -> str:
+        return (OLD, NEW)[move % 2]
+
+
+async def test_points_that_move_all_the_time_under_64_streams_send_nobody_astray(
+    yard: Yard, http: httpx.AsyncClient
+) -> None:
+    points, door, moving = Points(), HttpStreamDoor(http), True
+
+    async def ask() -> None:
+        while moving:
+            heard = points.heard
+            version = await answered_by(door)
+            points.answers += 1
+            if version not in {Points.version(move) for move in range(heard, points.told + 1)}:
+                points.wrong.append((version, heard, points.told))
+
+    asking = [asyncio.create_task(ask()) for _ in range(64)]
+    for move in range(1, 25):
+        version = Points.version(move)
+        first, late = ("local", "second") if move % 2 else ("second", "local")
+        seen = points.answers
+        points.told = move
+        await yard.sides[first].say(alias(version, move + 1))
+        await until(lambda version=version: yard.version == version)
+        points.heard = move
+        await until(lambda seen=seen: points.answers > seen + 16)
+        await yard.sides[late].say(alias(version, move + 1))
+    moving = False
+    await asyncio.gather(*asking)
+    assert points.answers > 24 * 16
+    assert points.wrong == []
+    assert yard.gateway.metric("pointsman_requests_total", outcome="ok") == points.answers
+    assert yard.gateway.metric("pointsman_fallbacks_total") == 0
+
+
+async def test_a_promotion_is_obeyed_as_soon_as_it_is_heard(yard: Yard, http: httpx.AsyncClient) -> None:
+    """Nothing polls: the very word that names the version is what the next request finds."""
+    door = HttpStreamDoor(http)
+    before = yard.gateway.house.engines.get("local")
+    await yard.sides["local"].say(alias(NEW, 2))
+    await until(lambda: yard.gateway.house.engines.get("local") is not before)
+    assert yard.version == NEW
+    assert await answered_by(door) == NEW
+
+
+async def test_a_version_that_only_one_engine_holds_is_asked_for_there(yard: Yard, http: httpx.AsyncClient) -> None:
+    await yard.sides["second"].say(alias(OLD, 1), resident=[OLD])
+    await until(lambda: yard.holds("second") == {OLD})
+    await yard.sides["local"].say(alias(NEW, 2))
+    await until(lambda: yard.version == NEW)
+    door = HttpStreamDoor(http)
+    assert {await answered_by(door) for _ in range(5)} == {NEW}
+    assert yard.sides["second"].asked == []
+    assert {await answered_by(door, PROD), await answered_by(door, NEW)} == {NEW}
+    assert await answered_by(door, OLD) == OLD

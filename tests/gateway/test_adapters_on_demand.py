@@ -1,0 +1,348 @@
+"""An adapter that no engine holds: it is loaded once for all who wait for it, or the request goes elsewhere in time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_TRIAGE
+from doubles.doors import Door, HttpStreamDoor, opening_door
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.lora_server import READY, running_lora_server
+from doubles.waiting import until
+from doubles.yard import NEW, OLD, PROD, Side, Yard, alias, names_itself, running_yard
+from pointsman_servicekit.errors import FailedPrecondition, ResourceExhausted, Unavailable
+
+PATH = "path:triage_adapter"
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    """Its engine holds no adapter; its lora-server offers the one that the alias leads to, and another."""
+    neighbours.config.models["resilience"] = {"adapter_load_timeout": 5}
+    neighbours.engine.script = names_itself()
+    neighbours.engine.adapters = set()
+    neighbours.lora_server.loads = holding(neighbours)
+    told = {PROD: alias(OLD, 1)}
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD, NEW], aliases=told)
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+def holding(neighbours: Neighbours) -> Callable[[str], Any]:
+    """How a lora-server loads: its engine holds the version from then on."""
+
+    async def load(version: str) -> None:
+        assert neighbours.engine.adapters is not None
+        neighbours.engine.adapters.add(version)
+
+    return load
+
+
+def hanging(gate: asyncio.Event, neighbours: Neighbours) -> Callable[[str], Any]:
+    async def load(version: str) -> None:
+        await gate.wait()
+        await holding(neighbours)(version)
+
+    return load
+
+
+def raising(error: Exception) -> Callable[[str], Any]:
+    async def load(version: str) -> None:
+        raise error
+
+    return load
+
+
+@pytest.mark.parametrize("model", ["auto", PATH, PROD, OLD, NEW])
+async def test_an_adapter_that_can_be_had_is_loaded_and_answers(
+    door: Door, gateway: Gateway, neighbours: Neighbours, model: str
+) -> None:
+    version = NEW if model == NEW else OLD
+    assert (await door.route(IN_TRIAGE, model))["notes"][-1:] == [f"{version}: loads on demand"]
+    assert (await door.ask(IN_TRIAGE, model)).model == version
+    assert (await door.ask(IN_TRIAGE, model)).model == version
+    assert neighbours.lora_server.ensured == [version]
+    assert gateway.metric("pointsman_adapter_loads_total", engine="local", outcome="loaded") == 1
+    assert gateway.metric("pointsman_phase_seconds_count", phase="adapter") == 1
+    assert "loads on demand" not in str((await door.route(IN_TRIAGE, model))["notes"])
+
+
+async def test_what_can_be_loaded_is_listed(door: Door) -> None:
+    assert {PROD, OLD, NEW} < set(await door.models())
+
+
+async def test_a_hundred_requests_at_once_load_it_once(gateway: Gateway, neighbours: Neighbours) -> None:
+    gate = asyncio.Event()
+    neighbours.lora_server.loads = hanging(gate, neighbours)
+    async with open_http_client(gateway) as client:
+        door = HttpStreamDoor(client)
+        asking = [asyncio.create_task(door.ask(IN_TRIAGE, PATH)) for _ in range(100)]
+        await until(lambda: gateway.metric("pointsman_in_flight") == 100 and neighbours.lora_server.ensured)
+        gate.set()
+        assert {got.model for got in await asyncio.gather(*asking)} == {OLD}
+    assert neighbours.lora_server.ensured == [OLD]
+    assert [body["model"] for body in neighbours.engine.bodies] == [OLD] * 100
+
+
+async def test_who_hangs_up_stops_waiting_and_the_load_goes_on_for_the_others(
+    gateway: Gateway, neighbours: Neighbours
+) -> None:
+    gate = asyncio.Event()
+    neighbours.lora_server.loads = hanging(gate, neighbours)
+    async with open_http_client(gateway) as client:
+        door = HttpStreamDoor(client)
+        first = asyncio.create_task(door.ask(IN_TRIAGE, PATH))
+        await until(lambda: neighbours.lora_server.ensured)
+        second = asyncio.create_task(door.ask(IN_TRIAGE, PATH))
+        await until(lambda: gateway.metric("pointsman_in_flight") == 2)
+        first.cancel()
+        await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
+        gate.set()
+        assert (await second).model == OLD
+    assert neighbours.lora_server.ensured == [OLD]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FailedPrecondition("it has failed its checks", code="not_ready"),
+        ResourceExhausted("every slot is pinned", code="no_slot"),
+        Unavailable("the engine is down", code="engine_unavailable"),
+    ],
+)
+async def test_a_load_that_fails_gives_way_to_the_next_path_and_is_not_tried_again_at_once(
+    door: Door, gateway: Gateway, neighbours: Neighbours, error: Exception
+) -> None:
+    neighbours.lora_server.loads = raising(error)
+    assert (await door.ask(IN_TRIAGE)).path == "triage_few_shot"
+    decision = await door.route(IN_TRIAGE)
+    assert (decision["path"], decision["reason"]) == ("triage_few_shot", "availability")
+    assert "could just now not be loaded on local" in decision["considered"][0]["reason"]
+    with pytest.raises(Unavailable) as told:
+        await door.ask(IN_TRIAGE, OLD)
+    assert told.value.code == "adapter_not_resident"
+    assert neighbours.lora_server.ensured == [OLD]
+    assert gateway.metric("pointsman_adapter_loads_total", outcome="refused") == 1
+
+
+async def test_a_load_that_hangs_costs_its_bound_and_no_more(neighbours: Neighbours) -> None:
+    neighbours.config.models["resilience"] = {"adapter_load_timeout": 0.3}
+    neighbours.engine.script = names_itself()
+    neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
+    told = {PROD: alias(OLD, 1)}
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=told)
+    async with neighbours.gateway() as gateway, opening_door("grpc", gateway.url, gateway.grpc_address) as door:
+        began = time.perf_counter()
+        got = await door.ask(IN_TRIAGE)
+        assert got.path == "triage_few_shot"
+        assert 0.3 <= time.perf_counter() - began < 3
+        assert gateway.metric("pointsman_phase_seconds_sum", phase="adapter") >= 0.3
+        await until(lambda: gateway.metric("pointsman_adapter_loads_total", outcome="late") == 1)
+        assert (await door.route(IN_TRIAGE))["path"] == "triage_few_shot"
+
+
+async def test_a_requests_own_deadline_stands_over_the_load(gateway: Gateway, neighbours: Neighbours) -> None:
+    neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
+    async with open_http_client(gateway) as client:
+        body = {"model": OLD, "messages": [{"role": "user", "content": "x"}]}
+        late = await client.post("/v1/chat/completions", json=body, headers={"x-request-timeout": "0.2"})
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+
+
+# -- two engines
+
+
+def side_loads(side: Side) -> None:
+    """The lora-server loads into its own engine."""
+    side.engine.adapters = set()
+
+    async def load(version: str) -> None:
+        assert side.engine.adapters is not None
+        side.engine.adapters.add(version)
+
+    side.lora_server.loads = load
+
+
+@pytest.fixture
+async def yard(neighbours: Neighbours) -> AsyncIterator[Yard]:
+    """Two engines that hold nothing, and could load both versions."""
+    offered = {"local": (OLD, NEW), "second": (OLD, NEW)}
+    async with running_yard(neighbours, {}, offered) as yard:
+        for side in yard.sides.values():
+            side_loads(side)
+        yield yard
+
+
+@pytest.fixture
+async def yard_door(yard: Yard) -> AsyncIterator[HttpStreamDoor]:
+    async with open_http_client(yard.gateway) as client:
+        yield HttpStreamDoor(client)
+
+
+def ensured(yard: Yard) -> dict[str, list[str]]:
+    return {name: side.lora_server.ensured for name, side in yard.sides.items()}
+
+
+async def test_one_of_several_engines_loads_it_and_every_gateway_takes_the_same(
+    yard: Yard, yard_door: HttpStreamDoor, neighbours: Neighbours
+) -> None:
+    await asyncio.gather(*(yard_door.ask(IN_TRIAGE, OLD) for _ in range(20)))
+    (first,) = [name for name, versions in ensured(yard).items() if versions]
+    for side in yard.sides.values():
+        side.lora_server.ensured.clear()
+        await side.say(alias(OLD, 1), [], [OLD, NEW])
+    async with neighbours.gateway() as other, open_http_client(other) as client:
+        await until(lambda: all(other.house.engines.get(name).ready for name in yard.sides))
+        assert (await HttpStreamDoor(client).ask(IN_TRIAGE, OLD)).model == OLD
+    assert {name: versions for name, versions in ensured(yard).items() if versions} == {first: [OLD]}
+
+
+async def test_where_one_engine_cannot_the_other_loads_it(yard: Yard, yard_door: HttpStreamDoor) -> None:
+    refused: list[str] = []
+
+    def refusing_first(side: Side) -> Callable[[str], Any]:
+        load = side.lora_server.loads
+
+        async def loads(version: str) -> None:
+            if not refused:
+                refused.append(version)
+                raise ResourceExhausted("every slot is in use", code="no_slot")
+            await load(version)
+
+        return loads
+
+    for side in yard.sides.values():
+        side.lora_server.loads = refusing_first(side)
+    assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
+    assert sorted(ensured(yard).values()) == [[OLD], [OLD]]
+    assert yard.gateway.metric("pointsman_fallbacks_total") == 0
+
+
+async def hold(yard: Yard, *names: str) -> None:
+    """These engines hold the version, as their lora-servers say."""
+    for name in names:
+        side = yard.sides[name]
+        side.engine.adapters = {OLD}
+        await side.say(alias(OLD, 1), [OLD], [NEW])
+    await until(lambda: all(yard.holds(name) == {OLD} for name in names))
+
+
+async def test_an_engine_that_has_just_evicted_it_is_asked_to_load_it_again(
+    yard: Yard, yard_door: HttpStreamDoor
+) -> None:
+    await hold(yard, "local")
+    yard.sides["local"].engine.adapters = set()
+    assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
+    assert sum(len(versions) for versions in ensured(yard).values()) == 1
+    assert yard.gateway.metric("pointsman_adapter_evicted_total", engine="local") == 1
+    assert yard.gateway.metric("pointsman_engine_breaker_opened_total") == 0
+
+
+async def test_an_engine_that_still_holds_it_is_asked_before_anything_is_loaded(
+    yard: Yard, yard_door: HttpStreamDoor
+) -> None:
+    await hold(yard, "local", "second")
+    evicted, other = "local", "second"
+    yard.gateway.house.engines.cell(other).in_flight += 100  # so the one that has it no more is asked first
+    yard.sides[evicted].engine.adapters = set()
+    assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
+    assert yard.sides[evicted].asked == yard.sides[other].asked == [OLD]
+    assert ensured(yard) == {"local": [], "second": []}
+    assert yard.holds(evicted) == frozenset()
+    await yard.sides[evicted].say(alias(OLD, 1), [OLD], [NEW])
+    await until(lambda: yard.holds(evicted) == {OLD})
+
+
+async def test_an_eviction_under_load_fails_nobody(yard: Yard, yard_door: HttpStreamDoor) -> None:
+    await hold(yard, "local", "second")
+    for _ in range(5):
+        for side in yard.sides.values():
+            side.engine.adapters = set()  # ahead of the word of its lora-server
+        answers = await asyncio.gather(*(yard_door.ask(IN_TRIAGE, PATH) for _ in range(40)))
+        assert {got.model for got in answers} == {OLD}
+    assert yard.gateway.metric("pointsman_fallbacks_total") == 0
+    assert yard.gateway.metric("pointsman_retries_total") == 0
+
+
+async def test_an_engine_that_never_holds_what_its_lora_server_says_is_left_after_two_more_tries(
+    yard: Yard, yard_door: HttpStreamDoor
+) -> None:
+    await hold(yard, "local")
+    for side in yard.sides.values():
+
+        async def load(version: str) -> None:
+            """Says so, and does not."""
+
+        side.engine.adapters = set()
+        side.lora_server.loads = load
+    got = await yard_door.ask(IN_TRIAGE)
+    assert got.path == "triage_few_shot"
+    assert len([model for side in yard.sides.values() for model in side.asked if model == OLD]) == 3
+
+
+async def test_one_that_is_evicted_again_before_anybody_could_ask_for_it_is_loaded_again(
+    yard: Yard, yard_door: HttpStreamDoor
+) -> None:
+    """The word of the eviction may be heard before the answer that it is loaded."""
+    evictions: list[str] = []
+
+    def evicting_once(side: Side) -> Callable[[str], Any]:
+        load = side.lora_server.loads
+
+        async def loads(version: str) -> None:
+            await load(version)
+            if not evictions:
+                evictions.append(version)
+                assert side.engine.adapters is not None
+                side.engine.adapters.discard(version)
+
+        return loads
+
+    for side in yard.sides.values():
+        side.lora_server.loads = evicting_once(side)
+    assert (await yard_door.ask(IN_TRIAGE, PATH)).model == OLD
+    assert sum(len(versions) for versions in ensured(yard).values()) == 2
+
+
+async def test_an_engine_that_leaves_the_configuration_while_it_loads_gives_way(
+    gateway: Gateway, neighbours: Neighbours
+) -> None:
+    neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
+    async with open_http_client(gateway) as client:
+        asking = asyncio.create_task(HttpStreamDoor(client).ask(IN_TRIAGE))
+        await until(lambda: neighbours.lora_server.ensured)
+        neighbours.config.models["engines"] = {
+            "other": {"model": "tiny", "url": neighbours.engine.url},
+            "adapted": {"model": "tiny", "lora_server": "127.0.0.1:1"},
+        }
+        neighbours.config.write()
+        await gateway.house.generations.reload()
+        assert (await asking).path == "triage_few_shot"
+
+
+async def test_a_version_that_was_retired_meanwhile_gives_way_to_the_next_path(
+    yard: Yard, yard_door: HttpStreamDoor
+) -> None:
+    await hold(yard, "local")
+    for side in yard.sides.values():
+        side.engine.adapters = set()
+        side.lora_server.loads = raising(FailedPrecondition("it is retired", code="not_ready"))
+    assert (await yard_door.ask(IN_TRIAGE)).path == "triage_few_shot"
+
+
+async def test_a_dead_lora_server_costs_no_more_than_a_moment(neighbours: Neighbours) -> None:
+    neighbours.engine.script = names_itself()
+    async with AsyncExitStack() as outer:
+        async with AsyncExitStack() as until_it_dies:
+            neighbours.lora_server = await until_it_dies.enter_async_context(running_lora_server())
+            told = {PROD: alias(OLD, 1)}
+            await neighbours.lora_server.say(READY, url=neighbours.engine.url, loadable=[OLD], aliases=told)
+            gateway = await outer.enter_async_context(neighbours.gateway())
+        client = await outer.enter_async_context(open_http_client(gateway))
+        began = time.perf_counter()
+        assert (await HttpStreamDoor(client).ask(IN_TRIAGE)).path == "triage_few_shot"
+        assert time.perf_counter() - began < 3
+        assert gateway.metric("pointsman_adapter_loads_total", outcome="away") == 1
