@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pointsman_lora_server.checks.base import Base, read_base
 from pointsman_lora_server.store import Store
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError
+from safetensors.numpy import load_file
 
 Tensors = dict[str, NDArray[Any]]
 MakeAdapter = Callable[..., Path]
@@ -57,7 +59,6 @@ def test_a_good_adapter_in_half_precision_passes(
         ("rank_too_high", {"rank_pattern": {"q_proj": 16}}),
         ("unsupported_feature", {"peft_type": "IA3"}),
         ("unsupported_feature", {"task_type": "SEQ_CLS"}),
-        ("unsupported_feature", {"use_dora": True}),
         ("unsupported_feature", {"bias": "lora_only"}),
         ("unsupported_feature", {"lora_bias": True}),
         ("unsupported_feature", {"modules_to_save": ["lm_head"]}),
@@ -70,7 +71,20 @@ def test_a_good_adapter_in_half_precision_passes(
         ("bad_config", {"lora_alpha": -1}),
         ("bad_config", {"target_modules": []}),
         ("bad_config", {"rank_pattern": [1]}),
-        ("bad_weights", {"r": 4}),  # the tensors say 2
+        ("bad_config", {"lora_alpha": 10**400}),
+        ("bad_config", {"alpha_pattern": {"q_proj": 0}}),
+        ("bad_config", {"use_rslora": "yes"}),
+        ("bad_config", {"rank_pattern": {"q_proj": 2, "self_attn.q_proj": 1}}),  # which of them holds?
+        ("bad_config", {"layers_to_transform": ["0"]}),
+        ("wrong_base_model", {"base_model_name_or_path": ["tiny-base"]}),
+        ("unsupported_feature", {"rank_pattern": {"(a+)+b": 2}}),
+        ("unsupported_feature", {"target_modules": ["q_proj", "lm_head"]}),
+        ("unsupported_feature", {"kasa_config": {"beta": 1}}),
+        ("unknown_module", {"target_modules": ["q_proj", "query_key_value"]}),
+        ("wrong_rank", {"r": 4}),  # the tensors say 2
+        ("wrong_rank", {"rank_pattern": {"v_proj": 1}}),
+        ("bad_weights", {"target_modules": ["q_proj"]}),  # and the tensors adapt v_proj too
+        ("absurd_scale", {"lora_alpha": 1e6}),
     ],
 )
 def test_a_config_that_the_engine_must_not_see_is_refused(
@@ -82,7 +96,14 @@ def test_a_config_that_the_engine_must_not_see_is_refused(
     assert error.code == code
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"r": NaN}', "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '{"r": NaN}', "\udcff", '{"r": 2, "r": 4}', '{"r": "\\ud800"}', '{"r": 1' + "0" * 5000 + "}"),
+        '{"a": ' * 100 + "1" + "}" * 100,
+        "[" * 100_000,
+    ],
+)
 def test_a_config_that_is_no_json_object_is_refused(store: Store, make_adapter: MakeAdapter, text: str) -> None:
     folder = make_adapter()
     (folder / "adapter_config.json").write_bytes(text.encode(errors="surrogateescape"))
@@ -101,16 +122,20 @@ def _with(name: str, shape: tuple[int, ...], fill: float = 1.0) -> Callable[[Ten
 @pytest.mark.parametrize(
     ("code", "spoil"),
     [
-        ("bad_weights", _without(f"{Q}.lora_A.weight")),
-        ("bad_weights", _without(f"{Q}.lora_B.weight")),
+        ("unpaired_tensor", _without(f"{Q}.lora_A.weight")),
+        ("unpaired_tensor", _without(f"{Q}.lora_B.weight")),
+        ("missing_tensors", lambda tensors: [_without(f"{V}.lora_{side}.weight")(tensors) for side in "AB"]),
+        ("unsupported_feature", _with(f"{Q}.lora_B.bias", (8,))),
+        ("bad_weights", _with(f"{Q}.lora_magnitude_vector", (8,))),
         ("bad_weights", _with("model.layers.0.self_attn.q_proj.lora_A.weight", (2, 8))),  # PEFT's prefix is missing
         ("bad_weights", _with(f"{Q}.weight", (8, 8))),
-        ("bad_weights", _with(f"{Q}.lora_A.weight", (3, 8))),  # another rank than its other half
-        ("bad_weights", _with(f"{Q}.lora_A.weight", (16,))),
-        ("wrong_base_model", _with(f"{Q}.lora_A.weight", (2, 7))),
-        ("wrong_base_model", _with(f"{V}.lora_B.weight", (8, 2))),
+        ("wrong_shape", _with(f"{Q}.lora_A.weight", (3, 8))),  # another rank than its other half
+        ("wrong_shape", _with(f"{Q}.lora_A.weight", (16,))),
+        ("wrong_shape", _with(f"{Q}.lora_A.weight", (2, 7))),
+        ("wrong_shape", _with(f"{Q}.lora_A.weight", (2, 9))),
+        ("wrong_shape", _with(f"{V}.lora_B.weight", (8, 2))),
         (
-            "wrong_base_model",
+            "unknown_module",
             lambda tensors: [
                 _with(f"base_model.model.model.layers.9.mlp.up_proj.lora_{side}.weight", shape)(tensors)
                 for side, shape in (("A", (2, 8)), ("B", (8, 2)))
@@ -126,7 +151,14 @@ def _with(name: str, shape: tuple[int, ...], fill: float = 1.0) -> Callable[[Ten
         ("unsupported_feature", _with("base_model.model.model.embed_tokens.lora_embedding_A", (2, 16))),
         ("not_finite", _with(f"{Q}.lora_A.weight", (2, 8), float("nan"))),
         ("not_finite", _with(f"{V}.lora_B.weight", (4, 2), float("-inf"))),
-        ("not_finite", _with(f"{V}.lora_B.weight", (4, 2), 1e30)),
+        ("absurd_scale", _with(f"{V}.lora_B.weight", (4, 2), 1e30)),
+        (
+            "absurd_scale",  # each of them alone would do
+            lambda tensors: [
+                _with(f"{Q}.lora_{side}.weight", shape, 900.0)(tensors)
+                for side, shape in (("A", (2, 8)), ("B", (8, 2)))
+            ],
+        ),
         (
             "no_effect",
             lambda tensors: [tensors[name].fill(0) for name in (f"{Q}.lora_B.weight", f"{V}.lora_B.weight")],
@@ -174,7 +206,7 @@ def test_weights_larger_than_any_adapter_are_refused_before_they_are_copied(
     folder = make_adapter()
     os.truncate(folder / "adapter_model.safetensors", 1 << 40)  # sparse: it takes no room, but a copy would
 
-    assert refusal(store, folder).code == "bad_weights"
+    assert refusal(store, folder).code == "too_large"
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
@@ -196,16 +228,49 @@ def test_a_pickle_beside_the_weights_is_refused(store: Store, make_adapter: Make
     assert refusal(store, folder).code == "unsafe_file"
 
 
-@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_symbolic_link_is_refused(store: Store, make_adapter: MakeAdapter, tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "training.json", "samples.jsonl"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder", "device"])
+def test_what_is_no_plain_file_is_refused(
+    store: Store, make_adapter: MakeAdapter, tmp_path: Path, file: str, kind: str
+) -> None:
     folder = make_adapter()
-    (folder / file).rename(tmp_path / "elsewhere")
-    (folder / file).symlink_to(tmp_path / "elsewhere")
+    elsewhere = tmp_path / "elsewhere"
+    (folder / file).touch()
+    (folder / file).rename(elsewhere)
+    if kind == "pipe":
+        os.mkfifo(folder / file)
+    elif kind == "folder":
+        (folder / file).mkdir()
+    elif kind == "device":
+        (folder / file).symlink_to("/dev/zero")  # making a device of one's own needs rights
+    else:
+        (folder / file).symlink_to(elsewhere if kind == "link" else tmp_path / "nowhere")
 
     assert refusal(store, folder).code == "unsafe_file"
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../up", "Triage", "a" * 65, "a@b", "a b", ".incoming"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "file"])
+def test_a_folder_that_is_none_itself_is_refused(
+    store: Store, make_adapter: MakeAdapter, tmp_path: Path, kind: str
+) -> None:
+    folder, real = tmp_path / "given", make_adapter()
+    if kind == "link":
+        folder.symlink_to(real)
+    elif kind == "pipe":
+        os.mkfifo(folder)
+    else:
+        folder.touch()
+
+    assert refusal(store, folder).code == "unsafe_file"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "a/b", "../up", "..", "/etc", "Triage", "a" * 65, "a@b", "a b", ".incoming", "ünïcode", "тriage", "a\0b"),
+        *("triage\n", "ｔriage", "%2e%2e"),
+    ],
+)
 def test_a_name_that_would_not_be_safe_as_a_folder_is_refused(
     store: Store, make_adapter: MakeAdapter, name: str
 ) -> None:
@@ -215,6 +280,8 @@ def test_a_name_that_would_not_be_safe_as_a_folder_is_refused(
 def test_a_path_that_climbs_is_refused(store: Store, make_adapter: MakeAdapter) -> None:
     assert refusal(store, make_adapter() / ".." / "adapter").code == "path_outside"
     assert refusal(store, Path("adapter")).code == "path_outside"
+    assert refusal(store, Path("/adapter\0")).code == "path_outside"
+    assert refusal(store, Path("/" + "a" * 5000)).code == "unsafe_file"
 
 
 def test_a_folder_that_is_not_there_is_not_found(store: Store, tmp_path: Path) -> None:
@@ -222,6 +289,118 @@ def test_a_folder_that_is_not_there_is_not_found(store: Store, tmp_path: Path) -
 
     assert isinstance(error, NotFound)
     assert error.code == "unknown_folder"
+
+
+@pytest.mark.parametrize("by_pattern", [r".*\.(q|v)_proj", "all-linear", "(a+)+$"])
+def test_modules_that_are_named_by_a_pattern_are_written_out(
+    store: Store, make_adapter: MakeAdapter, by_pattern: str
+) -> None:
+    """The pattern is never tried: it may be one that does not come to an end."""
+    version = store.add("triage", make_adapter(config={"target_modules": by_pattern}), {})
+
+    assert version.target_modules == ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
+    kept = json.loads((store.fetch(version) / "adapter_config.json").read_text())
+    assert kept["target_modules"] == list(version.target_modules)
+
+
+def test_modules_may_differ_in_rank_and_scaling(store: Store, make_adapter: MakeAdapter, tensors: Tensors) -> None:
+    tensors[f"{V}.lora_A.weight"] = tensors[f"{V}.lora_A.weight"][:1]
+    tensors[f"{V}.lora_B.weight"] = tensors[f"{V}.lora_B.weight"][:, :1].copy()
+    config = {"rank_pattern": {"v_proj": 1}, "alpha_pattern": {"v_proj": 8}, "use_rslora": True}
+
+    assert store.add("triage", make_adapter(config=config, weights=tensors), {}).rank == 2
+
+
+def test_some_layers_alone_may_be_adapted(
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, tensors: Tensors
+) -> None:
+    deeper = dict(base.layers) | {"model.layers.1.self_attn.q_proj": (8, 8), "model.layers.1.self_attn.v_proj": (4, 8)}
+    store = Store(tmp_path / "store", replace(base, layers=deeper), max_rank=8)
+
+    assert refusal(store, make_adapter()).code == "missing_tensors"
+    assert store.add("triage", make_adapter(config={"layers_to_transform": [0]}), {}).version
+
+
+def test_a_dora_whose_magnitudes_change_nothing_becomes_a_plain_lora(
+    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+) -> None:
+    magnitudes = _magnitudes(tensors, 1.001)
+
+    version = store.add("triage", make_adapter(config={"use_dora": True}, weights=tensors | magnitudes), {})
+
+    assert version.facts["converted_from"] == "DoRA"
+    assert 0 < float(version.facts["converted_deviation"]) < 0.002
+    folder = store.fetch(version)
+    assert json.loads((folder / "adapter_config.json").read_text())["use_dora"] is False
+    kept = load_file(folder / "adapter_model.safetensors")
+    assert kept.keys() == tensors.keys()
+    assert all((kept[name] == tensors[name]).all() for name in tensors)
+
+
+def test_a_dora_that_is_no_plain_lora_is_refused_with_what_was_measured(
+    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+) -> None:
+    weights = tensors | _magnitudes(tensors, 1.25)
+
+    error = refusal(store, make_adapter(config={"use_dora": True}, weights=weights))
+
+    assert error.code == "dora_not_exact"
+    assert "25.00%" in error.message
+    assert "smoke.merge" in error.message
+
+
+def test_a_dora_without_all_its_magnitudes_is_refused(
+    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+) -> None:
+    weights = tensors | _magnitudes(tensors, 1.0)
+    del weights[f"{V}.lora_magnitude_vector"]
+
+    assert refusal(store, make_adapter(config={"use_dora": True}, weights=weights)).code == "missing_tensors"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no json",
+        '{"messages": [], "answer": ""}',
+        '{"messages": [{"role": "user", "content": "a"}]}',
+        '{"messages": [{"role": "user", "content": "a"}], "answer": 1}',
+        '{"messages": [{"role": "user", "content": "a"}], "answer": "b", "more": 1}',
+        '{"messages": [{"role": "boss", "content": "a"}], "answer": "b"}',
+        '{"messages": [{"role": "assistant", "content": "a"}], "answer": "b"}',
+        '{"messages": ["a"], "answer": "b"}',
+        '{"messages": [{"role": "user", "content": "\\ud800"}], "answer": "b"}',
+        '{"messages": [{"role": "user", "content": "' + "a" * 70_000 + '"}], "answer": "b"}',
+        '{"messages": [{"role": "user", "content": "a"}], "answer": "b"}\n' * 17,
+        "\n" * (1 << 21),
+    ],
+)
+def test_held_out_rows_that_cannot_be_tried_are_refused(store: Store, make_adapter: MakeAdapter, text: str) -> None:
+    folder = make_adapter()
+    (folder / "samples.jsonl").write_text(text)
+
+    assert refusal(store, folder).code == "bad_samples"
+
+
+def test_a_training_report_that_is_no_json_is_refused(store: Store, make_adapter: MakeAdapter) -> None:
+    folder = make_adapter()
+    (folder / "training.json").write_text('{"loss": NaN}')
+
+    assert refusal(store, folder).code == "bad_report"
+
+
+def test_a_name_that_stands_twice_among_the_weights_is_refused(
+    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+) -> None:
+    """Each reader would take another one of the two."""
+    weights = make_adapter() / "adapter_model.safetensors"
+    raw = weights.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + length].rstrip()[:-1] + b',"' + f"{Q}.lora_A.weight".encode() + b'":'
+    header += json.dumps(json.loads(raw[8 : 8 + length])[f"{Q}.lora_A.weight"]).encode() + b"}"
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + length :])
+
+    assert refusal(store, weights.parent).code == "bad_weights"
 
 
 def test_the_base_answers_to_its_digest_and_its_folder_too(base_folder: Path) -> None:
@@ -235,6 +414,15 @@ def test_the_base_answers_to_its_digest_and_its_folder_too(base_folder: Path) ->
 def test_a_folder_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="base_model FOLDER"):
         read_base(tmp_path, "served")
+
+
+def _magnitudes(tensors: Tensors, factor: float) -> Tensors:
+    """As DoRA keeps them; the base's weights are zeros, the scaling is 2."""
+    return {
+        f"{module}.lora_magnitude_vector": factor
+        * np.linalg.norm(2.0 * tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"], axis=1)
+        for module in (Q, V)
+    }
 
 
 def _save_as(dtype: str, tensors: Tensors, folder: Path) -> None:

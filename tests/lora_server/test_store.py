@@ -1,21 +1,71 @@
-"""The store keeps what was checked, and keeps it as it is."""
+"""The store keeps what was checked, and keeps it as it is: in a folder here, and behind fsspec alike."""
 
+import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
-from pointsman_lora_server.checks.base import Base
+from pointsman_lora_server.checks.base import Base, read_base
+from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.store import Store, content_hash
-from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
 MakeAdapter = Callable[..., Path]
 
+ROW = json.dumps({"messages": [{"role": "user", "content": "Where is my train?"}], "answer": "At Saltby."})
+
+
+@dataclass
+class Shelf:
+    """A store of a kind, and where its files can be got at behind its back."""
+
+    root: str
+    here: Path
+    base: Base
+
+    def store(self) -> Store:
+        return Store(self.root, self.base, max_rank=8, kept_here=self.here)
+
+    def paths(self) -> list[str]:
+        """Of all files where they are kept for good, below the root."""
+        files, root = fsspec.core.url_to_fs(self.root)
+        return sorted(str(path)[len(str(root)) :].lstrip("/") for path in files.find(root))
+
+    def damage(self, version: AdapterVersion) -> None:
+        files, root = fsspec.core.url_to_fs(self.root)
+        path = f"{root}/{version.name}/{version.sha256[:12]}/adapter_model.safetensors"
+        if (local := Path(path)).exists():
+            local.chmod(0o644)
+        raw = files.cat_file(path)
+        files.pipe_file(path, raw[:-1] + b"\x01")
+
+    def remove(self, version: AdapterVersion, name: str) -> None:
+        files, root = fsspec.core.url_to_fs(self.root)
+        files.rm_file(f"{root}/{version.name}/{version.sha256[:12]}/{name}")
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def shelf(request: pytest.FixtureRequest, tmp_path: Path, base: Base) -> Iterator[Shelf]:
+    root = {
+        "folder": str(tmp_path / "store"),
+        "file": f"file://{tmp_path}/store",
+        "memory": f"memory://{tmp_path.name}/store",
+    }[request.param]
+    yield Shelf(root, tmp_path / "here", base)
+    if request.param == "memory":
+        fsspec.filesystem("memory").store.clear()
+
 
 @pytest.fixture
-def store(tmp_path: Path, base: Base) -> Store:
-    return Store(tmp_path / "store", base, max_rank=8)
+def store(shelf: Shelf) -> Store:
+    return shelf.store()
 
 
 def test_the_same_content_is_the_same_version_however_the_config_is_written(
@@ -54,56 +104,170 @@ def test_what_is_stored_does_not_change_with_its_source(store: Store, make_adapt
     for file in source.iterdir():
         file.write_bytes(b"")
 
-    stored = store.folder(version.version, version.sha256)
+    stored = store.fetch(version)
 
     assert content_hash(stored) == version.sha256
     manifest = json.loads((stored / "manifest.json").read_text())
     assert (manifest["sha256"], manifest["rank"]) == (version.sha256, 2)
 
 
-def test_a_version_that_was_changed_in_the_store_is_not_handed_out(store: Store, make_adapter: MakeAdapter) -> None:
+def test_the_manifest_says_what_the_base_and_the_training_were(
+    shelf: Shelf, base_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    (base_folder / "pointsman.json").write_text(json.dumps({"name": "tiny", "digest": "d" * 64}))
+    (base_folder / "chat_template.jinja").write_text("{{ messages }}")
+    folder, parent = make_adapter(), "triage@0123456789ab"
+    report = {
+        "data": {"sha256": "a" * 64},
+        "heldout_loss": {"before": 2.0, "end": 0.5},
+        "exact_share": 0.75,
+        "metrics": {"prompt_path_exact": 0.25, "heldout_exact": 0.8, "odd": "text", "long": 10**400},
+        "parent": parent,
+        "base_model_digest": "d" * 64,
+    }
+    (folder / "training.json").write_text(json.dumps(report))
+    shelf.base = read_base(base_folder, "tiny-base")
+
+    version = shelf.store().add("triage", folder, {"seed": "7"}, author="ann")
+
+    assert (version.base_digest, version.training_data_sha256) == ("d" * 64, "a" * 64)
+    assert version.chat_template_sha256 == hashlib.sha256(b"{{ messages }}").hexdigest()
+    assert version.metrics == {"heldout_loss": 0.5, "heldout_exact": 0.8, "prompt_path_exact": 0.25}
+    assert (version.parent, version.author, version.facts) == (parent, "ann", {"seed": "7"})
+    manifest = json.loads((shelf.store().fetch(version) / "manifest.json").read_text())
+    assert manifest["metrics"] == version.metrics
+
+
+def test_an_adapter_of_another_recipe_of_the_base_is_refused(
+    shelf: Shelf, base_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    (base_folder / "pointsman.json").write_text(json.dumps({"digest": "d" * 64}))
+    shelf.base = read_base(base_folder, "tiny-base")
+    folder = make_adapter()
+
+    assert _refusal(lambda: shelf.store().add("a", folder, {"base_model_digest": "e" * 64})).code == "wrong_base_model"
+    (folder / "training.json").write_text(json.dumps({"base_model_digest": "e" * 64}))
+    assert _refusal(lambda: shelf.store().add("a", folder, {})).code == "wrong_base_model"
+
+
+def test_held_out_rows_are_kept_beside_a_version_and_are_no_part_of_its_hash(
+    shelf: Shelf, make_adapter: MakeAdapter
+) -> None:
+    store, folder = shelf.store(), make_adapter()
+    without = store.add("triage", folder, {})
+    assert store.samples(without) == ()
+    (folder / "samples.jsonl").write_text(f"{ROW}\n\n{ROW}\n")
+
+    version = store.add("triage", folder, {})
+
+    assert version.version == without.version
+    samples = shelf.store().samples(version)
+    assert [sample.answer for sample in samples] == ["At Saltby."] * 2
+    assert samples[0].messages[0].content == "Where is my train?"
+
+
+def test_registering_again_with_other_held_out_rows_replaces_them(store: Store, make_adapter: MakeAdapter) -> None:
+    folder = make_adapter()
+    (folder / "samples.jsonl").write_text(ROW)
+    version = store.add("triage", folder, {})
+    (folder / "samples.jsonl").write_text(ROW.replace("Saltby", "Larkmoor"))
+
+    store.add("triage", folder, {})
+
+    assert [sample.answer for sample in store.samples(version)] == ["At Larkmoor."]
+    assert content_hash(store.fetch(version)) == version.sha256
+
+
+def test_a_version_that_was_changed_in_the_store_is_not_handed_out(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+    version = shelf.store().add("triage", make_adapter(), {})
+    shelf.damage(version)
+
+    other_machine = replace_here(shelf).store()
+
+    assert _refusal(lambda: other_machine.fetch(version), FailedPrecondition).code == "hash_mismatch"
+
+
+def test_registering_a_damaged_version_again_makes_it_whole(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+    version = shelf.store().add("triage", make_adapter(), {})
+    shelf.damage(version)
+
+    shelf.store().add("triage", make_adapter(), {})
+
+    assert content_hash(replace_here(shelf).store().fetch(version)) == version.sha256
+
+
+def test_a_version_without_its_manifest_does_not_exist(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+    version = shelf.store().add("triage", make_adapter(), {})
+    shelf.remove(version, "manifest.json")
+    other_machine = replace_here(shelf)
+
+    assert _refusal(lambda: other_machine.store().fetch(version), NotFound).code == "unknown_version"
+    other_machine.store().add("triage", make_adapter(), {})
+    assert content_hash(other_machine.store().fetch(version)) == version.sha256
+
+
+def test_a_version_that_was_never_stored_is_not_found(store: Store, make_adapter: MakeAdapter) -> None:
     version = store.add("triage", make_adapter(), {})
-    _damage(store.folder(version.version, version.sha256))
+    unknown = replace(version, sha256="0" * 64)
 
-    with pytest.raises(FailedPrecondition) as caught:
-        store.folder(version.version, version.sha256)
-
-    assert caught.value.code == "hash_mismatch"
+    assert _refusal(lambda: store.fetch(unknown), NotFound).code == "unknown_version"
+    assert _refusal(lambda: store.samples(unknown), NotFound).code == "unknown_version"
 
 
-def test_registering_a_damaged_version_again_makes_it_whole(store: Store, make_adapter: MakeAdapter) -> None:
-    version = store.add("triage", make_adapter(), {})
-    _damage(store.folder(version.version, version.sha256))
+@pytest.mark.parametrize("name", ["../etc", "a/b", "", "Triage", "a\0b", "ünïcode", "..", "/abs"])
+def test_a_version_that_is_none_never_becomes_a_path(store: Store, make_adapter: MakeAdapter, name: str) -> None:
+    strange = replace(store.add("triage", make_adapter(), {}), name=name)
 
-    store.add("triage", make_adapter(), {})
-
-    assert store.folder(version.version, version.sha256).is_dir()
-
-
-def test_a_version_of_another_machine_is_not_found(store: Store) -> None:
-    with pytest.raises(NotFound, match="not in the store"):
-        store.folder("triage@0123456789ab", "0" * 64)
+    for use in (store.fetch, store.samples, store.delete):
+        assert _refusal(lambda use=use: use(strange)).code == "bad_version"  # type: ignore[misc]  # bound at once
 
 
-@pytest.mark.parametrize(
-    "version", ["../etc@0123456789ab", "triage@../../etc/pas", "triage", "triage@0123456789AB", "@"]
-)
-def test_a_version_that_is_none_never_becomes_a_path(store: Store, version: str) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        store.folder(version, "0" * 64)
-
-    assert caught.value.code == "bad_version"
-
-
-def test_a_refused_adapter_leaves_nothing_behind(store: Store, make_adapter: MakeAdapter, tmp_path: Path) -> None:
+def test_a_refused_adapter_leaves_nothing_behind(shelf: Shelf, make_adapter: MakeAdapter) -> None:
     folder = make_adapter()
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
 
-    with pytest.raises(InvalidArgument):
-        store.add("triage", folder, {})
+    _refusal(lambda: shelf.store().add("triage", folder, {}))
 
-    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+    assert shelf.paths() == []
+    assert _files(shelf.here) == []
+
+
+def test_a_deleted_version_leaves_nothing_behind_and_can_be_deleted_again(
+    shelf: Shelf, make_adapter: MakeAdapter
+) -> None:
+    store, folder = shelf.store(), make_adapter()
+    (folder / "samples.jsonl").write_text(ROW)
+    version = store.add("triage", folder, {})
+    store.fetch(version)
+
+    store.delete(version)
+
+    assert shelf.paths() == []
+    assert _files(shelf.here) == []
+    _refusal(lambda: store.fetch(version), NotFound)
+    store.delete(version)
+    assert store.add("triage", folder, {}).version == version.version
+    assert store.fetch(version).is_dir()
+
+
+def test_a_deletion_that_was_cut_short_is_finished_by_the_next(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+    store = shelf.store()
+    version = store.add("triage", make_adapter(), {})
+    shelf.remove(version, "manifest.json")  # what goes first
+
+    store.delete(version)
+
+    assert shelf.paths() == []
+
+
+def test_deleting_one_version_leaves_the_others(store: Store, make_adapter: MakeAdapter) -> None:
+    first = store.add("triage", make_adapter("a", seed=1), {})
+    second = store.add("triage", make_adapter("b", seed=2), {})
+
+    store.delete(first)
+
+    assert content_hash(store.fetch(second)) == second.sha256
 
 
 def test_the_same_name_with_an_equal_hash_is_told_apart_by_the_whole_hash(
@@ -112,11 +276,56 @@ def test_the_same_name_with_an_equal_hash_is_told_apart_by_the_whole_hash(
     version = store.add("triage", make_adapter(), {})
     twin = replace(version, sha256=version.sha256[:12] + "0" * 52)
 
-    with pytest.raises(FailedPrecondition):
-        store.folder(twin.version, twin.sha256)
+    _refusal(lambda: store.fetch(twin), FailedPrecondition)
 
 
-def _damage(folder: Path) -> None:
-    weights = folder / "adapter_model.safetensors"
-    weights.chmod(0o644)
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+def test_many_who_register_the_same_at_once_all_get_it(shelf: Shelf, make_adapter: MakeAdapter) -> None:
+    store, folder = shelf.store(), make_adapter()
+    with ThreadPoolExecutor(8) as threads:
+        versions = list(threads.map(lambda _: store.add("triage", folder, {}), range(16)))
+
+    assert len({version.version for version in versions}) == 1
+    assert content_hash(store.fetch(versions[0])) == versions[0].sha256
+
+
+def test_what_a_dead_process_left_unfinished_is_cleared_away_at_the_next_start(
+    shelf: Shelf, make_adapter: MakeAdapter
+) -> None:
+    shelf.store()
+    local = Path(shelf.root) if "://" not in shelf.root else shelf.here
+    old, young = local / ".incoming" / "old", local / ".incoming" / "young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(b"half")
+    os.utime(old, (time.time() - 3600, time.time() - 3600))
+
+    shelf.store()
+
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"facts": {str(number): "" for number in range(65)}},
+        {"facts": {"notes": "x" * 1025}},
+        {"facts": {}, "author": "x" * 1025},
+    ],
+)
+def test_facts_have_a_limit(store: Store, make_adapter: MakeAdapter, words: dict[str, Any]) -> None:
+    assert _refusal(lambda: store.add("triage", make_adapter(), **words)).code == "bad_facts"
+
+
+def replace_here(shelf: Shelf) -> Shelf:
+    """As another machine sees it: nothing was fetched there yet."""
+    return replace(shelf, here=shelf.here.with_name("elsewhere"))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _refusal(act: Callable[[], object], of: type[PointsmanError] = InvalidArgument) -> PointsmanError:
+    with pytest.raises(of) as caught:
+        act()
+    return caught.value

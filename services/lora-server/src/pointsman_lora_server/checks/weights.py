@@ -1,108 +1,145 @@
-"""adapter_model.safetensors: every tensor has its place in the base, its pair, its shape, and sound values."""
+"""adapter_model.safetensors: every tensor has its place in the base, its pair and its shape."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_lora_server.checks.base import Base
+from pointsman_lora_server.checks.base import NOT_ADAPTED, Base
 from pointsman_lora_server.checks.config import AdapterConfig
 from pointsman_lora_server.checks.files import WEIGHTS
-from pointsman_lora_server.safetensors_header import TensorInfo, read_header
-
-LARGEST = 1000.0
-"""No weight of a LoRA comes near it; far above it activations overflow, and one such answer silences the engine."""
+from pointsman_lora_server.safetensors_header import READABLE, TensorInfo, read_header
 
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_MAGNITUDE = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_magnitude_vector(\.weight)?")
+_BIAS = re.compile(r".+\.(lora_B\.)?bias")
 
 
-def check_weights(path: Path, config: AdapterConfig, base: Base) -> None:
-    """Raises InvalidArgument: bad_weights, wrong_base_model, unsupported_feature, not_finite or no_effect."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    a: TensorInfo  # [rank, in]
+    b: TensorInfo  # [out, rank]
+
+
+@dataclass(slots=True)
+class Layout:
+    """Which tensors the file holds, by module of the base."""
+
+    header: Mapping[str, TensorInfo]
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    magnitudes: dict[str, TensorInfo] = field(default_factory=dict)
+    """A DoRA's; none of a plain LoRA."""
+
+
+def read_layout(path: Path, config: AdapterConfig, base: Base) -> Layout:
+    """Raises InvalidArgument: bad_weights, unpaired_tensor, missing_tensors, unsupported_feature, unknown_module,
+    wrong_rank or wrong_shape."""
     try:
-        header = read_header(path)
-    except ValueError as error:
-        raise _refused(f"is damaged: {error}", "bad_weights") from error
-    pairs = _pairs(header)
-    for module, (a, b) in pairs.items():
-        _check_shapes(module, a, b, config, base)
-    with path.open("rb") as file:
-        data = np.memmap(file, dtype=np.uint8, mode="r")
-        for name, info in header.items():
-            _check_values(name, _values(data, info))
-        if not any(_values(data, a).any() and _values(data, b).any() for a, b in pairs.values()):
-            raise _refused("changes nothing: each lora_B (or lora_A) is zero, as before training", "no_effect")
+        layout = Layout(read_header(path))
+    except (ValueError, RecursionError) as error:
+        raise refused(f"is damaged: {error}; copy or save it again", "bad_weights") from error
+    _sort_tensors(layout)
+    for module, pair in layout.pairs.items():
+        _check_module(module, config, base)
+        _check_shapes(module, pair, config, base)
+    _check_completeness(layout, config)
+    _check_magnitudes(layout, config)
+    return layout
 
 
-def _pairs(header: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo, TensorInfo]]:
+def _sort_tensors(layout: Layout) -> None:
     sides: dict[str, dict[str, TensorInfo]] = {}
-    for name, info in header.items():
-        found = _TENSOR.fullmatch(name)
-        if not found:
-            if "lora_embedding" in name:
-                raise _refused(f"adapts the embedding ({name}), which the engine does not serve", "unsupported_feature")
-            raise _refused(
-                f"holds {name!r}; a LoRA's are named 'base_model.model.MODULE.lora_A.weight' and '...lora_B.weight'",
-                "bad_weights",
-            )
-        if info.dtype not in _READ:
-            raise _refused(f"holds {name} as {info.dtype}; it must be one of {', '.join(_READ)}", "bad_weights")
-        sides.setdefault(found["module"], {})[found["side"]] = info
+    for name, info in layout.header.items():
+        if found := _TENSOR.fullmatch(name):
+            sides.setdefault(found["module"], {})[found["side"]] = info
+        elif found := _MAGNITUDE.fullmatch(name):
+            layout.magnitudes[found["module"]] = info
+        else:
+            raise _strange(name)
+        if info.dtype not in READABLE:
+            raise refused(f"holds {name} as {info.dtype}; it must be one of {', '.join(READABLE)}", "bad_weights")
     if not sides:
-        raise _refused("holds no tensor", "bad_weights")
+        raise refused("holds no tensor of a LoRA; save the adapter again", "bad_weights")
     for module, both in sides.items():
         if len(both) != 2:
-            raise _refused(f"has only lora_{next(iter(both))} of {module}", "bad_weights")
-    return {module: (both["A"], both["B"]) for module, both in sides.items()}
+            raise refused(f"has only lora_{next(iter(both))} of {module}; save both halves", "unpaired_tensor")
+        layout.pairs[module] = Pair(both["A"], both["B"])
 
 
-def _check_shapes(module: str, a: TensorInfo, b: TensorInfo, config: AdapterConfig, base: Base) -> None:
-    if module.rpartition(".")[2] in ("embed_tokens", "lm_head"):
-        raise _refused(f"adapts {module}, which the engine does not serve", "unsupported_feature")
+def _strange(name: str) -> InvalidArgument:
+    if "lora_embedding" in name:
+        return refused(f"adapts the embedding ({name}), which the engine does not serve", "unsupported_feature")
+    if _BIAS.fullmatch(name):
+        return refused(f"holds a bias ({name}), which the engine does not serve; train without", "unsupported_feature")
+    return refused(
+        f"holds {name!r}; a LoRA's are named 'base_model.model.MODULE.lora_A.weight' and '...lora_B.weight'",
+        "bad_weights",
+    )
+
+
+def _check_module(module: str, config: AdapterConfig, base: Base) -> None:
+    if module.rpartition(".")[2] in NOT_ADAPTED:
+        raise refused(f"adapts {module}, which the engine does not serve", "unsupported_feature")
     if module not in base.layers:
-        raise _refused(f"adapts {module}, and '{base.served_name}' has no such linear layer", "wrong_base_model")
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
-        raise _refused(
-            f"has lora_A {list(a.shape)} and lora_B {list(b.shape)} for {module}; "
-            "they must be [rank, in] and [out, rank]",
-            "bad_weights",
+        raise refused(
+            f"adapts {module}, and '{base.served_name}' has no such linear layer; it is an adapter of another model",
+            "unknown_module",
         )
-    rank = a.shape[0]
-    if rank != config.rank and not (config.ranks_differ and 1 <= rank <= config.rank):
-        raise _refused(f"has rank {rank} for {module}, and adapter_config.json says {config.rank}", "bad_weights")
+    if not config.targets.includes(module):
+        raise refused(f"adapts {module}, which target_modules does not name: PEFT would ignore it", "bad_weights")
+
+
+def _check_shapes(module: str, pair: Pair, config: AdapterConfig, base: Base) -> None:
+    a, b = pair.a.shape, pair.b.shape
+    if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+        raise refused(
+            f"has lora_A {list(a)} and lora_B {list(b)} for {module}; they must be [rank, in] and [out, rank]",
+            "wrong_shape",
+        )
+    if a[0] != config.rank_of(module):
+        raise refused(
+            f"has rank {a[0]} for {module}, and adapter_config.json says {config.rank_of(module)}; "
+            "the two files are of two adapters",
+            "wrong_rank",
+        )
     rows, columns = base.layers[module]
-    if (b.shape[0], a.shape[1]) != (rows, columns):
-        raise _refused(
-            f"adapts {module} as [{b.shape[0]}, {a.shape[1]}], and in '{base.served_name}' it is [{rows}, {columns}]",
-            "wrong_base_model",
+    if (b[0], a[1]) != (rows, columns):
+        raise refused(
+            f"adapts {module} as [{b[0]}, {a[1]}], and in '{base.served_name}' it is [{rows}, {columns}]; "
+            "it is an adapter of another model",
+            "wrong_shape",
         )
 
 
-def _check_values(name: str, values: NDArray[np.float32]) -> None:
-    if not np.isfinite(values).all():
-        raise _refused(f"holds NaN or infinity in {name}", "not_finite")
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest > LARGEST:
-        raise _refused(f"holds {largest:g} in {name}; weights above {LARGEST:g} overflow in the engine", "not_finite")
+def _check_completeness(layout: Layout, config: AdapterConfig) -> None:
+    missing = sorted(config.targets.all_of - layout.pairs.keys())
+    if missing:
+        raise refused(
+            f"lacks the tensors of {len(missing)} modules that target_modules names, {missing[0]} the first; "
+            "save the adapter again, or name layers_to_transform",
+            "missing_tensors",
+        )
+    if not config.targets.by_pattern:
+        for name in config.targets.named:
+            if not any(module == name or module.endswith(f".{name}") for module in layout.pairs):
+                raise refused(f"lacks the tensors of {name!r}, which target_modules names", "missing_tensors")
 
 
-def _values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32]:
-    return _READ[info.dtype](data[info.start : info.end])
+def _check_magnitudes(layout: Layout, config: AdapterConfig) -> None:
+    if layout.magnitudes and not config.dora:
+        raise refused("holds magnitudes (DoRA), and adapter_config.json has no use_dora; save it again", "bad_weights")
+    if not config.dora:
+        return
+    if layout.magnitudes.keys() != layout.pairs.keys():
+        odd = sorted(layout.magnitudes.keys() ^ layout.pairs.keys())[0]
+        raise refused(f"has no magnitude (DoRA) to match {odd}; save the adapter again", "missing_tensors")
+    for module, info in layout.magnitudes.items():
+        rows = layout.pairs[module].b.shape[0]
+        if info.shape not in ((rows,), (rows, 1), (1, rows)):
+            raise refused(f"has a magnitude of {list(info.shape)} for {module}; it must be [{rows}]", "wrong_shape")
 
 
-def _from_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """numpy knows no bf16: it is the upper half of a float32."""
-    return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-_READ: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
-    "F32": lambda raw: raw.view(np.float32),
-    "F16": lambda raw: raw.view(np.float16).astype(np.float32),
-    "BF16": _from_bf16,
-}
-
-
-def _refused(message: str, code: str) -> InvalidArgument:
+def refused(message: str, code: str) -> InvalidArgument:
     return InvalidArgument(f"{WEIGHTS} {message}", code=code, param="folder")

@@ -1,0 +1,105 @@
+"""What a trial's findings mean, and when the engine counts as answering otherwise than PEFT."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from pointsman_lora_server.smoke.agreement import Agreement, compare
+from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
+from pointsman_lora_server.smoke.verdict import judge
+from pointsman_servicekit.errors import InvalidArgument
+
+ROW: dict[str, Any] = {
+    "prompt_ids": [1],
+    "token_ids": [5, 6, 2],
+    "gaps": [9.0, 0.1, 9.0],
+    "text": "five six",
+    "finite": True,
+    "stopped": True,
+}
+GOOD: dict[str, Any] = {"rows": [ROW, ROW], "difference": 2.0, "stops": True, "exact": True}
+
+
+@dataclass(frozen=True)
+class Answered:
+    token_ids: tuple[int, ...]
+    text: str = "something"
+
+
+def test_a_good_trial_becomes_the_reference() -> None:
+    reference = judge("triage@0", GOOD, with_samples=True)
+
+    assert reference.rows[0] == ReferenceRow((1,), (5, 6, 2), (9.0, 0.1, 9.0), "five six")
+    assert reference.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("not_finite", {"rows": [ROW, ROW | {"finite": False}]}),
+        ("no_effect", {"difference": 0.0}),
+        ("no_effect", {"difference": 0.019}),
+        ("does_not_stop", {"stops": False}),
+    ],
+)
+def test_a_bad_trial_is_refused(code: str, found: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        judge("triage@0", GOOD | found, with_samples=True)
+
+    assert caught.value.code == code
+
+
+def test_without_samples_an_answer_that_does_not_stop_is_only_noted() -> None:
+    assert judge("triage@0", GOOD | {"stops": False}, with_samples=False).notes
+
+
+def _reference(*gaps: tuple[float, ...], exact: bool = True) -> Reference:
+    return Reference(tuple(ReferenceRow((1,), (5, 6, 2), each, "five six") for each in gaps), exact)
+
+
+CLEAR = (9.0, 9.0, 9.0)
+
+
+def test_the_same_tokens_agree() -> None:
+    assert compare(_reference(CLEAR), [Answered((5, 6, 2))]) == Agreement(rows=1, same=1, near_ties=0, tokens=3)
+
+
+@pytest.mark.parametrize("tokens", [(5, 6), (5, 6, 2, 9, 9)])
+def test_the_end_of_the_turn_may_be_left_out_and_may_be_ignored(tokens: tuple[int, ...]) -> None:
+    assert compare(_reference(CLEAR), [Answered(tokens)]).same == 1
+
+
+def test_where_two_tokens_are_nearly_as_likely_nothing_after_counts() -> None:
+    found = compare(_reference((9.0, 0.1, 9.0)), [Answered((5, 7, 8))])
+
+    assert found == Agreement(rows=1, same=0, near_ties=1, tokens=1)
+
+
+def test_a_near_tie_that_went_the_same_way_excuses_nothing_after_it() -> None:
+    with pytest.raises(InvalidArgument):
+        compare(_reference((0.1, 9.0, 9.0)), [Answered((5, 7, 8))])
+
+
+@pytest.mark.parametrize("tokens", [(5, 7, 2), (7,), (5,), ()])
+def test_another_token_where_the_reference_is_sure_is_refused_with_both_texts(tokens: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidArgument, match="five six") as caught:
+        compare(_reference(CLEAR), [Answered(tokens, "the base's words")])
+
+    assert caught.value.code == "differs_from_peft"
+    assert "the base's words" in caught.value.message
+
+
+def test_one_row_of_four_may_differ_and_two_may_not() -> None:
+    right, wrong = Answered((5, 6, 2)), Answered((7, 7, 7))
+
+    assert compare(_reference(*[CLEAR] * 4), [right, right, wrong, right]).same == 3
+    with pytest.raises(InvalidArgument):
+        compare(_reference(*[CLEAR] * 4), [right, wrong, wrong, right])
+
+
+def test_a_reference_that_was_rounded_itself_is_less_sure() -> None:
+    gaps = (9.0, 1.5, 9.0)
+
+    assert compare(_reference(gaps, exact=False), [Answered((5, 7, 8))]).near_ties == 1
+    with pytest.raises(InvalidArgument):
+        compare(_reference(gaps), [Answered((5, 7, 8))])

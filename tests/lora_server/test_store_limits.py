@@ -1,0 +1,185 @@
+"""The store at its limits: a full disk, a service that is away, room for what was fetched, many who fetch at once."""
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import fsspec
+import pytest
+from pointsman_lora_server.checks.base import Base
+from pointsman_lora_server.store import Store, cache, content_hash
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
+
+MakeAdapter = Callable[..., Path]
+
+ADD = """
+import json, sys
+from pathlib import Path
+from pointsman_lora_server.checks.base import read_base
+from pointsman_lora_server.store import Store
+from pointsman_servicekit.errors import PointsmanError
+root, base, adapter = sys.argv[1:]
+try:
+    Store(root, read_base(Path(base), "tiny-base"), 8).add("triage", Path(adapter), {})
+except PointsmanError as error:
+    print(json.dumps([type(error).__name__, error.code, error.message]))
+"""
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[str]:
+    yield f"memory://{tmp_path.name}/store"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_full_disk_is_said_clearly_and_leaves_nothing_half(
+    tmp_path: Path, base_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    """A real limit, of the size of files; a full disk fails in the same place (EFBIG instead of ENOSPC)."""
+    root, adapter = tmp_path / "store", make_adapter()
+    limit = (adapter / "adapter_model.safetensors").stat().st_size - 1
+
+    done = subprocess.run(
+        [sys.executable, "-c", ADD, str(root), str(base_folder), str(adapter)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    family, code, message = json.loads(done.stdout)
+    assert (family, code) == ("ResourceExhausted", "store_full")
+    assert str(root) in message
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path, base: Base, make_adapter: MakeAdapter) -> None:
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "store", base, 8)
+
+    with pytest.raises(Unavailable) as caught:
+        store.add("triage", make_adapter(), {})
+
+    assert caught.value.code == "store_unavailable"
+
+
+def test_a_change_is_noticed_though_the_version_was_handed_out_before(
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter
+) -> None:
+    store = Store(tmp_path / "store", base, 8)
+    version = store.add("triage", make_adapter(), {})
+    weights = store.fetch(version) / "adapter_model.safetensors"
+    before = weights.stat()
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # as one who hides it would
+
+    with pytest.raises(FailedPrecondition):
+        store.fetch(version)
+
+
+def test_a_damaged_copy_here_is_fetched_again(
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, memory: str
+) -> None:
+    store = Store(memory, base, 8, kept_here=tmp_path / "here")
+    version = store.add("triage", make_adapter(), {})
+    weights = store.fetch(version) / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(b"")
+
+    assert content_hash(store.fetch(version)) == version.sha256
+
+
+def test_what_was_fetched_is_there_without_the_service(
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, memory: str
+) -> None:
+    version = Store(memory, base, 8, kept_here=tmp_path / "a").add("triage", make_adapter(), {})
+    store = Store(memory, base, 8, kept_here=tmp_path / "b")
+    store.fetch(version)
+    fsspec.filesystem("memory").store.clear()
+
+    assert content_hash(Store(memory, base, 8, kept_here=tmp_path / "b").fetch(version)) == version.sha256
+
+
+def test_many_who_want_a_version_at_once_fetch_it_once(
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, memory: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = Store(memory, base, 8, kept_here=tmp_path / "a").add("triage", make_adapter(), {})
+    store = Store(memory, base, 8, kept_here=tmp_path / "b")
+
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor(16) as threads:
+        folders = set(threads.map(lambda _: store.fetch(version), range(100)))
+
+    assert len(folders) == 1
+    assert len([record for record in caplog.records if "was fetched from" in record.message]) == 1
+
+
+def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
+    tmp_path: Path, base: Base, make_adapter: MakeAdapter, memory: str
+) -> None:
+    here = tmp_path / "here"
+    store = Store(memory, base, 8, kept_here=here, most_fetched_bytes=1)
+    versions = [store.add("triage", make_adapter(str(seed), seed=seed), {}) for seed in range(3)]
+    assert all((here / "triage" / version.sha256[:12]).exists() for version in versions)  # in use, for all we know
+    for version in versions[:2]:
+        long_ago = time.time() - cache.IN_USE - 1
+        os.utime(here / "triage" / version.sha256[:12], (long_ago, long_ago))
+
+    store.add("triage", make_adapter("3", seed=3), {})
+
+    assert [(here / "triage" / version.sha256[:12]).exists() for version in versions] == [False, False, True]
+    assert content_hash(store.fetch(versions[0])) == versions[0].sha256
+
+
+def test_a_url_needs_a_folder_here_and_a_package_that_knows_it(tmp_path: Path, base: Base) -> None:
+    with pytest.raises(ValueError, match="needs a folder here"):
+        Store("memory://store", base, 8)
+    with pytest.raises(ValueError, match="nosuchkind"):
+        Store("nosuchkind://store", base, 8, kept_here=tmp_path)
+
+
+CHURN = """
+import sys
+from pathlib import Path
+from pointsman_lora_server.checks.base import read_base
+from pointsman_lora_server.store import Store
+root, base, *adapters = sys.argv[1:]
+store = Store(root, read_base(Path(base), "tiny-base"), 8)
+print("begins", flush=True)
+while True:
+    for version in [store.add("triage", Path(adapter), {}) for adapter in adapters]:
+        store.delete(version)
+"""
+
+
+@pytest.mark.parametrize("milliseconds", [3, 8, 21, 34])
+def test_a_version_is_whole_or_absent_whenever_its_process_is_killed(
+    tmp_path: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter, milliseconds: int
+) -> None:
+    root = tmp_path / "store"
+    adapters = [make_adapter(str(seed), seed=seed) for seed in range(3)]
+    versions = [Store(tmp_path / "known", base, 8).add("triage", adapter, {}) for adapter in adapters]
+    with subprocess.Popen(
+        [sys.executable, "-c", CHURN, str(root), str(base_folder), *map(str, adapters)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(milliseconds / 1000)  # anywhere in its work, that is the point
+        process.kill()
+
+    store = Store(root, base, 8)
+    for version in versions:
+        with suppress(NotFound):
+            assert content_hash(store.fetch(version)) == version.sha256
+    for adapter, version in zip(adapters, versions, strict=True):
+        store.add("triage", adapter, {})
+        store.delete(version)
+    assert [path for path in root.rglob("*") if path.is_file() and ".incoming" not in path.parts] == []

@@ -1,0 +1,135 @@
+"""The store behind a real S3 interface: moto's server in a process of its own, spoken to by s3fs. Both are optional."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pointsman_lora_server.checks.base import Base
+from pointsman_lora_server.store import Store, content_hash
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
+
+s3fs = pytest.importorskip("s3fs", reason="pip install pointsman-lora-server[s3]")
+pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+
+MakeAdapter = Callable[..., Path]
+BUCKET = "adapters"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The server's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        deadline = time.monotonic() + 30
+        while not _answers(port):
+            assert time.monotonic() < deadline, "moto's server did not start"
+            time.sleep(0.05)
+        yield url
+        server.terminate()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A store's URL, with the service's address and keys where its library looks for them."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    files = s3fs.S3FileSystem()
+    files.mkdir(BUCKET)
+    yield f"s3://{BUCKET}/lora"
+    files.rm(BUCKET, recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_version_goes_to_s3_and_comes_from_there_on_another_machine(
+    bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = make_adapter()
+    (folder / "samples.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}], "answer": "Hi"}')
+    version = Store(bucket, base, 8, kept_here=tmp_path / "here").add("triage", folder, {"seed": "7"})
+    elsewhere = Store(bucket, base, 8, kept_here=tmp_path / "elsewhere")
+
+    fetched = elsewhere.fetch(version)
+
+    assert fetched.is_relative_to(tmp_path / "elsewhere")
+    assert content_hash(fetched) == version.sha256
+    assert elsewhere.samples(version)[0].answer == "Hi"
+    assert sorted(Path(path).name for path in s3fs.S3FileSystem().find(f"{bucket}/triage")) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+        "samples.jsonl",
+    ]
+
+
+def test_what_changes_in_the_bucket_is_seen_at_once(
+    bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    first, second = (Store(bucket, base, 8, kept_here=tmp_path / name) for name in "ab")
+    version = first.add("triage", make_adapter(), {})
+    with pytest.raises(NotFound):
+        second.fetch(replace(version, name="other"))
+
+    assert second.fetch(version).is_dir()
+    second.delete(version)
+
+    assert s3fs.S3FileSystem().find(bucket) == []
+    with pytest.raises(NotFound):
+        second.fetch(version)
+    first.add("triage", make_adapter(), {})
+    assert content_hash(second.fetch(version)) == version.sha256
+
+
+def test_a_changed_object_is_not_handed_out_and_is_mended_by_registering_again(
+    bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    store = Store(bucket, base, 8, kept_here=tmp_path / "here")
+    version = store.add("triage", make_adapter(), {})
+    path = f"{bucket}/triage/{version.sha256[:12]}/adapter_model.safetensors"
+    s3fs.S3FileSystem().pipe_file(path, b"other bytes")
+
+    with pytest.raises(FailedPrecondition):
+        Store(bucket, base, 8, kept_here=tmp_path / "b").fetch(version)
+    store.add("triage", make_adapter(), {})
+
+    assert content_hash(Store(bucket, base, 8, kept_here=tmp_path / "c").fetch(version)) == version.sha256
+
+
+def test_a_service_that_is_away_is_unavailable(
+    bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    store = Store(bucket, base, 8, kept_here=tmp_path / "here")
+
+    with pytest.raises(Unavailable) as caught:
+        store.add("triage", make_adapter(), {})
+
+    assert caught.value.code == "store_unavailable"
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
