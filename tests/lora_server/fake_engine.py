@@ -1,23 +1,66 @@
-"""A double of vLLM's server, with the routes that the lora-server uses; started as vLLM is, as a child process.
+"""A double of the engine: vLLM's routes that are used, and the guard's; started as vLLM is, as a child process.
 
-An adapter says in its adapter_config.json, under "behaviour", what becomes of it: "refused" is not loaded (500),
-"silent" answers without a token that can be scored. `GET /asked` lists what was asked.
+It needs aiohttp alone. Its answer begins with the name of the model that gave it, so that a wrong version is seen:
+"tiny-base word word ...", "triage@3f9a1c0b77de word word ...", `max_tokens` words, 16 at most.
+
+An adapter says in its adapter_config.json what becomes of it:
+  "behaviour": "refused"     it is not loaded (422)
+               "silent"      it answers without a token that can be scored
+               "poison"      it answers; from then on nothing can be scored, whoever is asked, the base model included
+               "slow"        it takes --slow-seconds to load
+  "answer_ids": [1, 2, 3]    its answer's tokens to /v1/completions, instead of words
+
+For tests:
+  GET  /asked                what was asked, in order: "load NAME", "close NAME", "remove NAME", "complete NAME" and
+                             "chat NAME"; not the base model's completions, which the lora-server asks for at any time
+  GET  /evicted              how many loads came while every slot was taken: vLLM alone would evict; here it is 409, as
+                             with the guard. It should always be 0
+  POST /hold                 {"what": "answers" | "loads"}: from now on answers stop after their first token, loads
+                             before they begin, until
+  POST /release              lets all go on
 """
 
 import argparse
+import asyncio
 import json
 import math
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
+LONGEST = 16  # words
+
+
+@dataclass
+class Adapter:
+    behaviour: str
+    answer_ids: list[int]
+    open: bool = True
+    in_flight: int = 0
+    requests: int = 0
+    used_at: float = field(default_factory=time.monotonic)
+
 
 class Engine:
-    def __init__(self, base: str, start_file: Path | None) -> None:
-        self._base = base
-        self._start_file = start_file
-        self._adapters: dict[str, str] = {}
+    def __init__(self, options: argparse.Namespace, secret: str, api_key: str) -> None:
+        self._options = options
+        self._secret = secret
+        self._api_key = api_key
+        self._adapters: dict[str, Adapter] = {}
+        self._base = Adapter("", [])
         self._asked: list[str] = []
+        self._evicted = 0
+        self._corrupted = 0
+        self._poisoned = False
+        self._free = {"answers": asyncio.Event(), "loads": asyncio.Event()}
+        for event in self._free.values():
+            event.set()
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -25,49 +68,249 @@ class Engine:
             [
                 web.get("/health", self.health),
                 web.get("/v1/models", self.models),
-                web.post("/v1/load_lora_adapter", self.load),
+                web.get("/metrics", self.metrics),
                 web.post("/v1/completions", self.complete),
+                web.post("/v1/chat/completions", self.chat),
+                web.get("/pointsman/v1/adapters", self.adapters),
+                web.put("/pointsman/v1/adapters/{name}", self.load),
+                web.post("/pointsman/v1/adapters/{name}/close", self.close),
+                web.delete("/pointsman/v1/adapters/{name}", self.remove),
                 web.get("/asked", self.asked),
+                web.get("/evicted", self.evicted),
+                web.post("/hold", self.hold),
+                web.post("/release", self.release),
             ]
         )
         return app
 
-    async def health(self, request: web.Request) -> web.Response:
-        starting = self._start_file is not None and not self._start_file.exists()
-        return web.Response(status=503 if starting else 200)
+    # -- the guard's
 
-    async def models(self, request: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": name} for name in (self._base, *self._adapters)]})
+    async def adapters(self, request: web.Request) -> web.Response:
+        self._check(request)
+        now = time.monotonic()
+        held = {
+            name: {
+                "in_flight": adapter.in_flight,
+                "requests": adapter.requests,
+                "idle_seconds": now - adapter.used_at,
+                "open": adapter.open,
+            }
+            for name, adapter in self._adapters.items()
+        }
+        return web.json_response({"adapters": held, "slots": self._options.slots})
 
     async def load(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        self._asked.append(f"load {body['lora_name']}")
-        config = json.loads((Path(body["lora_path"]) / "adapter_config.json").read_text())
+        self._check(request)
+        name = request.match_info["name"]
+        folder = Path((await request.json())["folder"])
+        self._asked.append(f"load {name}")
+        await self._free["loads"].wait()
+        await asyncio.sleep(self._options.load_seconds)
+        if name in self._adapters:
+            self._adapters[name].open = True
+            return web.json_response({})
+        if len(self._adapters) >= self._options.slots:
+            self._evicted += 1
+            return _error(409, "every slot is taken")
+        try:
+            config = json.loads((folder / "adapter_config.json").read_text())
+        except (OSError, ValueError) as error:
+            return _error(422, f"cannot read it: {type(error).__name__}")
         behaviour = config.get("behaviour", "")
-        if body["lora_name"] in self._adapters:
-            return web.json_response({"error": {"message": "it is loaded already"}}, status=400)
+        if behaviour == "slow":
+            await asyncio.sleep(self._options.slow_seconds)
         if behaviour == "refused":
-            return web.json_response({"error": {"message": "cannot merge"}}, status=500)
-        self._adapters[body["lora_name"]] = behaviour
-        return web.Response(text="Success")
+            return _error(422, "cannot merge")
+        self._adapters[name] = Adapter(behaviour, config.get("answer_ids", []))
+        return web.json_response({})
 
-    async def complete(self, request: web.Request) -> web.Response:
+    async def close(self, request: web.Request) -> web.Response:
+        self._check(request)
+        name = request.match_info["name"]
+        self._asked.append(f"close {name}")
+        if name not in self._adapters:
+            return web.json_response({"in_flight": 0})
+        self._adapters[name].open = False
+        return web.json_response({"in_flight": self._adapters[name].in_flight})
+
+    async def remove(self, request: web.Request) -> web.Response:
+        self._check(request)
+        name = request.match_info["name"]
+        self._asked.append(f"remove {name}")
+        adapter = self._adapters.get(name)
+        if adapter and adapter.in_flight:
+            return web.json_response({"in_flight": adapter.in_flight}, status=409)
+        self._adapters.pop(name, None)
+        return web.json_response({})
+
+    def _check(self, request: web.Request) -> None:
+        if request.headers.get("x-pointsman-secret", "") != self._secret:
+            raise web.HTTPForbidden(text='{"error": {"message": "forbidden"}}', content_type="application/json")
+
+    # -- vLLM's
+
+    async def health(self, request: web.Request) -> web.Response:
+        start_file = self._options.start_file
+        return web.Response(status=503 if start_file is not None and not start_file.exists() else 200)
+
+    async def models(self, request: web.Request) -> web.Response:
+        names = [self._options.base, *(name for name, adapter in self._adapters.items() if adapter.open)]
+        return web.json_response({"object": "list", "data": [{"id": name, "root": name} for name in names]})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        series = 'vllm:corrupted_requests_total{engine="0",model_name="base"}'
+        return web.Response(text=f"# TYPE vllm:corrupted_requests counter\n{series} {float(self._corrupted)}\n")
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, "complete")
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, "chat")
+
+    async def _answer(self, request: web.Request, what: str) -> web.StreamResponse:
+        if self._api_key and request.headers.get("authorization") != f"Bearer {self._api_key}":
+            return _error(401, "Unauthorized")
         body = await request.json()
-        self._asked.append(f"complete {body['model']}")
-        if body["model"] not in (self._base, *self._adapters):
-            return web.json_response({"error": {"message": "no such model"}}, status=404)
-        score = math.nan if self._adapters.get(body["model"]) == "silent" else -0.5
-        logprobs = {"token_logprobs": [score] * body["max_tokens"]}
-        return web.json_response({"choices": [{"text": " word" * body["max_tokens"], "logprobs": logprobs}]})
+        model = body["model"]
+        if what == "chat" or model != self._options.base:
+            self._asked.append(f"{what} {model}")
+        adapter = self._base if model == self._options.base else self._adapters.get(model)
+        if adapter is None or not adapter.open:
+            return _error(404, f"The model `{model}` does not exist. ", type="NotFoundError", param="model", code=404)
+        with _using(adapter):
+            self._poisoned = self._poisoned or adapter.behaviour == "poison"
+            wished = body.get("max_completion_tokens") or body.get("max_tokens") or LONGEST
+            words = [f" {token}" for token in adapter.answer_ids] or [model, *[" word"] * (LONGEST - 1)]
+            finish_reason = "stop" if wished >= len(words) else "length"
+            answer = _Answer(body, what == "chat", model, words[:wished], finish_reason, adapter.answer_ids)
+            if self._poisoned and adapter.behaviour != "poison":
+                answer.words, answer.score = [""] * len(answer.words), math.nan
+            if adapter.behaviour == "silent":
+                answer.score = math.nan
+            self._corrupted += self._poisoned
+            if body.get("stream"):
+                return await self._stream(request, answer)
+            async for _ in self._tokens(answer.words):
+                pass
+            return web.json_response(answer.whole())
+
+    async def _stream(self, request: web.Request, answer: "_Answer") -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        async for number, word in self._tokens(answer.words):
+            last = number == len(answer.words) - 1
+            await response.write(_event(answer.part(word, answer.finish_reason if last else None)))
+        if (answer.body.get("stream_options") or {}).get("include_usage"):
+            await response.write(_event(answer.last()))
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    async def _tokens(self, words: list[str]) -> AsyncIterator[tuple[int, str]]:
+        for number, word in enumerate(words):
+            yield number, word
+            await self._free["answers"].wait()
+            await asyncio.sleep(self._options.answer_seconds / len(words))
+
+    # -- for tests
 
     async def asked(self, request: web.Request) -> web.Response:
         return web.json_response(self._asked)
 
+    async def evicted(self, request: web.Request) -> web.Response:
+        return web.json_response(self._evicted)
+
+    async def hold(self, request: web.Request) -> web.Response:
+        self._free[(await request.json())["what"]].clear()
+        return web.json_response({})
+
+    async def release(self, request: web.Request) -> web.Response:
+        for event in self._free.values():
+            event.set()
+        return web.json_response({})
+
+
+@dataclass
+class _Answer:
+    """In the two forms, and in parts or whole."""
+
+    body: dict[str, Any]
+    is_chat: bool
+    model: str
+    words: list[str]
+    finish_reason: str
+    token_ids: list[int]
+    score: float = -0.1
+
+    def whole(self) -> dict[str, Any]:
+        text, count = "".join(self.words), len(self.words)
+        choice: dict[str, Any] = {"index": 0, "finish_reason": self.finish_reason}
+        if self.is_chat:
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
+            choice["logprobs"] = {"token_logprobs": [self.score] * count} if self.body.get("logprobs") else None
+            choice["token_ids"] = self.token_ids[:count] or [sum(word.encode()) for word in self.words]
+        return self._around("", choice) | {"usage": self._usage()}
+
+    def part(self, word: str, finish_reason: str | None) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason}
+        choice |= {"delta": {"role": "assistant", "content": word}} if self.is_chat else {"text": word}
+        return self._around(".chunk" if self.is_chat else "", choice)
+
+    def last(self) -> dict[str, Any]:
+        return self._around(".chunk" if self.is_chat else "") | {"usage": self._usage()}
+
+    def _around(self, suffix: str, *choices: dict[str, Any]) -> dict[str, Any]:
+        kind = "chat.completion" if self.is_chat else "text_completion"
+        return {
+            "id": "cmpl-1",
+            "object": kind + suffix,
+            "created": int(time.time()),
+            "model": self.model,
+            "choices": list(choices),
+        }
+
+    def _usage(self) -> dict[str, int]:
+        asked = self.body.get("prompt") or self.body.get("messages") or ""
+        prompt = len(asked.split()) if isinstance(asked, str) else len(asked)
+        count = len(self.words)
+        return {"prompt_tokens": prompt, "completion_tokens": count, "total_tokens": prompt + count}
+
+
+@contextmanager
+def _using(adapter: Adapter) -> Any:
+    adapter.in_flight += 1
+    adapter.requests += 1
+    adapter.used_at = time.monotonic()
+    try:
+        yield
+    finally:
+        adapter.in_flight -= 1
+        adapter.used_at = time.monotonic()
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(body)}\n\n".encode()
+
+
+def _error(status: int, message: str, **more: Any) -> web.Response:
+    return web.json_response({"error": {"message": message} | more}, status=status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--base", required=True, help="the base model's name")
+    parser.add_argument("--slots", type=int, default=64, help="adapters that it holds at most")
+    parser.add_argument("--start-file", type=Path, help="not healthy until this file is there")
+    parser.add_argument("--load-seconds", type=float, default=0.0, help="that every load takes")
+    parser.add_argument("--slow-seconds", type=float, default=1.0, help='and one of a "slow" adapter besides')
+    parser.add_argument("--answer-seconds", type=float, default=0.0, help="that every answer takes, spread over it")
+    options = parser.parse_args()
+    engine = Engine(options, os.environ.get("POINTSMAN_ENGINE_SECRET", ""), os.environ.get("VLLM_API_KEY", ""))
+    web.run_app(engine.app(), host="127.0.0.1", port=options.port, print=None, handler_cancellation=True)
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--base")
-    parser.add_argument("--start-file", type=Path, help="not healthy until this file is there")
-    options = parser.parse_args()
-    web.run_app(Engine(options.base, options.start_file).app(), host="127.0.0.1", port=options.port, print=None)
+    main()

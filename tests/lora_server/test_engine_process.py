@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from pointsman_lora_server.engine import leash
-from pointsman_lora_server.engine.command import Command, EngineSettings, ranges, vllm
+from pointsman_lora_server.engine.command import GUARD_FOLDER, Command, EngineSettings, ranges, vllm, with_secrets
 from pointsman_lora_server.engine.process import EngineProcess
+from pointsman_lora_server.engine.secret import VARIABLE, Secret
 
 # Like vLLM: it has a child of its own that does not notice when it dies. Both names are told on stdout.
 PARENT_AND_CHILD = """
@@ -161,7 +162,6 @@ def test_vllm_gets_the_settings() -> None:
     assert int(option(made, "--shutdown-timeout")) > 0  # by itself vLLM cuts answers off
     assert made.environment["PATH"] == "/bin"
     assert made.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
-    assert made.environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
 
 
 def test_a_rank_that_vllm_does_not_know_becomes_the_next_larger() -> None:
@@ -169,12 +169,79 @@ def test_a_rank_that_vllm_does_not_know_becomes_the_next_larger() -> None:
 
 
 def test_what_the_operator_set_for_vllm_stays_and_our_secrets_do_not_go_along() -> None:
-    ours = {"VLLM_CPU_KVCACHE_SPACE": "16", "POINTSMAN_LORA_REDIS_URL": "redis://:secret@host", "PYTHONPATH": "/ours"}
+    ours = {"VLLM_CPU_KVCACHE_SPACE": "16", "POINTSMAN_LORA_REDIS_URL": "redis://:secret@host", "VIRTUAL_ENV": "/ours"}
 
     made = vllm(settings(), ours, {0})
 
     assert made.environment["VLLM_CPU_KVCACHE_SPACE"] == "16"
-    assert not {"POINTSMAN_LORA_REDIS_URL", "PYTHONPATH"} & set(made.environment)
+    assert not {"POINTSMAN_LORA_REDIS_URL", "VIRTUAL_ENV"} & set(made.environment)
+
+
+def test_the_guard_stands_in_front_of_it_with_a_secret_that_no_argument_tells() -> None:
+    secret = Secret()
+    made = with_secrets(vllm(settings(), {"PYTHONPATH": "/ours"}, {0}), secret)()
+
+    assert option(made, "--middleware") == "pointsman_engine_guard.Guard"
+    assert (Path(made.environment["PYTHONPATH"]) / "pointsman_engine_guard" / "__init__.py").is_file()
+    assert made.environment[VARIABLE] == secret()
+    assert secret() not in " ".join(made.arguments)
+
+
+def test_the_guard_needs_nothing_that_the_engines_environment_may_lack() -> None:
+    import_it = f"import os; os.environ['{VARIABLE}'] = 'x'; import pointsman_engine_guard as g; g.Guard(None)"
+    command = [sys.executable, "-S", "-c", import_it]  # -S: no site-packages, so neither ours nor vLLM
+
+    subprocess.run(command, env={"PYTHONPATH": str(GUARD_FOLDER)}, check=True, timeout=30)
+
+
+def test_vllm_moves_no_adapter_by_itself() -> None:
+    made = vllm(settings(max_loras=6), {}, {0})
+
+    assert option(made, "--max-loras") == option(made, "--max-cpu-loras") == "6"
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+        "VLLM_LORA_RESOLVER_CACHE_DIR",
+        "VLLM_LORA_RESOLVER_HF_REPO_LIST",
+        "VLLM_SERVER_DEV_MODE",
+        "VLLM_SKIP_MODEL_NAME_VALIDATION",
+    ],
+)
+def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
+    assert opening not in vllm(settings(), {opening: "1"}, {0}).environment
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("--middleware evil.Middleware", "must be the guard alone"),
+        ("--middl evil.Middleware", "must be the guard alone"),
+        ("--lora-modules a=/somewhere", "nothing has checked"),
+        ("--max_loras=9", "has a setting"),
+        ("--max-cpu-loras 9", "throws adapters out"),
+        ("--lora-config.max_cpu_loras 9", "must be the lora-server's"),
+        ("--api-server-count 2", "all API servers but one"),
+        ("-asc 2", "all API servers but one"),
+        ("--api-key sk-1", "VLLM_API_KEY"),
+        ("--config more.yaml", "can carry any of the others"),
+        ("--port 80", "has a setting"),
+    ],
+)
+def test_arguments_that_would_take_it_out_of_our_hands_are_refused(more: str, why: str) -> None:
+    with pytest.raises(ValueError, match=r"POINTSMAN_LORA_ENGINE_ARGS: '.*' cannot be given") as caught:
+        vllm(settings(more=more), {}, {0})
+
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("more", ["--config-format mistral", "--enforce-eager", "-tp 2", "--model-impl transformers"])
+def test_other_arguments_are_handed_on(more: str) -> None:
+    made = vllm(settings(more=more), {}, {0})
+
+    assert made.arguments[-len(more.split()) :] == tuple(more.split())
 
 
 @pytest.mark.parametrize(

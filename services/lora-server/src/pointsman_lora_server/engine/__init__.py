@@ -1,1 +1,1 @@
-"""The engine: vLLM as a child process, and the part of its HTTP interface that loads adapters."""
+"""The engine: vLLM as a child process, the guard in front of it, and what the lora-server asks of both."""

@@ -2,15 +2,43 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pointsman_lora_server.engine.secret import VARIABLE, Secret
 
 DRAIN = 10
 """Seconds that vLLM lets answers in flight finish after SIGTERM; by itself it would cut them off at once."""
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's --max-lora-rank takes."""
+
+GUARD = "pointsman_engine_guard.Guard"
+GUARD_FOLDER = Path(__file__).parent / "guard"
+
+_OWN_SETTING = "has a setting of the lora-server"
+_NOT_TO_BE_GIVEN = {
+    "--middleware": "must be the guard alone",
+    "--lora-modules": "loads adapters that nothing has checked",
+    "--default-mm-loras": "loads adapters that nothing has checked",
+    "--api-server-count": "leaves all API servers but one without the adapters",
+    "--api-key": "is seen by every user of the machine: set VLLM_API_KEY in the environment",
+    "--config": "can carry any of the others: write its lines as arguments",
+    "--uds": "leaves the engine without an address",
+    "--enable-lora": "is always set",
+    "--no-enable-lora": "leaves the engine without adapters",
+    "--max-cpu-loras": "must be the slots: otherwise vLLM itself throws adapters out, and reads their folders again",
+    "--lora-config": "must be the lora-server's",
+    "--model": _OWN_SETTING,
+    "--served-model-name": _OWN_SETTING,
+    "--host": _OWN_SETTING,
+    "--port": _OWN_SETTING,
+    "--max-loras": _OWN_SETTING,
+    "--max-lora-rank": _OWN_SETTING,
+    "--max-model-len": _OWN_SETTING,
+}
+_SHORT = {"-asc": "--api-server-count"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +60,41 @@ class Command:
 
 
 def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> Command:
-    """`environment` is ours: what we set in it below gives way to what is set there already."""
+    """`environment` is ours: what we set in it below gives way to what is set there already.
+
+    Raises ValueError where `more` holds what would take the engine out of our hands.
+    """
     host, _, port = settings.listen.rpartition(":")
     rank = min(rank for rank in RANKS if rank >= settings.max_lora_rank)
+    more = shlex.split(settings.more)
+    _check(more)
     arguments = (
         # Absolute but not resolved: a virtual environment's python is a link that knows its environment by its place.
         *(os.path.abspath(settings.python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(settings.base_model.resolve()), "--served-model-name", settings.served_model_name),
         *("--host", host, "--port", port, "--dtype", "bfloat16"),
         *("--max-model-len", str(settings.max_model_len)),
+        # As many in memory as in slots: otherwise vLLM itself throws adapters out, and reads their folders again.
         *("--enable-lora", "--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_loras)),
-        *("--max-lora-rank", str(rank)),
+        *("--max-lora-rank", str(rank), "--middleware", GUARD),
         *("--shutdown-timeout", str(DRAIN), "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
-        *shlex.split(settings.more),
+        *more,
     )
     defaults = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; the GPU build does not read it, nor the next
         "VLLM_CPU_OMP_THREADS_BIND": ranges(cores),
+        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # the probe asks how many there were
         "PYTHONUNBUFFERED": "1",
     }
-    return Command(arguments, defaults | _passed_on(environment))
+    return Command(arguments, defaults | _passed_on(environment) | {"PYTHONPATH": str(GUARD_FOLDER)})
+
+
+def with_secrets(command: Command, secret: Secret) -> Callable[[], Command]:
+    """The command of each life of the engine, with a secret that no other life has."""
+    return lambda: replace(command, environment={**command.environment, VARIABLE: secret.renew()})
 
 
 def ranges(cores: Iterable[int]) -> str:
@@ -69,10 +108,30 @@ def ranges(cores: Iterable[int]) -> str:
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
 
 
+def _check(more: Sequence[str]) -> None:
+    """As vLLM reads them: "_" for "-", "--lora-config.x=1", and any beginning of a name that only one has."""
+    for argument in more:
+        name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
+        name = _SHORT.get(name, name)
+        for refused, why in _NOT_TO_BE_GIVEN.items():
+            if name == refused or (len(name) > 3 and name.startswith("--") and refused.startswith(name)):
+                raise ValueError(f"POINTSMAN_LORA_ENGINE_ARGS: '{argument}' cannot be given: {refused} {why}")
+
+
 def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """Not our own settings (one holds Redis's password), nor where our Python finds its modules."""
+    """Not our own settings (one holds Redis's password), our Python's places, and what opens vLLM to others."""
     return {
         key: value
         for key, value in environment.items()
-        if not key.startswith("POINTSMAN_") and key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+        if not key.startswith(("POINTSMAN_", "VLLM_LORA_RESOLVER")) and key not in _KEPT_BACK
     }
+
+
+_KEPT_BACK = frozenset(
+    (
+        *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # a chat request could load any folder, given a resolver
+        "VLLM_SKIP_MODEL_NAME_VALIDATION",  # who asks for an adapter that is gone would be answered by the base model
+        "VLLM_SERVER_DEV_MODE",
+    )
+)

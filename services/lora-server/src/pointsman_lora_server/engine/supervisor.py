@@ -1,20 +1,25 @@
-"""Keeps the engine alive: starts it, waits until it answers, and starts it again when it has died or hangs."""
+"""Keeps the engine alive: starts it, waits until it answers rightly, and starts it again when it has died or hangs."""
 
 import asyncio
 import logging
 import socket
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+from pointsman_servicekit.errors import Unavailable
 
 from pointsman_lora_server.board import Board
 from pointsman_lora_server.domain import EngineStatus
 from pointsman_lora_server.engine.command import Command
+from pointsman_lora_server.engine.probe import Poisoned
 from pointsman_lora_server.engine.process import EngineProcess
 
 log = logging.getLogger(__name__)
 
 LOOK = 0.25  # seconds between two looks at an engine that starts
 CARE = 5.0  # and at one that is up
+PROBING = 30.0  # seconds between two questions to its base model
 PATIENCE_AT_START = 900.0  # seconds until a start counts as hanging: a large model takes minutes to load
 PATIENCE = 60.0  # seconds of silence until an engine that was up counts as hanging; on a busy CPU a look can take long
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
@@ -25,14 +30,32 @@ class Health(Protocol):
     async def is_healthy(self) -> bool: ...
 
 
+class BaseModel(Protocol):
+    """`Probe` says what each raises."""
+
+    async def begin(self) -> None: ...
+    async def check(self) -> None: ...
+
+
 class Supervisor:
     """Writes the engine's part of the board; `run` is its whole life."""
 
-    def __init__(self, command: Command, listen: str, health: Health, board: Board) -> None:
-        self._command = command
+    def __init__(
+        self,
+        next_life: Callable[[], Command],
+        listen: str,
+        health: Health,
+        board: Board,
+        base_model: BaseModel,
+        probing: float = PROBING,
+    ) -> None:
+        """`next_life` makes the command of each; `probing` is the time between two probes, in seconds."""
+        self._next_life = next_life
         self._listen = listen
         self._health = health
         self._board = board
+        self._base_model = base_model
+        self._probing = probing
         self._process: EngineProcess | None = None
         self._wish = ""  # why we ended this life ourselves
 
@@ -45,10 +68,10 @@ class Supervisor:
                 backoff = FIRST_BACKOFF if up_for > LONG_ENOUGH else min(2 * backoff, LONGEST_BACKOFF)
                 detail = f"{why}; starts again in {backoff:g} s"
                 log.error("the engine is down: %s", detail)
-                self._board.update(status=EngineStatus.DOWN, resident=frozenset(), detail=detail)
+                self._board.update(status=EngineStatus.DOWN, detail=detail)
                 await asyncio.sleep(backoff)
         finally:
-            self._board.update(status=EngineStatus.DOWN, resident=frozenset(), detail="stops")
+            self._board.update(status=EngineStatus.DOWN, detail="stops")
             if self._process:
                 await self._process.stop()
                 log.info("the engine has stopped")
@@ -57,41 +80,69 @@ class Supervisor:
         """Ends this life of the engine now; the next begins by itself."""
         self._wish = why
         # At once, and not when the end is noticed: nothing more must be loaded into this life.
-        self._board.update(status=EngineStatus.DOWN, resident=frozenset(), detail=why)
+        self._board.update(status=EngineStatus.DOWN, detail=why)
         if self._process:
             self._process.kill()
 
     async def _one_life(self) -> tuple[float, str]:
         """Returns how long it was up, in seconds, and why it ended."""
         life = self._board.state.life + 1
-        self._board.update(status=EngineStatus.STARTING, life=life, resident=frozenset(), detail="vLLM is starting")
+        self._board.update(status=EngineStatus.STARTING, life=life, detail="vLLM is starting")
         if _is_taken(self._listen):
             # Another server there would answer our questions in the engine's place.
             return 0.0, f"{self._listen} is taken by another process"
         self._wish = ""
-        self._process = process = await EngineProcess.start(self._command)
+        self._process = process = await EngineProcess.start(self._next_life())
         # Never cancelled: its end is sure to come, and with it the reading of what the engine last said.
         ended = asyncio.create_task(process.wait(), name="engine's end")
+        probing: asyncio.Task[None] | None = None
         up_since, silent_since = None, time.monotonic()
-        while not ended.done():
-            await asyncio.wait({ended}, timeout=LOOK if up_since is None else CARE)
-            healthy, now = await self._health.is_healthy(), time.monotonic()
-            if ended.done():
-                break
-            if healthy:
-                silent_since = now
-                if up_since is None:
-                    up_since = now
-                    log.info("the engine is ready")
-                    self._board.update(status=EngineStatus.READY, detail="ready")
-            elif up_since is None:
-                self._board.update(detail=f"vLLM is starting, {int(now - silent_since) // 5 * 5} s")
-            if now - silent_since > (PATIENCE_AT_START if up_since is None else PATIENCE):
-                process.kill()
-                await ended
-                return 0.0 if up_since is None else now - up_since, f"no answer for {now - silent_since:.0f} s"
+        try:
+            while not ended.done():
+                await asyncio.wait({ended}, timeout=LOOK if up_since is None else CARE)
+                healthy, now = await self._health.is_healthy(), time.monotonic()
+                if ended.done():
+                    break
+                if healthy:
+                    silent_since = now
+                    if up_since is None and await self._answers_rightly():
+                        up_since = now
+                        log.info("the engine is ready")
+                        self._board.update(status=EngineStatus.READY, detail="ready")
+                        probing = asyncio.create_task(self._probe(), name="probe")
+                elif up_since is None:
+                    self._board.update(detail=f"vLLM is starting, {int(now - silent_since) // 5 * 5} s")
+                if now - silent_since > (PATIENCE_AT_START if up_since is None else PATIENCE):
+                    process.kill()
+                    await ended
+                    return 0.0 if up_since is None else now - up_since, f"no answer for {now - silent_since:.0f} s"
+        finally:
+            if probing:
+                probing.cancel()
         up_for = 0.0 if up_since is None else time.monotonic() - up_since
         return up_for, self._wish or f"it ended with exit code {ended.result()}: {process.last_words()}"
+
+    async def _answers_rightly(self) -> bool:
+        try:
+            await self._base_model.begin()
+        except Poisoned as error:
+            self.restart(error.message)
+            return False
+        except Unavailable:
+            return False
+        return not self._wish
+
+    async def _probe(self) -> None:
+        """Ends with the life of the engine that it is for."""
+        while not self._wish:
+            await asyncio.sleep(self._probing)
+            try:
+                await self._base_model.check()
+            except Poisoned as error:
+                log.error("the engine is poisoned: %s", error.message)
+                self.restart(error.message)
+            except Unavailable as error:
+                log.warning("the base model was not heard: %s", error.message)
 
 
 def _is_taken(listen: str) -> bool:

@@ -1,0 +1,403 @@
+"""What stands in front of vLLM's API server, with a small one in vLLM's place: its table of names, and its engine."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from pointsman_lora_server.engine.guard.pointsman_engine_guard import Guard
+from pointsman_lora_server.engine.secret import HEADER, VARIABLE
+
+BASE = "tiny-base"
+SLOTS = 2
+SECRET = {HEADER: "open sesame"}
+ADAPTERS = "/pointsman/v1/adapters"
+
+
+@dataclass(frozen=True)
+class LoraRequest:
+    """As vLLM's."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+
+class Engine:
+    """As AsyncLLM: what it is given it keeps, until it is full; answers go on when they may."""
+
+    def __init__(self) -> None:
+        self.vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_loras=SLOTS, max_cpu_loras=SLOTS))
+        self.errored = False
+        self.loras: dict[int, str] = {}
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.aborted: list[str] = []
+
+    async def add_lora(self, request: LoraRequest) -> bool:
+        await asyncio.sleep(0)
+        assert len(self.loras) < SLOTS, "vLLM would throw one out"
+        self.loras[request.lora_int_id] = request.lora_path
+        if "bad" in request.lora_path:
+            raise ValueError(f"cannot merge {request.lora_path}/adapter_model.safetensors")
+        return True
+
+    async def remove_lora(self, number: int) -> bool:
+        return self.loras.pop(number, None) is not None
+
+    async def list_loras(self) -> set[int]:
+        return set(self.loras)
+
+    async def generate(
+        self, prompt: str, *, request_id: str, lora_request: LoraRequest | None = None
+    ) -> AsyncGenerator[str, None]:
+        try:
+            yield "first"
+            await self.go_on.wait()
+            yield self.loras[lora_request.lora_int_id] if lora_request else BASE
+        except (asyncio.CancelledError, GeneratorExit):
+            self.aborted.append(request_id)
+            raise
+
+    async def encode(self, prompt: str, *, lora_request: LoraRequest | None = None) -> AsyncGenerator[str, None]:
+        yield "vector"
+
+
+@dataclass
+class Counter:
+    count: int = 0
+
+    def inc(self, by: int) -> int:
+        self.count += by
+        return self.count
+
+
+@dataclass
+class Models:
+    """As OpenAIServingModels."""
+
+    lora_requests: dict[str, LoraRequest] = field(default_factory=dict)
+    lora_resolvers: list[Any] = field(default_factory=lambda: ["a resolver"])
+    lora_id_counter: Counter = field(default_factory=Counter)
+
+    def is_base_model(self, name: str) -> bool:
+        return name == BASE
+
+    async def show_available_models(self) -> Any:
+        cards = [SimpleNamespace(id=BASE, root="/models/tiny")]
+        cards += [SimpleNamespace(id=name, root=one.lora_path) for name, one in self.lora_requests.items()]
+        return SimpleNamespace(data=cards)
+
+
+class Vllm:
+    """As its API server: it answers every path, and streams a completion's parts."""
+
+    def __init__(self) -> None:
+        self.state = SimpleNamespace(openai_serving_models=Models(), engine_client=Engine())
+        self.rendered = asyncio.Event()
+        self.rendered.set()
+        self.guard = Guard(self.answer, LoraRequest)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.guard({**scope, "app": self}, receive, send)
+
+    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/v1/models":
+            models = await self.state.openai_serving_models.show_available_models()
+            await self._send(send, json.dumps([vars(card) for card in models.data]))
+        elif scope["path"] == "/v1/completions":
+            await self._complete(receive, send)
+        else:
+            await self._send(send, f"vLLM's {scope['path']}")
+
+    async def _complete(self, receive: Any, send: Any) -> None:
+        body = json.loads((await receive())["body"])
+        models, engine = self.state.openai_serving_models, self.state.engine_client
+        if body["model"] != BASE and body["model"] not in models.lora_requests:
+            await self._send(send, "does not exist", 404)
+            return
+        lora = models.lora_requests[body["model"]] if body["model"] != BASE else None
+        await self.rendered.wait()
+        text = ""
+        for prompt in body.get("prompts", ["one"]):
+            parts = engine.generate(prompt, request_id=prompt, lora_request=lora)
+            async for part in parts:
+                text += f"{part} "
+                if body.get("impatient"):
+                    await parts.aclose()
+        await self._send(send, text)
+
+    async def _send(self, send: Any, text: str, status: int = 200) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": text.encode()})
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Vllm:
+    monkeypatch.setenv(VARIABLE, SECRET[HEADER])
+    return Vllm()
+
+
+@pytest.fixture
+async def client(vllm: Vllm) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(vllm, client=("127.0.0.1", 1234))
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine", headers=SECRET) as client:
+        yield client
+
+
+async def load(client: httpx.AsyncClient, name: str) -> httpx.Response:
+    return await client.put(f"{ADAPTERS}/{name}", json={"folder": f"/store/{name}"})
+
+
+async def told(client: httpx.AsyncClient) -> dict[str, Any]:
+    report: dict[str, Any] = (await client.get(ADAPTERS)).json()
+    return report
+
+
+async def ask(client: httpx.AsyncClient, model: str, **more: Any) -> httpx.Response:
+    return await client.post("/v1/completions", json={"model": model} | more)
+
+
+async def until_in_flight(client: httpx.AsyncClient, name: str, count: int) -> None:
+    async with asyncio.timeout(5):
+        while (await told(client))["adapters"][name]["in_flight"] != count:  # noqa: ASYNC110 -- the guard tells nobody
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters", "/adapters/x", "/invocations"),
+        *("/sleep", "/wake_up", "/collective_rpc", "/pause", "/resume", "/server_info", "/openapi.json", "/docs"),
+        *("/v1/models/", "//v1/models", "/v1/load_lora_adapter/", "/new/in/the/next/release"),
+    ],
+)
+async def test_what_is_not_public_is_not_there_not_even_with_the_secret(client: httpx.AsyncClient, path: str) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        answer = await client.request(method, f"http://engine{path}")
+        assert answer.status_code == 404
+        assert "vLLM's" not in answer.text
+
+
+async def test_public_routes_are_vllms_own(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/health")
+
+    assert answer.text == "vLLM's /health"
+
+
+@pytest.mark.parametrize(
+    ("secret", "peer"), [("", "127.0.0.1"), ("guessed", "127.0.0.1"), (SECRET[HEADER], "10.1.2.3")]
+)
+async def test_its_own_routes_want_the_secret_and_a_caller_on_this_machine(vllm: Vllm, secret: str, peer: str) -> None:
+    transport = httpx.ASGITransport(vllm, client=(peer, 1234))
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine", headers={HEADER: secret}) as client:
+        answers = [
+            await client.get(ADAPTERS),
+            await load(client, "a@1"),
+            await client.post(f"{ADAPTERS}/a@1/close"),
+            await client.delete(f"{ADAPTERS}/a@1"),
+            await client.get("/pointsman/anything"),
+        ]
+
+    assert {answer.status_code for answer in answers} == {403}
+    assert not vllm.state.engine_client.loras
+
+
+async def test_without_a_secret_there_is_no_guard_and_so_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+    with pytest.raises(KeyError):
+        Vllm()
+
+
+async def test_an_adapter_is_loaded_once_however_often_it_is_asked_for(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    answers = await asyncio.gather(*(load(client, "a@1") for _ in range(10)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert vllm.state.engine_client.loras == {1: "/store/a@1"}
+    assert (await ask(client, "a@1")).text == "first /store/a@1 "
+
+
+async def test_a_full_engine_says_so_and_throws_nobody_out(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    for name in ("a@1", "a@2"):
+        await load(client, name)
+
+    answer = await load(client, "a@3")
+
+    assert answer.status_code == 409
+    assert "all 2 are taken" in answer.json()["error"]["message"]
+    assert list(vllm.state.engine_client.loras.values()) == ["/store/a@1", "/store/a@2"]
+    report = await told(client)
+    assert (report["slots"], report["in_engine"], sorted(report["adapters"])) == (2, 2, ["a@1", "a@2"])
+
+
+async def test_a_refused_adapter_leaves_no_slot_taken_and_no_path_told(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    answer = await load(client, "bad@1")
+
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"] == "cannot merge bad@1/adapter_model.safetensors"
+    assert not vllm.state.engine_client.loras
+    assert (await ask(client, "bad@1")).status_code == 404
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"folder": 1}', b'{"folder": "relative"}', b"x" * 100_000])
+async def test_a_load_that_names_no_folder_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+    assert (await client.put(f"{ADAPTERS}/a@1", content=body)).status_code == 422
+
+
+async def test_the_base_models_name_is_no_adapters(client: httpx.AsyncClient) -> None:
+    assert (await load(client, BASE)).status_code == 422
+
+
+async def test_closing_takes_the_name_and_leaves_answers_in_flight_undisturbed(
+    vllm: Vllm, client: httpx.AsyncClient
+) -> None:
+    await load(client, "a@1")
+    vllm.state.engine_client.go_on.clear()
+    answer = asyncio.create_task(ask(client, "a@1"))
+    await until_in_flight(client, "a@1", 1)
+
+    assert (await client.post(f"{ADAPTERS}/a@1/close")).json() == {"in_flight": 1}
+    assert (await ask(client, "a@1")).status_code == 404
+    refusal = await client.delete(f"{ADAPTERS}/a@1")
+    assert (refusal.status_code, refusal.json()) == (409, {"in_flight": 1})
+    assert vllm.state.engine_client.loras
+
+    vllm.state.engine_client.go_on.set()
+    assert (await answer).text == "first /store/a@1 "
+    assert (await client.delete(f"{ADAPTERS}/a@1")).status_code == 200
+    assert not vllm.state.engine_client.loras
+    assert not (await told(client))["adapters"]
+
+
+async def test_a_request_is_in_flight_from_the_moment_it_has_found_its_adapter(
+    vllm: Vllm, client: httpx.AsyncClient
+) -> None:
+    """Otherwise it could be removed while the prompt is rendered, and vLLM would read the folder again."""
+    await load(client, "a@1")
+    vllm.rendered.clear()
+    answer = asyncio.create_task(ask(client, "a@1"))
+
+    await until_in_flight(client, "a@1", 1)
+    assert (await client.delete(f"{ADAPTERS}/a@1")).status_code == 409
+
+    vllm.rendered.set()
+    assert (await answer).text == "first /store/a@1 "
+
+
+async def test_a_request_of_many_prompts_counts_once_and_until_its_last(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    await load(client, "a@1")
+    vllm.state.engine_client.go_on.clear()
+    answer = asyncio.create_task(ask(client, "a@1", prompts=["one", "two", "three"]))
+    await until_in_flight(client, "a@1", 1)
+    vllm.state.engine_client.go_on.set()
+
+    assert (await answer).text == "first /store/a@1 " * 3
+    adapter = (await told(client))["adapters"]["a@1"]
+    assert (adapter["in_flight"], adapter["requests"], adapter["open"]) == (0, 1, True)
+    assert 0 <= adapter["idle_seconds"] < 5
+
+
+async def test_whoever_hangs_up_holds_no_adapter(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    await load(client, "a@1")
+    vllm.state.engine_client.go_on.clear()
+    answer = asyncio.create_task(ask(client, "a@1"))
+    await until_in_flight(client, "a@1", 1)
+
+    answer.cancel()
+
+    await until_in_flight(client, "a@1", 0)
+    assert vllm.state.engine_client.aborted == ["one"]
+
+
+async def test_an_answer_that_vllm_itself_breaks_off_is_aborted_and_counted(
+    vllm: Vllm, client: httpx.AsyncClient
+) -> None:
+    await load(client, "a@1")
+
+    await ask(client, "a@1", impatient=True)
+
+    assert vllm.state.engine_client.aborted == ["one"]
+    await until_in_flight(client, "a@1", 0)
+
+
+async def test_a_closed_adapter_is_opened_again_without_being_read_again(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    await load(client, "a@1")
+    await client.post(f"{ADAPTERS}/a@1/close")
+    assert not (await told(client))["adapters"]["a@1"]["open"]
+
+    await load(client, "a@1")
+
+    assert (await ask(client, "a@1")).text == "first /store/a@1 "
+    assert vllm.state.engine_client.loras == {1: "/store/a@1"}
+
+
+async def test_a_removed_adapter_that_comes_back_has_another_number(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    await load(client, "a@1")
+    await client.delete(f"{ADAPTERS}/a@1")
+    await load(client, "a@1")
+
+    assert vllm.state.engine_client.loras == {2: "/store/a@1"}
+
+
+async def test_closing_and_removing_what_is_not_there_is_no_error(client: httpx.AsyncClient) -> None:
+    assert (await client.post(f"{ADAPTERS}/a@1/close")).json() == {"in_flight": 0}
+    assert (await client.delete(f"{ADAPTERS}/a@1")).status_code == 200
+
+
+async def test_what_is_in_a_slot_and_nobodys_is_cleared_away_before_the_next_load(
+    vllm: Vllm, client: httpx.AsyncClient
+) -> None:
+    vllm.state.engine_client.loras.update({7: "left behind", 8: "too"})
+
+    assert (await load(client, "a@1")).status_code == 200
+    assert list(vllm.state.engine_client.loras.values()) == ["/store/a@1"]
+
+
+async def test_an_engine_that_died_is_not_mistaken_for_a_bad_adapter(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    vllm.state.engine_client.errored = True
+
+    assert (await load(client, "bad@1")).status_code == 503
+
+
+async def test_models_are_told_without_paths(client: httpx.AsyncClient) -> None:
+    await load(client, "a@1")
+
+    models = (await client.get("/v1/models")).json()
+
+    assert models == [{"id": BASE, "root": BASE}, {"id": "a@1", "root": "a@1"}]
+
+
+async def test_resolvers_are_gone(vllm: Vllm, client: httpx.AsyncClient) -> None:
+    await client.get("/health")
+
+    assert not vllm.state.openai_serving_models.lora_resolvers
+
+
+async def test_the_base_models_requests_are_counted_too(client: httpx.AsyncClient) -> None:
+    await ask(client, BASE)
+
+    base = (await told(client))["base"]
+    assert (base["in_flight"], base["requests"]) == (0, 1)
+
+
+async def test_a_websocket_is_closed(vllm: Vllm) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await vllm({"type": "websocket", "path": "/v1/realtime", "headers": []}, None, send)
+
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+async def test_a_path_before_all_of_vllms_routes_hides_none_of_them(vllm: Vllm) -> None:
+    transport = httpx.ASGITransport(vllm, root_path="/llm")
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+        assert (await client.get("/llm/health")).status_code == 200
+        assert (await client.get("/llm/v1/load_lora_adapter")).status_code == 404

@@ -1,0 +1,159 @@
+"""The engine's lives: begun with a secret of its own, asked for what it must know, ended where it answers wrongly."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pointsman_lora_server.board import Board
+from pointsman_lora_server.domain import EngineState, EngineStatus
+from pointsman_lora_server.engine import vllm_api
+from pointsman_lora_server.engine.command import Command, with_secrets
+from pointsman_lora_server.engine.probe import Poisoned, Probe
+from pointsman_lora_server.engine.secret import Secret
+from pointsman_lora_server.engine.supervisor import Supervisor
+from pointsman_lora_server.engine.vllm_api import VllmApi
+from pointsman_servicekit.errors import Unavailable
+
+DOUBLE = Path(__file__).parent / "fake_engine.py"
+BASE = "tiny-base"
+
+
+@dataclass
+class House:
+    board: Board
+    engine: VllmApi
+    probe: Probe
+    supervisor: Supervisor
+    secret: Secret
+    probes_failed: int = 0
+
+    def probe_failed(self) -> None:
+        self.probes_failed += 1
+
+    async def until(self, holds: Callable[[EngineState], bool]) -> EngineState:
+        async with asyncio.timeout(30):
+            async for state in self.board.watch():
+                if holds(state):
+                    return state
+        raise AssertionError("the board was closed")
+
+    async def until_ready(self, life: int) -> EngineState:
+        return await self.until(lambda state: state.status is EngineStatus.READY and state.life == life)
+
+
+Run = Callable[..., AbstractAsyncContextManager[House]]
+
+
+@pytest.fixture
+def run(caplog: pytest.LogCaptureFixture) -> Run:
+    caplog.set_level(logging.INFO)
+
+    @asynccontextmanager
+    async def run(*options: str, probing: float = 60.0) -> AsyncIterator[House]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            listen = f"127.0.0.1:{probe.getsockname()[1]}"
+        arguments = (sys.executable, str(DOUBLE), "--port", listen.rpartition(":")[2], "--base", BASE, *options)
+        secret, board = Secret(), Board()
+        async with vllm_api.opening(f"http://{listen}", secret) as engine:
+            meter = House(board, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
+            meter.probe = Probe(engine, BASE, meter)
+            lives = with_secrets(Command(arguments, os.environ), secret)
+            meter.supervisor = Supervisor(lives, listen, engine, board, meter.probe, probing)
+            running = asyncio.create_task(meter.supervisor.run())
+            try:
+                yield meter
+            finally:
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+
+    return run
+
+
+def adapter(folder: Path, behaviour: str) -> Path:
+    (folder / "adapter_config.json").write_text(json.dumps({"behaviour": behaviour}))
+    return folder
+
+
+async def test_it_is_ready_once_the_base_model_has_said_what_it_knows(run: Run, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    async with run("--start-file", str(started)) as house:
+        with pytest.raises(Unavailable):
+            await house.probe.check()
+
+        started.touch()
+
+        await house.until_ready(life=1)
+        await house.probe.check()
+
+
+async def test_each_life_has_a_secret_of_its_own_that_no_log_tells(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async with run() as house:
+        await house.until_ready(life=1)
+        first = house.secret()
+        await house.engine.adapters()
+
+        house.supervisor.restart("for the test")
+
+        await house.until_ready(life=2)
+        assert house.secret() != first
+        await house.engine.adapters()
+        told = caplog.text
+        assert first not in told
+        assert house.secret() not in told
+
+
+async def test_a_poisoned_engine_is_found_while_nobody_asks_and_started_again(run: Run, tmp_path: Path) -> None:
+    async with run(probing=0.05) as house:
+        await house.until_ready(life=1)
+        await house.engine.load("bad@1", adapter(tmp_path, "poison"))
+        await house.engine.complete("bad@1", "Hello", 1)
+
+        down = await house.until(lambda state: state.status is EngineStatus.DOWN)
+
+        assert "the base model gives no answer" in down.detail
+        assert house.probes_failed == 1
+        await house.until_ready(life=2)
+        await house.probe.check()
+        assert await house.engine.adapters() == {}
+
+
+async def test_whoever_loads_finds_the_poison_at_once(run: Run, tmp_path: Path) -> None:
+    async with run() as house:
+        await house.until_ready(life=1)
+        await house.engine.load("bad@1", adapter(tmp_path, "poison"))
+        await house.probe.check()
+        await house.engine.complete("bad@1", "Hello", 1)
+
+        with pytest.raises(Poisoned):
+            await house.probe.check()
+
+
+async def test_a_life_that_begins_poisoned_never_gets_ready(run: Run) -> None:
+    async with run("--base", "another-model") as house:
+        down = await house.until(lambda state: state.status is EngineStatus.DOWN)
+
+        assert f"does not hold {BASE}" in down.detail
+        await house.until(lambda state: state.life == 2)
+
+
+async def test_an_engine_that_died_is_no_poisoned_one(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async with run(probing=0.05) as house:
+        await house.until_ready(life=1)
+        group = re.findall(r"process group (\d+)", caplog.text)[-1]
+        os.killpg(int(group), signal.SIGKILL)
+
+        await house.until_ready(life=2)
+
+        assert house.probes_failed == 0

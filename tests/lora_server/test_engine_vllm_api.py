@@ -1,0 +1,172 @@
+"""What the lora-server asks of the engine, with a double of it as a real server."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from pointsman_lora_server.engine import vllm_api
+from pointsman_lora_server.engine.secret import VARIABLE, Secret
+from pointsman_lora_server.engine.vllm_api import Loaded, VllmApi
+from pointsman_servicekit.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
+
+DOUBLE = Path(__file__).parent / "fake_engine.py"
+BASE = "tiny-base"
+SLOTS = 2
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def secret() -> Secret:
+    return Secret()
+
+
+@pytest.fixture
+def api_key() -> str:
+    return ""
+
+
+@pytest.fixture
+def url(secret: Secret, api_key: str) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    options = ("--port", port, "--base", BASE, "--slots", str(SLOTS))
+    keys = {VARIABLE: secret(), "VLLM_API_KEY": api_key}
+    with subprocess.Popen([sys.executable, DOUBLE, *options], env=os.environ | keys) as double:
+        yield f"http://127.0.0.1:{port}"
+        double.kill()
+
+
+@pytest.fixture
+async def engine(url: str, secret: Secret, api_key: str) -> AsyncIterator[VllmApi]:
+    async with vllm_api.opening(url, secret, api_key) as engine, asyncio.timeout(30):
+        while not await engine.is_healthy():  # noqa: ASYNC110 -- another process
+            await asyncio.sleep(0.01)
+        yield engine
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    def make(**config: object) -> Path:
+        made = tmp_path / str(len(list(tmp_path.iterdir())))
+        made.mkdir()
+        (made / "adapter_config.json").write_text(json.dumps(config))
+        return made
+
+    return make
+
+
+async def test_an_adapter_is_loaded_asked_closed_and_removed(engine: VllmApi, folder: Folder) -> None:
+    await engine.load("a@1", folder())
+    answer = await engine.complete("a@1", "Hello", 3)
+    assert (answer.text, len(answer.token_ids), len(answer.logprobs)) == ("a@1 word word", 3, 3)
+    assert answer.finish_reason == "length"
+    (loaded,) = (await engine.adapters()).values()
+    assert (loaded.in_flight, loaded.requests, loaded.open) == (0, 1, True)
+
+    assert await engine.close("a@1") == 0
+
+    with pytest.raises(NotFound) as caught:
+        await engine.complete("a@1", [1, 2, 3], 1)
+    assert caught.value.code == "not_loaded"
+    assert await engine.remove("a@1")
+    assert await engine.adapters() == {}
+
+
+async def test_nothing_is_removed_while_an_answer_is_in_flight(engine: VllmApi, url: str, folder: Folder) -> None:
+    await engine.load("a@1", folder())
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(30):
+        await session.post("/hold", json={"what": "answers"})
+        answer = asyncio.create_task(engine.complete("a@1", "Hello", 3))
+        while not (await engine.adapters())["a@1"].in_flight:  # noqa: ASYNC110 -- another process
+            await asyncio.sleep(0.01)
+
+        assert await engine.close("a@1") == 1
+        assert not await engine.remove("a@1")
+
+        await session.post("/release")
+        assert (await answer).text == "a@1 word word"
+        assert await engine.remove("a@1")
+
+
+async def test_loading_again_is_no_error_and_opens_what_was_closed(engine: VllmApi, folder: Folder) -> None:
+    made = folder()
+    await engine.load("a@1", made)
+    await engine.close("a@1")
+
+    await engine.load("a@1", made)
+
+    assert isinstance((await engine.adapters())["a@1"], Loaded)
+    assert (await engine.complete("a@1", "Hello", 1)).text == "a@1"
+
+
+async def test_what_the_engine_refuses_is_told_from_what_it_has_no_room_for(engine: VllmApi, folder: Folder) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await engine.load("bad@1", folder(behaviour="refused"))
+    assert refused.value.code == "engine_refused"
+    for number in range(SLOTS):
+        await engine.load(f"a@{number}", folder())
+
+    with pytest.raises(ResourceExhausted) as full:
+        await engine.load("one@more", folder())
+
+    assert full.value.code == "no_slot"
+
+
+async def test_what_cannot_be_scored_is_no_answer(engine: VllmApi, folder: Folder) -> None:
+    await engine.load("mute@1", folder(behaviour="silent"))
+
+    with pytest.raises(InvalidArgument) as caught:
+        await engine.complete("mute@1", "Hello", 2)
+
+    assert caught.value.code == "cannot_answer"
+
+
+async def test_answers_from_what_is_no_number_are_counted(engine: VllmApi, folder: Folder) -> None:
+    assert await engine.corrupted() == 0
+    await engine.load("bad@1", folder(behaviour="poison"))
+    await engine.complete("bad@1", "Hello", 1)
+
+    assert await engine.corrupted() == 1
+
+
+@pytest.mark.parametrize("api_key", ["sk-1"])
+async def test_an_engine_with_a_key_is_asked_with_it(engine: VllmApi, url: str, secret: Secret) -> None:
+    assert (await engine.complete(BASE, "Hello", 1)).text == BASE
+    async with vllm_api.opening(url, secret) as keyless:
+        with pytest.raises(Unavailable):  # nobody's adapter is to blame
+            await keyless.complete(BASE, "Hello", 1)
+
+
+async def test_another_lifes_secret_opens_nothing(engine: VllmApi, secret: Secret, folder: Folder) -> None:
+    secret.renew()
+
+    for asked in (engine.adapters(), engine.load("a@1", folder()), engine.close("a@1"), engine.remove("a@1")):
+        with pytest.raises(Unavailable):
+            await asked
+
+
+async def test_an_engine_that_is_not_there_is_unavailable(secret: Secret, folder: Folder) -> None:
+    async with vllm_api.opening("http://127.0.0.1:9", secret) as engine:
+        assert not await engine.is_healthy()
+        with pytest.raises(Unavailable) as caught:
+            await engine.load("a@1", folder())
+        assert caught.value.code == "engine_unavailable"
+        with pytest.raises(Unavailable):
+            await engine.complete(BASE, "Hello", 1)
+
+
+def test_a_secret_is_told_to_nobody_and_is_another_in_each_life() -> None:
+    secret = Secret()
+    first = secret()
+
+    assert first not in f"{secret} {secret!r}"
+    assert len(first) == 64
+    assert secret.renew() == secret() != first
