@@ -1,117 +1,307 @@
-"""The desired state, in a real Valkey."""
+"""The desired state, in a real Valkey: versions, how they stand, aliases and pins."""
 
-import asyncio
-import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from pointsman_lora_server.domain import AdapterVersion, Alias
-from pointsman_lora_server.registry import DEADLINE, TRIES, Registry
-from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
+from pointsman_lora_server.domain import AdapterVersion, Alias, Phase, Standing
+from pointsman_lora_server.registry import Registry
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
+from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
 
 
-def adapter(digit: str, created: int = 1, name: str = "triage") -> AdapterVersion:
-    return AdapterVersion(name, digit * 64, "tiny-base", 2, ("q_proj",), 100, created, {"seed": digit})
+def adapter(digit: str, name: str = "triage") -> AdapterVersion:
+    return AdapterVersion(
+        name,
+        digit * 64,
+        "tiny-base",
+        2,
+        ("q_proj",),
+        100,
+        1,
+        {"seed": digit},
+        base_digest="b" * 64,
+        metrics={"heldout_exact": 1 / 3},
+        author="ann",
+    )
 
 
-OLD, NEW = adapter("1", created=1), adapter("2", created=2)
+OLD, NEW, THIRD = adapter("1"), adapter("2"), adapter("3")
+PROD = "triage@prod"
+PATIENT = 5.0  # seconds a call, on a busy machine
 
 
 @pytest.fixture
-async def registry(redis: Any) -> Registry:
-    registry = Registry(redis, "tiny-base")
+async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
+    async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
+        yield redis
+
+
+@pytest.fixture
+async def registry(prompt_redis: PromptRedis) -> Registry:
+    """With three versions, the third not ready."""
+    registry = Registry(prompt_redis, "tiny-base")
+    for version in (OLD, NEW, THIRD):
+        await registry.record(version, "", False, "ann")
     for version in (OLD, NEW):
-        await registry.record(version)
+        await registry.stand(version.version, Phase.READY)
     return registry
+
+
+async def kinds(registry: Registry) -> list[str]:
+    """Of the changes, the newest first."""
+    return [change.kind for change in await registry.history("", 1000)]
 
 
 async def test_what_is_recorded_is_read_back_as_it_was(registry: Registry) -> None:
     desired = await registry.read()
 
-    assert desired.versions == {OLD.version: OLD, NEW.version: NEW}
-    assert await registry.version(NEW.version) == NEW
+    assert desired.versions == {version.version: version for version in (OLD, NEW, THIRD)}
+    assert desired.standings[OLD.version] == Standing(Phase.READY)
+    assert desired.standings[THIRD.version] == Standing(Phase.REGISTERED)
 
 
 async def test_the_first_record_of_a_version_stays(registry: Registry) -> None:
-    again = adapter("1", created=99)
+    again = replace(OLD, created_unix_ms=99, author="bob")
 
-    assert await registry.record(again) == OLD
+    assert await registry.record(again, "", False, "bob") == OLD
+    assert (await registry.read()).versions[OLD.version] == OLD
+    assert len(await kinds(registry)) == 5
+
+
+async def test_a_wish_for_an_alias_is_kept_until_it_is_settled(registry: Registry) -> None:
+    await registry.record(THIRD, "prod", True, "ann")
+    assert (await registry.read()).standings[THIRD.version] == Standing(Phase.REGISTERED, word="prod", force=True)
+
+    await registry.record(THIRD, "", False, "ann")
+    assert (await registry.read()).standings[THIRD.version].word == "prod", "wishing nothing takes no wish away"
+
+    await registry.settle_word(THIRD.version, "prod")
+    assert (await registry.read()).standings[THIRD.version] == Standing(Phase.REGISTERED)
+
+
+async def test_settling_a_wish_leaves_another_that_came_meanwhile(registry: Registry) -> None:
+    await registry.record(THIRD, "prod", False, "ann")
+    await registry.record(THIRD, "beta", False, "bob")
+
+    await registry.settle_word(THIRD.version, "prod")
+
+    assert (await registry.read()).standings[THIRD.version].word == "beta"
+
+
+async def test_the_move_that_was_wished_settles_the_wish_and_no_other_does(registry: Registry) -> None:
+    await registry.record(OLD, "prod", True, "ann")
+
+    await registry.move("triage@beta", OLD.version)
+    assert (await registry.read()).standings[OLD.version].word == "prod"
+
+    await registry.move(PROD, OLD.version)
+    assert (await registry.read()).standings[OLD.version] == Standing(Phase.READY)
+
+
+async def test_a_ready_version_stays_ready_when_it_is_registered_again_with_a_wish(registry: Registry) -> None:
+    await registry.record(OLD, "prod", False, "ann")
+
+    assert (await registry.read()).standings[OLD.version] == Standing(Phase.READY, word="prod")
+
+
+async def test_a_wish_for_what_is_so_already_is_none(registry: Registry) -> None:
+    await registry.move(PROD, OLD.version)
+    before = await kinds(registry)
+
+    await registry.record(OLD, "prod", False, "ann")
+
+    assert (await registry.read()).standings[OLD.version].word == ""
+    assert await kinds(registry) == before
+
+
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.RETIRED])
+async def test_registering_again_brings_back_what_failed_or_was_retired(registry: Registry, phase: Phase) -> None:
+    await registry.stand(THIRD.version, phase, error_code="not_finite", error="a weight is NaN")
+
+    await registry.record(THIRD, "prod", False, "ann")
+
+    assert (await registry.read()).standings[THIRD.version] == Standing(Phase.REGISTERED, word="prod")
+    change = (await registry.history("triage", 1))[0]
+    assert (change.kind, change.before, change.after) == ("registered", phase.value, "registered")
+
+
+async def test_a_failure_is_kept_with_its_reason(registry: Registry) -> None:
+    assert await registry.stand(THIRD.version, Phase.FAILED, error_code="not_finite", error="a weight is NaN")
+
+    standing = (await registry.read()).standings[THIRD.version]
+    assert (standing.error_code, standing.error) == ("not_finite", "a weight is NaN")
+    assert (await registry.history("triage", 1))[0].reason == "a weight is NaN"
+
+
+async def test_a_phase_changes_only_from_the_expected_one(registry: Registry) -> None:
+    assert await registry.stand(THIRD.version, Phase.VALIDATING, expected=Phase.REGISTERED)
+    assert not await registry.stand(THIRD.version, Phase.VALIDATING, expected=Phase.REGISTERED), "another did it"
+    assert not await registry.stand("triage@0123456789ab", Phase.READY)
+    assert await registry.stand(THIRD.version, Phase.READY, expected=Phase.VALIDATING)
+    assert (await registry.read()).standings[THIRD.version].phase is Phase.READY
 
 
 async def test_each_move_counts_and_the_same_move_twice_is_one(registry: Registry) -> None:
-    assert await registry.move("triage@prod", OLD.version) == Alias("triage@prod", OLD.version, 1)
-    assert await registry.move("triage@prod", NEW.version) == Alias("triage@prod", NEW.version, 2)
-    assert await registry.move("triage@prod", NEW.version) == Alias("triage@prod", NEW.version, 2)
-    assert (await registry.read()).aliases == (Alias("triage@prod", NEW.version, 2),)
+    assert await registry.move(PROD, OLD.version) == Alias(PROD, OLD.version, 1)
+    assert await registry.move(PROD, NEW.version) == Alias(PROD, NEW.version, 2, previous=OLD.version)
+    assert await registry.move(PROD, NEW.version) == Alias(PROD, NEW.version, 2, previous=OLD.version)
+    assert (await registry.read()).aliases == (Alias(PROD, NEW.version, 2, previous=OLD.version),)
+    assert (await kinds(registry)).count("alias") == 2
 
 
-async def test_of_two_who_move_an_alias_at_once_one_is_told(registry: Registry) -> None:
-    third = await registry.record(adapter("3"))
-    await registry.move("triage@prod", OLD.version)
+async def test_an_alias_that_points_elsewhere_is_not_what_was_expected(registry: Registry) -> None:
+    with pytest.raises(FailedPrecondition, match="points to nothing") as caught:
+        await registry.move(PROD, NEW.version, expected=OLD.version)
+    assert caught.value.code == "alias_moved"
 
-    outcomes = await asyncio.gather(
-        *(registry.move("triage@prod", to.version, expected=OLD.version) for to in (NEW, third)),
-        return_exceptions=True,
-    )
-
-    refused = [outcome for outcome in outcomes if isinstance(outcome, FailedPrecondition)]
-    assert [error.code for error in refused] == ["alias_moved"]
-    assert sum(isinstance(outcome, Alias) for outcome in outcomes) == 1
-
-
-async def test_an_alias_that_is_new_is_not_what_was_expected(registry: Registry) -> None:
-    with pytest.raises(FailedPrecondition, match="points to nothing"):
-        await registry.move("triage@prod", NEW.version, expected=OLD.version)
+    await registry.move(PROD, NEW.version)
+    with pytest.raises(FailedPrecondition, match=f"points to {NEW.version}"):
+        await registry.move(PROD, OLD.version, expected=THIRD.version)
 
 
 async def test_an_alias_cannot_point_to_what_was_never_registered(registry: Registry) -> None:
-    with pytest.raises(NotFound):
-        await registry.move("triage@prod", "triage@0123456789ab")
-    with pytest.raises(NotFound):
-        await registry.version("triage@0123456789ab")
+    with pytest.raises(NotFound) as caught:
+        await registry.move(PROD, "triage@0123456789ab")
+    assert caught.value.code == "unknown_version"
 
 
-async def test_the_wanted_begin_with_what_an_alias_points_to_and_then_the_newest(registry: Registry) -> None:
-    await registry.record(adapter("3", created=3))
-    await registry.move("triage@prod", OLD.version)
-
-    assert (await registry.read()).wanted == (OLD.version, adapter("3").version, NEW.version)
+async def test_an_alias_cannot_point_to_another_adapter(registry: Registry) -> None:
+    with pytest.raises(InvalidArgument, match="another adapter"):
+        await registry.move("triage2@prod", OLD.version)
 
 
-async def test_a_version_that_its_last_alias_left_is_wanted_no_more(registry: Registry) -> None:
-    for alias in ("triage@prod", "triage@canary"):
+async def test_an_alias_cannot_point_to_what_is_not_ready_and_says_why(registry: Registry) -> None:
+    with pytest.raises(FailedPrecondition, match="is registered"):
+        await registry.move(PROD, THIRD.version)
+
+    await registry.stand(THIRD.version, Phase.FAILED, error_code="not_finite", error="a weight is NaN")
+    with pytest.raises(FailedPrecondition, match=r"is failed: a weight is NaN \(not_finite\)") as caught:
+        await registry.move(PROD, THIRD.version)
+
+    assert caught.value.code == "not_ready"
+    assert (await registry.read()).aliases == ()
+
+
+async def test_a_version_in_use_is_not_retired_and_those_who_use_it_are_named(registry: Registry) -> None:
+    for alias in (PROD, "triage@beta"):
         await registry.move(alias, OLD.version)
 
-    await registry.move("triage@prod", NEW.version)
-    assert OLD.version in (await registry.read()).wanted
+    with pytest.raises(FailedPrecondition, match="triage@beta, triage@prod") as caught:
+        await registry.retire(OLD.version, "ann")
+    assert caught.value.code == "in_use"
 
-    await registry.move("triage@canary", NEW.version)
-    assert (await registry.read()).wanted == (NEW.version,)
-
-    await registry.move("triage@prod", OLD.version)  # a rollback
-    assert OLD.version in (await registry.read()).wanted
-
-
-async def test_engines_of_another_base_model_have_a_state_of_their_own(registry: Registry, redis: Any) -> None:
-    assert (await Registry(redis, "another-base").read()).versions == {}
+    for alias in (PROD, "triage@beta"):
+        await registry.move(alias, NEW.version)
+    await registry.retire(OLD.version, "ann")
+    await registry.retire(OLD.version, "ann")
+    assert (await registry.read()).standings[OLD.version].phase is Phase.RETIRED
+    assert (await kinds(registry)).count("retired") == 1
 
 
-async def test_a_redis_that_hangs_is_a_dead_one(registry: Registry, valkey: Any) -> None:
-    valkey.hang()
-    started = time.monotonic()
+async def test_only_what_is_retired_or_failed_is_deleted_and_with_all_that_belongs_to_it(registry: Registry) -> None:
+    await registry.pin(OLD.version, True, "ann")
+    with pytest.raises(FailedPrecondition, match="retire it first") as caught:
+        await registry.delete(OLD.version, "ann")
+    assert caught.value.code == "not_retired"
 
-    with pytest.raises(Unavailable) as caught:
-        await registry.read()
+    await registry.retire(OLD.version, "ann")
+    await registry.delete(OLD.version, "ann")
 
-    assert caught.value.code == "redis_unavailable"
-    assert time.monotonic() - started < TRIES * DEADLINE + 0.5  # a busy machine is allowed some
+    desired = await registry.read()
+    assert OLD.version not in desired.versions
+    assert OLD.version not in desired.standings
+    assert desired.pins == frozenset()
+    with pytest.raises(NotFound):
+        await registry.delete(OLD.version, "ann")
 
 
-async def test_a_redis_that_comes_back_is_used_again(registry: Registry, valkey: Any) -> None:
-    valkey.stop()
-    with pytest.raises(Unavailable):
-        await registry.read()
+async def test_a_failed_version_that_an_alias_still_points_to_is_not_deleted(registry: Registry) -> None:
+    await registry.move(PROD, OLD.version)
+    await registry.stand(OLD.version, Phase.FAILED, error_code="damaged", error="its file is gone")
 
-    valkey.start()
+    with pytest.raises(FailedPrecondition, match=PROD):
+        await registry.delete(OLD.version, "ann")
 
-    assert set((await registry.read()).versions) == {OLD.version, NEW.version}
+
+async def test_a_version_that_was_deleted_can_be_registered_as_new(registry: Registry) -> None:
+    await registry.retire(OLD.version, "ann")
+    await registry.delete(OLD.version, "ann")
+    later = replace(OLD, created_unix_ms=99)
+
+    assert await registry.record(later, "", False, "bob") == later
+    assert (await registry.read()).versions[OLD.version] == later
+
+
+async def test_a_reader_that_did_not_hear_of_the_deletion_reads_the_new_record(
+    registry: Registry, prompt_redis: PromptRedis
+) -> None:
+    reader = Registry(prompt_redis, "tiny-base")
+    await reader.read()
+    await registry.retire(OLD.version, "ann")
+    await registry.delete(OLD.version, "ann")
+    later = replace(OLD, created_unix_ms=99)
+    await registry.record(later, "", False, "bob")
+
+    assert (await reader.read()).versions[OLD.version] == later
+
+
+async def test_a_pin_is_set_and_taken_away_once_each(registry: Registry) -> None:
+    for pinned in (True, True, False, False):
+        await registry.pin(OLD.version, pinned, "ann")
+        assert (await registry.read()).pins == (frozenset({OLD.version}) if pinned else frozenset())
+
+    assert (await kinds(registry)).count("pin") == 2
+    with pytest.raises(NotFound):
+        await registry.pin("triage@0123456789ab", True, "ann")
+
+
+async def test_what_is_retired_cannot_be_pinned(registry: Registry) -> None:
+    await registry.retire(OLD.version, "ann")
+
+    with pytest.raises(FailedPrecondition, match="is retired"):
+        await registry.pin(OLD.version, True, "ann")
+
+
+async def test_engines_of_another_base_model_have_a_state_of_their_own(
+    registry: Registry, prompt_redis: PromptRedis
+) -> None:
+    other = Registry(prompt_redis, "another-base")
+
+    assert (await other.read()).versions == {}
+    assert await other.history("", 10) == []
+
+
+async def test_all_keys_lie_in_one_slot_of_a_cluster(registry: Registry, prompt_redis: PromptRedis) -> None:
+    await registry.lease("validate", "me", 10)
+
+    keys = await prompt_redis.client.keys("*")
+
+    assert len(keys) > 5
+    assert all(key.startswith("{pointsman:adapters:tiny-base}:") for key in keys)
+
+
+async def test_a_state_that_nobody_changed_is_not_read_again(registry: Registry, prompt_redis: PromptRedis) -> None:
+    first = await registry.read()
+    assert await registry.read() is first
+
+    await Registry(prompt_redis, "tiny-base").move(PROD, OLD.version)
+
+    changed = await registry.read()
+    assert [alias.version for alias in changed.aliases] == [OLD.version]
+    assert await registry.read() is changed
+
+
+async def test_a_field_that_a_newer_server_wrote_is_passed_over(registry: Registry, prompt_redis: PromptRedis) -> None:
+    key = "{pointsman:adapters:tiny-base}:versions"
+    raw = await prompt_redis.client.hget(key, OLD.version)
+    await prompt_redis.client.hset(key, OLD.version, raw.replace("{", '{"colour": "red", ', 1))
+
+    assert (await Registry(prompt_redis, "tiny-base").read()).versions[OLD.version] == OLD
+
+
+async def test_text_that_utf8_cannot_carry_is_recorded_all_the_same(registry: Registry) -> None:
+    await registry.stand(THIRD.version, Phase.FAILED, error_code="unsafe_file", error="the file '\udcff\x00' of Zoë")
+
+    assert (await registry.read()).standings[THIRD.version].error == "the file '?\x00' of Zoë"

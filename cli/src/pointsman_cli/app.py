@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pointsman_cli.adapters import command as adapters
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
@@ -30,6 +31,7 @@ def build_app() -> typer.Typer:
     for command in (up, ask, route, feedback, ingest, train, replay, doctor):
         app.command()(command)
     app.add_typer(classifier_app(), name="classifier")
+    app.add_typer(adapters.build_app(), name="adapters")
     app.add_typer(retriever.build_app(), name="retriever")
     app.add_typer(keys.build_app(), name="keys")
     return app

@@ -4,13 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pointsman.v1 import lora_server_pb2
+from pointsman_servicekit.errors import DeadlineExceeded
 from pointsman_servicekit.grpc_client import open_channel
 
 from pointsman_cli import stubs
 from pointsman_cli.example import Adapter
 
-_REGISTER_SECONDS = 180.0  # checking, copying, loading, and the first slow generation
+_REGISTER_SECONDS = 600.0
+"""Checking, copying, a trial in a process that first imports torch (a minute, on a busy machine), loading, the first
+slow generation; and others that are registered at the same time are tried one by one."""
 _LIST_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an adapter comes from, and whose word it has."""
+
+    parent: str = ""
+    """The version that its training started from."""
+    author: str = ""
+    force: bool = False
+    """Move the alias even where the evaluation says that prompting is as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +36,33 @@ class Registered:
         return f"{self.version} ({', '.join(self.aliases)})" if self.aliases else self.version
 
 
-async def register(address: str, adapter: Adapter, facts: Mapping[str, str]) -> Registered:
-    """Has the lora-server at `address` check and load the adapter, and moves its alias (an empty one moves none)."""
+async def register(
+    address: str, adapter: Adapter, facts: Mapping[str, str], origin: Origin | None = None
+) -> Registered:
+    """Has the lora-server at `address` check, try and load the adapter, and moves its alias (an empty one moves none).
+
+    What it has begun goes on where this breaks off.
+    """
+    origin = origin or Origin()
     request = lora_server_pb2.RegisterRequest(
-        name=adapter.name, folder=str(adapter.folder.absolute()), alias=adapter.alias, facts=dict(facts)
+        name=adapter.name,
+        folder=str(adapter.folder.absolute()),
+        alias=adapter.alias,
+        facts=dict(facts),
+        parent=origin.parent,
+        author=origin.author,
+        force=origin.force,
     )
     async with open_channel(address) as channel:
-        with stubs.speaking_to("lora-server"):
-            version = await stubs.lora_server(channel).Register(request, timeout=_REGISTER_SECONDS)
+        try:
+            with stubs.speaking_to("lora-server"):
+                version = await stubs.lora_server(channel).Register(request, timeout=_REGISTER_SECONDS)
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(
+                f"{error.message} ({_REGISTER_SECONDS:.0f} s); it goes on by itself: `pointsman adapters list` shows "
+                "how far it is",
+                code=error.code,
+            ) from error
     return _registered(version)
 
 

@@ -1,7 +1,6 @@
-"""The gRPC door: converts, and hands on."""
+"""The gRPC door of adapters: checks, converts, and hands on."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +9,15 @@ from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 
 from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import Alias, EngineState, EngineStatus, VersionReport, VersionState
+from pointsman_lora_server.doors import grpc_requests as asked
+from pointsman_lora_server.doors.grpc_answers import EngineIdentity, to_alias, to_change, to_state, to_version
 from pointsman_lora_server.rollout import Rollout
+
+__all__ = ["SERVICE", "EngineIdentity", "LoraServerServicer"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
-
-_STATUS = {
-    EngineStatus.STARTING: pb.ENGINE_STATUS_STARTING,
-    EngineStatus.READY: pb.ENGINE_STATUS_READY,
-    EngineStatus.DOWN: pb.ENGINE_STATUS_DOWN,
-}
-_STATE = {
-    VersionState.REGISTERED: pb.ADAPTER_STATE_REGISTERED,
-    VersionState.LOADING: pb.ADAPTER_STATE_LOADING,
-    VersionState.WARM: pb.ADAPTER_STATE_WARM,
-    VersionState.SERVING: pb.ADAPTER_STATE_SERVING,
-    VersionState.FAILED: pb.ADAPTER_STATE_FAILED,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class EngineIdentity:
-    """What stays true of the engine, whatever it is doing."""
-
-    name: str
-    base_model: str
-    url: str
-    max_model_len: int
 
 
 class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
@@ -48,53 +27,76 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         self._identity = identity
 
     async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.AdapterVersion:
-        folder = Path(request.folder)
-        return _version(await self._rollout.register(request.name, folder, request.alias, dict(request.facts)))
+        asked.check_register(request)
+        return to_version(
+            await self._rollout.register(
+                request.name,
+                Path(request.folder),
+                request.alias,
+                dict(request.facts),
+                request.parent,
+                request.author,
+                request.force,
+            )
+        )
 
     async def List(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:
+        asked.check_filter(request.name)
         versions, aliases = await self._rollout.list(request.name)
-        return pb.ListAdaptersResponse(versions=map(_version, versions), aliases=map(_alias, aliases))
+        return pb.ListAdaptersResponse(versions=map(to_version, versions), aliases=map(to_alias, aliases))
+
+    async def Get(self, request: pb.GetAdapterRequest, context: Context) -> pb.AdapterVersion:
+        asked.check_version_or_alias(request.version)
+        return to_version(await self._rollout.get(request.version))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.Alias:
-        return _alias(await self._rollout.set_alias(request.alias, request.version, request.expected_version))
+        asked.check_author(request.author)
+        return to_alias(
+            await self._rollout.set_alias(
+                request.alias, request.version, request.expected_version, request.author, request.force
+            )
+        )
+
+    async def SetCanary(self, request: pb.SetCanaryRequest, context: Context) -> pb.Alias:
+        asked.check_canary(request)
+        terms = asked.from_terms(request.terms)
+        return to_alias(
+            await self._rollout.set_canary(
+                request.alias, request.version, request.weight, terms, request.author, request.expected_version
+            )
+        )
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.Alias:
+        asked.check_rollback(request)
+        return to_alias(
+            await self._rollout.rollback(request.alias, request.expected_version, request.author, request.reason)
+        )
+
+    async def Pin(self, request: pb.PinRequest, context: Context) -> pb.AdapterVersion:
+        asked.check_author(request.author)
+        return to_version(await self._rollout.pin(request.version, request.pinned, request.author))
+
+    async def Retire(self, request: pb.RetireRequest, context: Context) -> pb.AdapterVersion:
+        asked.check_author(request.author)
+        return to_version(await self._rollout.retire(request.version, request.author))
+
+    async def Delete(self, request: pb.DeleteAdapterRequest, context: Context) -> pb.DeleteAdapterResponse:
+        asked.check_author(request.author)
+        await self._rollout.delete(request.version, request.author)
+        return pb.DeleteAdapterResponse()
+
+    async def History(self, request: pb.HistoryRequest, context: Context) -> pb.HistoryResponse:
+        asked.check_filter(request.name)
+        changes = await self._rollout.history(request.name, asked.history_limit(request.limit))
+        return pb.HistoryResponse(changes=map(to_change, changes))
+
+    async def Ensure(self, request: pb.EnsureRequest, context: Context) -> pb.EngineState:
+        return to_state(self._identity, await self._rollout.ensure(request.version))
+
+    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:
+        await self._rollout.report(asked.from_outcomes(request.outcomes))
+        return pb.ReportResponse()
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.EngineState]:
         async for state in self._board.watch():
-            yield _state(self._identity, state)
-
-
-def _state(identity: EngineIdentity, state: EngineState) -> pb.EngineState:
-    return pb.EngineState(
-        engine=identity.name,
-        status=_STATUS[state.status],
-        base_model=identity.base_model,
-        url=identity.url,
-        resident=sorted(state.resident),
-        aliases=map(_alias, state.aliases),
-        sequence=state.sequence,
-        engine_restarts=state.restarts,
-        detail=state.detail,
-        max_model_len=identity.max_model_len,
-    )
-
-
-def _alias(alias: Alias) -> pb.Alias:
-    return pb.Alias(alias=alias.alias, version=alias.version, revision=alias.revision)
-
-
-def _version(report: VersionReport) -> pb.AdapterVersion:
-    version = report.version
-    return pb.AdapterVersion(
-        version=version.version,
-        name=version.name,
-        sha256=version.sha256,
-        base_model=version.base_model,
-        rank=version.rank,
-        target_modules=version.target_modules,
-        bytes=version.bytes,
-        created_unix_ms=version.created_unix_ms,
-        state=_STATE[report.state],
-        last_error=report.last_error,
-        facts=version.facts,
-        aliases=report.aliases,
-    )
+            yield to_state(self._identity, state)

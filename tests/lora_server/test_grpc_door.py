@@ -1,0 +1,281 @@
+"""The gRPC door of adapters, before a double of what it hands on to: nothing out of bounds gets through."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_lora_server.board import Board
+from pointsman_lora_server.domain import (
+    AdapterVersion,
+    Alias,
+    Canary,
+    CanaryTerms,
+    Change,
+    EngineState,
+    EngineStatus,
+    VersionReport,
+    VersionState,
+)
+from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServerServicer
+from pointsman_lora_server.registry import Counts, Outcomes
+from pointsman_lora_server.rollout import Rollout
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_server import serving
+from pointsman_servicekit.rich_status import from_rpc_error
+
+OLD, NEW = "triage@111111111111", "triage@222222222222"
+PROD = "triage@prod"
+VERSION = AdapterVersion(
+    "triage",
+    "1" * 64,
+    "tiny-base",
+    2,
+    ("q_proj",),
+    100,
+    1_795_000_000_000,
+    {"seed": "7"},
+    "b" * 64,
+    "c" * 64,
+    "d" * 64,
+    {"heldout_exact": 0.25},
+    NEW,
+    "ann",
+)
+
+
+@dataclass
+class Asked:
+    """Answers each call with `answer`, and notes with what it was called."""
+
+    answer: Any = None
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def call(*arguments: Any) -> Any:
+            self.calls.append((name, *arguments))
+            return self.answer
+
+        return call
+
+
+@pytest.fixture
+def rollout() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+async def stub(rollout: Asked) -> AsyncIterator[lora_server_pb2_grpc.LoraServerStub]:
+    identity = EngineIdentity("local", "tiny-base", "http://127.0.0.1:1", 512)
+    servicer = LoraServerServicer(cast(Rollout, rollout), Board(), identity)
+    async with (
+        serving(
+            "127.0.0.1:0",
+            [SERVICE],
+            lambda server: lora_server_pb2_grpc.add_LoraServerServicer_to_server(servicer, server),
+            grace=0.1,
+        ) as server,
+        open_channel(server.address) as channel,
+    ):
+        yield lora_server_pb2_grpc.LoraServerStub(channel)
+
+
+async def test_a_version_travels_whole(stub: Any, rollout: Asked) -> None:
+    rollout.answer = VersionReport(VERSION, VersionState.FAILED, (PROD,), True, "not_finite", "a weight is NaN")
+
+    assert await stub.Get(pb.GetAdapterRequest(version=PROD)) == pb.AdapterVersion(
+        version=OLD,
+        name="triage",
+        sha256="1" * 64,
+        base_model="tiny-base",
+        rank=2,
+        target_modules=["q_proj"],
+        bytes=100,
+        created_unix_ms=1_795_000_000_000,
+        state=pb.ADAPTER_STATE_FAILED,
+        last_error="a weight is NaN",
+        facts={"seed": "7"},
+        aliases=[PROD],
+        base_digest="b" * 64,
+        chat_template_sha256="c" * 64,
+        training_data_sha256="d" * 64,
+        metrics={"heldout_exact": 0.25},
+        parent=NEW,
+        author="ann",
+        pinned=True,
+        last_error_code="not_finite",
+    )
+    assert rollout.calls == [("get", PROD)]
+
+
+@pytest.mark.parametrize("state", VersionState)
+async def test_each_state_has_its_name_on_the_wire(stub: Any, rollout: Asked, state: VersionState) -> None:
+    rollout.answer = VersionReport(VERSION, state, ())
+
+    told = await stub.Pin(pb.PinRequest(version=OLD, pinned=True, author="ann"))
+
+    assert pb.AdapterState.Name(told.state) == f"ADAPTER_STATE_{state.name}"
+    assert rollout.calls == [("pin", OLD, True, "ann")]
+
+
+async def test_an_adapter_is_registered_as_it_was_asked(stub: Any, rollout: Asked) -> None:
+    rollout.answer = VersionReport(VERSION, VersionState.SERVING, (PROD,))
+
+    await stub.Register(
+        pb.RegisterRequest(
+            name="triage", folder="/a/b", alias="prod", facts={"seed": "7"}, parent=NEW, author="ann", force=True
+        )
+    )
+
+    assert rollout.calls == [("register", "triage", Path("/a/b"), "prod", {"seed": "7"}, NEW, "ann", True)]
+
+
+async def test_an_alias_travels_with_its_canary_and_where_it_was(stub: Any, rollout: Asked) -> None:
+    rollout.answer = Alias(PROD, OLD, 7, Canary(NEW, 0.1), "triage@333333333333")
+
+    told = await stub.SetCanary(
+        pb.SetCanaryRequest(
+            alias=PROD,
+            version=NEW,
+            weight=0.1,
+            terms=pb.CanaryTerms(min_requests=5, max_error_excess=0),
+            author="ann",
+            expected_version=OLD,
+        )
+    )
+
+    assert told == pb.Alias(
+        alias=PROD, version=OLD, revision=7, canary_version=NEW, canary_weight=0.1, previous="triage@333333333333"
+    )
+    terms = CanaryTerms(min_requests=5, max_error_excess=0)  # 0 is said, the others are not
+    assert rollout.calls == [("set_canary", PROD, NEW, 0.1, terms, "ann", OLD)]
+
+
+async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
+    rollout.answer = Alias(PROD, OLD, 1)
+    await stub.SetAlias(pb.SetAliasRequest(alias=PROD, version=OLD, expected_version=NEW, author="ann", force=True))
+    await stub.Rollback(pb.RollbackRequest(alias=PROD, expected_version=NEW, author="ann", reason="why"))
+    rollout.answer = VersionReport(VERSION, VersionState.RETIRED, ())
+    await stub.Retire(pb.RetireRequest(version=OLD, author="ann"))
+    await stub.Delete(pb.DeleteAdapterRequest(version=OLD, author="ann"))
+    rollout.answer = [VersionReport(VERSION, VersionState.WARM, ())], [Alias(PROD, OLD, 1)]
+    listed = await stub.List(pb.ListAdaptersRequest(name="triage"))
+
+    assert ([each.version for each in listed.versions], [each.alias for each in listed.aliases]) == ([OLD], [PROD])
+    assert rollout.calls == [
+        ("set_alias", PROD, OLD, NEW, "ann", True),
+        ("rollback", PROD, NEW, "ann", "why"),
+        ("retire", OLD, "ann"),
+        ("delete", OLD, "ann"),
+        ("list", "triage"),
+    ]
+
+
+async def test_the_history_has_a_hundred_changes_unless_another_number_is_named(stub: Any, rollout: Asked) -> None:
+    rollout.answer = [Change("1-0", 1, "alias", PROD, OLD, NEW, "ann", "why")]
+
+    told = await stub.History(pb.HistoryRequest())
+    await stub.History(pb.HistoryRequest(name="triage", limit=7))
+
+    assert list(told.changes) == [
+        pb.Change(id="1-0", at_unix_ms=1, kind="alias", subject=PROD, before=OLD, after=NEW, author="ann", reason="why")
+    ]
+    assert rollout.calls == [("history", "", 100), ("history", "triage", 7)]
+
+
+async def test_the_engine_says_what_is_resident_and_what_can_be_had(stub: Any, rollout: Asked) -> None:
+    rollout.answer = EngineState(
+        EngineStatus.READY, 3, "fine", frozenset({OLD}), loadable=frozenset({NEW}), aliases=(Alias(PROD, OLD, 1),)
+    )
+
+    assert await stub.Ensure(pb.EnsureRequest(version=OLD)) == pb.EngineState(
+        engine="local",
+        status=pb.ENGINE_STATUS_READY,
+        base_model="tiny-base",
+        url="http://127.0.0.1:1",
+        resident=[OLD],
+        aliases=[pb.Alias(alias=PROD, version=OLD, revision=1)],
+        sequence=1,
+        engine_restarts=2,
+        detail="fine",
+        max_model_len=512,
+        loadable=[NEW],
+    )
+
+
+async def test_outcomes_are_handed_on_as_counts(stub: Any, rollout: Asked) -> None:
+    outcome = pb.Outcomes(
+        alias=PROD, revision=7, version=OLD, requests=9, errors=1, invalid=2, milliseconds={0: 1, 40: 7}
+    )
+
+    await stub.Report(pb.ReportRequest(outcomes=[outcome]))
+
+    assert rollout.calls == [("report", [Outcomes(PROD, 7, OLD, Counts(9, 1, 2, {0: 1, 40: 7}))])]
+
+
+def _outcome(**changed: Any) -> pb.ReportRequest:
+    fields: dict[str, Any] = {"alias": PROD, "version": OLD, "requests": 9}
+    return pb.ReportRequest(outcomes=[pb.Outcomes(**(fields | changed))])
+
+
+def _canary(**changed: Any) -> pb.SetCanaryRequest:
+    fields: dict[str, Any] = {"alias": PROD, "version": NEW, "weight": 0.1}
+    return pb.SetCanaryRequest(**(fields | changed))
+
+
+def _register(**changed: Any) -> pb.RegisterRequest:
+    return pb.RegisterRequest(**({"name": "triage", "folder": "/a"} | changed))
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code"),
+    [
+        ("Register", _register(folder=""), "bad_folder"),
+        ("Register", _register(folder="a\0b"), "bad_folder"),
+        ("Register", _register(folder="a" * 5000), "bad_folder"),
+        ("Register", _register(parent="triage@prod"), "bad_version"),
+        ("Register", _register(author="a" * 201), "bad_author"),
+        ("Register", _register(facts={"a": "b" * 1001}), "bad_facts"),
+        ("Register", _register(facts={"": "b"}), "bad_facts"),
+        ("Register", _register(facts={str(number): "" for number in range(65)}), "bad_facts"),
+        ("List", pb.ListAdaptersRequest(name="../x"), "bad_name"),
+        ("Get", pb.GetAdapterRequest(version="triage"), "bad_alias"),
+        ("Get", pb.GetAdapterRequest(), "bad_alias"),
+        ("SetAlias", pb.SetAliasRequest(alias=PROD, version=OLD, author="a" * 201), "bad_author"),
+        ("SetCanary", _canary(weight=-0.1), "bad_weight"),
+        ("SetCanary", _canary(weight=1.1), "bad_weight"),
+        ("SetCanary", _canary(weight=float("nan")), "bad_weight"),
+        ("SetCanary", _canary(weight=0), "bad_weight"),
+        ("SetCanary", _canary(expected_version="x"), "bad_version"),
+        ("SetCanary", _canary(terms=pb.CanaryTerms(min_requests=0)), "bad_min_requests"),
+        ("SetCanary", _canary(terms=pb.CanaryTerms(max_error_excess=1.1)), "bad_max_error_excess"),
+        ("SetCanary", _canary(terms=pb.CanaryTerms(max_invalid_excess=float("nan"))), "bad_max_invalid_excess"),
+        ("SetCanary", _canary(terms=pb.CanaryTerms(max_latency_ratio=0.5)), "bad_max_latency_ratio"),
+        ("SetCanary", _canary(terms=pb.CanaryTerms(max_latency_ratio=float("inf"))), "bad_max_latency_ratio"),
+        ("Rollback", pb.RollbackRequest(alias=PROD, reason="a" * 1001), "bad_reason"),
+        ("Rollback", pb.RollbackRequest(alias=PROD, expected_version="x"), "bad_version"),
+        ("History", pb.HistoryRequest(limit=1001), "bad_limit"),
+        ("History", pb.HistoryRequest(name="Ünicode"), "bad_name"),
+        ("Report", _outcome(alias="triage"), "bad_alias"),
+        ("Report", _outcome(version="triage"), "bad_version"),
+        ("Report", _outcome(errors=10), "bad_outcomes"),
+        ("Report", _outcome(invalid=10), "bad_outcomes"),
+        ("Report", _outcome(milliseconds={1: 10}), "bad_outcomes"),
+        ("Report", _outcome(milliseconds={121: 1}), "bad_outcomes"),
+        ("Report", _outcome(requests=2**41), "bad_outcomes"),
+        ("Report", pb.ReportRequest(outcomes=[pb.Outcomes()] * 1001), "bad_outcomes"),
+    ],
+)
+async def test_what_is_out_of_bounds_is_refused_at_the_door(
+    stub: Any, rollout: Asked, method: str, request_: Any, code: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await getattr(stub, method)(request_)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert from_rpc_error(caught.value, "lora-server").code == code
+    assert rollout.calls == []

@@ -1,0 +1,240 @@
+"""How lora-servers hear of changes, and of one another, in a real Valkey."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from pointsman_lora_server.domain import AdapterVersion, EngineState, Phase
+from pointsman_lora_server.registry import Registry
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
+
+OLD, NEW = (f"triage@{digit * 12}" for digit in "12")
+PROD = "triage@prod"
+PATIENT = 5.0  # seconds a call, on a busy machine
+
+
+@pytest.fixture
+async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
+    async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
+        yield redis
+
+
+async def register(registry: Registry, name: str = "triage", digits: str = "12") -> None:
+    for digit in digits:
+        version = AdapterVersion(name, digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
+        await registry.record(version, "", False, "ann")
+        await registry.stand(version.version, Phase.READY)
+
+
+@pytest.fixture
+async def registry(prompt_redis: PromptRedis) -> Registry:
+    registry = Registry(prompt_redis, "tiny-base")
+    await register(registry)
+    return registry
+
+
+async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Registry, valkey: Any) -> None:
+    """Measured over twenty moves and eight followers; one in twenty may be late on a busy machine."""
+    worst: list[float] = []
+    async with AsyncExitStack() as stack:
+        followers = [
+            Registry(await stack.enter_async_context(open_redis(valkey.url, lambda up: None, PATIENT)), "tiny-base")
+            for _ in range(8)
+        ]
+        seen = [await follower.changes_since("", 1) for follower in followers]
+        for number in range(20):
+            to = (OLD, NEW)[number % 2]
+            waiting = [asyncio.create_task(_hear(*each, to)) for each in zip(followers, seen, strict=True)]
+            await _all_wait(valkey, len(followers))
+            moved_at = time.monotonic()
+            await registry.move(PROD, to)
+            heard = await asyncio.gather(*waiting)
+            seen = [last_id for last_id, _ in heard]
+            worst.append(max(at for _, at in heard) - moved_at)
+
+    assert sorted(worst)[-2] < 0.1, worst
+
+
+async def _hear(follower: Registry, last_id: str, version: str) -> tuple[str, float]:
+    """Until the follower has read that the alias points to `version`; when that was."""
+    while True:
+        last_id = await follower.changes_since(last_id, 4)
+        if [alias.version for alias in (await follower.read()).aliases] == [version]:
+            return last_id, time.monotonic()
+
+
+async def _all_wait(valkey: Any, how_many: int) -> None:
+    async def wait(redis: PromptRedis) -> bool:
+        return int((await redis.client.info("clients"))["blocked_clients"]) >= how_many
+
+    async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
+        await _until(lambda: wait(redis))
+
+
+async def _until(asks: Callable[[], Awaitable[object]]) -> None:
+    """Until the answer is yes."""
+    deadline = time.monotonic() + 10
+    while not await asks():
+        assert time.monotonic() < deadline, "not within 10 s"
+        await asyncio.sleep(0.001)
+
+
+async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(registry: Registry) -> None:
+    newest = await registry.changes_since("", 60)
+
+    assert newest == (await registry.history("", 1))[0].id
+    assert await registry.changes_since("0-0", 60) == newest
+
+
+async def test_without_a_change_the_wait_ends_where_it_began(prompt_redis: PromptRedis, registry: Registry) -> None:
+    newest = await registry.changes_since("", 1)
+    assert await registry.changes_since(newest, 0.02) == newest
+
+    empty = Registry(prompt_redis, "another-base")
+    assert await empty.changes_since("", 60) == "0-0"
+    assert await empty.changes_since("0-0", 0.02) == "0-0"
+
+
+async def test_a_redis_that_lost_its_stream_is_noticed_at_once(registry: Registry, prompt_redis: PromptRedis) -> None:
+    """As where it was started again without its file, or with one that lacks the last second."""
+    newest = await registry.changes_since("", 1)
+    await registry.read()
+    await prompt_redis.client.flushall()
+
+    assert await registry.changes_since(newest, 60) == "0-0"
+    assert (await registry.read()).versions == {}
+
+    await register(registry, digits="1")
+    assert set((await registry.read()).versions) == {OLD}
+
+
+async def test_a_follower_survives_that_redis_is_killed_and_started_again(registry: Registry, valkey: Any) -> None:
+    newest = await registry.changes_since("", 1)
+    waiting = asyncio.create_task(registry.changes_since(newest, 4))
+    await _all_wait(valkey, 1)
+
+    valkey.stop()
+    with pytest.raises(Unavailable) as caught:
+        await waiting
+    assert caught.value.code == "redis_unavailable"
+
+    valkey.start()
+    assert await _patiently(registry, newest) == newest
+    await registry.move(PROD, OLD)
+    assert await registry.changes_since(newest, 4) != newest
+
+
+async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry: Registry, valkey: Any) -> None:
+    newest = await registry.changes_since("", 1)
+    waiting = asyncio.create_task(registry.changes_since(newest, 0.5))
+    await _all_wait(valkey, 1)
+
+    valkey.hang()
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        await waiting
+
+    assert time.monotonic() - began < 1.5
+
+
+async def test_a_follower_that_is_cancelled_ends(registry: Registry, valkey: Any) -> None:
+    waiting = asyncio.create_task(registry.changes_since(await registry.changes_since("", 1), 4))
+    await _all_wait(valkey, 1)
+
+    waiting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def _patiently(registry: Registry, newest: str) -> str:
+    """Once Redis is asked again after its rest."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await registry.changes_since(newest, 0.02)
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+
+async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry: Registry) -> None:
+    await register(registry, "tria", "3")  # a name that begins as another
+
+    everything = await registry.history("", 100)
+    assert [change.subject for change in everything[:2]] == ["tria@" + "3" * 12] * 2
+    assert [change.id for change in everything] == sorted((change.id for change in everything), reverse=True)
+    assert {change.subject for change in await registry.history("triage", 100)} == {OLD, NEW}
+    assert await registry.history("", 3) == everything[:3]
+    assert all(abs(change.at_unix_ms / 1000 - time.time()) < 60 for change in everything)
+
+
+async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
+    registry: Registry, prompt_redis: PromptRedis
+) -> None:
+    async with prompt_redis.client.pipeline() as pipe:
+        for _ in range(1200):
+            fields = dict.fromkeys(("kind", "before", "after", "author", "reason"), "x") | {"subject": "other@prod"}
+            pipe.xadd("{pointsman:adapters:tiny-base}:changes", fields)
+        await pipe.execute()
+
+    assert len(await registry.history("triage", 100)) == 4
+
+
+async def test_the_history_is_bounded(registry: Registry, prompt_redis: PromptRedis) -> None:
+    async with prompt_redis.client.pipeline() as pipe:
+        for _ in range(10_500):
+            pipe.xadd("{pointsman:adapters:tiny-base}:changes", {"kind": "x"})
+        await pipe.execute()
+
+    await registry.move(PROD, OLD)
+
+    assert await prompt_redis.client.xlen("{pointsman:adapters:tiny-base}:changes") < 10_200
+
+
+async def test_a_lease_is_of_one_until_it_is_given_back(registry: Registry) -> None:
+    assert await registry.lease("validate", "one", 60)
+    assert await registry.lease("validate", "one", 60), "it can be lengthened"
+    assert not await registry.lease("validate", "two", 60)
+    assert await registry.lease("another", "two", 60)
+
+    await registry.release("validate", "two")
+    assert not await registry.lease("validate", "two", 60), "nobody gives back what another holds"
+
+    await registry.release("validate", "one")
+    assert await registry.lease("validate", "two", 60)
+
+
+async def test_the_lease_of_one_who_died_ends(registry: Registry) -> None:
+    assert await registry.lease("validate", "one", 0.05)
+
+    await _until(lambda: registry.lease("validate", "two", 60))
+
+
+async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_of(registry: Registry) -> None:
+    await registry.confirm("engine-b", EngineState(resident=frozenset({OLD, NEW})), 60)
+    await registry.confirm("engine-a", EngineState(resident=frozenset({OLD}), draining=frozenset({NEW})), 60)
+    assert await registry.holders(OLD) == ["engine-a", "engine-b"]
+    assert await registry.holders(NEW) == ["engine-b"]
+
+    await registry.confirm("engine-b", EngineState(), 60)
+    assert await registry.holders(OLD) == ["engine-a"]
+
+    await registry.confirm("engine-a", EngineState(resident=frozenset({OLD})), 0.05)
+    await _until(lambda: _nobody_holds(registry, OLD))
+
+
+async def _nobody_holds(registry: Registry, version: str) -> bool:
+    return not await registry.holders(version)
+
+
+async def test_an_engine_that_is_long_gone_is_forgotten(registry: Registry, prompt_redis: PromptRedis) -> None:
+    await registry.confirm("gone", EngineState(resident=frozenset({OLD})), 0.001)
+    await _until(lambda: _nobody_holds(registry, OLD))
+
+    await registry.confirm("here", EngineState(), 60)
+
+    assert await prompt_redis.client.hkeys("{pointsman:adapters:tiny-base}:engines") == ["here"]
