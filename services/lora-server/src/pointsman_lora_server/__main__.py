@@ -5,15 +5,12 @@ import logging
 import os
 import sys
 
-from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.lifetimes import until_told_to_stop
 from pointsman_servicekit.metrics_endpoint import serving_metrics
-from pydantic import ValidationError
 
 from pointsman_lora_server import wiring
-from pointsman_lora_server.doors.grpc import SERVICE
 from pointsman_lora_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,7 +21,7 @@ def main() -> int:
         settings = Settings()
         logs.set_up("lora-server", settings.log_level)
         asyncio.run(run(settings))
-    except (ValidationError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"pointsman_lora_server: {error}", file=sys.stderr)
         return 1
     return 0
@@ -35,11 +32,7 @@ async def run(settings: Settings) -> None:
     command = wiring.command_for(settings, os.environ)
     async with wiring.building(settings, command) as house:
         with serving_metrics(settings.metrics_listen, house.registry) as metrics_port:
-            async with serving(
-                settings.listen,
-                [SERVICE],
-                lambda server: lora_server_pb2_grpc.add_LoraServerServicer_to_server(house.servicer, server),
-            ) as server:
+            async with serving(settings.listen, house.services, house.add_to) as server:
                 log.info(
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )

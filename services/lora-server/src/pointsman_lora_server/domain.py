@@ -14,7 +14,7 @@ _HASH = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}")
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """An immutable adapter and its manifest. Its name holds the hash of its content: the same name, the same weights."""
+    """An immutable adapter and its manifest. Its name holds its content's hash: the same name, the same weights."""
 
     name: str
     sha256: str
@@ -54,7 +54,7 @@ class Canary:
     version: str
     weight: float
     """The share of users that it answers, above 0 to 1."""
-    terms: CanaryTerms = CanaryTerms()  # noqa: RUF009  # it is frozen
+    terms: CanaryTerms = CanaryTerms()
 
 
 @dataclass(frozen=True, slots=True)

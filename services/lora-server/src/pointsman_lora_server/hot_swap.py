@@ -1,142 +1,241 @@
-"""Brings adapter versions into the running engine; knows which slots are taken, and what went wrong with whom."""
+"""Brings adapter versions into the running engine, on demand and one at a time, and takes out what may not be there."""
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from pointsman_servicekit.errors import InvalidArgument, PointsmanError, ResourceExhausted, Unavailable
+from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import AdapterVersion, EngineState, EngineStatus
+from pointsman_lora_server.domain import AdapterVersion, EngineState, EngineStatus, Phase
+from pointsman_lora_server.loading import Loading
+from pointsman_lora_server.slots import Slots
 
 log = logging.getLogger(__name__)
 
-FREE_SLOTS = 1
-"""Slots that stay empty. vLLM's CPU kernels (0.32, vllm/lora/punica_wrapper/punica_cpu.py) use "no adapter", -1, as an
-index, so that a base-model row batched with adapter rows gets what the last slot holds. An untouched slot holds zeros:
-no harm. A slot once used is so until the engine starts anew: unloading takes the name away, not the weights."""
-
-
-class Engine(Protocol):
-    """`VllmApi` says what each raises."""
-
-    async def models(self) -> frozenset[str]: ...
-    async def load(self, version: str, folder: Path) -> None: ...
-    async def warm(self, version: str) -> None: ...
+LONGEST_WAIT = 30.0
+"""Seconds that a load waits for its turn and for a slot."""
 
 
 class Folders(Protocol):
-    def folder(self, version: str, sha256: str) -> Path: ...
+    def fetch(self, version: AdapterVersion) -> Path: ...
+
+
+class Standings(Protocol):
+    async def stand(
+        self, version: str, phase: Phase, *, expected: Phase | None = None, error_code: str = "", error: str = ""
+    ) -> bool: ...
 
 
 class LoadMeter(Protocol):
     def loading(self) -> AbstractContextManager[None]: ...
+    def ensured(self, result: str) -> None: ...
 
 
 class HotSwap:
     def __init__(
         self,
-        engine: Engine,
         folders: Folders,
+        loading: Loading,
+        slots: Slots,
+        standings: Standings,
         board: Board,
-        max_loras: int,
-        restart_engine: Callable[[str], None],
         meter: LoadMeter,
+        longest_wait: float = LONGEST_WAIT,
     ) -> None:
-        self._engine = engine
         self._folders = folders
+        self._loading = loading
+        self._slots = slots
+        self._standings = standings
         self._board = board
-        self._slots = max_loras - FREE_SLOTS
-        self._restart_engine = restart_engine
         self._meter = meter
-        self._one_at_a_time = asyncio.Lock()
-        self._life = 0
-        self._taken: set[str] = set()
-        self._held: set[str] = set()  # in any life of the engine
-        self._errors: dict[str, str] = {}
-        self._loading: str | None = None
+        self._longest_wait = longest_wait
+        self._one_at_a_time = asyncio.Lock()  # first come, first served: nobody is starved
+        self._loads: dict[str, asyncio.Task[bool]] = {}
+        self._drains: dict[str, asyncio.Task[None]] = {}
+        self._refused: dict[str, InvalidArgument] = {}
 
-    def is_loading(self, version: str) -> bool:
-        return self._loading == version
+    def want(self, pinned: frozenset[str], aimed_at: frozenset[str]) -> None:
+        """What goes last, and what never."""
+        self._slots.pinned, self._slots.aimed_at = pinned, aimed_at
 
-    def last_error(self, version: str) -> str:
-        return self._errors.get(version, "")
+    def refusal(self, version: str) -> InvalidArgument | None:
+        """Why the engine will not have the version."""
+        return self._refused.get(version)
 
-    def check_slot(self, version: str) -> None:
-        """Raises ResourceExhausted where the engine, as it is now, has no slot for `version`."""
-        self._notice_new_life(self._board.state)
-        if version not in self._taken and len(self._taken) >= self._slots:
-            raise ResourceExhausted(
-                f"no slot for {version}: the engine holds {', '.join(sorted(self._taken))}, and of its "
-                f"{self._slots + FREE_SLOTS} slots (POINTSMAN_LORA_MAX_LORAS) {FREE_SLOTS} stays free, since a full "
-                "engine mixes adapters into the base model's answers. Raise the setting, or start the lora-server "
-                "again: it leaves out what no alias needs",
-                code="no_slot",
-            )
+    def forgive(self, version: str) -> None:
+        """It was registered anew: what the engine said of it before is void."""
+        self._refused.pop(version, None)
 
-    def may_load_unasked(self, version: str) -> bool:
-        """Of a version without an alias: it was here before, or a slot for the next roll-out stays without it."""
-        self._notice_new_life(self._board.state)
-        return version in self._held or len(self._taken) < self._slots - 1
+    async def ensure(self, version: AdapterVersion) -> None:
+        """Returns once the engine holds the version and has answered with it; however many ask, it is loaded once.
 
-    async def ensure_loaded(self, version: AdapterVersion) -> None:
-        """Returns once the engine holds the version and has answered with it.
-
-        Raises Unavailable (no engine now), ResourceExhausted (no slot), NotFound or FailedPrecondition (not whole in
-        the store), InvalidArgument (the engine refuses it, or it cannot answer).
+        Raises Unavailable (no engine now), ResourceExhausted (no slot in time), NotFound or FailedPrecondition (not
+        whole in the store), InvalidArgument (the engine refuses it, it cannot answer, or answers with something else).
         """
-        name = version.version
-        async with self._one_at_a_time:
-            state = self._ready()
-            if name in state.resident:
-                return
-            try:
-                self.check_slot(name)
-                self._loading = name
-                with self._meter.loading():
-                    await self._load(version)
-                if self._board.state.life != state.life:
-                    raise Unavailable(
-                        "the engine was started again while it loaded", code="engine_not_ready", retry_after=5
-                    )
-            except PointsmanError as error:
-                self._errors[name] = error.message
-                raise
-            finally:
-                self._loading = None
-            self._errors.pop(name, None)
-            self._held.add(name)
-            self._board.update(resident=self._board.state.resident | {name})
-            log.info("%s is resident", name)
-
-    async def _load(self, version: AdapterVersion) -> None:
-        name = version.version
-        folder = await asyncio.to_thread(self._folders.folder, name, version.sha256)
-        self._taken.add(name)  # before the answer: it may get lost, and the slot be taken nevertheless
-        if name not in await self._engine.models():
-            try:
-                await self._engine.load(name, folder)
-            except InvalidArgument:
-                self._taken.discard(name)
-                raise
+        name, result = version.version, "resident"
         try:
-            await self._engine.warm(name)
-        except InvalidArgument as error:
-            # Weights that overflow leave NaN behind, which silences the base model and all adapters until a new start.
-            self._restart_engine(error.message)
+            while name not in self._ready().resident:
+                result = "joined" if name in self._loads else "loaded"
+                await asyncio.shield(self._load_once(version, make_room=True))
+        except PointsmanError:
+            self._meter.ensured("failed")
             raise
+        self._slots.promise(name)
+        self._meter.ensured(result)
+
+    async def ensure_agreed(self, version: AdapterVersion) -> None:
+        """The same, and where PEFT's answers are at hand, they have been compared with: also those of a version that
+        was resident before they were."""
+        await self.ensure(version)
+        try:
+            await self._loading.agree(version.version)
+        except NotFound:
+            return  # evicted again meanwhile: its next load compares
+        except InvalidArgument as error:
+            await self._refuse(version.version, error)
+            raise
+
+    async def preload(self, version: AdapterVersion) -> bool:
+        """The same unasked: at the expense of nothing that is wanted; False where there is no room like that."""
+        return await asyncio.shield(self._load_once(version, make_room=False))
+
+    def drop(self, version: str) -> None:
+        """Has the version drained and unloaded, whatever time its last answers take."""
+        if version not in self._drains:
+            self._drains[version] = _kept(self._drains, version, self._drain(version))
+
+    async def sweep(self) -> None:
+        """Holds the board against the engine's own account: whatever was cut off in its middle is brought to an end."""
+        if self._one_at_a_time.locked():
+            return
+        async with self._one_at_a_time:
+            life = self._ready().life
+            held = await self._slots.held()
+            state = self._board.state
+            if state.life != life:
+                return
+            known = frozenset(name for name, usage in held.items() if usage.open)
+            self._board.update(
+                resident=state.resident & known,
+                draining=frozenset(name for name in state.draining if name in held or name in self._drains),
+            )
+            for name in held.keys() - self._board.state.resident - self._board.state.loading - self._drains.keys():
+                self.drop(name)
+
+    async def stop(self) -> None:
+        tasks = [*self._loads.values(), *self._drains.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+
+    def _load_once(self, version: AdapterVersion, make_room: bool) -> "asyncio.Task[bool]":
+        name = version.version
+        if name not in self._loads:
+            self._loads[name] = _kept(self._loads, name, self._load(version, make_room))
+        return self._loads[name]
+
+    async def _load(self, version: AdapterVersion, make_room: bool) -> bool:
+        name, until = version.version, time.monotonic() + self._longest_wait
+        if name in self._refused:
+            raise self._refused[name]
+        self._ready()
+        folder = await asyncio.to_thread(self._folders.fetch, version)
+        try:
+            async with self._turn(name, until):
+                life = self._ready().life
+                if not make_room and not await self._slots.has_room(name):
+                    return False
+                with self._meter.loading():
+                    if make_room:
+                        await self._slots.make_room(name, until)
+                    await self._bring_in(version, folder)
+            await self._loading.agree(name)  # it takes seconds: others have their turn meanwhile
+            if self._ready().life != life:
+                raise Unavailable(
+                    "the engine was started again while it loaded", code="engine_not_ready", retry_after=5
+                )
+        except BaseException as error:
+            self._board.loads_no_more(name)
+            if isinstance(error, InvalidArgument):
+                await self._refuse(name, error)
+            raise
+        self._board.holds(name)
+        log.info("%s is resident", name)
+        return True
+
+    async def _bring_in(self, version: AdapterVersion, folder: Path) -> None:
+        name = version.version
+        await self._stop_draining(name)
+        self._board.loads(name)
+        self._slots.taken(name, folder)
+        await self._loading.load(version, folder)
+
+    async def _refuse(self, name: str, error: InvalidArgument) -> None:
+        """It does not come back in this process's life, nor, where nothing points to it, to any engine.
+
+        One engine alone must not take away from all the others what they serve with.
+        """
+        self._refused[name] = error
+        self.drop(name)
+        if name in self._slots.aimed_at:
+            log.error("%s, which an alias points to, does not serve here: %s", name, error.message)
+            return
+        try:
+            await self._standings.stand(
+                name, Phase.FAILED, expected=Phase.READY, error_code=error.code, error=error.message
+            )
+        except Unavailable as unavailable:
+            log.warning("%s has failed (%s), and it is not noted: %s", name, error.message, unavailable.message)
+
+    async def _drain(self, name: str) -> None:
+        try:
+            await self._slots.evict(name, why="retired")
+        except Unavailable as error:
+            log.info("%s was not drained: %s", name, error.message)  # the next life does not hold it
+
+    async def _stop_draining(self, name: str) -> None:
+        if task := self._drains.pop(name, None):
+            task.cancel()
+            await asyncio.wait({task})
+
+    @asynccontextmanager
+    async def _turn(self, name: str, until: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                await self._one_at_a_time.acquire()
+        except TimeoutError:
+            raise ResourceExhausted(
+                f"no turn for {name} within {self._longest_wait:g} s: others are being loaded before it",
+                code="no_slot",
+                retry_after=1.0,
+            ) from None
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
 
     def _ready(self) -> EngineState:
         state = self._board.state
         if state.status is not EngineStatus.READY:
             raise Unavailable(f"the engine is not ready: {state.detail}", code="engine_not_ready", retry_after=5)
-        self._notice_new_life(state)
         return state
 
-    def _notice_new_life(self, state: EngineState) -> None:
-        if state.life != self._life:
-            self._life = state.life
-            self._taken.clear()
+
+def _kept(shelf: "dict[str, asyncio.Task[Any]]", name: str, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+    """A task that leaves the shelf when it is done, and whose failure is told to whoever waits, if anyone does."""
+    task = asyncio.create_task(work, name=name)
+
+    def done(task: "asyncio.Task[Any]") -> None:
+        if shelf.get(name) is task:
+            del shelf[name]
+        if not task.cancelled():
+            task.exception()
+
+    task.add_done_callback(done)
+    return task

@@ -1,9 +1,10 @@
 """The lora-server's settings, read once from the environment (`POINTSMAN_LORA_*`)."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -12,18 +13,48 @@ class Settings(BaseSettings):
     listen: str = "127.0.0.1:8083"
     metrics_listen: str = "127.0.0.1:9083"
     redis_url: str = "redis://127.0.0.1:6379/0"
-    store: Path = Path(".pointsman/adapters")
+    store: str = Field(default=".pointsman/adapters", min_length=1, description="a folder, or an fsspec URL: s3://...")
+    store_cache: Path = Field(
+        default=Path(".pointsman/adapters-fetched"), description="what is fetched from a store behind a URL"
+    )
+    jobs: Path = Field(default=Path(".pointsman/jobs"), description="training jobs: their data, logs and checkpoints")
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="folders, by commas, below which training data may be named; empty: everywhere"
+    )
     engine_name: str = Field(default="local", min_length=1, description="the engine's name in models.yaml")
-    engine_python: Path = Path(".venv-engine/bin/python")
+    engine_python: Path = Field(default=Path(".venv-engine/bin/python"), description="runs vLLM, trials and training")
     engine_listen: str = "127.0.0.1:8101"
     engine_url: str = Field(default="", description="where gateways reach the engine; empty: http://ENGINE_LISTEN")
     engine_args: str = Field(default="", description="more arguments for vLLM, as in a shell")
     base_model: Path = Path(".pointsman/models/smollm2-135m")
     served_model_name: str = Field(default="smollm2-135m", min_length=1)
-    max_loras: int = Field(default=4, ge=2, description="slots of the engine; one of them is kept free")
+    max_loras: int = Field(default=4, ge=1, description="slots of the engine: adapters that it holds at once")
     max_lora_rank: int = Field(default=8, ge=1, le=512)
     max_model_len: int = Field(default=4096, ge=16, description="tokens, prompt and answer together")
+    smoke: Literal["process", "off"] = Field(
+        default="process", description="whether each version is tried with PEFT, in a process of its own"
+    )
+    smoke_rows: int = Field(default=4, ge=1, le=64, description="prompts of that trial")
+    probe_seconds: float = Field(default=30.0, gt=0, description="between two probes of the base model's answers")
+    slot_wait_seconds: float = Field(default=30.0, gt=0, description="that a request waits for a slot, at most")
+    guarded_aliases: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset({"prod"}), description='words after the "@", by commas, for what has beaten prompting alone'
+    )
     log_level: str = "INFO"
+
+    @field_validator("guarded_aliases", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return frozenset(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _split_folders(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(Path(folder.strip()) for folder in value.split(",") if folder.strip())
+        return value
 
     @property
     def public_url(self) -> str:

@@ -2,40 +2,63 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import grpc
+from pointsman.v1 import lora_server_pb2_grpc, training_pb2_grpc
+from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from pointsman_lora_server.board import Board
 from pointsman_lora_server.checks.base import read_base
-from pointsman_lora_server.doors.grpc import EngineIdentity, LoraServerServicer
+from pointsman_lora_server.domain import Alias
+from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServerServicer
+from pointsman_lora_server.doors.training import SERVICE as TRAINING
+from pointsman_lora_server.doors.training import TrainingServicer
 from pointsman_lora_server.engine import command as engine_command
 from pointsman_lora_server.engine import vllm_api
 from pointsman_lora_server.engine.command import Command, EngineSettings
+from pointsman_lora_server.engine.probe import Probe
+from pointsman_lora_server.engine.secret import Secret
 from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.hot_swap import HotSwap
+from pointsman_lora_server.jobs.job import Find, Place, Register, Result
+from pointsman_lora_server.jobs.opening import opening as opening_jobs
+from pointsman_lora_server.judging import judge
+from pointsman_lora_server.loading import Loading
 from pointsman_lora_server.metering.prometheus import Metrics
+from pointsman_lora_server.metering.states import States
+from pointsman_lora_server.publishing import Gate, Publishing
 from pointsman_lora_server.reconcile import Reconciler
 from pointsman_lora_server.registry import Registry
+from pointsman_lora_server.roll_outs import RollOuts
 from pointsman_lora_server.rollout import Rollout
 from pointsman_lora_server.settings import Settings
+from pointsman_lora_server.slots import Slots
+from pointsman_lora_server.smoke.runner import Limits
+from pointsman_lora_server.smoke.runner import Smoke as PeftSmoke
 from pointsman_lora_server.store import Store
+from pointsman_lora_server.validating import Smoke, Untried, Validating
+from pointsman_lora_server.warming import Warming
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    servicer: LoraServerServicer
+    services: Sequence[str]
+    """Full names of the gRPC services, as the health check knows them."""
+    add_to: Callable[[grpc.aio.Server], None]
     board: Board
     registry: CollectorRegistry
 
 
 def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
-    """How the engine is started on this machine. Raises OSError where its Python is not there."""
+    """How the engine is started on this machine. Raises OSError where its Python is not there, ValueError for arguments
+    that would take it out of our hands."""
     if not settings.engine_python.is_file():
         raise FileNotFoundError(
             f"POINTSMAN_LORA_ENGINE_PYTHON: there is no {settings.engine_python}; name the python of vLLM's environment"
@@ -54,30 +77,133 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
 
 
 @asynccontextmanager
-async def building(settings: Settings, command: Command) -> AsyncIterator[House]:
+async def building(settings: Settings, command: Command, smoke: Smoke | None = None) -> AsyncIterator[House]:
     """Everything but the doors, with the engine starting. At the end the engine is stopped.
 
-    Raises OSError where the base model is not there.
+    `smoke`: another trial than the settings name. Raises OSError where the base model is not there, ValueError for a
+    store that cannot be one.
     """
+    if smoke is None:
+        async with _trying(settings) as smoke, building(settings, command, smoke) as house:
+            yield house
+        return
     base = read_base(settings.base_model, settings.served_model_name)
-    store = Store(settings.store, base, settings.max_lora_rank)
-    board = Board()
-    metrics = Metrics(lambda: board.state)
-    # No second try inside the client: the registry has a deadline for each.
-    redis = Redis.from_url(settings.redis_url, decode_responses=True, retry=Retry(NoBackoff(), 0))
-    async with redis, vllm_api.opening(f"http://{settings.engine_listen}") as engine, asyncio.TaskGroup() as tasks:
+    store = Store(settings.store, base, settings.max_lora_rank, kept_here=settings.store_cache)
+    board, metrics, secret = Board(), Metrics(), Secret()
+    async with (
+        open_redis(settings.redis_url, metrics.redis_answers) as redis,
+        vllm_api.opening(f"http://{settings.engine_listen}", secret) as engine,
+        asyncio.TaskGroup() as tasks,
+    ):
         registry = Registry(redis, settings.served_model_name)
-        supervisor = Supervisor(command, settings.engine_listen, engine, board)
-        hot_swap = HotSwap(engine, store, board, settings.max_loras, supervisor.restart, metrics)
-        reconciler = Reconciler(registry, hot_swap, board)
-        rollout = Rollout(store, registry, hot_swap, reconciler, board)
+        probe = Probe(engine, settings.served_model_name, metrics)
+        supervisor = Supervisor(
+            engine_command.with_secrets(command, secret),
+            settings.engine_listen,
+            engine,
+            board,
+            probe,
+            settings.probe_seconds,
+        )
+        warming = Warming(engine)
+        loading = Loading(engine, warming, probe, supervisor.restart)
+        slots = Slots(engine, board, settings.max_loras, metrics)
+        hot_swap = HotSwap(store, loading, slots, registry, board, metrics, settings.slot_wait_seconds)
+        gate = Gate(settings.guarded_aliases)
+        roll_outs = RollOuts(
+            registry,
+            Validating(store, smoke, registry, warming, metrics),
+            Publishing(registry, gate, hot_swap.ensure_agreed),
+            owner=f"{settings.engine_name} {secrets.token_hex(8)}",
+        )
+        judged = CountedRollbacks(registry, metrics.canary_rolled_back)
+        reconciler = Reconciler(
+            registry,
+            hot_swap,
+            roll_outs,
+            board,
+            lambda desired: judge(judged, desired),
+            engine=f"{settings.engine_name} ({settings.public_url})",
+        )
+        states = States(lambda: reconciler.desired, lambda: board.state, settings.max_loras, metrics.registry)
+        rollout = Rollout(store, registry, hot_swap, roll_outs, reconciler, board, gate)
         identity = EngineIdentity(
             settings.engine_name, settings.served_model_name, settings.public_url, settings.max_model_len
         )
-        running = [tasks.create_task(supervisor.run()), tasks.create_task(reconciler.run())]
+        running = [
+            tasks.create_task(supervisor.run()),
+            tasks.create_task(reconciler.run()),
+            tasks.create_task(_observe(states, board)),
+        ]
         try:
-            yield House(LoraServerServicer(rollout, board, identity), board, metrics.registry)
+            async with opening_jobs(_place(settings), *_registering(rollout, store)) as line:
+                adapters, training = LoraServerServicer(rollout, board, identity), TrainingServicer(line)
+
+                def add_to(server: grpc.aio.Server) -> None:
+                    lora_server_pb2_grpc.add_LoraServerServicer_to_server(adapters, server)
+                    training_pb2_grpc.add_TrainingServicer_to_server(training, server)
+
+                yield House([SERVICE, TRAINING], add_to, board, metrics.registry)
         finally:
             board.close()
             for task in running:
                 task.cancel()
+
+
+def _place(settings: Settings) -> Place:
+    """Of training jobs. Their processes see none of our settings: one of these holds Redis's password."""
+    return Place(
+        folder=settings.jobs,
+        python=settings.engine_python,
+        base_model=settings.base_model,
+        base_model_name=settings.served_model_name,
+        environment={key: value for key, value in os.environ.items() if not key.startswith("POINTSMAN_")},
+        roots=settings.data_roots,
+    )
+
+
+def _registering(rollout: Rollout, store: Store) -> tuple[Register, Find]:
+    """What a training job asks of the rest."""
+
+    async def register(result: Result) -> str:
+        report = await rollout.register(
+            result.name, result.folder, result.word, result.facts, result.parent, result.author, result.force
+        )
+        return report.version.version
+
+    async def find(version: str) -> Path:
+        report = await rollout.get(version)
+        return await asyncio.to_thread(store.fetch, report.version)
+
+    return register, find
+
+
+@asynccontextmanager
+async def _trying(settings: Settings) -> AsyncIterator[Smoke]:
+    if settings.smoke == "off":
+        yield Untried()
+        return
+    smoke = PeftSmoke(settings.engine_python, settings.base_model, Limits(rows=settings.smoke_rows))
+    try:
+        yield smoke
+    finally:
+        await smoke.close()
+
+
+class CountedRollbacks:
+    """The registry as the judge of canaries sees it; each rollback is counted."""
+
+    def __init__(self, registry: Registry, counted: Callable[[], None]) -> None:
+        self._registry = registry
+        self._counted = counted
+        self.counts = registry.counts
+
+    async def rollback(self, alias: str, *words: Any, **named: Any) -> Alias:
+        rolled_back = await self._registry.rollback(alias, *words, **named)
+        self._counted()
+        return rolled_back
+
+
+async def _observe(states: States, board: Board) -> None:
+    async for _ in board.watch():
+        states.observe()

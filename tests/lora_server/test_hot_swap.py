@@ -1,0 +1,490 @@
+"""Loading on demand and making room, against the double of the engine as a process of its own."""
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from pointsman_lora_server.board import Board
+from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
+from pointsman_lora_server.engine import vllm_api
+from pointsman_lora_server.engine.probe import Probe
+from pointsman_lora_server.engine.secret import VARIABLE
+from pointsman_lora_server.engine.vllm_api import VllmApi
+from pointsman_lora_server.hot_swap import HotSwap
+from pointsman_lora_server.loading import Loading
+from pointsman_lora_server.metering.prometheus import Metrics
+from pointsman_lora_server.slots import Slots
+from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
+from pointsman_lora_server.warming import Warming
+from pointsman_servicekit.errors import InvalidArgument, ResourceExhausted, Unavailable
+
+BASE = "tiny-base"
+
+
+def adapter(number: int) -> AdapterVersion:
+    return AdapterVersion("triage", f"{number:064x}"[::-1], BASE, 2, ("q_proj",), 100, number)
+
+
+A, B, C, D = (adapter(number) for number in range(1, 5))
+
+
+@dataclass
+class Folders:
+    """A store without checks; `behaviours` are those of the double of the engine."""
+
+    root: Path
+    behaviours: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def fetch(self, version: AdapterVersion) -> Path:
+        folder = self.root / version.version
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_config.json").write_text(json.dumps(self.behaviours.get(version.version, {})))
+        return folder
+
+
+@dataclass
+class Standings:
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+    async def stand(
+        self, version: str, phase: Phase, *, expected: Phase | None = None, error_code: str = "", error: str = ""
+    ) -> bool:
+        assert (phase, expected) == (Phase.FAILED, Phase.READY)
+        self.failed.append((version, error_code))
+        return True
+
+
+@dataclass
+class Swapping:
+    hot_swap: HotSwap
+    board: Board
+    engine: VllmApi
+    folders: Folders
+    standings: Standings
+    metrics: Metrics
+    restarts: list[str]
+    warming: Warming
+    http: aiohttp.ClientSession
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    async def asked(self, *kinds: str) -> list[str]:
+        async with self.http.get(f"{self.url}/asked") as answer:
+            return [line for line in await answer.json() if line.partition(" ")[0] in kinds]
+
+    async def hold(self, what: str) -> None:
+        await self.http.post(f"{self.url}/hold", json={"what": what})
+
+    async def release(self) -> None:
+        await self.http.post(f"{self.url}/release")
+
+    @asynccontextmanager
+    async def answering(self, version: AdapterVersion) -> AsyncIterator["asyncio.Task[str]"]:
+        """A request that is in flight until the engine is released."""
+        await self.hold("answers")
+        task = asyncio.create_task(self.chat(version))
+        await self.until(lambda: self.in_flight(version), 1)
+        yield task
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def chat(self, version: AdapterVersion) -> str:
+        body = {"model": version.version, "messages": [], "max_tokens": 3}
+        async with self.http.post(f"{self.url}/v1/chat/completions", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            return str((await answer.json())["choices"][0]["message"]["content"])
+
+    async def in_flight(self, version: AdapterVersion) -> int:
+        return (await self.engine.adapters())[version.version].in_flight
+
+    async def until(self, ask: Callable[[], Awaitable[object]], wanted: object) -> None:
+        async with asyncio.timeout(10):
+            while await ask() != wanted:  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.01)
+
+    async def until_resident(self, *versions: AdapterVersion) -> None:
+        async with asyncio.timeout(10):
+            async for state in self.board.watch():
+                if state.resident == {version.version for version in versions}:
+                    return
+
+
+RunEngine = Callable[..., Any]
+
+
+@pytest.fixture
+def swapping(tmp_path: Path) -> RunEngine:
+    @asynccontextmanager
+    async def run(*options: str, slots: int = 2, longest_wait: float = 10.0) -> AsyncIterator[Swapping]:
+        port, secret = free_port(), secrets.token_hex(8)
+        double = str(Path(__file__).parent / "fake_engine.py")
+        command = [sys.executable, double, "--port", str(port), "--base", BASE, "--slots", str(slots), *options]
+        url = f"http://127.0.0.1:{port}"
+        with subprocess.Popen(command, env=os.environ | {VARIABLE: secret}) as process:  # noqa: ASYNC220  # it returns at once
+            try:
+                async with aiohttp.ClientSession() as http, vllm_api.opening(url, lambda: secret) as engine:
+                    async with asyncio.timeout(20):
+                        while not await engine.is_healthy():  # noqa: ASYNC110  # another process
+                            await asyncio.sleep(0.01)
+                    board, metrics, standings = Board(), Metrics(), Standings()
+                    folders, restarts = Folders(tmp_path), list[str]()
+                    probe = Probe(engine, BASE, metrics)
+                    await probe.begin()
+
+                    def restart(why: str) -> None:
+                        restarts.append(why)
+                        board.update(status=EngineStatus.DOWN, detail=why)
+
+                    warming = Warming(engine)
+                    loading = Loading(engine, warming, probe, restart)
+                    of_engine = Slots(engine, board, slots, metrics)
+                    hot_swap = HotSwap(folders, loading, of_engine, standings, board, metrics, longest_wait)
+                    board.update(status=EngineStatus.READY, life=1)
+                    yield Swapping(
+                        hot_swap, board, engine, folders, standings, metrics, restarts, warming, http, url, process
+                    )
+                    await hot_swap.stop()
+            finally:
+                process.kill()
+
+    return run
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_hundred_first_requests_at_once_load_once(swapping: RunEngine) -> None:
+    async with swapping("--load-seconds", "0.2") as engine:
+        await asyncio.gather(*(engine.hot_swap.ensure(A) for _ in range(100)))
+
+        assert await engine.asked("load") == [f"load {A.version}"]
+        assert engine.board.state.resident == {A.version}
+        ensures = {
+            result: engine.metrics.registry.get_sample_value("pointsman_lora_ensures_total", {"result": result})
+            for result in ("loaded", "joined")
+        }
+        assert ensures == {"loaded": 1, "joined": 99}
+
+
+async def test_who_gives_up_waiting_does_not_stop_the_load_for_the_others(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        await engine.hold("loads")
+        impatient, patient = (asyncio.create_task(engine.hot_swap.ensure(A)) for _ in range(2))
+        await engine.until(lambda: engine.asked("load"), [f"load {A.version}"])
+
+        impatient.cancel()
+        await engine.release()
+        await patient
+
+        assert impatient.cancelled()
+        assert engine.board.state.resident == {A.version}
+
+
+async def test_the_one_that_was_idle_longest_goes(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        await engine.hot_swap.ensure(A)
+        await engine.hot_swap.ensure(B)
+        assert await engine.chat(A) == A.version + " word word"
+        assert await engine.chat(B) == B.version + " word word"
+        assert await engine.chat(A) == A.version + " word word"
+
+        await engine.hot_swap.ensure(C)
+
+        assert engine.board.state.resident == {A.version, C.version}
+        assert (await engine.engine.adapters()).keys() == {A.version, C.version}
+
+
+async def test_the_board_is_told_before_the_name_is_closed_and_that_before_the_weights_go(swapping: RunEngine) -> None:
+    async with swapping(slots=1) as engine:
+        await engine.hot_swap.ensure(A)
+        await engine.chat(A)
+        told: list[tuple[set[str], list[str]]] = []
+
+        async def watch() -> None:
+            async for state in engine.board.watch():
+                told.append((set(state.resident), await engine.asked("close", "remove")))
+
+        watching = asyncio.create_task(watch())
+        await asyncio.sleep(0)  # so that it sees the beginning
+        await engine.hot_swap.ensure(B)
+        watching.cancel()
+
+        first_without = next(asked for resident, asked in told if A.version not in resident)
+        assert [f"remove {A.version}"] not in first_without
+        assert await engine.asked("close", "remove", "load") == [
+            f"load {A.version}",
+            f"close {A.version}",
+            f"remove {A.version}",
+            f"load {B.version}",
+        ]
+
+
+async def test_what_is_in_use_stays_and_its_answer_is_whole(swapping: RunEngine) -> None:
+    async with swapping(slots=1, longest_wait=0.3) as engine:
+        await engine.hot_swap.ensure(A)
+        async with engine.answering(A) as answer:
+            with pytest.raises(ResourceExhausted) as caught:
+                await engine.hot_swap.ensure(B)
+
+            assert caught.value.code == "no_slot"
+            assert f"{A.version} (1 in flight)" in caught.value.message
+            assert engine.board.state.resident == {A.version}
+            await engine.release()
+            assert await answer == A.version + " word word"
+        assert await engine.chat(A) == A.version + " word word"
+
+
+async def test_a_load_that_waits_gets_the_slot_when_the_last_answer_in_flight_ends(swapping: RunEngine) -> None:
+    async with swapping(slots=1) as engine:
+        await engine.hot_swap.ensure(A)
+        async with engine.answering(A) as answer:
+            waiting = asyncio.create_task(engine.hot_swap.ensure(B))
+            # Under a steady load nothing would ever fall idle: after a while the name is closed.
+            await engine.until(lambda: engine.asked("close"), [f"close {A.version}"])
+            assert engine.board.state.resident == set()
+            assert engine.board.state.draining == {A.version}
+
+            await engine.release()
+            await waiting
+
+            assert await answer == A.version + " word word"
+        assert engine.board.state.resident == {B.version}
+
+
+async def test_what_could_not_be_drained_in_time_serves_again(swapping: RunEngine) -> None:
+    async with swapping(slots=1, longest_wait=1.5) as engine:
+        await engine.hot_swap.ensure(A)
+        async with engine.answering(A) as answer:
+            with pytest.raises(ResourceExhausted, match="1 in flight"):
+                await engine.hot_swap.ensure(B)
+
+            assert await engine.asked("close") == [f"close {A.version}"]
+            assert engine.board.state.resident == {A.version}
+            await engine.release()
+            await answer
+        assert await engine.chat(A) == A.version + " word word"
+
+
+async def test_a_pinned_version_never_goes(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        await engine.hot_swap.ensure(A)
+        await engine.hot_swap.ensure(B)
+        engine.hot_swap.want(pinned=frozenset({A.version}), aimed_at=frozenset())
+        await engine.chat(B)  # A was idle longer
+
+        await engine.hot_swap.ensure(C)
+        assert engine.board.state.resident == {A.version, C.version}
+
+        engine.hot_swap.want(pinned=frozenset({A.version, C.version}), aimed_at=frozenset())
+        with pytest.raises(ResourceExhausted, match=r"\(pinned\), .*\(pinned\)"):
+            await engine.hot_swap.ensure(D)
+
+
+async def test_what_no_alias_points_to_goes_first(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version}))
+        await engine.hot_swap.ensure(A)
+        await engine.chat(A)
+        await engine.hot_swap.ensure(B)
+        await engine.chat(B)
+
+        await engine.hot_swap.ensure(C)
+
+        assert engine.board.state.resident == {A.version, C.version}
+
+
+async def test_unasked_nothing_goes_that_is_wanted(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version, B.version, C.version}))
+        assert await engine.hot_swap.preload(A)
+        assert await engine.hot_swap.preload(B)
+
+        assert not await engine.hot_swap.preload(C)
+
+        assert engine.board.state.resident == {A.version, B.version}
+
+
+async def test_who_waits_for_one_version_is_not_starved_by_requests_for_another(swapping: RunEngine) -> None:
+    async with swapping("--load-seconds", "0.02", slots=1) as engine:
+        stop = False
+
+        async def ask_for_a() -> None:
+            while not stop:
+                await engine.hot_swap.ensure(A)
+                await engine.chat(A)
+
+        greedy = [asyncio.create_task(ask_for_a()) for _ in range(4)]
+        await engine.until_resident(A)
+        async with asyncio.timeout(8):
+            for version in (B, C, B):
+                await engine.hot_swap.ensure(version)
+        stop = True
+        for task in greedy:
+            task.cancel()
+        await asyncio.wait(greedy)
+
+
+async def test_what_the_engine_refuses_has_failed_and_is_not_tried_again(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        engine.folders.behaviours[A.version] = {"behaviour": "refused"}
+        for _ in range(2):
+            with pytest.raises(InvalidArgument) as caught:
+                await engine.hot_swap.ensure(A)
+            assert caught.value.code == "engine_refused"
+
+        assert engine.standings.failed == [(A.version, "engine_refused")]
+        assert await engine.asked("load") == [f"load {A.version}"]
+        assert engine.restarts == []
+        engine.folders.behaviours.clear()
+        engine.hot_swap.forgive(A.version)
+        await engine.hot_swap.ensure(A)
+        assert engine.board.state.resident == {A.version}
+
+
+async def test_what_fails_here_and_serves_elsewhere_is_not_taken_away_from_the_others(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version}))
+        engine.folders.behaviours[A.version] = {"behaviour": "refused"}
+        with pytest.raises(InvalidArgument):
+            await engine.hot_swap.ensure(A)
+
+        assert engine.standings.failed == []
+        assert engine.hot_swap.refusal(A.version) is not None
+
+
+async def test_what_cannot_answer_is_taken_out_again(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        engine.folders.behaviours[A.version] = {"behaviour": "silent"}
+        with pytest.raises(InvalidArgument) as caught:
+            await engine.hot_swap.ensure(A)
+
+        assert caught.value.code == "cannot_answer"
+        await engine.until(engine.engine.adapters, {})
+        assert engine.board.state.resident == set()
+        assert engine.restarts == []
+
+
+async def test_what_poisons_the_engine_ends_this_life_of_it(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        engine.folders.behaviours[A.version] = {"behaviour": "poison"}
+        with pytest.raises(InvalidArgument) as caught:
+            await engine.hot_swap.ensure(A)
+
+        assert caught.value.code == "poisons_engine"
+        assert engine.standings.failed == [(A.version, "poisons_engine")]
+        assert len(engine.restarts) == 1
+        with pytest.raises(Unavailable):
+            await engine.hot_swap.ensure(B)
+
+
+async def test_an_engine_that_dies_in_the_middle_of_a_load_holds_nothing(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        await engine.hold("loads")
+        loading = asyncio.create_task(engine.hot_swap.ensure(A))
+        await engine.until(lambda: engine.asked("load"), [f"load {A.version}"])
+
+        engine.process.kill()
+
+        with pytest.raises(Unavailable):
+            await loading
+        assert engine.board.state.resident == set()
+        assert engine.board.state.loading == set()
+        assert engine.standings.failed == []
+
+
+async def test_a_new_life_in_the_middle_of_a_load_holds_nothing_of_it(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        await engine.hold("loads")
+        loading = asyncio.create_task(engine.hot_swap.ensure(A))
+        await engine.until(lambda: engine.asked("load"), [f"load {A.version}"])
+
+        engine.board.update(status=EngineStatus.STARTING, life=2)
+        engine.board.update(status=EngineStatus.READY)
+        await engine.release()
+
+        with pytest.raises(Unavailable, match="started again"):
+            await loading
+        assert engine.board.state.resident == set()
+
+
+async def test_a_dropped_version_is_drained_and_then_unloaded(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        await engine.hot_swap.ensure(A)
+        async with engine.answering(A) as answer:
+            engine.hot_swap.drop(A.version)
+            await engine.until(lambda: engine.asked("close"), [f"close {A.version}"])
+            assert engine.board.state.draining == {A.version}
+            assert A.version in await engine.engine.adapters()
+
+            await engine.release()
+
+            assert await answer == A.version + " word word"
+        await engine.until(engine.engine.adapters, {})
+        assert engine.board.state.draining == set()
+
+
+async def test_a_version_that_is_wanted_again_while_it_drains_serves_again(swapping: RunEngine) -> None:
+    async with swapping() as engine:
+        await engine.hot_swap.ensure(A)
+        async with engine.answering(A) as answer:
+            engine.hot_swap.drop(A.version)
+            await engine.until(lambda: engine.asked("close"), [f"close {A.version}"])
+            wanted = asyncio.create_task(engine.hot_swap.ensure(A))
+            await engine.until(lambda: engine.asked("load"), [f"load {A.version}"] * 2)
+            await engine.release()
+            await wanted
+            await answer
+
+        assert engine.board.state.resident == {A.version}
+        assert engine.board.state.draining == set()
+        assert await engine.chat(A) == A.version + " word word"
+
+
+async def test_a_sweep_ends_what_was_cut_off_in_its_middle(swapping: RunEngine) -> None:
+    async with swapping(slots=4) as engine:
+        await engine.hot_swap.ensure(A)
+        await engine.hot_swap.ensure(B)
+        await engine.engine.load(C.version, engine.folders.fetch(C))  # of which the board knows nothing
+        await engine.engine.close(B.version)
+        await engine.engine.remove(B.version)  # of which the board knows too much
+
+        await engine.hot_swap.sweep()
+
+        assert engine.board.state.resident == {A.version}
+        await engine.until(lambda: held(engine), {A.version})
+
+
+async def held(engine: Swapping) -> set[str]:
+    return set(await engine.engine.adapters())
+
+
+async def test_while_one_version_is_compared_with_peft_another_is_loaded_and_neither_makes_room_for_the_other(
+    swapping: RunEngine,
+) -> None:
+    async with swapping("--answer-seconds", "0.3", slots=2) as engine:
+        engine.folders.behaviours[A.version] = {"answer_ids": [1, 2, 3]}
+        engine.warming.expect(A.version, Reference((ReferenceRow((1,), (1, 2, 3), (9.0,) * 3),) * 2))
+        first = asyncio.create_task(engine.hot_swap.ensure(A))
+        await engine.until(lambda: engine.asked("load"), [f"load {A.version}"])
+
+        await asyncio.gather(engine.hot_swap.ensure(B), first)
+
+        assert await engine.asked("load", "remove") == [f"load {A.version}", f"load {B.version}"]
+        assert len(await engine.asked("complete")) == 1 + 2 + 1
+        assert engine.board.state.resident == {A.version, B.version}
