@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
-from pointsman_cli.train.job import Heldout, Remark, Step, parse_event
+from pointsman_cli.train.events import Evaluation, Remark, Step, parse_event
 from pointsman_servicekit.errors import InvalidArgument
 
 Cli = Callable[..., Any]
@@ -19,20 +19,34 @@ module, *arguments = sys.argv[2:]
 if module == "pointsman_lora_server.base_model":
     sys.exit()
 assert module == "pointsman_lora_server.training"
-given = dict(zip(arguments[::2], arguments[1::2]))
+given = {}
+for part in arguments:
+    if part.startswith("--"):
+        name = part
+        given[name] = True
+    else:
+        given[name] = part
 out = pathlib.Path(given["--out"])
-out.mkdir()
+out.mkdir(parents=True)
 (out / "given.json").write_text(json.dumps(given))
 def tell(event, **facts):
     print(json.dumps({"event": event, **facts}), flush=True)
+tell("data", rows=90, heldout_rows=10, left_out={"duplicate": 2, "too_long": 0}, tokens={"median": 30, "longest": 61},
+     labels={"answer": {"lost_item": 60, "refund": 30}})
+if given.get("--check-only"):
+    tell("prompt", text="<user>lost my bag</user>⟦lost_item</a>", row="data.jsonl:1")
+    sys.exit()
 tell("start", rows=90, steps=2)
-tell("heldout", when="before", loss=3.5)
+tell("evaluation", when="before", step=0, loss=3.5)
 for step in (1, 2):
     tell("step", step=step, steps=2, loss=1 / step, tokens_per_second=260.0, eta_seconds=61.0)
 print("two rows were too long", file=sys.stderr, flush=True)
-tell("heldout", when="end", loss=0.1412)
+tell("evaluation", when="during", step=2, loss=0.1412, exact=0.75, json_f1=0.9, rows=16, best=True)
 tell("sample", text="lost my bag", expected="lost_item", got="lost_item", exact=True)
-tell("done", folder=str(out), seconds=12.0)
+tell("evaluation", when="end", step=2, loss=0.1412, exact=0.75, json_f1=0.9, prompt_path_exact=0.5,
+     prompt_path_json_f1=0.6)
+tell("done", folder=str(out), seconds=12.0, metrics={"heldout_loss": 0.1412},
+     merged=str(out / "merged") if given["--method"] == "dora" else None)
 """
 
 
@@ -77,14 +91,17 @@ def test_an_adapter_is_trained_and_registered(
     )  # fmt: skip
 
     assert outcome.code == 0, outcome.err
-    for part in ("rows 90", "held-out loss 3.5000 before", "step 2/2 · loss 0.5000 · 260 tokens/s · 1:01 left",
-                 "two rows were too long", "held-out loss 0.1412 end", "lost_item",
+    for part in ("data: 90 rows, 10 held out; tokens a row: median 30, longest 61; left out: 2 duplicate",
+                 "answer: lost_item 60, refund 30", "rows 90", "held-out loss 3.5000 before",
+                 "step 2/2 · loss 0.5000 · 260 tokens/s · 1:01 left", "two rows were too long",
+                 "held-out loss 0.1412 · exact 0.75 · json_f1 0.9 at step 2, the best by now",
+                 "beside prompting alone: exact 0.75 against 0.5, json_f1 0.9 against 0.6; it beats prompting",
                  "registered as triage@3f9a1c0b77de (triage@prod)"):  # fmt: skip
         assert part in outcome.out
     [request] = servicer.registered
     assert (request.name, request.folder, request.alias) == ("triage", str(out), "prod")
     assert dict(request.facts) == {
-        "seed": "7", "train_file": "data.jsonl", "train_rows": "90", "heldout_loss": "0.1412",
+        "method": "lora", "seed": "7", "train_file": "data.jsonl", "train_rows": "90", "heldout_loss": "0.1412",
     }  # fmt: skip
 
 
@@ -104,6 +121,7 @@ def test_the_trainer_gets_what_was_asked_and_no_more(
         "--data": str(data),
         "--out": str(out),
         "--name": "triage",
+        "--method": "lora",
         "--rank": "4",
         "--epochs": "3",
         "--max-minutes": "2.5",
@@ -166,10 +184,68 @@ def test_a_missing_engine_environment_is_named_with_what_to_do(cli: Cli, data: P
     assert f"the engine's Python is not at {tmp_path / 'bin' / 'python'}; make it with" in outcome.err
 
 
+def test_every_method_and_option_reaches_the_trainer_by_its_name_there(
+    cli: Cli, executable: Executable, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "triage"
+
+    cli(
+        "train", "--name", "triage", "--data", data, "--out", out, "--method", "rslora", "--patience", 3, "--resume",
+        "--checkpoint", tmp_path / "state", "--parent", tmp_path / "older", "--baseline-shots", 0,
+        "--stop-on", "metric", "--no-register", "--engine-python", executable(TRAINER),
+        "--home", tmp_path / ".pointsman",
+    )  # fmt: skip
+
+    given = json.loads((out / "given.json").read_text())
+    assert given["--resume"] is True
+    expected = {
+        "--method": "rslora", "--patience": "3", "--checkpoint": str(tmp_path / "state"),
+        "--parent": str(tmp_path / "older"), "--baseline-shots": "0", "--stop-on": "metric",
+    }  # fmt: skip
+    assert {name: given[name] for name in expected} == expected
+
+
+def test_dora_is_never_registered_and_where_its_merged_model_is_is_said(
+    cli: Cli, executable: Executable, data: Path, lora_server: tuple[LoraServer, str], tmp_path: Path
+) -> None:
+    outcome = cli(
+        "train", "--name", "triage", "--data", data, "--out", tmp_path / "triage", "--method", "dora",
+        "--engine-python", executable(TRAINER), "--lora-server", lora_server[1], "--home", tmp_path / ".pointsman",
+    )  # fmt: skip
+
+    assert outcome.code == 0
+    assert f"{tmp_path / 'triage' / 'merged'} holds the base model with the adapter merged in" in outcome.out
+    assert "not registered: an engine cannot serve DoRA as an adapter" in outcome.out
+    assert lora_server[0].registered == []
+
+
+def test_checking_shows_the_data_and_the_prompt_and_registers_nothing(
+    cli: Cli, executable: Executable, data: Path, lora_server: tuple[LoraServer, str], tmp_path: Path
+) -> None:
+    outcome = cli(
+        "train", "--name", "triage", "--data", data, "--check-only", "--lora-server", lora_server[1],
+        "--engine-python", executable(TRAINER), "--home", tmp_path / ".pointsman",
+    )  # fmt: skip
+
+    assert outcome.code == 0
+    assert "answer: lost_item 60, refund 30" in outcome.out
+    assert "data.jsonl:1, as the model reads it" in outcome.out
+    assert "<user>lost my bag</user>⟦lost_item</a>" in outcome.out
+    assert lora_server[0].registered == []
+
+
+def test_an_adapter_has_to_go_somewhere(cli: Cli, data: Path) -> None:
+    outcome = cli("train", "--name", "triage", "--data", data)
+
+    assert outcome.code == 2
+    assert outcome.err == "error: --out names the folder that the adapter is written to\n"
+
+
 def test_events_are_read_and_what_is_none_is_shown_as_it_came() -> None:
     step = '{"event": "step", "step": 1, "steps": 9, "loss": 2, "tokens_per_second": 250, "eta_seconds": 30}'
 
     assert parse_event(step) == Step(1, 9, 2.0, 250.0, 30.0)
-    assert parse_event('{"event": "heldout", "loss": 0.5}') == Heldout(0.5, "")
+    told = '{"event": "evaluation", "when": "end", "step": 9, "loss": 0.5, "exact": 1, "prompt_path_exact": 0.25}'
+    assert parse_event(told) == Evaluation("end", 9, 0.5, {"exact": 1.0}, {"exact": 0.25}, False)
     for line in ("Downloading", "[1]", '{"loss": 1}', '{"event": "step", "step": 1}', '{"event": "new"}'):
         assert parse_event(line) == Remark(line)

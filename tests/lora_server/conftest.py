@@ -326,7 +326,7 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
         ):
             stub = lora_server_pb2_grpc.LoraServerStub(channel)
             yield Running(stub, server.address, settings.public_url, house, http)
-            house.board.close()
+            house.end_watches()
 
     return run
 

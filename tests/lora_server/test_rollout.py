@@ -251,6 +251,21 @@ async def test_what_is_no_better_than_prompting_is_registered_and_not_published(
         assert (await lora.set_alias("triage@prod", version, force=True)).version == version
 
 
+async def test_a_canary_for_everyone_is_guarded_as_a_move_is(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora:
+        await lora.until_ready()
+        await lora.register("triage", make_adapter("good"), "prod")
+        version = (await lora.register("triage", measured(make_adapter("other", seed=1), 0.5, 0.6))).version
+
+        def canary(weight: float) -> Any:
+            return lora.stub.SetCanary(pb.SetCanaryRequest(alias="triage@prod", version=version, weight=weight))
+
+        assert (await canary(0.5)).canary_version == version
+        assert (await refusal(canary(1.0))).code == "not_better"
+
+
 async def test_force_publishes_what_is_no_better(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:
     async with run_lora_server() as lora:
         await lora.until_ready()
@@ -278,6 +293,19 @@ def test_the_gate_asks_for_better_and_lets_pass_what_nobody_measured(
         gate.check(version, "prod", force=False)
     else:
         with pytest.raises(FailedPrecondition):
+            gate.check(version, "prod", force=False)
+
+
+@pytest.mark.parametrize(("ours", "passes"), [(0.61, True), (0.43, False)])
+def test_the_gate_asks_for_the_next_measure_where_nobody_was_ever_right(ours: float, passes: bool) -> None:
+    metrics = {"heldout_exact": 0.0, "prompt_path_exact": 0.0, "heldout_word_f1": ours, "prompt_path_word_f1": 0.43}
+    version = AdapterVersion("voice", "1" * 64, "tiny-base", 2, (), 1, 1, metrics=metrics)
+    gate = Gate(frozenset({"prod"}))
+
+    if passes:
+        gate.check(version, "prod", force=False)
+    else:
+        with pytest.raises(FailedPrecondition, match=r"0\.43 on the held-out rows \(word_f1\)"):
             gate.check(version, "prod", force=False)
 
 

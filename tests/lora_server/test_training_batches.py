@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from pointsman_lora_server.training.batches import Batch, Example, by_length, encode, plan
+from pointsman_lora_server.training.batches import Example, by_length, encode, padded, plan
 from pointsman_lora_server.training.data import Conversation, Message
 from pointsman_lora_server.training.errors import DataError
 
@@ -24,12 +24,8 @@ def of_length(tokens: int) -> Example:
     return Example(tuple(range(tokens)), 1, row("q", "a"))
 
 
-def padded(batch: Batch) -> int:
-    return len(batch) * max(len(example.ids) for example in batch)
-
-
 def test_only_the_answer_and_the_end_of_its_turn_are_learnt() -> None:
-    (example,) = encode([row("hi", "yo")], render, END, 100).examples
+    (example,) = encode([row("hi", "yo")], render, END, 100).rows
     assert example.prompt_ids == (OPEN, ord("h"), ord("i"), END, BREAK, OPEN)
     assert example.ids[example.prompt_length :] == (ord("y"), ord("o"), END)
     assert example.learnt == 3
@@ -39,13 +35,13 @@ def test_a_template_that_does_not_end_the_turn_gets_an_end_to_learn() -> None:
     def endless(messages: Sequence[Message], answer_next: bool) -> list[int]:
         return [token for token in render(messages, answer_next) if token not in (END, BREAK)]
 
-    (example,) = encode([row("hi", "yo")], endless, END, 100).examples
+    (example,) = encode([row("hi", "yo")], endless, END, 100).rows
     assert example.ids[-2:] == (ord("o"), END)
 
 
 def test_a_row_with_too_many_tokens_is_left_out_whole_and_reported() -> None:
     encoded = encode([row("hi", "yo"), row("long", "y" * 90)], render, END, 50)
-    assert [example.source.question for example in encoded.examples] == ["hi"]
+    assert [example.source.question for example in encoded.rows] == ["hi"]
     assert encoded.notes == ("rows.jsonl:4: left out, its 99 tokens are more than 50",)
 
 

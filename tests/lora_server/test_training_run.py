@@ -1,19 +1,16 @@
 """The real trainer, in the engine's environment, on the real base model."""
 
 import json
-import os
 import signal
-import struct
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".venv-engine" / "bin" / "python"
+from tests.lora_server import trainings
+from tests.lora_server.trainings import PYTHON, ROOT, Run, environment, tensors
+
 BASE_MODEL = ROOT / ".pointsman" / "models" / "smollm2-135m"
 
 pytestmark = pytest.mark.skipif(
@@ -24,37 +21,8 @@ pytestmark = pytest.mark.skipif(
 ROUTES = [("bag", "lost_item"), ("ramp", "assistance"), ("refund", "refund"), ("seat", "change_booking")]
 
 
-@dataclass(frozen=True)
-class Run:
-    code: int
-    events: list[dict[str, Any]]
-    warnings: str
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == kind]
-
-
-def command(data: Path, out: Path, *options: str) -> list[str]:
-    module = ["-m", "pointsman_lora_server.training", "--base-model", str(BASE_MODEL)]
-    return [str(PYTHON), *module, "--data", str(data), "--out", str(out), *options]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT / "services" / "lora-server" / "src")}
-
-
 def train(data: Path, out: Path, *options: str) -> Run:
-    done = subprocess.run(command(data, out, *options), env=environment(), capture_output=True, text=True)
-    return Run(done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr)
-
-
-def tensors(path: Path) -> dict[str, dict[str, Any]]:
-    """The header of a safetensors file: its length in eight bytes, then JSON."""
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    header: dict[str, dict[str, Any]] = json.loads(content[8 : 8 + length])
-    header.pop("__metadata__")
-    return header
+    return trainings.train(BASE_MODEL, data, out, *options)
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +50,12 @@ def test_the_loss_falls_on_the_rows_that_are_learnt_and_on_those_that_are_not(
 ) -> None:
     run, _ = runs[0]
     assert (run.code, run.warnings) == (0, "")
-    steps, heldout = run.of("step"), run.of("heldout")
+    steps, measured = run.of("step"), run.of("evaluation")
     assert [event["step"] for event in steps] == list(range(1, run.of("start")[0]["steps"] + 1))
     assert steps[-1]["loss"] < steps[0]["loss"] / 4
-    assert [event["when"] for event in heldout] == ["before", "half_way", "end"]
-    assert heldout[-1]["loss"] < heldout[0]["loss"] / 4
+    assert (measured[0]["when"], measured[-1]["when"]) == ("before", "end")
+    assert {event["when"] for event in measured[1:-1]} == {"during"}
+    assert measured[-1]["loss"] < measured[0]["loss"] / 4
 
 
 def test_the_folder_holds_a_small_bf16_adapter_that_names_its_base_and_no_path(
@@ -97,6 +66,7 @@ def test_the_folder_holds_a_small_bf16_adapter_that_names_its_base_and_no_path(
     assert sorted(path.name for path in folder.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "samples.jsonl",
         "training.json",
     ]
     header = tensors(folder / "adapter_model.safetensors")
@@ -113,8 +83,10 @@ def test_the_report_says_what_the_adapter_was_made_of(runs: Sequence[tuple[Run, 
     report = json.loads((folder / "training.json").read_text())
     assert (report["name"], report["base_model"], report["recipe"]["seed"]) == ("triage", "small-base", 7)
     assert (report["data"]["file"], report["data"]["rows"], report["data"]["heldout_rows"]) == ("rows.jsonl", 14, 2)
-    assert report["heldout_loss"]["end"] == run.of("heldout")[-1]["loss"]
-    assert report["exact_share"] == sum(sample["exact"] for sample in run.of("sample")) / 2
+    assert report["heldout_loss"]["end"] == run.of("evaluation")[-1]["loss"] == run.metrics["heldout_loss"]
+    assert report["metrics"]["heldout_exact"] == sum(sample["exact"] for sample in run.of("sample")) / 2
+    assert report["metrics"]["heldout_rows"] == report["metrics"]["prompt_path_rows"] == 2
+    assert report["base_model_digest"] == json.loads((BASE_MODEL / "pointsman.json").read_text())["digest"]
     assert report["libraries"]["peft"]
 
 
@@ -143,7 +115,7 @@ def test_wrong_data_is_refused_with_file_and_line_and_nothing_is_written(tmp_pat
 
 def test_sigint_stops_with_130_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command(data, tmp_path / "out", "--epochs", "500", "--heldout-share", "0"),
+        trainings.command(BASE_MODEL, data, tmp_path / "out", "--epochs", "500", "--heldout-share", "0"),
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ PROTO = ROOT / "proto"
 
 def test_the_stubs_are_what_the_contracts_generate(tmp_path: Path) -> None:
     contracts = sorted((PROTO / "pointsman" / "v1").glob("*.proto"))
-    assert len(contracts) == 3
+    assert len(contracts) == 4
     outs = [f"--{kind}={tmp_path}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", *outs, *contracts], check=True)
     fresh = {path.name: path.read_bytes() for path in (tmp_path / "pointsman" / "v1").iterdir()}

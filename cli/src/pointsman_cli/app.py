@@ -11,6 +11,7 @@ from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.ingest import ingest
+from pointsman_cli.jobs import command as jobs
 from pointsman_cli.keys import command as keys
 from pointsman_cli.replay.command import replay
 from pointsman_cli.retriever import command as retriever
@@ -32,6 +33,7 @@ def build_app() -> typer.Typer:
         app.command()(command)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")
+    app.add_typer(jobs.build_app(), name="jobs")
     app.add_typer(retriever.build_app(), name="retriever")
     app.add_typer(keys.build_app(), name="keys")
     return app

@@ -1,22 +1,23 @@
-"""`pointsman train`: the trainer as a process of the engine's environment, then the lora-server."""
+"""`pointsman train`: the trainer as a process of the engine's environment, or as a job of the lora-server."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 
 from pointsman_cli import engine_environment, models, run_file
 from pointsman_cli.engine_environment import EngineEnvironment
-from pointsman_cli.errors import CommandError
+from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.example import Adapter
 from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.jobs import starting
 from pointsman_cli.options import EnginePythonOption, HomeOption
 from pointsman_cli.processes import run_to_end
-from pointsman_cli.registering import register
-from pointsman_cli.train.job import MODULE, Job, parse_event
+from pointsman_cli.registering import Origin, register
+from pointsman_cli.train import options as given
+from pointsman_cli.train.events import Done, parse_event
+from pointsman_cli.train.job import MERGED_ONLY, MODULE, Job
 from pointsman_cli.train.screen import TrainingScreen
 
 BASE_MODEL = "smollm2-135m"
@@ -28,70 +29,115 @@ class Target:
 
     address: str
     alias: str
+    origin: Origin
 
 
 def train(
-    name: Annotated[str, typer.Option(help="The adapter's name: 1 to 64 of a-z, 0-9, - and _.")],
-    data: Annotated[Path, typer.Option(help="Examples, one JSON object a line.")],
-    out: Annotated[
-        Path, typer.Option(help="The folder that the adapter is written to; an older adapter there is replaced.")
-    ],
-    heldout: Annotated[
-        Path | None, typer.Option(help="Examples to measure by; else some of --data are held out.")
-    ] = None,
-    rank: Annotated[int, typer.Option(min=1, max=64, help="Of the LoRA; the engine has a limit.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 3,
-    max_minutes: Annotated[float, typer.Option(min=0.1, help="Stops there, with what it has by then.")] = 10,
-    seed: Annotated[int, typer.Option(min=0)] = 7,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-7, max=1, help="Else the trainer's own.")] = None,
-    system: Annotated[Path | None, typer.Option(help="A file with the system message of every example.")] = None,
-    registered: Annotated[
-        bool, typer.Option("--register/--no-register", help="Have a running lora-server load the result.")
-    ] = True,
-    alias: Annotated[str, typer.Option(help="Move the alias NAME@WORD to the result; none is moved without it.")] = "",
-    lora_server: Annotated[str, typer.Option(help="Its address; else that of the running `pointsman up`.")] = "",
+    name: given.NameOption,
+    data: given.DataOption,
+    out: given.OutOption = None,
+    heldout: given.HeldoutOption = None,
+    system: given.SystemOption = None,
+    method: given.MethodOption = given.Method.LORA,
+    parent: given.ParentOption = "",
+    rank: given.RankOption = 4,
+    epochs: given.EpochsOption = 3,
+    max_minutes: given.MinutesOption = 10,
+    seed: given.SeedOption = 7,
+    learning_rate: given.RateOption = None,
+    beta: given.BetaOption = None,
+    samples: given.SamplesOption = None,
+    baseline_shots: given.ShotsOption = None,
+    patience: given.PatienceOption = None,
+    stop_on: given.StopOnOption = None,
+    check_only: given.CheckOption = False,
+    evaluate_only: given.EvaluateOption = False,
+    checkpoint: given.CheckpointOption = None,
+    resume: given.ResumeOption = False,
+    merged_out: given.MergedOption = None,
+    registered: given.RegisterOption = True,
+    alias: given.AliasOption = "",
+    force: given.ForceOption = False,
+    on_server: given.OnServerOption = False,
+    detach: given.DetachOption = False,
+    lora_server: given.LoraServerOption = "",
     home: HomeOption = Path(".pointsman"),
     engine_python: EnginePythonOption = None,
 ) -> None:
-    """Train a LoRA adapter on the base model from examples, and register it. Ctrl-C stops it."""
-    at = Home.at(home)
-    job = Job(
-        name=name, base_model=at.model(BASE_MODEL), base_model_name=BASE_MODEL, data=data, heldout=heldout, out=out,
-        rank=rank, epochs=epochs, max_minutes=max_minutes, seed=seed, learning_rate=learning_rate, system=system,
-    )  # fmt: skip
+    """Train an adapter on the base model from examples, and register it. Ctrl-C stops it.
+
+    Beside its own loss and answers on held-out rows it is measured what prompting the base model alone would reach.
+    """
+    learning = {
+        "rank": rank, "epochs": epochs, "max-minutes": max_minutes, "seed": seed, "learning-rate": learning_rate,
+        "beta": beta, "samples": samples, "baseline-shots": baseline_shots, "patience": patience,
+    }  # fmt: skip
+    job = Job(name, data, method.value, heldout, system, out, learning)
     job.check()
-    engine = engine_environment.find(at, engine_python)
+    at = Home.at(home)
     running = run_file.read(at.run_file)
-    target = Target(lora_server or (running.lora_server if running else ""), alias) if registered else None
-    run_interruptibly(_train(job, at, engine, target))
+    address = lora_server or (running.lora_server if running else "")
+    if on_server:
+        _refuse_local(out, merged_out, checkpoint, resume or check_only or evaluate_only, stop_on)
+        order = starting.Order(job, parent, alias, force)
+        run_interruptibly(starting.start(address, order, Console(), watched=not detach))
+        return
+    if out is None and not check_only:
+        raise Misused("--out names the folder that the adapter is written to")
+    local = {
+        "parent": Path(parent) if parent else None, "stop-on": stop_on.value if stop_on else None,
+        "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
+        "merged-out": merged_out,
+    }  # fmt: skip
+    job = Job(name, data, method.value, heldout, system, out or at.folder / "nothing", {**learning, **local})
+    engine = engine_environment.find(at, engine_python)
+    wanted = registered and not (check_only or evaluate_only)
+    target = Target(address, alias, Origin(force=force)) if wanted else None
+    run_interruptibly(_train(job, at, engine, target, check_only))
 
 
-async def _train(job: Job, home: Home, engine: EngineEnvironment, target: Target | None) -> None:
+async def _train(job: Job, home: Home, engine: EngineEnvironment, target: Target | None, check_only: bool) -> None:
     console = Console()
-    await models.prepare_base_model(job.base_model_name, home, engine, lambda line: console.print(line, style="dim"))
+    await models.prepare_base_model(BASE_MODEL, home, engine, lambda line: console.print(line, style="dim"))
     with TrainingScreen(console, job.name) as screen:
-        program = engine.module(MODULE, *job.arguments())
+        program = engine.module(MODULE, *job.arguments(home.model(BASE_MODEL), BASE_MODEL))
         ended = await run_to_end(program, engine.variables, lambda line: screen.show(parse_event(line)), screen.remark)
     if ended.code != 0:
         raise CommandError(f"the training of {job.name} failed: {ended.how}")
+    if check_only:
+        return
     if screen.done is None:
         raise CommandError(f"the trainer of {job.name} ended without saying that it was done: {ended.how}")
     _say(console, f"{screen.done.folder} after {screen.done.seconds:.0f} s")
-    if target is not None:
-        await _register(job, screen, screen.done.folder, target, console)
+    if screen.done.merged is not None:
+        _say(console, f"{screen.done.merged} holds the base model with the adapter merged in, for an engine of its own")
+    if target is not None and job.method == MERGED_ONLY:
+        _say(console, "not registered: an engine cannot serve DoRA as an adapter; serve the merged model")
+    elif target is not None:
+        await _register(job, screen, screen.done, target, console)
 
 
-async def _register(job: Job, screen: TrainingScreen, folder: Path, target: Target, console: Console) -> None:
+async def _register(job: Job, screen: TrainingScreen, done: Done, target: Target, console: Console) -> None:
     if not target.address:
         _say(console, "not registered, since nothing runs here; `pointsman up` registers what pointsman.yaml names")
         return
-    facts = {"seed": str(job.seed), "train_file": job.data.name}
+    facts = {"method": job.method, "seed": str(job.options["seed"]), "train_file": job.data.name}
     if "rows" in screen.facts:
         facts["train_rows"] = str(screen.facts["rows"])
-    if screen.heldout_loss is not None:
-        facts["heldout_loss"] = f"{screen.heldout_loss:.4f}"
-    adapter = await register(target.address, Adapter(job.name, folder, target.alias), facts)
+    if "heldout_loss" in done.metrics:
+        facts["heldout_loss"] = f"{done.metrics['heldout_loss']:.4f}"
+    adapter = await register(target.address, Adapter(job.name, done.folder, target.alias), facts, target.origin)
     _say(console, f"registered as {adapter}")
+
+
+def _refuse_local(
+    out: Path | None, merged_out: Path | None, checkpoint: Path | None, flags: bool, stop_on: object
+) -> None:
+    if out or merged_out or checkpoint or flags or stop_on:
+        raise Misused(
+            "--on-server keeps folders and checkpoints itself: leave out --out, --merged-out, --checkpoint, --resume, "
+            "--check-only, --evaluate-only and --stop-on"
+        )
 
 
 def _say(console: Console, line: str) -> None:

@@ -37,7 +37,7 @@ async def run(settings: Settings) -> None:
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )
                 await until_told_to_stop()
-                house.board.close()
+                house.end_watches()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Moves an alias to a version that this engine holds; a guarded one only to what has earned it."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from pointsman_servicekit.errors import FailedPrecondition
@@ -10,8 +10,8 @@ from pointsman_lora_server.domain import AdapterVersion, Alias
 
 log = logging.getLogger(__name__)
 
-MEASURED, PROMPTING = "heldout_exact", "prompt_path_exact"
-"""Metrics of the manifest: shares of held-out rows answered exactly, by the adapter and by prompting alone."""
+MEASURES = ("exact", "json_f1", "word_f1")
+"""Of held-out rows: the share answered exactly, the mean F1 of JSON fields or of words; the stricter first."""
 
 
 class Gate:
@@ -24,16 +24,34 @@ class Gate:
 
     def check(self, version: AdapterVersion, word: str, force: bool) -> None:
         """Raises FailedPrecondition ("not_better")."""
-        ours, prompting = version.metrics.get(MEASURED), version.metrics.get(PROMPTING)
-        if force or word not in self._guarded or ours is None or prompting is None or ours > prompting:
+        if force or word not in self._guarded:
+            return
+        measure, ours, prompting = _measured(version.metrics)
+        if ours > prompting or not measure:
             return
         raise FailedPrecondition(
-            f"{version.version} answered {ours:.3g} of the held-out rows exactly, and prompting the base model "
+            f"{version.version} reached {ours:.3g} on the held-out rows ({measure}), and prompting the base model "
             f"{prompting:.3g}: it is registered, and '{version.name}@{word}' is not moved to it; force it if it earns "
             "its place otherwise (a shorter prompt, a lower price)",
             code="not_better",
             param="alias",
         )
+
+
+def _measured(metrics: Mapping[str, float]) -> tuple[str, float, float]:
+    """The strictest measure that tells anything of either, and what adapter and prompting reached by it.
+
+    Free text is hardly ever answered exactly: where neither side was right once, the next measure is asked.
+    """
+    told = "", 0.0, 0.0
+    for measure in MEASURES:
+        ours, prompting = metrics.get(f"heldout_{measure}"), metrics.get(f"prompt_path_{measure}")
+        if ours is None or prompting is None:
+            continue
+        told = measure, ours, prompting
+        if ours > 0 or prompting > 0:
+            break
+    return told
 
 
 class Aliases(Protocol):

@@ -132,11 +132,14 @@ class Rollout:
     async def set_canary(
         self, alias: str, version: str, weight: float, terms: CanaryTerms, author: str, expected: str
     ) -> Alias:
-        """A weight of 0 ends it."""
+        """A weight of 0 ends it; one of 1 is as good as a move, and guarded like one."""
         canary = None
         if weight or version:
             canary = Canary(version, weight, terms)
-            await self._hot_swap.ensure(await self._movable(alias, version, expected))
+            known = await self._movable(alias, version, expected)
+            if weight == 1:
+                self._gate.check(known, alias.partition("@")[2], force=False)
+            await self._hot_swap.ensure(known)
         else:
             check_alias(alias)
         return await self._moved(await self._registry.set_canary(alias, canary, expected, author))

@@ -54,6 +54,8 @@ class House:
     add_to: Callable[[grpc.aio.Server], None]
     board: Board
     registry: CollectorRegistry
+    end_watches: Callable[[], None]
+    """Of engine and training jobs; they would never end by themselves."""
 
 
 def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
@@ -143,7 +145,11 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     lora_server_pb2_grpc.add_LoraServerServicer_to_server(adapters, server)
                     training_pb2_grpc.add_TrainingServicer_to_server(training, server)
 
-                yield House([SERVICE, TRAINING], add_to, board, metrics.registry)
+                def end_watches() -> None:
+                    board.close()
+                    line.close()
+
+                yield House([SERVICE, TRAINING], add_to, board, metrics.registry, end_watches)
         finally:
             board.close()
             for task in running:

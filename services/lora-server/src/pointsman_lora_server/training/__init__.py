@@ -1,5 +1,6 @@
-"""Trains a LoRA adapter on conversations: `python -m pointsman_lora_server.training`, in the engine's environment.
+"""Trains an adapter on conversations or preferences: `python -m pointsman_lora_server.training`, where torch is.
 
-data -> batches -> base -> loop -> heldout -> adapter_files
-rows    plan       weights steps  loss, samples   folder
+data, preferences -> material (batches, examination) -> learner -> loop -> evaluation -> adapter_files
+rows                 tokens, what they are like         weights    steps   beside the    folder
+                                                                           prompt path
 """

@@ -11,18 +11,21 @@ Only the last message is learnt. Standard library only, so that a file can be ch
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pointsman_lora_server.training.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 MOST_ERRORS = 20
 
+_Parsed = TypeVar("_Parsed")
 
-class _RowError(Exception):
-    """What is wrong with one row; `read_conversations` adds where it stands."""
+
+class RowError(Exception):
+    """What is wrong with one row; `read_rows` adds where it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +64,49 @@ def sha256(path: Path) -> str:
 
 def gather(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
     """Both sides from files, or a `share` of the training rows held out where there is no file for it."""
-    instruction = _read(system).strip() if system else None
+    instruction = read_system(system)
     rows = read_conversations(training, instruction)
     if heldout is None:
         return split_by_share(rows, share, seed)
     return split(rows, read_conversations(heldout, instruction))
 
 
+def read_system(path: Path | None) -> str | None:
+    return _read(path).strip() if path else None
+
+
 def read_conversations(path: Path, system: str | None = None) -> list[Conversation]:
     """`system` is put before rows that have no system message. Raises `DataError` with all bad lines, up to 20."""
-    conversations: list[Conversation] = []
+    conversations = []
+    for where, (prompt, answer) in read_rows(path, _parse):
+        if system is not None and prompt[0].role != "system":
+            prompt = (Message("system", system), *prompt)
+        conversations.append(Conversation(prompt, answer, where))
+    return conversations
+
+
+def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list[tuple[str, _Parsed]]:
+    """Each row as `parse` reads it, with where it stands. Raises `DataError` with all bad lines, up to 20."""
+    rows: list[tuple[str, _Parsed]] = []
     wrong: list[str] = []
     for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            prompt, answer = _parse(line)
-        except _RowError as error:
+            rows.append((f"{path}:{number}", parse(_object(line))))
+        except RowError as error:
             wrong.append(f"{path}:{number}: {error}")
-            continue
-        if system is not None and prompt[0].role != "system":
-            prompt = (Message("system", system), *prompt)
-        conversations.append(Conversation(prompt, answer, f"{path}:{number}"))
     if wrong:
-        more = [f"... and {len(wrong) - MOST_ERRORS} more lines"] if len(wrong) > MOST_ERRORS else []
-        raise DataError("\n".join(wrong[:MOST_ERRORS] + more))
-    if not conversations:
+        raise DataError(_some(wrong))
+    if not rows:
         raise DataError(f'{path} has no rows; write one JSON object a line, such as {{"text": "...", "output": "..."}}')
-    return conversations
+    return rows
 
 
 def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
     """Takes what is held out, or is there twice, out of the training rows. Raises `DataError` when nothing is left."""
     notes: list[str] = []
+    contrary: list[str] = []
     held = {row.key: row for row in heldout}
     first: dict[tuple[Message, ...], Conversation] = {}
     for row in training:
@@ -104,10 +117,12 @@ def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> 
         elif row.answer == first[row.prompt].answer:
             notes.append(f"{row.where}: left out, the same as {first[row.prompt].where}")
         else:
-            raise DataError(
+            contrary.append(
                 f"{row.where}: its prompt is that of {first[row.prompt].where}, but its answer differs; "
                 "keep the one that is right"
             )
+    if contrary:
+        raise DataError(_some(contrary))
     if not first:
         raise DataError("no training rows are left: every one of them is held out too")
     return Split(tuple(first.values()), tuple(heldout), tuple(notes))
@@ -120,13 +135,18 @@ def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Spl
         return whole
     if len(whole.training) < 2:
         raise DataError("one row cannot be split; give more rows, or --heldout-share 0")
-    count = min(max(1, round(len(whole.training) * share)), len(whole.training) - 1)
+    count = share_of(len(whole.training), share)
     chosen = set(random.Random(seed).sample(range(len(whole.training)), count))
     return Split(
         tuple(row for index, row in enumerate(whole.training) if index not in chosen),
         tuple(row for index, row in enumerate(whole.training) if index in chosen),
         whole.notes,
     )
+
+
+def share_of(rows: int, share: float) -> int:
+    """At least one, and never all."""
+    return min(max(1, round(rows * share)), rows - 1)
 
 
 def _read(path: Path) -> str:
@@ -136,67 +156,84 @@ def _read(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error}; name a file of UTF-8 text") from error
 
 
-def _parse(line: str) -> tuple[tuple[Message, ...], str]:
+def _some(lines: Sequence[str]) -> str:
+    more = [f"... and {len(lines) - MOST_ERRORS} more lines"] if len(lines) > MOST_ERRORS else []
+    return "\n".join([*lines[:MOST_ERRORS], *more])
+
+
+def _object(line: str) -> dict[str, object]:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise _RowError(f"not JSON ({error}); write one whole JSON object a line") from error
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"not JSON ({error}); write one whole JSON object a line") from error
     if not isinstance(row, dict):
-        raise _RowError(f"a row is a JSON object, not {_named(row)}")
+        raise RowError(f"a row is a JSON object, not {_named(row)}")
+    return row
+
+
+def _parse(row: dict[str, object]) -> tuple[tuple[Message, ...], str]:
     if "messages" in row:
-        _only(row, ("messages",))
+        refuse_unknown(row, ("messages",))
         return _conversation(row["messages"])
     if "text" in row and "output" in row:
         # `source` says where a task example was taken from, and is nothing to learn.
-        _only(row, ("text", "output", "source"))
-        return (Message("user", _text(row["text"], '"text"')),), _answer(row["output"])
-    raise _RowError(f'a row has "messages", or "text" and "output"; this one has {_listed(row)}')
+        refuse_unknown(row, ("text", "output", "source"))
+        return (Message("user", text_of(row["text"], '"text"')),), parse_answer(row["output"], "output")
+    raise RowError(f'a row has "messages", or "text" and "output"; this one has {_listed(row)}')
 
 
 def _conversation(messages: object) -> tuple[tuple[Message, ...], str]:
     if not isinstance(messages, list) or len(messages) < 2:
-        raise _RowError('"messages" is a list of at least two: what the user says and what the assistant should answer')
-    read = [_message(message, index) for index, message in enumerate(messages)]
+        raise RowError('"messages" is a list of at least two: what the user says and what the assistant should answer')
+    read = parse_messages(messages, "messages")
     if read[-1].role != "assistant":
-        raise _RowError(f'the last message is what is learnt: its role is "assistant", not "{read[-1].role}"')
+        raise RowError(f'the last message is what is learnt: its role is "assistant", not "{read[-1].role}"')
     if read[-2].role != "user":
-        raise _RowError(
+        raise RowError(
             f'the message before the last one is what is answered: its role is "user", not "{read[-2].role}"'
         )
+    return read[:-1], read[-1].content
+
+
+def parse_messages(messages: object, name: str) -> tuple[Message, ...]:
+    """At least one; raises `RowError`."""
+    if not isinstance(messages, list) or not messages:
+        raise RowError(f'"{name}" is a list of messages, not {_named(messages)}')
+    read = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
     if any(message.role == "system" for message in read[1:]):
-        raise _RowError('a "system" message can only be the first one')
-    return tuple(read[:-1]), read[-1].content
+        raise RowError('a "system" message can only be the first one')
+    return read
 
 
-def _message(message: object, index: int) -> Message:
+def _message(message: object, name: str) -> Message:
     if not isinstance(message, dict):
-        raise _RowError(f'messages[{index}] is an object with "role" and "content", not {_named(message)}')
-    _only(message, ("role", "content"))
+        raise RowError(f'{name} is an object with "role" and "content", not {_named(message)}')
+    refuse_unknown(message, ("role", "content"))
     role = message.get("role")
     if role not in ROLES:
-        raise _RowError(f"messages[{index}] has the role {role!r}; known: {', '.join(ROLES)}")
-    return Message(role, _text(message.get("content"), f'messages[{index}]["content"]'))
+        raise RowError(f"{name} has the role {role!r}; known: {', '.join(ROLES)}")
+    return Message(role, text_of(message.get("content"), f'{name}["content"]'))
 
 
-def _answer(output: object) -> str:
+def parse_answer(value: object, name: str) -> str:
     """A JSON value becomes one line, letters as they are: the form in which the model is to write it."""
-    if output is None:
-        raise _RowError('"output" is null; give the answer that should be learnt')
-    return _text(output, '"output"') if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+    if value is None:
+        raise RowError(f'"{name}" is null; give the answer that should be learnt')
+    return text_of(value, f'"{name}"') if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _text(value: object, name: str) -> str:
+def text_of(value: object, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _RowError(f"{name} is a string that is not empty, not {_named(value)}")
+        raise RowError(f"{name} is a string that is not empty, not {_named(value)}")
     if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _RowError(f"{name} holds half of a surrogate pair, which is no letter; write the character itself")
+        raise RowError(f"{name} holds half of a surrogate pair, which is no letter; write the character itself")
     return value
 
 
-def _only(row: dict[str, object], known: Iterable[str]) -> None:
+def refuse_unknown(row: dict[str, object], known: Iterable[str]) -> None:
     unknown = [key for key in row if key not in known]
     if unknown:
-        raise _RowError(f"unknown key {unknown[0]!r}; known here: {', '.join(known)}")
+        raise RowError(f"unknown key {unknown[0]!r}; known here: {', '.join(known)}")
 
 
 def _listed(row: dict[str, object]) -> str:

@@ -1,0 +1,1 @@
+"""`pointsman jobs`: the trainings of a lora-server."""

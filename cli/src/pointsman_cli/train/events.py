@@ -1,0 +1,154 @@
+"""What the trainer says, one JSON object a line; a job of the lora-server says the same over gRPC."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+METRICS = ("exact", "json_f1", "word_f1", "preference_accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """The data, before anything is computed."""
+
+    rows: int
+    heldout_rows: int
+    left_out: Mapping[str, int]
+    tokens: Mapping[str, int]
+    labels: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A row as the model reads it."""
+
+    text: str
+    row: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    eta_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    when: str  # "before", "during", "end"
+    step: int
+    loss: float | None
+    metrics: Mapping[str, float]
+    prompt_path: Mapping[str, float]
+    """The same metrics of prompting alone; at the end only."""
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    folder: Path
+    seconds: float
+    merged: Path | None
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """Of a job of the lora-server."""
+
+    state: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A line that is no event, or an event that is not as this version knows it; shown as it came."""
+
+    text: str
+
+
+TrainerEvent = Examined | Rendered | Started | Step | Evaluation | Sample | Done | StateChanged | Remark
+
+
+def parse_event(line: str) -> TrainerEvent:
+    try:
+        found = json.loads(line)
+        kind = found.pop("event")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return Remark(line)
+    return as_event(kind, found) or Remark(line)
+
+
+def as_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
+    """None where it is none that is known here. Numbers may come as floats: gRPC knows no others."""
+    try:
+        return _read(kind, found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _read(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
+    match kind:
+        case "data":
+            counts = (_integers(found["left_out"]), _integers(found["tokens"]))
+            labels = {field: _integers(labels) for field, labels in found["labels"].items()}
+            return Examined(int(found["rows"]), int(found["heldout_rows"]), *counts, labels)
+        case "prompt":
+            return Rendered(str(found["text"]), str(found["row"]))
+        case "start":
+            return Started({key: _plain(value) for key, value in found.items()})
+        case "step":
+            rates = (found["loss"], found["tokens_per_second"], found["eta_seconds"])
+            return Step(int(found["step"]), int(found["steps"]), *map(float, rates))
+        case "evaluation":
+            return _evaluation(found)
+        case "sample":
+            return Sample(" | ".join(f"{key}: {' '.join(str(value).split())}" for key, value in found.items()))
+        case "done":
+            merged = Path(found["merged"]) if found.get("merged") else None
+            return Done(Path(found["folder"]), float(found["seconds"]), merged, _floats(found.get("metrics", {})))
+        case "state":
+            return StateChanged(str(found["state"]), found)
+        case "warning":
+            return Remark(str(found["text"]))
+        case "prompt_path":
+            return Remark("prompting alone: " + ", ".join(f"{key} {_plain(value)}" for key, value in found.items()))
+    return None
+
+
+def _evaluation(found: Mapping[str, Any]) -> Evaluation:
+    theirs = {name: float(found[f"prompt_path_{name}"]) for name in METRICS if f"prompt_path_{name}" in found}
+    return Evaluation(
+        when=str(found["when"]),
+        step=int(found["step"]),
+        loss=float(found["loss"]) if "loss" in found else None,
+        metrics={name: float(found[name]) for name in METRICS if name in found},
+        prompt_path=theirs,
+        best=bool(found.get("best", False)),
+    )
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _integers(found: Mapping[str, Any]) -> dict[str, int]:
+    return {str(key): int(value) for key, value in found.items()}
+
+
+def _floats(found: Mapping[str, Any]) -> dict[str, float]:
+    return {str(key): float(value) for key, value in found.items()}

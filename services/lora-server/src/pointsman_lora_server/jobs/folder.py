@@ -1,0 +1,106 @@
+"""A job's folder: job.json is replaced as a whole, events.jsonl only grows; what a kill cut off is taken away."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pointsman_lora_server.jobs.job import Job, Order, State
+
+_JOB, _EVENTS = "job.json", "events.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def out(self) -> Path:
+        """Named as its parent is not: the trainer gets the adapter's name beside it."""
+        return self.path / "out"
+
+    def make(self, job: Job) -> Job:
+        """With the order's files copied, since theirs may change while the job waits. Raises OSError."""
+        self.path.mkdir(parents=True)
+        order = job.order
+        copied = {
+            kind: self._copy(kind, source)
+            for kind, source in (("data", order.data), ("heldout", order.heldout), ("system", order.system))
+            if source is not None
+        }
+        made = replace(job, order=replace(order, **copied))  # type: ignore[arg-type]  # paths, by their names
+        self.write(made)
+        return made
+
+    def write(self, job: Job) -> None:
+        unfinished = self.path / f".{_JOB}.unfinished"
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump(asdict(job), file, default=_plain, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.path / _JOB)
+
+    def read(self) -> Job:
+        """Raises OSError or ValueError where it is not there, or not a job's."""
+        try:
+            found = json.loads((self.path / _JOB).read_text("utf-8"))
+            order = found.pop("order")
+            paths = {key: Path(order[key]) if order[key] else None for key in ("data", "heldout", "system")}
+            return Job(**{**found, "state": State(found["state"]), "order": Order(**{**order, **paths})})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path / _JOB} is not a job's: {error}") from error
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        with (self.path / _EVENTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+    def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Whole ones from a byte on, each with the byte behind it."""
+        try:
+            with (self.path / _EVENTS).open("rb") as file:
+                file.seek(offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    offset += len(line)
+                    yield offset, json.loads(line)
+        except FileNotFoundError:
+            return
+
+    def last(self, kind: str) -> dict[str, Any] | None:
+        return next(
+            (event for event in reversed([event for _, event in self.events()]) if event["event"] == kind), None
+        )
+
+    def mend(self) -> None:
+        """Cuts off half an event."""
+        try:
+            with (self.path / _EVENTS).open("rb+") as file:
+                content = file.read()
+                file.truncate(content.rfind(b"\n") + 1)
+        except FileNotFoundError:
+            return
+
+    def drop_checkpoint(self) -> None:
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _copy(self, kind: str, source: Path) -> Path:
+        """Under its own name, which the report tells."""
+        target = self.path / "input" / kind / source.name
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(source, target)
+        return target
+
+
+def _plain(value: object) -> str:
+    return str(value.value if isinstance(value, State) else value)

@@ -1,0 +1,96 @@
+"""One job from its trainer's first line to its last."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsman_lora_server.jobs import trainer
+from pointsman_lora_server.jobs.folder import JobFolder
+from pointsman_lora_server.jobs.job import Job, Place
+from pointsman_lora_server.jobs.trainer import Trainer
+
+NICE = 19
+"""The engine beside it goes first."""
+SIGNALLED = 128
+"""Exit codes above it are signals'."""
+STOPPED = 130
+"""The trainer's own, when it was asked to stop."""
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    code: int
+    error: str
+
+    @property
+    def was_killed(self) -> bool:
+        """By someone else: it may go on from its checkpoint."""
+        return self.code < 0 or (self.code > SIGNALLED and self.code != STOPPED)
+
+
+class Output:
+    """Sorts what the trainer says: events, warnings, and its last words."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._error: list[str] = []
+
+    @property
+    def error(self) -> str:
+        return "\n".join(self._error)
+
+    def line(self, line: str) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            self._tell(event)
+        else:
+            self._tell({"event": "warning", "text": line})
+
+    def error_line(self, line: str) -> None:
+        """What begins with "error:" is the end, with all lines after it."""
+        if self._error or line.startswith("error: "):
+            self._error.append(line.removeprefix("error: "))
+        else:
+            self._tell({"event": "warning", "text": line})
+
+
+async def start(place: Place, folder: JobFolder, job: Job, parent: Path | None) -> Trainer:
+    """`parent` is the folder of the adapter to start from. Raises OSError."""
+    return await Trainer.start(
+        command(place, folder, job, parent), trainer.environment(place.environment, place.folder)
+    )
+
+
+async def to_end(process: Trainer, tell: Tell) -> Ended:
+    output = Output(tell)
+    code = await process.wait(output.line, output.error_line)
+    return Ended(code, output.error or f"the trainer ended with exit code {code}")
+
+
+def command(place: Place, folder: JobFolder, job: Job, parent: Path | None) -> list[str]:
+    order = job.order
+    options: dict[str, object] = {
+        "base-model": place.base_model.absolute(),
+        "base-model-name": place.base_model_name,
+        "data": order.data,
+        "heldout": order.heldout,
+        "system": order.system,
+        "name": order.name,
+        "out": folder.out,
+        "method": order.method,
+        "parent": parent,
+        "parent-name": order.parent or None,
+        "checkpoint": folder.checkpoint,
+        "checkpoint-seconds": place.checkpoint_seconds,
+        "nice": NICE,
+        **order.options,
+    }
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    return [str(place.python.absolute()), "-m", trainer.MODULE, *given, "--resume"]

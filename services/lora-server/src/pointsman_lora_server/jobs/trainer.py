@@ -1,0 +1,107 @@
+"""The trainer as a process that cannot outlive us: started, read line by line, stopped."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pointsman_lora_server
+from pointsman_lora_server.engine import leash
+
+MODULE = "pointsman_lora_server.training"
+GRACE = 20.0
+"""Seconds from SIGTERM to SIGKILL."""
+LONGEST_LINE = 1 << 20  # bytes
+
+_OnLine = Callable[[str], None]
+
+
+def sources(folder: Path) -> Path:
+    """A folder for PYTHONPATH that holds our package and nothing of what is installed beside it: the engine's
+    environment has its own versions of that."""
+    beside = folder / ".sources"
+    beside.mkdir(parents=True, exist_ok=True)
+    link, package = beside / "pointsman_lora_server", Path(pointsman_lora_server.__file__).parent
+    if not link.is_symlink() or link.readlink() != package:
+        link.unlink(missing_ok=True)
+        link.symlink_to(package)
+    return beside
+
+
+def environment(ours: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Ours without our own settings, among which there are secrets."""
+    kept = {name: value for name, value in ours.items() if not name.startswith("POINTSMAN_")}
+    return kept | {"PYTHONPATH": str(sources(folder)), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class Trainer:
+    """Lives from `start` until `wait` returns; then nothing of it is left."""
+
+    def __init__(self, process: asyncio.subprocess.Process, hand: int) -> None:
+        """`hand` is our end of the leash, a file descriptor: when it closes, by whatever death, the trainer dies."""
+        self._process = process
+        self._hand: int | None = hand
+
+    @classmethod
+    async def start(cls, command: Sequence[str], variables: Mapping[str, str]) -> "Trainer":
+        leash_end, hand = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", str(Path(leash.__file__)), *command),
+                stdin=leash_end,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(variables),
+                start_new_session=True,
+                limit=LONGEST_LINE,
+            )
+        except BaseException:
+            os.close(hand)
+            raise
+        finally:
+            os.close(leash_end)
+        return cls(process, hand)
+
+    @property
+    def group(self) -> int:
+        """Its process group, for those who want to see it."""
+        return self._process.pid
+
+    async def wait(self, on_line: _OnLine, on_error_line: _OnLine) -> int:
+        """Reads it to its end; its exit code, 128 + a signal where one ended it. Cancelled, it is stopped first."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        reading = asyncio.gather(_each(self._process.stdout, on_line), _each(self._process.stderr, on_error_line))
+        try:
+            await asyncio.shield(reading)
+            return await self._process.wait()
+        finally:
+            await asyncio.shield(self._end(reading))
+
+    def stop(self) -> None:
+        """Asks it to end, cleanly; `wait` sees to it that it does."""
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+
+    async def _end(self, reading: "asyncio.Future[tuple[None, None]]") -> None:
+        if self._process.returncode is None:
+            self.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE):
+                    await self._process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        await asyncio.gather(reading, return_exceptions=True)
+        if self._hand is not None:
+            os.close(self._hand)
+            self._hand = None
+
+
+async def _each(stream: asyncio.StreamReader, on_line: _OnLine) -> None:
+    async for line in stream:
+        if text := line.decode(errors="replace").rstrip():
+            on_line(text)

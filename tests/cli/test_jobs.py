@@ -1,0 +1,151 @@
+"""Trainings as jobs of the lora-server, over real gRPC."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+from pointsman.v1 import training_pb2 as pb
+from pointsman.v1 import training_pb2_grpc
+from pointsman_servicekit.errors import FailedPrecondition, NotFound
+
+Cli = Callable[..., Any]
+GrpcServer = Callable[..., str]
+
+STEP = {"step": 1, "steps": 2, "loss": 0.5, "tokens_per_second": 260, "eta_seconds": 61}
+
+
+class Training(training_pb2_grpc.TrainingServicer):
+    """Tells of one job what it is set to."""
+
+    def __init__(self) -> None:
+        self.started: list[pb.StartTrainingRequest] = []
+        self.told: list[tuple[str, dict[str, Any]]] = []
+
+    async def Start(self, request: pb.StartTrainingRequest, context: Any) -> pb.TrainingJob:
+        self.started.append(request)
+        return pb.TrainingJob(id="triage-1", name=request.name, state=pb.TRAINING_STATE_QUEUED)
+
+    async def List(self, request: pb.ListTrainingJobsRequest, context: Any) -> pb.ListTrainingJobsResponse:
+        job = pb.TrainingJob(
+            id="triage-1", name="triage", method=pb.TRAINING_METHOD_DPO, state=pb.TRAINING_STATE_RUNNING, resumed=2,
+            started_unix_ms=1795575600000,
+        )  # fmt: skip
+        waiting = pb.TrainingJob(
+            id="triage-2", name="triage", method=pb.TRAINING_METHOD_LORA, state=pb.TRAINING_STATE_QUEUED
+        )
+        return pb.ListTrainingJobsResponse(jobs=[waiting, job])
+
+    async def Watch(self, request: pb.WatchTrainingJobRequest, context: Any) -> AsyncIterator[pb.TrainingEvent]:
+        if request.id != "triage-1":
+            raise NotFound(f"there is no training job '{request.id}' here", code="unknown_job")
+        for number, (kind, facts) in enumerate(self.told):
+            yield pb.TrainingEvent(number=number, event=kind, facts=ParseDict(facts, Struct()))
+
+    async def Cancel(self, request: pb.CancelTrainingJobRequest, context: Any) -> pb.TrainingJob:
+        if request.id == "done-1":
+            raise FailedPrecondition("'done-1' is trained, and is being registered", code="too_late")
+        return pb.TrainingJob(id=request.id, state=pb.TRAINING_STATE_CANCELLED)
+
+
+@pytest.fixture
+def training(grpc_server: GrpcServer) -> tuple[Training, str]:
+    servicer = Training()
+    address = grpc_server(
+        "pointsman.v1.Training", lambda server: training_pb2_grpc.add_TrainingServicer_to_server(servicer, server)
+    )
+    return servicer, address
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"text": "lost my bag", "output": "lost_item"}\n')
+    return file
+
+
+def test_a_training_on_the_server_is_started_and_followed_to_its_version(
+    cli: Cli, data: Path, training: tuple[Training, str]
+) -> None:
+    servicer, address = training
+    servicer.told = [
+        ("state", {"state": "running"}),
+        ("step", STEP),
+        ("state", {"state": "succeeded", "version": "triage@3f9a1c0b77de"}),
+    ]
+
+    outcome = cli(
+        "train", "--name", "triage", "--data", data, "--on-server", "--lora-server", address, "--method", "qlora",
+        "--parent", "triage@000000000000", "--alias", "canary", "--epochs", 5, "--learning-rate", 0.001,
+    )  # fmt: skip
+
+    assert outcome.code == 0, outcome.err
+    [request] = servicer.started
+    assert (request.name, request.data, request.method) == ("triage", str(data), pb.TRAINING_METHOD_QLORA)
+    assert (request.parent, request.alias, request.force) == ("triage@000000000000", "canary", False)
+    assert (request.recipe.epochs, request.recipe.learning_rate, request.recipe.HasField("beta")) == (5, 0.001, False)
+    assert "loss 0.5000" in outcome.out
+    assert "succeeded, version triage@3f9a1c0b77de" in outcome.out
+
+
+def test_a_detached_training_prints_its_id_and_no_more(cli: Cli, data: Path, training: tuple[Training, str]) -> None:
+    outcome = cli("train", "--name", "triage", "--data", data, "--on-server", "--detach", "--lora-server", training[1])
+    assert (outcome.code, outcome.out) == (0, "triage-1\n")
+
+
+@pytest.mark.parametrize(
+    ("told", "complaint"),
+    [
+        (
+            [("state", {"state": "failed", "error": "data.jsonl:3: not JSON"})],
+            "triage-1 failed: data.jsonl:3: not JSON",
+        ),
+        ([("state", {"state": "cancelled"})], "triage-1 cancelled: it was stopped"),
+        ([("state", {"state": "running"})], "the lora-server stopped; triage-1 goes on when it is back"),
+    ],
+)
+def test_a_job_without_success_is_an_error_with_its_reason(
+    cli: Cli, training: tuple[Training, str], told: list[tuple[str, dict[str, Any]]], complaint: str
+) -> None:
+    training[0].told = told
+
+    outcome = cli("jobs", "watch", "triage-1", "--lora-server", training[1])
+
+    assert outcome.code == 1
+    assert complaint in outcome.err
+
+
+def test_jobs_are_listed_with_method_state_and_start(cli: Cli, training: tuple[Training, str]) -> None:
+    lines = cli("jobs", "list", "--lora-server", training[1]).out.splitlines()
+    assert lines[0].split() == ["job", "method", "state", "started", "result"]
+    assert lines[1].split() == ["triage-2", "lora", "queued", "in", "line"]
+    assert "triage-1" in lines[2]
+    assert "running, resumed 2 times" in lines[2]
+    assert "2026-11-25 03:00 UTC" in lines[2]
+
+
+def test_a_job_is_cancelled_and_one_that_is_too_far_is_not(cli: Cli, training: tuple[Training, str]) -> None:
+    assert cli("jobs", "cancel", "triage-1", "--lora-server", training[1]).out == "triage-1 cancelled\n"
+    refused = cli("jobs", "cancel", "done-1", "--lora-server", training[1])
+    assert (refused.code, refused.err) == (1, "error: 'done-1' is trained, and is being registered (too_late)\n")
+
+
+def test_an_unknown_job_and_a_missing_server_are_told(cli: Cli, training: tuple[Training, str], tmp_path: Path) -> None:
+    unknown = cli("jobs", "watch", "nobody", "--lora-server", training[1])
+    assert (unknown.code, unknown.err) == (1, "error: there is no training job 'nobody' here (unknown_job)\n")
+    missing = cli("jobs", "list", "--home", tmp_path)
+    assert missing.code == 2
+    assert "there is no lora-server" in missing.err
+
+
+def test_what_only_a_local_training_can_do_is_refused_on_the_server(
+    cli: Cli, data: Path, training: tuple[Training, str], tmp_path: Path
+) -> None:
+    outcome = cli(
+        "train", "--name", "triage", "--data", data, "--on-server", "--out", tmp_path, "--lora-server", training[1]
+    )
+    assert outcome.code == 2
+    assert "leave out --out" in outcome.err
+    assert training[0].started == []

@@ -1,0 +1,41 @@
+"""Stands in for the Python of the engine's environment: `engine_python.py FOLDER ARGUMENTS-OF-PYTHON`.
+
+Where vLLM is asked for, the double of it starts. Where a trial with PEFT is, one that says what the adapter's own
+"answer_ids" say, as the double's answers do; it waits while a file "hold-trials" is in FOLDER.
+"""
+
+import json
+import os
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+FAKE_ENGINE = Path(__file__).parent / "fake_engine.py"
+
+
+def become_engine(given: list[str]) -> None:
+    value = dict(pairwise(given))
+    double = ["--port", value["--port"], "--base", value["--served-model-name"], "--slots", value["--max-loras"]]
+    os.execv(sys.executable, [sys.executable, str(FAKE_ENGINE), *double])
+
+
+def try_adapters(folder: Path) -> None:
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        config = json.loads((Path(json.loads(line)["folder"]) / "adapter_config.json").read_text())
+        while (folder / "hold-trials").exists():
+            time.sleep(0.01)
+        print(json.dumps({"tried": tried(config["answer_ids"])}), flush=True)
+
+
+def tried(ids: list[int]) -> dict[str, object]:
+    row = {"prompt_ids": [1, 2, 3], "token_ids": ids, "gaps": [9.0] * len(ids), "text": "", "finite": True}
+    return {"rows": [row], "difference": 9.0, "stops": True, "exact": True}
+
+
+if __name__ == "__main__":
+    if "vllm.entrypoints.openai.api_server" in sys.argv:
+        become_engine(sys.argv[2:])
+    else:
+        try_adapters(Path(sys.argv[1]))

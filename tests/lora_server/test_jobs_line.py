@@ -1,0 +1,432 @@
+"""Jobs in line, with a trainer that does as it is told and trains nothing."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_lora_server.jobs import line as jobs_line
+from pointsman_lora_server.jobs.folder import JobFolder
+from pointsman_lora_server.jobs.job import Job, Order, Place, Result, State
+from pointsman_lora_server.jobs.line import Line
+from pointsman_lora_server.jobs.opening import opening
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+
+PATIENCE = 30.0  # seconds; only a test that fails takes so long
+
+# Stands for the engine's python. What it does is the first word of its data: it is a row's text.
+TRAINER = """
+import json, os, pathlib, signal, sys, time
+arguments = sys.argv[3:]
+given = {}
+for part in arguments:
+    if part.startswith("--"):
+        name = part
+        given[name] = True
+    else:
+        given[name] = part
+def tell(event, **facts):
+    print(json.dumps({"event": event, **facts}), flush=True)
+def stop(*_):
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+out, checkpoint = pathlib.Path(given["--out"]), pathlib.Path(given["--checkpoint"])
+lives = checkpoint / "lives"
+checkpoint.mkdir(exist_ok=True)
+life = len(lives.read_text()) if lives.exists() else 0
+lives.write_text("x" * (life + 1))
+what, *more = pathlib.Path(given["--data"]).read_text().split()
+tell("start", life=life, given=given, pid=os.getpid(), environment=sorted(os.environ))
+print("a warning of a library", file=sys.stderr, flush=True)
+if what == "hang" or (what == "hang_once" and life == 0):
+    while True:
+        signal.pause()
+if what == "die" and life < int(more[0]):
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "refuse":
+    print("error: rows.jsonl:1: not JSON", "rows.jsonl:2: not JSON", sep="\\n", file=sys.stderr)
+    sys.exit(1)
+tell("step", step=1, steps=1, loss=0.5)
+out.mkdir()
+report = {"recipe": {"seed": 7}, "data": {"rows": 3}, "metrics": {"heldout_loss": 0.5}}
+(out / "training.json").write_text(json.dumps(report))
+tell("done", folder=str(out), merged=str(out / "merged") if given["--method"] == "dora" else None)
+"""
+
+Enter = Callable[..., AbstractAsyncContextManager[Line]]
+
+
+class Registrar:
+    """Stands for the roll-out."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.failures: list[Exception] = []
+        self.asked = asyncio.Event()
+
+    async def __call__(self, result: Result) -> str:
+        self.asked.set()
+        self.results.append(result)
+        if self.failures:
+            raise self.failures.pop(0)
+        return f"{result.name}@0123456789ab"
+
+
+@pytest.fixture
+def registrar() -> Registrar:
+    return Registrar()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable} -I\n{TRAINER}")
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "POINTSMAN_ENGINE_SECRET": "s3cret"}
+    return Place(tmp_path / "jobs", python, tmp_path / "base", "tiny", environment)
+
+
+@pytest.fixture
+def enter(place: Place, registrar: Registrar) -> Enter:
+    async def find(version: str) -> Path:
+        if version != "triage@0123456789ab":
+            raise NotFound(f"there is no '{version}'", code="unknown_version")
+        return Path("/store/triage")
+
+    @asynccontextmanager
+    async def entering() -> AsyncIterator[Line]:
+        async with opening(place, registrar, find) as line:
+            yield line
+
+    return entering
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Callable[..., Order]:
+    def make(does: str = "train", **more: Any) -> Order:
+        data = tmp_path / "rows.jsonl"
+        data.write_text(does)
+        return Order(**{"name": "triage", "data": data, **more})
+
+    return make
+
+
+async def within(work: Coroutine[Any, Any, Any]) -> Any:
+    return await asyncio.wait_for(work, PATIENCE)
+
+
+async def end_of(line: Line, job: Job) -> Job:
+    async def wait() -> Job:
+        async for _ in line.watch(job.id, 0):
+            pass
+        return line.get(job.id)
+
+    found: Job = await within(wait())
+    return found
+
+
+async def event(line: Line, job: Job, kind: str, **facts: object) -> dict[str, Any]:
+    """Waits for it."""
+
+    async def wait() -> dict[str, Any]:
+        async for _, told in line.watch(job.id, 0):
+            if told["event"] == kind and facts.items() <= told.items():
+                return told
+        raise AssertionError(f"the job ended without {kind}")
+
+    found: dict[str, Any] = await within(wait())
+    return found
+
+
+async def test_a_job_is_trained_and_registered_with_what_is_known_of_it(
+    enter: Enter, order: Callable[..., Order], registrar: Registrar
+) -> None:
+    async with enter() as line:
+        started = await line.start(order(word="canary", author="ada", options={"epochs": "4"}))
+        assert started.state is State.QUEUED
+        job = await end_of(line, started)
+    assert (job.state, job.version, job.error) == (State.SUCCEEDED, "triage@0123456789ab", "")
+    (result,) = registrar.results
+    assert (result.name, result.word, result.force, result.author) == ("triage", "canary", False, "ada")
+    assert result.folder.name == "out"
+    assert result.facts == {"job": job.id, "method": "lora", "seed": "7", "train_rows": "3", "heldout_loss": "0.5"}
+
+
+async def test_the_trainer_gets_the_order_and_none_of_our_secrets(
+    enter: Enter, order: Callable[..., Order], tmp_path: Path
+) -> None:
+    async with enter() as line:
+        job = await line.start(order(parent="triage@0123456789ab", options={"epochs": "4"}))
+        told = await event(line, job, "start")
+    given = told["given"]
+    assert given["--data"] == str(tmp_path / "jobs" / job.id / "input" / "data" / "rows.jsonl")
+    expected = {
+        "--epochs": "4", "--name": "triage", "--parent": "/store/triage", "--parent-name": "triage@0123456789ab",
+        "--nice": "19", "--resume": True,
+    }  # fmt: skip
+    assert {name: given[name] for name in expected} == expected
+    assert "POINTSMAN_ENGINE_SECRET" not in told["environment"]
+
+
+async def test_every_event_is_told_from_the_begin_and_from_wherever_one_likes(
+    enter: Enter, order: Callable[..., Order]
+) -> None:
+    async with enter() as line:
+        job = await line.start(order())
+        told = [(number, found["event"]) async for number, found in line.watch(job.id, 0)]
+        again = [(number, found["event"]) async for number, found in line.watch(job.id, 3)]
+    assert [number for number, _ in told] == list(range(len(told)))
+    assert sorted(kind for _, kind in told) == ["done", "start", "state", "state", "state", "step", "warning"]
+    assert again == told[3:]
+
+
+async def test_jobs_run_one_after_the_other(enter: Enter, order: Callable[..., Order]) -> None:
+    async with enter() as line:
+        first = await line.start(order("hang"))
+        await event(line, first, "start")
+        second = await line.start(order())
+        assert [job.state for job in line.list("")] == [State.QUEUED, State.RUNNING]
+        assert (await within(line.cancel(first.id))).state is State.CANCELLED
+        assert (await end_of(line, second)).state is State.SUCCEEDED
+
+
+async def test_a_job_in_line_is_cancelled_at_once_and_never_runs(
+    enter: Enter, order: Callable[..., Order], registrar: Registrar
+) -> None:
+    async with enter() as line:
+        first = await line.start(order("hang"))
+        await event(line, first, "start")
+        second = await line.start(order())
+        assert (await line.cancel(second.id)).state is State.CANCELLED
+        await within(line.cancel(first.id))
+        assert [found["event"] async for _, found in line.watch(second.id, 0)] == ["state", "state"]
+    assert registrar.results == []
+
+
+async def test_a_trainer_that_refuses_is_a_failure_in_its_own_words(enter: Enter, order: Callable[..., Order]) -> None:
+    async with enter() as line:
+        job = await end_of(line, await line.start(order("refuse")))
+    assert (job.state, job.error) == (State.FAILED, "rows.jsonl:1: not JSON\nrows.jsonl:2: not JSON")
+
+
+async def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(enter: Enter, order: Callable[..., Order]) -> None:
+    async with enter() as line:
+        job = await end_of(line, await line.start(order("die 2")))
+        lives = [found["life"] async for _, found in line.watch(job.id, 0) if found["event"] == "start"]
+    assert (job.state, job.resumed, lives) == (State.SUCCEEDED, 2, [0, 1, 2])
+
+
+async def test_a_trainer_that_is_killed_again_and_again_is_given_up(enter: Enter, order: Callable[..., Order]) -> None:
+    async with enter() as line:
+        job = await end_of(line, await line.start(order("die 99")))
+    assert (job.state, job.resumed) == (State.FAILED, jobs_line.MOST_RESUMED + 1)
+    assert "too little memory is the usual cause" in job.error
+
+
+async def test_a_server_that_stops_takes_the_trainer_along_and_goes_on_at_the_next_start(
+    enter: Enter, order: Callable[..., Order]
+) -> None:
+    async with enter() as line:
+        job = await line.start(order("hang_once"))
+        pid = (await event(line, job, "start"))["pid"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    async with enter() as line:
+        ended = await end_of(line, job)
+    assert (ended.state, ended.resumed) == (State.SUCCEEDED, 0)  # it was no kill
+
+
+async def test_what_a_killed_server_left_running_goes_on_and_half_an_event_is_taken_away(
+    enter: Enter, order: Callable[..., Order], place: Place
+) -> None:
+    async with enter() as line:
+        job = await line.start(order("hang_once"))
+        await event(line, job, "start")
+    folder = JobFolder(place.folder / job.id)
+    folder.write(replace(folder.read(), state=State.RUNNING))
+    with (folder.path / "events.jsonl").open("a") as file:
+        file.write('{"event": "st')
+    async with enter() as line:
+        ended = await end_of(line, job)
+        told = [found["event"] async for _, found in line.watch(job.id, 0)]
+    assert (ended.state, ended.resumed) == (State.SUCCEEDED, 1)
+    assert told[-1] == "state"
+
+
+async def test_what_was_trained_before_a_kill_is_registered_and_not_trained_again(
+    enter: Enter, order: Callable[..., Order], place: Place, registrar: Registrar
+) -> None:
+    async with enter() as line:
+        job = await line.start(order())
+        await end_of(line, job)
+    folder = JobFolder(place.folder / job.id)
+    folder.write(replace(folder.read(), state=State.RUNNING, version=""))
+    async with enter() as line:
+        assert (await end_of(line, job)).version == "triage@0123456789ab"
+        starts = [found async for _, found in line.watch(job.id, 0) if found["event"] == "start"]
+    assert len(starts) == 1
+    assert len(registrar.results) == 2
+
+
+async def test_a_registration_that_cannot_be_had_now_is_tried_again(
+    enter: Enter, order: Callable[..., Order], registrar: Registrar
+) -> None:
+    registrar.failures = [Unavailable("the engine is not there now", code="engine_unavailable")]
+    async with enter() as line:
+        assert (await end_of(line, await line.start(order()))).state is State.SUCCEEDED
+    assert len(registrar.results) == 2
+
+
+async def test_a_registration_that_is_refused_tells_why_and_where_the_adapter_is(
+    enter: Enter, order: Callable[..., Order], registrar: Registrar
+) -> None:
+    registrar.failures = [InvalidArgument("rank 64 is above the engine's 16", code="rank_too_high")]
+    async with enter() as line:
+        job = await end_of(line, await line.start(order()))
+    assert job.state is State.FAILED
+    assert (
+        job.error
+        == f"rank 64 is above the engine's 16 (rank_too_high); the adapter is in {registrar.results[0].folder}"
+    )
+
+
+async def test_dora_is_not_registered_and_its_merged_model_is_named(
+    enter: Enter, order: Callable[..., Order], registrar: Registrar
+) -> None:
+    async with enter() as line:
+        job = await end_of(line, await line.start(order(method="dora")))
+    assert (job.state, job.version) == (State.SUCCEEDED, "")
+    assert job.merged.endswith("out/merged")
+    assert registrar.results == []
+
+
+async def test_the_line_is_bounded(enter: Enter, order: Callable[..., Order]) -> None:
+    async with enter() as line:
+        first = await line.start(order("hang"))
+        await event(line, first, "start")
+        for _ in range(jobs_line.MOST_WAITING):
+            await line.start(order())
+        with pytest.raises(ResourceExhausted) as refused:
+            await line.start(order())
+        assert refused.value.code == "too_many_jobs"
+        for job in line.list(""):
+            await within(line.cancel(job.id))
+
+
+async def test_jobs_that_have_ended_are_kept_up_to_a_number(
+    enter: Enter, order: Callable[..., Order], place: Place
+) -> None:
+    async with enter() as line:
+        first = await line.start(order("hang"))
+        await event(line, first, "start")
+        cancelled = []
+        for _ in range(jobs_line.MOST_ENDED + 2):
+            cancelled.append(await line.start(order()))
+            await line.cancel(cancelled[-1].id)
+        assert len(line.list("")) == jobs_line.MOST_ENDED + 1
+        with pytest.raises(NotFound):
+            line.get(cancelled[0].id)
+        assert not (place.folder / cancelled[0].id).exists()
+        await within(line.cancel(first.id))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"name": "../x"}, "bad_name"),
+        ({"data": Path("rows.jsonl")}, "bad_path"),
+        ({"data": Path("/no/where.jsonl")}, "bad_path"),
+        ({"heldout": Path("/dev/zero")}, "bad_path"),
+        ({"system": Path("/tmp")}, "bad_path"),
+        ({"method": "ia3"}, "bad_method"),
+        ({"word": "0123456789ab"}, "bad_alias"),
+        ({"parent": "triage@prod"}, "bad_version"),
+        ({"options": {"epochs": "0"}}, "bad_option"),
+        ({"options": {"learning-rate": "nan"}}, "bad_option"),
+        ({"options": {"out": "1"}}, "bad_option"),
+    ],
+)
+async def test_an_order_that_cannot_be_done_is_refused_before_anything_is_made(
+    enter: Enter, order: Callable[..., Order], place: Place, wrong: dict[str, Any], code: str
+) -> None:
+    async with enter() as line:
+        with pytest.raises(InvalidArgument) as refused:
+            await line.start(order(**wrong))
+        assert line.list("") == []
+    assert refused.value.code == code
+
+
+async def test_data_outside_the_folders_where_it_may_be_is_refused_links_too(
+    place: Place, order: Callable[..., Order], registrar: Registrar, tmp_path: Path
+) -> None:
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    (allowed / "link.jsonl").symlink_to(order().data)
+    (allowed / "rows.jsonl").write_text("train")
+
+    async def find(version: str) -> Path:
+        raise NotFound("no", code="unknown_version")
+
+    async with opening(replace(place, roots=(allowed,)), registrar, find) as line:
+        for data in (order().data, allowed / "link.jsonl", allowed / ".." / "rows.jsonl"):
+            with pytest.raises(InvalidArgument, match="is not below"):
+                await line.start(order(data=data))
+        assert (await end_of(line, await line.start(order(data=allowed / "rows.jsonl")))).state is State.SUCCEEDED
+
+
+async def test_an_unknown_parent_is_told_at_once_and_an_unknown_job_too(
+    enter: Enter, order: Callable[..., Order]
+) -> None:
+    async with enter() as line:
+        with pytest.raises(NotFound):
+            await line.start(order(parent="triage@ffffffffffff"))
+        with pytest.raises(NotFound):
+            await line.cancel("nobody")
+
+
+async def test_a_job_that_is_being_registered_is_not_cancelled(
+    enter: Enter, order: Callable[..., Order], registrar: Registrar
+) -> None:
+    registrar.failures = [Unavailable("the engine is not there now", code="engine_unavailable")]
+    async with enter() as line:
+        job = await line.start(order())
+        await within(registrar.asked.wait())
+        with pytest.raises(FailedPrecondition) as refused:
+            await line.cancel(job.id)
+        assert refused.value.code == "too_late"
+        assert (await end_of(line, job)).state is State.SUCCEEDED
+
+
+def test_a_trainer_dies_with_the_server_that_is_killed() -> None:
+    """A server of its own process that starts a trainer, and is killed."""
+    script = (
+        "import asyncio, os, sys\n"
+        "from pointsman_lora_server.jobs.trainer import Trainer\n"
+        "async def main():\n"
+        "    trainer = await Trainer.start([sys.executable, '-c', sys.argv[1]], dict(os.environ))\n"
+        "    await trainer.wait(lambda line: print(line, flush=True), print)\n"
+        "asyncio.run(main())\n"
+    )
+    waits = "import os, signal; print(os.getpid(), flush=True)\nwhile True: signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", script, waits], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        pid = int(server.stdout.readline())
+        server.kill()
+    deadline = time.monotonic() + PATIENCE
+    while _is_alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,73 @@
+"""The trainer's command line."""
+
+from pathlib import Path
+
+import pytest
+from pointsman_lora_server.training.adapter_config import as_parent
+from pointsman_lora_server.training.errors import TrainingError
+from pointsman_lora_server.training.job import Job, parse
+
+LEAST = ("--base-model", "base", "--data", "rows.jsonl", "--out", "out")
+
+
+def parsed(*options: str) -> Job:
+    return parse([*LEAST, *options])
+
+
+def test_each_method_brings_a_learning_rate_of_its_own_unless_one_is_named() -> None:
+    rates = {method: parsed("--method", method).recipe.learning_rate for method in ("lora", "rslora", "dpo")}
+    assert rates == {"lora": 2e-3, "rslora": 1e-3, "dpo": 2e-4}
+    assert parsed("--method", "dpo", "--learning-rate", "1e-5").recipe.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--resume",),
+        ("--method", "qlora", "--merged-out", "merged"),
+        ("--method", "ia3"),
+        ("--evaluate-only", "--method", "dpo"),
+        ("--heldout", "h.jsonl", "--heldout-share", "0.1"),
+        ("--learning-rate", "nan"),
+    ],
+)
+def test_what_does_not_go_together_ends_with_the_usage(options: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parsed(*options)
+    assert ended.value.code == 2
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Path:
+    folder = tmp_path / "parent"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "base_model_name_or_path": "base", "r": 8, "lora_alpha": 32, "use_dora": false}'
+    )
+    return folder
+
+
+def test_rank_and_alpha_are_those_of_the_parent(parent: Path) -> None:
+    recipe = as_parent(parsed("--parent", str(parent), "--rank", "4")).recipe
+    assert (recipe.rank, recipe.alpha) == (8, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--base-model-name", "other"), "belongs to the base model 'base', not to 'other'"),
+        (("--method", "dora"), "only --method dora goes on from a DoRA adapter, and from no other"),
+        (("--method", "rslora"), "is no rsLoRA adapter"),
+    ],
+)
+def test_a_parent_that_cannot_be_gone_on_from_is_refused(
+    parent: Path, options: tuple[str, ...], complaint: str
+) -> None:
+    with pytest.raises(TrainingError, match=complaint):
+        as_parent(parsed("--parent", str(parent), *options))
+
+
+def test_a_folder_without_an_adapter_is_no_parent(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"adapter_config.json cannot be read"):
+        as_parent(parsed("--parent", str(tmp_path)))

@@ -1,0 +1,91 @@
+"""Preference pairs are checked and split as conversations are."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pointsman_lora_server.training.batches import encode_pairs
+from pointsman_lora_server.training.data import Message
+from pointsman_lora_server.training.errors import DataError
+from pointsman_lora_server.training.preferences import gather_preferences, read_preferences
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def rows(*lines: object, name: str = "pairs.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        return path
+
+    return rows
+
+
+def pair(prompt: object, chosen: object = "good", rejected: object = "bad") -> dict[str, object]:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def test_a_prompt_is_a_text_or_a_conversation_and_an_answer_a_text_or_a_message(write: Write) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    path = write(
+        pair("hello"),
+        {"messages": turns, "chosen": [{"role": "assistant", "content": "good"}], "rejected": {"no": 1}},
+    )
+    plain, long = read_preferences(path, "Be brief.")
+    assert plain.prompt == (Message("system", "Be brief."), Message("user", "hello"))
+    assert [message.role for message in long.prompt] == ["system", "user", "assistant", "user"]
+    assert (long.chosen, long.rejected) == ("good", '{"no": 1}')
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ({"prompt": "a", "chosen": "b"}, 'has "prompt" or "messages", "chosen" and "rejected"'),
+        (pair("a", "b", " b "), "there is nothing to prefer"),
+        (pair("a") | {"score": 1}, "unknown key 'score'"),
+        (pair([]), '"prompt" is a list of messages'),
+        (pair([{"role": "assistant", "content": "b"}]), 'its role is "user", not "assistant"'),
+        (pair("a", [{"role": "user", "content": "b"}]), "the assistant's message, and no other"),
+        (pair("a", None), '"chosen" is null'),
+    ],
+)
+def test_a_bad_pair_is_named_with_what_would_be_right(write: Write, line: object, complaint: str) -> None:
+    with pytest.raises(DataError) as refused:
+        read_preferences(write(pair("good one"), line))
+    assert "pairs.jsonl:2: " in str(refused.value)
+    assert complaint in str(refused.value)
+
+
+def test_a_prompt_may_have_several_pairs_but_none_twice_and_none_both_ways(write: Write) -> None:
+    found = gather_preferences(write(pair("a"), pair("a", "better"), pair("a")), None, 0, None, 7)
+    assert len(found.training) == 2
+    assert found.notes[0].endswith("the same as " + found.training[0].where)
+    with pytest.raises(DataError, match=r"pairs.jsonl:2: prefers the other way round than .*pairs.jsonl:1"):
+        gather_preferences(write(pair("a"), pair("a", "bad", "good")), None, 0, None, 7)
+
+
+def test_a_prompt_that_is_held_out_is_not_learnt(write: Write) -> None:
+    held = write(pair("Where  IS it?"), name="held.jsonl")
+    found = gather_preferences(write(pair("where is it?"), pair("else")), held, 0.1, None, 7)
+    assert [row.prompt[0].content for row in found.training] == ["else"]
+    assert found.conversations.heldout[0].answer == "good"
+
+
+def test_a_share_is_held_out_where_there_is_no_file(write: Write) -> None:
+    path = write(*(pair(f"question {number}") for number in range(20)))
+    found = gather_preferences(path, None, 0.2, None, 7)
+    assert (len(found.training), len(found.heldout)) == (16, 4)
+    assert found == gather_preferences(path, None, 0.2, None, 7)
+
+
+def test_both_answers_of_a_pair_begin_behind_the_same_prompt(write: Write) -> None:
+    def render(messages: object, answer_next: bool) -> list[int]:
+        turns = [[ord(letter) for letter in message.content] + [1] for message in messages]  # type: ignore[attr-defined]
+        return [token for turn in turns for token in turn]
+
+    (found,) = encode_pairs(read_preferences(write(pair("hi", "yes", "no"))), render, 1, 100).rows
+    assert found.chosen.prompt_ids == found.rejected.prompt_ids
+    assert found.length == len("hi.yes.") + len("hi.no.")
+    assert encode_pairs(read_preferences(write(pair("hi", "y" * 90, "no"))), render, 1, 50).rows == ()

@@ -1,0 +1,54 @@
+"""What training has to beat: prompts with the nearest examples."""
+
+from collections.abc import Sequence
+
+from pointsman_lora_server.training.batches import Example
+from pointsman_lora_server.training.data import Conversation, Message
+from pointsman_lora_server.training.prompt_path import Nearest, ask
+
+KNOWN = [
+    Conversation((Message("user", question),), answer, "rows.jsonl:1")
+    for question, answer in (
+        ("I lost my black bag on the train", "lost_item"),
+        ("I want my money back for the train", "refund"),
+        ("a ramp for my wheelchair on the train", "assistance"),
+    )
+]
+
+
+def render(messages: Sequence[Message], answer_next: bool) -> list[int]:
+    return [ord(letter) for message in messages for letter in f"{message.role[0]}:{message.content}\n"]
+
+
+def example(question: str, *before: Message) -> Example:
+    conversation = Conversation((*before, Message("user", question)), "lost_item", "held.jsonl:1")
+    prompt = render(conversation.prompt, True)
+    return Example((*prompt, 1, 2), len(prompt), conversation)
+
+
+def asked(row: Example, shots: int, most_tokens: int = 1000) -> str:
+    (question,) = ask([row], Nearest(KNOWN), shots, render, most_tokens)
+    return "".join(map(chr, question.prompt_ids))
+
+
+def test_rare_words_that_are_shared_decide_and_not_frequent_ones() -> None:
+    nearest = Nearest(KNOWN).to("on the train there is a ramp missing", 2)
+    assert [row.answer for row in nearest] == ["assistance", "lost_item"]
+
+
+def test_the_nearest_example_stands_beside_the_question_and_the_system_message_first() -> None:
+    text = asked(example("my bag is lost", Message("system", "Sort.")), 2)
+    assert text.splitlines() == [
+        "s:Sort.",
+        "u:I want my money back for the train",
+        "a:refund",
+        "u:I lost my black bag on the train",
+        "a:lost_item",
+        "u:my bag is lost",
+    ]
+
+
+def test_examples_that_do_not_fit_are_left_out_the_farthest_first() -> None:
+    row = example("my bag is lost")
+    assert asked(row, 3, 80).splitlines() == ["u:I lost my black bag on the train", "a:lost_item", "u:my bag is lost"]
+    assert asked(row, 3, 20) == "u:my bag is lost\n"
