@@ -74,6 +74,8 @@ def lora_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer
         "POINTSMAN_LORA_METRICS_LISTEN": "127.0.0.1:0",
         "POINTSMAN_LORA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "POINTSMAN_LORA_STORE": str(home / "store"),
+        "POINTSMAN_LORA_JOBS": str(home / "jobs"),
+        "POINTSMAN_LORA_SMOKE": "off",  # the adapters below are noise, which a trial would refuse
         "POINTSMAN_LORA_ENGINE_PYTHON": str(ENGINE_PYTHON),
         "POINTSMAN_LORA_ENGINE_LISTEN": f"127.0.0.1:{engine_port}",
         "POINTSMAN_LORA_BASE_MODEL": str(BASE_MODEL),
@@ -95,7 +97,7 @@ def lora_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer
 
 @pytest.fixture(scope="module")
 def loud_adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """As many as the engine may hold: random, and so strong that nobody takes their words for the base's."""
+    """Random, and so strong that nobody takes their words for the base's."""
     layers = read_base(BASE_MODEL, NAME).layers
     folders = []
     for seed in range(3):

@@ -94,7 +94,9 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
     board, metrics, secret = Board(), Metrics(), Secret()
     async with (
         open_redis(settings.redis_url, metrics.redis_answers) as redis,
-        vllm_api.opening(f"http://{settings.engine_listen}", secret) as engine,
+        vllm_api.opening(
+            f"http://{settings.engine_listen}", secret, command.environment.get("VLLM_API_KEY", "")
+        ) as engine,
         asyncio.TaskGroup() as tasks,
     ):
         registry = Registry(redis, settings.served_model_name)
