@@ -14,7 +14,7 @@ from pointsman_lora_server.store import Store, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 
 s3fs = pytest.importorskip("s3fs", reason="pip install pointsman-lora-server[s3]")
-pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+pytest.importorskip("moto.server", reason="requirements-dev.txt names what it needs")
 
 MakeAdapter = Callable[..., Path]
 BUCKET = "adapters"
