@@ -94,6 +94,14 @@ test-together: env ## the tests that run the real services and the real engine
 test-faults: $(VENV)/.done ## stop and kill real processes under load
 	$(BIN)/python -m pytest tests/faults
 
+.PHONY: monitoring-tools
+monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; without them test-rules checks less)
+	apt-get install -y --no-install-recommends prometheus promtool prometheus-alertmanager
+
+.PHONY: test-rules
+test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
+	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
+
 .PHONY: format
 format: $(VENV)/.done ## format the code
 	$(BIN)/ruff check --fix .

@@ -235,7 +235,7 @@ async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
     await http.post(CHAT, json=asking(IN_POLICY))
     metrics = await http.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=")
-    line = 'pointsman_requests_total{kind="rag",outcome="ok",path="handbook",task="policy"} 1.0'
+    line = 'pointsman_requests_total{fault="none",kind="rag",outcome="ok",path="handbook",task="policy"} 1.0'
     assert line in metrics.text
     assert "process_resident_memory_bytes" in metrics.text
 

@@ -12,8 +12,15 @@ from doubles.gateway import TRIAGE, Gateway
 from doubles.waiting import until
 from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
+from pointsman_gateway.metering.faults import fault_of
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
-from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    PointsmanError,
+    ResourceExhausted,
+    Unavailable,
+)
 from pointsman_servicekit.grpc_client import open_channel
 
 PRICING = Pricing(
@@ -100,7 +107,8 @@ async def test_names_that_clients_invent_make_no_series(
     await door.ask(IN_CHAT, TRIAGE)
     await door.ask(IN_CHAT, "tiny", user="someone", metadata={"junk": "junk"})
     new = {labels for labels in series(gateway) - before if "tiny" not in labels}
-    assert new == {("pointsman_refused_total", "unknown_model"), ("pointsman_refused_created", "unknown_model")}
+    names = ("pointsman_refused_total", "pointsman_refused_created")
+    assert new == {(name, "unknown_model", "caller") for name in names}
     assert gateway.metric("pointsman_refused_total", code="unknown_model") == 20
     assert gateway.metric("pointsman_requests_total", path="other", kind="lora") == 2
 
@@ -159,3 +167,22 @@ async def test_a_failed_request_teaches_no_expectation(
 
 def asking(text: str) -> dict[str, object]:
     return {"model": "auto", "messages": [{"role": "user", "content": text}]}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "fault"),
+    [
+        ("ok", None, "none"),
+        ("cancelled", None, "caller"),
+        ("internal", None, "gateway"),
+        ("bad_json", InvalidArgument("x", code="bad_json"), "caller"),
+        ("requests_per_minute", ResourceExhausted("x", code="requests_per_minute"), "limits"),
+        ("gap_timeout", Unavailable("x", code="gap_timeout"), "engine"),
+        ("adapter_not_resident", Unavailable("x", code="adapter_not_resident"), "adapter"),
+        ("redis_unavailable", Unavailable("x", code="redis_unavailable"), "state"),
+        ("overloaded", Unavailable("x", code="overloaded"), "gateway"),
+        ("deadline_exceeded", DeadlineExceeded("x", code="deadline_exceeded"), "gateway"),
+    ],
+)
+def test_each_end_of_a_request_is_somebodys_fault(outcome: str, error: PointsmanError | None, fault: str) -> None:
+    assert fault_of(outcome, error) == fault

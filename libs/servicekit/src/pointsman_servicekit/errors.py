@@ -37,6 +37,8 @@ class PointsmanError(Exception):
         self.retry_after = retry_after
         self.receipt: object | None = None
         """What had been spent by then, where a service has put it here for its doors to tell."""
+        self.fault = ""
+        """Whose fault it is, where neither the class nor the code tells."""
         self.limits: Mapping[str, str] = {}
         """How the caller's limits stand, as HTTP headers, where one of them is why."""
 

@@ -137,7 +137,7 @@ class Pipeline:
             raise
         finally:
             if outcome != "ok":
-                cut_short = meter.finish(outcome)
+                cut_short = meter.finish(outcome, failure)
                 if failure is not None:
                     failure.receipt = cut_short
                 if cut_short is not None:

@@ -9,6 +9,8 @@ class JournalMetrics:
         self.dropped = Counter(
             "pointsman_journal_dropped", "Decisions lost to the journal, by why.", ["reason"], registry=registry
         )
+        for reason in ("full", "unwritable", "stopped"):  # a series that is born at 1 hides its first event
+            self.dropped.labels(reason)
         self.waiting = Gauge("pointsman_journal_waiting", "Decisions not yet written.", registry=registry)
         self.feedback = Counter(
             "pointsman_feedback", "Feedback taken, by where it was put.", ["stored"], registry=registry

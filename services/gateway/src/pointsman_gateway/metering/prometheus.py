@@ -28,7 +28,7 @@ class _Series:
     prompt: Count
     cached: Count
     completion: Count
-    outcomes: dict[str, Count] = field(default_factory=dict)
+    outcomes: dict[tuple[str, str], Count] = field(default_factory=dict)
     dollars: dict[str, Count] = field(default_factory=dict)
 
 
@@ -38,7 +38,9 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._paths: frozenset[str] = frozenset()
         self._tasks: frozenset[str] = frozenset()
-        self._requests = counter("pointsman_requests", "Requests by how they ended.", [*BY_PATH, "outcome"])
+        self._requests = counter(
+            "pointsman_requests", "Requests by how they ended, and by whose fault.", [*BY_PATH, "outcome", "fault"]
+        )
         self._seconds = histogram("pointsman_request_seconds", "Arrival to end.", BY_PATH, END_TO_END)
         self._first_token = histogram(
             "pointsman_time_to_first_token_seconds", "Arrival to first token.", BY_PATH, FIRST_TOKEN
@@ -77,12 +79,16 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        for outcome in ("swapped", "refused"):  # a series that is born at 1 hides its first event
+            self._reloads.labels(outcome)
         self._generation = Gauge(
             "pointsman_config_generation", "1 for the configuration that serves.", ["generation"], registry=registry
         )
         self.in_flight = Gauge("pointsman_in_flight", "Requests being answered.", registry=registry)
         self.waiting = Gauge("pointsman_waiting", "Requests that wait for a place.", registry=registry)
-        self.refused = Counter("pointsman_refused", "Requests refused before a decision.", ["code"], registry=registry)
+        self.refused = Counter(
+            "pointsman_refused", "Requests refused before a decision.", ["code", "fault"], registry=registry
+        )
 
     def know(self, paths: Collection[str], tasks: Collection[str]) -> None:
         """The label values allowed from now on; any other is counted as "other"."""
@@ -115,11 +121,14 @@ class Metrics:
         target = self._path(decision.path)
         self._escalations.labels(self._task(decision.task), self._path(source), target, validator).inc()
 
-    def ended(self, receipt: Receipt) -> None:
+    def ended(self, receipt: Receipt, fault: str) -> None:
         path = self._path(receipt.decision.path)
         labels = (path, receipt.decision.path.kind.value, self._task(receipt.decision.task))
         series = self._series.get(labels) or self._begin(labels)
-        _of(series.outcomes, self._requests, labels, receipt.outcome).value += 1
+        outcome = series.outcomes.get((receipt.outcome, fault))
+        if outcome is None:
+            outcome = series.outcomes[receipt.outcome, fault] = self._requests.cell(*labels, receipt.outcome, fault)
+        outcome.value += 1
         for phase, seconds in receipt.seconds.items():
             if phase == "total":
                 series.seconds.observe(seconds)

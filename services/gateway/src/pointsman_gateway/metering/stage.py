@@ -4,7 +4,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pointsman_servicekit.errors import PointsmanError
+
 from pointsman_gateway.domain import Chunks, Decision, Path, Prompt, Receipt, Usage
+from pointsman_gateway.metering.faults import fault_of
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing, tokens_of
 from pointsman_gateway.metering.prometheus import Metrics
@@ -171,10 +174,11 @@ class Meter:
         assert self._answers is not None  # tries() comes first
         return self._answers
 
-    def finish(self, outcome: str) -> Receipt | None:
-        """The receipt, counted; None where nothing had been decided yet."""
+    def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | None:
+        """The receipt, counted; None where nothing had been decided yet. `error` is what the caller is told, if any."""
+        fault = fault_of(outcome, error)
         if self._decision is None:
-            self._metering.metrics.refused.labels(outcome).inc()
+            self._metering.metrics.refused.labels(outcome, fault).inc()
             return None
         receipt = Receipt(
             decision=self._decision,
@@ -187,7 +191,7 @@ class Meter:
             escalated_from=self._refused.path.name if self._refused else "",
             cached=self._answers.cached if self._answers else "",
         )
-        self._metering.metrics.ended(receipt)
+        self._metering.metrics.ended(receipt, fault)
         for tried in self._tries:
             if tried.path.aim is not None:
                 self._tell(tried, outcome)

@@ -33,9 +33,11 @@ class RetrieverClient:
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "retriever")
             # Whatever is wrong there (no such collection, another embedding model), it is not the client's request.
-            raise Unavailable(
+            failure = Unavailable(
                 f"collection '{collection}' cannot be searched: {told.message}", code=told.code, retry_after=2.0
-            ) from error
+            )
+            failure.fault = "retriever"
+            raise failure from error
         passages = tuple(Passage(p.document_id, p.title, p.text, p.score, p.start, p.tokens) for p in answer.passages)
         relevant = answer.relevant if answer.HasField("relevant") else bool(passages)
         return Found(passages, relevant, answer.version)

@@ -1,0 +1,106 @@
+"""What the services really export, by their own registries; and the tools of Prometheus, where they are installed."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from doubles.config_folder import ConfigFolder
+from doubles.valkey import running_valkey
+from pointsman_embedding.prepare import prepare
+from pointsman_gateway import wiring as gateway
+from pointsman_gateway.config.load import load_config
+from pointsman_gateway.settings import Settings as GatewaySettings
+from pointsman_lora_server.domain import DesiredState, EngineState
+from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
+from pointsman_lora_server.metering.states import States
+from pointsman_retriever.metering.prometheus import CollectionSizes, Labels
+from pointsman_retriever.metering.prometheus import Metrics as RetrieverMetrics
+from prometheus_client import CollectorRegistry
+
+PROJECT = Path(__file__).parents[2]
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
+
+PATIENCE = 300
+"""Seconds for one command."""
+
+Exported = Mapping[str, frozenset[str]]
+"""A sample's name to its labels."""
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[..., str]:
+    """Where the first of these programs is that is installed; without any of them the test is skipped."""
+
+    def tool(*names: str) -> str:
+        found = next(filter(None, map(shutil.which, names)), None)
+        if found is None:
+            pytest.skip(f"{names[0]} is not installed: make monitoring-tools")
+        return found
+
+    return tool
+
+
+@pytest.fixture(scope="session")
+def say(tool: Callable[..., str]) -> Callable[..., str]:
+    """What a program says, which must end with `status`."""
+
+    def say(program: str, *words: str, status: int = 0) -> str:
+        command = [tool(program), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr if status else done.stdout
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Of all three services; each configured so that it has all of its parts."""
+    samples: dict[str, frozenset[str]] = {}
+    for registry in (_lora_server(), _retriever(), asyncio.run(_gateway(tmp_path_factory.mktemp("gateway")))):
+        samples |= _samples(registry)
+    return samples
+
+
+async def _gateway(folder: Path) -> CollectorRegistry:
+    """With a journal, keys and a cache, all of which need Redis."""
+    model = PROJECT / ".pointsman" / "models" / "minilm"
+    prepare(model)
+    async with running_valkey(folder / "valkey") as valkey:
+        settings = GatewaySettings(
+            config=ConfigFolder(folder / "config").write(),
+            embedding_model=model,
+            redis_url=valkey.url,
+            keys="on",
+            spool=folder / "spool",
+        )
+        async with gateway.building(settings, load_config(settings.config)) as house:
+            return house.registry
+
+
+def _retriever() -> CollectorRegistry:
+    registry, labels = CollectorRegistry(), Labels()
+    RetrieverMetrics(registry, labels)
+    registry.register(CollectionSizes(list, labels))
+    return registry
+
+
+def _lora_server() -> CollectorRegistry:
+    metrics = LoraMetrics()
+    States(DesiredState, EngineState, 1, metrics.registry)
+    return metrics.registry
+
+
+def _samples(registry: CollectorRegistry) -> dict[str, frozenset[str]]:
+    samples: dict[str, frozenset[str]] = {}
+    # A family that nothing has been counted in yet tells its labels in no public way.
+    for collector in registry._collector_to_names:
+        for family in collector.collect():
+            named = getattr(family, "_labelnames", ()) or getattr(collector, "_labelnames", ())
+            for suffix in SUFFIXES.get(family.type, ()):
+                edge = {"le"} if suffix == "_bucket" else set()
+                samples[family.name + suffix] = frozenset(named) | edge
+    return samples

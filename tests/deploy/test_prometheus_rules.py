@@ -1,0 +1,250 @@
+"""Prometheus's rules ask for what the services export, and each alert is tested and told of."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import promql_parser as promql
+import pytest
+import yaml
+from pointsman_gateway.metering.prometheus import FIRST_TOKEN
+
+PROJECT = Path(__file__).parents[2]
+FOLDER = PROJECT / "deploy" / "prometheus"
+RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
+TEST_FILES = sorted((FOLDER / "tests").glob("*.yml"))
+RUNBOOK = PROJECT / "docs" / "operations.md"
+
+Say = Callable[..., str]
+
+TO_COME = {
+    "pointsman_time_per_output_token_seconds_bucket": {"path", "kind", "task", "le"},
+    "pointsman_counterfactual_cost_usd_total": {"task", "path"},
+    "pointsman_engine_cost_usd_total": {"engine", "path"},
+    "pointsman_fixed_usd_per_hour": {"path"},
+}
+"""Metrics, or labels of metrics, that the rules know and the services do not export yet."""
+
+VLLM = {
+    "vllm:num_requests_waiting": {"model_name", "engine"},
+    "vllm:kv_cache_usage_perc": {"model_name", "engine"},
+    "vllm:num_requests_running": {"model_name", "engine"},
+    "vllm:num_preemptions_total": {"model_name", "engine"},
+    "vllm:prompt_tokens_total": {"model_name", "engine"},
+}
+"""The engine's own that the rules and the runbook ask for, as vLLM 0.32 names them."""
+
+FROM_PROMETHEUS = {"job", "instance"}
+
+Samples = Mapping[str, Set[str]]
+"""Names to their labels."""
+
+Node = TypeVar("Node", bound=promql.Expr)
+
+
+@dataclass(frozen=True)
+class Rule:
+    expr: str
+    record: str
+    alert: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    file: str
+
+    @property
+    def name(self) -> str:
+        return self.record or self.alert
+
+
+def _rules(text: str, file: str) -> Iterator[Rule]:
+    for group in yaml.safe_load(text)["groups"]:
+        for rule in group["rules"]:
+            yield Rule(
+                rule["expr"],
+                rule.get("record", ""),
+                rule.get("alert", ""),
+                rule.get("labels", {}),
+                rule.get("annotations", {}),
+                file,
+            )
+
+
+RULES = [rule for path in RULE_FILES for rule in _rules(path.read_text(), path.name)]
+ALERTS = [rule for rule in RULES if rule.alert]
+RECORDED = {rule.record for rule in RULES if rule.record}
+CASES: list[dict[str, Any]] = [case for path in TEST_FILES for case in yaml.safe_load(path.read_text())["tests"]]
+
+
+# -- what they ask for
+
+
+def _found(kind: type[Node], expr: promql.Expr) -> list[Node]:
+    """All parts of `expr` that are of the kind."""
+    found: list[Node] = []
+
+    def visit(node: promql.Expr) -> bool:
+        if isinstance(node, kind):
+            found.append(node)
+        return True
+
+    promql.walk(expr, visit)
+    return found
+
+
+def _unknown(expr: str, samples: Samples) -> list[str]:
+    """Names and labels in `expr` that nothing has. What is recorded is known by name alone."""
+    parsed, unknown = promql.parse(expr), []
+    for vector in _found(promql.VectorSelector, parsed):
+        if vector.name in RECORDED:
+            continue
+        if vector.name not in samples:
+            unknown.append(str(vector.name))
+            continue
+        asked = [matcher.name for matcher in vector.matchers.matchers]
+        unknown += [f"{vector.name}{{{label}}}" for label in asked if label not in samples[vector.name]]
+    for aggregate in _found(promql.AggregateExpr, parsed):
+        names = [str(vector.name) for vector in _found(promql.VectorSelector, aggregate)]
+        if aggregate.modifier and RECORDED.isdisjoint(names):
+            known = set[str]().union(*(samples.get(name, ()) for name in names))
+            by = aggregate.modifier.labels
+            unknown += [f"by ({label}) of {', '.join(names)}" for label in by if label not in known]
+    return unknown
+
+
+@pytest.fixture
+def samples(exported: Samples) -> Samples:
+    """All that there is, or is to come, with the labels that Prometheus puts on."""
+    known = {name: set(labels) for name, labels in exported.items()} | {"up": set()} | VLLM
+    for name, labels in TO_COME.items():
+        known[name] = known.get(name, set()) | labels
+    return {name: labels | FROM_PROMETHEUS for name, labels in known.items()}
+
+
+def test_every_rule_asks_for_metrics_and_labels_that_there_are(samples: Samples) -> None:
+    unknown = {f"{rule.file}: {rule.name}": found for rule in RULES if (found := _unknown(rule.expr, samples))}
+    assert not unknown
+
+
+def test_the_series_of_the_tests_are_such_as_the_services_export(samples: Samples) -> None:
+    unknown = {
+        series["series"]: found
+        for case in CASES
+        for series in case["input_series"]
+        if (found := _unknown(series["series"], samples))
+    }
+    assert not unknown
+
+
+@pytest.mark.parametrize(
+    ("expr", "found"),
+    [
+        ("rate(pointsman_request_total[5m])", ["pointsman_request_total"]),
+        ("pointsman_requests_total", []),
+        ("rate(pointsman_lora_loads_total{outcome='failed'}[5m])", ["pointsman_lora_loads_total{outcome}"]),
+        ("sum by (model) (pointsman_redis_up)", ["by (model) of pointsman_redis_up"]),
+        ("pointsman:fallbacks:share6m", ["pointsman:fallbacks:share6m"]),
+        ("vllm:gpu_cache_usage_perc > 0.9", ["vllm:gpu_cache_usage_perc"]),
+    ],
+)
+def test_a_name_that_nothing_exports_is_found(expr: str, found: list[str], samples: Samples) -> None:
+    assert _unknown(expr, samples) == found
+
+
+def test_what_is_to_come_has_not_come_yet(exported: Samples) -> None:
+    come = [name for name, labels in TO_COME.items() if labels <= exported.get(name, frozenset())]
+    assert not come, "these are exported by now: take them out of TO_COME"
+
+
+def test_vllm_has_the_names_that_are_asked_of_it() -> None:
+    found = list(PROJECT.glob(".venv-engine/lib/python*/site-packages/vllm/v1/metrics/loggers.py"))
+    if not found:
+        pytest.skip("no engine's environment here: make env")
+    source = found[0].read_text()
+    assert [name for name in VLLM if f'"{name.removesuffix("_total")}"' not in source] == []
+
+
+def test_the_objective_for_first_tokens_lies_on_an_edge_of_their_buckets() -> None:
+    asked = {edge for rule in RULES for edge in re.findall(r'le="([^"]+)"', rule.expr)}
+    assert asked
+    assert asked <= {str(float(edge)) for edge in FIRST_TOKEN}
+
+
+@pytest.mark.parametrize("severity", ["page", "ticket"])
+@pytest.mark.parametrize("slo", ["availability", "latency"])
+def test_budgets_burn_at_the_rates_and_in_the_windows_that_the_runbook_tells(slo: str, severity: str) -> None:
+    alert = next(alert for alert in ALERTS if alert.alert == f"Pointsman{slo.title()}{severity.title()}")
+    budget = re.escape(f'slo:pointsman_budget:ratio{{slo="{slo}"}}')
+    burns = re.findall(rf'slo:pointsman_errors:ratio(\w+){{slo="{slo}"}} > ([\d.]+) \* {budget}', alert.expr)
+    rows = re.findall(rf"(?m)^\| {severity} \| ([\d.]+) \| (\w+) (\w+) and (\w+) (\w+) \|", RUNBOOK.read_text())
+    told = [(number + unit[0], rate) for rate, *windows in rows for number, unit in (windows[:2], windows[2:])]
+    assert len(told) == 4
+    assert burns == told
+
+
+def test_no_rate_is_held_up_to_a_least_value() -> None:
+    assert [rule.name for rule in RULES if "clamp" in rule.expr] == []
+
+
+# -- what is tested and told
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.alert)
+def test_an_alert_has_its_case_that_fires_it_and_one_that_does_not(alert: Rule) -> None:
+    tried = [t for case in CASES for t in case.get("alert_rule_test", ()) if t["alertname"] == alert.alert]
+    assert {bool(t["exp_alerts"]) for t in tried} == {True, False}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.alert)
+def test_an_alert_says_what_is_wrong_who_should_look_and_where_to_read_on(alert: Rule) -> None:
+    assert alert.labels["severity"] in ("page", "ticket")
+    assert {"summary", "description", "runbook_url"} == set(alert.annotations)
+    assert all(alert.annotations.values())
+    assert alert.annotations["runbook_url"] == f"docs/operations.md#{alert.alert.lower()}"
+
+
+def test_the_runbook_has_a_section_for_each_alert_and_no_others() -> None:
+    headings = re.findall(r"(?m)^#+ (Pointsman\w+)$", RUNBOOK.read_text())
+    assert sorted(headings) == sorted(alert.alert for alert in ALERTS)
+
+
+def test_the_runbook_names_metrics_that_there_are(samples: Samples) -> None:
+    text = re.sub(r"(?s)```.*?```", "", RUNBOOK.read_text())
+    code = " ".join(re.findall(r"`([^`]+)`", text))
+    named = set(re.findall(r"\b(?:\w+:)*pointsman_\w+(?::\w+)?|\bvllm:\w+|\bpointsman:\w+:\w+", code))
+    known = samples.keys() | RECORDED | {name.removesuffix("_bucket") for name in samples}
+    assert named
+    assert sorted(named - known) == []
+
+
+def test_every_recorded_value_is_tested() -> None:
+    tried = [t["expr"] for case in CASES for t in case.get("promql_expr_test", ()) if t["exp_samples"]]
+    assert [name for name in sorted(RECORDED) if not any(re.search(rf"{name}\b", expr) for expr in tried)] == []
+
+
+# -- what Prometheus itself says of them
+
+
+def test_promtool_finds_nothing_in_the_rules_and_the_configuration(say: Say) -> None:
+    say("promtool", "check", "rules", "--lint=all", "--lint-fatal", *map(str, RULE_FILES))
+    say("promtool", "check", "config", "--lint=all", "--lint-fatal", str(FOLDER / "prometheus.yml"))
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
+def test_the_rules_do_what_their_tests_say(path: Path, say: Say) -> None:
+    say("promtool", "test", "rules", str(path))
+
+
+@pytest.mark.parametrize("expr", ["vector(1) > 1", "vector(1)"], ids=["silent", "never ceasing"])
+def test_an_alert_that_is_silent_or_never_ceases_fails_its_tests(expr: str, tmp_path: Path, say: Say) -> None:
+    rules = yaml.safe_load((FOLDER / "rules" / "alerts.yml").read_text())
+    spoilt = [rule for group in rules["groups"] for rule in group["rules"]]
+    for rule in spoilt:
+        rule["expr"] = expr
+    shutil.copytree(FOLDER, tmp_path / "prometheus")
+    (tmp_path / "prometheus" / "rules" / "alerts.yml").write_text(yaml.safe_dump(rules))
+    tests = [str(tmp_path / "prometheus" / "tests" / f"{name}.yml") for name in ("alerts", "alerts_days")]
+    said = say("promtool", "test", "rules", *tests, status=1)
+    assert {rule["alert"] for rule in spoilt} == set(re.findall(r"alertname: (\w+)", said))
