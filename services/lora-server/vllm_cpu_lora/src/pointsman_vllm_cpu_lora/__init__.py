@@ -1,0 +1,1 @@
+"""Corrects vLLM's LoRA kernels on CPUs, as a plugin of vLLM."""
