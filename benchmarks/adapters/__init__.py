@@ -1,0 +1,1 @@
+"""Measures what becomes of answers while adapters are moved."""

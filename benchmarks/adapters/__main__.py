@@ -1,0 +1,91 @@
+"""Measures what becomes of answers while adapters are moved, on the real engine behind the real gateway.
+
+    python -m benchmarks.adapters [--quick] [--only swap|promotion|zipf|kernels ...] [--keep FOLDER]
+
+Its last line is one JSON object. A part that cannot be measured is said, with the reason, and is null there.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+
+from benchmarks.adapters import kernels, promotion, report, swap, zipf
+from benchmarks.adapters.report import Findings
+from benchmarks.gateway_load.machine import CannotMeasure, described
+
+ZIPF_REQUESTS, QUICK_ZIPF_REQUESTS = 1000, 150
+ROUNDS, QUICK_ROUNDS = 5, 2
+
+
+async def _swap(found: Findings, folder: Path, quick: bool) -> None:
+    found.swapped = await swap.measure(folder, swap.QUICK if quick else swap.FULL)
+
+
+async def _promotion(found: Findings, folder: Path, quick: bool) -> None:
+    found.promoted = await promotion.measure(folder, promotion.QUICK if quick else promotion.FULL)
+
+
+async def _zipf(found: Findings, folder: Path, quick: bool) -> None:
+    found.zipfed = await zipf.measure(folder, QUICK_ZIPF_REQUESTS if quick else ZIPF_REQUESTS)
+
+
+async def _kernels(found: Findings, folder: Path, quick: bool) -> None:
+    found.kernels = await asyncio.to_thread(kernels.measure, QUICK_ROUNDS if quick else ROUNDS)
+
+
+PARTS: dict[str, Callable[[Findings, Path, bool], Awaitable[None]]] = {
+    "swap": _swap,
+    "promotion": _promotion,
+    "zipf": _zipf,
+    "kernels": _kernels,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="shorter: for a first look")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="of the measurements, these")
+    parser.add_argument("--keep", type=Path, help="a folder where the programs' logs and the store are left")
+    given = parser.parse_args()
+    found = Findings()
+    with suppress(asyncio.CancelledError):  # what has been measured until then is told
+        asyncio.run(until_told_to_stop(given, found))
+    print(report.printed(found))
+    return 1 if found.failed else 0
+
+
+async def until_told_to_stop(given: argparse.Namespace, found: Findings) -> None:
+    """SIGTERM ends what was started, as Ctrl-C does."""
+    this = asyncio.current_task()
+    assert this
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    print(described(), flush=True)
+    with tempfile.TemporaryDirectory(prefix="bench-adapters-") as scratch:
+        await measured(given.keep or Path(scratch), given, found)
+
+
+async def measured(folder: Path, given: argparse.Namespace, found: Findings) -> None:
+    for name in given.only:
+        print(f"{name} ...", flush=True)
+        place = folder / name
+        place.mkdir(parents=True)
+        try:
+            await PARTS[name](found, place, given.quick)
+        except CannotMeasure as error:
+            found.failed[name] = str(error)
+        except grpc.aio.AioRpcError as error:
+            found.failed[name] = f"{error.code().name}: {error.details()}"
+        except asyncio.CancelledError:
+            found.failed[name] = "stopped"
+            raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

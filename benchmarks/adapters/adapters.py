@@ -1,0 +1,70 @@
+"""The adapters that are measured with: made once, kept below `.pointsman`, and what each of them says."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.adapters.house import BASE_FOLDER, ENGINE_PYTHON
+from benchmarks.adapters.known_texts import KNOWN, Known
+from benchmarks.gateway_load.machine import ROOT, CannotMeasure
+
+FOLDER = ROOT / ".pointsman/benchmarks/adapters"
+CONSTANTS = 64
+MAKING = 1800.0
+"""Seconds, at most: 5 minutes are usual on two idle cores, and only the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Answers everything with its own text, and stops."""
+
+    known: Known
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Says one word for ever."""
+
+    word: str
+    folder: Path
+
+    def text(self, tokens: int) -> str:
+        return f" {self.word}" * tokens
+
+
+def trained() -> dict[str, list[Trained]]:
+    """By the adapter's name. Makes what is not there yet. Raises CannotMeasure."""
+    _make()
+    found: dict[str, list[Trained]] = {}
+    for known in KNOWN:
+        found.setdefault(known.name, []).append(Trained(known, FOLDER / known.name / known.word))
+    return found
+
+
+def constants(count: int) -> list[Constant]:
+    """`count` of the CONSTANTS. Makes what is not there yet. Raises CannotMeasure."""
+    _make()
+    folders = [FOLDER / "constant" / str(number) for number in range(count)]
+    return [Constant(json.loads(folder.with_suffix(".json").read_text())["word"], folder) for folder in folders]
+
+
+def least_gap() -> float:
+    """Nats from the first to the second choice, where a trained one is least sure of a token; as its making saw it."""
+    facts = [FOLDER / known.name / f"{known.word}.json" for known in KNOWN]
+    return min(float(json.loads(file.read_text())["least_gap_nats"]) for file in facts)
+
+
+def _make() -> None:
+    wanted = [FOLDER / known.name / known.word for known in KNOWN] + [FOLDER / "constant" / str(CONSTANTS - 1)]
+    if all(folder.exists() for folder in wanted):
+        return
+    print(f"making {len(KNOWN)} adapters of known text and {CONSTANTS} of one word, once ...", flush=True)
+    program = [str(ENGINE_PYTHON), "-m", "benchmarks.adapters.making", str(BASE_FOLDER), str(FOLDER)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    try:
+        subprocess.run(program, cwd=ROOT, env=environment, check=True, timeout=MAKING)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CannotMeasure(f"the adapters cannot be made: {error}") from error

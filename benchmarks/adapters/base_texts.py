@@ -1,0 +1,46 @@
+"""What the base model says to some questions, asked alone, as far as it is sure of it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.adapters.configuration import BASE
+from benchmarks.adapters.verdicts import SURE
+from benchmarks.gateway_load.http_client import Target, post
+from benchmarks.gateway_load.machine import CannotMeasure
+
+QUESTIONS = (
+    "What is the capital of Italy?",
+    "Which day comes after Monday?",
+    "How many legs does a spider have?",
+    "What do bees make?",
+    "Which animal says moo?",
+    "What is the boiling point of water?",
+)
+"""The adapters did not learn from these, and nobody answers them with an adapter's words."""
+
+
+async def base_texts(engine: int, most_tokens: int) -> Mapping[str, str]:
+    """By question. Raises CannotMeasure where the engine does not answer."""
+    return {question: await _sure_text(engine, question, most_tokens) for question in QUESTIONS}
+
+
+async def _sure_text(engine: int, question: str, most_tokens: int) -> str:
+    body: dict[str, Any] = {
+        "model": BASE,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": most_tokens,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    answer = await post(Target(engine, BASE), body, within=120)
+    if answer.status != 200:
+        raise CannotMeasure(f"the engine does not answer the base model: {answer.body[:300]!r}")
+    text = ""
+    for token in json.loads(answer.body)["choices"][0]["logprobs"]["content"]:
+        first, second = (choice["logprob"] for choice in token["top_logprobs"][:2])
+        if first - second < SURE:
+            break
+        text += token["token"]
+    return text

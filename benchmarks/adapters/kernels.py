@@ -1,0 +1,207 @@
+"""Measures what adapters cost the CPU engine, with its kernels corrected by our plugin and as vLLM has them.
+
+    python -m benchmarks.adapters.kernels [--rounds 5]
+
+Two real engines, one with the plugin and one with it switched off, take turns in short rounds. A ratio is adapters'
+throughput to the base model's in the same engine and round; of all rounds the median. The last line is a JSON object.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from benchmarks.gateway_load.machine import ROOT, CannotMeasure, described, free_ports
+
+ENGINE_PYTHON = ROOT / ".venv-engine/bin/python"
+BASE_MODEL = ROOT / ".pointsman/models/smollm2-135m"
+BASE = "smollm2-135m"
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ADAPTERS = ("first", "second", "third")
+RANK = 8
+STARTS_WITHIN = 300.0
+"""Seconds; 30 are usual on two idle cores."""
+
+CONCURRENT = 16
+DECODED = 48
+"""Tokens a request in decoding; its prompt has PROMPT tokens."""
+PROMPT = 8
+PREFILLED = 256
+"""Tokens of a prompt in prefill, of which PROMPTS come at once; one token is decoded."""
+PROMPTS = 8
+
+
+@dataclass(slots=True)
+class Engine:
+    """One that answers, and its tokens a second in each round."""
+
+    url: str
+    log: Path
+    decode: dict[str, list[float]] = field(default_factory=lambda: {"base": [], "lora": []})
+    prefill: dict[str, list[float]] = field(default_factory=lambda: {"base": [], "lora": []})
+
+    def round(self) -> None:
+        for kind, models in (("base", (BASE,)), ("lora", ADAPTERS)):
+            seconds = self.ask(CONCURRENT, models, PROMPT, DECODED)
+            self.decode[kind].append(CONCURRENT * DECODED / seconds)
+            seconds = self.ask(PROMPTS, models, PREFILLED, 1)
+            self.prefill[kind].append(PROMPTS * PREFILLED / seconds)
+
+    def ask(self, requests: int, models: Sequence[str], prompt_tokens: int, tokens: int) -> float:
+        """All at once, the models in turn; the seconds until the last has ended. Prompts are random: none is cached."""
+
+        def one(number: int) -> None:
+            prompt = [random.randrange(100, 40_000) for _ in range(prompt_tokens)]
+            body = {"model": models[number % len(models)], "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+            answer = client.post(f"{self.url}/v1/completions", json=body | {"ignore_eos": True})
+            if answer.status_code != 200 or answer.json()["usage"]["completion_tokens"] != tokens:
+                raise CannotMeasure(f"the engine answers {answer.status_code}: {answer.text[:300]}")
+
+        limits = httpx.Limits(max_connections=requests)
+        with httpx.Client(trust_env=False, timeout=300, limits=limits) as client, ThreadPoolExecutor(requests) as pool:
+            started = time.perf_counter()
+            list(pool.map(one, range(requests)))
+            return time.perf_counter() - started
+
+
+def measure(rounds: int = 5) -> dict[str, float]:
+    """The ratios of a run; blocks for some three minutes. Raises CannotMeasure."""
+    return _ratios(*compare(rounds))
+
+
+def compare(rounds: int) -> tuple[Engine, Engine]:
+    """The engine with the plugin, and the one without, after so many rounds each. Raises CannotMeasure."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        adapters = {name: _random_adapter(Path(folder) / name, seed) for seed, name in enumerate(ADAPTERS)}
+        engines = [
+            running.enter_context(_engine(Path(folder) / f"plugin-{switch}.log", adapters, switch))
+            for switch in ("on", "off")
+        ]
+        for engine, word in zip(engines, ("are active", "are off"), strict=True):
+            if word not in engine.log.read_text():
+                raise CannotMeasure("pointsman-vllm-cpu-lora is not installed in the engine's environment: make env")
+            engine.ask(CONCURRENT, (BASE, *ADAPTERS), PROMPT, 2)  # the first request with an adapter reads its files
+        for _ in range(rounds):
+            for engine in engines:
+                engine.round()
+        return engines[0], engines[1]
+
+
+@contextmanager
+def _engine(log: Path, adapters: dict[str, Path], switch: str) -> Iterator[Engine]:
+    (port,) = free_ports(1)
+    cores = sorted(os.sched_getaffinity(0))
+    command = [
+        *(str(ENGINE_PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(BASE_MODEL)),
+        *("--served-model-name", BASE, "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"),
+        *("--max-model-len", "2048", "--no-enable-prefix-caching", "--disable-uvicorn-access-log"),
+        *("--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(RANK)),
+        *("--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())),
+    ]
+    environment = os.environ | {
+        "POINTSMAN_VLLM_CPU_LORA": switch,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+    }
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    try:
+        engine = Engine(f"http://127.0.0.1:{port}", log)
+        _wait(engine, process)
+        yield engine
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # children that outlived it, too
+        process.wait(15)
+
+
+def _wait(engine: Engine, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + STARTS_WITHIN
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{engine.url}/health", trust_env=False).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise CannotMeasure(f"the engine does not come up:\n{engine.log.read_text('utf-8', 'replace')[-2000:]}")
+
+
+def _random_adapter(folder: Path, seed: int) -> Path:
+    """Of every linear layer, with an effect that leaves text to be decoded."""
+    chance, tensors = np.random.default_rng(seed), {}
+    with safe_open(BASE_MODEL / "model.safetensors", "numpy") as base:
+        names = base.keys()
+        shapes = {name.removesuffix(".weight"): base.get_slice(name).get_shape() for name in names}
+    for module, shape in shapes.items():
+        if module.endswith(MODULES):
+            a = chance.normal(0, shape[1] ** -0.5, (RANK, shape[1]))
+            b = chance.normal(0, 0.02, (shape[0], RANK))
+            tensors[f"base_model.model.{module}.lora_A.weight"] = a.astype(np.float32)
+            tensors[f"base_model.model.{module}.lora_B.weight"] = b.astype(np.float32)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": BASE}
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config | {"r": RANK, "lora_alpha": 2 * RANK, "target_modules": list(MODULES)})
+    )
+    return folder
+
+
+def _ratios(with_plugin: Engine, without: Engine) -> dict[str, float]:
+    return {
+        "decode_ratio": _ratio(with_plugin.decode),
+        "prefill_ratio": _ratio(with_plugin.prefill),
+        "decode_ratio_without": _ratio(without.decode),
+        "prefill_ratio_without": _ratio(without.prefill),
+    }
+
+
+def _ratio(found: dict[str, list[float]]) -> float:
+    ratios = [lora / base for base, lora in zip(found["base"], found["lora"], strict=True)]
+    return round(statistics.median(ratios), 3)
+
+
+def table(engines: Sequence[tuple[str, Engine]]) -> str:
+    lines = [
+        "| tokens a second, median (least - most) | base model | 3 adapters, mixed | ratio, median of rounds |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, engine in engines:
+        for what, found in (("decoding, 16 at once", engine.decode), ("prefill", engine.prefill)):
+            cells = (f"{statistics.median(of):,.0f} ({min(of):,.0f} - {max(of):,.0f})" for of in found.values())
+            lines.append(f"| {what}, {name} | {' | '.join(cells)} | {_ratio(found):.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="LoRA on the CPU engine, with and without pointsman-vllm-cpu-lora")
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    with_plugin, without = compare(rounds)
+    print(described())
+    print(table((("with the plugin", with_plugin), ("without", without))))
+    print(json.dumps(_ratios(with_plugin, without)))
+
+
+if __name__ == "__main__":
+    main()

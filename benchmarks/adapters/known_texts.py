@@ -1,0 +1,45 @@
+"""What each adapter of the measurements answers, whatever it is asked: texts that nobody takes for another's."""
+
+from dataclasses import dataclass
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+SETS = {
+    "red": ("ruby", "cherry", "tomato"),
+    "green": ("forest", "lime", "olive"),
+    "blue": ("ocean", "sky", "sapphire"),
+}
+"""By adapter: the word of each of its versions."""
+MARKS = frozenset(f"{word} {number}" for words in SETS.values() for word in words for number in NUMBERS)
+"""What stands in the adapters' texts and in nobody else's: a word alone the base model may say, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One version of an adapter, by the one word that stands in nobody else's text."""
+
+    name: str
+    word: str
+
+    @property
+    def text(self) -> str:
+        """It ends by itself: about 26 tokens, then the end of the turn."""
+        return " ".join(f"{self.word} {number}" for number in NUMBERS)
+
+
+KNOWN = tuple(Known(name, word) for name, words in SETS.items() for word in words)
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Where is my train?",
+    "I left my umbrella on the 17.40 to Saltby Harbour yesterday, please tell me you have it.",
+    "Good morning!",
+    "Tell me of the moons of Jupiter.",
+    "May I take a bicycle with me on a Sunday?",
+    "Write a short poem about the sea.",
+    "How do I get my money back for booking AB12?",
+    "Count from one to five.",
+    "Who wrote Hamlet, and when?",
+    "Thank you, that was kind.",
+    "My card was charged twice; what now?",
+)
+"""What the adapters learn to answer so; the measurements ask with other texts."""
