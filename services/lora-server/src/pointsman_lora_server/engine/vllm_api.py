@@ -95,7 +95,9 @@ class VllmApi:
             "max_tokens": tokens,
             "temperature": 0,
             # Else the model's generation_config.json may say otherwise, which PEFT's greedy answers do not follow.
-            **{"top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0},
+            "top_p": 1.0,
+            "top_k": -1,
+            "repetition_penalty": 1.0,
             "logprobs": 1,
             "return_token_ids": True,
         }
