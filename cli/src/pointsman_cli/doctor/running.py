@@ -11,6 +11,7 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_cli import run_file, stubs
 from pointsman_cli.doctor.finding import Finding, fail, ok, warn
 from pointsman_cli.run_file import Run
+from pointsman_cli.up import monitoring
 from pointsman_cli.up.ports import split
 from pointsman_cli.up.ready import is_serving
 
@@ -37,7 +38,7 @@ async def check_running(run: Run | None) -> list[Finding]:
         return [warn("running", "nothing; start it with `pointsman up EXAMPLE_FOLDER`")]
     addresses = {"gateway": run.grpc, "retriever": run.retriever, "lora-server": run.lora_server}
     findings = await asyncio.gather(*(_service(name, address, run) for name, address in addresses.items()))
-    return [*findings, await check_configuration(run.http), await _engine(run.lora_server)]
+    return [*findings, await check_configuration(run.http), await _engine(run.lora_server), *await _prometheus(run)]
 
 
 async def _service(name: str, address: str, run: Run) -> Finding:
@@ -73,6 +74,17 @@ async def _engine(address: str) -> Finding:
     except grpc.RpcError:
         pass
     return fail("engine runs", "cannot be told: the lora-server does not answer")
+
+
+async def _prometheus(run: Run) -> list[Finding]:
+    """Nothing where `up` runs without one."""
+    process = run.processes.get(monitoring.NAME)
+    if process is None:
+        return []
+    async with httpx.AsyncClient(timeout=_ANSWER_SECONDS, trust_env=False) as client:
+        if await monitoring.is_ready(client, process.address):
+            return [ok(monitoring.NAME, f"answers at http://{process.address}")]
+    return [fail(monitoring.NAME, f"does not answer at {process.address}; its log is {process.log}")]
 
 
 def _judge(state: lora_server_pb2.EngineState) -> Finding:

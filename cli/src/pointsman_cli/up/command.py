@@ -3,6 +3,7 @@
 import asyncio
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import EnginePythonOption, HomeOption
 from pointsman_cli.run_file import Run, RunningProcess
-from pointsman_cli.up import ports
+from pointsman_cli.up import monitoring, ports
 from pointsman_cli.up.child import Backoff
 from pointsman_cli.up.crew import Crew, guarded, refuse_if_locked
 from pointsman_cli.up.plan import Programs, make_plan, redis_url
@@ -29,6 +30,12 @@ def up(
     grpc: Annotated[str, typer.Option(help="Where the gateway's gRPC door listens.")] = "127.0.0.1:8081",
     home: HomeOption = Path(".pointsman"),
     engine_python: EnginePythonOption = None,
+    with_monitoring: Annotated[
+        bool, typer.Option("--monitoring", help="Also run the Prometheus that is installed; it watches all of it.")
+    ] = False,
+    prometheus_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of that Prometheus, on 127.0.0.1; 0 takes a free one.")
+    ] = 9090,
 ) -> None:
     """Run everything on this machine: Valkey, retriever, lora-server with its vLLM, gateway.
 
@@ -38,10 +45,15 @@ def up(
     at = Home.at(home)
     loaded = example.load(folder)
     engine = engine_environment.find(at, engine_python)
+    prometheus = monitoring.find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
-    addresses = ports.choose(http, grpc)
+    with ports.holding(f"{ports.HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
+        addresses = ports.choose(http, grpc)
     programs = Programs(engine.python, server_binary())
-    setup = Setup(loaded, at, engine, programs.python, addresses, make_plan(loaded, at, addresses, programs))
+    plan = make_plan(loaded, at, addresses, programs)
+    if prometheus:
+        plan = replace(plan, prometheus=monitoring.make_service(prometheus, beside, at))
+    setup = Setup(loaded, at, engine, programs.python, addresses, plan)
     screen = Screen(Console())
     run_interruptibly(run_up(setup, screen, Backoff()))
     screen.say("stopped")

@@ -40,10 +40,12 @@ class Plan:
     lora_server: Service
     gateway: Service
     gateway_grpc: str
+    prometheus: Service | None = None
 
     @property
     def in_order(self) -> tuple[Service, ...]:
-        return (self.valkey, self.retriever, self.lora_server, self.gateway)
+        services = (self.valkey, self.retriever, self.lora_server, self.gateway)
+        return services if self.prometheus is None else (*services, self.prometheus)
 
 
 def make_plan(example: Example, home: Home, addresses: Addresses, programs: Programs) -> Plan:

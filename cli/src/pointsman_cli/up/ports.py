@@ -2,7 +2,8 @@
 
 import errno
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pointsman_cli.errors import Misused
@@ -29,20 +30,29 @@ def choose(http: str, grpc: str) -> Addresses:
     with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are the same
 
         def hold(address: str, option: str) -> str:
-            host, port = split(address, option)
-            holder = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do, past TIME_WAIT
-            try:
-                holder.bind((host, port))
-                holder.listen(1)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise Misused(f"port {port} is taken by another program; choose another with {option}") from error
-                raise Misused(f"cannot listen on {address} ({option}): {error.strerror or error}") from error
-            return f"{host}:{holder.getsockname()[1]}"
+            return held.enter_context(holding(address, option))
 
         free = f"{HOST}:0"
         return Addresses(hold(http, "--http"), hold(grpc, "--grpc"), *(hold(free, "a free port") for _ in range(6)))
+
+
+@contextmanager
+def holding(address: str, option: str) -> Iterator[str]:
+    """Nobody else gets the port while this lasts; yields the address, with a free port where 0 was asked for.
+
+    Raises `Misused` where it cannot be had.
+    """
+    host, port = split(address, option)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do, past TIME_WAIT
+        try:
+            holder.bind((host, port))
+            holder.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise Misused(f"port {port} is taken by another program; choose another with {option}") from error
+            raise Misused(f"cannot listen on {address} ({option}): {error.strerror or error}") from error
+        yield f"{host}:{holder.getsockname()[1]}"
 
 
 def split(address: str, option: str) -> tuple[str, int]:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pointsman_cli.run_file import Run
+from pointsman_cli.up import monitoring
 
 
 class Screen:
@@ -41,7 +42,10 @@ class Screen:
         self._console.print()
         self._console.print(table)
         self.say(f"\nadapters: {', '.join(adapters) or 'none'}")
-        self.say(f"HTTP (OpenAI's API): {run.http}/v1   gRPC: {run.grpc}\n")
+        self.say(f"HTTP (OpenAI's API): {run.http}/v1   gRPC: {run.grpc}")
+        if prometheus := run.processes.get(monitoring.NAME):
+            self.say(f"Prometheus: http://{prometheus.address}")
+        self.say("")
         self._console.print(_example_curl(run.http), markup=False, highlight=False, soft_wrap=True)
         self.say('\nor: pointsman ask "..."   pointsman route "..."   Stop with Ctrl-C.')
 

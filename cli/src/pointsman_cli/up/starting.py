@@ -9,7 +9,7 @@ from pointsman_cli.engine_environment import EngineEnvironment
 from pointsman_cli.example import Example
 from pointsman_cli.home import Home
 from pointsman_cli.registering import list_adapters, register
-from pointsman_cli.up import ready
+from pointsman_cli.up import monitoring, ready
 from pointsman_cli.up.crew import Crew
 from pointsman_cli.up.plan import Plan, Service
 from pointsman_cli.up.ports import Addresses
@@ -60,6 +60,11 @@ async def start_all(setup: Setup, crew: Crew, screen: Screen) -> Sequence[str]:
     with screen.step("gateway"):
         await crew.unless_one_dies(ready.serving(plan.gateway_grpc, "gateway"))
         await crew.unless_one_dies(ready.http_ready(f"http://{plan.gateway.address}"))
+    if plan.prometheus is not None:
+        monitoring.write_configuration(setup.home, setup.addresses)
+        with screen.step(monitoring.NAME):
+            await crew.start(plan.prometheus)
+            await crew.unless_one_dies(monitoring.serving(plan.prometheus.address))
     return [str(adapter) for adapter in await list_adapters(plan.lora_server.address)]
 
 

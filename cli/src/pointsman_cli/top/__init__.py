@@ -1,0 +1,1 @@
+"""`pointsman top`: what the paths do, live."""

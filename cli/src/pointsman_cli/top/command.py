@@ -1,0 +1,117 @@
+"""`pointsman top`: what the paths do, live in the terminal."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from pointsman_cli import run_file
+from pointsman_cli.adapters.options import DEFAULT_LORA_SERVER, HERE, JsonOption, LoraServerOption
+from pointsman_cli.ask.command import DEFAULT_URL
+from pointsman_cli.home import Home
+from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.options import HomeOption
+from pointsman_cli.top.pages import as_json, page
+from pointsman_cli.top.services import Services, View, Where, services
+
+DEFAULT_LORA_METRICS = "127.0.0.1:9083"
+WINDOW = 10.0
+
+
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one table after one interval, and end.")] = False,
+    in_json: JsonOption = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    window: Annotated[float, typer.Option(min=0.1, help="Figures are of the last so many seconds.")] = WINDOW,
+    gateway: Annotated[
+        str, typer.Option(help=f"Its HTTP door; else that of the running `pointsman up`, else {DEFAULT_URL}.")
+    ] = "",
+    lora_server: LoraServerOption = "",
+    lora_metrics: Annotated[
+        str,
+        typer.Option(help=f"Where that one's metrics are; else as above, else {DEFAULT_LORA_METRICS}."),
+    ] = "",
+    home: HomeOption = HERE,
+) -> None:
+    """Show what each path does now: its share, its speed, its dollars; and the adapters. Until Ctrl-C.
+
+    Reads the metrics of the gateway and of the lora-server themselves; needs no Prometheus and no key. What is away is
+    said, and asked again. With --once the figures are of the interval, and the exit code is 1 without a gateway.
+    """
+    console = Console(highlight=False)
+    where = find(gateway, lora_server, lora_metrics, home)
+    if once:
+        view = run_interruptibly(_once(where, interval))
+        _show(console, view, in_json)
+        raise typer.Exit(1 if view.gateway_problem else 0)
+    run_interruptibly(_keep_showing(console, where, max(window, interval), interval, in_json))
+
+
+def find(gateway: str, lora_server: str, lora_metrics: str, home: Path) -> Where:
+    """What is named, else what runs, else where it usually is."""
+    run = run_file.read(Home.at(home).run_file)
+    gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)
+    metrics = lora_metrics or (run.lora_server_metrics if run else DEFAULT_LORA_METRICS)
+    lora_server = lora_server or (run.lora_server if run else DEFAULT_LORA_SERVER)
+    return Where(_metrics_url(gateway), lora_server, _metrics_url(metrics))
+
+
+def _metrics_url(address: str) -> str:
+    url = (address if "://" in address else f"http://{address}").rstrip("/")
+    return url if url.endswith("/metrics") else f"{url}/metrics"
+
+
+async def _once(where: Where, interval: float) -> View:
+    async with services(where, interval) as watched:
+        await watched.look()
+        await asyncio.sleep(interval)
+        return await watched.look()
+
+
+async def _keep_showing(console: Console, where: Where, window: float, interval: float, in_json: bool) -> None:
+    try:
+        async with services(where, window) as watched:
+            if console.is_terminal and not in_json:
+                await _live(console, watched, interval)
+            else:
+                await _print(console, watched, interval, in_json)
+    except asyncio.CancelledError:
+        return  # Ctrl-C is its proper end
+
+
+async def _live(console: Console, watched: Services, interval: float) -> None:
+    with Live(page(await watched.look()), console=console, auto_refresh=False) as live:
+        async for view in _looks(watched, interval):
+            live.update(page(view), refresh=True)
+
+
+async def _print(console: Console, watched: Services, interval: float, in_json: bool) -> None:
+    """JSON: a line each time."""
+    await watched.look()
+    async for view in _looks(watched, interval):
+        _show(console, view, in_json)
+
+
+async def _looks(watched: Services, interval: float) -> AsyncIterator[View]:
+    """At a steady pace, the first after one interval."""
+    due = time.monotonic()
+    while True:
+        due = max(due + interval, time.monotonic())
+        await asyncio.sleep(due - time.monotonic())
+        yield await watched.look()
+
+
+def _show(console: Console, view: View, in_json: bool) -> None:
+    """By `print`, whose broken pipe is an error; the console would raise SystemExit in the midst of a task."""
+    if in_json:
+        print(json.dumps(as_json(view)), flush=True)
+    else:
+        with console.capture() as captured:
+            console.print(page(view))
+        print(captured.get(), end="", flush=True)

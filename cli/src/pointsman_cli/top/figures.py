@@ -1,0 +1,191 @@
+"""What the gateway's and the lora-server's counters come to over a window."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pointsman_cli.top.quantiles import Quantiles
+from pointsman_cli.top.window import Window
+
+OF_GATEWAY = (
+    "pointsman_requests_total",
+    "pointsman_request_seconds_bucket",
+    "pointsman_time_to_first_token_seconds_bucket",
+    "pointsman_tokens_total",
+    "pointsman_cost_usd_total",
+    "pointsman_fallbacks_total",
+    "pointsman_in_flight",
+    "pointsman_waiting",
+    "pointsman_event_loop_lag_seconds_bucket",
+    "pointsman_engine_breaker_open",
+    "pointsman_redis_up",
+)
+OF_LORA_SERVER = ("pointsman_lora_",)
+"""What is read of their metrics."""
+
+NOT_OURS = frozenset({"none", "caller", "limits"})
+"""The faults that are no failure of the service."""
+TOKENS = ("prompt", "cached", "completion", "replayed")
+
+
+@dataclass(frozen=True, slots=True)
+class PathFigures:
+    path: str
+    kind: str
+    requests: float  # that came to their end
+    share: float | None  # of all paths' requests
+    requests_per_second: float
+    seconds: Quantiles
+    first_token_seconds: Quantiles
+    tokens_per_second: Mapping[str, float]  # by type; see `TOKENS`
+    usd_per_1k_requests: float | None
+    fallbacks: float  # requests that left this path for another
+    failures: float | None  # None where the gateway does not tell whose fault an outcome is
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFigures:
+    seconds: float
+    requests_per_second: float
+    paths: tuple[PathFigures, ...]  # the busiest since the gateway's start come first
+    in_flight: float | None
+    waiting: float | None
+    event_loop_lag_seconds: Quantiles
+    open_breakers: tuple[str, ...]
+    redis_up: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFigures:
+    seconds: float
+    engine_up: bool | None
+    engine_restarts: float | None  # since the lora-server's start
+    slots: float | None
+    resident: float | None
+    loads: Mapping[str, float]  # by result
+    evictions: float
+    redis_up: bool | None
+
+
+def gateway_figures(window: Window) -> GatewayFigures | None:
+    """None until there are two scrapes."""
+    if not window.seconds or window.latest is None:
+        return None
+    paths = _Paths(window)
+    breakers = window.latest.samples.get("pointsman_engine_breaker_open", {})
+    return GatewayFigures(
+        seconds=window.seconds,
+        requests_per_second=paths.everyones / window.seconds,
+        paths=tuple(paths.figures(path, kind) for path, kind in _known_paths(window).items()),
+        in_flight=window.latest.value("pointsman_in_flight"),
+        waiting=window.latest.value("pointsman_waiting"),
+        event_loop_lag_seconds=Quantiles.of(_buckets(window, "pointsman_event_loop_lag_seconds").get("", {})),
+        open_breakers=tuple(sorted(dict(labels).get("engine", "") for labels, is_open in breakers.items() if is_open)),
+        redis_up=_is_set(window, "pointsman_redis_up"),
+    )
+
+
+def lora_figures(window: Window) -> LoraFigures | None:
+    """None until there are two scrapes."""
+    if not window.seconds or window.latest is None:
+        return None
+    return LoraFigures(
+        seconds=window.seconds,
+        engine_up=_is_set(window, "pointsman_lora_engine_up"),
+        engine_restarts=window.latest.value("pointsman_lora_engine_restarts_total"),
+        slots=window.latest.value("pointsman_lora_slots"),
+        resident=window.latest.value("pointsman_lora_resident"),
+        loads=_by(window, "pointsman_lora_loads_total", "result"),
+        evictions=window.total("pointsman_lora_evictions_total"),
+        redis_up=_is_set(window, "pointsman_lora_redis_up"),
+    )
+
+
+class _Paths:
+    """One window, sorted by path."""
+
+    def __init__(self, window: Window) -> None:
+        self._seconds = window.seconds
+        self._requests = _by(window, "pointsman_requests_total", "path")
+        self.everyones = sum(self._requests.values())
+        self._whole = _buckets(window, "pointsman_request_seconds")
+        self._first_token = _buckets(window, "pointsman_time_to_first_token_seconds")
+        self._dollars = _by(window, "pointsman_cost_usd_total", "path")
+        self._fallbacks = _by(window, "pointsman_fallbacks_total", "source")
+        self._tokens = _tokens(window)
+        self._failures = _failures(window)
+
+    def figures(self, path: str, kind: str) -> PathFigures:
+        requests = self._requests.get(path, 0.0)
+        return PathFigures(
+            path=path,
+            kind=kind,
+            requests=requests,
+            share=requests / self.everyones if self.everyones else None,
+            requests_per_second=requests / self._seconds,
+            seconds=Quantiles.of(self._whole.get(path, {})),
+            first_token_seconds=Quantiles.of(self._first_token.get(path, {})),
+            tokens_per_second={sort: self._tokens.get((path, sort), 0.0) / self._seconds for sort in TOKENS},
+            usd_per_1k_requests=1000 * self._dollars.get(path, 0.0) / requests if requests else None,
+            fallbacks=self._fallbacks.get(path, 0.0),
+            failures=None if self._failures is None else self._failures.get(path, 0.0),
+        )
+
+
+def _known_paths(window: Window) -> dict[str, str]:
+    """Every path that has had a request since the gateway's start, and its kind."""
+    totals: dict[str, float] = defaultdict(float)
+    kinds: dict[str, tuple[float, str]] = {}
+    for labels, value in _now(window, "pointsman_requests_total"):
+        path = labels.get("path", "")
+        totals[path] += value
+        kinds[path] = max(kinds.get(path, (-1.0, "")), (value, labels.get("kind", "")))  # "other" may have several
+    return {path: kinds[path][1] for path in sorted(totals, key=lambda path: (-totals[path], path))}
+
+
+def _failures(window: Window) -> dict[str, float] | None:
+    if any("fault" not in labels for labels, _ in _now(window, "pointsman_requests_total")):
+        return None
+    failures: dict[str, float] = defaultdict(float)
+    for labels, amount in window.growth("pointsman_requests_total"):
+        if labels.get("fault") not in NOT_OURS:
+            failures[labels.get("path", "")] += amount
+    return failures
+
+
+def _tokens(window: Window) -> dict[tuple[str, str], float]:
+    """By path and type."""
+    tokens: dict[tuple[str, str], float] = defaultdict(float)
+    for labels, amount in window.growth("pointsman_tokens_total"):
+        tokens[labels.get("path", ""), labels.get("type", "")] += amount
+    return tokens
+
+
+def _by(window: Window, name: str, label: str) -> dict[str, float]:
+    sums: dict[str, float] = defaultdict(float)
+    for labels, amount in window.growth(name):
+        sums[labels.get(label, "")] += amount
+    return dict(sums)
+
+
+def _buckets(window: Window, name: str) -> dict[str, dict[float, float]]:
+    """A histogram's growth by path ("" where it has none) and edge, added up over its other labels."""
+    buckets: dict[str, dict[float, float]] = defaultdict(dict)
+    for labels, _ in _now(window, f"{name}_bucket"):
+        buckets[labels.get("path", "")][float(labels["le"])] = 0.0  # an edge that nothing lies below is an edge, too
+    for labels, amount in window.growth(f"{name}_bucket"):
+        edges, edge = buckets[labels.get("path", "")], float(labels["le"])
+        edges[edge] = edges.get(edge, 0.0) + amount
+    return buckets
+
+
+def _now(window: Window, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    assert window.latest is not None
+    for labels, value in window.latest.samples.get(name, {}).items():
+        yield dict(labels), value
+
+
+def _is_set(window: Window, gauge: str) -> bool | None:
+    assert window.latest is not None
+    value = window.latest.value(gauge)
+    return None if value is None else value > 0
