@@ -31,7 +31,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest --ignore tests/faults
+	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
 
 # -- environments
 
@@ -84,7 +84,7 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults
+	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
@@ -93,6 +93,25 @@ test-together: env ## the tests that run the real services and the real engine
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load
 	$(BIN)/python -m pytest tests/faults
+
+.PHONY: test-trainings
+test-trainings: env ## train by every method on a tiny model, kill and resume (5 minutes)
+	$(BIN)/python -m pytest tests/trainings
+
+# The dashboards' tools, in an environment of their own: nothing that runs needs them.
+.venv-dashboards/.done: deploy/grafana/requirements.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: dashboards
+dashboards: .venv-dashboards/.done ## write Grafana's dashboards from their code
+	.venv-dashboards/bin/python -m deploy.grafana.generate
+
+.PHONY: test-monitoring
+test-monitoring: models .venv-dashboards/.done ## real Prometheus, services and load; an engine dies; no panel may be empty (3 minutes)
+	$(BIN)/python -m pytest tests/monitoring
 
 .PHONY: monitoring-tools
 monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; without them test-rules checks less)

@@ -1,6 +1,6 @@
 """Measures what adapters cost the CPU engine, with its kernels corrected by our plugin and as vLLM has them.
 
-    python -m benchmarks.adapters.kernels [--rounds 5]
+    python -m benchmarks.adapters.kernels [--rounds 6]
 
 Two real engines, one with the plugin and one with it switched off, take turns in short rounds. A ratio is adapters'
 throughput to the base model's in the same engine and round; of all rounds the median. The last line is a JSON object.
@@ -13,6 +13,7 @@ import random
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -38,12 +39,12 @@ STARTS_WITHIN = 300.0
 """Seconds; 30 are usual on two idle cores."""
 
 CONCURRENT = 16
-DECODED = 48
+DECODED = 32
 """Tokens a request in decoding; its prompt has PROMPT tokens."""
 PROMPT = 8
 PREFILLED = 256
 """Tokens of a prompt in prefill, of which PROMPTS come at once; one token is decoded."""
-PROMPTS = 8
+PROMPTS = 4
 
 
 @dataclass(slots=True)
@@ -55,8 +56,10 @@ class Engine:
     decode: dict[str, list[float]] = field(default_factory=lambda: {"base": [], "lora": []})
     prefill: dict[str, list[float]] = field(default_factory=lambda: {"base": [], "lora": []})
 
-    def round(self) -> None:
-        for kind, models in (("base", (BASE,)), ("lora", ADAPTERS)):
+    def round(self, number: int) -> None:
+        """The one and the other come first in turn: what the machine does besides drifts within a round."""
+        kinds: list[tuple[str, Sequence[str]]] = [("base", (BASE,)), ("lora", ADAPTERS)]
+        for kind, models in kinds if number % 2 else reversed(kinds):
             seconds = self.ask(CONCURRENT, models, PROMPT, DECODED)
             self.decode[kind].append(CONCURRENT * DECODED / seconds)
             seconds = self.ask(PROMPTS, models, PREFILLED, 1)
@@ -79,7 +82,7 @@ class Engine:
             return time.perf_counter() - started
 
 
-def measure(rounds: int = 5) -> dict[str, float]:
+def measure(rounds: int = 6) -> dict[str, float]:
     """The ratios of a run; blocks for some three minutes. Raises CannotMeasure."""
     return _ratios(*compare(rounds))
 
@@ -96,9 +99,10 @@ def compare(rounds: int) -> tuple[Engine, Engine]:
             if word not in engine.log.read_text():
                 raise CannotMeasure("pointsman-vllm-cpu-lora is not installed in the engine's environment: make env")
             engine.ask(CONCURRENT, (BASE, *ADAPTERS), PROMPT, 2)  # the first request with an adapter reads its files
-        for _ in range(rounds):
+        for number in range(rounds):
             for engine in engines:
-                engine.round()
+                engine.round(number)
+            print(f"kernels, round {number + 1} of {rounds}, so far: {_ratios(*engines)}", file=sys.stderr, flush=True)
         return engines[0], engines[1]
 
 
@@ -195,8 +199,9 @@ def table(engines: Sequence[tuple[str, Engine]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="LoRA on the CPU engine, with and without pointsman-vllm-cpu-lora")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     rounds = parser.parse_args().rounds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the engines end with us
     with_plugin, without = compare(rounds)
     print(described())
     print(table((("with the plugin", with_plugin), ("without", without))))

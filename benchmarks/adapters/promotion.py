@@ -20,6 +20,9 @@ BETWEEN = 0.015
 BEFORE, AFTER = 0.06, 0.4
 """Seconds in which they are sent, before the move is called for and after it was answered."""
 QUESTION = "Where is my train?"
+REST = 2 * PROMISED
+"""Seconds before each request for a first token: every gateway has heard of the move, and no request finds the engine
+more awake than another."""
 WARM = 3
 """Requests on a warm version for each first one on a new."""
 
@@ -97,8 +100,8 @@ async def _first_tokens(
         name, place = turns[(number + len(versions)) % len(turns)]
         version = versions[name][place]
         await house.promote(f"{name}@{WORD}", version)
-        await asyncio.sleep(2 * PROMISED)  # every gateway has heard of it
         for time_ in range(1 + WARM):
+            await asyncio.sleep(REST)
             question = f"{number * 10 + time_} passengers ask for the platform of the train to Larkmoor."
             answer = await ask(house.gateways[0], f"{name}@{WORD}", question, most_tokens=8)
             if answer.error or answer.model != version or not texts[version].startswith(answer.text):

@@ -1,0 +1,53 @@
+"""PromQL that several panels share. `$...` are Grafana's variables."""
+
+PATH = 'path=~"$path"'
+TASK = 'task=~"$task"'
+PATH_TASK = f"{PATH},{TASK}"
+ADAPTER_KINDS = 'kind=~"lora|hybrid"'
+
+EVERY = "[$__rate_interval]"
+"""Long enough for four scrapes, whatever the zoom."""
+
+OUR_FAULT = 'fault=~"gateway|engine|retriever|state|adapter"'
+NOT_THEIRS = 'fault!~"caller|limits"'
+
+
+def rate(series: str, by: str = "") -> str:
+    return f"sum{_by(by)} (rate({series}{EVERY}))"
+
+
+def quantile(share: float, histogram: str, by: str = "") -> str:
+    """`histogram` is its name with its labels: `seconds{path="a"}`; nothing where nobody asked."""
+    name, brace, labels = histogram.partition("{")
+    buckets = f"sum{_by(', '.join(filter(None, [by, 'le'])))} (rate({name}_bucket{brace}{labels}{EVERY}))"
+    return f"histogram_quantile({share}, {buckets}) >= 0"
+
+
+def mean(histogram: str, by: str = "") -> str:
+    name, brace, labels = histogram.partition("{")
+    labels = brace + labels
+    return f"{rate(f'{name}_sum{labels}', by)} / ({rate(f'{name}_count{labels}', by)} > 0)"
+
+
+def share(part: str, whole: str) -> str:
+    """0 where nothing of it happened, and nothing where there was no whole; both with the same labels."""
+    return f"({part} or 0 * {whole}) / ({whole} > 0)"
+
+
+def adapter_hits(window: str) -> str:
+    """Share of the requests on paths with an adapter that did not wait for it."""
+    lent = f"sum by (path) (rate(pointsman_requests_total{{{ADAPTER_KINDS},{PATH}}}{window}))"
+    waited = f'sum by (path) (rate(pointsman_phase_seconds_count{{phase="adapter",{PATH}}}{window}))'
+    return f"1 - (sum({waited} and on (path) {lent}) or 0 * sum({lent})) / (sum({lent}) > 0)"
+
+
+def or_none(part: str, whole: str, on: str = "") -> str:
+    """0 where there is the whole, and no such part yet: a counter with labels is born with its first one.
+
+    `on` are the labels of the whole.
+    """
+    return f"{part} or on ({on}) 0 * {whole}"
+
+
+def _by(labels: str) -> str:
+    return f" by ({labels})" if labels else ""

@@ -1,0 +1,178 @@
+"""Rows of "Hybrid routing" on what a request passes through: adapters, retrieval, engines."""
+
+from deploy.grafana.expressions import EVERY, PATH, PATH_TASK, adapter_hits, mean, or_none, quantile, rate, share
+from deploy.grafana.panels import Query, Row, heat, lines, stack
+
+_DECISIONS = rate(f"pointsman_decisions_total{{{PATH_TASK}}}")
+_ATTEMPTS = rate("pointsman_engine_attempts_total", "engine")
+_SEARCHES = rate("pointsman_retriever_search_seconds_count", "collection")
+
+ADAPTERS = Row(
+    "Adapters",
+    (
+        lines(
+            "Resident",
+            "Adapters that each engine holds, and its slots.",
+            "none",
+            Query("pointsman_lora_resident", "{{instance}} holds"),
+            Query("pointsman_lora_slots", "{{instance}} slots"),
+        ),
+        lines(
+            "Hit ratio",
+            "Share of the requests on paths with an adapter that did not wait for it.",
+            "percentunit",
+            Query(adapter_hits(EVERY), "not waited"),
+        ),
+        lines(
+            "Loads and evictions",
+            "A second. Many of both at once is thrash: more adapters than slots.",
+            "cps",
+            Query(rate("pointsman_lora_loads_total", "result"), "load {{result}}"),
+            Query(rate("pointsman_lora_evictions_total", "reason"), "evicted for {{reason}}"),
+        ),
+        lines(
+            "Load time",
+            "From a load's turn to the adapter's first answer.",
+            "s",
+            Query(quantile(0.5, "pointsman_lora_load_seconds"), "p50"),
+            Query(quantile(0.95, "pointsman_lora_load_seconds"), "p95"),
+        ),
+        lines(
+            "Waiting for an adapter",
+            "Mean of the requests that came before their adapter was loaded.",
+            "s",
+            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="adapter"}}', "path"), "{{path}}"),
+        ),
+        lines(
+            "Version skew",
+            "By how many versions the engines differ in each state. Above 0 for long, one of them does not come along.",
+            "none",
+            Query("max by (state) (pointsman_lora_versions) - min by (state) (pointsman_lora_versions)", "{{state}}"),
+        ),
+    ),
+)
+
+RETRIEVAL = Row(
+    "Retrieval",
+    (
+        lines(
+            "Search time",
+            "In the retriever, over all collections.",
+            "s",
+            *(
+                Query(quantile(part, "pointsman_retriever_search_seconds"), name)
+                for part, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+            ),
+        ),
+        lines(
+            "Parts of a search, p95",
+            "Embedding, dense, sparse, reranking, ...",
+            "s",
+            Query(quantile(0.95, "pointsman_retriever_search_leg_seconds", "leg"), "{{leg}}"),
+        ),
+        heat(
+            "Best score",
+            "Cosine of the best passage to the question. A band that sinks: people ask what is not in the documents.",
+            "none",
+            f"sum by (le) (increase(pointsman_retriever_best_cosine_bucket{EVERY}))",
+        ),
+        lines(
+            "Empty results",
+            "Share of the searches that found nothing.",
+            "percentunit",
+            Query(share(rate("pointsman_retriever_empty_searches_total", "collection"), _SEARCHES), "{{collection}}"),
+        ),
+        lines(
+            "Index age",
+            "Since a collection last changed.",
+            "s",
+            Query("max by (collection) (pointsman_retriever_index_age_seconds)", "{{collection}}"),
+        ),
+        lines(
+            "Retrieval in a request, mean",
+            "By path, as the gateway waits for it: the search and the way there and back.",
+            "s",
+            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="retrieval"}}', "path"), "{{path}}"),
+        ),
+    ),
+)
+
+RESILIENCE = Row(
+    "Resilience",
+    (
+        stack(
+            "Outcomes by fault",
+            "How requests ended, by whose fault it was; `none` is fine.",
+            "reqps",
+            Query(rate(f"pointsman_requests_total{{{PATH_TASK}}}", "fault"), "{{fault}}"),
+        ),
+        lines(
+            "Breakers",
+            "1 where a gateway leaves an engine alone, or has it on trial.",
+            "none",
+            Query("max by (engine) (pointsman_engine_breaker_open)", "{{engine}}"),
+        ),
+        lines(
+            "Fallbacks",
+            "Requests a second that another path answered, from -> to.",
+            "reqps",
+            Query(or_none(rate("pointsman_fallbacks_total", "source, target"), _DECISIONS), "{{source}} -> {{target}}"),
+        ),
+        lines(
+            "Fallback share",
+            "Of all decisions: the path failed, or was passed over. An alert tells of more than a tenth.",
+            "percentunit",
+            Query("pointsman:fallbacks:share5m", "fell back"),
+        ),
+        lines(
+            "Retries and hedges",
+            "Requests sent a second time, before their first token, by what came of it.",
+            "reqps",
+            *(
+                Query(
+                    or_none(rate(f"pointsman_{sort}_total", "engine, outcome"), _ATTEMPTS, "engine"),
+                    f"{{{{engine}}}} {sort} {{{{outcome}}}}",
+                )
+                for sort in ("retries", "hedges")
+            ),
+        ),
+        lines(
+            "Limits",
+            "Requests refused, by the limit that they met.",
+            "reqps",
+            Query(rate("pointsman_limit_refusals_total", "limit"), "{{limit}}"),
+        ),
+    ),
+)
+
+SATURATION = Row(
+    "Saturation",
+    (
+        lines(
+            "In flight",
+            "Requests being answered, and those that wait for a place.",
+            "none",
+            Query("sum(pointsman_in_flight)", "in flight"),
+            Query("sum(pointsman_waiting)", "waiting"),
+        ).across(6),
+        lines(
+            "Event loop lag, p99",
+            "How late a gateway comes to what is due. Every request waits for it.",
+            "s",
+            Query(quantile(0.99, "pointsman_event_loop_lag_seconds", "instance"), "{{instance}}"),
+        ).across(6),
+        lines(
+            "Engine queue",
+            "Requests that run in each engine, and those that wait there.",
+            "none",
+            Query("sum by (instance) (vllm:num_requests_running)", "{{instance}} running"),
+            Query("sum by (instance) (vllm:num_requests_waiting)", "{{instance}} waiting"),
+        ).across(6),
+        lines(
+            "KV cache",
+            "Share in use. At 1, requests wait or are begun anew.",
+            "percentunit",
+            Query("max by (instance) (vllm:kv_cache_usage_perc)", "{{instance}}"),
+        ).across(6),
+    ),
+)

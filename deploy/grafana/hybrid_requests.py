@@ -1,0 +1,193 @@
+"""Rows of "Hybrid routing" on requests: now, which path they take, and how fast they are answered."""
+
+from deploy.grafana.expressions import (
+    EVERY,
+    NOT_THEIRS,
+    OUR_FAULT,
+    PATH,
+    PATH_TASK,
+    TASK,
+    mean,
+    or_none,
+    quantile,
+    rate,
+)
+from deploy.grafana.panels import Panel, Query, Row, heat, lines, number, stack
+
+_DECISIONS = rate(f"pointsman_decisions_total{{{PATH_TASK}}}")
+
+NOW = Row(
+    "Now",
+    (
+        number(
+            "Requests",
+            "Requests a second over the last five minutes, of all tasks.",
+            "reqps",
+            f"sum(path:pointsman_requests:rate5m{{{PATH}}})",
+        ),
+        number(
+            "Success",
+            "Share of the requests that did not fail by our fault, over five minutes and all paths. Callers' mistakes "
+            "and limits are left out.",
+            "percentunit",
+            '1 - slo:pointsman_errors:ratio5m{slo="availability"}',
+        ),
+        number(
+            "p95",
+            "19 of 20 requests came to their end within this time, over five minutes.",
+            "s",
+            f"histogram_quantile(0.95, sum by (le) (path:pointsman_request_seconds_bucket:rate5m{{{PATH}}}))",
+        ),
+        number(
+            "First token p95",
+            "19 of 20 answers began within this time, over five minutes.",
+            "s",
+            "histogram_quantile(0.95, sum by (le) "
+            f"(path:pointsman_time_to_first_token_seconds_bucket:rate5m{{{PATH}}}))",
+        ),
+        number(
+            "Dollars for 1,000",
+            "What a thousand requests cost, over the last hour. Idle engines are not in it: see Cost.",
+            "currencyUSD",
+            f"1000 * sum(path:pointsman_cost_usd:per_hour_rate1h{{{PATH}}}) "
+            f"/ (sum(path:pointsman_requests:per_hour_rate1h{{{PATH}}}) > 0)",
+        ),
+        number(
+            "Saved an hour",
+            "Dollars an hour that routing saves: each task beside all of it on the dearest of its other paths. Fixed "
+            "dollars are left out; Net has them.",
+            "currencyUSD",
+            f"sum(max by (task) (task_path:pointsman_saved_usd:per_hour_rate1h{{{TASK}}}))",
+        ),
+        Panel(
+            "Share by kind",
+            "Of the requests of the last five minutes: prompt, rag, lora, hybrid.",
+            "percentunit",
+            (Query("kind:pointsman_requests:share5m", "{{kind}}"),),
+            "bars",
+            3,
+        ),
+        number(
+            "Error budget left",
+            "Of thirty days' budget for requests that fail by our fault. Below 0 the objective is missed.",
+            "percentunit",
+            f"1 - (sum(increase(pointsman_requests_total{{{OUR_FAULT}}}[30d])) "
+            f"or 0 * sum(increase(pointsman_requests_total{{{NOT_THEIRS}}}[30d]))) "
+            f"/ (sum(increase(pointsman_requests_total{{{NOT_THEIRS}}}[30d])) > 0) "
+            '/ on () group_left () slo:pointsman_budget:ratio{slo="availability"}',
+        ),
+    ),
+)
+
+ROUTING = Row(
+    "Routing",
+    (
+        stack(
+            "Share by path",
+            "Where the requests of five minutes went, of all tasks.",
+            "percentunit",
+            Query(f"path:pointsman_requests:share5m{{{PATH}}}", "{{path}}"),
+        ),
+        stack(
+            "Requests by task",
+            "As the classifier, a rule or the caller named it.",
+            "reqps",
+            Query(rate(f"pointsman_requests_total{{{PATH_TASK}}}", "task"), "{{task}}"),
+        ),
+        stack(
+            "Reasons",
+            "Why each decision fell as it did: policy, rule, asked for, abstained, availability, ...",
+            "reqps",
+            Query(rate(f"pointsman_decisions_total{{{PATH_TASK}}}", "reason"), "{{reason}}"),
+        ),
+        heat(
+            "Confidence",
+            "The classifier's probability of the task that it chose. A band that sinks is a new kind of question.",
+            "percentunit",
+            f"sum by (le) (increase(pointsman_confidence_bucket{{{TASK}}}{EVERY}))",
+        ),
+        lines(
+            "Mean confidence",
+            "By task, over an hour. An alert tells of a drop by 0.1 against the day before.",
+            "percentunit",
+            Query(f"task:pointsman_confidence:mean1h{{{TASK}}}", "{{task}}"),
+        ),
+        lines(
+            "Abstentions",
+            "Share of the decisions that took the default path since no task was likely enough, over five minutes.",
+            "percentunit",
+            Query("pointsman:abstentions:share5m", "abstained"),
+        ),
+        lines(
+            "Decision time",
+            "Classification and routing: what choosing a path adds to each request.",
+            "s",
+            Query(quantile(0.5, "pointsman_decision_seconds"), "p50"),
+            Query(quantile(0.99, "pointsman_decision_seconds"), "p99"),
+        ),
+        stack(
+            "Validators",
+            "What validators said of answers. A refused answer escalates to the next path of its policy.",
+            "reqps",
+            Query(rate(f"pointsman_validations_total{{{PATH_TASK}}}", "validator, ruling"), "{{validator}} {{ruling}}"),
+        ),
+        stack(
+            "Escalations",
+            "Answers that were not accepted, by where the request went instead.",
+            "reqps",
+            Query(
+                or_none(rate(f"pointsman_escalations_total{{{TASK}}}", "source, target"), _DECISIONS),
+                "{{source}} -> {{target}}",
+            ),
+        ),
+    ),
+)
+
+LATENCY = Row(
+    "Latency by path",
+    (
+        lines(
+            "End to end",
+            "Arrival to end, of the chosen paths and tasks together.",
+            "s",
+            *(
+                Query(quantile(part, f"pointsman_request_seconds{{{PATH_TASK}}}"), name, exemplars=True)
+                for part, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+            ),
+        ),
+        lines(
+            "End to end by path, p95",
+            "Over five minutes, of all tasks.",
+            "s",
+            Query(f'path:pointsman_request_seconds:quantile5m{{{PATH},quantile="0.95"}}', "{{path}}"),
+        ),
+        lines(
+            "First token by path, p95",
+            "Arrival to the first token that the caller gets, over five minutes. The objective is 2.5 seconds.",
+            "s",
+            Query(f'path:pointsman_time_to_first_token_seconds:quantile5m{{{PATH},quantile="0.95"}}', "{{path}}"),
+        ),
+        lines(
+            "Per output token by path, p95",
+            "Between two tokens of an answer, over five minutes: what reading along feels like.",
+            "s",
+            Query(f'path:pointsman_time_per_output_token_seconds:quantile5m{{{PATH},quantile="0.95"}}', "{{path}}"),
+        ),
+        stack(
+            "Phases",
+            "What a mean request's time goes to. `held`: until a validator has seen the answer, within generation.",
+            "s",
+            Query(
+                f"{rate(f'pointsman_phase_seconds_sum{{{PATH}}}', 'phase')} "
+                f"/ on () group_left () ({rate(f'pointsman_request_seconds_count{{{PATH}}}')} > 0)",
+                "{{phase}}",
+            ),
+        ),
+        lines(
+            "Queue and prefill by path, mean",
+            "From asking the engine to its first token. Where this grows alone, the engine is too busy.",
+            "s",
+            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="queue_and_prefill"}}', "path"), "{{path}}"),
+        ),
+    ),
+)

@@ -1,0 +1,203 @@
+"""What a dashboard is made of, and how Grafana writes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from grafana_foundation_sdk.builders import bargauge, heatmap, stat, timeseries
+from grafana_foundation_sdk.builders import common as common_builders
+from grafana_foundation_sdk.builders import dashboard as dashboards
+from grafana_foundation_sdk.builders.prometheus import Dataquery
+from grafana_foundation_sdk.models import common, prometheus
+from grafana_foundation_sdk.models import dashboard as models
+
+ACROSS = 24
+"""Columns of Grafana's grid."""
+
+HEIGHTS = {"number": 4, "bars": 4, "lines": 8, "stack": 8, "heat": 8}
+
+TAG = "pointsman"
+
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+Look = Literal["number", "bars", "lines", "stack", "heat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    expr: str
+    legend: str = "__auto"
+    exemplars: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    title: str
+    description: str
+    unit: str
+    """One of Grafana's ids of units."""
+    queries: tuple[Query, ...]
+    look: Look = "lines"
+    width: int = 8
+    """Columns."""
+
+    def across(self, width: int) -> "Panel":
+        return replace(self, width=width)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A choice at the top of the dashboard: all, or some values of a label."""
+
+    name: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    uid: str
+    title: str
+    description: str
+    rows: tuple[Row, ...]
+
+
+VARIABLES = (
+    Variable("path", "label_values(pointsman_requests_total, path)"),
+    Variable("task", "label_values(pointsman_requests_total, task)"),
+    Variable("adapter", "label_values(pointsman_training_usd, adapter)"),
+)
+
+
+def number(title: str, description: str, unit: str, expr: str, width: int = 3) -> Panel:
+    """The newest value, alone."""
+    return Panel(title, description, unit, (Query(expr),), "number", width)
+
+
+def lines(title: str, description: str, unit: str, *queries: Query) -> Panel:
+    return Panel(title, description, unit, queries)
+
+
+def stack(title: str, description: str, unit: str, *queries: Query) -> Panel:
+    """Parts of a whole."""
+    return Panel(title, description, unit, queries, "stack")
+
+
+def heat(title: str, description: str, unit: str, expr: str) -> Panel:
+    """How often each bucket of a histogram was met; `expr` is by `le`."""
+    return Panel(title, description, unit, (Query(expr, "{{le}}"),), "heat")
+
+
+def written(dashboard: Dashboard) -> models.Dashboard:
+    """As Grafana's own nouns."""
+    builder = (
+        dashboards.Dashboard(dashboard.title)
+        .uid(dashboard.uid)
+        .description(dashboard.description)
+        .tags([TAG])
+        .readonly()
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .time("now-1h", "now")
+        .refresh("30s")
+        .link(
+            dashboards.DashboardLink("Pointsman").type(models.DashboardLinkType.DASHBOARDS).tags([TAG]).keep_time(True)
+        )
+        .with_variable(dashboards.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+    )
+    for variable in VARIABLES:
+        builder.with_variable(_variable(variable))
+    for row in dashboard.rows:
+        builder.with_row(dashboards.Row(row.title))
+        for panel in row.panels:
+            builder.with_panel(_panel(panel))
+    made = builder.build()
+    for number, made_panel in enumerate(made.panels or (), start=1):
+        made_panel.id_val = number
+    return made
+
+
+def _variable(variable: Variable) -> dashboards.QueryVariable:
+    return (
+        dashboards.QueryVariable(variable.name)
+        .label(variable.name.capitalize())
+        .datasource(SOURCE)
+        .query({"query": variable.query, "refId": "PrometheusVariableQueryEditor-VariableQuery", "qryType": 1})
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .current(models.VariableOption(text=["All"], value=["$__all"]))
+    )
+
+
+def _panel(panel: Panel) -> Any:
+    builder = _LOOKS[panel.look]()
+    builder.title(panel.title).description(panel.description).datasource(SOURCE)
+    if panel.look == "heat":  # what it counts has no unit, what it sorts by has
+        builder.unit("none").y_axis(heatmap.YAxisConfig().unit(panel.unit))
+    else:
+        builder.unit(panel.unit)
+    builder.span(panel.width).height(HEIGHTS[panel.look])
+    for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
+        builder.with_target(_query(letter, query, panel.look))
+    return builder
+
+
+def _query(letter: str, query: Query, look: Look) -> Dataquery:
+    made = Dataquery().ref_id(letter).datasource(SOURCE).expr(query.expr).legend_format(query.legend)
+    made.editor_mode(prometheus.QueryEditorMode.CODE)
+    if look in ("number", "bars"):
+        return made.instant()
+    made.range()
+    if look == "heat":
+        made.format(prometheus.PromQueryFormat.HEATMAP)
+    return made.exemplar(True) if query.exemplars else made
+
+
+def _lines() -> timeseries.Panel:
+    legend = common_builders.VizLegendOptions().show_legend(True).placement(common.LegendPlacement.BOTTOM)
+    tooltip = (
+        common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
+    )
+    return timeseries.Panel().axis_soft_min(0).fill_opacity(8).legend(legend).tooltip(tooltip)
+
+
+def _stack() -> timeseries.Panel:
+    stacking = common_builders.StackingConfig().mode(common.StackingMode.NORMAL).group("all")
+    return _lines().fill_opacity(60).line_width(0).stacking(stacking)
+
+
+def _number() -> stat.Panel:
+    newest = common_builders.ReduceDataOptions().calcs(["lastNotNull"])
+    plain = stat.Panel().color_scheme(_colour()).graph_mode(common.BigValueGraphMode.NONE)
+    return plain.reduce_options(newest).no_value("-")
+
+
+def _bars() -> bargauge.Panel:
+    newest = common_builders.ReduceDataOptions().calcs(["lastNotNull"])
+    flat = bargauge.Panel().color_scheme(_colour()).orientation(common.VizOrientation.HORIZONTAL)
+    return flat.reduce_options(newest).min(0).no_value("-")
+
+
+def _colour() -> dashboards.FieldColor:
+    """One for all values: Grafana's own turns red from 80 on, whatever is counted."""
+    return dashboards.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color("blue")
+
+
+def _heat() -> heatmap.Panel:
+    return heatmap.Panel().calculate(False)
+
+
+_LOOKS: dict[Look, Callable[[], Any]] = {
+    "number": _number,
+    "bars": _bars,
+    "lines": _lines,
+    "stack": _stack,
+    "heat": _heat,
+}

@@ -1,0 +1,107 @@
+"""An evening at the help desk under a real Prometheus: a minute of load, then its engine dies."""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.grafana import committed
+from deploy.grafana.committed import Panel
+from tests.monitoring.house import House
+from tests.monitoring.load import Load, until
+from tests.monitoring.watch import (
+    Prometheus,
+    Receiver,
+    found,
+    receiving,
+    watching,
+)
+
+MINUTE = 60.0
+"""Seconds of load before the fault."""
+
+LONGEST_ALARM = 60.0
+"""Seconds from the fault until somebody must have been told."""
+
+VARIABLES = {"__rate_interval": "15s", "path": ".*", "task": ".*", "adapter": ".*"}
+"""As Grafana fills them in: everything, and four scrapes or more."""
+
+Series = list[dict[str, Any]]
+"""As Prometheus's API answers, each with `points`: (unix seconds, value)."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    panel: Panel
+    series: dict[str, Series]
+    """By the letter of the panel's query."""
+
+
+@dataclass
+class Evening:
+    """What was seen."""
+
+    kinds: dict[str, int] = field(default_factory=dict)
+    statuses: dict[int, int] = field(default_factory=dict)
+    panels: list[Shown] = field(default_factory=list)
+    recorded: dict[str, Series] = field(default_factory=dict)
+    """Of each recording rule, by its name with its own labels."""
+    rules: list[dict[str, Any]] = field(default_factory=list)
+    told_before: list[dict[str, str]] = field(default_factory=list)
+    told: list[dict[str, str]] = field(default_factory=list)
+
+
+async def spend(house: House, folder: Path) -> Evening:
+    async with receiving() as (receiver, webhook), watching(folder, house.targets, webhook) as prometheus:
+        await found(lambda: _all_up(prometheus, house), 60, "all targets are up")
+        evening, load = Evening(), Load(house)
+        started = time.time()
+        asking = asyncio.create_task(load.run())
+        begun = time.monotonic()
+        await until(begun + MINUTE / 3)
+        house.change_configuration()
+        await until(begun + MINUTE)
+        calm = time.time()
+        evening.told_before = list(receiver.told)
+        house.kill_engine()
+        await found(lambda: _alarmed(receiver), LONGEST_ALARM, f"alerts; told was {receiver.told}")
+        asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking
+        evening.kinds, evening.statuses, evening.told = dict(load.kinds), dict(load.statuses), receiver.told
+        await _read(evening, prometheus, started, calm)
+        return evening
+
+
+async def _all_up(prometheus: Prometheus, house: House) -> bool:
+    return await prometheus.are_up() == set(house.targets)
+
+
+async def _alarmed(receiver: Receiver) -> bool:
+    return receiver.has(alertname="PointsmanTargetDown", job="engine") and receiver.has(
+        alertname="PointsmanBreakerOpen"
+    )
+
+
+async def _read(evening: Evening, prometheus: Prometheus, started: float, calm: float) -> None:
+    """`calm` is the moment before the fault, which single numbers are of."""
+    ended = time.time()
+    for panel in committed.panels():
+        series = {}
+        for target in panel.targets:
+            expr = committed.substituted(target.expr, VARIABLES)
+            asked = prometheus.instant(expr, calm) if target.instant else prometheus.range(expr, started, ended)
+            series[target.letter] = await asked
+        evening.panels.append(Shown(panel, series))
+    evening.rules = await prometheus.rules()
+    for rule in evening.rules:
+        if rule["type"] == "recording":
+            selector = _selector(rule)
+            evening.recorded[selector] = await prometheus.range(selector, started, ended)
+
+
+def _selector(rule: dict[str, Any]) -> str:
+    labels = ",".join(f'{name}="{value}"' for name, value in rule.get("labels", {}).items())
+    return f"{rule['name']}{{{labels}}}"

@@ -1,0 +1,102 @@
+"""What people ask meanwhile: every kind of path, streamed and plain, with all that a busy gateway meets."""
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import httpx
+
+from tests.monitoring.house import House
+
+CLIENTS = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    text: str
+    model: str = "auto"
+    most: int = 24
+    """Tokens of the answer: a minute should hold many requests, and the engine has two cores."""
+
+
+QUESTIONS = (
+    # lora; all of its JSON, or its validators would send it down another path
+    Question("left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!", most=120),
+    Question("Do I have to reserve a space for my bicycle?", most=80),  # rag; kept in the cache if it comes to its end
+    Question("Draft a reply to a customer who asks whether her dog needs a ticket."),  # hybrid
+    Question("What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?"),  # prompt
+    Question("Write a SQL query that joins two tables on their ids."),  # fits no task
+    Question("The train was 50 minutes late. I want my compensation.", model="path:triage_few_shot"),
+    Question("My bag is still on the 9.15 to Alder Bridge."),  # lora; refused, since it is cut off
+    Question("hello there, how are you today?"),
+)
+
+
+class Load:
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.kinds: Counter[str] = Counter()
+        """Of paths that answered in full."""
+        self.statuses: Counter[int] = Counter()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        async with (
+            httpx.AsyncClient(base_url=f"{self._house.url}/v1", timeout=60) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for number in range(CLIENTS):
+                tasks.create_task(self._ask_on(client, number))
+            tasks.create_task(self._do_the_rest(client))
+
+    async def _ask_on(self, client: httpx.AsyncClient, first: int) -> None:
+        for turn in count(first):
+            question = QUESTIONS[turn % len(QUESTIONS)]
+            status = await self._ask(client, question, stream=turn // len(QUESTIONS) % 2 == 0)
+            if status != 200:
+                await asyncio.sleep(0.5)  # or a broken engine would be asked a thousand times a second
+
+    async def _ask(self, client: httpx.AsyncClient, question: Question, stream: bool) -> int:
+        body = _body(question, question.most) | {"stream": stream}
+        with suppress(httpx.TransportError):
+            answer = await client.post("/chat/completions", json=body, headers=self._as(self._house.key))
+            self.statuses[answer.status_code] += 1
+            if answer.status_code == 200:
+                self.kinds[answer.headers["x-pointsman-kind"]] += 1
+                await self._rate(client, answer.headers["x-pointsman-decision-id"])
+            return answer.status_code
+        return 0
+
+    async def _rate(self, client: httpx.AsyncClient, decision: str) -> None:
+        body = {"decision_id": decision, "rating": 1.0}
+        await client.post("/feedback", json=body, headers=self._as(self._house.key))
+
+    async def _do_the_rest(self, client: httpx.AsyncClient) -> None:
+        """Now and then: vectors, a caller over the limit, and one without a key."""
+        for number in count():
+            question = QUESTIONS[number % len(QUESTIONS)]
+            vectors, asked = {"model": "minilm", "input": [question.text]}, _body(question, most=1)
+            with suppress(httpx.TransportError):
+                await client.post("/embeddings", json=vectors, headers=self._as(self._house.key))
+                limited = await client.post("/chat/completions", json=asked, headers=self._as(self._house.narrow_key))
+                self.statuses[limited.status_code] += 1
+                await client.post("/chat/completions", json=asked, headers=self._as(f"pk_{number}"))
+            await asyncio.sleep(1)
+
+    @staticmethod
+    def _as(key: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {key}"}
+
+
+def _body(question: Question, most: int) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question.text}]
+    return {"model": question.model, "messages": messages, "max_tokens": most}
+
+
+async def until(moment: float) -> None:
+    """By `time.monotonic`."""
+    await asyncio.sleep(max(0.0, moment - time.monotonic()))

@@ -1,0 +1,113 @@
+"""Operators see what happens: no panel and no rule is empty, and whoever should know of a fault is told."""
+
+import json
+import math
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.monitoring.empty_by_nature import EMPTY, reason
+from tests.monitoring.evening import Evening, Series, Shown
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / ".venv-dashboards" / "bin" / "python"
+PICTURES = ROOT / "build" / "monitoring"
+
+
+def _is_empty(series: Series) -> bool:
+    return not any(not math.isnan(value) for one in series for _, value in one["points"])
+
+
+def _empty(evening: Evening) -> dict[str, str]:
+    """Queries of panels, and rules, that have shown nothing; by name, with their PromQL."""
+    queries = {
+        f"{shown.panel.name} [{target.letter}]": target.expr
+        for shown in evening.panels
+        for target in shown.panel.targets
+        if _is_empty(shown.series[target.letter])
+    }
+    rules = {selector: selector for selector, series in evening.recorded.items() if _is_empty(series)}
+    return queries | rules
+
+
+def test_all_four_kinds_of_path_answered_and_a_limit_was_met(evening: Evening) -> None:
+    assert set(evening.kinds) == {"prompt", "rag", "lora", "hybrid"}
+    assert min(evening.kinds.values()) >= 2
+    assert evening.statuses[429] >= 1
+
+
+def test_no_panel_and_no_rule_is_empty_but_those_that_have_a_reason(evening: Evening) -> None:
+    assert {name: expr for name, expr in _empty(evening).items() if not reason(expr)} == {}
+
+
+def test_every_reason_for_emptiness_is_needed(evening: Evening) -> None:
+    needed = {reason(expr) for expr in _empty(evening).values()}
+    assert sorted(EMPTY.keys() - needed) == []
+
+
+def test_every_rule_is_evaluated_without_an_error(evening: Evening) -> None:
+    assert {rule["name"]: rule["lastError"] for rule in evening.rules if rule["health"] != "ok"} == {}
+    assert {rule["type"] for rule in evening.rules} == {"recording", "alerting"}
+
+
+@pytest.mark.parametrize(
+    "alert",
+    [{"alertname": "PointsmanTargetDown", "job": "engine"}, {"alertname": "PointsmanBreakerOpen", "engine": "local"}],
+    ids=lambda alert: alert["alertname"],
+)
+def test_whoever_takes_tickets_is_told_that_the_engine_died_and_not_before_it_did(
+    evening: Evening, alert: dict[str, str]
+) -> None:
+    expected = (alert | {"receiver": "ticket"}).items()
+    assert not any(expected <= told.items() for told in evening.told_before)
+    assert any(expected <= told.items() for told in evening.told)
+
+
+def test_a_breaker_that_opened_is_seen_on_its_panel(evening: Evening) -> None:
+    (shown,) = [shown for shown in evening.panels if shown.panel.name == "Hybrid routing / Resilience / Breakers"]
+    values = [value for series in shown.series["A"] for _, value in series["points"]]
+    assert (values[0], max(values)) == (0.0, 1.0)
+
+
+def test_every_panel_is_drawn(evening: Evening) -> None:
+    assert TOOLS.exists(), "what draws is not installed: make dashboards"
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    data = PICTURES / "panels.json"
+    data.write_text(json.dumps([_drawable(shown) for shown in evening.panels]))
+    for old in PICTURES.rglob("*.png"):
+        old.unlink()
+    command = [str(TOOLS), "-m", "tests.monitoring.draw", str(data), str(PICTURES)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    drawn = {picture.relative_to(PICTURES) for picture in PICTURES.rglob("*.png")}
+    assert len(drawn) == len(evening.panels) + len({shown.panel.dashboard for shown in evening.panels})
+
+
+def _drawable(shown: Shown) -> dict[str, Any]:
+    panel = shown.panel
+    series = [
+        {"name": _name(target.legend, one["metric"]), "points": [p for p in one["points"] if math.isfinite(p[1])]}
+        for target in panel.targets
+        for one in shown.series[target.letter]
+    ]
+    written = panel.written
+    return {
+        "dashboard": panel.dashboard,
+        "row": panel.row,
+        "title": panel.title,
+        "sort": panel.sort,
+        "unit": written["fieldConfig"]["defaults"]["unit"],
+        "at": written["gridPos"],
+        "stacked": "stacking" in written["fieldConfig"]["defaults"].get("custom", {}),
+        "series": [one for one in series if one["points"]],
+    }
+
+
+def _name(legend: str, labels: dict[str, str]) -> str:
+    """As Grafana writes it."""
+    if legend == "__auto":
+        return ", ".join(labels.values())
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend)

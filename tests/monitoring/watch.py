@@ -1,0 +1,210 @@
+"""A real Prometheus and a real Alertmanager with the configuration of deploy/, made impatient; and who they tell."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import yaml
+from aiohttp import web
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
+PROMETHEUS = ("prometheus",)
+ALERTMANAGER = ("prometheus-alertmanager", "alertmanager")
+"""The first is Debian's name for it."""
+
+EVERY = "3s"
+"""Between scrapes, and between looks at the rules."""
+
+PATIENCE = "6s"
+"""What stands in the place of every alert's `for`."""
+
+Found = TypeVar("Found")
+
+
+def program(names: tuple[str, ...]) -> str | None:
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def found(look: Callable[[], Awaitable[Found]], within: float, what: str) -> Found:
+    """The first thing that `look` finds; raises AssertionError where it finds none within so many seconds."""
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                if something := await look():
+                    return something
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise AssertionError(f"not within {within:g} s: {what}") from None
+
+
+class Receiver:
+    """Stands where deploy/prometheus/alertmanager.yml has its webhooks."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, str]] = []
+        """The labels of the alerts that came, each with `receiver`; in order."""
+
+    async def take(self, request: web.Request) -> web.Response:
+        for alert in (await request.json())["alerts"]:
+            if alert["status"] == "firing":
+                self.told.append(alert["labels"] | {"receiver": request.match_info["receiver"]})
+        return web.Response()
+
+    def has(self, **labels: str) -> bool:
+        return any(labels.items() <= told.items() for told in self.told)
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
+    """And its address."""
+    receiver, app = Receiver(), web.Application()
+    app.router.add_post("/{receiver}", receiver.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield receiver, f"127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    client: httpx.AsyncClient
+
+    async def instant(self, expr: str, at: float) -> list[dict[str, Any]]:
+        """Each series with one value."""
+        return await self._series("query", {"query": expr, "time": at})
+
+    async def range(self, expr: str, start: float, end: float) -> list[dict[str, Any]]:
+        """Each series with its values at every third second."""
+        return await self._series("query_range", {"query": expr, "start": start, "end": end, "step": 3})
+
+    async def rules(self) -> list[dict[str, Any]]:
+        groups = (await self._data("rules", {}))["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    async def are_up(self) -> set[str]:
+        return {target["labels"]["job"] for target in await self._targets() if target["health"] == "up"}
+
+    async def _targets(self) -> list[dict[str, Any]]:
+        targets: list[dict[str, Any]] = (await self._data("targets", {}))["activeTargets"]
+        return targets
+
+    async def _series(self, route: str, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self._data(route, asked))["result"]
+        for series in found:
+            points = series["values"] if "values" in series else [series["value"]]
+            series["points"] = [(at, float(value)) for at, value in points]
+        return found
+
+    async def _data(self, route: str, asked: Mapping[str, Any]) -> Any:
+        answer = (
+            await self.client.post(f"/api/v1/{route}", data=asked)
+            if asked
+            else await self.client.get(f"/api/v1/{route}")
+        )
+        assert answer.status_code == 200, f"{asked}: {answer.text}"
+        return answer.json()["data"]
+
+
+@asynccontextmanager
+async def watching(folder: Path, targets: Mapping[str, str], webhook: str) -> AsyncIterator[Prometheus]:
+    """Ends once both are gone. `folder` is empty."""
+    shutil.copytree(DEPLOY, folder / "deploy")
+    alertmanager, prometheus = free_address(), free_address()
+    _make_impatient(folder / "deploy", targets, alertmanager, webhook)
+    told = [
+        f"--config.file={folder}/deploy/alertmanager.yml",
+        f"--storage.path={folder}/alertmanager",
+        f"--web.listen-address={alertmanager}",
+        "--cluster.listen-address=",
+    ]
+    seen = [
+        f"--config.file={folder}/deploy/prometheus.yml",
+        f"--storage.tsdb.path={folder}/prometheus",
+        f"--web.listen-address={prometheus}",
+        "--enable-feature=exemplar-storage",
+    ]
+    async with (
+        _running(ALERTMANAGER, told, folder),
+        _running(PROMETHEUS, seen, folder),
+        httpx.AsyncClient(base_url=f"http://{prometheus}", timeout=30) as client,
+    ):
+        yield Prometheus(client)
+
+
+@asynccontextmanager
+async def _running(names: tuple[str, ...], options: list[str], folder: Path) -> AsyncIterator[None]:
+    """Until the block's end; ready once it has begun."""
+    command = program(names)
+    assert command, f"{names[0]} is not installed"
+    listens = next(option for option in options if option.startswith("--web.listen-address=")).partition("=")[2]
+    with (folder / f"{names[0]}.log").open("wb") as log:
+        process = subprocess.Popen([command, *options], stdout=log, stderr=log)  # noqa: ASYNC220  # it forks at once
+        try:
+            await found(lambda: _is_ready(listens), 30, f"{names[0]} is ready; its log is {log.name}")
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+async def _is_ready(address: str) -> bool:
+    try:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"http://{address}/-/ready")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _make_impatient(deploy: Path, targets: Mapping[str, str], alertmanager: str, webhook: str) -> None:
+    """What takes minutes in production, takes seconds; where things listen is put in; all else stays."""
+    _change(deploy / "prometheus.yml", lambda config: _watch_closely(config, alertmanager))
+    for job, address in targets.items():
+        (deploy / "targets" / f"{job}.yml").write_text(yaml.safe_dump([{"targets": [address]}]))
+    for rules in (deploy / "rules").glob("*.yml"):
+        _change(rules, _hurry)
+    _change(deploy / "alertmanager.yml", lambda config: _tell_at_once(config, webhook))
+
+
+def _change(path: Path, change: Callable[[Any], None]) -> None:
+    config = yaml.safe_load(path.read_text())
+    change(config)
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def _watch_closely(config: Any, alertmanager: str) -> None:
+    config["global"] = {"scrape_interval": EVERY, "scrape_timeout": EVERY, "evaluation_interval": EVERY}
+    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}]
+
+
+def _hurry(rules: Any) -> None:
+    for group in rules["groups"]:
+        group.pop("interval", None)
+        for rule in group["rules"]:
+            if "for" in rule:
+                rule["for"] = PATIENCE
+
+
+def _tell_at_once(config: Any, webhook: str) -> None:
+    for route in (config["route"], *config["route"]["routes"]):
+        route |= {"group_wait": "1s"}
+    config["route"] |= {"group_interval": "2s"}
+    for receiver in config["receivers"]:
+        for hook in receiver["webhook_configs"]:
+            hook["url"] = f"http://{webhook}/{receiver['name']}"
