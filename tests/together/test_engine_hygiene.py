@@ -229,7 +229,7 @@ async def test_answers_in_flight_end_undisturbed_and_keep_their_slot_until_then(
     assert await answer == whole
     # The last byte is out a moment before the server has let go of the request.
     async with asyncio.timeout(20):
-        while not await house.engine.remove("a@0"):
+        while not await house.engine.remove("a@0"):  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.05)
     assert (await house.report())["in_engine"] == 0
 
