@@ -162,6 +162,8 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
         raise ConfigError(f"tasks.yaml: '{UNKNOWN}' is the task of requests that fit no other; choose another name")
     if len(tasks.tasks) < 2:
         raise ConfigError("tasks.yaml: there is nothing to choose between; write two tasks or more")
+    for name in tasks.learning.tasks if tasks.learning else ():
+        _must_be_known("tasks.yaml: learning names task", name, tasks.tasks)
     for name, task in tasks.tasks.items():
         for path in (*task.policy.paths, *task.fallback):
             _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)

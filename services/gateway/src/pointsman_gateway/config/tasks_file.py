@@ -162,8 +162,21 @@ class JournalConfig(Strict):
     evidence_days: int = Field(default=14, ge=1, le=366, description="how far back a path's evidence reaches, UTC days")
 
 
+class LearningConfig(Strict):
+    """Whose answers are kept, in Redis, for data sets to be made of."""
+
+    tasks: tuple[str, ...] = Field(min_length=1, description="nothing is kept of others")
+    share: float = Field(default=1.0, gt=0, le=1, description="of their answers, drawn by the decision's id")
+    most: int = Field(default=20_000, ge=100, description="answers; the oldest go first")
+    without_keys: bool = Field(
+        default=False,
+        description="where keys are off: whether all who ask have consented; tenants say so for themselves",
+    )
+
+
 class TasksFile(Strict):
     default_path: str = Field(description="where a request goes that fits no task")
     classifier: ClassifierConfig = ClassifierConfig()
     journal: JournalConfig = JournalConfig()
+    learning: LearningConfig | None = Field(default=None, description="not set: no answer is kept")
     tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig]

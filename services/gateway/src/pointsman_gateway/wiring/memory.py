@@ -35,6 +35,7 @@ class Memory:
         self.board.versions = versions
         if isinstance(self.journal, Recorder):
             self.journal.store.config = config.tasks.journal
+            self.journal.store.learning = config.tasks.learning
         if isinstance(self.feedback, FeedbackBox):
             self.feedback.tasks = tuple(config.tasks.tasks)
 
