@@ -57,10 +57,16 @@ def say(tool: Callable[..., str]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def registries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, CollectorRegistry]:
     """Of all three services; each configured so that it has all of its parts."""
+    gateway = asyncio.run(_gateway(tmp_path_factory.mktemp("gateway")))
+    return {"gateway": gateway, "retriever": _retriever(), "lora-server": _lora_server()}
+
+
+@pytest.fixture(scope="session")
+def exported(registries: Mapping[str, CollectorRegistry]) -> Exported:
     samples: dict[str, frozenset[str]] = {}
-    for registry in (_lora_server(), _retriever(), asyncio.run(_gateway(tmp_path_factory.mktemp("gateway")))):
+    for registry in registries.values():
         samples |= _samples(registry)
     return samples
 
@@ -83,13 +89,13 @@ async def _gateway(folder: Path) -> CollectorRegistry:
 
 def _retriever() -> CollectorRegistry:
     registry, labels = CollectorRegistry(), Labels()
-    RetrieverMetrics(registry, labels)
+    RetrieverMetrics(registry, labels, "a-model")
     registry.register(CollectionSizes(list, labels))
     return registry
 
 
 def _lora_server() -> CollectorRegistry:
-    metrics = LoraMetrics()
+    metrics = LoraMetrics("a-model")
     States(DesiredState, EngineState, 1, metrics.registry)
     return metrics.registry
 

@@ -5,14 +5,12 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from pointsman_servicekit.correlation import request_id as request_id
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.secrets_mask import mask_secrets
-
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 Form = Literal["text", "json"]
 

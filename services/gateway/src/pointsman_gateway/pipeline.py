@@ -100,7 +100,7 @@ class Pipeline:
         Raises PointsmanError. Before Started another path may be taken; after it never.
         """
         line = self.current()
-        meter = line.metering.start(request.arrived)
+        meter = line.metering.start(request)
         outcome, hold, failure = "cancelled", None, None
         try:
             async with self.admission.admitted(request):

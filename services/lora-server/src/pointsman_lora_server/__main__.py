@@ -32,7 +32,9 @@ async def run(settings: Settings) -> None:
     command = wiring.command_for(settings, os.environ)
     async with wiring.building(settings, command) as house:
         with serving_metrics(settings.metrics_listen, house.registry) as metrics_port:
-            async with serving(settings.listen, house.services, house.add_to) as server:
+            async with serving(
+                settings.listen, house.services, house.add_to, interceptors=house.interceptors
+            ) as server:
                 log.info(
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )

@@ -10,7 +10,10 @@ from typing import Protocol
 import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
+from pointsman_servicekit.build_info import tell_build
 from pointsman_servicekit.errors import FailedPrecondition
+from pointsman_servicekit.event_loop_lag import watching_event_loop
+from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics_endpoint import serving_metrics
 from prometheus_client import CollectorRegistry
@@ -72,6 +75,7 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
     that is taken.
     """
     registry, labels = CollectorRegistry(), Labels()
+    tell_build(registry, "retriever")
     async with AsyncExitStack() as stack:
         folders = stack.enter_context(claimed(settings.data))
         crew = make_crew(settings.search_threads, settings.ingest_threads)
@@ -85,15 +89,17 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
         await asyncio.to_thread(shelves.load)
         metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry))
         registry.register(CollectionSizes(shelves.sizes, labels))
-        door = await _door(stack, settings, model, shelves, crew, Metrics(registry, labels))
+        door = await _door(stack, settings, model, shelves, crew, Metrics(registry, labels, model.fingerprint))
         server = await stack.enter_async_context(
             serving(
                 settings.listen,
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(door, grpc_server),
                 ready=shelves.is_consistent,
+                interceptors=[InFlight(registry)],
             )
         )
+        await stack.enter_async_context(watching_event_loop(registry))
         await stack.enter_async_context(_telling_health(server, lambda: shelves.is_consistent))
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
         yield Running(server.address, metrics_port)

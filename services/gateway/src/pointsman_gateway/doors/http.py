@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -62,8 +62,10 @@ async def ready(request: Request) -> PlainTextResponse:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus's text format."""
-    return Response(generate_latest(door_of(request).registry), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus's text format; OpenMetrics, which has exemplars, where the scraper asks for it."""
+    write, content_type = choose_encoder(request.headers.get("accept", ""))
+    # Not as `media_type`: Starlette would add a charset to a type that has one.
+    return Response(write(door_of(request).registry), headers={"content-type": content_type})
 
 
 def build_app(door: HttpDoor) -> ASGIApp:

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from pointsman_servicekit.build_info import tell_build
+from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
@@ -19,8 +21,8 @@ from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.event_loop_lag import watching_event_loop
 from pointsman_gateway.generations import Generation, Generations
+from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Pipeline
@@ -34,7 +36,15 @@ from pointsman_gateway.wiring.callers import knowing_callers
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
-from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
+from pointsman_gateway.wiring.line import (
+    NamedModels,
+    Surroundings,
+    build_line,
+    check,
+    gen_ai_names,
+    label_values,
+    to_path,
+)
 from pointsman_gateway.wiring.memory import Memory, remembering
 from pointsman_gateway.wiring.redaction import to_redaction
 
@@ -65,7 +75,8 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
     models = await asyncio.to_thread(Models.load, settings.embedding_model)
     school = School(models, settings.classifier)
     registry = _registry()
-    metrics, engine_metrics = Metrics(registry), EngineMetrics(registry)
+    metrics, gen_ai = Metrics(registry), GenAi(registry)
+    engine_metrics = EngineMetrics(registry, gen_ai)
     trials = Trials(lambda: engine_metrics.told(1, "full"))
     peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
     async with AsyncExitStack() as stack:
@@ -80,8 +91,10 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
         await stack.enter_async_context(watching_event_loop(registry))
-        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board, engine_metrics, cache, trials)
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry))
+        around = Surroundings(
+            OpenAIClient(pool), retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials
+        )
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai))
         builder = _Builder(settings, school, followers, around, memory, embedding)
         first = await builder.build(config)
         metrics.serving(first.id)
@@ -132,6 +145,7 @@ class _Builder:
         embeddings = build_embeddings(config, self._embedding)
         self._followers.keep(config.models.engines)
         self._around.metrics.know(*label_values(config))
+        self._around.gen_ai.know(*gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
@@ -147,4 +161,5 @@ def _registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
+    tell_build(registry, "gateway")
     return registry
