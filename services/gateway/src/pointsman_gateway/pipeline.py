@@ -6,16 +6,27 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pointsman_servicekit.correlation import NONE, decision_id
 from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
-from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Caller, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started, Usage
+from pointsman_gateway.domain import (
+    Caller,
+    Chunks,
+    Decision,
+    Event,
+    Finished,
+    Labels,
+    Prompt,
+    Receipt,
+    Request,
+    Started,
+    Usage,
+)
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
-from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Judge, Validation, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
@@ -26,6 +37,20 @@ class Journal(Protocol):
 
     def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
         """`receipt` is None where nothing was asked for but the decision."""
+        ...
+
+
+class Classifies(Protocol):
+    """Request in, Labels out."""
+
+    async def label(self, request: Request) -> Labels: ...
+
+
+class Prompting(Protocol):
+    """Decision in, Prompt out."""
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        """Raises PointsmanError."""
         ...
 
 
@@ -79,9 +104,9 @@ class Line:
     """The stages of one generation of the configuration; a request walks one of them to its end."""
 
     generation: str
-    classification: Classification
+    classification: Classifies
     router: Router
-    prompts: Prompts
+    prompts: Prompting
     answers: Opens
     validation: Validation
     metering: Metering
@@ -100,12 +125,14 @@ class Pipeline:
         Raises PointsmanError. Before Started another path may be taken; after it never.
         """
         line = self.current()
+        decision_id.set(NONE)
         meter = line.metering.start(request)
         outcome, hold, failure = "cancelled", None, None
         try:
             async with self.admission.admitted(request):
                 hold = await self._enter(request, expected_tokens(request))
                 decision = await _decide(line, request)
+                decision_id.set(decision.id)
                 meter.decided(decision)
                 if not hold.afford_now(decision.expected_cost_usd):
                     await hold.afford(decision.expected_cost_usd)

@@ -132,6 +132,10 @@ class GenAi:
             )
         return called
 
+    def provider(self, model: str) -> str:
+        """Of an engine that knows `model` by this name."""
+        return self._label(model)[1]
+
     def _label(self, model: str) -> tuple[str, str]:
         """The name and the provider of a model as an engine knows it: a base model, or an adapter's version."""
         provider = self._providers.get(model)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pointsman_servicekit.build_info import tell_build
 from pointsman_servicekit.event_loop_lag import watching_event_loop
@@ -47,6 +48,10 @@ from pointsman_gateway.wiring.line import (
 )
 from pointsman_gateway.wiring.memory import Memory, remembering
 from pointsman_gateway.wiring.redaction import to_redaction
+from pointsman_gateway.wiring.tracing import Around, traced_by
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
 
 PATIENCE = 5.0
 """Seconds that a changed configuration waits for engines which it names first."""
@@ -70,8 +75,12 @@ class House:
 
 
 @asynccontextmanager
-async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
-    """Builds the house, follows the engines and the configuration, and takes all down at the end."""
+async def building(settings: Settings, config: Config, spans: "Spans | None" = None) -> AsyncIterator[House]:
+    """Builds the house, follows the engines and the configuration, and takes all down at the end.
+
+    `spans`: where requests are to be traced.
+    """
+    traced = traced_by(spans)
     models = await asyncio.to_thread(Models.load, settings.embedding_model)
     school = School(models, settings.classifier)
     registry = _registry()
@@ -80,10 +89,10 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
     trials = Trials(lambda: engine_metrics.told(1, "full"))
     peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(settings.retriever, peers))
+        channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
         pool = Pool()
         stack.callback(pool.close)
-        followers = await stack.enter_async_context(Followers(engine_metrics, peers))
+        followers = await stack.enter_async_context(Followers(engine_metrics, peers, traced.calls))
         redaction = to_redaction(settings.redaction, registry)
         memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
@@ -91,11 +100,10 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
         await stack.enter_async_context(watching_event_loop(registry))
-        around = Surroundings(
-            OpenAIClient(pool), retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials
-        )
+        client = traced.client(OpenAIClient(pool), gen_ai)
+        around = Surroundings(client, retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai))
-        builder = _Builder(settings, school, followers, around, memory, embedding)
+        builder = _Builder(settings, school, followers, around, memory, embedding, traced)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
@@ -107,7 +115,7 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
-        pipeline = Pipeline(admission, tenancy, generations.line, memory.journal)
+        pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(memory.journal))
         yield House(pipeline, tenancy, generations, memory, registry, trials)
 
 
@@ -122,6 +130,7 @@ class _Builder:
         around: Surroundings,
         memory: Memory,
         embedding: EmbeddingSurroundings,
+        traced: Around,
     ) -> None:
         self._settings = settings
         self._school = school
@@ -129,6 +138,7 @@ class _Builder:
         self._around = around
         self._memory = memory
         self._embedding = embedding
+        self._traced = traced
 
     async def build_anew(self) -> Generation:
         """From what is in the folder now."""
@@ -141,7 +151,7 @@ class _Builder:
         learned = await asyncio.to_thread(self._school.learned, config)
         cells = await self._followers.cells(config.models.engines, patience)
         engines = Engines(cells, plans(config.models), self._followers.aliases)
-        line = build_line(config, learned, engines, self._around)
+        line = self._traced.line(build_line(config, learned, engines, self._around))
         embeddings = build_embeddings(config, self._embedding)
         self._followers.keep(config.models.engines)
         self._around.metrics.know(*label_values(config))
