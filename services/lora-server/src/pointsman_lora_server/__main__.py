@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def main() -> int:
     try:
         settings = Settings()
-        logs.set_up("lora-server", settings.log_level)
+        logs.set_up("lora-server", settings.log_level, settings.log_form)
         with exporting("lora-server", os.environ) as spans:
             asyncio.run(run(settings, spans))
     except (ValueError, OSError) as error:

@@ -35,7 +35,7 @@ SWITCH_INTERVAL = 0.0001
 def main() -> int:
     settings = Settings()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    logs.set_up("retriever", settings.log_level)
+    logs.set_up("retriever", settings.log_level, settings.log_form)
     try:
         with exporting("retriever", os.environ) as spans:
             asyncio.run(run(settings, spans))
