@@ -1,4 +1,4 @@
-"""Logs: one line an event, with the ids of what it belongs to; no secret, nor, at INFO, anything that a request says."""
+"""Logs: one line an event, with the ids of what it belongs to; no secret, and at INFO nothing that a request says."""
 
 import json
 import logging
