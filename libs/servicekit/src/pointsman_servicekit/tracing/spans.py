@@ -32,7 +32,10 @@ _w3c = TraceContextTextMapPropagator()
 
 
 class Spans:
-    """Begins spans. Whether one is recorded says the sampler, at the trace's root or by the caller's own flag."""
+    """Begins spans. Whether one is recorded says the sampler, at the trace's root or by the caller's own flag.
+
+    Below a span of ours that is not recorded none is made: no sampler of OpenTelemetry's would record it.
+    """
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -46,11 +49,16 @@ class Spans:
 
     def call(self, name: str, attributes: Attributes) -> Span:
         """Of a call to another service, below the current span."""
-        return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+        above = get_current_span()
+        return above if _is_left_out(above) else self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Span]:
         """Below the current span, and the current one for the block's length."""
+        above = get_current_span()
+        if _is_left_out(above):
+            yield above
+            return
         with self._tracer.start_as_current_span(
             name, record_exception=False, set_status_on_exception=False
         ) as span:  # an exception's text may quote the request
@@ -71,6 +79,10 @@ def current() -> Span:
 
 def in_a_trace() -> bool:
     return get_current_span().get_span_context().is_valid
+
+
+def _is_left_out(span: Span) -> bool:
+    return span.get_span_context().is_valid and not span.is_recording()
 
 
 def headers_of(span: Span) -> dict[str, str]:
