@@ -18,6 +18,7 @@ from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
 from pointsman_lora_server.metering.states import States
 from pointsman_retriever.metering.prometheus import CollectionSizes, Labels
 from pointsman_retriever.metering.prometheus import Metrics as RetrieverMetrics
+from pointsman_servicekit.grpc_in_flight import InFlight
 from prometheus_client import CollectorRegistry
 
 PROJECT = Path(__file__).parents[2]
@@ -91,12 +92,14 @@ def _retriever() -> CollectorRegistry:
     registry, labels = CollectorRegistry(), Labels()
     RetrieverMetrics(registry, labels, "a-model")
     registry.register(CollectionSizes(list, labels))
+    InFlight(registry)
     return registry
 
 
 def _lora_server() -> CollectorRegistry:
     metrics = LoraMetrics("a-model")
     States(DesiredState, EngineState, 1, metrics.registry)
+    InFlight(metrics.registry)
     return metrics.registry
 
 

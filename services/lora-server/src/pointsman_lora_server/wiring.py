@@ -15,7 +15,7 @@ from pointsman_servicekit.build_info import tell_build
 from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.prompt_redis import open_redis
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from pointsman_lora_server.board import Board
 from pointsman_lora_server.checks.base import read_base
@@ -98,7 +98,7 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
     store = Store(settings.store, base, settings.max_lora_rank, kept_here=settings.store_cache)
     board, metrics, secret = Board(), Metrics(settings.served_model_name), Secret()
     tell_build(metrics.registry, "lora-server")
-    _tell_configuration(metrics.registry, settings)
+    metrics.configured(settings.engine_name, settings.max_loras, settings.max_lora_rank)
     async with (
         open_redis(settings.redis_url, metrics.redis_answers) as redis,
         vllm_api.opening(
@@ -166,18 +166,6 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
             board.close()
             for task in running:
                 task.cancel()
-
-
-def _tell_configuration(registry: CollectorRegistry, settings: Settings) -> None:
-    told = Gauge(
-        "pointsman_lora_info",
-        "1; what the engine was started with.",
-        ["engine", "base_model", "max_loras", "max_lora_rank"],
-        registry=registry,
-    )
-    told.labels(
-        settings.engine_name, settings.served_model_name, str(settings.max_loras), str(settings.max_lora_rank)
-    ).set(1)
 
 
 def _place(settings: Settings) -> Place:

@@ -55,6 +55,12 @@ class Metrics:
         self._canary_rollbacks = counter("canary_rollbacks", "Canaries that were taken back for doing worse.")
         self._redis_up = Gauge("pointsman_lora_redis_up", "1 where Redis answers in time.", registry=registry)
         self._redis_up.set(1)
+        self._info = Gauge(
+            "pointsman_lora_info",
+            "1; what the engine is started with.",
+            ["engine", "base_model", "max_loras", "max_lora_rank"],
+            registry=registry,
+        )
         self._completions = Histogram(
             "gen_ai_client_operation_duration_seconds",
             "Of an engine's answer to a probe of the base model, or to a first prompt of an adapter.",
@@ -63,6 +69,9 @@ class Metrics:
             registry=registry,
         )
         self._probe_failures = counter("probe_failures", "Times that the base model did not answer as it had before.")
+
+    def configured(self, engine: str, max_loras: int, max_lora_rank: int) -> None:
+        self._info.labels(engine, self._base_model, str(max_loras), str(max_lora_rank)).set(1)
 
     @contextmanager
     def loading(self) -> Iterator[None]:
