@@ -182,6 +182,10 @@ bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway'
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
+.PHONY: bench-capacity
+bench-capacity: models ## measure one engine under closed loops, and fit what `pointsman capacity` plans by (4 minutes)
+	$(BIN)/python -m benchmarks.capacity $(ARGS)
+
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist

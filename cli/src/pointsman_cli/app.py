@@ -8,6 +8,7 @@ import typer
 from pointsman_cli.adapters import command as adapters
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
+from pointsman_cli.capacity.command import capacity
 from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.ingest import ingest
@@ -31,7 +32,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, top, ask, route, feedback, regret, ingest, train, replay, doctor):
+    for command in (up, top, ask, route, feedback, regret, ingest, train, replay, capacity, doctor):
         app.command()(command)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")
