@@ -55,7 +55,7 @@ def show_keys(records: Sequence[KeyRecord], now: float) -> None:
     for record in records:
         created, expires = _day(record.created), _day(record.expires)
         cells = (record.prefix, record.name, record.tenant, record.state(now), created, expires, str(record.priority))
-        table.add_row(*map(Text, (*cells, limits_in_words(record.limits), _scope(record.scope), record.id)))
+        table.add_row(*map(Text, (*cells, limits_in_words(record.limits), _rights(record), record.id)))
     _print(table)
 
 
@@ -84,6 +84,10 @@ def _counts(counts: Counts) -> dict[str, Any]:
 
 def limits_in_words(limits: Limits) -> str:
     return ", ".join(_SHORT[name].format(value) for name, value in asdict(limits).items() if value) or "none"
+
+
+def _rights(record: KeyRecord) -> str:
+    return _scope(record.scope) + ("; operator" if record.operator else "")
 
 
 def _scope(scope: KeyScope) -> str:

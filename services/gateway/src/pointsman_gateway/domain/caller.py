@@ -47,7 +47,9 @@ class Caller:
     scope: Scope = field(default=EVERYTHING)
     priority: int = 0
     """The higher goes first where not all can be served."""
+    operator: bool = False
+    """Whether they may move adapters."""
 
 
-ANYONE = Caller()
+ANYONE = Caller(operator=True)
 """Who asks where keys are off."""
