@@ -71,6 +71,7 @@ async def run(settings: Settings) -> None:
             house.generations,
             house.registry,
             settings.request_timeout,
+            house.console if settings.console == "on" else None,
         )
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
         servicer = GatewayServicer(

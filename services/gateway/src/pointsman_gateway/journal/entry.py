@@ -81,6 +81,7 @@ def _decided(decision: Decision) -> dict[str, Any]:
 def _asked(request: Request, keep_text: bool, redaction: Redaction) -> dict[str, Any]:
     text, messages, user = _kept(request, redaction) if keep_text else ("not kept", None, None)
     return {
+        "tenant": request.caller.tenant,
         "requested": request.model,
         "metadata": {name: redaction.or_nothing(value) for name, value in request.metadata.items()},
         "response_format": _response_format(request),

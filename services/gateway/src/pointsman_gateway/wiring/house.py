@@ -18,6 +18,7 @@ from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
+from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.event_loop_lag import watching_event_loop
 from pointsman_gateway.generations import Generation, Generations
@@ -31,6 +32,7 @@ from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
+from pointsman_gateway.wiring.console import overseeing
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
@@ -52,6 +54,7 @@ class House:
     memory: Memory
     registry: CollectorRegistry
     trials: Trials
+    console: Console
 
     @property
     def engines(self) -> Engines:
@@ -95,7 +98,8 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         pipeline = Pipeline(admission, tenancy, generations.line, memory.journal)
-        yield House(pipeline, tenancy, generations, memory, registry, trials)
+        console = await stack.enter_async_context(overseeing(settings, generations, memory))
+        yield House(pipeline, tenancy, generations, memory, registry, trials, console)
 
 
 class _Builder:
