@@ -19,10 +19,10 @@ from typing import Any
 
 import httpx
 import yaml
-from tests.gateway.doubles.processes import free_port
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.console.visitor import CHROMIUM, visiting
+from tests.gateway.doubles.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "helpdesk"

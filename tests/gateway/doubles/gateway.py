@@ -82,7 +82,7 @@ class Neighbours:
             door = HttpDoor(
                 house.pipeline,
                 house.tenancy,
-                house.memory.feedback,
+                house.feedback,
                 house.generations,
                 house.registry,
                 settings.request_timeout,
@@ -90,7 +90,7 @@ class Neighbours:
             )
             servicer = GatewayServicer(
                 house.pipeline,
-                house.memory.feedback,
+                house.feedback,
                 settings.request_timeout,
                 house.generations,
                 house.tenancy,

@@ -146,6 +146,7 @@ class Identities:
             record.tenant,
             _scope(record.scope),
             record.priority,
+            frozenset(tenant.learning),
             record.operator,
             book=self._books.open(record, tenant),
         )
