@@ -188,6 +188,16 @@ async def test_without_a_key_it_shows_nothing_and_asks_for_one(stranger: Visitor
     assert kept == [["pointsman-key"], [], ""]
 
 
+async def test_who_shows_no_key_is_asked_once_and_can_still_show_one(stranger: Visitor, plain_key: str) -> None:
+    page = stranger.page
+    await expect(page.get_by_role("dialog", name="Key")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Show a key").click()
+    await page.get_by_role("dialog").get_by_label("Key").fill(plain_key)
+    await page.keyboard.press("Enter")
+    await expect(stranger.row("small_talk")).to_be_visible()
+
+
 async def test_a_plain_key_sees_adapters_and_cannot_move_them(stranger: Visitor, plain_key: str) -> None:
     await stranger.page.get_by_role("dialog").get_by_label("Key").fill(plain_key)
     await stranger.page.keyboard.press("Enter")

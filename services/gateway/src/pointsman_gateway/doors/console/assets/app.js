@@ -16,6 +16,8 @@ const ADAPTER_TURNS = 3;
 
 let turn = 0;
 let asking = false;
+/** Whoever has no key, and wants to show none, is not asked for it every two seconds. */
+let declined = false;
 
 async function refresh() {
   const { overview, configuration } = await api.overview();
@@ -53,11 +55,13 @@ function showStanding(overview, configuration) {
 }
 
 /** Once a dialog is open, nobody is asked again. */
-async function changeKey(problem) {
+async function changeKey(problem, needed = false) {
   if (asking) return;
   asking = true;
   const given = await askForKey(problem, Boolean(api.key.get()));
   asking = false;
+  declined = needed && given === null;
+  if (declined) show(at("standing"), "declined", () => h("button", { type: "button", class: "small", id: "key-button", click: () => changeKey("", true) }, "Show a key"));
   if (given === null) return;
   api.key.set(given);
   turn = 0;
@@ -75,7 +79,7 @@ async function look() {
   } catch (error) {
     if (error.status === 401) {
       complain("The gateway asks for a key.");
-      await changeKey(api.key.get() ? error.message : "");
+      await changeKey(api.key.get() ? error.message : "", true);
     } else {
       complain(error instanceof TypeError ? "The gateway does not answer. Trying again …" : error.message);
     }
@@ -83,12 +87,12 @@ async function look() {
 }
 
 async function keepLooking() {
-  if (!document.hidden) await look();
+  if (!document.hidden && !declined) await look();
   setTimeout(keepLooking, PERIOD);
 }
 
 prepareAsk();
 prepareDecisions(look);
 afterMove(async () => { turn = 0; await look(); });
-document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden && !declined) look(); });
 keepLooking();
