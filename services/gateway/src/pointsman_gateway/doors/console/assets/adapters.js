@@ -1,12 +1,12 @@
 // Adapters: where aliases point, how each version stands, and what was changed.
 import { at, h, row, show, svg, table } from "./elements.js";
 import { canary, endCanary, promote, rollBack } from "./moves.js";
-import { count, percent, time, NOTHING } from "./words.js";
+import { count, minute, percent, time, NOTHING } from "./words.js";
 
 const LIFE = ["registered", "validating", "ready", "loading", "warm", "serving", "draining", "retired"];
 const COLUMNS = [
   { name: "version" }, { name: "state" }, { name: "used as" }, { name: "measured" }, { name: "rank", kind: "number" },
-  { name: "MiB", kind: "number" }, { name: "created" }, { name: "" },
+  { name: "MiB", kind: "number" }, { name: "created", kind: "nowrap" }, { name: "" },
 ];
 const CHANGES = [{ name: "when" }, { name: "what" }, { name: "of" }, { name: "change" }, { name: "by" }];
 
@@ -63,12 +63,17 @@ function versionRow(model, version, may) {
   return row(COLUMNS, [
     h("span", { class: "stop" }, h("code", {}, version.version), version.error && h("span", { class: "away" }, `${version.error} (${version.error_code})`)),
     life(version.state),
-    [...version.aliases, ...(version.pinned ? ["pinned"] : [])].join(", ") || NOTHING,
+    [...version.aliases.map((name) => use(model, name, version)), ...(version.pinned ? ["pinned"] : [])].join(", ") || NOTHING,
     metrics.join(", ") || NOTHING,
-    count(version.rank), (version.bytes / 2 ** 20).toFixed(1), time(version.created_unix_ms),
+    count(version.rank), (version.bytes / 2 ** 20).toFixed(1), minute(version.created_unix_ms),
     may && usable && others.length > 0 ? h("button", { type: "button", class: "small", id: `promote-${version.version}`,
       "aria-label": `Promote ${version.version}`, click: () => promote(model, others[0], version.version) }, "Promote") : "",
   ], { "data-version": version.version });
+}
+
+function use(model, name, version) {
+  const alias = model.aliases.find((one) => one.alias === name);
+  return alias?.canary_version === version.version ? `${name}, as canary ${percent(alias.canary_weight)}` : name;
 }
 
 /** A version's life as a line with stops; where it failed, that is its last. */

@@ -35,6 +35,8 @@ export function time(unixMs) {
   return at.toDateString() === new Date().toDateString() ? clock : `${at.toLocaleDateString("en-CA")} ${clock}`;
 }
 
+export const minute = (unixMs) => time(unixMs).slice(0, -3);
+
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
 /** The sign of a kind, a shape and a colour, centred on (0, 0). */
