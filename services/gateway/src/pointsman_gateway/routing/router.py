@@ -92,7 +92,7 @@ class Router:
         away = {path: why for path in roles if (why := self._availability.why_not(paths[path]))}
         known = {path: self._candidate(NOTHING_ASKED, name, paths[path]) for path in roles}
         wanted = self._leaning(name, policy, known, away)
-        order = dict.fromkeys([*wanted.paths, *roles])
+        order = (*wanted.paths, *self._tasks[name].fallback, self._default.name)
         choice = next((path for path in order if path not in away), wanted.paths[0])
         prospects = [
             Prospect(paths[path], role, known[path], away.get(path, ""), wanted.said.get(path, ""))
