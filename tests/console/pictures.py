@@ -33,6 +33,7 @@ RATED = 18
 """Requests of triage."""
 MOST_BYTES = 200_000
 
+OURS = {"x-pointsman-console": "1"}
 ASKED = [
     "Do I have to reserve a space for my bicycle?",
     "how long do i have to claim money back when a train is late",
@@ -77,7 +78,7 @@ async def help_desk(home: Path) -> AsyncIterator[str]:
             while not (home / "run.json").exists():  # a file has no event
                 assert up.poll() is None, "pointsman up ended"
                 await asyncio.sleep(0.5)
-        await asyncio.to_thread(try_out, another_version(home), home)
+        await try_out(another_version(home), home, f"http://{http}")
         yield f"http://{http}"
     finally:
         up.send_signal(signal.SIGINT)
@@ -100,10 +101,17 @@ def another_version(home: Path) -> Path:
     return folder
 
 
-def try_out(folder: Path, home: Path) -> None:
-    said = pointsman(home, "adapters", "register", "triage", str(folder))
-    version = said.rsplit(maxsplit=1)[-1]
-    pointsman(home, "adapters", "canary", "triage@prod", version, "--weight", "0.1")
+async def try_out(folder: Path, home: Path, url: str) -> None:
+    said = await asyncio.to_thread(pointsman, home, "adapters", "register", "triage", str(folder))
+    async with httpx.AsyncClient(base_url=url, headers=OURS, timeout=200) as client:
+        (registry,) = (await client.get("/console/api/adapters")).json()["models"]
+        canary = {
+            "model": registry["model"],
+            "alias": "triage@prod",
+            "version": said.rsplit(maxsplit=1)[-1],
+            "weight": 0.1,
+        }
+        (await client.post("/console/api/adapters/canary", json=canary)).raise_for_status()
 
 
 def pointsman(home: Path, *arguments: str) -> str:
