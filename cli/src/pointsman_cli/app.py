@@ -10,6 +10,7 @@ from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.doctor.command import doctor
+from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
 from pointsman_cli.jobs import command as jobs
 from pointsman_cli.keys import command as keys
@@ -32,6 +33,7 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_start)
     for command in (up, top, ask, route, feedback, ingest, train, replay, doctor):
         app.command()(command)
+    app.command("eval")(evaluate)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")
     app.add_typer(jobs.build_app(), name="jobs")
