@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.adapters import command as adapters
+from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
@@ -34,6 +35,7 @@ def build_app() -> typer.Typer:
     for command in (up, top, ask, route, feedback, ingest, train, replay, doctor):
         app.command()(command)
     app.command("eval")(evaluate)
+    app.command("advise")(advise_on)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")
     app.add_typer(jobs.build_app(), name="jobs")
