@@ -77,7 +77,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
         door = HttpDoor(
             house.pipeline,
             house.tenancy,
-            house.memory.feedback,
+            house.feedback,
             house.generations,
             house.registry,
             settings.request_timeout,
@@ -85,7 +85,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
         app = build_app(door, spans)
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
         servicer = GatewayServicer(
-            house.pipeline, house.memory.feedback, settings.request_timeout, house.generations, house.tenancy
+            house.pipeline, house.feedback, settings.request_timeout, house.generations, house.tenancy
         )
         async with (
             serving(

@@ -26,6 +26,10 @@ class Metering:
         self.trials = trials
         self.gen_ai = gen_ai
 
+    def apart(self, metrics: Metrics, trials: Trials, gen_ai: GenAi) -> "Metering":
+        """The same prices, counted elsewhere."""
+        return Metering(self.pricing, self.expected_cost, metrics, trials, gen_ai)
+
     def start(self, request: Request) -> "Meter":
         return Meter(self, request)
 

@@ -2,7 +2,7 @@
 
 from pointsman_servicekit.tracing.spans import Attribute, current
 
-from pointsman_gateway.domain import Decision, Receipt, Request
+from pointsman_gateway.domain import Answered, Decision, Receipt, Request
 from pointsman_gateway.pipeline import Journal
 from pointsman_gateway.tracing.engines import operation_name, used
 
@@ -13,11 +13,16 @@ class TracedJournal:
     def __init__(self, inner: Journal) -> None:
         self._inner = inner
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        return self._inner.wants_answers(request, decision)
+
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
+    ) -> None:
         span = current()
         if span.is_recording():
             span.set_attributes(_decided(decision) | (_came_of_it(request, receipt) if receipt else {}))
-        self._inner.note(request, decision, receipt)
+        self._inner.note(request, decision, receipt, answers)
 
 
 def _decided(decision: Decision) -> dict[str, Attribute]:

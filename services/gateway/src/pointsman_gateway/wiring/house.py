@@ -30,6 +30,7 @@ from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
+from pointsman_gateway.shadow.marking import Box
 from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
@@ -48,6 +49,7 @@ from pointsman_gateway.wiring.line import (
 )
 from pointsman_gateway.wiring.memory import Memory, remembering
 from pointsman_gateway.wiring.redaction import to_redaction
+from pointsman_gateway.wiring.shadowing import ShadowTerms, shadowing
 from pointsman_gateway.wiring.tracing import Around, traced_by
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class House:
     memory: Memory
     registry: CollectorRegistry
     trials: Trials
+    feedback: Box
 
     @property
     def engines(self) -> Engines:
@@ -103,7 +106,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         client = traced.client(OpenAIClient(pool), gen_ai)
         around = Surroundings(client, retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), traced)
-        builder = _Builder(settings, school, followers, around, memory, embedding, traced)
+        terms = ShadowTerms()
+        builder = _Builder(settings, school, followers, around, memory, terms, embedding, traced)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
@@ -115,8 +119,10 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
-        pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(memory.journal))
-        yield House(pipeline, tenancy, generations, memory, registry, trials)
+        beside = shadowing(memory, generations.line, terms, admission, registry)
+        shadows = await stack.enter_async_context(beside)
+        pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
+        yield House(pipeline, tenancy, generations, memory, registry, trials, shadows.feedback)
 
 
 class _Builder:
@@ -129,6 +135,7 @@ class _Builder:
         followers: Followers,
         around: Surroundings,
         memory: Memory,
+        terms: ShadowTerms,
         embedding: EmbeddingSurroundings,
         traced: Around,
     ) -> None:
@@ -137,6 +144,7 @@ class _Builder:
         self._followers = followers
         self._around = around
         self._memory = memory
+        self._terms = terms
         self._embedding = embedding
         self._traced = traced
 
@@ -157,6 +165,7 @@ class _Builder:
         self._around.metrics.know(*label_values(config))
         self._around.gen_ai.know(*gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
+        self._terms.obey(config)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
 
