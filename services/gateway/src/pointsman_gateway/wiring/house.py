@@ -106,7 +106,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         await stack.enter_async_context(watching_event_loop(registry))
         client = traced.client(OpenAIClient(pool), gen_ai)
         around = Surroundings(client, retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials)
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai))
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), traced)
         terms = ShadowTerms()
         builder = _Builder(settings, school, followers, around, memory, terms, embedding, traced)
         first = await builder.build(config)
