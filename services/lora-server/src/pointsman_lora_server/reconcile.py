@@ -55,6 +55,8 @@ class Reconciler:
         self._told: dict[str, str] = {}
         self._attempts = Attempts()
         self._life = 0
+        self._settled_life = 0
+        self._has_read = False
         self._lost: set[str] = set()  # held by earlier lives of the engine, and not yet by this one
 
     async def run(self) -> None:
@@ -70,10 +72,17 @@ class Reconciler:
             await self._roll_outs.stop()
             await self._hot_swap.stop()
 
+    @property
+    def settled(self) -> bool:
+        """The engine answers, and has what it is to hold from the start: each was loaded, or cannot be."""
+        state = self._board.state
+        return state.status is EngineStatus.READY and state.life == self._settled_life
+
     async def refresh(self) -> DesiredState:
         """Reads Redis, and publishes. One at a time: an older answer must not overwrite a newer one."""
         async with self._in_order:
             desired = await self._registry.read()
+            self._has_read = True
             if desired != self.desired:
                 before, self.desired = self.desired, desired
                 self._take_in(desired, before)
@@ -141,6 +150,12 @@ class Reconciler:
             self._lost |= self._board.take_lost()
         self._drop_what_may_not_be_there(desired)
         await self._hot_swap.sweep()
+        has_read = self._has_read
+        await self._load_wanted(desired)
+        if has_read:
+            self._settled_life = state.life
+
+    async def _load_wanted(self, desired: DesiredState) -> None:
         for name in self._wanted(desired):
             if name in self._board.state.resident:
                 self._lost.discard(name)

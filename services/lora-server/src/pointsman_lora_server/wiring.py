@@ -54,6 +54,8 @@ class House:
     add_to: Callable[[grpc.aio.Server], None]
     board: Board
     registry: CollectorRegistry
+    is_ready: Callable[[], bool]
+    """Whether the engine answers, with all adapters that it is to hold."""
     end_watches: Callable[[], None]
     """Of engine and training jobs; they would never end by themselves."""
 
@@ -151,7 +153,9 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     board.close()
                     line.close()
 
-                yield House([SERVICE, TRAINING], add_to, board, metrics.registry, end_watches)
+                yield House(
+                    [SERVICE, TRAINING], add_to, board, metrics.registry, lambda: reconciler.settled, end_watches
+                )
         finally:
             board.close()
             for task in running:

@@ -13,6 +13,7 @@ from pointsman_embedding import MiniLM
 from pointsman_servicekit.errors import FailedPrecondition
 from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.tls import server_tls
 from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
@@ -69,8 +70,9 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
     """The service, for the block's length; it listens once everything is loaded.
 
     Raises FailedPrecondition for a data folder that is in use, of another release or not writable, OSError for a port
-    that is taken.
+    that is taken, TlsError for files of TLS that cannot be used.
     """
+    tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     registry, labels = CollectorRegistry(), Labels()
     async with AsyncExitStack() as stack:
         folders = stack.enter_context(claimed(settings.data))
@@ -83,7 +85,9 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
-        metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry))
+        metrics_port = stack.enter_context(
+            serving_metrics(settings.metrics_listen, registry, lambda: shelves.is_consistent)
+        )
         registry.register(CollectionSizes(shelves.sizes, labels))
         door = await _door(stack, settings, model, shelves, crew, Metrics(registry, labels))
         server = await stack.enter_async_context(
@@ -92,6 +96,7 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(door, grpc_server),
                 ready=shelves.is_consistent,
+                tls=tls,
             )
         )
         await stack.enter_async_context(_telling_health(server, lambda: shelves.is_consistent))
