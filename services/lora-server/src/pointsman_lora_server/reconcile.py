@@ -82,11 +82,11 @@ class Reconciler:
         """Reads Redis, and publishes. One at a time: an older answer must not overwrite a newer one."""
         async with self._in_order:
             desired = await self._registry.read()
-            self._has_read = True
             if desired != self.desired:
                 before, self.desired = self.desired, desired
                 self._take_in(desired, before)
                 self.wake()
+            self._has_read = True
             return desired
 
     def wake(self) -> None:
@@ -140,7 +140,7 @@ class Reconciler:
 
     async def _converge(self) -> None:
         """What may not be there goes; then what is wanted comes, and what was there before this life of the engine."""
-        state, desired = self._board.state, self.desired
+        state, desired, has_read = self._board.state, self.desired, self._has_read
         if state.status is not EngineStatus.READY:
             return
         if state.life != self._life:
@@ -150,7 +150,6 @@ class Reconciler:
             self._lost |= self._board.take_lost()
         self._drop_what_may_not_be_there(desired)
         await self._hot_swap.sweep()
-        has_read = self._has_read
         await self._load_wanted(desired)
         if has_read:
             self._settled_life = state.life
