@@ -20,7 +20,7 @@ MODELS := .pointsman/models
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 18
 
 # -- the two commands
 
@@ -120,6 +120,14 @@ monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; wit
 .PHONY: test-rules
 test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
 	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
+
+.PHONY: k8s-rules
+k8s-rules: $(VENV)/.done ## write the PrometheusRule for Kubernetes from deploy/prometheus/rules
+	$(BIN)/python -m deploy.k8s.generate
+
+.PHONY: test-k8s
+test-k8s: $(VENV)/.done ## render the Kubernetes manifests, and check them against schemas and each other
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py
 
 .PHONY: format
 format: $(VENV)/.done ## format the code

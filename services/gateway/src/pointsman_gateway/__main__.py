@@ -82,7 +82,7 @@ async def run(settings: Settings) -> None:
                 [SERVICE],
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
                 grace=LAST_BYTES,
-                limits=ServerLimits(message_bytes=LIMITS.bytes),
+                limits=ServerLimits(message_bytes=LIMITS.bytes, age_seconds=settings.grpc_connection_age),
                 tls=tls,
             ) as grpc_server,
             serving_http(build_app(door), settings.http_listen, grace=LAST_BYTES, guard=guard, tls=tls) as http_address,
