@@ -31,7 +31,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
+	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images
 
 # -- environments
 
@@ -84,7 +84,7 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
+	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
@@ -128,6 +128,17 @@ k8s-rules: $(VENV)/.done ## write the PrometheusRule for Kubernetes from deploy/
 .PHONY: test-k8s
 test-k8s: $(VENV)/.done ## render the Kubernetes manifests, and check them against schemas and each other
 	$(BIN)/python -m pytest tests/deploy/test_manifests.py
+
+# checkov, in an environment of its own.
+.venv-policy/.done: deploy/policy/requirements.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: test-policy
+test-policy: $(VENV)/.done .venv-policy/.done ## checkov over the rendered manifests and the Dockerfiles
+	$(BIN)/python -m pytest tests/policy
 
 .PHONY: format
 format: $(VENV)/.done ## format the code
