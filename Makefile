@@ -140,6 +140,32 @@ test-k8s: $(VENV)/.done ## render the Kubernetes manifests, and check them again
 test-policy: $(VENV)/.done .venv-policy/.done ## checkov over the rendered manifests and the Dockerfiles
 	$(BIN)/python -m pytest tests/policy
 
+# -- what the images are made of
+
+.venv-supply/.done: deploy/supply/requirements.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: locks
+locks: .venv-supply/.done ## write the images' locks with hashes; ARGS=--upgrade takes the newest of everything
+	.venv-supply/bin/python -m deploy.supply.lock $(ARGS)
+
+.PHONY: licences
+licences: $(VENV)/.done ## write docs/licences.md
+	$(BIN)/python -m deploy.supply.licences
+
+.PHONY: sbom
+sbom: .venv-supply/.done ## write each image's bill of materials (CycloneDX) to build/sbom
+	.venv-supply/bin/python -m deploy.supply.bill
+
+ADVISORIES ?= advisories.zip
+
+.PHONY: audit
+audit: $(VENV)/.done ## compare the locks with known vulnerabilities; ADVISORIES=FILE is an export of OSV's records of PyPI
+	$(BIN)/python -m deploy.supply.audit $(ADVISORIES)
+
 .PHONY: format
 format: $(VENV)/.done ## format the code
 	$(BIN)/ruff check --fix .
