@@ -166,6 +166,14 @@ ADVISORIES ?= advisories.zip
 audit: $(VENV)/.done ## compare the locks with known vulnerabilities; ADVISORIES=FILE is an export of OSV's records of PyPI
 	$(BIN)/python -m deploy.supply.audit $(ADVISORIES)
 
+.PHONY: images-tools
+images-tools: ## install buildah, runc and mmdebstrap for test-images (as root)
+	apt-get install -y --no-install-recommends buildah runc mmdebstrap
+
+.PHONY: test-images
+test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
+	$(BIN)/python -m pytest tests/images
+
 .PHONY: format
 format: $(VENV)/.done ## format the code
 	$(BIN)/ruff check --fix .

@@ -10,10 +10,21 @@ from deploy.supply.locked import locked
 
 PAGE = PROJECT / "docs" / "licences.md"
 
-ACCEPTED = frozenset(
-    ("0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CNRI-Python", "ISC", "MIT", "MPL-2.0")
-    + ("PSF-2.0", "Unlicense", "Zlib")
-)
+ACCEPTED = {
+    "0BSD",
+    "Apache-2.0",
+    "BSD",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "CNRI-Python",
+    "ISC",
+    "MIT",
+    "MPL-2.0",
+    "PSF-2.0",
+    "Unlicense",
+    "Zlib",
+}
 """Such as ask for no more than their own text beside the program; MPL-2.0 for changes of its own files, too."""
 
 _SAME = {
