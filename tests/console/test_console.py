@@ -64,6 +64,14 @@ async def test_a_decision_alone_generates_nothing(visitor: Visitor) -> None:
     await expect(visitor.page.locator(".answer")).to_have_count(0)
 
 
+async def test_what_is_asked_last_is_what_is_shown(visitor: Visitor) -> None:
+    await visitor.ask(IN_CHAT, "all")
+    await visitor.ask(IN_TRIAGE, "chosen")
+    await expect(visitor.answer("triage_adapter").locator(".rating")).to_be_visible()
+    await expect(visitor.page.locator(".answer")).to_have_count(1)
+    await expect(visitor.page.locator("#ask-status")).to_have_text(re.compile("^1 answer,"))
+
+
 async def test_a_decision_is_shown_whole_with_all_that_was_considered(visitor: Visitor) -> None:
     rows = visitor.page.locator("[data-decision]").filter(has_text="triage_adapter")
     await rows.first.click()

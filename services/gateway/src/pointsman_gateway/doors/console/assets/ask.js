@@ -25,12 +25,13 @@ export function prepareAsk() {
 /** `from`: "chosen", "considered" or "all" paths; none where only the decision is wanted. */
 async function ask(from) {
   stopping.abort();
-  stopping = new AbortController();
+  const mine = stopping = new AbortController();
   const body = { model: "auto", user: USER, messages: [{ role: "user", content: at("request").value }] };
   at("answers").replaceChildren();
   say("Deciding …");
   try {
     const decision = await api.route(body);
+    if (mine !== stopping) return; // something else has been asked meanwhile
     showDecision(decision, body);
     const wanted = from && wantedPaths(from, decision);
     say(wanted ? "" : `${decision.path}, decided; nothing was generated.`);
@@ -59,8 +60,10 @@ async function answers(others, decision, body) {
 }
 
 async function run(cards) {
+  const mine = stopping;
   at("stop-button").hidden = false;
-  await Promise.all(cards.map((card) => card.run(stopping.signal)));
+  await Promise.all(cards.map((card) => card.run(mine.signal)));
+  if (mine !== stopping) return;
   at("stop-button").hidden = true;
   const done = cards.filter((card) => card.receipt);
   say(`${plural(done.length, "answer")}${done.length < cards.length ? ` of ${cards.length}` : ""}, ${dollars(done.reduce((sum, card) => sum + card.receipt.cost_usd, 0))} together.`);
