@@ -12,7 +12,22 @@ from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Caller, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started, Usage
+from pointsman_gateway.domain import (
+    ANYONE,
+    Caller,
+    Chunks,
+    Decision,
+    Event,
+    Finished,
+    Operation,
+    Prompt,
+    Receipt,
+    Request,
+    Started,
+    Undecided,
+    Usage,
+)
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
 from pointsman_gateway.prompts.stage import Prompts
@@ -22,10 +37,14 @@ from pointsman_gateway.validation.transcript import Transcript
 
 
 class Journal(Protocol):
-    """Keeps what was decided, and what came of it; never waits, never fails."""
+    """Keeps the receipt of every request; never waits, never fails."""
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
-        """`receipt` is None where nothing was asked for but the decision."""
+    def note(self, request: Request, receipt: Receipt) -> None:
+        """What was decided, and what came of it."""
+        ...
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        """What came to no decision."""
         ...
 
 
@@ -100,11 +119,12 @@ class Pipeline:
         Raises PointsmanError. Before Started another path may be taken; after it never.
         """
         line = self.current()
-        meter = line.metering.start(request.arrived)
-        outcome, hold, failure = "cancelled", None, None
+        meter = line.metering.start(request)
+        outcome, hold, failure = CANCELLED, None, None
         try:
             async with self.admission.admitted(request):
                 hold = await self._enter(request, expected_tokens(request))
+                meter.admitted()
                 decision = await _decide(line, request)
                 meter.decided(decision)
                 if not hold.afford_now(decision.expected_cost_usd):
@@ -122,9 +142,9 @@ class Pipeline:
                         yield chunks
                 finally:
                     await answering.aclose()
-                outcome = "ok"
+                outcome = OK
                 receipt = meter.finish(outcome)
-                assert receipt is not None
+                assert isinstance(receipt, Receipt)  # it was decided
                 self._close(request, hold, receipt)
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
@@ -133,30 +153,51 @@ class Pipeline:
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception:
-            outcome = "internal"
+            outcome = INTERNAL
             raise
         finally:
-            if outcome != "ok":
-                cut_short = meter.finish(outcome, failure)
-                if failure is not None:
-                    failure.receipt = cut_short
-                if cut_short is not None:
-                    self._close(request, hold, cut_short)
-                elif hold is not None:
-                    hold.settle(Usage(), 0.0, outcome)
+            if outcome != OK:
+                self._cut_short(request, hold, meter.finish(outcome, failure), failure)
 
     async def decide(self, request: Request) -> Decision:
         """The decision alone."""
-        async with self.admission.admitted(request):
-            hold = await self._enter(request, 0)
-            outcome = "failed"
-            try:
-                decision = await _decide(self.current(), request)
-                outcome = "routed"
-            finally:
-                hold.settle(Usage(), 0.0, outcome)
-            self.journal.note(request, decision, None)
-            return decision
+        line = self.current()
+        meter = line.metering.start(replace(request, operation="route"))
+        outcome, hold, failure = CANCELLED, None, None
+        try:
+            async with self.admission.admitted(request):
+                hold = await self._enter(request, 0)
+                meter.admitted()
+                decision = await _decide(line, request)
+                meter.decided(decision)
+            outcome = ROUTED
+        except PointsmanError as error:
+            outcome, failure = error.code, error
+            raise
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            outcome = INTERNAL
+            raise
+        finally:
+            if outcome != ROUTED:
+                self._cut_short(request, hold, meter.finish(outcome, failure), failure)
+        self._close(request, hold, meter.routed())
+        return decision
+
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+        """Dollars by path, of those that were considered: what the request is likely to cost there."""
+        return self.current().router.costs(request, decision)
+
+    def turned_away(
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
+    ) -> None:
+        """A door has refused a request before it came to the line, or (without an error) lost its client: the request
+        leaves its receipt all the same."""
+        meter = self.current().metering.start(Request("", (), caller=caller, arrived=arrived, operation=operation))
+        receipt = meter.finish(error.code if error else CANCELLED, error)
+        assert isinstance(receipt, Undecided)  # nothing has decided
+        self.journal.note_undecided(receipt)
 
     async def prompt(self, request: Request, decision: Decision) -> Prompt:
         """The prompt that `answer` would send for this decision."""
@@ -170,10 +211,20 @@ class Pipeline:
             error.limits = self.tenancy.headers(request.caller)
             raise
 
-    def _close(self, request: Request, hold: Hold | None, receipt: Receipt) -> None:
+    def _cut_short(
+        self, request: Request, hold: Hold | None, receipt: Receipt | Undecided, failure: PointsmanError | None
+    ) -> None:
+        if failure is not None:
+            failure.receipt = receipt
+        self._close(request, hold, receipt)
+
+    def _close(self, request: Request, hold: Hold | None, receipt: Receipt | Undecided) -> None:
         if hold is not None:
             hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-        self.journal.note(request, receipt.decision, receipt)
+        if isinstance(receipt, Receipt):
+            self.journal.note(request, receipt)
+        else:
+            self.journal.note_undecided(receipt)
 
 
 async def _decide(line: Line, request: Request) -> Decision:

@@ -1,7 +1,20 @@
 """The nouns that travel down the line; they know the standard library and arrays, nothing else."""
 
 from pointsman_gateway.domain.adapters import Aim, Alias, Outcomes
-from pointsman_gateway.domain.answer import Chunk, Chunks, Event, Finished, Passage, Prompt, Receipt, Started, Usage
+from pointsman_gateway.domain.answer import (
+    PICO,
+    Chunk,
+    Chunks,
+    EngineSeconds,
+    Event,
+    Finished,
+    Passage,
+    Prompt,
+    Receipt,
+    Started,
+    Undecided,
+    Usage,
+)
 from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
 from pointsman_gateway.domain.evidence import Feedback, PathEvidence
@@ -11,6 +24,7 @@ from pointsman_gateway.domain.sampling import Sampling
 __all__ = [
     "ANYONE",
     "AUTO",
+    "PICO",
     "UNKNOWN",
     "Aim",
     "Alias",
@@ -19,6 +33,7 @@ __all__ = [
     "Chunks",
     "Considered",
     "Decision",
+    "EngineSeconds",
     "Event",
     "Feedback",
     "Finished",
@@ -36,6 +51,7 @@ __all__ = [
     "Sampling",
     "Scope",
     "Started",
+    "Undecided",
     "Usage",
     "Vector",
 ]

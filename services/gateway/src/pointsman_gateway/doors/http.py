@@ -5,16 +5,17 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pointsman_servicekit.errors import PointsmanError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.chat import ChatRoute, encoder_of
 from pointsman_gateway.doors.edge import Edge
 from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
 from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of, respond
-from pointsman_gateway.doors.http_errors import add_error_handlers
+from pointsman_gateway.doors.http_errors import IN_THE_LINE, add_error_handlers, leave_receipt_of
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
 from pointsman_gateway.doors.openai_routes import add_openai_routes
 
@@ -29,9 +30,10 @@ async def route(body: RouteBody, request: Request) -> Response:
     """The decision alone; nothing is generated, nothing is charged."""
     door = door_of(request)
     asked = body.to_request(deadline_of(request), await caller_of_request(request))
+    request.scope[IN_THE_LINE] = True
     decision = await door.pipeline.decide(asked)
     prompt = await door.pipeline.prompt(asked, decision) if body.include_prompt else None
-    return JSONResponse(answers.decision_body(decision, prompt))
+    return JSONResponse(answers.decision_body(decision, door.pipeline.costs(asked, decision), prompt))
 
 
 async def feedback(body: FeedbackBody, request: Request) -> Response:
@@ -68,7 +70,11 @@ async def metrics(request: Request) -> Response:
 
 def build_app(door: HttpDoor) -> ASGIApp:
     """All routes, the hot one past FastAPI."""
-    return Edge(build_api(door), {("POST", "/v1/chat/completions"): ChatRoute(door)})
+
+    def turned_away(scope: Scope, error: PointsmanError) -> None:
+        leave_receipt_of(door, scope, error)
+
+    return Edge(build_api(door), {("POST", "/v1/chat/completions"): ChatRoute(door)}, turned_away)
 
 
 def build_api(door: HttpDoor) -> FastAPI:

@@ -4,16 +4,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from pointsman_gateway.domain import Path, PathEvidence, Receipt
+from pointsman_gateway.domain import PICO, Path, PathEvidence, Receipt
 from pointsman_gateway.journal.keys import last_days, today
 from pointsman_gateway.journal.latencies import bucket_of, quantile
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
 """The names of the counts; BUCKET has its number behind it."""
 
-PER_DOLLAR = 10**12
 PER_RATING = 10**6
-"""Costs and ratings are counted in whole numbers, which add up to the same in any order and can be taken off again."""
+"""Costs (in picodollars) and ratings are counted in whole numbers: they add up alike in any order, and can be taken
+off again."""
 
 NOTHING = PathEvidence()
 
@@ -85,7 +85,7 @@ class EvidenceBoard:
         day = today()
         if day not in self._days:
             self._keep_window()
-        cell, cost = cell_of(receipt), round(receipt.cost_usd * PER_DOLLAR)
+        cell, cost = cell_of(receipt), sum(receipt.picodollars.values())
         bucket = BUCKET + str(bucket_of(receipt.seconds["total"]))
         for counts in (self._untold.setdefault(day, {}), self._days.setdefault(day, {}), self._sum):
             named = counts.get(cell)
@@ -147,5 +147,5 @@ def _evidence(counts: Mapping[str, int]) -> PathEvidence:
         quality=counts.get(RATING, 0) / PER_RATING / rated if rated > 0 else 0.0,
         answers=answers,
         p95_seconds=quantile(buckets, 0.95),
-        mean_cost_usd=counts.get(COST, 0) / PER_DOLLAR / answers if answers > 0 else 0.0,
+        mean_cost_usd=counts.get(COST, 0) / PICO / answers if answers > 0 else 0.0,
     )

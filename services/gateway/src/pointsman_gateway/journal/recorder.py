@@ -5,8 +5,8 @@ import logging
 import time
 from collections import deque
 
-from pointsman_gateway.domain import Decision, Receipt, Request
-from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, to_entry
+from pointsman_gateway.domain import Receipt, Request, Undecided
+from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, to_entry, to_undecided_json
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.store import Batch, JournalStore
@@ -38,6 +38,8 @@ class Recorder:
         self._metrics = metrics
         self._redaction = redaction
         self._noted: deque[Noted] = deque()
+        self._undecided: deque[tuple[float, Undecided]] = deque()
+        """With when they were noted, Unix seconds."""
         self._waiting: deque[Entry] = deque()
         """Encoded, so that no request is kept in memory for as long as Redis is away."""
         self._waiting_characters = 0
@@ -48,18 +50,24 @@ class Recorder:
         """Whether the stream still holds more than its cap, which has been lowered."""
         self._writing = asyncio.Lock()
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
+    def note(self, request: Request, receipt: Receipt) -> None:
         if len(self._noted) >= MOST_WAITING:
             self._noted.popleft()
             self._metrics.dropped.labels("full").inc()
-        self._noted.append(Noted(time.time(), request, decision, receipt))
-        if receipt is not None:
-            self._board.answered(receipt)
+        self._noted.append(Noted(time.time(), request, receipt))
+        self._board.answered(receipt)
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        if len(self._undecided) >= MOST_WAITING:
+            self._undecided.popleft()
+            self._metrics.dropped.labels("full").inc()
+        self._undecided.append((time.time(), receipt))
 
     @property
     def waiting(self) -> int:
-        """Decisions that are not known to be written."""
-        return len(self._noted) + len(self._waiting) + (len(self._batch.entries) if self._batch else 0)
+        """Receipts that are not known to be written."""
+        sent = len(self._batch.entries) + len(self._batch.undecided) if self._batch else 0
+        return len(self._noted) + len(self._undecided) + len(self._waiting) + sent
 
     async def write(self) -> None:
         """Writes all that waits. Raises Unavailable, and then keeps what it could not write."""
@@ -68,7 +76,7 @@ class Recorder:
                 await self._encode()
                 while batch := self._batch or self._next_batch():
                     await self._write(batch)
-                    if not self._waiting and not self._over:
+                    if not (self._waiting or self._undecided or self._over):
                         break  # what has been counted since then goes with the next
             finally:
                 self._metrics.waiting.set(self.waiting)
@@ -84,7 +92,7 @@ class Recorder:
         length = await self.store.write(batch)
         self._batch = None
         self._over = length > self.store.config.most
-        self._metrics.entries.inc(len(batch.entries))
+        self._metrics.entries.inc(len(batch.entries) + len(batch.undecided))
 
     async def _encode(self) -> None:
         keep_text = self.store.config.keep_text
@@ -93,7 +101,7 @@ class Recorder:
             try:
                 self._wait_for(to_entry(noted, keep_text, self._redaction))
             except Exception:  # one that cannot be written must not keep back the others
-                log.exception("decision %s cannot be written", noted.decision.id)
+                log.exception("decision %s cannot be written", noted.receipt.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
             if number % ENCODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -112,8 +120,9 @@ class Recorder:
             entries.append(self._waiting.popleft())
             characters += entries[-1].size
         self._waiting_characters -= characters
+        undecided = [self._undecided.popleft() for _ in range(min(len(self._undecided), MOST_IN_A_BATCH))]
         counts = self._board.hand_over()
-        if not (entries or counts or self._over):
+        if not (entries or undecided or counts or self._over):
             return None
         self._number += 1
-        return Batch(self._number, entries, counts)
+        return Batch(self._number, entries, counts, [to_undecided_json(receipt, at) for at, receipt in undecided])

@@ -5,7 +5,11 @@ WRITE = """
 local stream, index, writer = KEYS[1], KEYS[2], KEYS[3]
 local most, keep, number, decisions = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if tonumber(redis.call('GET', writer) or '0') >= number then return redis.call('XLEN', stream) end
-local at = 5
+local most_undecided, undecided = ARGV[5], tonumber(ARGV[6])
+local at = 7 + undecided
+for entry = 7, 6 + undecided do
+  redis.call('XADD', KEYS[4], 'MAXLEN', most_undecided, '*', 'entry', ARGV[entry])
+end
 for _ = 1, decisions do
   local id = ARGV[at]
   if redis.call('HEXISTS', index, id) == 0 then
@@ -15,7 +19,7 @@ for _ = 1, decisions do
   end
   at = at + 4
 end
-for day = 4, #KEYS do
+for day = 5, #KEYS do
   local counts = tonumber(ARGV[at])
   at = at + 1
   for _ = 1, counts do

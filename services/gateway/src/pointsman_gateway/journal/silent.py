@@ -2,7 +2,7 @@
 
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_gateway.domain import Decision, Feedback, Receipt, Request
+from pointsman_gateway.domain import Feedback, Receipt, Request, Undecided
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.feedback import Stored
 
@@ -13,10 +13,12 @@ class NoJournal:
     def __init__(self, board: EvidenceBoard) -> None:
         self._board = board
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
+    def note(self, request: Request, receipt: Receipt) -> None:
         """Forgets it, but for what it says of the path."""
-        if receipt is not None:
-            self._board.answered(receipt)
+        self._board.answered(receipt)
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        """Forgets it; it has been counted."""
 
 
 class NoFeedback:

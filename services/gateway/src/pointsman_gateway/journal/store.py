@@ -22,6 +22,8 @@ class Batch:
     entries: Sequence[Entry]
     counts: Mapping[str, Counts] = field(default_factory=dict)
     """Of evidence, by day."""
+    undecided: Sequence[str] = ()
+    """Receipts of requests without a decision, JSON."""
 
 
 class JournalStore:
@@ -38,6 +40,7 @@ class JournalStore:
     async def write(self, batch: Batch) -> int:
         """Returns how many decisions the stream holds now."""
         arguments: list[Any] = [self.config.most, self._kept, batch.number, len(batch.entries)]
+        arguments += (self.config.most_undecided, len(batch.undecided), *batch.undecided)
         for entry in batch.entries:
             arguments += (entry.decision_id, entry.cell, entry.day, entry.json)
         for counts in batch.counts.values():
@@ -45,7 +48,13 @@ class JournalStore:
             arguments.append(len(fields))
             for name, number in fields.items():
                 arguments += (name, number)
-        names = [keys.DECISIONS, keys.INDEX, self._writer, *(keys.EVIDENCE + day for day in batch.counts)]
+        names = [
+            keys.DECISIONS,
+            keys.INDEX,
+            self._writer,
+            keys.UNDECIDED,
+            *(keys.EVIDENCE + day for day in batch.counts),
+        ]
         return int(await self._redis.call(lambda: self._write(keys=names, args=arguments)))
 
     async def say(self, feedback: Feedback, unix_ms: int) -> str:

@@ -1,11 +1,12 @@
 """All metrics of the gateway; their labels come from the configuration only."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from pointsman_gateway.domain import Decision, Path, Receipt, Usage
+from pointsman_gateway.domain import PICO, Decision, Path, Receipt, Usage
+from pointsman_gateway.metering.counterfactual import Sent
 from pointsman_gateway.metering.tallies import Count, Family, Histogram, Tallies, counter, histogram
 
 OTHER = "other"
@@ -30,6 +31,8 @@ class _Series:
     completion: Count
     outcomes: dict[tuple[str, str], Count] = field(default_factory=dict)
     dollars: dict[str, Count] = field(default_factory=dict)
+    """In picodollars."""
+    sent: Sent = field(default_factory=Sent)
 
 
 class Metrics:
@@ -51,10 +54,14 @@ class Metrics:
         self._confidence = histogram("pointsman_confidence", "The classifier's probability.", ["task"], CONFIDENCE)
         self._reasons = counter("pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"])
         self._tokens = counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"])
-        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"])
+        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], per=PICO)
+        self._routed = counter("pointsman_routed", "Requests that wanted the decision alone.", BY_PATH)
+        self._turned_away = counter(
+            "pointsman_refused", "Requests that came to no decision: refused, or given up.", ["code", "fault"]
+        )
         self._series: dict[tuple[str, str, str], _Series] = {}
         tallies = Tallies(
-            [self._requests, self._reasons, self._tokens, self._cost],
+            [self._requests, self._reasons, self._tokens, self._cost, self._routed, self._turned_away],
             [self._seconds, self._first_token, self._phases, decisions, self._confidence],
         )
         registry.register(tallies)
@@ -86,9 +93,6 @@ class Metrics:
         )
         self.in_flight = Gauge("pointsman_in_flight", "Requests being answered.", registry=registry)
         self.waiting = Gauge("pointsman_waiting", "Requests that wait for a place.", registry=registry)
-        self.refused = Counter(
-            "pointsman_refused", "Requests refused before a decision.", ["code", "fault"], registry=registry
-        )
 
     def know(self, paths: Collection[str], tasks: Collection[str]) -> None:
         """The label values allowed from now on; any other is counted as "other"."""
@@ -121,13 +125,28 @@ class Metrics:
         target = self._path(decision.path)
         self._escalations.labels(self._task(decision.task), self._path(source), target, validator).inc()
 
-    def ended(self, receipt: Receipt, fault: str) -> None:
+    def routed(self, receipt: Receipt) -> None:
+        path = receipt.decision.path
+        self._routed.cell(self._path(path), path.kind.value, self._task(receipt.decision.task)).value += 1
+
+    def turned_away(self, outcome: str, fault: str) -> None:
+        """A request has come to no decision."""
+        self._turned_away.cell(outcome, fault).value += 1
+
+    def sent(self) -> Iterator[tuple[str, str, Sent]]:
+        """By task and path."""
+        for (path, _, task), series in self._series.items():
+            yield task, path, series.sent
+
+    def ended(self, receipt: Receipt, asked: int) -> None:
+        """`asked`: the tokens that the request had of its own."""
         path = self._path(receipt.decision.path)
         labels = (path, receipt.decision.path.kind.value, self._task(receipt.decision.task))
         series = self._series.get(labels) or self._begin(labels)
-        outcome = series.outcomes.get((receipt.outcome, fault))
+        end = receipt.outcome, receipt.fault
+        outcome = series.outcomes.get(end)
         if outcome is None:
-            outcome = series.outcomes[receipt.outcome, fault] = self._requests.cell(*labels, receipt.outcome, fault)
+            outcome = series.outcomes[end] = self._requests.cell(*labels, *end)
         outcome.value += 1
         for phase, seconds in receipt.seconds.items():
             if phase == "total":
@@ -143,8 +162,9 @@ class Metrics:
         series.prompt.value += usage.prompt_tokens - usage.cached_tokens
         series.cached.value += usage.cached_tokens
         series.completion.value += usage.completion_tokens
-        for component, dollars in receipt.cost_parts_usd.items():
-            _of(series.dollars, self._cost, labels, component).value += dollars
+        for component, picodollars in receipt.picodollars.items():
+            _of(series.dollars, self._cost, labels, component).value += picodollars
+        series.sent.add(receipt, asked)
 
     def _begin(self, labels: tuple[str, str, str]) -> _Series:
         series = _Series(

@@ -13,7 +13,7 @@ from pointsman_gateway.config.schema import EmbeddingConfig
 from pointsman_gateway.embeddings.engine import Endpoint, EngineModel, Http, Reply, Unreachable
 from pointsman_gateway.embeddings.local import Encoder, LocalModel
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.embeddings.stage import Embeddings, Offer, Tenancy
+from pointsman_gateway.embeddings.stage import Embeddings, Journal, Offer, Tenancy
 
 CONNECT = 2.0
 """Seconds that an engine gets to take a connection."""
@@ -29,12 +29,13 @@ class EmbeddingSurroundings:
     http: Http
     tenancy: Tenancy
     metrics: EmbeddingMetrics
+    journal: Journal
 
 
 def embedding_surroundings(
-    encoder: Encoder, pool: Pool, tenancy: Tenancy, metrics: EmbeddingMetrics
+    encoder: Encoder, pool: Pool, tenancy: Tenancy, metrics: EmbeddingMetrics, journal: Journal
 ) -> EmbeddingSurroundings:
-    return EmbeddingSurroundings(LocalModel(encoder), encoder.fingerprint, PooledHttp(pool), tenancy, metrics)
+    return EmbeddingSurroundings(LocalModel(encoder), encoder.fingerprint, PooledHttp(pool), tenancy, metrics, journal)
 
 
 def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embeddings:
@@ -46,7 +47,7 @@ def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embedding
             offers[name] = offers[around.name] = Offer(name, around.own, model.price)
         else:
             offers[name] = Offer(name, EngineModel(_endpoint(name, model), around.http), model.price)
-    return Embeddings(offers, around.tenancy, around.metrics)
+    return Embeddings(offers, around.tenancy, around.metrics, around.journal)
 
 
 def _endpoint(name: str, model: EmbeddingConfig, environment: Mapping[str, str] = os.environ) -> Endpoint:

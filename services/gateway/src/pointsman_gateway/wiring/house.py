@@ -36,6 +36,7 @@ from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
 from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
 from pointsman_gateway.wiring.memory import Memory, remembering
+from pointsman_gateway.wiring.money import Money
 from pointsman_gateway.wiring.redaction import to_redaction
 
 PATIENCE = 5.0
@@ -52,6 +53,7 @@ class House:
     memory: Memory
     registry: CollectorRegistry
     trials: Trials
+    money: Money
 
     @property
     def engines(self) -> Engines:
@@ -80,9 +82,19 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
         await stack.enter_async_context(watching_event_loop(registry))
-        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board, engine_metrics, cache, trials)
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry))
-        builder = _Builder(settings, school, followers, around, memory, embedding)
+        money = Money.registered(registry, metrics)
+        around = Surroundings(
+            OpenAIClient(pool),
+            retriever,
+            metrics,
+            memory.board,
+            engine_metrics,
+            cache,
+            trials,
+            accounts=money.accounts,
+        )
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry), memory.journal)
+        builder = _Builder(settings, school, followers, around, memory, embedding, money)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
@@ -91,11 +103,12 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         stack.push_async_callback(_stop, following)
         reporting = Reporter(trials, lambda: generations.current.engines, engine_metrics)
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
+        await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         pipeline = Pipeline(admission, tenancy, generations.line, memory.journal)
-        yield House(pipeline, tenancy, generations, memory, registry, trials)
+        yield House(pipeline, tenancy, generations, memory, registry, trials, money)
 
 
 class _Builder:
@@ -109,6 +122,7 @@ class _Builder:
         around: Surroundings,
         memory: Memory,
         embedding: EmbeddingSurroundings,
+        money: Money,
     ) -> None:
         self._settings = settings
         self._school = school
@@ -116,6 +130,7 @@ class _Builder:
         self._around = around
         self._memory = memory
         self._embedding = embedding
+        self._money = money
 
     async def build_anew(self) -> Generation:
         """From what is in the folder now."""
@@ -133,6 +148,7 @@ class _Builder:
         self._followers.keep(config.models.engines)
         self._around.metrics.know(*label_values(config))
         self._memory.obey(config, engines.version_of)
+        self._money.obey(config, engines, line.metering)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
 
