@@ -4,7 +4,8 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.domain.outcome import OUTCOMES, UNFORESEEN, Fault
 
-_KNOWN_FAULTS = {str(fault): fault for fault in Fault}
+_FAULTS = frozenset(fault.value for fault in Fault)
+CALLER, LIMITS, GATEWAY = Fault.CALLER.value, Fault.LIMITS.value, Fault.GATEWAY.value
 
 
 def outcome_of(code: str) -> str:
@@ -12,17 +13,19 @@ def outcome_of(code: str) -> str:
     return code if code in OUTCOMES else UNFORESEEN
 
 
-def fault_of(outcome: str, error: PointsmanError | None) -> Fault:
-    """`outcome` is "ok", "routed", "cancelled", "internal" or the code of `error`.
+def fault_of(outcome: str, error: PointsmanError | None) -> str:
+    """A `Fault`'s value. `outcome` is "ok", "routed", "cancelled", "internal" or the code of `error`.
 
     Who asks too much, or asks for what cannot be, is at fault whatever the code is; beyond that the code tells.
     """
     if error is None:
-        return OUTCOMES.get(outcome, Fault.GATEWAY)
+        return OUTCOMES.get(outcome, GATEWAY)
     if error.http_status == 429:
-        return Fault.LIMITS
+        return LIMITS
     if error.http_status < 500:
-        return Fault.CALLER
-    told = OUTCOMES.get(error.code, Fault.GATEWAY)
+        return CALLER
+    if error.fault in _FAULTS:
+        return error.fault
+    told = OUTCOMES.get(error.code, GATEWAY)
     # An error of ours that has a caller's code has come out of another service, or is a mistake of this one.
-    return _KNOWN_FAULTS.get(error.fault) or (Fault.GATEWAY if told is Fault.CALLER else told)
+    return GATEWAY if told == CALLER else told

@@ -28,6 +28,7 @@ from pointsman_gateway.domain import (
     Usage,
 )
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
+from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
 from pointsman_gateway.prompts.stage import Prompts
@@ -130,7 +131,7 @@ class Pipeline:
                 if not hold.afford_now(decision.expected_cost_usd):
                     await hold.afford(decision.expected_cost_usd)
                 answering = _Answering(line, request, decision, meter)
-                finish_reason = ""
+                finish_reason, begun = "", False
                 try:
                     answer = await answering.begin(decision)
                     yield Started(answer.decision, answer.model, meter.overhead, answer.cached, hold.headers)
@@ -138,7 +139,7 @@ class Pipeline:
                         for chunk in chunks:
                             if chunk.finish_reason:
                                 finish_reason = chunk.finish_reason
-                        meter.handed_on(chunks)
+                        begun = begun or meter.handed_on(chunks)
                         yield chunks
                 finally:
                     await answering.aclose()
@@ -294,13 +295,13 @@ class _Answering:
                 self._meter.fell_back(failed, decision)
 
     async def _try(self, decision: Decision) -> _Answer:
-        self._meter.tries(decision.path)
+        tried = self._meter.tries(decision.path)
         prompt = await self._line.prompts.build(self._request, decision)
-        self._meter.prompted(prompt)
+        tried.prompted(prompt)
         opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
         self._opened = opened
-        self._meter.opened(opened.model, opened.cached, opened.hedged, opened.waited)
-        reading = _Reading(opened, self._judge, self._meter, decision)
+        tried.opened(opened.model, opened.cached, opened.hedged, opened.waited)
+        reading = _Reading(opened, self._judge, self._meter, tried, decision)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
@@ -321,7 +322,7 @@ class _Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision) -> None:
+    def __init__(self, opened: Opened, judge: Judge, meter: Meter, tried: Try, decision: Decision) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
@@ -329,6 +330,7 @@ class _Reading:
         self._accepted = opened.accepted
         self._judge = judge
         self._meter = meter
+        self._tried = tried
         self._decision = decision
         self._ended = False
 
@@ -347,7 +349,7 @@ class _Reading:
             if self._judge.judges:
                 chunks = self._judged(chunks)
             if chunks:
-                self._meter.came(chunks)
+                self._tried.came(chunks)
                 return chunks
 
     async def aclose(self) -> None:

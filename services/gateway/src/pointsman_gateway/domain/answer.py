@@ -84,9 +84,10 @@ Chunks = tuple[Chunk, ...]
 """What one read of an engine's stream brought."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receipt:
-    """What happened to a request that was decided."""
+    """What happened to a request that was decided. Nobody changes one; it is not frozen, since that would make it cost
+    thrice."""
 
     decision: Decision
     usage: Usage

@@ -65,8 +65,8 @@ _BY_FAULT: Mapping[Fault, str] = {
     Fault.STATE: "redis_unavailable keys_unavailable limits_contended",
 }
 
-OUTCOMES: Mapping[str, Fault] = {code: fault for fault, codes in _BY_FAULT.items() for code in codes.split()}
-"""Every outcome, with whose fault it is where the error itself does not say otherwise."""
+OUTCOMES: Mapping[str, str] = {code: fault.value for fault, codes in _BY_FAULT.items() for code in codes.split()}
+"""Every outcome, with whose fault it is (a `Fault`'s value) where the error itself does not say otherwise."""
 
 
 def has_failed(outcome: str) -> bool:

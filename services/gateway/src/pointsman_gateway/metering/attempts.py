@@ -1,35 +1,37 @@
 """What each path was given to do for one request, and what that took."""
 
 import time
-from dataclasses import dataclass, field
 
-from pointsman_gateway.domain import Path, Prompt, Usage
+from pointsman_gateway.domain import Chunks, Path, Prompt, Usage
 from pointsman_gateway.metering.pricing import Parts, Pricing, tokens_of
 
+NO_PROMPT = Prompt(())
 
-@dataclass(slots=True)
+
 class Try:
-    """One path's work."""
+    """One path's work. What is not set on it stands on its class: one is made for each request."""
 
-    path: Path
-    begun: float
-    prompt: Prompt = field(default_factory=lambda: Prompt(()))
+    prompt = NO_PROMPT
     sent: float | None = None
     first_piece: float | None = None
-    pieces: int = 0
-    held: float = 0.0
+    pieces = 0
+    held = 0.0
     usage: Usage | None = None
-    model: str = ""
-    cached: str = ""
-    hedged: int = 0
-    waited: float = 0.0
+    model = ""
+    cached = ""
+    hedged = 0
+    waited = 0.0
     """Seconds until its adapter was loaded, or was not."""
-    failure: str = ""
+    failure = ""
     """The code of what kept it from answering."""
-    refused: bool = False
+    refused = False
     """By a validator."""
     ended: float | None = None
     """When its work had come to its end, where another path's came after it."""
+
+    def __init__(self, path: Path, begun: float) -> None:
+        self.path = path
+        self.begun = begun
 
     @property
     def counted(self) -> Usage:
@@ -41,6 +43,28 @@ class Try:
             return self.usage or Usage()
         return Usage(tokens_of(self.prompt.messages), self.pieces)
 
+    def prompted(self, prompt: Prompt) -> None:
+        """Its prompt is made, and goes to an engine."""
+        self.prompt, self.sent = prompt, time.perf_counter()
+
+    def opened(self, model: str, cached: str = "", hedged: int = 0, waited: float = 0.0) -> None:
+        """`model` has begun to answer, or what it once answered was found in the cache.
+
+        `hedged` other engines were given the same prompt, and let go of before they began. `waited` seconds passed
+        until its adapter was loaded.
+        """
+        self.model = model
+        if cached or hedged or waited:
+            self.cached, self.hedged, self.waited = cached, hedged, waited
+
+    def came(self, chunks: Chunks) -> None:
+        """A part of the answer has come. This stands in the way of every piece."""
+        self.pieces += len(chunks)
+        if self.first_piece is None:
+            self.first_piece = time.perf_counter()
+        if chunks[-1].finish_reason is not None:
+            self.pieces -= len([chunk for chunk in chunks if not (chunk.content or chunk.extra)])
+
     @property
     def overhead(self) -> float:
         """Seconds from beginning to sending, without retrieval."""
@@ -48,25 +72,21 @@ class Try:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By phase, up to the first piece; and those for which the answer was held back after it."""
+        """By phase, up to the first piece; and those for which the answer was held back after it. Until its first piece
+        it was in the engine's queue, where the engine tells that, and beyond it."""
         seconds = dict(self.prompt.seconds)
         if self.waited:
             seconds["adapter"] = self.waited
         if self.sent is not None and not self.cached:
-            self._add_engine(seconds, self.first_piece or self.ended or time.perf_counter())
+            waiting = (self.first_piece or self.ended or time.perf_counter()) - self.sent - self.waited
+            usage = self.usage
+            if usage is not None and usage.seconds is not None and usage.seconds.queue is not None:
+                queue = seconds["queue"] = min(usage.seconds.queue, max(waiting, 0.0))
+                waiting -= queue
+            seconds["prefill"] = waiting if waiting > 0 else 0.0
         if self.held:
             seconds["held"] = self.held
         return seconds
-
-    def _add_engine(self, seconds: dict[str, float], until: float) -> None:
-        """The time until its first piece: in the engine's queue, where it tells that, and beyond it."""
-        assert self.sent is not None
-        waiting = max(0.0, until - self.sent - self.waited)
-        told = self.usage.seconds.queue if self.usage is not None and self.usage.seconds is not None else None
-        if told is not None:
-            seconds["queue"] = min(told, waiting)
-            waiting -= seconds["queue"]
-        seconds["prefill"] = waiting
 
     def parts(self, pricing: Pricing) -> Parts:
         """What it cost; of an adapter that has answered, a share of its training too."""

@@ -25,11 +25,11 @@ class Habit:
     beside: float
     """Picodollars of searches, embeddings and hedges."""
 
-    def move(self, seen: "Habit") -> None:
-        self.overhead += PACE * (seen.overhead - self.overhead)
-        self.cached += PACE * (seen.cached - self.cached)
-        self.completion += PACE * (seen.completion - self.completion)
-        self.beside += PACE * (seen.beside - self.beside)
+    def move(self, overhead: float, cached: float, completion: float, beside: float) -> None:
+        self.overhead += PACE * (overhead - self.overhead)
+        self.cached += PACE * (cached - self.cached)
+        self.completion += PACE * (completion - self.completion)
+        self.beside += PACE * (beside - self.beside)
 
 
 class Habits:
@@ -45,12 +45,12 @@ class Habits:
     def learn(self, path: Path, asked: int, usage: Usage, beside: int) -> None:
         """One answer that came to its end: `asked` are the request's own tokens, `beside` is in picodollars."""
         cached = usage.cached_tokens / usage.prompt_tokens if usage.prompt_tokens else 0.0
-        seen = Habit(usage.prompt_tokens - asked, cached, usage.completion_tokens, beside)
+        seen = (usage.prompt_tokens - asked, cached, usage.completion_tokens, beside)
         habit = self.of(path)
         if habit is not None:
-            habit.move(seen)
+            habit.move(*seen)
         elif len(self._habits) < MOST:
-            self._habits[path.name, path.fingerprint] = seen
+            self._habits[path.name, path.fingerprint] = Habit(*seen)
 
 
 class ExpectedCost:

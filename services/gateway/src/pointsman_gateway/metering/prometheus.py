@@ -1,13 +1,15 @@
 """All metrics of the gateway; their labels come from the configuration only."""
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from pointsman_gateway.domain import PICO, Decision, Path, Receipt, Usage
+from pointsman_gateway.domain import PICO, Decision, Path, Receipt
 from pointsman_gateway.metering.counterfactual import Sent
-from pointsman_gateway.metering.tallies import Count, Family, Histogram, Tallies, counter, histogram
+from pointsman_gateway.metering.tallies import Count, Histogram, Tallies, counter, histogram
 
 OTHER = "other"
 
@@ -19,19 +21,25 @@ CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 
 BY_PATH = ["path", "kind", "task"]
 
+MOST_REMEMBERED = 4096
+
+Key = TypeVar("Key")
+Cell = TypeVar("Cell")
+
 
 @dataclass(slots=True)
 class _Series:
     """What is counted of the requests of one path, kind and task."""
 
-    seconds: Histogram
-    first_token: Histogram
+    labels: tuple[str, str, str]
     prompt: Count
     cached: Count
     completion: Count
     outcomes: dict[tuple[str, str], Count] = field(default_factory=dict)
     dollars: dict[str, Count] = field(default_factory=dict)
     """In picodollars."""
+    phases: dict[str, Histogram] = field(default_factory=dict)
+    """With the time to the first token and the whole time among them."""
     sent: Sent = field(default_factory=Sent)
 
 
@@ -60,6 +68,10 @@ class Metrics:
             "pointsman_refused", "Requests that came to no decision: refused, or given up.", ["code", "fault"]
         )
         self._series: dict[tuple[str, str, str], _Series] = {}
+        self._by_receipt: dict[tuple[str, str, str], _Series] = {}
+        """The same by path, fingerprint and task, as receipts name them: their labels are not made each time."""
+        self._by_decision: dict[tuple[str, str, str], Count] = {}
+        """Reasons by path, task and reason, for the same purpose."""
         tallies = Tallies(
             [self._requests, self._reasons, self._tokens, self._cost, self._routed, self._turned_away],
             [self._seconds, self._first_token, self._phases, decisions, self._confidence],
@@ -97,6 +109,7 @@ class Metrics:
     def know(self, paths: Collection[str], tasks: Collection[str]) -> None:
         """The label values allowed from now on; any other is counted as "other"."""
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
+        self._by_receipt, self._by_decision = {}, {}
 
     def reloaded(self, outcome: str, generation: str) -> None:
         """`outcome` is "swapped" or "refused"; `generation` is the one that serves now."""
@@ -108,11 +121,16 @@ class Metrics:
         self._generation.labels(generation).set(1)
 
     def decided(self, decision: Decision, seconds: float) -> None:
-        task = self._task(decision.task)
         self._decisions.observe(seconds)
-        self._reasons.cell(self._path(decision.path), task, decision.reason.partition(":")[0]).value += 1
+        named = (decision.path.name, decision.task, decision.reason)
+        count = self._by_decision.get(named)
+        if count is None:
+            reason = decision.reason.partition(":")[0]
+            count = self._reasons.cell(self._path(decision.path), self._task(decision.task), reason)
+            _remember(self._by_decision, named, count)
+        count.value += 1
         if decision.probabilities:
-            self._confidence.cell(task).observe(decision.confidence)
+            self._confidence.cell(self._task(decision.task)).observe(decision.confidence)
 
     def fell_back(self, source: Path, target: Path) -> None:
         self._fallbacks.labels(self._path(source), self._path(target)).inc()
@@ -140,41 +158,57 @@ class Metrics:
 
     def ended(self, receipt: Receipt, asked: int) -> None:
         """`asked`: the tokens that the request had of its own."""
-        path = self._path(receipt.decision.path)
-        labels = (path, receipt.decision.path.kind.value, self._task(receipt.decision.task))
-        series = self._series.get(labels) or self._begin(labels)
+        series = self._series_of(receipt)
         end = receipt.outcome, receipt.fault
-        outcome = series.outcomes.get(end)
-        if outcome is None:
-            outcome = series.outcomes[end] = self._requests.cell(*labels, *end)
+        outcome = series.outcomes.get(end) or self._count(series, end)
         outcome.value += 1
         for phase, seconds in receipt.seconds.items():
-            if phase == "total":
-                series.seconds.observe(seconds)
-            elif phase == "first_token":
-                series.first_token.observe(seconds)
-            else:
-                self._phases.cell(path, phase).observe(seconds)
+            spread = series.phases.get(phase) or self._spread(series, phase)
+            spread.counts[bisect_left(spread.bounds, seconds)] += 1  # as `observe` does, without calling it
+            spread.sum += seconds
         usage = receipt.usage
         if receipt.cached:  # no engine has read or made them
-            self._tokens.cell(*labels, "replayed").value += usage.prompt_tokens + usage.completion_tokens
-            usage = Usage()
-        series.prompt.value += usage.prompt_tokens - usage.cached_tokens
-        series.cached.value += usage.cached_tokens
-        series.completion.value += usage.completion_tokens
+            self._tokens.cell(*series.labels, "replayed").value += usage.prompt_tokens + usage.completion_tokens
+        else:
+            series.prompt.value += usage.prompt_tokens - usage.cached_tokens
+            series.cached.value += usage.cached_tokens
+            series.completion.value += usage.completion_tokens
         for component, picodollars in receipt.picodollars.items():
-            _of(series.dollars, self._cost, labels, component).value += picodollars
+            dollars = series.dollars.get(component) or self._spent(series, component)
+            dollars.value += picodollars
         series.sent.add(receipt, asked)
 
+    def _series_of(self, receipt: Receipt) -> _Series:
+        path, task = receipt.decision.path, receipt.decision.task
+        named = (path.name, path.fingerprint, task)
+        series = self._by_receipt.get(named)
+        if series is None:
+            labels = (self._path(path), path.kind.value, self._task(task))
+            series = self._series.get(labels) or self._begin(labels)
+            _remember(self._by_receipt, named, series)
+        return series
+
+    def _count(self, series: _Series, end: tuple[str, str]) -> Count:
+        count = series.outcomes[end] = self._requests.cell(*series.labels, *end)
+        return count
+
+    def _spread(self, series: _Series, phase: str) -> Histogram:
+        path, _, _ = series.labels
+        spread = series.phases[phase] = self._phases.cell(path, phase)
+        return spread
+
+    def _spent(self, series: _Series, component: str) -> Count:
+        dollars = series.dollars[component] = self._cost.cell(*series.labels, component)
+        return dollars
+
     def _begin(self, labels: tuple[str, str, str]) -> _Series:
-        series = _Series(
-            seconds=self._seconds.cell(*labels),
-            first_token=self._first_token.cell(*labels),
+        series = self._series[labels] = _Series(
+            labels,
             prompt=self._tokens.cell(*labels, "prompt"),
             cached=self._tokens.cell(*labels, "cached"),
             completion=self._tokens.cell(*labels, "completion"),
+            phases={"total": self._seconds.cell(*labels), "first_token": self._first_token.cell(*labels)},
         )
-        self._series[labels] = series
         return series
 
     def _path(self, path: Path) -> str:
@@ -184,8 +218,8 @@ class Metrics:
         return task if task in self._tasks else OTHER
 
 
-def _of(known: dict[str, Count], family: Family[Count], labels: tuple[str, str, str], last: str) -> Count:
-    count = known.get(last)
-    if count is None:
-        count = known[last] = family.cell(*labels, last)
-    return count
+def _remember(known: dict[Key, Cell], key: Key, cell: Cell) -> None:
+    """Up to a cap: what callers name themselves is among the keys."""
+    if len(known) >= MOST_REMEMBERED:
+        known.clear()
+    known[key] = cell

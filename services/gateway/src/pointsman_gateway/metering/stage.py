@@ -7,7 +7,7 @@ from typing import TypeVar
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import Chunks, Decision, Path, Prompt, Receipt, Request, Undecided, Usage
+from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, Undecided, Usage
 from pointsman_gateway.domain.outcome import OK, ROUTED
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.metering.attempts import Try
@@ -18,8 +18,11 @@ from pointsman_gateway.metering.prometheus import Metrics
 
 Amount = TypeVar("Amount", int, float)
 
-_BESIDE = ("retrieval", "embedding", "hedge")
-"""Components of what an answer costs that its tokens do not tell."""
+NOTHING_TRIED = Try(Path("", ""), 0.0)
+
+_OF_TOKENS = ("prompt", "cached", "completion")
+_NO_HABIT = frozenset((*_OF_TOKENS, "training"))
+"""Components of what an answer costs that its path's habits leave out: tokens are in them by their number."""
 
 
 class Metering:
@@ -39,19 +42,20 @@ class Metering:
 class Meter:
     """Times and counts one request: all that was tried for it."""
 
+    _admitted: float | None = None
+    _decision: Decision | None = None
+    _decided = 0.0
+    _first_token: float | None = None
+    _refused: Try | None = None
+    """The one from which another was escalated to."""
+    _answers: Try | None = None
+    """The one whose answer the caller gets."""
+
     def __init__(self, metering: Metering, request: Request) -> None:
         self._metering = metering
         self._request = request
         self._arrived = request.arrived or time.perf_counter()
-        self._admitted: float | None = None
-        self._decision: Decision | None = None
-        self._decided = 0.0
-        self._first_token: float | None = None
         self._tries: list[Try] = []
-        self._refused: Try | None = None
-        """The one from which another was escalated to."""
-        self._answers: Try | None = None
-        """The one whose answer the caller gets."""
 
     def admitted(self) -> None:
         """It has a place in the house, and a hold on its caller's limits."""
@@ -61,13 +65,14 @@ class Meter:
         self._decision, self._decided = decision, self.elapsed
         self._metering.metrics.decided(decision, self._decided - (self._admitted or 0.0))
 
-    def tries(self, path: Path) -> None:
-        """What follows is the work of `path`."""
+    def tries(self, path: Path) -> Try:
+        """What follows is the work of `path`; it is told itself how its prompt and its answer come along."""
         now = time.perf_counter()
         if self._answers is not None and self._answers.ended is None:
             self._answers.ended = now
-        self._answers = Try(path, now)
-        self._tries.append(self._answers)
+        self._answers = tried = Try(path, now)
+        self._tries.append(tried)
+        return tried
 
     def fell_back(self, source: Path, decision: Decision) -> None:
         self._decision = decision
@@ -94,28 +99,6 @@ class Meter:
         self._answers, self._refused = self._refused, None
         self.fell_back(source, decision)
 
-    def prompted(self, prompt: Prompt) -> None:
-        self._now.prompt = prompt
-        self._now.sent = time.perf_counter()
-
-    def opened(self, model: str, cached: str = "", hedged: int = 0, waited: float = 0.0) -> None:
-        """`model` has begun to answer, or what it once answered was found in the cache.
-
-        `hedged` other engines were given the same prompt, and let go of before they began. `waited` seconds passed
-        until its adapter was loaded.
-        """
-        self._now.hedged = hedged
-        self._now.waited = waited
-        self._now.model = model
-        self._now.cached = cached
-
-    def came(self, chunks: Chunks) -> None:
-        """A part of the answer has come."""
-        tried = self._now
-        tried.pieces += len([chunk for chunk in chunks if chunk.content or chunk.extra])
-        if tried.first_piece is None and tried.pieces:
-            tried.first_piece = time.perf_counter()
-
     def held(self) -> None:
         """The answer was kept back from its first piece until now."""
         self._now.held = time.perf_counter() - (self._now.first_piece or time.perf_counter())
@@ -123,10 +106,14 @@ class Meter:
     def used(self, usage: Usage) -> None:
         self._now.usage = usage
 
-    def handed_on(self, chunks: Chunks) -> None:
-        """The caller gets a part of the answer."""
-        if self._first_token is None and any(chunk.content or chunk.extra for chunk in chunks):
-            self._first_token = self.elapsed
+    def handed_on(self, chunks: Chunks) -> bool:
+        """The caller gets the first parts of the answer. Whether there was a token among them; then the rest may go on
+        without word."""
+        for chunk in chunks:
+            if chunk.content or chunk.extra:
+                self._first_token = self.elapsed
+                return True
+        return False
 
     @property
     def elapsed(self) -> float:
@@ -135,7 +122,7 @@ class Meter:
     @property
     def overhead(self) -> float:
         """Seconds of the gateway's own: deciding, and making prompts without looking anything up."""
-        return self._decided + sum(t.overhead for t in self._tries)
+        return self._decided + sum([t.overhead for t in self._tries])
 
     @property
     def _now(self) -> Try:
@@ -147,28 +134,28 @@ class Meter:
         fault, outcome = fault_of(outcome, error), outcome_of(outcome)
         if self._decision is None:
             return self._turned_away(outcome, fault)
-        by_try = [t.parts(self._metering.pricing) for t in self._tries]
-        answers = self._answers
+        metering, tries, answers = self._metering, self._tries, self._answers or NOTHING_TRIED
+        by_try = [tried.parts(metering.pricing) for tried in tries]
         receipt = Receipt(
-            decision=self._decision,
-            usage=_summed(self._tries),
-            picodollars=self._with_embedding(_added(by_try)),
-            seconds=self._seconds(),
-            outcome=outcome,
-            sources=answers.prompt.passages if answers else (),
-            model=answers.model if answers else "",
-            escalated_from=self._refused.path.name if self._refused else "",
-            cached=answers.cached if answers else "",
-            fault=fault.value,
-            request_id=request_id.get(),
+            self._decision,
+            _summed(tries),
+            self._with_embedding(_added(by_try)),
+            self._seconds(),
+            outcome,
+            answers.prompt.passages,
+            answers.model,
+            self._refused.path.name if self._refused else "",
+            answers.cached,
+            fault,
+            request_id.get(),
         )
         asked = tokens_of(self._request.messages)
-        self._metering.metrics.ended(receipt, asked)
-        for tried in self._tries:
+        metering.metrics.ended(receipt, asked)
+        for tried, parts in zip(tries, by_try, strict=True):
             if tried.path.aim is not None:
                 self._tell(tried, outcome)
-        if outcome == OK:
-            self._learn(by_try, asked)
+            if tried.usage and outcome == OK and not tried.cached:
+                self._learn(tried, parts, asked)
         return receipt
 
     def routed(self) -> Receipt:
@@ -198,18 +185,16 @@ class Meter:
         self._metering.trials.ended(tried.path, aim, came_of_it, tried.refused, seconds)
 
     def _seconds(self) -> dict[str, float]:
-        admitted = self._admitted or 0.0
+        admitted, tries = self._admitted or 0.0, self._tries
+        seconds = dict(_added([t.seconds for t in tries]))
         # What it was to cost is held after the decision, which may wait for Redis as all of admission may.
-        held = self._tries[0].begun - self._arrived - self._decided if self._tries else 0.0
-        seconds = {
-            "admission": admitted + held,
-            "classification": self._decided - admitted,
-            **_added([t.seconds for t in self._tries]),
-            "total": self.elapsed,
-        }
+        held = tries[0].begun - self._arrived - self._decided if tries else 0.0
+        seconds["admission"] = admitted + held
+        seconds["classification"] = self._decided - admitted
+        total = seconds["total"] = time.perf_counter() - self._arrived
         if self._first_token is not None:
             seconds["first_token"] = self._first_token
-            seconds["generation"] = seconds["total"] - self._first_token
+            seconds["generation"] = total - self._first_token
         return seconds
 
     def _with_embedding(self, parts: Mapping[str, int]) -> Mapping[str, int]:
@@ -219,12 +204,13 @@ class Meter:
         embedding = self._metering.pricing.embeddings(1)
         return {**parts, "embedding": parts.get("embedding", 0) + embedding} if embedding else parts
 
-    def _learn(self, by_try: Sequence[Parts], asked: int) -> None:
-        """What each path's answer was like, where it came to its end."""
-        for tried, parts in zip(self._tries, by_try, strict=True):
-            if tried.usage and not tried.cached:
-                beside = sum(parts.get(component, 0) for component in _BESIDE)
-                self._metering.expected_cost.habits.learn(tried.path, asked, tried.usage, beside)
+    def _learn(self, tried: Try, parts: Parts, asked: int) -> None:
+        """What its answer was like, which has come to its end."""
+        beside = 0
+        if len(parts) > len(_OF_TOKENS):
+            beside = sum([amount for component, amount in parts.items() if component not in _NO_HABIT])
+        assert tried.usage is not None
+        self._metering.expected_cost.habits.learn(tried.path, asked, tried.usage, beside)
 
 
 def _summed(tries: Sequence[Try]) -> Usage:
