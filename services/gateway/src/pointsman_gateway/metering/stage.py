@@ -139,7 +139,7 @@ class Meter:
         receipt = Receipt(
             self._decision,
             _summed(tries),
-            self._with_embedding(_added(by_try)),
+            self._with_embedding(by_try[0] if len(by_try) == 1 else _added(by_try)),
             self._seconds(),
             outcome,
             answers.prompt.passages,
@@ -186,7 +186,7 @@ class Meter:
 
     def _seconds(self) -> dict[str, float]:
         admitted, tries = self._admitted or 0.0, self._tries
-        seconds = dict(_added([t.seconds for t in tries]))
+        seconds = tries[0].seconds if len(tries) == 1 else _added([t.seconds for t in tries])
         # What it was to cost is held after the decision, which may wait for Redis as all of admission may.
         held = tries[0].begun - self._arrived - self._decided if tries else 0.0
         seconds["admission"] = admitted + held
@@ -217,10 +217,8 @@ def _summed(tries: Sequence[Try]) -> Usage:
     return tries[0].counted if len(tries) == 1 else sum((t.counted for t in tries), Usage())
 
 
-def _added(all_parts: Sequence[Mapping[str, Amount]]) -> Mapping[str, Amount]:
+def _added(all_parts: Sequence[Mapping[str, Amount]]) -> dict[str, Amount]:
     """Part by part."""
-    if len(all_parts) == 1:
-        return all_parts[0]
     added: dict[str, Amount] = {}
     for parts in all_parts:
         for name, amount in parts.items():
