@@ -91,7 +91,10 @@ class NoMeter:
 class Forgetful:
     """Implements the pipeline's `Journal`, and keeps nothing."""
 
-    def note(self, request: Request, receipt: Receipt) -> None:
+    def wants_answers(self, request: Request, decision: object) -> bool:
+        return False
+
+    def note(self, *told: object) -> None:
         pass
 
     def note_undecided(self, receipt: object) -> None:

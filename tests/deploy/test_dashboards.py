@@ -28,12 +28,7 @@ VARIABLES = ("datasource", "path", "task", "adapter")
 GRAFANAS = {"__rate_interval": "1m", **dict.fromkeys(VARIABLES, ".*")}
 """What Grafana puts in the place of its variables."""
 
-TO_COME: dict[str, set[str]] = {
-    "pointsman_training_usd": {"adapter"},
-    "gen_ai_client_operation_duration_seconds_bucket": {"gen_ai_request_model", "le"},
-    "gen_ai_client_operation_duration_seconds_count": {"gen_ai_operation_name", "gen_ai_request_model"},
-    "gen_ai_client_token_usage_sum": {"gen_ai_request_model", "gen_ai_token_type"},
-}
+TO_COME: dict[str, set[str]] = {}
 """Metrics, or labels of metrics, that the panels know and the services do not export yet."""
 
 _VLLMS = {"model_name", "engine"}

@@ -96,7 +96,7 @@ async def test_a_rating_counts_for_what_answered_and_a_later_one_takes_its_place
     version = "triage@111111111111"
     desk.board.versions = lambda path: version if path.adapter else ""
     made = decision("d1", "triage", ADAPTED)
-    desk.recorder.note(REQUEST, receipt(made, model=version))
+    desk.recorder.note(REQUEST, made, receipt(made, model=version))
     desk.note("d2")
     await desk.recorder.write()
     for name, rating in (("first", 0.1), ("second", 0.7), ("second", 0.7)):

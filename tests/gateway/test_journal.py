@@ -87,7 +87,7 @@ async def test_both_doors_tell_margin_familiarity_notes_and_generation(door: Doo
 
 def entry_of(request: Request, keep_text: bool = False, **fields: Any) -> dict[str, Any]:
     made = decision(**fields)
-    entry: dict[str, Any] = json.loads(to_entry(Noted(1.7e9, request, receipt(made)), keep_text).json)
+    entry: dict[str, Any] = json.loads(to_entry(Noted(1.7e9, request, made, receipt(made)), keep_text).json)
     return entry
 
 
@@ -123,7 +123,7 @@ def test_whatever_was_decided_can_be_written() -> None:
         notes=("read in part",), considered=(Considered("a", "skipped", 'it said "no"\n'),), probabilities=(("é", 0.5),)
     )
     request = Request("auto", (Message("user", "\x00\U0001f600"),), Sampling(extra={"response_format": "?"}))
-    entry = json.loads(to_entry(Noted(1.7e9, request, receipt(strange)), True).json)
+    entry = json.loads(to_entry(Noted(1.7e9, request, strange, receipt(strange)), True).json)
     assert (entry["notes"], entry["response_format"]) == (["read in part"], "other")
     assert entry["considered"][0]["reason"] == 'it said "no"\n'
 
@@ -156,7 +156,7 @@ async def test_a_cap_that_is_lowered_is_kept_from_the_next_batch_on(desk: Desk, 
 async def test_a_batch_that_is_sent_twice_is_written_once(desk: Desk, valkey: Valkey) -> None:
     made = decision()
     desk.board.answered(receipt(made))
-    batch = Batch(1, [to_entry(Noted(1.7e9, REQUEST, receipt(made)), False)], desk.board.hand_over())
+    batch = Batch(1, [to_entry(Noted(1.7e9, REQUEST, made, receipt(made)), False)], desk.board.hand_over())
     desk.store.config = JournalConfig(most=100)
     await desk.store.write(batch)
     await desk.store.write(batch)

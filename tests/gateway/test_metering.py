@@ -126,6 +126,19 @@ async def test_an_engine_that_tells_its_queue_has_it_apart_from_the_rest(
     assert gateway.metric("pointsman_phase_seconds_count", path="small_talk", phase="queue") == 1
 
 
+async def test_an_answers_tokens_after_the_first_are_timed(
+    http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    name = "pointsman_time_per_output_token_seconds"
+    engine.says(*answer("a"))  # it has none
+    await http.post("/v1/chat/completions", json=asking(IN_CHAT))
+    assert gateway.metric(f"{name}_count") == 0
+    engine.says(*answer("a", "b", "c"))
+    seconds = (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).json()["pointsman"]["seconds"]
+    assert gateway.metric(f"{name}_count", path="small_talk") == 1
+    assert gateway.metric(f"{name}_sum", path="small_talk") == pytest.approx(seconds["generation"] / 2, abs=1e-6)
+
+
 @pytest.mark.parametrize("metrics", ["soon", None, {}, {"queue_time_ms": "long"}, {"queue_time_ms": None}])
 async def test_what_an_engine_tells_in_other_words_is_passed_over(
     http: httpx.AsyncClient, engine: ScriptedEngine, metrics: object

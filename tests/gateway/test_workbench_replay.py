@@ -218,7 +218,8 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
         now, _ = await redis.time()
         for hours, count in ((30, 2), (20, 2 * PAGE), (1, 3)):
             for number in range(count):
-                entry = to_entry(Noted(0, request, routed(decision(f"{hours}/{number}"))), keep_text=False)
+                made = decision(f"{hours}/{number}")
+                entry = to_entry(Noted(0, request, made, routed(made)), keep_text=False)
                 await redis.xadd(
                     keys.DECISIONS, {"entry": entry.json}, id=f"{(now - hours * 3600) * 1000}-{number + 1}"
                 )
@@ -311,6 +312,6 @@ async def test_a_dead_redis_is_told_of_without_its_password(
 
 
 async def _note(valkey: Valkey, request: Request, decided: Any, *, keep_text: bool) -> None:
-    entry = to_entry(Noted(0, request, receipt(decided)), keep_text)
+    entry = to_entry(Noted(0, request, decided, receipt(decided)), keep_text)
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         await redis.xadd(keys.DECISIONS, {"decision": decided.id, "entry": entry.json})

@@ -110,14 +110,15 @@ async def _remember(desk: Desk) -> None:
     """Six requests that were abstained from, and three of which it was said what they are."""
     for number, text in enumerate([*PASSWORD, PASSWORD[0], ALONE]):
         abstained = decision(f"abstained {number}", UNKNOWN, reason="abstained")
-        desk.recorder.note(_request(text), routed(abstained))
+        desk.recorder.note(_request(text), abstained, routed(abstained))
     said = {
         "taken for another": (IN_POLICY, "policy"),
         "of no task that there is": (IN_CHAT, "smalltalk"),
         "well decided": (IN_TRIAGE, "triage"),
     }
     for name, (text, _) in said.items():
-        desk.recorder.note(_request(text), routed(decision(name, "triage")))
+        made = decision(name, "triage")
+        desk.recorder.note(_request(text), made, routed(made))
     await desk.recorder.write()
     for name, (_, task) in said.items():
         assert await desk.store.say(Feedback(name, name, right_task=task), 1) == "stored"

@@ -9,8 +9,6 @@ import yaml
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 
 EMPTY: dict[str, str] = {
-    r"pointsman_time_per_output_token_seconds": "to come",
-    r"\bgen_ai_": "to come",
     r"pointsman_lora_validation_seconds": "versions are tried when they are registered, which is before the minute",
 }
 """Patterns of PromQL to reasons."""

@@ -54,7 +54,7 @@ class Desk:
     def note(self, *names: str) -> None:
         for name in names:
             made = decision(name)
-            self.recorder.note(REQUEST, receipt(made))
+            self.recorder.note(REQUEST, made, receipt(made))
 
     async def written(self) -> None:
         """Returns once all is written; Redis may come back late."""

@@ -6,19 +6,21 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pointsman_servicekit.correlation import NONE, decision_id
 from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
-from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.domain import (
     ANYONE,
+    Answered,
     Caller,
     Chunks,
     Decision,
     Event,
     Finished,
+    Labels,
     Operation,
     Prompt,
     Receipt,
@@ -31,7 +33,6 @@ from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
 from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
-from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Judge, Validation, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
@@ -40,12 +41,30 @@ from pointsman_gateway.validation.transcript import Transcript
 class Journal(Protocol):
     """Keeps the receipt of every request; never waits, never fails."""
 
-    def note(self, request: Request, receipt: Receipt) -> None:
-        """What was decided, and what came of it."""
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        """Whether they are to be read along, for `note`."""
+        ...
+
+    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+        """What was decided, and what came of it. `answers`: the last one is the caller's."""
         ...
 
     def note_undecided(self, receipt: Undecided) -> None:
         """What came to no decision."""
+        ...
+
+
+class Classifies(Protocol):
+    """Request in, Labels out."""
+
+    async def label(self, request: Request) -> Labels: ...
+
+
+class Prompting(Protocol):
+    """Decision in, Prompt out."""
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        """Raises PointsmanError."""
         ...
 
 
@@ -99,9 +118,9 @@ class Line:
     """The stages of one generation of the configuration; a request walks one of them to its end."""
 
     generation: str
-    classification: Classification
+    classification: Classifies
     router: Router
-    prompts: Prompts
+    prompts: Prompting
     answers: Opens
     validation: Validation
     metering: Metering
@@ -120,6 +139,7 @@ class Pipeline:
         Raises PointsmanError. Before Started another path may be taken; after it never.
         """
         line = self.current()
+        decision_id.set(NONE)
         meter = line.metering.start(request)
         outcome, hold, failure = CANCELLED, None, None
         try:
@@ -127,10 +147,11 @@ class Pipeline:
                 hold = await self._enter(request, expected_tokens(request))
                 meter.admitted()
                 decision = await _decide(line, request)
+                decision_id.set(decision.id)
                 meter.decided(decision)
                 if not hold.afford_now(decision.expected_cost_usd):
                     await hold.afford(decision.expected_cost_usd)
-                answering = _Answering(line, request, decision, meter)
+                answering = _Answering(line, request, decision, meter, self.journal.wants_answers(request, decision))
                 finish_reason, begun = "", False
                 try:
                     answer = await answering.begin(decision)
@@ -146,7 +167,7 @@ class Pipeline:
                 outcome = OK
                 receipt = meter.finish(outcome)
                 assert isinstance(receipt, Receipt)  # it was decided
-                self._close(request, hold, receipt)
+                self._close(request, hold, receipt, answering.answers)
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
             outcome, failure = error.code, error
@@ -219,11 +240,17 @@ class Pipeline:
             failure.receipt = receipt
         self._close(request, hold, receipt)
 
-    def _close(self, request: Request, hold: Hold | None, receipt: Receipt | Undecided) -> None:
+    def _close(
+        self,
+        request: Request,
+        hold: Hold | None,
+        receipt: Receipt | Undecided,
+        answers: tuple[Answered, ...] = (),
+    ) -> None:
         if hold is not None:
             hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
         if isinstance(receipt, Receipt):
-            self.journal.note(request, receipt)
+            self.journal.note(request, receipt.decision, receipt, answers)
         else:
             self.journal.note_undecided(receipt)
 
@@ -247,12 +274,21 @@ class _Answer:
 class _Answering:
     """The way of one request from its decision to its answer."""
 
-    def __init__(self, line: Line, request: Request, decision: Decision, meter: Meter) -> None:
+    def __init__(self, line: Line, request: Request, decision: Decision, meter: Meter, keeps: bool) -> None:
+        """`keeps`: whether the answers are read along, for `answers`."""
         self._line = line
         self._request = request
         self._judge = line.validation.judge(request, decision)
         self._meter = meter
+        self._keeps = keeps
+        self._kept: list[_Reading] = []
         self._opened: Opened | None = None
+
+    @property
+    def answers(self) -> tuple[Answered, ...]:
+        """Those that came to their end; none where they are not kept, or where one is more than a text."""
+        found = [reading.answered for reading in self._kept if reading.ended]
+        return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
     async def aclose(self) -> None:
         """Lets go of the engine, where one still answers."""
@@ -301,7 +337,9 @@ class _Answering:
         opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
         self._opened = opened
         tried.opened(opened.model, opened.cached, opened.hedged, opened.waited)
-        reading = _Reading(opened, self._judge, self._meter, tried, decision)
+        reading = _Reading(opened, self._judge, self._meter, tried, decision, self._keeps)
+        if self._keeps:
+            self._kept.append(reading)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
@@ -322,17 +360,18 @@ class _Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, opened: Opened, judge: Judge, meter: Meter, tried: Try, decision: Decision) -> None:
+    def __init__(self, opened: Opened, judge: Judge, meter: Meter, tried: Try, decision: Decision, keeps: bool) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
+        self.ended = False
+        self._reads = keeps or judge.judges
         self._raw = opened.chunks
         self._accepted = opened.accepted
         self._judge = judge
         self._meter = meter
         self._tried = tried
         self._decision = decision
-        self._ended = False
 
     def __aiter__(self) -> "_Reading":
         return self
@@ -346,7 +385,7 @@ class _Reading:
                 raise
             if chunks[-1].usage is not None:
                 chunks = self._used(chunks)
-            if self._judge.judges:
+            if self._reads:
                 chunks = self._judged(chunks)
             if chunks:
                 self._tried.came(chunks)
@@ -355,10 +394,19 @@ class _Reading:
     async def aclose(self) -> None:
         await self._raw.aclose()  # type: ignore[attr-defined]  # it has one
 
+    @property
+    def answered(self) -> Answered | None:
+        """None where there is more, or less, to it than one whole text."""
+        choices = self.transcript.choices()
+        if self.transcript.too_long or len(choices) != 1 or choices[0].calls_tools or not choices[0].text.strip():
+            return None
+        verdicts = tuple((v.validator, str(v.ruling), v.reason) for v in self.verdicts)
+        return Answered(self._decision.path.name, choices[0].text, verdicts)
+
     def _end(self) -> None:
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         self.verdicts = self._judge.verdicts(self.transcript)
         for verdict in self.verdicts:
             self._meter.judged(self._decision, verdict.validator, verdict.ruling)

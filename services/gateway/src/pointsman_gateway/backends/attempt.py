@@ -77,7 +77,7 @@ class Asking:
         if self._clock() >= asked.deadline:
             raise failures.out_of_time()
         call = _call(target, asked)
-        stream, attempt = self._client.stream(call), _Attempt(target, self._metrics, self._accounts, asked)
+        stream, attempt = self._client.stream(call), _Attempt(call, target, self._metrics, self._accounts, asked)
         try:
             first = await _first(stream, call)
         except failures.NotThere as error:
@@ -130,6 +130,7 @@ class _Attempt:
         "_accounts",
         "_begun",
         "_busy",
+        "_call",
         "_cell",
         "_entry",
         "_metrics",
@@ -139,7 +140,8 @@ class _Attempt:
         "_terms",
     )
 
-    def __init__(self, target: Target, metrics: EngineMetrics, accounts: Accounts, asked: Asked) -> None:
+    def __init__(self, call: Call, target: Target, metrics: EngineMetrics, accounts: Accounts, asked: Asked) -> None:
+        self._call = call
         self._cell = target.cell
         self._name = target.engine.name
         self._terms = target.plan.breaker
@@ -169,7 +171,7 @@ class _Attempt:
         self._cell.in_flight -= 1
         if self._stay is not None:
             self._accounts.end(self._stay, _inference(last))
-        self._metrics.ended(self._name, _outcome(error))
+        self._metrics.ended(self._call, _outcome(error), self._cell.clock() - self._begun)
         breaker = self._cell.breaker
         if error is None:
             return

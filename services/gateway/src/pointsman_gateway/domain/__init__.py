@@ -3,6 +3,7 @@
 from pointsman_gateway.domain.adapters import Aim, Alias, Outcomes
 from pointsman_gateway.domain.answer import (
     PICO,
+    Answered,
     Chunk,
     Chunks,
     EngineSeconds,
@@ -28,6 +29,7 @@ __all__ = [
     "UNKNOWN",
     "Aim",
     "Alias",
+    "Answered",
     "Caller",
     "Chunk",
     "Chunks",

@@ -1,5 +1,7 @@
 """The metrics of `/v1/embeddings`; the one label that varies is the model's name in the configuration."""
 
+from typing import Protocol
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
@@ -10,10 +12,19 @@ from pointsman_gateway.domain import PICO, Undecided
 SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)  # fmt: skip
 
 
+class GenAi(Protocol):
+    """The same, as OpenTelemetry names it."""
+
+    def embedded(self, model: str, outcome: str, seconds: float) -> None: ...
+
+    def embedded_tokens(self, model: str, tokens: int) -> None: ...
+
+
 class EmbeddingMetrics:
     """Made once; generations of the configuration share it."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, gen_ai: GenAi) -> None:
+        self._gen_ai = gen_ai
         self._requests = Counter(
             "pointsman_embedding_requests",
             "Embedding requests by how they ended, and by whose fault.",
@@ -31,6 +42,9 @@ class EmbeddingMetrics:
         self._requests.labels(receipt.model, receipt.outcome, receipt.fault).inc()
         self._seconds.labels(receipt.model).observe(receipt.seconds["total"])
         self._tokens.labels(receipt.model).inc(receipt.usage.prompt_tokens)
+        self._gen_ai.embedded(receipt.model, receipt.outcome, receipt.seconds["total"])
+        if receipt.usage.prompt_tokens:
+            self._gen_ai.embedded_tokens(receipt.model, receipt.usage.prompt_tokens)
         self._cost.add(receipt.model, sum(receipt.picodollars.values()))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman_gateway.domain import PICO, Caller, Decision, Receipt, Request, Undecided, Usage
+from pointsman_gateway.domain import PICO, Answered, Caller, Decision, Receipt, Request, Undecided, Usage
 from pointsman_gateway.journal.evidence import cell_of
 from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
@@ -27,7 +27,10 @@ class Noted:
 
     unix_seconds: float
     request: Request
+    decision: Decision
     receipt: Receipt
+    answers: tuple[Answered, ...] = ()
+    """To be learnt from, in their order: the last one is the caller's. Empty where that is not wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +40,19 @@ class Entry:
     """What a rating counts for; empty where nothing was answered."""
     day: str
     json: str
+    tenant: str = ""
+    lesson: str = ""
+    """What is kept to learn from, JSON; empty where nothing is."""
 
     @property
     def size(self) -> int:
         """In characters."""
-        return len(self.json) + len(self.cell) + 64
+        return len(self.json) + len(self.lesson) + len(self.cell) + 64
 
 
 def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
     receipt = noted.receipt
-    decision = receipt.decision
+    decision = noted.decision
     body = {"v": VERSION, "id": decision.id, "unix_ms": round(noted.unix_seconds * 1000)}
     body |= _decided(decision)
     body |= _asked(noted.request, keep_text, redaction)
@@ -96,7 +102,7 @@ def _asked(request: Request, keep_text: bool, redaction: Redaction) -> dict[str,
 
 def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
     """How it went; messages and user as they may be kept, None where they are too long or the redaction fails."""
-    messages = _messages(request)
+    messages = messages_of(request)
     if messages is None:
         return "too long", None, None
     try:
@@ -105,8 +111,8 @@ def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, A
         return "not redacted", None, None
 
 
-def _messages(request: Request) -> list[dict[str, Any]] | None:
-    """None where they are too long."""
+def messages_of(request: Request) -> list[dict[str, Any]] | None:
+    """As they were sent; None where they are too long."""
     if sum(len(message.content) for message in request.messages) > LONGEST_TEXT:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]

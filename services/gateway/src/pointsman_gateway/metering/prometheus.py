@@ -1,13 +1,14 @@
 """All metrics of the gateway; their labels come from the configuration only."""
 
-from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from pointsman_servicekit.correlation import recorded_trace
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman_gateway.domain import PICO, Decision, Path, Receipt
+from pointsman_gateway.domain.outcome import OK
 from pointsman_gateway.metering.counterfactual import Sent
 from pointsman_gateway.metering.tallies import Count, Histogram, Tallies, counter, histogram
 
@@ -16,6 +17,7 @@ OTHER = "other"
 # Buckets in seconds; every threshold that an objective is likely to use lies on an edge.
 END_TO_END = (.005, .01, .025, .05, .1, .2, .3, .5, .75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 30, 60, 120, 300)  # fmt: skip
 FIRST_TOKEN = (.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)  # fmt: skip
+PER_TOKEN = (.002, .005, .01, .02, .03, .05, .075, .1, .15, .2, .3, .5, 1, 2.5)  # fmt: skip
 DECISION = (.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1)  # fmt: skip
 CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 
@@ -32,6 +34,7 @@ class _Series:
     """What is counted of the requests of one path, kind and task."""
 
     labels: tuple[str, str, str]
+    per_token: Histogram
     prompt: Count
     cached: Count
     completion: Count
@@ -56,6 +59,9 @@ class Metrics:
         self._first_token = histogram(
             "pointsman_time_to_first_token_seconds", "Arrival to first token.", BY_PATH, FIRST_TOKEN
         )
+        self._per_token = histogram(
+            "pointsman_time_per_output_token_seconds", "Of each token of an answer after the first.", BY_PATH, PER_TOKEN
+        )
         self._phases = histogram("pointsman_phase_seconds", "Time in each phase.", ["path", "phase"], END_TO_END)
         decisions = histogram("pointsman_decision_seconds", "Classification and routing.", [], DECISION)
         self._decisions = decisions.cell()
@@ -74,7 +80,7 @@ class Metrics:
         """Reasons by path, task and reason, for the same purpose."""
         tallies = Tallies(
             [self._requests, self._reasons, self._tokens, self._cost, self._routed, self._turned_away],
-            [self._seconds, self._first_token, self._phases, decisions, self._confidence],
+            [self._seconds, self._first_token, self._per_token, self._phases, decisions, self._confidence],
         )
         registry.register(tallies)
         self._fallbacks = Counter(
@@ -162,10 +168,10 @@ class Metrics:
         end = receipt.outcome, receipt.fault
         outcome = series.outcomes.get(end) or self._count(series, end)
         outcome.value += 1
+        trace = recorded_trace()
         for phase, seconds in receipt.seconds.items():
             spread = series.phases.get(phase) or self._spread(series, phase)
-            spread.counts[bisect_left(spread.bounds, seconds)] += 1  # as `observe` does, without calling it
-            spread.sum += seconds
+            spread.observe(seconds, trace)
         usage = receipt.usage
         if receipt.cached:  # no engine has read or made them
             self._tokens.cell(*series.labels, "replayed").value += usage.prompt_tokens + usage.completion_tokens
@@ -173,6 +179,8 @@ class Metrics:
             series.prompt.value += usage.prompt_tokens - usage.cached_tokens
             series.cached.value += usage.cached_tokens
             series.completion.value += usage.completion_tokens
+            if usage.completion_tokens > 1 and receipt.outcome == OK and "generation" in receipt.seconds:
+                series.per_token.observe(receipt.seconds["generation"] / (usage.completion_tokens - 1), trace)
         for component, picodollars in receipt.picodollars.items():
             dollars = series.dollars.get(component) or self._spent(series, component)
             dollars.value += picodollars
@@ -204,6 +212,7 @@ class Metrics:
     def _begin(self, labels: tuple[str, str, str]) -> _Series:
         series = self._series[labels] = _Series(
             labels,
+            per_token=self._per_token.cell(*labels),
             prompt=self._tokens.cell(*labels, "prompt"),
             cached=self._tokens.cell(*labels, "cached"),
             completion=self._tokens.cell(*labels, "completion"),

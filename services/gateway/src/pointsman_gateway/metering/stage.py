@@ -12,6 +12,7 @@ from pointsman_gateway.domain.outcome import OK, ROUTED
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.metering.expected_cost import ExpectedCost
+from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.pricing import Parts, Pricing, tokens_of
 from pointsman_gateway.metering.prometheus import Metrics
@@ -28,11 +29,18 @@ _NO_HABIT = frozenset((*_OF_TOKENS, "training"))
 class Metering:
     """Starts meters."""
 
-    def __init__(self, pricing: Pricing, expected_cost: ExpectedCost, metrics: Metrics, trials: Trials) -> None:
+    def __init__(
+        self, pricing: Pricing, expected_cost: ExpectedCost, metrics: Metrics, trials: Trials, gen_ai: GenAi
+    ) -> None:
         self.pricing = pricing
         self.expected_cost = expected_cost
         self.metrics = metrics
         self.trials = trials
+        self.gen_ai = gen_ai
+
+    def apart(self, metrics: Metrics, trials: Trials, gen_ai: GenAi) -> "Metering":
+        """The same prices, counted elsewhere."""
+        return Metering(self.pricing, self.expected_cost, metrics, trials, gen_ai)
 
     def start(self, request: Request) -> "Meter":
         """The time runs from the request's arrival; where that is not told, from now on."""
@@ -104,7 +112,10 @@ class Meter:
         self._now.held = time.perf_counter() - (self._now.first_piece or time.perf_counter())
 
     def used(self, usage: Usage) -> None:
-        self._now.usage = usage
+        now = self._now
+        now.usage = usage
+        if not now.cached:
+            self._metering.gen_ai.used(self._request.operation, now.model, usage)
 
     def handed_on(self, chunks: Chunks) -> bool:
         """The caller gets the first parts of the answer. Whether there was a token among them; then the rest may go on
@@ -151,6 +162,7 @@ class Meter:
         )
         asked = tokens_of(self._request.messages)
         metering.metrics.ended(receipt, asked)
+        metering.gen_ai.answered(self._request, receipt)
         for tried, parts in zip(tries, by_try, strict=True):
             if tried.path.aim is not None:
                 self._tell(tried, outcome)
@@ -169,6 +181,8 @@ class Meter:
         seconds = {"total": self.elapsed}
         seconds["admission"] = seconds["total"] if self._admitted is None else self._admitted
         self._metering.metrics.turned_away(outcome, fault)
+        if self._request.operation in ("chat", "completion"):
+            self._metering.gen_ai.refused(self._request, outcome, seconds["total"])
         counted = self._admitted is not None
         request = self._request
         return Undecided(

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from pointsman_servicekit.build_info import tell_build
+from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
@@ -19,25 +22,40 @@ from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.event_loop_lag import watching_event_loop
 from pointsman_gateway.generations import Generation, Generations
+from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
+from pointsman_gateway.shadow.marking import Box
 from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
+from pointsman_gateway.wiring.catalogue import to_catalogue
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
-from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
+from pointsman_gateway.wiring.line import (
+    NamedModels,
+    Surroundings,
+    build_line,
+    check,
+    gen_ai_names,
+    label_values,
+    to_path,
+)
 from pointsman_gateway.wiring.memory import Memory, remembering
 from pointsman_gateway.wiring.money import Money
 from pointsman_gateway.wiring.redaction import to_redaction
+from pointsman_gateway.wiring.shadowing import ShadowTerms, shadowing
+from pointsman_gateway.wiring.tracing import Around, traced_by
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
 
 PATIENCE = 5.0
 """Seconds that a changed configuration waits for engines which it names first."""
@@ -54,6 +72,7 @@ class House:
     registry: CollectorRegistry
     trials: Trials
     money: Money
+    feedback: Box
 
     @property
     def engines(self) -> Engines:
@@ -62,19 +81,24 @@ class House:
 
 
 @asynccontextmanager
-async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
-    """Builds the house, follows the engines and the configuration, and takes all down at the end."""
+async def building(settings: Settings, config: Config, spans: "Spans | None" = None) -> AsyncIterator[House]:
+    """Builds the house, follows the engines and the configuration, and takes all down at the end.
+
+    `spans`: where requests are to be traced.
+    """
+    traced = traced_by(spans)
     models = await asyncio.to_thread(Models.load, settings.embedding_model)
     school = School(models, settings.classifier)
     registry = _registry()
-    metrics, engine_metrics = Metrics(registry), EngineMetrics(registry)
+    metrics, gen_ai = Metrics(registry), GenAi(registry)
+    engine_metrics = EngineMetrics(registry, gen_ai)
     trials = Trials(lambda: engine_metrics.told(1, "full"))
     peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(settings.retriever, peers))
+        channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
         pool = Pool()
         stack.callback(pool.close)
-        followers = await stack.enter_async_context(Followers(engine_metrics, peers))
+        followers = await stack.enter_async_context(Followers(engine_metrics, peers, traced.calls))
         redaction = to_redaction(settings.redaction, registry)
         memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
@@ -83,18 +107,22 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
         await stack.enter_async_context(watching_event_loop(registry))
         money = Money.registered(registry, metrics)
+        client = traced.client(OpenAIClient(pool), gen_ai)
         around = Surroundings(
-            OpenAIClient(pool),
+            client,
             retriever,
             metrics,
+            gen_ai,
             memory.board,
             engine_metrics,
             cache,
             trials,
             accounts=money.accounts,
         )
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry), memory.journal)
-        builder = _Builder(settings, school, followers, around, memory, embedding, money)
+        of_embeddings = EmbeddingMetrics(registry, gen_ai)
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal)
+        terms = ShadowTerms()
+        builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
@@ -107,8 +135,10 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
-        pipeline = Pipeline(admission, tenancy, generations.line, memory.journal)
-        yield House(pipeline, tenancy, generations, memory, registry, trials, money)
+        beside = shadowing(memory, generations.line, terms, admission, registry)
+        shadows = await stack.enter_async_context(beside)
+        pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
+        yield House(pipeline, tenancy, generations, memory, registry, trials, money, shadows.feedback)
 
 
 class _Builder:
@@ -121,16 +151,20 @@ class _Builder:
         followers: Followers,
         around: Surroundings,
         memory: Memory,
+        terms: ShadowTerms,
         embedding: EmbeddingSurroundings,
         money: Money,
+        traced: Around,
     ) -> None:
         self._settings = settings
         self._school = school
         self._followers = followers
         self._around = around
         self._memory = memory
+        self._terms = terms
         self._embedding = embedding
         self._money = money
+        self._traced = traced
 
     async def build_anew(self) -> Generation:
         """From what is in the folder now."""
@@ -143,14 +177,16 @@ class _Builder:
         learned = await asyncio.to_thread(self._school.learned, config)
         cells = await self._followers.cells(config.models.engines, patience)
         engines = Engines(cells, plans(config.models), self._followers.aliases)
-        line = build_line(config, learned, engines, self._around)
+        line = self._traced.line(build_line(config, learned, engines, self._around))
         embeddings = build_embeddings(config, self._embedding)
         self._followers.keep(config.models.engines)
         self._around.metrics.know(*label_values(config))
+        self._around.gen_ai.know(*gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
         self._money.obey(config, engines, line.metering)
+        self._terms.obey(config)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
-        return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
+        return Generation(line, engines, NamedModels(config, engines), embeddings, paths, to_catalogue(config))
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
@@ -163,4 +199,5 @@ def _registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
+    tell_build(registry, "gateway")
     return registry
