@@ -8,7 +8,7 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, Undecided, Usage
-from pointsman_gateway.domain.outcome import OK, ROUTED
+from pointsman_gateway.domain.outcome import OK, ROUTED, Fault
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.metering.expected_cost import ExpectedCost
@@ -19,6 +19,7 @@ from pointsman_gateway.metering.prometheus import Metrics
 
 Amount = TypeVar("Amount", int, float)
 
+NOBODYS = Fault.NONE.value
 NOTHING_TRIED = Try(Path("", ""), 0.0)
 
 _OF_TOKENS = ("prompt", "cached", "completion")
@@ -67,10 +68,10 @@ class Meter:
 
     def admitted(self) -> None:
         """It has a place in the house, and a hold on its caller's limits."""
-        self._admitted = self.elapsed
+        self._admitted = time.perf_counter() - self._arrived
 
     def decided(self, decision: Decision) -> None:
-        self._decision, self._decided = decision, self.elapsed
+        self._decision, self._decided = decision, time.perf_counter() - self._arrived
         self._metering.metrics.decided(decision, self._decided - (self._admitted or 0.0))
 
     def tries(self, path: Path) -> Try:
@@ -142,7 +143,9 @@ class Meter:
 
     def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | Undecided:
         """The receipt, counted. `error` is what the caller is told, if any."""
-        fault, outcome = fault_of(outcome, error), outcome_of(outcome)
+        fault = NOBODYS
+        if outcome != OK:
+            fault, outcome = fault_of(outcome, error), outcome_of(outcome)
         if self._decision is None:
             return self._turned_away(outcome, fault)
         metering, tries, answers = self._metering, self._tries, self._answers or NOTHING_TRIED
