@@ -120,7 +120,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
             accounts=money.accounts,
         )
         of_embeddings = EmbeddingMetrics(registry, gen_ai)
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal)
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)
         terms = ShadowTerms()
         builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced)
         first = await builder.build(config)
