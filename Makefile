@@ -231,6 +231,11 @@ bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway'
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
 
+.PHONY: bench-metering
+bench-metering: $(VENV)/.done ## measure what metering costs a request, beside a meter that does nothing
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python benchmarks/metering.py $(ARGS)
+
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
