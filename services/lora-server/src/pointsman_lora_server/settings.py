@@ -48,6 +48,7 @@ class Settings(BaseSettings):
         default=None, description="PEM; set: a client without a certificate of it is refused"
     )
     log_level: str = "INFO"
+    log_form: Literal["text", "json"] = "text"
 
     @field_validator("guarded_aliases", mode="before")
     @classmethod

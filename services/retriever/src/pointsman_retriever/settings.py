@@ -43,6 +43,7 @@ class Settings(BaseSettings):
         default=None, description="PEM; set: a client without a certificate of it is refused"
     )
     log_level: str = "INFO"
+    log_form: Literal["text", "json"] = "text"
 
 
 def cores() -> int:
