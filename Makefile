@@ -168,7 +168,7 @@ audit: $(VENV)/.done ## compare the locks with known vulnerabilities; ADVISORIES
 
 .PHONY: images-tools
 images-tools: ## install buildah, runc and mmdebstrap for test-images (as root)
-	apt-get install -y --no-install-recommends buildah runc mmdebstrap
+	apt-get install -y --no-install-recommends buildah netavark runc mmdebstrap
 
 .PHONY: test-images
 test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
