@@ -182,6 +182,10 @@ bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway'
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
+.PHONY: experiment
+experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"
+	$(BIN)/python -m benchmarks.experiment $(ARGS)
+
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist
