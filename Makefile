@@ -168,7 +168,7 @@ audit: $(VENV)/.done ## compare the locks with known vulnerabilities; ADVISORIES
 
 .PHONY: images-tools
 images-tools: ## install buildah, runc and mmdebstrap for test-images (as root)
-	apt-get install -y --no-install-recommends buildah runc mmdebstrap
+	apt-get install -y --no-install-recommends buildah netavark runc mmdebstrap
 
 .PHONY: test-images
 test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
@@ -230,6 +230,11 @@ bench-gateway: $(VENV)/.done .venv-bench/gateway/.done ## measure the gateway's 
 bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway's memory stay as it is? ARGS="--minutes 60"
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
+
+.PHONY: bench-metering
+bench-metering: $(VENV)/.done ## measure what metering costs a request, beside a meter that does nothing
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python benchmarks/metering.py $(ARGS)
 
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"

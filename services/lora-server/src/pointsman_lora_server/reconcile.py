@@ -10,7 +10,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_lora_server.attempts import Attempts
 from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import DesiredState, EngineState, EngineStatus, Phase
+from pointsman_lora_server.domain import TRAINING_SECONDS, DesiredState, EngineState, EngineStatus, Phase
 from pointsman_lora_server.hot_swap import HotSwap
 from pointsman_lora_server.roll_outs import RollOuts
 
@@ -111,7 +111,7 @@ class Reconciler:
             log.error("Redis has lost all aliases; this engine goes on with those that it had")
             return
         self._hot_swap.want(desired.pins & ready, desired.aimed_at)
-        self._board.publish(desired.aliases, ready)
+        self._board.publish(desired.aliases, ready, _training_seconds(desired, ready))
         self._drop_what_may_not_be_there(desired)
         for name, standing in before.standings.items():
             if standing.phase is Phase.FAILED and _is_ready_or_on_its_way(name, desired):
@@ -226,3 +226,8 @@ def _is_ready_or_on_its_way(name: str, desired: DesiredState) -> bool:
 
 def _is_ready(name: str, desired: DesiredState) -> bool:
     return desired.standings[name].phase is Phase.READY
+
+
+def _training_seconds(desired: DesiredState, ready: frozenset[str]) -> dict[str, float]:
+    metrics = {name: desired.versions[name].metrics for name in ready if name in desired.versions}
+    return {name: told[TRAINING_SECONDS] for name, told in metrics.items() if TRAINING_SECONDS in told}
