@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -55,6 +55,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(Path(folder.strip()) for folder in value.split(",") if folder.strip())
         return value
+
+    @model_validator(mode="after")
+    def _gateways_find_the_engine(self) -> "Settings":
+        host = self.engine_listen.rpartition(":")[0].strip("[]")
+        if host in ("", "0.0.0.0", "::") and not self.engine_url:
+            raise ValueError(
+                f"POINTSMAN_LORA_ENGINE_URL is needed where POINTSMAN_LORA_ENGINE_LISTEN is {self.engine_listen}: "
+                "gateways must be told an address, as in http://10.0.0.5:8101 (in a pod: its IP)"
+            )
+        return self
 
     @property
     def public_url(self) -> str:
