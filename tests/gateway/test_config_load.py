@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.config_folder import ConfigFolder
@@ -183,6 +184,30 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
             _set("tasks", "unknown", to={"examples": "x", "policy": {"fixed": "handbook"}}),
             "'unknown' is the task of requ",
         ),
+        (_set("tasks", "chat", "metric", to={}), "a task has one metric, with a value; known: exact, json_fields, con"),
+        (_set("tasks", "chat", "metric", to={"exact": True, "contains": True}), "a task has one metric, with a value"),
+        (_set("tasks", "chat", "metric", to={"exakt": True}), "unknown key 'tasks.chat.metric.exakt'; known here: exa"),
+        (_set("tasks", "chat", "metric", to={"exact": False}), "'tasks.chat.metric.exact': Input should be True"),
+        (
+            _set("tasks", "chat", "metric", to={"entry_point": "nonsense"}),
+            "'tasks.chat.metric.entry_point': String sho",
+        ),
+        (
+            _set("tasks", "chat", "metric", to={"regex": "("}),
+            "the metric of task 'chat' has a bad regex: missing ) at position 1 (it is '(')",
+        ),
+        (
+            _set("tasks", "chat", "metric", to={"judge": {"model": "path:nowhere"}}),
+            "the metric of task 'chat' asks model 'path:nowhere'; known: path:handbook, path:letter,",
+        ),
+        (
+            _set("tasks", "chat", "metric", to={"judge": {"model": "tiny", "prompt": "none.txt"}}),
+            "the metric of task 'chat' names prompt 'none.txt'; known: answer.txt",
+        ),
+        (
+            _set("tasks", "chat", "metric", to={"judge": {"prompt": "persona.txt"}}),
+            "'tasks.chat.metric.judge.model' is missing",
+        ),
         (_set("tasks", "chat", "examples", to="tasks/none.jsonl"), "none.jsonl is missing (a task's examples)"),
         # examples
         (_set("examples", "chat", to=[("Hello", None)]), "task 'chat' has 1 example(s), repetitions aside; wr"),
@@ -208,6 +233,24 @@ def test_what_cannot_work_is_refused_in_words_that_help(
     bend(config_folder)
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_and_check(config_folder.write())
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        {"exact": True},
+        {"regex": r"total is (\S+)"},
+        {"judge": {"model": "tiny"}},
+        {"judge": {"model": "path:handbook", "prompt": "persona.txt"}},
+        {"entry_point": "own/metric.py:score"},
+    ],
+)
+def test_a_task_may_say_how_its_answers_are_scored(config_folder: ConfigFolder, metric: dict[str, Any]) -> None:
+    config_folder.tasks["chat"]["metric"] = metric
+    read = load_and_check(config_folder.write()).tasks.tasks["chat"].metric
+    assert read
+    assert read.model_dump(exclude_unset=True) == metric
+    assert {read.name} == metric.keys()
 
 
 def test_one_task_alone_is_nothing_to_choose_between(config_folder: ConfigFolder) -> None:

@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
+import regex
 import yaml
 from pydantic import BaseModel, ValidationError
 
@@ -64,6 +65,7 @@ def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -
     _check_models(models)
     _check_paths(models, paths, tasks, prompts)
     _check_tasks(paths, tasks)
+    _check_metrics(models, paths, tasks, prompts)
     examples = {name: _read_examples(folder / task.examples) for name, task in tasks.tasks.items()}
     negatives = _read_negatives(folder, tasks.classifier.negatives)
     _check_examples(examples, paths)
@@ -182,6 +184,26 @@ def _check_policy(name: str, task: TaskConfig) -> None:
             raise ConfigError(f"{owner} nothing would ever escalate; write validators")
         if set(policy.paths[:-1]) <= set(policy.escalate.streams_freely):
             raise ConfigError(f"{owner} nothing would ever escalate; a path before the last must not stream freely")
+
+
+def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
+    askable = {*models.models, *(f"path:{name}" for name in paths.paths)}
+    for name, task in tasks.tasks.items():
+        owner = f"tasks.yaml: the metric of task '{name}'"
+        if task.metric and task.metric.regex:
+            _check_pattern(f"{owner} has a bad regex", task.metric.regex)
+        judge = task.metric.judge if task.metric else None
+        if judge:
+            _must_be_known(f"{owner} asks model", judge.model, askable)
+            if judge.prompt:
+                _must_be_known(f"{owner} names prompt", judge.prompt, prompts)
+
+
+def _check_pattern(what: str, pattern: str) -> None:
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ConfigError(f"{what}: {error} (it is {pattern!r})") from error
 
 
 def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:

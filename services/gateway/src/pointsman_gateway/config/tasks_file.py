@@ -92,12 +92,46 @@ class Validator(Strict):
         return next(iter(self.model_fields_set))
 
 
+class Judge(Strict):
+    """A model that reads the request, the answer and what was expected, and says how good the answer is."""
+
+    model: str = Field(description='as a request names it: "path:NAME" or a model\'s name')
+    prompt: str = Field(default="", description="a file in prompts/: what counts; empty: the evaluation's own")
+
+
+class Metric(Strict):
+    """How good an answer is, from 0 to 1, beside what was expected; exactly one of these."""
+
+    exact: Literal[True] | None = Field(default=None, description="equal, as JSON or as text but for case and spaces")
+    json_fields: Literal[True] | None = Field(default=None, description="F1 over the fields of a JSON answer")
+    contains: Literal[True] | None = Field(default=None, description="the share of the facts that it states")
+    regex: str | None = Field(default=None, min_length=1, description="what it finds last is what was expected")
+    rouge_l: Literal[True] | None = Field(default=None, description="F1 over the longest common run of words")
+    judge: Judge | None = Field(default=None, description="a model's word")
+    entry_point: str | None = Field(
+        default=None,
+        pattern=r"^[\w./-]+:[A-Za-z_]\w*$",
+        description="module:function or FILE.py:function, which the evaluation imports and the gateway never does",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Metric":
+        if len(self.model_fields_set) != 1 or getattr(self, self.name) is None:
+            raise ValueError(f"a task has one metric, with a value; known: {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.model_fields_set))
+
+
 class TaskConfig(Strict):
     examples: str = Field(description="a JSONL file in the configuration folder")
     policy: Policy
     fallback: tuple[str, ...] = Field(default=(), description="paths to try, in order, before the first token")
     rules: tuple[Rule, ...] = ()
     validators: tuple[Validator, ...] = ()
+    metric: Metric | None = Field(default=None, description="how evaluations score this task's answers")
     keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
 
 
