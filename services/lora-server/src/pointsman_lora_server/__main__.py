@@ -7,7 +7,7 @@ import sys
 
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.lifetimes import give_notice, until_told_to_stop
 from pointsman_servicekit.metrics_endpoint import serving_metrics
 
 from pointsman_lora_server import wiring
@@ -28,7 +28,7 @@ def main() -> int:
 
 
 async def run(settings: Settings) -> None:
-    """Serves until SIGINT or SIGTERM; then the watches end, and the engine drains."""
+    """Serves until SIGINT or SIGTERM; then gateways are told, the watches end, and the engine drains."""
     command = wiring.command_for(settings, os.environ)
     async with wiring.building(settings, command) as house:
         with serving_metrics(settings.metrics_listen, house.registry) as metrics_port:
@@ -36,7 +36,10 @@ async def run(settings: Settings) -> None:
                 log.info(
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )
-                await until_told_to_stop()
+                told_by = await until_told_to_stop()
+                house.take_leave()
+                await server.take_leave()
+                await give_notice(told_by, settings.drain_notice)
                 house.end_watches()
 
 

@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     smoke_rows: int = Field(default=4, ge=1, le=64, description="prompts of that trial")
     probe_seconds: float = Field(default=30.0, gt=0, description="between two probes of the base model's answers")
     slot_wait_seconds: float = Field(default=30.0, gt=0, description="that a request waits for a slot, at most")
+    drain_notice: float = Field(
+        default=3.0,
+        ge=0,
+        description="seconds on SIGTERM in which all is served, and gateways go elsewhere",
+    )
+    drain_grace: int = Field(default=20, ge=1, description="seconds that the engine's answers then get to finish")
     guarded_aliases: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset({"prod"}), description='words after the "@", by commas, for what has beaten prompting alone'
     )

@@ -54,6 +54,8 @@ class House:
     add_to: Callable[[grpc.aio.Server], None]
     board: Board
     registry: CollectorRegistry
+    take_leave: Callable[[], None]
+    """Tells everyone who watches that the engine is asked nothing new."""
     end_watches: Callable[[], None]
     """Of engine and training jobs; they would never end by themselves."""
 
@@ -73,6 +75,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
         max_loras=settings.max_loras,
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
+        drain=settings.drain_grace,
         more=settings.engine_args,
     )
     return engine_command.vllm(engine, environment, os.sched_getaffinity(0))
@@ -151,7 +154,7 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     board.close()
                     line.close()
 
-                yield House([SERVICE, TRAINING], add_to, board, metrics.registry, end_watches)
+                yield House([SERVICE, TRAINING], add_to, board, metrics.registry, board.leave, end_watches)
         finally:
             board.close()
             for task in running:

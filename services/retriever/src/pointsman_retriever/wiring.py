@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,6 +57,8 @@ class EmbeddingModel(Embedder, Protocol):
 class Running:
     address: str
     metrics_port: int
+    take_leave: Callable[[], Awaitable[None]]
+    """From now on gRPC health says that requests are not welcome; they are served still."""
 
 
 def load_model(settings: Settings) -> EmbeddingModel:
@@ -91,12 +93,13 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
                 settings.listen,
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(door, grpc_server),
+                grace=settings.drain_grace,
                 ready=shelves.is_consistent,
             )
         )
         await stack.enter_async_context(_telling_health(server, lambda: shelves.is_consistent))
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
-        yield Running(server.address, metrics_port)
+        yield Running(server.address, metrics_port, server.take_leave)
 
 
 async def _door(
