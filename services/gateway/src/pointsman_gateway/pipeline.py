@@ -11,8 +11,20 @@ from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unava
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
-from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Caller, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started, Usage
+from pointsman_gateway.domain import (
+    Answered,
+    Caller,
+    Chunks,
+    Decision,
+    Event,
+    Finished,
+    Labels,
+    Prompt,
+    Receipt,
+    Request,
+    Started,
+    Usage,
+)
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
 from pointsman_gateway.prompts.stage import Prompts
@@ -24,8 +36,14 @@ from pointsman_gateway.validation.transcript import Transcript
 class Journal(Protocol):
     """Keeps what was decided, and what came of it; never waits, never fails."""
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
-        """`receipt` is None where nothing was asked for but the decision."""
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        """Whether they are to be read along, for `note`."""
+        ...
+
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
+    ) -> None:
+        """`receipt` is None where nothing was asked for but the decision. `answers`: the last one is the caller's."""
         ...
 
 
@@ -33,6 +51,14 @@ class Opens(Protocol):
     """Gets an answer to begin: from an engine, or out of the cache."""
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+        """Raises PointsmanError."""
+        ...
+
+
+class Classifies(Protocol):
+    """Says what a request is about."""
+
+    async def label(self, request: Request) -> Labels:
         """Raises PointsmanError."""
         ...
 
@@ -79,7 +105,7 @@ class Line:
     """The stages of one generation of the configuration; a request walks one of them to its end."""
 
     generation: str
-    classification: Classification
+    classification: Classifies
     router: Router
     prompts: Prompts
     answers: Opens
@@ -109,7 +135,7 @@ class Pipeline:
                 meter.decided(decision)
                 if not hold.afford_now(decision.expected_cost_usd):
                     await hold.afford(decision.expected_cost_usd)
-                answering = _Answering(line, request, decision, meter)
+                answering = _Answering(line, request, decision, meter, self.journal.wants_answers(request, decision))
                 finish_reason = ""
                 try:
                     answer = await answering.begin(decision)
@@ -125,7 +151,7 @@ class Pipeline:
                 outcome = "ok"
                 receipt = meter.finish(outcome)
                 assert receipt is not None
-                self._close(request, hold, receipt)
+                self._close(request, hold, receipt, answering.answers)
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
             outcome, failure = error.code, error
@@ -170,10 +196,10 @@ class Pipeline:
             error.limits = self.tenancy.headers(request.caller)
             raise
 
-    def _close(self, request: Request, hold: Hold | None, receipt: Receipt) -> None:
+    def _close(self, request: Request, hold: Hold | None, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
         if hold is not None:
             hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-        self.journal.note(request, receipt.decision, receipt)
+        self.journal.note(request, receipt.decision, receipt, answers)
 
 
 async def _decide(line: Line, request: Request) -> Decision:
@@ -195,12 +221,21 @@ class _Answer:
 class _Answering:
     """The way of one request from its decision to its answer."""
 
-    def __init__(self, line: Line, request: Request, decision: Decision, meter: Meter) -> None:
+    def __init__(self, line: Line, request: Request, decision: Decision, meter: Meter, keeps: bool) -> None:
+        """`keeps`: whether the answers are read along, for `answers`."""
         self._line = line
         self._request = request
         self._judge = line.validation.judge(request, decision)
         self._meter = meter
+        self._keeps = keeps
+        self._kept: list[_Reading] = []
         self._opened: Opened | None = None
+
+    @property
+    def answers(self) -> tuple[Answered, ...]:
+        """Those that came to their end; none where they are not kept, or where one is more than a text."""
+        found = [reading.answered for reading in self._kept if reading.ended]
+        return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
     async def aclose(self) -> None:
         """Lets go of the engine, where one still answers."""
@@ -249,7 +284,9 @@ class _Answering:
         opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
         self._opened = opened
         self._meter.opened(opened.model, opened.cached, opened.hedged, opened.waited)
-        reading = _Reading(opened, self._judge, self._meter, decision)
+        reading = _Reading(opened, self._judge, self._meter, decision, self._keeps)
+        if self._keeps:
+            self._kept.append(reading)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
@@ -270,16 +307,17 @@ class _Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision) -> None:
+    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision, keeps: bool) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
+        self.ended = False
+        self._reads = keeps or judge.judges
         self._raw = opened.chunks
         self._accepted = opened.accepted
         self._judge = judge
         self._meter = meter
         self._decision = decision
-        self._ended = False
 
     def __aiter__(self) -> "_Reading":
         return self
@@ -293,7 +331,7 @@ class _Reading:
                 raise
             if chunks[-1].usage is not None:
                 chunks = self._used(chunks)
-            if self._judge.judges:
+            if self._reads:
                 chunks = self._judged(chunks)
             if chunks:
                 self._meter.came(chunks)
@@ -302,10 +340,19 @@ class _Reading:
     async def aclose(self) -> None:
         await self._raw.aclose()  # type: ignore[attr-defined]  # it has one
 
+    @property
+    def answered(self) -> Answered | None:
+        """None where there is more, or less, to it than one whole text."""
+        choices = self.transcript.choices()
+        if self.transcript.too_long or len(choices) != 1 or choices[0].calls_tools or not choices[0].text.strip():
+            return None
+        verdicts = tuple((v.validator, str(v.ruling), v.reason) for v in self.verdicts)
+        return Answered(self._decision.path.name, choices[0].text, verdicts)
+
     def _end(self) -> None:
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         self.verdicts = self._judge.verdicts(self.transcript)
         for verdict in self.verdicts:
             self._meter.judged(self._decision, verdict.validator, verdict.ruling)

@@ -125,6 +125,19 @@ class Metric(Strict):
         return next(iter(self.model_fields_set))
 
 
+class ShadowConfig(Strict):
+    """A share of the task's answered requests goes down another path as well; the caller never waits for that."""
+
+    paths: tuple[str, ...] = Field(min_length=1, description="each request is shadowed by one other than its own")
+    share: float = Field(default=0.05, gt=0, le=1, description="of the requests that an engine answered")
+    dollars_per_day: float = Field(gt=0, description="of all gateways together, a UTC day; then no more till tomorrow")
+    rate_by: Literal["right_answers", "validators"] = Field(
+        default="right_answers",
+        description="what tells how good both answers are: the task's metric, once feedback says the right answer "
+        "(which takes journal.keep_text), or at once the task's validators (accepted 1, refused 0)",
+    )
+
+
 class TaskConfig(Strict):
     examples: str = Field(description="a JSONL file in the configuration folder")
     policy: Policy
@@ -132,6 +145,7 @@ class TaskConfig(Strict):
     rules: tuple[Rule, ...] = ()
     validators: tuple[Validator, ...] = ()
     metric: Metric | None = Field(default=None, description="how evaluations score this task's answers")
+    shadow: ShadowConfig | None = Field(default=None, description="not set: every request is answered once")
     keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
 
 
@@ -162,8 +176,21 @@ class JournalConfig(Strict):
     evidence_days: int = Field(default=14, ge=1, le=366, description="how far back a path's evidence reaches, UTC days")
 
 
+class LearningConfig(Strict):
+    """Whose answers are kept, in Redis, for data sets to be made of."""
+
+    tasks: tuple[str, ...] = Field(min_length=1, description="nothing is kept of others")
+    share: float = Field(default=1.0, gt=0, le=1, description="of their answers, drawn by the decision's id")
+    most: int = Field(default=20_000, ge=100, description="answers; the oldest go first")
+    without_keys: bool = Field(
+        default=False,
+        description="where keys are off: whether all who ask have consented; tenants say so for themselves",
+    )
+
+
 class TasksFile(Strict):
     default_path: str = Field(description="where a request goes that fits no task")
     classifier: ClassifierConfig = ClassifierConfig()
     journal: JournalConfig = JournalConfig()
+    learning: LearningConfig | None = Field(default=None, description="not set: no answer is kept")
     tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig]
