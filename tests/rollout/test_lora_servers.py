@@ -14,6 +14,7 @@ from doubles.process_gateway import ProcessGateway
 from doubles.processes import free_port
 from doubles.valkey import Valkey, running_valkey
 from doubles.waiting import found, until
+from pointsman.v1 import lora_server_pb2 as pb
 from server_process import ServerProcess
 from tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 
@@ -110,6 +111,22 @@ async def replace(fleet: Fleet, server: ServerProcess, version: str, load: Load)
     for engine in ("fleet/0", "fleet/1"):
         await fleet.until_asked(engine)
     assert load.streaming > 0
+
+
+async def test_one_copy_moves_from_engine_to_engine_and_loses_no_stream(fleet: Fleet) -> None:
+    """Who is told to stop holds the only copy: the other one is warm before gateways are sent away."""
+    version = await register(fleet)
+    one = pb.Placement(name="triage", kind=pb.PLACEMENT_KIND_COPIES, copies=1)
+    await fleet.servers[0].call("Place", pb.PlaceRequest(placement=one))
+    async with under_load(fleet.gateway.url, IN_TRIAGE, clients=STREAMS, deadline=60) as load:
+        await until(lambda: load.streaming >= STREAMS * 0.8, within=60)
+        for server in list(fleet.servers):
+            await fleet.stop(server)
+            await fleet.start()
+            fleet.tell()
+            await load.more(STREAMS)
+    assert [outcome for outcome in load.outcomes if not outcome.ok] == []
+    assert {(outcome.path, outcome.model) for outcome in load.outcomes} == {("triage_adapter", version)}
 
 
 async def test_a_rolling_restart_of_lora_servers_and_engines_loses_no_stream(fleet: Fleet) -> None:

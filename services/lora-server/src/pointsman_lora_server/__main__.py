@@ -37,7 +37,7 @@ async def run(settings: Settings) -> None:
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )
                 told_by = await until_told_to_stop()
-                house.take_leave()
+                await house.take_leave()
                 await server.take_leave()
                 await give_notice(told_by, settings.drain_notice)
                 house.end_watches()

@@ -2,7 +2,7 @@
 
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_lora_server.domain import EngineState
+from pointsman_lora_server.domain import EngineState, EngineStatus, Fleet
 from pointsman_lora_server.registry import scripts
 from pointsman_lora_server.registry.layout import Layout
 
@@ -31,12 +31,19 @@ class Confirmations:
         self._redis = redis
         self._keys = [layout.engines]
         self._confirm = redis.client.register_script(scripts.CONFIRM)
+        self._fleet = redis.client.register_script(scripts.FLEET)
         self._holders = redis.client.register_script(scripts.HOLDERS)
 
     async def confirm(self, engine: str, state: EngineState, seconds: float) -> None:
         """`engine` holds what `state` says, and is believed for `seconds`. Raises Unavailable."""
-        arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds)]
+        is_up = "1" if state.status is EngineStatus.READY else ""
+        arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds), is_up]
         await self._redis.call(lambda: self._confirm(keys=self._keys, args=arguments))
+
+    async def fleet(self) -> Fleet:
+        """Raises Unavailable."""
+        told = list(await self._redis.call(lambda: self._fleet(keys=self._keys)))
+        return Fleet({engine: frozenset(held.split()) for engine, held in zip(told[::2], told[1::2], strict=True)})
 
     async def holders(self, version: str) -> list[str]:
         """The engines that hold it, by name. Raises Unavailable."""
