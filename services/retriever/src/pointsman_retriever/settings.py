@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     )
     drain_grace: float = Field(default=20.0, ge=0, description="seconds that calls in flight then get to finish")
     log_level: str = "INFO"
+    log_form: Literal["text", "json"] = "text"
 
 
 def cores() -> int:

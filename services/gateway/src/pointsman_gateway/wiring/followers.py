@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
+from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.backends.aliases import Aliases
@@ -72,12 +73,19 @@ class _Several:
 class Followers:
     """Keeps the cells of the engines true, and the engines of the generation that serves complete."""
 
-    def __init__(self, metrics: EngineMetrics, resolver: Resolver, tls: ClientTls | None = None) -> None:
-        """`tls`: how the lora-servers are spoken to."""
+    def __init__(
+        self,
+        metrics: EngineMetrics,
+        resolver: Resolver,
+        tls: ClientTls | None = None,
+        interceptors: Interceptors = (),
+    ) -> None:
+        """`tls`: how the lora-servers are spoken to; `interceptors` stand around each call to them."""
         self.aliases = Aliases()
         self._metrics = metrics
         self._resolver = resolver
         self._tls = tls
+        self._interceptors = interceptors
         self._followed: dict[_Key, Followed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._kept: tuple[Engines, Sequence[_Key]] | None = None
@@ -138,7 +146,7 @@ class Followers:
 
     def _follow(self, cell: Cell, address: str, tls: ClientTls | None) -> asyncio.Task[None]:
         name = cell.engine.name
-        following = follow(Engines([cell], aliases=self.aliases), name, address, self._metrics, tls)
+        following = follow(Engines([cell], aliases=self.aliases), name, address, self._metrics, tls, self._interceptors)
         return self._task(following, f"follow {name}")
 
     def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
