@@ -3,7 +3,7 @@
 from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_lora_server.domain import EngineState, EngineStatus, Fleet
-from pointsman_lora_server.registry import scripts
+from pointsman_lora_server.registry import lease_scripts
 from pointsman_lora_server.registry.layout import Layout
 
 
@@ -13,8 +13,8 @@ class Leases:
     def __init__(self, redis: PromptRedis, layout: Layout) -> None:
         self._redis = redis
         self._layout = layout
-        self._take = redis.client.register_script(scripts.LEASE)
-        self._release = redis.client.register_script(scripts.RELEASE)
+        self._take = redis.client.register_script(lease_scripts.LEASE)
+        self._release = redis.client.register_script(lease_scripts.RELEASE)
 
     async def take(self, what: str, owner: str, seconds: float) -> bool:
         """Whether `owner` has it now, for `seconds` from now on. Raises Unavailable."""
@@ -30,9 +30,9 @@ class Confirmations:
     def __init__(self, redis: PromptRedis, layout: Layout) -> None:
         self._redis = redis
         self._keys = [layout.engines]
-        self._confirm = redis.client.register_script(scripts.CONFIRM)
-        self._fleet = redis.client.register_script(scripts.FLEET)
-        self._holders = redis.client.register_script(scripts.HOLDERS)
+        self._confirm = redis.client.register_script(lease_scripts.CONFIRM)
+        self._fleet = redis.client.register_script(lease_scripts.FLEET)
+        self._holders = redis.client.register_script(lease_scripts.HOLDERS)
 
     async def confirm(self, engine: str, state: EngineState, seconds: float) -> None:
         """`engine` holds what `state` says, and is believed for `seconds`. Raises Unavailable."""
