@@ -40,7 +40,13 @@ async def fleet(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path)
         gateways, addresses = [], []
         for number in range(3):
             http, grpc_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-            settings = {"http_listen": http, "grpc_listen": grpc_address, "drain_notice": 2, "drain_grace": 60}
+            settings = {
+                "http_listen": http,
+                "grpc_listen": grpc_address,
+                "drain_notice": 2,
+                "drain_grace": 60,
+                "grpc_connection_seconds": 5,
+            }
             (tmp_path / str(number)).mkdir()
             gateway = ProcessGateway(
                 tmp_path / str(number), settings | {"config": config, "embedding_model": model_folder}

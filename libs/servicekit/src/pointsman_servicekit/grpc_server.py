@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
 
 
+FOR_EVER = 2**31 - 1
+"""Milliseconds, as gRPC says it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
     """What one client may do to a server."""
@@ -40,6 +44,10 @@ class ServerLimits:
     silence_seconds: float = 30.0
     """After so long without a word we ask whether the client is there, and give up on it after `ping_seconds`."""
 
+    connection_seconds: float = 0.0
+    """After so long (a tenth more or less) a client is asked to connect anew, so that it finds servers that have come;
+    calls that have begun end where they are. 0: never."""
+
     def options(self) -> list[tuple[str, int]]:
         """As gRPC calls them."""
         return [
@@ -54,6 +62,7 @@ class ServerLimits:
             ("grpc.keepalive_time_ms", round(self.silence_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.ping_seconds * 1000)),
             ("grpc.so_reuseport", 0),
+            ("grpc.max_connection_age_ms", round(self.connection_seconds * 1000) or FOR_EVER),
         ]
 
 
