@@ -126,6 +126,15 @@ async def test_who_goes_is_sent_nothing_new_not_even_by_requests_that_have_chose
     assert not gone.may_be_asked
 
 
+async def test_a_group_that_is_followed_no_more_answers_those_who_came_while_it_was(hall: Hall) -> None:
+    await hall.leads_to("10.0.0.1")
+    begun = hall.engines.targets(PLAIN)
+    hall.group.leave()
+    assert not hall.seats[0].followed
+    assert Candidates(begun, 0, 1.25).take()
+    assert hall.registry.get_sample_value("pointsman_engine_group_members", {"group": "fleet"}) is None
+
+
 async def test_a_number_that_has_become_free_is_given_again(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
     for last in range(3, 30):

@@ -70,6 +70,7 @@ class Group:
         self._members: dict[str, _Member] = {}
         """By address."""
         self._told = ""
+        metrics.group_has(empty.name, 0, 0)
 
     @property
     def cells(self) -> Sequence[Cell]:
@@ -115,9 +116,9 @@ class Group:
         self._metrics.group_has(self._name, len(self._members), max(0, left_out))
 
     def leave(self) -> None:
-        """All of them are followed no more."""
-        for address in list(self._members):
-            self._part_with(address)
+        """All of them are followed no more; requests that began while they were may still ask them."""
+        for member in self._members.values():
+            member.seat.leave()
         self._metrics.group_is_gone(self._name)
 
     def _welcome(self, address: str) -> None:
