@@ -6,7 +6,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ class ServerProcess(Process):
         store: Path,
         slots: int = 4,
         listen: str = "",
-        **more: str,
+        more: Mapping[str, str] = {},
     ) -> None:
-        """`more`: of its settings."""
+        """`more`: further settings, or others."""
         folder.mkdir(parents=True)
         self.folder = folder
         self.address = listen or f"127.0.0.1:{free_port()}"
@@ -58,7 +58,7 @@ class ServerProcess(Process):
             "BASE_MODEL": str(base),
             "SERVED_MODEL_NAME": "tiny-base",
             "MAX_LORAS": str(slots),
-            **{key.upper(): value for key, value in more.items()},
+            **more,
         }
         environment = {f"POINTSMAN_LORA_{key}": value for key, value in settings.items()}
         program = [sys.executable, "-m", "pointsman_lora_server"]

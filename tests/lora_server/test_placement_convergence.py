@@ -30,7 +30,12 @@ class Fleet:
     async def start(self, *names: str) -> None:
         started = [
             ServerProcess(
-                self._folder / name, self._base, name, self._valkey.url, self._folder / "store", drain_notice="0"
+                self._folder / name,
+                self._base,
+                name,
+                self._valkey.url,
+                self._folder / "store",
+                more={"DRAIN_NOTICE": "0"},
             )
             for name in names
         ]

@@ -45,7 +45,7 @@ async def fleet(tmp_path: Path, config_folder: ConfigFolder, model_folder: Path)
                 "grpc_listen": grpc_address,
                 "drain_notice": 2,
                 "drain_grace": 60,
-                "grpc_connection_seconds": 5,
+                "grpc_connection_age": 5,
             }
             (tmp_path / str(number)).mkdir()
             gateway = ProcessGateway(

@@ -43,8 +43,7 @@ class Fleet:
             self.valkey.url,
             self.folder / "store",
             listen=f"127.0.1.{self.started}:{self.port}",
-            engine_args="--answer-seconds 1.0",
-            drain_notice="2",
+            more={"ENGINE_ARGS": "--answer-seconds 1.0", "DRAIN_NOTICE": "2"},
         )
         self.servers.append(server)
         await server.start_with_engine()

@@ -196,7 +196,7 @@ async def test_a_client_is_asked_to_connect_anew_and_what_it_has_begun_goes_on(s
     def register(server: grpc.aio.Server) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
-    limits = ServerLimits(connection_seconds=0.3)
+    limits = ServerLimits(age_seconds=0.3)
     async with (
         serving("127.0.0.1:0", [], register, grace=0, limits=limits) as server,
         open_channel(server.address) as channel,

@@ -24,10 +24,6 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
 
 
-FOR_EVER = 2**31 - 1
-"""Milliseconds, as gRPC says it."""
-
-
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
     """What one client may do to a server."""
@@ -43,14 +39,14 @@ class ServerLimits:
     """A client may ask as often whether we are there; one that asks more often is sent away."""
     silence_seconds: float = 30.0
     """After so long without a word we ask whether the client is there, and give up on it after `ping_seconds`."""
-
-    connection_seconds: float = 0.0
-    """After so long (a tenth more or less) a client is asked to connect anew, so that it finds servers that have come;
-    calls that have begun end where they are. 0: never."""
+    age_seconds: float = 0.0
+    """A connection as old takes no new calls, so that its client looks again who there is; 0: for ever."""
 
     def options(self) -> list[tuple[str, int]]:
         """As gRPC calls them."""
+        ages = [("grpc.max_connection_age_ms", round(self.age_seconds * 1000))] if self.age_seconds else []
         return [
+            *ages,
             ("grpc.max_receive_message_length", self.message_bytes),
             # Over the first a call may be refused, by chance; over the second it is. Alike, nothing is left to chance.
             ("grpc.max_metadata_size", self.metadata_bytes),
@@ -62,7 +58,6 @@ class ServerLimits:
             ("grpc.keepalive_time_ms", round(self.silence_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.ping_seconds * 1000)),
             ("grpc.so_reuseport", 0),
-            ("grpc.max_connection_age_ms", round(self.connection_seconds * 1000) or FOR_EVER),
         ]
 
 

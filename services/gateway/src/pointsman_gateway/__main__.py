@@ -87,14 +87,13 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
         servicer = GatewayServicer(
             house.pipeline, house.feedback, settings.request_timeout, house.generations, house.tenancy
         )
-        limits = ServerLimits(message_bytes=LIMITS.bytes, connection_seconds=settings.grpc_connection_seconds)
         async with (
             serving(
                 settings.grpc_listen,
                 [SERVICE],
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
                 grace=LAST_BYTES,
-                limits=limits,
+                limits=ServerLimits(message_bytes=LIMITS.bytes, age_seconds=settings.grpc_connection_age),
                 tls=tls,
                 interceptors=around_servers(spans),
             ) as grpc_server,

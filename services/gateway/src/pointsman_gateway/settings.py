@@ -13,6 +13,11 @@ class Settings(BaseSettings):
 
     http_listen: str = "127.0.0.1:8080"
     grpc_listen: str = "127.0.0.1:8081"
+    grpc_connection_age: float = Field(
+        default=0.0,
+        ge=0,
+        description="seconds after which a gRPC client must connect again, and finds new gateways; 0: never",
+    )
     config: Path = Path("config")
     retriever: str = "127.0.0.1:8082"
     dns: str = Field(
@@ -53,11 +58,6 @@ class Settings(BaseSettings):
     peer_certificate: Path | None = Field(default=None, description="PEM, shown to them; with peer_key")
     peer_key: Path | None = None
     http_connections: int = Field(default=2000, ge=1, description="at once; keep it below `ulimit -n`")
-    grpc_connection_seconds: float = Field(
-        default=300.0,
-        ge=0,
-        description="until a gRPC client is asked to connect anew, and finds new gateways; 0: never",
-    )
     redaction: str = Field(
         default="",
         description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",

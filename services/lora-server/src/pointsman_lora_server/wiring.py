@@ -63,6 +63,8 @@ class House:
     interceptors: Sequence[grpc.aio.ServerInterceptor]
     board: Board
     registry: CollectorRegistry
+    is_ready: Callable[[], bool]
+    """Whether the engine answers, with all adapters that it is to hold."""
     take_leave: Callable[[], Awaitable[None]]
     """Has others take what is placed here, then tells everyone who watches that the engine is asked nothing new."""
     end_watches: Callable[[], None]
@@ -179,7 +181,16 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     line.close()
 
                 around = [InFlight(metrics.registry)]
-                yield House([SERVICE, TRAINING], add_to, around, board, metrics.registry, take_leave, end_watches)
+                yield House(
+                    [SERVICE, TRAINING],
+                    add_to,
+                    around,
+                    board,
+                    metrics.registry,
+                    lambda: reconciler.settled,
+                    take_leave,
+                    end_watches,
+                )
         finally:
             board.close()
             for task in running:

@@ -30,6 +30,8 @@ class Engine:
     api_key: str = ""
     sequence: int = 0
     """Of the lora-server's word."""
+    training_seconds: Mapping[str, float] = field(default_factory=dict)
+    """That the training of each version took, where that is known."""
     group: str = ""
     """As models.yaml calls it where it is one of several; its own name is then that and its number in the group."""
     place: str = ""

@@ -212,6 +212,7 @@ def _engine(before: Engine, state: pb.EngineState) -> Engine:
         aliases={alias.alias: _alias(alias) for alias in aliases},
         detail=detail,
         sequence=state.sequence,
+        training_seconds=dict(state.training_seconds),
     )
 
 
