@@ -14,6 +14,7 @@ from pointsman_lora_server.placing import placed
 from pointsman_servicekit.rich_status import from_rpc_error
 from server_process import ServerProcess
 
+AT_ONCE = {"DRAIN_NOTICE": "0"}
 NAMES = ("triage", "voice", "summary")
 
 

@@ -61,6 +61,7 @@ async def lora_server(tmp_path: Path) -> AsyncIterator[LoraServer]:
             yield server
         finally:
             await server.kill()
+            print(server.words[-6000:])
 
 
 class Stream:
