@@ -5,13 +5,13 @@ from typing import Any
 
 import msgspec
 
+from pointsman_gateway.domain.outcome import OUTCOMES, ROUTED, Fault
 from pointsman_gateway.journal.reading import Kept
 
 LONGEST_TEXT = 200
 """Characters of a request that a list shows."""
 
-ROUTED = "routed"
-"""The outcome where only the decision was asked for."""
+NOT_OURS = frozenset({Fault.NONE.value, Fault.CALLER.value, Fault.LIMITS.value})
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -26,6 +26,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     reason: str
     confidence: float
     outcome: str
+    fault: str
     model: str
     requested: str
     cost_usd: float
@@ -45,7 +46,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def failed(self) -> bool:
-        return self.outcome not in ("ok", "cancelled", ROUTED)
+        """By our fault: not where the caller was wrong, hung up, or had used up what is theirs."""
+        return self.fault not in NOT_OURS
 
 
 class _Entry(msgspec.Struct):
@@ -65,6 +67,7 @@ class _Entry(msgspec.Struct):
     seconds: Mapping[str, float]
     usage: Mapping[str, int]
     escalated_from: str
+    fault: str = ""
     tenant: str = ""
     """Of entries from before it was kept: none, so that nobody with a key sees them."""
     messages: Sequence[Mapping[str, Any]] | None = None
@@ -90,6 +93,7 @@ def to_record(kept: Kept) -> Record | None:
         reason=entry.reason,
         confidence=entry.confidence,
         outcome=entry.outcome,
+        fault=entry.fault or OUTCOMES.get(entry.outcome, Fault.GATEWAY.value),
         model=entry.model,
         requested=entry.requested,
         cost_usd=entry.cost_usd,

@@ -81,6 +81,12 @@ class Router:
         wanted = self._by_task(request, labels, key)
         return self._decision(number, request, labels, [self._path(name, key) for name in wanted.paths], wanted)
 
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+        """Dollars by path, of those that were considered: what the request is likely to cost there."""
+        names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
+        paths = {decision.path.name: decision.path, **self._paths}
+        return {name: self._expected_cost.usd(paths[name], request) for name in names if name in paths}
+
     def outlooks(self) -> list[Outlook]:
         """How each task stands now, whoever asks; looking changes nothing."""
         return [self._outlook(name) for name in self._tasks]
