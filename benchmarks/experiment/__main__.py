@@ -75,7 +75,11 @@ def _evaluation(task: str, url: str, limit: int | None, results: Path, kept: Pat
 
 
 def write() -> None:
-    """The page's generated part, and its picture."""
+    """The page's generated part, and its picture, once there are results of all tasks."""
+    missing = [task for task in TASKS if not (RESULTS / f"{task}.json").is_file()]
+    if missing:
+        print(f"docs/experiment.md waits for the results of {', '.join(missing)}")
+        return
     reports: dict[str, Report] = {task: report.read(RESULTS / f"{task}.json") for task in TASKS}
     PICTURE.write_text(picture.draw(reports), encoding="utf-8")
     page = PAGE.read_text("utf-8")
