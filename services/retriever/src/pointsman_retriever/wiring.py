@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
 import faiss
@@ -94,8 +95,9 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
+        opened = Event()
         metrics_port = stack.enter_context(
-            serving_metrics(settings.metrics_listen, registry, lambda: shelves.is_consistent)
+            serving_metrics(settings.metrics_listen, registry, lambda: opened.is_set() and shelves.is_consistent)
         )
         registry.register(CollectionSizes(shelves.sizes, labels))
         observer = _observer(Metrics(registry, labels, model.fingerprint), spans)
@@ -110,6 +112,7 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
                 interceptors=[*around_servers(spans), InFlight(registry)],
             )
         )
+        opened.set()
         await stack.enter_async_context(watching_event_loop(registry))
         await stack.enter_async_context(_telling_health(server, lambda: shelves.is_consistent))
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
