@@ -171,8 +171,8 @@ audit: $(VENV)/.done ## compare the locks with known vulnerabilities; ADVISORIES
 	$(BIN)/python -m deploy.supply.audit $(ADVISORIES)
 
 .PHONY: images-tools
-images-tools: ## install buildah, runc and mmdebstrap for test-images (as root)
-	apt-get install -y --no-install-recommends buildah netavark runc mmdebstrap
+images-tools: ## install buildah, runc, mmdebstrap, HAProxy and redis-cli for test-images (as root)
+	apt-get install -y --no-install-recommends buildah netavark runc mmdebstrap haproxy redis-tools iproute2
 
 .PHONY: test-images
 test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
