@@ -31,6 +31,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         empty_feedback unknown_decision missing_decision_id unknown_task no_journal bad_method
         bad_alias bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
+        other_site unknown_host bad_content_type not_operator
     """,
     Fault.LIMITS: """
         requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded
