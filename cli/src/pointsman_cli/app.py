@@ -9,6 +9,7 @@ from pointsman_cli.adapters import command as adapters
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
+from pointsman_cli.data.command import data_app
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.ingest import ingest
 from pointsman_cli.jobs import command as jobs
@@ -37,6 +38,7 @@ def build_app() -> typer.Typer:
     app.add_typer(jobs.build_app(), name="jobs")
     app.add_typer(retriever.build_app(), name="retriever")
     app.add_typer(keys.build_app(), name="keys")
+    app.add_typer(data_app(), name="data")
     return app
 
 

@@ -16,11 +16,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config import strict_yaml
-from pointsman_gateway.config.schema import ModelsFile, PathsFile, TaskConfig, TasksFile
+from pointsman_gateway.config.schema import Flywheel, ModelsFile, PathsFile, TaskConfig, TasksFile
 from pointsman_gateway.domain import UNKNOWN
 
 File = TypeVar("File", bound=BaseModel)
 
+_ALIAS = re.compile(r"[a-z0-9_-]+@(?![0-9a-f]{12}$)[a-z0-9_-]+")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
 
 
@@ -168,6 +169,8 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
         for path in (*task.policy.paths, *task.fallback):
             _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
         _check_policy(name, task)
+        if task.flywheel:
+            _check_flywheel(name, task.flywheel, paths)
         for rule in task.rules:
             try:
                 re.compile(rule.regex)
@@ -186,6 +189,19 @@ def _check_policy(name: str, task: TaskConfig) -> None:
             raise ConfigError(f"{owner} nothing would ever escalate; write validators")
         if set(policy.paths[:-1]) <= set(policy.escalate.streams_freely):
             raise ConfigError(f"{owner} nothing would ever escalate; a path before the last must not stream freely")
+
+
+def _check_flywheel(name: str, flywheel: Flywheel, paths: PathsFile) -> None:
+    owner = f"tasks.yaml: the flywheel of task '{name}'"
+    for path in filter(None, (flywheel.student, flywheel.teacher, flywheel.incumbent)):
+        _must_be_known(f"{owner} names path", path, paths.paths)
+    student = paths.paths[flywheel.student]
+    if not _ALIAS.fullmatch(student.adapter):
+        raise ConfigError(f"{owner}: its student '{flywheel.student}' has no adapter's alias (adapter: NAME@prod)")
+    if student.strategies:
+        raise ConfigError(
+            f"{owner}: its student '{flywheel.student}' has strategies; what is learnt is the bare message"
+        )
 
 
 def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
@@ -209,7 +225,7 @@ def _check_pattern(what: str, pattern: str) -> None:
 
 
 def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
-    texts = {task: {_plain(row.text): row.text for row in rows} for task, rows in examples.items()}
+    texts = {task: {plain(row.text): row.text for row in rows} for task, rows in examples.items()}
     for task, different in texts.items():
         if len(different) < 2:
             raise ConfigError(f"task '{task}' has {len(different)} example(s), repetitions aside; write two or more")
@@ -230,7 +246,7 @@ def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFil
                 )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """What two examples have in common that differ by case, spaces or the way a letter is written alone."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
@@ -258,15 +274,23 @@ def _read_examples(file: FilePath) -> tuple[Example, ...]:
     return tuple(rows)
 
 
+def read_heldout(folder: FilePath, task: str, flywheel: Flywheel) -> tuple[Example, ...]:
+    """The rows that decide on a new adapter; none where no file is named. Raises ConfigError."""
+    rows = _read_examples(folder / flywheel.heldout) if flywheel.heldout else ()
+    if any(row.output is None for row in rows):
+        raise ConfigError(f"{folder / flywheel.heldout}: held-out rows of task '{task}' each need an \"output\"")
+    return rows
+
+
 def _read_negatives(folder: FilePath, name: str) -> tuple[str, ...]:
     return tuple(example.text for example in _read_examples(folder / name)) if name else ()
 
 
 def _check_negatives(negatives: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
-    owner = {_plain(row.text): task for task, rows in examples.items() for row in rows}
+    owner = {plain(row.text): task for task, rows in examples.items() for row in rows}
     for text in negatives:
-        if _plain(text) in owner:
-            raise ConfigError(f"the negative {text[:80]!r} is an example of task '{owner[_plain(text)]}' too")
+        if plain(text) in owner:
+            raise ConfigError(f"the negative {text[:80]!r} is an example of task '{owner[plain(text)]}' too")
 
 
 def _digest(*parts: Any) -> str:

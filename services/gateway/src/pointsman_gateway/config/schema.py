@@ -1,5 +1,6 @@
 """The shape of `models.yaml`, `paths.yaml` and `tasks.yaml`, each in a file of its own."""
 
+from pointsman_gateway.config.learning import CanaryTerms, DataTerms, Flywheel, Gates, LearningConfig, TrainingTerms
 from pointsman_gateway.config.models_file import (
     BreakerTerms,
     CachePrices,
@@ -30,7 +31,6 @@ from pointsman_gateway.config.tasks_file import (
     Escalate,
     JournalConfig,
     Judge,
-    LearningConfig,
     Metric,
     Policy,
     Rule,
@@ -44,12 +44,16 @@ __all__ = [
     "BreakerTerms",
     "CacheConfig",
     "CachePrices",
+    "CanaryTerms",
     "ChainOfThought",
     "ClassifierConfig",
+    "DataTerms",
     "EmbeddingConfig",
     "EngineConfig",
     "Escalate",
     "FewShot",
+    "Flywheel",
+    "Gates",
     "JournalConfig",
     "Judge",
     "LearningConfig",
@@ -70,6 +74,7 @@ __all__ = [
     "TaskConfig",
     "TasksFile",
     "Timeouts",
+    "TrainingTerms",
     "Validator",
     "ZeroShot",
 ]

@@ -1,0 +1,35 @@
+"""What the configuration says of a task's flywheel, for whoever turns it."""
+
+import json
+from typing import Any
+
+from pointsman_gateway.config.load import Config, read_heldout
+from pointsman_gateway.config.schema import PathConfig
+from pointsman_gateway.workbench.datasets.building import flywheel_of
+from pointsman_gateway.workbench.report import Report, Section
+
+
+def plan_report(config: Config, task: str) -> Report:
+    """Raises ConfigError."""
+    flywheel = flywheel_of(config, task)
+    metric = config.tasks.tasks[task].metric
+    student, teacher = (config.paths.paths[name] for name in (flywheel.student, flywheel.teacher))
+    facts = {
+        "task": task,
+        "generation": config.digest,
+        "alias": student.adapter,
+        "asking": _asking(student),
+        "metric": metric.model_dump(exclude_unset=True) if metric else {"exact": True},
+        "heldout": [{"text": row.text, "output": row.output} for row in read_heldout(config.folder, task, flywheel)],
+        "collections": [s.retrieval.collection for s in teacher.strategies if s.retrieval],
+        **flywheel.model_dump(exclude={"heldout"}),
+    }
+    said = {name: value for name, value in facts.items() if name != "heldout"}
+    lines = tuple(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in said.items())
+    return Report(facts, (Section(f"The flywheel of {task}", lines),))
+
+
+def _asking(student: PathConfig) -> dict[str, Any]:
+    """How the student is asked; a version that no path names yet is asked the same way."""
+    asked = {"max_tokens": student.max_tokens, "temperature": student.temperature, "stop": list(student.stop) or None}
+    return {name: value for name, value in asked.items() if value is not None}
