@@ -31,7 +31,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
+	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings --ignore tests/flywheel
 
 # -- environments
 
@@ -84,7 +84,7 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
+	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings --ignore tests/flywheel
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
@@ -97,6 +97,10 @@ test-faults: $(VENV)/.done ## stop and kill real processes under load
 .PHONY: test-trainings
 test-trainings: env ## train by every method on a tiny model, kill and resume (5 minutes)
 	$(BIN)/python -m pytest tests/trainings
+
+.PHONY: test-flywheel
+test-flywheel: models ## from feedback to a promoted adapter, and from poisoned feedback to a refused one (10 minutes)
+	$(BIN)/python -m pytest tests/flywheel
 
 # The dashboards' tools, in an environment of their own: nothing that runs needs them.
 .venv-dashboards/.done: deploy/grafana/requirements.txt

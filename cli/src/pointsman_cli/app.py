@@ -10,6 +10,7 @@ from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.data.command import data_app
+from pointsman_cli.distill.command import distill
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.ingest import ingest
 from pointsman_cli.jobs import command as jobs
@@ -31,7 +32,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, top, ask, route, feedback, ingest, train, replay, doctor):
+    for command in (up, top, ask, route, feedback, ingest, train, distill, replay, doctor):
         app.command()(command)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")

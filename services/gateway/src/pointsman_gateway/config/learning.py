@@ -35,6 +35,7 @@ class TrainingTerms(Strict):
     rank: int | None = Field(default=None, ge=1)
     learning_rate: float | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, ge=1)
+    tokens_per_step: int | None = Field(default=None, ge=16)
     max_minutes: float = Field(default=30.0, gt=0)
     seed: int = 7
 

@@ -43,7 +43,8 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
     async def List(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:
         asked.check_filter(request.name)
         versions, aliases = await self._rollout.list(request.name)
-        return pb.ListAdaptersResponse(versions=map(to_version, versions), aliases=map(to_alias, aliases))
+        told = [to_alias(alias, await self._rollout.canary_requests(alias)) for alias in aliases]
+        return pb.ListAdaptersResponse(versions=map(to_version, versions), aliases=told)
 
     async def Get(self, request: pb.GetAdapterRequest, context: Context) -> pb.AdapterVersion:
         asked.check_version_or_alias(request.version)
@@ -78,7 +79,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
 
     async def Retire(self, request: pb.RetireRequest, context: Context) -> pb.AdapterVersion:
         asked.check_author(request.author)
-        return to_version(await self._rollout.retire(request.version, request.author))
+        return to_version(await self._rollout.retire(request.version, request.author, request.reason))
 
     async def Delete(self, request: pb.DeleteAdapterRequest, context: Context) -> pb.DeleteAdapterResponse:
         asked.check_author(request.author)

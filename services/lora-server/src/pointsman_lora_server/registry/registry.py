@@ -125,9 +125,9 @@ class Registry:
         """Raises NotFound; FailedPrecondition ("not_ready") where one that failed or is retired is to be pinned."""
         await self._change(scripts.PIN, version, (version, _flag(pinned)), author)
 
-    async def retire(self, version: str, author: str) -> None:
+    async def retire(self, version: str, author: str, reason: str = "") -> None:
         """Takes its pin away, too. Raises NotFound; FailedPrecondition ("in_use") while something aims at it."""
-        await self._change(scripts.RETIRE, version, (version,), author)
+        await self._change(scripts.RETIRE, version, (version,), author, reason)
 
     async def delete(self, version: str, author: str) -> None:
         """Raises NotFound; FailedPrecondition unless it is retired, or failed and nothing aims at it."""
