@@ -1,4 +1,5 @@
-"""`pointsman adapters`: list, show, register, alias, canary, rollback, pin, unpin, retire, delete, history, watch."""
+"""`pointsman adapters`: list, show, register, alias, canary, rollback, pin, unpin, retire, delete, history, freshness,
+watch."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -9,6 +10,7 @@ import typer
 from pointsman.v1 import lora_server_pb2 as pb
 
 from pointsman_cli.adapters import calls, pages
+from pointsman_cli.adapters.freshness import freshness
 from pointsman_cli.adapters.options import (
     HERE,
     AdapterArgument,
@@ -41,7 +43,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.command("list")(list_adapters)
-    for command in (show, register, alias, canary, rollback, pin, unpin, retire, delete, history, watch):
+    for command in (show, register, alias, canary, rollback, pin, unpin, retire, delete, history, freshness, watch):
         app.command()(command)
     return app
 

@@ -1,14 +1,15 @@
-"""How the collections of a teacher stand, noted in the manifest of what it taught."""
+"""How the collections of a task's topic stand, noted in the manifest of what is trained now."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pointsman_cli.errors import CommandError
+from pointsman_servicekit.sketches import FACT
+
 from pointsman_cli.retriever import calls
 
-COLLECTIONS, DATED = "collections", "data_unix"
-"""Facts of a manifest: "NAME=VERSION NAME=VERSION", as the retriever counts changes; and when that was."""
+DATED = "data_unix"
+"""The fact of a manifest that says when its data was taken, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,6 @@ class Dating:
     collections: Sequence[str]
 
     async def __call__(self) -> Mapping[str, str]:
-        """Raises CommandError where a collection is not there."""
-        dated = {DATED: str(round(time.time()))}
-        if not self.collections:
-            return dated
-        versions = {one.name: one.version for one in await calls.list_collections(self.retriever, self.tenant)}
-        missing = [name for name in self.collections if name not in versions]
-        if missing:
-            raise CommandError(f"the retriever has no collection '{missing[0]}'; known: {', '.join(sorted(versions))}")
-        return {**dated, COLLECTIONS: " ".join(f"{name}={versions[name]}" for name in self.collections)}
+        """Raises PointsmanError where a collection is not there."""
+        sketches = {name: await calls.sketch(self.retriever, self.tenant, name) for name in self.collections}
+        return {DATED: str(round(time.time())), **{FACT + name: str(sketch) for name, sketch in sketches.items()}}

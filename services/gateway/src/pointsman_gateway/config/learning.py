@@ -62,6 +62,13 @@ class CanaryTerms(Strict):
     most_minutes: float = Field(default=1440.0, gt=0, description="after which it is given up, with too few requests")
 
 
+class Stale(Strict):
+    """Where a task goes while the documents of its adapter's topic are not those any more that it was taught."""
+
+    after_changed_share: float = Field(gt=0, lt=1, description="of the documents: new, gone or rewritten since")
+    path: str = Field(description="one that looks things up")
+
+
 class Flywheel(Strict):
     """How the task's adapter is made anew from what its answers taught."""
 

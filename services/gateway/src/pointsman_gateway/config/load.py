@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config import strict_yaml
-from pointsman_gateway.config.schema import Flywheel, ModelsFile, PathsFile, TaskConfig, TasksFile
+from pointsman_gateway.config.schema import Flywheel, ModelsFile, PathsFile, Stale, TaskConfig, TasksFile
 from pointsman_gateway.domain import UNKNOWN
 
 File = TypeVar("File", bound=BaseModel)
@@ -169,6 +169,8 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
         for path in (*task.policy.paths, *task.fallback):
             _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
         _check_policy(name, task)
+        if task.stale:
+            _check_stale(name, task.stale, paths)
         if task.flywheel:
             _check_flywheel(name, task.flywheel, paths)
         for rule in task.rules:
@@ -189,6 +191,12 @@ def _check_policy(name: str, task: TaskConfig) -> None:
             raise ConfigError(f"{owner} nothing would ever escalate; write validators")
         if set(policy.paths[:-1]) <= set(policy.escalate.streams_freely):
             raise ConfigError(f"{owner} nothing would ever escalate; a path before the last must not stream freely")
+
+
+def _check_stale(name: str, stale: Stale, paths: PathsFile) -> None:
+    _must_be_known(f"tasks.yaml: task '{name}': stale names path", stale.path, paths.paths)
+    if not any(strategy.retrieval for strategy in paths.paths[stale.path].strategies):
+        raise ConfigError(f"tasks.yaml: task '{name}': stale names path '{stale.path}', which looks nothing up")
 
 
 def _check_flywheel(name: str, flywheel: Flywheel, paths: PathsFile) -> None:

@@ -1,6 +1,14 @@
 """The shape of `models.yaml`, `paths.yaml` and `tasks.yaml`, each in a file of its own."""
 
-from pointsman_gateway.config.learning import CanaryTerms, DataTerms, Flywheel, Gates, LearningConfig, TrainingTerms
+from pointsman_gateway.config.learning import (
+    CanaryTerms,
+    DataTerms,
+    Flywheel,
+    Gates,
+    LearningConfig,
+    Stale,
+    TrainingTerms,
+)
 from pointsman_gateway.config.models_file import (
     BreakerTerms,
     CachePrices,
@@ -70,6 +78,7 @@ __all__ = [
     "RetrievalPrices",
     "RetryTerms",
     "Rule",
+    "Stale",
     "StrategyConfig",
     "TaskConfig",
     "TasksFile",

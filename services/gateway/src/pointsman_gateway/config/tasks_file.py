@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pointsman_gateway.config.learning import Flywheel, LearningConfig
+from pointsman_gateway.config.learning import Flywheel, LearningConfig, Stale
 from pointsman_gateway.config.strict import Strict
 
 
@@ -133,6 +133,7 @@ class TaskConfig(Strict):
     rules: tuple[Rule, ...] = ()
     validators: tuple[Validator, ...] = ()
     metric: Metric | None = Field(default=None, description="how evaluations score this task's answers")
+    stale: Stale | None = Field(default=None, description="what is done once an adapter's topic has changed")
     flywheel: Flywheel | None = Field(default=None, description="how `pointsman distill` makes its adapter anew")
     keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
 

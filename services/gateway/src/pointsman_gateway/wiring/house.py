@@ -20,6 +20,8 @@ from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.event_loop_lag import watching_event_loop
+from pointsman_gateway.freshness.board import FreshnessBoard
+from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
 from pointsman_gateway.generations import Generation, Generations
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.prometheus import Metrics
@@ -78,17 +80,22 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
         cache = await stack.enter_async_context(keeping)
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
-        retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
+        client = RetrieverClient(channel, models.encoder.fingerprint)
+        retriever, board = PromptSearch(client, Breaker()), FreshnessBoard()
+        freshness = FreshnessWatch(board, client, settings.freshness_seconds)
         await stack.enter_async_context(watching_event_loop(registry))
-        around = Surroundings(OpenAIClient(pool), retriever, metrics, memory.board, engine_metrics, cache, trials)
+        around = Surroundings(
+            OpenAIClient(pool), retriever, metrics, memory.board, engine_metrics, cache, trials, board
+        )
         embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry))
-        builder = _Builder(settings, school, followers, around, memory, embedding)
+        builder = _Builder(settings, school, followers, around, memory, embedding, freshness)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
         generations = Generations(first, watched, builder.build_anew, metrics)
         following = asyncio.create_task(generations.follow(settings.reload_seconds), name="follow configuration")
         stack.push_async_callback(_stop, following)
+        stack.push_async_callback(_stop, asyncio.create_task(freshness.run(), name="look at what has changed"))
         reporting = Reporter(trials, lambda: generations.current.engines, engine_metrics)
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
         registry.register(EngineStates(lambda: generations.current.engines.cells))
@@ -109,6 +116,7 @@ class _Builder:
         around: Surroundings,
         memory: Memory,
         embedding: EmbeddingSurroundings,
+        freshness: FreshnessWatch,
     ) -> None:
         self._settings = settings
         self._school = school
@@ -116,6 +124,7 @@ class _Builder:
         self._around = around
         self._memory = memory
         self._embedding = embedding
+        self._freshness = freshness
 
     async def build_anew(self) -> Generation:
         """From what is in the folder now."""
@@ -134,6 +143,8 @@ class _Builder:
         self._around.metrics.know(*label_values(config))
         self._memory.obey(config, engines.version_of)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
+        may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
+        self._freshness.watched = Watched([path for path in paths if path.name in may_be_stale], engines)
         return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
 
 

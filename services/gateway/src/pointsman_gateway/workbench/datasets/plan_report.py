@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pointsman_gateway.config.load import Config, read_heldout
-from pointsman_gateway.config.schema import PathConfig
+from pointsman_gateway.config.schema import Flywheel, PathConfig
 from pointsman_gateway.workbench.datasets.building import flywheel_of
 from pointsman_gateway.workbench.report import Report, Section
 
@@ -13,7 +13,7 @@ def plan_report(config: Config, task: str) -> Report:
     """Raises ConfigError."""
     flywheel = flywheel_of(config, task)
     metric = config.tasks.tasks[task].metric
-    student, teacher = (config.paths.paths[name] for name in (flywheel.student, flywheel.teacher))
+    student = config.paths.paths[flywheel.student]
     facts = {
         "task": task,
         "generation": config.digest,
@@ -21,12 +21,21 @@ def plan_report(config: Config, task: str) -> Report:
         "asking": _asking(student),
         "metric": metric.model_dump(exclude_unset=True) if metric else {"exact": True},
         "heldout": [{"text": row.text, "output": row.output} for row in read_heldout(config.folder, task, flywheel)],
-        "collections": [s.retrieval.collection for s in teacher.strategies if s.retrieval],
+        "collections": _topic(config, task, flywheel),
         **flywheel.model_dump(exclude={"heldout"}),
     }
     said = {name: value for name, value in facts.items() if name != "heldout"}
     lines = tuple(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in said.items())
     return Report(facts, (Section(f"The flywheel of {task}", lines),))
+
+
+def _topic(config: Config, task: str, flywheel: Flywheel) -> list[str]:
+    """The collections that any path of the task looks things up in."""
+    stated = config.tasks.tasks[task]
+    stale = (stated.stale.path,) if stated.stale else ()
+    names = (flywheel.teacher, *stated.policy.paths, *stated.fallback, *stale)
+    strategies = (strategy for name in names for strategy in config.paths.paths[name].strategies)
+    return list(dict.fromkeys(strategy.retrieval.collection for strategy in strategies if strategy.retrieval))
 
 
 def _asking(student: PathConfig) -> dict[str, Any]:
