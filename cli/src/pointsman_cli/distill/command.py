@@ -14,7 +14,9 @@ from pointsman_cli.classifier.options import JsonOption, RedisOption
 from pointsman_cli.data.options import DataOption, FolderOption, TaskArgument, configuration, data_root
 from pointsman_cli.distill import pages, state
 from pointsman_cli.distill.asking import Gateway
+from pointsman_cli.distill.evaluate_step import to_metric
 from pointsman_cli.distill.machine import REFUSED_OUTCOME
+from pointsman_cli.distill.plan import read_plan
 from pointsman_cli.distill.state import Ledger
 from pointsman_cli.distill.wiring import STEPS, Addresses, Wish, distilled
 from pointsman_cli.errors import Misused
@@ -67,15 +69,17 @@ def distill(
     if status:
         _show(last, task, as_json)
         return
+    wish = Wish(task, configuration(config, at), data_root(data, at), texts, method.value, until.value if until else "")
+    addresses = Addresses.of(at, url, redis, retriever, lora_server)
+    plan = run_interruptibly(read_plan(wish.config, task, at))
+    to_metric(plan)  # what cannot decide in the end is refused in the beginning
     going_on = last is not None and not last.state.outcome and not restart
     if going_on and last is not None and last.state.method != method.value:
         raise Misused(f"run {last.state.run} learns by {last.state.method}; say so, or --restart")
     ledger = last if going_on and last is not None else state.begin(shelf, task, method.value, STEPS)
-    addresses = Addresses.of(at, url, redis, retriever, lora_server)
-    wish = Wish(task, configuration(config, at), data_root(data, at), texts, method.value, until.value if until else "")
     console = Console(stderr=True)
     console.print(f"{'goes on with' if going_on else 'begins'} run {ledger.state.run}", style="dim", highlight=False)
-    ended = run_interruptibly(distilled(wish, ledger, at, addresses, Gateway(addresses.url, key), console))
+    ended = run_interruptibly(distilled(plan, wish, ledger, at, addresses, Gateway(addresses.url, key), console))
     if as_json:
         typer.echo(json.dumps(asdict(ended), indent=2, ensure_ascii=False))
     if ended.outcome == REFUSED_OUTCOME:

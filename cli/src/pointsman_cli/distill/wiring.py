@@ -14,10 +14,10 @@ from pointsman_cli.distill.asking import Gateway
 from pointsman_cli.distill.canary_step import CanaryStep
 from pointsman_cli.distill.data_step import DataStep
 from pointsman_cli.distill.dating import Dating
-from pointsman_cli.distill.evaluate_step import EvaluateStep, to_metric
+from pointsman_cli.distill.evaluate_step import EvaluateStep
 from pointsman_cli.distill.lora_server import Registry, Trainer
 from pointsman_cli.distill.machine import Step, turn
-from pointsman_cli.distill.plan import read_plan
+from pointsman_cli.distill.plan import Plan
 from pointsman_cli.distill.progress import Lines
 from pointsman_cli.distill.promote_step import PromoteStep
 from pointsman_cli.distill.state import Ledger, RunState
@@ -59,11 +59,9 @@ class Wish:
 
 
 async def distilled(
-    wish: Wish, ledger: Ledger, home: Home, addresses: Addresses, gateway: Gateway, console: Console
+    plan: Plan, wish: Wish, ledger: Ledger, home: Home, addresses: Addresses, gateway: Gateway, console: Console
 ) -> RunState:
     """Raises CommandError or PointsmanError; then the run goes on with the next call."""
-    plan = await read_plan(wish.config, wish.task, home)
-    to_metric(plan)  # what cannot decide in the end is refused in the beginning
     lines = Lines(console)
     registry = Registry(addresses.lora_server, f"distill {ledger.state.run}")
     arguments = ["data", str(wish.config), wish.task, "--out", str(wish.data)]
