@@ -320,3 +320,26 @@ def test_a_file_that_is_not_utf8_is_refused_by_name(config_folder: ConfigFolder,
     (folder / file).write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=rf"{re.escape(file)} is not UTF-8"):
         load_config(folder, {})
+
+
+SHADOW = {"paths": ["triage_few_shot"], "dollars_per_day": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("shadow", "rest", "told"),
+    [
+        ({"paths": ["triage_few"]}, {}, "shadow of task 'triage' names path 'triage_few'; known:"),
+        ({"paths": ["triage_adapter"]}, {}, "names the only path that the task takes"),
+        ({"paths": ["triage_few_shot", "triage_few_shot"]}, {}, "names a path twice"),
+        ({"rate_by": "validators"}, {}, "the task has none; write validators"),
+        ({}, {"metric": {"exact": True}}, "takes journal: {keep_text: true}"),
+        ({"share": 0}, {}, "share"),
+        ({"dollars_per_day": None}, {}, "dollars_per_day"),
+    ],
+)
+def test_a_shadow_that_could_not_be_is_refused(
+    config_folder: ConfigFolder, shadow: dict[str, Any], rest: dict[str, Any], told: str
+) -> None:
+    config_folder.tasks["triage"] |= {"shadow": SHADOW | shadow, **rest}
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_config(config_folder.write(), {})

@@ -15,6 +15,7 @@ from pointsman_cli.doctor.command import doctor
 from pointsman_cli.ingest import ingest
 from pointsman_cli.jobs import command as jobs
 from pointsman_cli.keys import command as keys
+from pointsman_cli.regret.command import regret
 from pointsman_cli.replay.command import replay
 from pointsman_cli.retriever import command as retriever
 from pointsman_cli.top.command import top
@@ -32,7 +33,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, top, ask, route, feedback, ingest, train, distill, replay, doctor):
+    for command in (up, top, ask, route, feedback, regret, ingest, train, distill, replay, doctor):
         app.command()(command)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")

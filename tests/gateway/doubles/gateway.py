@@ -82,14 +82,14 @@ class Neighbours:
             door = HttpDoor(
                 house.pipeline,
                 house.tenancy,
-                house.memory.feedback,
+                house.feedback,
                 house.generations,
                 house.registry,
                 settings.request_timeout,
             )
             servicer = GatewayServicer(
                 house.pipeline,
-                house.memory.feedback,
+                house.feedback,
                 settings.request_timeout,
                 house.generations,
                 house.tenancy,

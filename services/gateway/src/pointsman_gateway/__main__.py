@@ -67,14 +67,14 @@ async def run(settings: Settings) -> None:
         door = HttpDoor(
             house.pipeline,
             house.tenancy,
-            house.memory.feedback,
+            house.feedback,
             house.generations,
             house.registry,
             settings.request_timeout,
         )
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
         servicer = GatewayServicer(
-            house.pipeline, house.memory.feedback, settings.request_timeout, house.generations, house.tenancy
+            house.pipeline, house.feedback, settings.request_timeout, house.generations, house.tenancy
         )
         async with (
             serving(

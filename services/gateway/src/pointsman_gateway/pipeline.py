@@ -11,7 +11,6 @@ from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unava
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
-from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.domain import (
     Answered,
     Caller,
@@ -19,6 +18,7 @@ from pointsman_gateway.domain import (
     Decision,
     Event,
     Finished,
+    Labels,
     Prompt,
     Receipt,
     Request,
@@ -51,6 +51,14 @@ class Opens(Protocol):
     """Gets an answer to begin: from an engine, or out of the cache."""
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+        """Raises PointsmanError."""
+        ...
+
+
+class Classifies(Protocol):
+    """Says what a request is about."""
+
+    async def label(self, request: Request) -> Labels:
         """Raises PointsmanError."""
         ...
 
@@ -97,7 +105,7 @@ class Line:
     """The stages of one generation of the configuration; a request walks one of them to its end."""
 
     generation: str
-    classification: Classification
+    classification: Classifies
     router: Router
     prompts: Prompts
     answers: Opens

@@ -173,6 +173,7 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
             _check_stale(name, task.stale, paths)
         if task.flywheel:
             _check_flywheel(name, task.flywheel, paths)
+        _check_shadow(name, task, paths, tasks.journal.keep_text)
         for rule in task.rules:
             try:
                 re.compile(rule.regex)
@@ -210,6 +211,26 @@ def _check_flywheel(name: str, flywheel: Flywheel, paths: PathsFile) -> None:
         raise ConfigError(
             f"{owner}: its student '{flywheel.student}' has strategies; what is learnt is the bare message"
         )
+
+
+SCORED_HERE = ("exact", "json_fields", "contains", "regex", "rouge_l")
+"""Metrics that need neither a model nor anybody's code."""
+
+
+def _check_shadow(name: str, task: TaskConfig, paths: PathsFile, keeps_text: bool) -> None:
+    if task.shadow is None:
+        return
+    owner = f"tasks.yaml: the shadow of task '{name}'"
+    for path in task.shadow.paths:
+        _must_be_known(f"{owner} names path", path, paths.paths)
+    if len(set(task.shadow.paths)) != len(task.shadow.paths):
+        raise ConfigError(f"{owner} names a path twice: {', '.join(task.shadow.paths)}")
+    if set(task.policy.paths) == set(task.shadow.paths) and len(task.shadow.paths) == 1:
+        raise ConfigError(f"{owner} names the only path that the task takes; name another one")
+    if task.shadow.rate_by == "validators" and not task.validators:
+        raise ConfigError(f"{owner} is rated by validators, and the task has none; write validators")
+    if task.metric and task.metric.name in SCORED_HERE and not keeps_text and task.shadow.rate_by == "right_answers":
+        raise ConfigError(f"{owner} is rated by right answers, which takes journal: {{keep_text: true}}")
 
 
 def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:

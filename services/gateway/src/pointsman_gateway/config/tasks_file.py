@@ -126,6 +126,19 @@ class Metric(Strict):
         return next(iter(self.model_fields_set))
 
 
+class ShadowConfig(Strict):
+    """A share of the task's answered requests goes down another path as well; the caller never waits for that."""
+
+    paths: tuple[str, ...] = Field(min_length=1, description="each request is shadowed by one other than its own")
+    share: float = Field(default=0.05, gt=0, le=1, description="of the requests that an engine answered")
+    dollars_per_day: float = Field(gt=0, description="of all gateways together, a UTC day; then no more till tomorrow")
+    rate_by: Literal["right_answers", "validators"] = Field(
+        default="right_answers",
+        description="what tells how good both answers are: the task's metric, once feedback says the right answer "
+        "(which takes journal.keep_text), or at once the task's validators (accepted 1, refused 0)",
+    )
+
+
 class TaskConfig(Strict):
     examples: str = Field(description="a JSONL file in the configuration folder")
     policy: Policy
@@ -135,6 +148,7 @@ class TaskConfig(Strict):
     metric: Metric | None = Field(default=None, description="how evaluations score this task's answers")
     stale: Stale | None = Field(default=None, description="what is done once an adapter's topic has changed")
     flywheel: Flywheel | None = Field(default=None, description="how `pointsman distill` makes its adapter anew")
+    shadow: ShadowConfig | None = Field(default=None, description="not set: every request is answered once")
     keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
 
 

@@ -1,7 +1,7 @@
 """What is known of each path on each task: counted here, added up in Redis over all gateways, read back from there."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from pointsman_gateway.domain import Path, PathEvidence, Receipt
@@ -82,19 +82,26 @@ class EvidenceBoard:
         """Counts an answer that the path has made now; not one in place of a refused one: that receipt is of both."""
         if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
             return
-        day = today()
+        bucket, cost = BUCKET + str(bucket_of(receipt.seconds["total"])), round(receipt.cost_usd * PER_DOLLAR)
+        self._count(cell_of(receipt), today(), ((ANSWERS, 1), (bucket, 1), (COST, cost)))
+
+    def rated(self, cell: Cell, day: str, rating: float) -> None:
+        """Counts a rating that nobody gave by feedback, 0 to 1, for an answer of that day."""
+        self._count(cell, day, ((RATED, 1), (RATING, round(rating * PER_RATING))))
+
+    def _count(self, cell: Cell, day: str, more: Sequence[tuple[str, int]]) -> None:
+        """What is of a day outside the window is for Redis alone."""
         if day not in self._days:
             self._keep_window()
-        cell, cost = cell_of(receipt), round(receipt.cost_usd * PER_DOLLAR)
-        bucket = BUCKET + str(bucket_of(receipt.seconds["total"]))
-        for counts in (self._untold.setdefault(day, {}), self._days.setdefault(day, {}), self._sum):
+        inside = day in self._days or day in last_days(self.window)
+        here = (self._days.setdefault(day, {}), self._sum) if inside else ()
+        for counts in (self._untold.setdefault(day, {}), *here):
             named = counts.get(cell)
             if named is None:
                 named = counts[cell] = {}
-            named[ANSWERS] = named.get(ANSWERS, 0) + 1
-            named[bucket] = named.get(bucket, 0) + 1
-            if cost:
-                named[COST] = named.get(COST, 0) + cost
+            for name, number in more:
+                if number:
+                    named[name] = named.get(name, 0) + number
         self._made.pop(cell, None)
 
     def hand_over(self) -> dict[str, Counts]:

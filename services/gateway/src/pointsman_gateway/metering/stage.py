@@ -22,6 +22,10 @@ class Metering:
         self.metrics = metrics
         self.trials = trials
 
+    def apart(self, metrics: Metrics, trials: Trials) -> "Metering":
+        """The same prices, counted elsewhere."""
+        return Metering(self.pricing, self.expected_cost, metrics, trials)
+
     def start(self, arrived: float = 0.0) -> "Meter":
         """`arrived` by `time.perf_counter`; 0: now."""
         return Meter(self, arrived)

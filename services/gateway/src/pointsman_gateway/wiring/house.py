@@ -29,6 +29,7 @@ from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
+from pointsman_gateway.shadow.marking import Box
 from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
@@ -39,6 +40,7 @@ from pointsman_gateway.wiring.learning import Models, School
 from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
 from pointsman_gateway.wiring.memory import Memory, remembering
 from pointsman_gateway.wiring.redaction import to_redaction
+from pointsman_gateway.wiring.shadowing import ShadowTerms, shadowing
 
 PATIENCE = 5.0
 """Seconds that a changed configuration waits for engines which it names first."""
@@ -54,6 +56,7 @@ class House:
     memory: Memory
     registry: CollectorRegistry
     trials: Trials
+    feedback: Box
 
     @property
     def engines(self) -> Engines:
@@ -88,7 +91,8 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
             OpenAIClient(pool), retriever, metrics, memory.board, engine_metrics, cache, trials, board
         )
         embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry))
-        builder = _Builder(settings, school, followers, around, memory, embedding, freshness)
+        terms = ShadowTerms()
+        builder = _Builder(settings, school, followers, around, memory, terms, embedding, freshness)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
@@ -101,8 +105,10 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
-        pipeline = Pipeline(admission, tenancy, generations.line, memory.journal)
-        yield House(pipeline, tenancy, generations, memory, registry, trials)
+        beside = shadowing(memory, generations.line, terms, admission, registry)
+        shadows = await stack.enter_async_context(beside)
+        pipeline = Pipeline(admission, tenancy, generations.line, shadows.journal)
+        yield House(pipeline, tenancy, generations, memory, registry, trials, shadows.feedback)
 
 
 class _Builder:
@@ -115,6 +121,7 @@ class _Builder:
         followers: Followers,
         around: Surroundings,
         memory: Memory,
+        terms: ShadowTerms,
         embedding: EmbeddingSurroundings,
         freshness: FreshnessWatch,
     ) -> None:
@@ -123,6 +130,7 @@ class _Builder:
         self._followers = followers
         self._around = around
         self._memory = memory
+        self._terms = terms
         self._embedding = embedding
         self._freshness = freshness
 
@@ -142,6 +150,7 @@ class _Builder:
         self._followers.keep(config.models.engines)
         self._around.metrics.know(*label_values(config))
         self._memory.obey(config, engines.version_of)
+        self._terms.obey(config)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.watched = Watched([path for path in paths if path.name in may_be_stale], engines)
