@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.adapters import command as adapters
+from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.data.command import data_app
 from pointsman_cli.distill.command import distill
 from pointsman_cli.doctor.command import doctor
+from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
 from pointsman_cli.jobs import command as jobs
 from pointsman_cli.keys import command as keys
@@ -35,6 +37,8 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_start)
     for command in (up, top, ask, route, feedback, regret, ingest, train, distill, replay, doctor):
         app.command()(command)
+    app.command("eval")(evaluate)
+    app.command("advise")(advise_on)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")
     app.add_typer(jobs.build_app(), name="jobs")

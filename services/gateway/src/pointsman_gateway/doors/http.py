@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from pointsman_gateway.doors import openai_answers as answers
+from pointsman_gateway.doors.catalogue import list_tasks
 from pointsman_gateway.doors.chat import ChatRoute, encoder_of
 from pointsman_gateway.doors.edge import Edge
 from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
@@ -81,6 +82,7 @@ def build_api(door: HttpDoor) -> FastAPI:
     add_openai_routes(app)
     app.post("/v1/route")(route)
     app.post("/v1/feedback")(feedback)
+    app.get("/v1/tasks")(list_tasks)
     app.get("/v1/configuration")(configuration)
     app.get("/healthz")(live)
     app.get("/readyz")(ready)

@@ -34,6 +34,7 @@ from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
+from pointsman_gateway.wiring.catalogue import to_catalogue
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
@@ -154,7 +155,7 @@ class _Builder:
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.watched = Watched([path for path in paths if path.name in may_be_stale], engines)
-        return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
+        return Generation(line, engines, NamedModels(config, engines), embeddings, paths, to_catalogue(config))
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
