@@ -8,22 +8,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pointsman_cli.distill.asking import Answer
 from pointsman_cli.distill.canary_step import CanaryStep, Standing
 from pointsman_cli.distill.data_step import DataStep, read_texts
-from pointsman_cli.distill.evaluate_step import EvaluateStep
+from pointsman_cli.distill.evaluate_step import EvaluateStep, heldout_rows
 from pointsman_cli.distill.gates import examine
 from pointsman_cli.distill.machine import Step, turn
-from pointsman_cli.distill.plan import Canary, Gates, Plan, Row
+from pointsman_cli.distill.plan import Canary, Gates, Plan
 from pointsman_cli.distill.promote_step import PromoteStep
+from pointsman_cli.distill.scoring import scorer_of
 from pointsman_cli.distill.state import Ledger, RunState, begin, latest
 from pointsman_cli.distill.train_step import Ended, Lesson, TrainStep
 from pointsman_cli.distill.wiring import STEPS
 from pointsman_cli.errors import CommandError, Misused
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
-ROWS = tuple(Row(({"role": "user", "content": f"question {n}"},), f"answer {n}") for n in range(40))
 PLAN = Plan(
     task="triage",
     alias="triage@prod",
@@ -32,7 +33,7 @@ PLAN = Plan(
     incumbent="",
     asking={"max_tokens": 20, "temperature": 0},
     metric={"exact": True},
-    heldout=ROWS,
+    heldout=None,
     collections=(),
     training={"rank": 8, "epochs": None, "max_minutes": 5.0, "seed": 7},
     gates=Gates(least_rows=10, least_gain=0.0, confidence=0.95, most_regressions=0.1),
@@ -124,13 +125,28 @@ def shelf(tmp_path: Path) -> Path:
     return tmp_path / "distill" / "triage"
 
 
+def shelf_of(ledger: Ledger) -> Path:
+    folder = ledger.folder.parent.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_heldout(file: Path) -> Path:
+    rows = [{"text": f"question {n}", "output": f"answer {n}"} for n in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 def steps(town: Town, ledger: Ledger, plan: Plan, method: str, texts: Path | None) -> Sequence[Step]:
     def quiet(*_: object) -> None: ...
 
+    heldout = write_heldout(shelf_of(ledger) / "heldout.jsonl") if plan.heldout is None else plan.heldout
+    plan = replace(plan, heldout=heldout)
+    scorer = scorer_of("triage", plan.metric, httpx.AsyncClient())
     return (
         DataStep(plan, method, town, town.build, ledger.folder, texts, quiet),
         TrainStep(plan, method, town, town, town.dates),
-        EvaluateStep(plan, town, town, ledger.folder, quiet),
+        EvaluateStep(plan, town, town, scorer, ledger.folder, quiet),
         CanaryStep(plan, town, quiet, look_seconds=0),
         PromoteStep(plan, town),
     )
@@ -280,9 +296,25 @@ def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
         read_texts(tmp_path / "no-such")
 
 
-def test_a_metric_that_asks_a_model_cannot_decide(shelf: Path) -> None:
-    with pytest.raises(Misused, match="the metric of task 'triage' cannot decide"):
-        distill(Town(), shelf, replace(PLAN, metric={"judge": {"model": "x"}}))
+def test_a_label_that_the_metric_cannot_use_is_named_before_anybody_is_asked(shelf: Path, tmp_path: Path) -> None:
+    file = tmp_path / "heldout.jsonl"
+    file.write_text('{"text": "question", "output": "no object"}\n')
+    town = Town()
+    with pytest.raises(Misused, match=r"row heldout\.jsonl:1 .* json_fields compares with an object"):
+        distill(town, shelf, replace(PLAN, heldout=file, metric={"json_fields": True}))
+    assert "ask" not in town.names()
+
+
+def test_without_a_file_rows_held_out_of_the_data_decide(shelf: Path, tmp_path: Path) -> None:
+    rows = [
+        {"text": "one", "output": "1"},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                      {"role": "user", "content": "two"}, {"role": "assistant", "content": "2"}]},
+    ]  # fmt: skip
+    (tmp_path / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    state = begin(shelf, "triage", "lora", STEPS).state.with_step("data", facts={"folder": str(tmp_path)})
+    found = heldout_rows(PLAN, state)
+    assert [(row.text, len(row.messages), row.output) for row in found] == [("one", 1, "1"), ("two", 3, "2")]
 
 
 def test_a_state_that_cannot_be_read_is_named(shelf: Path) -> None:

@@ -16,6 +16,7 @@ from pointsman_gateway.domain import Answered, Caller, Feedback, Message, Reques
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.journal import keys
 from pointsman_gateway.workbench.datasets.building import Wish, build
+from pointsman_gateway.workbench.datasets.closed import closed_keys
 from pointsman_gateway.workbench.datasets.gleaning import Terms, glean
 from pointsman_gateway.workbench.datasets.lessons import Answer, Lesson, Said
 from pointsman_gateway.workbench.datasets.plan_report import plan_report
@@ -223,7 +224,7 @@ async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_acc
 def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:
     facts = plan_report(config, "triage").facts
     assert (facts["alias"], facts["asking"]) == ("triage@prod", {"max_tokens": 60, "temperature": 0})
-    assert facts["heldout"] == [{"text": "I lost 2 hats", "output": "x"}]
+    assert Path(facts["heldout"]).read_text() == '{"text": "I lost 2 hats", "output": "x"}\n'
     assert facts["gates"]["most_regressions"] == 0.1
 
 
@@ -242,6 +243,22 @@ def test_a_flywheel_that_cannot_turn_is_refused(
     config_folder.tasks["triage"]["flywheel"] = flywheel
     with pytest.raises(ConfigError, match=message):
         load_config(config_folder.write())
+
+
+def test_held_out_rows_are_known_by_what_is_asked_in_them(tmp_path: Path) -> None:
+    file = tmp_path / "heldout.jsonl"
+    two = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "My hat"},
+    ]
+    file.write_text(json.dumps({"text": "My  HAT", "facts": ["x"]}) + "\n\n" + json.dumps({"messages": two}) + "\n")
+    assert closed_keys(file) == {"user: my hat", "user: hi\nassistant: yes?\nuser: my hat"}
+    file.write_text('{"text": "one"}\n{"question": "two"}\n')
+    with pytest.raises(ConfigError, match=r"heldout\.jsonl:2 is no held-out row"):
+        closed_keys(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        closed_keys(tmp_path / "missing.jsonl")
 
 
 def test_a_task_without_a_flywheel_has_no_plan(config: Config) -> None:

@@ -10,14 +10,21 @@ from typing import Any
 
 import httpx
 
-from pointsman_cli.distill.plan import Messages
-from pointsman_cli.errors import CommandError
+from pointsman_cli.ask import http_door
+from pointsman_cli.ask.answer import Ending, Text
+from pointsman_cli.errors import CommandError, Refused, Unreachable
 
 AT_ONCE = 4
 TRIES = 6
-LONGEST_WAIT = 30.0
-"""Seconds that a gateway may ask to wait before a question is asked again."""
-_TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own for a whole request is 120
+WAIT, LONGEST_WAIT = 5.0, 30.0
+"""Seconds before a question is asked again, where the gateway names none, and at most."""
+OF_THE_QUESTION = ("context_length_exceeded", "engine_refused")
+"""Codes with which a question is refused for itself: that is its answer, and a bad one. All else says nothing of
+whoever was to answer, and is tried again."""
+FOR_ALL = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
+"""Codes with which every question would be refused."""
+
+Messages = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,9 @@ class Gateway:
         self._url = url
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
+    def open(self) -> httpx.AsyncClient:
+        return http_door.open_client(self._url, self._headers)
+
     async def answers(
         self,
         model: str,
@@ -45,54 +55,58 @@ class Gateway:
         progress: Callable[[int, int], None],
     ) -> list[Answer]:
         """In the questions' order. `file` has those that are known, and gets the others. Raises CommandError."""
-        bodies = [{"model": model, "messages": list(question), **asking} for question in questions]
+        bodies = [{"model": model, "messages": list(question), "stream": False, **asking} for question in questions]
+        places = [_place(body) for body in bodies]
         known = {answer.place: answer for answer in _read(file)}
-        missing = {place: body for body in bodies if (place := _place(body)) not in known}
-        async with httpx.AsyncClient(
-            base_url=self._url, timeout=_TIMEOUT, trust_env=False, headers=self._headers
-        ) as client:
-            waiting = iter(missing.items())
+        waiting = iter(
+            [(place, body) for place, body in dict(zip(places, bodies, strict=True)).items() if place not in known]
+        )
 
-            async def ask_on() -> None:
-                for place, body in waiting:  # one iterator for all: each takes the next
-                    answer = await self._answer(client, place, body)
-                    known[place] = answer
-                    _append(file, answer)
-                    progress(len(questions) - len(missing) + sum(one in known for one in missing), len(questions))
+        async def ask_on(client: httpx.AsyncClient) -> None:
+            for place, body in waiting:  # one iterator for all: each takes the next
+                known[place] = await _answer(client, place, body)
+                _append(file, known[place])
+                progress(sum(one in known for one in places), len(places))
 
+        async with self.open() as client:
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(AT_ONCE):
-                        group.create_task(ask_on())
+                        group.create_task(ask_on(client))
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
-        return [known[_place(body)] for body in bodies]
-
-    async def _answer(self, client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> Answer:
-        """Raises CommandError where going on makes no sense."""
-        for tries_left in reversed(range(TRIES)):
-            try:
-                response = await client.post("/v1/chat/completions", json=body)
-            except httpx.HTTPError as error:
-                raise CommandError(f"the gateway at {self._url} does not answer: {error!r}") from error
-            if response.is_success:
-                choice = response.json()["choices"][0]
-                return Answer(place, choice["message"]["content"] or "", choice["finish_reason"] or "")
-            if response.status_code not in (429, 503) or not tries_left:
-                return _failed(place, response)
-            await asyncio.sleep(min(float(response.headers.get("retry-after", 1)), LONGEST_WAIT))
-        raise AssertionError("the last try returns")
+        return [known[place] for place in places]
 
 
-def _failed(place: str, response: httpx.Response) -> Answer:
-    try:
-        error = response.json()["error"]
-        code, message = str(error["code"]), str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        code, message = f"http_{response.status_code}", response.text[:200]
-    if response.status_code in (401, 403, 404, 503):
-        raise CommandError(f"the gateway refuses: {message} ({code})")
-    return Answer(place, "", "", code)
+async def _answer(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> Answer:
+    """Raises CommandError where nobody answers, try as one may."""
+    for tries_left in reversed(range(TRIES)):
+        wait = WAIT
+        try:
+            return await _asked(client, place, body)
+        except Unreachable:
+            raise
+        except Refused as error:
+            if error.code in OF_THE_QUESTION:
+                return Answer(place, "", "", error.code)
+            if error.code in FOR_ALL or not tries_left:
+                raise
+            wait = error.wait or WAIT
+        except CommandError:
+            if not tries_left:
+                raise
+        await asyncio.sleep(min(wait, LONGEST_WAIT))
+    raise AssertionError("the last try returns or raises")
+
+
+async def _asked(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> Answer:
+    text, ending = "", Ending()
+    async for event in http_door.events(client, body):
+        if isinstance(event, Text):
+            text += event.content
+        elif isinstance(event, Ending):
+            ending = event
+    return Answer(place, text, ending.finish_reason or "")
 
 
 def _place(body: Mapping[str, Any]) -> str:

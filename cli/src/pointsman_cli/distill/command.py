@@ -14,7 +14,6 @@ from pointsman_cli.classifier.options import JsonOption, RedisOption
 from pointsman_cli.data.options import DataOption, FolderOption, TaskArgument, configuration, data_root
 from pointsman_cli.distill import pages, state
 from pointsman_cli.distill.asking import Gateway
-from pointsman_cli.distill.evaluate_step import to_metric
 from pointsman_cli.distill.machine import REFUSED_OUTCOME
 from pointsman_cli.distill.plan import read_plan
 from pointsman_cli.distill.state import Ledger
@@ -72,7 +71,6 @@ def distill(
     wish = Wish(task, configuration(config, at), data_root(data, at), texts, method.value, until.value if until else "")
     addresses = Addresses.of(at, url, redis, retriever, lora_server)
     plan = run_interruptibly(read_plan(wish.config, task, at))
-    to_metric(plan)  # what cannot decide in the end is refused in the beginning
     going_on = last is not None and not last.state.outcome and not restart
     if going_on and last is not None and last.state.method != method.value:
         raise Misused(f"run {last.state.run} learns by {last.state.method}; say so, or --restart")

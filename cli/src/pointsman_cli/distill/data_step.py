@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pointsman_cli.distill.asking import Answer
+from pointsman_cli.distill.asking import Answer, Messages
 from pointsman_cli.distill.machine import Taken
-from pointsman_cli.distill.plan import Messages, Plan
+from pointsman_cli.distill.plan import Plan
 from pointsman_cli.distill.state import Facts, RunState
 from pointsman_cli.errors import Misused
 

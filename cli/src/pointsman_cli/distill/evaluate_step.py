@@ -2,23 +2,44 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from pointsman_scoring import Metric, MetricError, metric_from
 
 from pointsman_cli.distill.asking import Answer
 from pointsman_cli.distill.data_step import Asks
 from pointsman_cli.distill.gates import examine
 from pointsman_cli.distill.machine import Taken
-from pointsman_cli.distill.plan import Plan, Row
+from pointsman_cli.distill.plan import Plan
+from pointsman_cli.distill.scoring import check, scores
 from pointsman_cli.distill.state import Facts, RunState
 from pointsman_cli.distill.train_step import Knows
-from pointsman_cli.errors import CommandError, Misused
+from pointsman_cli.errors import CommandError
+from pointsman_cli.eval import rows as labelled
+from pointsman_cli.eval.rows import Row
+from pointsman_cli.eval.scoring import Scorer
 
 MOST_SHOWN = 5
 """Rows that are answered worse, in the state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A row, both answers to it, and how good they are."""
+
+    row: Row
+    now: Answer
+    new: Answer
+    old_score: float
+    new_score: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "asked": self.row.text,
+            "expected": self.row.output if self.row.output is not None else self.row.facts,
+            "now": self.now.text,
+            "new": self.new.text,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,45 +47,45 @@ class EvaluateStep:
     plan: Plan
     gateway: Asks
     registry: Knows
+    scorer: Scorer
     folder: Path
     """Of the run."""
     progress: Callable[[str, int, int], None]
     name: str = "evaluate"
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> Taken:
-        metric, rows = to_metric(self.plan), self._rows(state)
+        rows = heldout_rows(self.plan, state)
+        check(self.scorer, rows)
         incumbent = await self._incumbent()
-        theirs = await self._ask(f"path:{incumbent}", {}, rows, f"asking {incumbent}")
-        ours = await self._ask(state.version, self.plan.asking, rows, f"asking {state.version}")
-        old, new = scores(metric, rows, theirs), scores(metric, rows, ours)
-        found = examine(self.plan.gates, old, new)
-        worse = [
-            {"asked": row.messages[-1]["content"], "expected": row.output, "now": a.text, "new": b.text}
-            for row, a, b, before, after in zip(rows, theirs, ours, old, new, strict=True)
-            if after < before
-        ]
+        marked = await self._marked(rows, incumbent, state.version)
+        found = examine(self.plan.gates, [one.old_score for one in marked], [one.new_score for one in marked])
+        worse = [one.as_json() for one in marked if one.new_score < one.old_score]
         facts = {
             "compared_with": incumbent,
-            "decided_by": self._decided_by,
+            "decided_by": str(self.plan.heldout or "rows held out of the data set"),
             **found.as_json(),
             "worse": worse[:MOST_SHOWN],
         }
         return Taken(f"{found} ({incumbent})", {"examination": facts}, "; ".join(found.objections))
 
-    @property
-    def _decided_by(self) -> str:
-        return "the configuration's held-out rows" if self.plan.heldout else "rows held out of the data set"
-
-    def _rows(self, state: RunState) -> Sequence[Row]:
-        rows = self.plan.heldout or read_rows(Path(state.facts("data")["folder"]) / "heldout.jsonl")
-        if not rows:
-            raise CommandError("there are no held-out rows to judge by; name a file of them: flywheel.heldout")
-        return rows
-
     async def _incumbent(self) -> str:
         if self.plan.incumbent:
             return self.plan.incumbent
         return self.plan.student if await self.registry.stable(self.plan.alias) else self.plan.teacher
+
+    async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[Marked]:
+        """Without those on which a judge could not say anything. Raises CommandError where none is left."""
+        theirs = await self._ask(f"path:{incumbent}", {}, rows, f"asking {incumbent}")
+        ours = await self._ask(version, self.plan.asking, rows, f"asking {version}")
+        old, new = await scores(self.scorer, rows, theirs), await scores(self.scorer, rows, ours)
+        marked = [
+            Marked(row, now, later, before, after)
+            for row, now, later, before, after in zip(rows, theirs, ours, old, new, strict=True)
+            if before is not None and after is not None
+        ]
+        if not marked:
+            raise CommandError("the judge could say nothing of any answer")
+        return marked
 
     async def _ask(self, model: str, asking: Facts, rows: Sequence[Row], what: str) -> list[Answer]:
         return await self.gateway.answers(
@@ -76,32 +97,24 @@ class EvaluateStep:
         )
 
 
-def to_metric(plan: Plan) -> Metric:
-    """Raises Misused, also for a metric that asks a model."""
-    try:
-        return metric_from(plan.metric)
-    except MetricError as error:
-        raise Misused(f"the metric of task '{plan.task}' cannot decide on an adapter: {error}") from error
+def heldout_rows(plan: Plan, state: RunState) -> Sequence[Row]:
+    """Raises Misused where the configuration's file is not as it should be, CommandError where there are none."""
+    if plan.heldout:
+        rows = labelled.read(plan.heldout, plan.task).rows
+        return [replace(row, id=f"{plan.heldout.name}:{row.id}") for row in rows if row.task == plan.task]
+    found = _of_data_set(Path(state.facts("data")["folder"]) / "heldout.jsonl", plan.task)
+    if not found:
+        raise CommandError("there are no held-out rows to judge by; name a file of them: flywheel.heldout")
+    return found
 
 
-def scores(metric: Metric, rows: Sequence[Row], answers: Sequence[Answer]) -> list[float]:
-    """From 0 to 1; what was not answered is 0. Raises CommandError where a label is of no use to the metric."""
-    try:
-        return [
-            0.0 if answer.error else metric.score(answer.text, row.output)
-            for row, answer in zip(rows, answers, strict=True)
-        ]
-    except MetricError as error:
-        raise CommandError(f"a held-out row cannot be scored: {error}") from error
+def _of_data_set(file: Path, task: str) -> list[Row]:
+    read = enumerate(map(json.loads, file.read_text("utf-8").splitlines()), 1)
+    return [_row(str(number), task, line) for number, line in read]
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Of a data set's file."""
-    return [_row(json.loads(line)) for line in file.read_text("utf-8").splitlines()]
-
-
-def _row(read: dict[str, Any]) -> Row:
+def _row(number: str, task: str, read: dict[str, Any]) -> Row:
     if "messages" in read:
         *asked, answer = read["messages"]
-        return Row(tuple(asked), answer["content"])
-    return Row(({"role": "user", "content": read["text"]},), read["output"])
+        return Row(number, task, tuple(asked), answer["content"], None)
+    return Row(number, task, ({"role": "user", "content": read["text"]},), read["output"], None)

@@ -9,16 +9,6 @@ from pointsman_cli.classifier import workbench
 from pointsman_cli.classifier.workbench import Job
 from pointsman_cli.home import Home
 
-Messages = tuple[Mapping[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A question whose right answer is known."""
-
-    messages: Messages
-    output: Any
-
 
 @dataclass(frozen=True, slots=True)
 class Gates:
@@ -46,8 +36,8 @@ class Plan:
     asking: Mapping[str, Any]
     """The student's sampling, as a request has it."""
     metric: Mapping[str, Any]
-    heldout: Sequence[Row]
-    """Of the configuration; none where it names no file."""
+    heldout: Path | None
+    """The configuration's own rows; None where it names no file."""
     collections: Sequence[str]
     """That the teacher looks things up in."""
     training: Mapping[str, Any]
@@ -68,7 +58,7 @@ def to_plan(facts: Mapping[str, Any]) -> Plan:
     same = ("task", "alias", "student", "teacher", "incumbent", "asking", "metric", "collections", "training")
     return Plan(
         **{name: facts[name] for name in same},
-        heldout=tuple(Row(({"role": "user", "content": row["text"]},), row["output"]) for row in facts["heldout"]),
+        heldout=Path(facts["heldout"]) if facts["heldout"] else None,
         gates=Gates(**facts["gates"]),
         canary=Canary(**facts["canary"]),
     )

@@ -20,6 +20,7 @@ from pointsman_cli.distill.machine import Step, turn
 from pointsman_cli.distill.plan import Plan
 from pointsman_cli.distill.progress import Lines
 from pointsman_cli.distill.promote_step import PromoteStep
+from pointsman_cli.distill.scoring import scorer_of
 from pointsman_cli.distill.state import Ledger, RunState
 from pointsman_cli.distill.train_step import TrainStep
 from pointsman_cli.errors import Misused
@@ -72,17 +73,19 @@ async def distilled(
         more = ["--taught", str(taught)] if taught else []
         return await workbench.facts_of(Job([*arguments, *more], home, as_json=True))
 
-    steps: Sequence[Step] = (
-        DataStep(plan, wish.method, gateway, build, ledger.folder, wish.texts, lines.count),
-        TrainStep(
-            plan,
-            wish.method,
-            Trainer(addresses.lora_server, lines.training),
-            registry,
-            Dating(addresses.retriever, "", plan.collections),
-        ),
-        EvaluateStep(plan, gateway, registry, ledger.folder, lines.count),
-        CanaryStep(plan, registry, lines.count),
-        PromoteStep(plan, registry),
-    )
-    return await turn(steps, ledger, registry.retire, lines.say, wish.until)
+    async with gateway.open() as client:
+        scorer = scorer_of(wish.task, plan.metric, client)
+        steps: Sequence[Step] = (
+            DataStep(plan, wish.method, gateway, build, ledger.folder, wish.texts, lines.count),
+            TrainStep(
+                plan,
+                wish.method,
+                Trainer(addresses.lora_server, lines.training),
+                registry,
+                Dating(addresses.retriever, "", plan.collections),
+            ),
+            EvaluateStep(plan, gateway, registry, scorer, ledger.folder, lines.count),
+            CanaryStep(plan, registry, lines.count),
+            PromoteStep(plan, registry),
+        )
+        return await turn(steps, ledger, registry.retire, lines.say, wish.until)

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ValidationError
 from pointsman_gateway.config import strict_yaml
 from pointsman_gateway.config.learning_checks import check_learning
 from pointsman_gateway.config.problems import ConfigError, must_be_known
-from pointsman_gateway.config.schema import Flywheel, ModelsFile, PathsFile, TaskConfig, TasksFile
+from pointsman_gateway.config.schema import ModelsFile, PathsFile, TaskConfig, TasksFile
 from pointsman_gateway.domain import UNKNOWN
 
-__all__ = ["Config", "ConfigError", "Example", "load_config", "plain", "read_heldout"]
+__all__ = ["Config", "ConfigError", "Example", "load_config", "plain"]
 
 File = TypeVar("File", bound=BaseModel)
 
@@ -276,14 +276,6 @@ def _read_examples(file: FilePath) -> tuple[Example, ...]:
             )
         )
     return tuple(rows)
-
-
-def read_heldout(folder: FilePath, task: str, flywheel: Flywheel) -> tuple[Example, ...]:
-    """The rows that decide on a new adapter; none where no file is named. Raises ConfigError."""
-    rows = _read_examples(folder / flywheel.heldout) if flywheel.heldout else ()
-    if any(row.output is None for row in rows):
-        raise ConfigError(f"{folder / flywheel.heldout}: held-out rows of task '{task}' each need an \"output\"")
-    return rows
 
 
 def _read_negatives(folder: FilePath, name: str) -> tuple[str, ...]:

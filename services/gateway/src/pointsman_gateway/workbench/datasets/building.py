@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.config.load import Config, ConfigError, read_heldout
+from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import Flywheel
 from pointsman_gateway.wiring.line import to_path
 from pointsman_gateway.wiring.validators import to_validators
+from pointsman_gateway.workbench.datasets.closed import closed_keys
 from pointsman_gateway.workbench.datasets.gleaning import Terms, glean
 from pointsman_gateway.workbench.datasets.lessons import Kept, read_lessons
-from pointsman_gateway.workbench.datasets.rows import Pair, Row, Source, canonical, key_of
+from pointsman_gateway.workbench.datasets.rows import Pair, Row, Source, canonical
 from pointsman_gateway.workbench.datasets.splitting import split
 from pointsman_gateway.workbench.datasets.taught import read_taught
 from pointsman_gateway.workbench.datasets.writing import Origin, Written, write
@@ -51,7 +52,7 @@ async def build(config: Config, history: History | None, wish: Wish) -> Written:
         dropped["refused by a validator"] += refused
     rows = [*_examples(config, wish.task, flywheel), *taught, *(row for one in gleaned for row in one.rows)]
     pairs: list[Pair] = [pair for one in gleaned for pair in one.pairs]
-    closed = {key_of((("user", row.text),)) for row in read_heldout(config.folder, wish.task, flywheel)}
+    closed = closed_keys(config.folder / flywheel.heldout) if flywheel.heldout else set()
     data = split(rows, pairs, closed, flywheel.data.heldout_share)
     origin = Origin(
         task=wish.task,

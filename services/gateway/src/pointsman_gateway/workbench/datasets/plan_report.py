@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pointsman_gateway.config.load import Config, read_heldout
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import Flywheel, PathConfig
 from pointsman_gateway.workbench.datasets.building import flywheel_of
 from pointsman_gateway.workbench.report import Report, Section
@@ -20,12 +20,11 @@ def plan_report(config: Config, task: str) -> Report:
         "alias": student.adapter,
         "asking": _asking(student),
         "metric": metric.model_dump(exclude_unset=True) if metric else {"exact": True},
-        "heldout": [{"text": row.text, "output": row.output} for row in read_heldout(config.folder, task, flywheel)],
+        "heldout": str((config.folder / flywheel.heldout).resolve()) if flywheel.heldout else "",
         "collections": _topic(config, task, flywheel),
         **flywheel.model_dump(exclude={"heldout"}),
     }
-    said = {name: value for name, value in facts.items() if name != "heldout"}
-    lines = tuple(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in said.items())
+    lines = tuple(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.items())
     return Report(facts, (Section(f"The flywheel of {task}", lines),))
 
 
