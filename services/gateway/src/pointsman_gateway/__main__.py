@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 from pointsman.v1 import gateway_pb2_grpc
@@ -13,6 +15,7 @@ from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.lifetimes import spare_the_collector, until_told_to_stop
 from pointsman_servicekit.tls import server_tls
+from pointsman_servicekit.tracing.exporting import OtelSettingsError, around_servers, exporting
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import wiring
@@ -25,6 +28,9 @@ from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.doors.limits import LIMITS
 from pointsman_gateway.draining import Farewell, drain
 from pointsman_gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +48,13 @@ def main() -> int:
         settings = Settings()
         logs.set_up("gateway", settings.log_level, settings.log_form)
         # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
-        with threadpool_limits(limits=1), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings))
-    except (ConfigError, ModelMissing, OSError) as error:
+        with (
+            exporting("gateway", os.environ) as spans,
+            threadpool_limits(limits=1),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(run(settings, spans))
+    except (ConfigError, ModelMissing, OtelSettingsError, OSError) as error:
         print(f"pointsman_gateway: {error}", file=sys.stderr)
         return 1
     return 0
@@ -57,13 +67,13 @@ def check(folder: Path) -> int:
     return 0
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     config = load_config(settings.config)
     wiring.check(config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     guard = Guard(connections=settings.http_connections)
-    async with wiring.building(settings, config) as house:
+    async with wiring.building(settings, config, spans) as house:
         door = HttpDoor(
             house.pipeline,
             house.tenancy,
@@ -72,6 +82,7 @@ async def run(settings: Settings) -> None:
             house.registry,
             settings.request_timeout,
         )
+        app = build_app(door, spans)
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
         servicer = GatewayServicer(
             house.pipeline, house.feedback, settings.request_timeout, house.generations, house.tenancy
@@ -84,8 +95,9 @@ async def run(settings: Settings) -> None:
                 grace=LAST_BYTES,
                 limits=ServerLimits(message_bytes=LIMITS.bytes),
                 tls=tls,
+                interceptors=around_servers(spans),
             ) as grpc_server,
-            serving_http(build_app(door), settings.http_listen, grace=LAST_BYTES, guard=guard, tls=tls) as http_address,
+            serving_http(app, settings.http_listen, grace=LAST_BYTES, guard=guard, tls=tls) as http_address,
         ):
             spare_the_collector()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pointsman_servicekit.correlation import NONE, decision_id
 from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_gateway.admission import Admission
@@ -27,7 +28,6 @@ from pointsman_gateway.domain import (
 )
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
-from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Judge, Validation, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
@@ -47,18 +47,24 @@ class Journal(Protocol):
         ...
 
 
-class Opens(Protocol):
-    """Gets an answer to begin: from an engine, or out of the cache."""
+class Classifies(Protocol):
+    """Request in, Labels out."""
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+    async def label(self, request: Request) -> Labels: ...
+
+
+class Prompting(Protocol):
+    """Decision in, Prompt out."""
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
         """Raises PointsmanError."""
         ...
 
 
-class Classifies(Protocol):
-    """Says what a request is about."""
+class Opens(Protocol):
+    """Gets an answer to begin: from an engine, or out of the cache."""
 
-    async def label(self, request: Request) -> Labels:
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
         """Raises PointsmanError."""
         ...
 
@@ -107,7 +113,7 @@ class Line:
     generation: str
     classification: Classifies
     router: Router
-    prompts: Prompts
+    prompts: Prompting
     answers: Opens
     validation: Validation
     metering: Metering
@@ -126,12 +132,14 @@ class Pipeline:
         Raises PointsmanError. Before Started another path may be taken; after it never.
         """
         line = self.current()
-        meter = line.metering.start(request.arrived)
+        decision_id.set(NONE)
+        meter = line.metering.start(request)
         outcome, hold, failure = "cancelled", None, None
         try:
             async with self.admission.admitted(request):
                 hold = await self._enter(request, expected_tokens(request))
                 decision = await _decide(line, request)
+                decision_id.set(decision.id)
                 meter.decided(decision)
                 if not hold.afford_now(decision.expected_cost_usd):
                     await hold.afford(decision.expected_cost_usd)

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         default=frozenset({"prod"}), description='words after the "@", by commas, for what has beaten prompting alone'
     )
     log_level: str = "INFO"
+    log_form: Literal["text", "json"] = "text"
 
     @field_validator("guarded_aliases", mode="before")
     @classmethod

@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     reranker_key: str = ""
     reranker_seconds: float = Field(default=5.0, gt=0.0, description="for one answer of the reranker")
     log_level: str = "INFO"
+    log_form: Literal["text", "json"] = "text"
 
 
 def cores() -> int:

@@ -45,7 +45,7 @@ class Asking:
         if self._clock() >= asked.deadline:
             raise failures.out_of_time()
         call = _call(target, asked)
-        stream, attempt = self._client.stream(call), _Attempt(target, self._metrics, asked.stall)
+        stream, attempt = self._client.stream(call), _Attempt(call, target, self._metrics, asked.stall)
         try:
             first = await _first(stream, call)
         except failures.NotThere as error:
@@ -94,9 +94,10 @@ def _call(target: Target, asked: Asked) -> Call:
 class _Attempt:
     """One engine at work on one answer."""
 
-    __slots__ = ("_begun", "_busy", "_cell", "_entry", "_metrics", "_name", "_stall", "_terms")
+    __slots__ = ("_begun", "_busy", "_call", "_cell", "_entry", "_metrics", "_name", "_stall", "_terms")
 
-    def __init__(self, target: Target, metrics: EngineMetrics, stall: float) -> None:
+    def __init__(self, call: Call, target: Target, metrics: EngineMetrics, stall: float) -> None:
+        self._call = call
         self._cell = target.cell
         self._name = target.engine.name
         self._terms = target.plan.breaker
@@ -122,7 +123,7 @@ class _Attempt:
             return
         self._busy = False
         self._cell.in_flight -= 1
-        self._metrics.ended(self._name, _outcome(error))
+        self._metrics.ended(self._call, _outcome(error), self._cell.clock() - self._begun)
         breaker = self._cell.breaker
         if error is None:
             return
