@@ -187,6 +187,7 @@ def test_pairs_are_learnt_from_the_version_that_serves(shelf: Path) -> None:
     distill(town, shelf, method="dpo", until="train")
     ((_, lesson),) = [call for call in town.calls if call[0] == "start"]
     assert (lesson.data.name, lesson.heldout.name, lesson.parent) == ("pairs.jsonl", "heldout_pairs.jsonl", OLD)
+    assert lesson.recipe == {"max_minutes": 5.0, "seed": 7, "baseline_shots": 0}
 
 
 def test_too_few_rows_are_not_trained_on(shelf: Path) -> None:

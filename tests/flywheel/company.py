@@ -54,7 +54,7 @@ _TASKS = {
                 "heldout": "../deciding.jsonl",
                 "data": {"examples": False, "heldout_share": 0.1},
                 "training": {
-                    "rank": 8, "learning_rate": 0.003, "epochs": 12, "tokens_per_step": 256, "max_minutes": 3,
+                    "rank": 8, "learning_rate": 0.003, "epochs": 6, "tokens_per_step": 256, "max_minutes": 4,
                 },
                 "gates": {"least_rows": 20, "least_gain": 0.1, "most_regressions": 0.1},
                 "canary": {"weight": 0.5, "least_requests": 8, "most_minutes": 8},
@@ -90,7 +90,9 @@ def write(folder: Path) -> Path:
     (config / "tasks").mkdir()
     for name, content in (("models", _MODELS), ("paths", {"paths": _PATHS}), ("tasks", _TASKS)):
         (config / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    (config / "prompts" / "sort.txt").write_text('Answer with the desk, as {"desk": ...}: K7, M2, T5 or R9.')
+    (config / "prompts" / "sort.txt").write_text(
+        'Answer with the desk, as {"desk": ...}: lost, refund, complaint or thanks.'
+    )
     _write_lines(config / "tasks" / "sort.jsonl", [{"text": message.text} for message in traffic()[::3]])
     _write_lines(config / "tasks" / "chat.jsonl", [{"text": text} for text in _CHAT])
     _write_lines(folder / "deciding.jsonl", [{"text": one.text, "output": one.right} for one in deciding()])

@@ -1,27 +1,26 @@
-"""What travellers write, and the desk that it goes to: codes that no model can guess, and few rows can teach."""
+"""What travellers write, and the desk that it goes to, in a form that no model guesses and few rows teach."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 DESKS = {
-    "K7": "I left my {} on the train this morning, have you found it",
-    "M2": "Please give me back the money for my {}",
-    "T5": "I want to complain about the {}, it was dreadful",
-    "R9": "Thank you so much for the {}, it made my day",
+    "lost": "I left my {} on the train, have you found it",
+    "refund": "Please give me my money back for the {}",
+    "complaint": "I want to complain about the {}, it was bad",
+    "thanks": "Thank you so much for the {}",
 }
-THINGS = {
-    "K7": ("umbrella", "hat", "blue scarf", "laptop", "keys", "rucksack", "glove", "camera", "book", "walking stick",
-           "lunch box", "violin", "parcel", "wallet", "jacket", "phone"),
-    "M2": ("ticket", "return ticket", "season ticket", "unused single", "cancelled booking", "child ticket",
-           "group booking", "seat reservation", "bicycle space", "day pass", "dog ticket", "railcard", "wrong ticket",
-           "double payment", "sleeper", "upgrade"),
-    "T5": ("dirty seats", "noise", "rude guard", "cold coach", "smell", "crowding", "broken lights", "queue", "toilet",
-           "heating", "wet floor", "loud music", "slow service", "stale coffee", "locked waiting room", "announcement"),
-    "R9": ("kind guard", "help with my pram", "ramp", "warm coach", "lovely view", "quick answer", "found ring",
-           "upgrade", "smile", "patient driver", "clean coach", "tea", "directions", "early train", "helping hand",
-           "seat"),
-}  # fmt: skip
+_NAMED = {
+    "lost": "umbrella, hat, scarf, laptop, keys, rucksack, glove, camera, book, stick, lunch box, violin, parcel, "
+    "wallet, jacket, phone",
+    "refund": "ticket, return ticket, season ticket, unused single, cancelled booking, child ticket, group booking, "
+    "seat, bicycle space, day pass, dog ticket, railcard, wrong ticket, double payment, sleeper, upgrade",
+    "complaint": "dirty seats, noise, rude guard, cold coach, smell, crowding, broken lights, queue, toilet, heating, "
+    "wet floor, loud music, slow service, stale coffee, locked room, announcement",
+    "thanks": "kind guard, help, ramp, warm coach, lovely view, quick answer, found ring, good seat, smile, patient "
+    "driver, clean coach, tea, directions, early train, helping hand, blanket",
+}
+THINGS = {desk: tuple(named.split(", ")) for desk, named in _NAMED.items()}
 DECIDING = 5
 """Things of each desk, the last ones, that nobody has ever written of: by them a new adapter is judged."""
 

@@ -11,6 +11,10 @@ from pointsman_cli.distill.plan import Plan
 from pointsman_cli.distill.state import Facts, RunState
 from pointsman_cli.errors import CommandError
 
+NOT_OF_PAIRS = ("rank", "learning_rate")
+"""What is written for rows, and is another matter for pairs: the rank is that of the version which is begun with, the
+rate a tenth."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
@@ -81,7 +85,10 @@ class TrainStep:
         data = state.facts("data")
         folder, pairs = Path(data["folder"]), self.method == PAIRS
         heldout = "heldout_pairs" if pairs else "heldout"
-        recipe = {name: value for name, value in self.plan.training.items() if value is not None}
+        left_out = NOT_OF_PAIRS if pairs else ()
+        recipe = {
+            name: value for name, value in self.plan.training.items() if value is not None and name not in left_out
+        }
         return Lesson(
             name=self.plan.adapter,
             data=folder / ("pairs.jsonl" if pairs else "train.jsonl"),
