@@ -204,6 +204,24 @@ async def test_a_withdrawn_consent_takes_its_rows_out_of_the_next_version_and_ou
     assert "hat" not in str(lines(rest, "train.jsonl", "heldout.jsonl"))
 
 
+async def test_a_configuration_that_learns_nothing_reads_nothing_and_removes_nothing(
+    config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
+) -> None:
+    desk.store.learning = config.tasks.learning
+    remember(desk, 1, "I lost my hat", "{}", tenant="acme")
+    await desk.written()
+    folder = ConfigFolder(config.folder)
+    folder.tasks["triage"]["flywheel"] = {
+        "student": "triage_adapter",
+        "teacher": "triage_few_shot",
+        "data": {"examples": False},
+    }
+    written = await built(load_config(folder.write()), valkey, tmp_path)
+    assert written.manifest["counts"]["train"] + written.manifest["counts"]["heldout"] == 0
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        assert await redis.xlen(keys.LESSONS) == 1
+
+
 async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_accept_it(
     config: Config, desk: Desk, valkey: Valkey, tmp_path: Path
 ) -> None:

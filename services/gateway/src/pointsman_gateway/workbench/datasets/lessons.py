@@ -75,9 +75,10 @@ class Kept:
 
 
 async def read_lessons(history: History, learning: LearningConfig | None, task: str) -> Kept:
-    """Raises Unavailable."""
-    named = learning is not None and task in learning.tasks
-    consent = Consent(task, await history.tenants() if named else {}, named and learning.without_keys)  # type: ignore[union-attr]  # named
+    """Of a task that the configuration does not name nothing is read, and nothing removed. Raises Unavailable."""
+    if learning is None or task not in learning.tasks:
+        return Kept((), ())
+    consent = Consent(task, await history.tenants(), learning.without_keys)
     said = {decision: one async for decision, one in _said(history)}
     found, withdrawn = [], {}
     async for place, fields in history.entries(keys.LESSONS):
@@ -86,7 +87,7 @@ async def read_lessons(history: History, learning: LearningConfig | None, task: 
             continue
         if consent.of(fields["tenant"]):
             found.append(_lesson(body, said.get(fields["decision"], NOTHING)))
-        else:
+        elif fields["tenant"]:
             withdrawn[place] = fields["decision"]
     await history.forget(keys.LESSONS, tuple(withdrawn))
     return Kept(tuple(found), tuple(withdrawn.values()))
