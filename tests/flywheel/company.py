@@ -54,7 +54,7 @@ _TASKS = {
                 "heldout": "../deciding.jsonl",
                 "data": {"examples": False, "heldout_share": 0.1},
                 "training": {
-                    "rank": 8, "learning_rate": 0.003, "epochs": 6, "tokens_per_step": 256, "max_minutes": 4,
+                    "rank": 8, "learning_rate": 0.003, "epochs": 8, "tokens_per_step": 256, "max_minutes": 6,
                 },
                 "gates": {"least_rows": 20, "least_gain": 0.1, "most_regressions": 0.1},
                 "canary": {"weight": 0.5, "least_requests": 8, "most_minutes": 8},

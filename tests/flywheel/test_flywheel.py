@@ -15,7 +15,7 @@ import pytest
 from tests.flywheel.company import ROOT, Company, running
 from tests.flywheel.messages import Message, deciding, poisoned, traffic
 
-LONGEST_RUN = 600
+LONGEST_RUN = 1200
 """Seconds of one turn, on two cores that others use too."""
 
 
