@@ -328,7 +328,14 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EngineState(_message.Message):
-    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable")
+    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable", "training_seconds")
+    class TrainingSecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -340,6 +347,7 @@ class EngineState(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     LOADABLE_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     engine: str
     status: EngineStatus
     base_model: str
@@ -351,4 +359,5 @@ class EngineState(_message.Message):
     detail: str
     max_model_len: int
     loadable: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ...) -> None: ...
+    training_seconds: _containers.ScalarMap[str, float]
+    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ..., training_seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...

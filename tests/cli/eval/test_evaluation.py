@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
@@ -15,6 +16,7 @@ from doubles.engine import ScriptedEngine, answer
 from doubles.gateway import TRIAGE, Gateway, Neighbours
 from doubles.tenancy import issue
 from doubles.valkey import running_valkey
+from doubles.waiting import until
 from pointsman_cli.ask import http_door
 from pointsman_cli.errors import CommandError, Misused, Unreachable
 from pointsman_cli.eval import page, report
@@ -216,6 +218,19 @@ async def test_a_judge_scores_what_cannot_be_counted(gateway: Gateway, engine: S
     assert {(pair.first, pair.second) for pair in found.tasks[0].pairs} == {("triage_adapter", "triage_few_shot")}
 
 
+async def test_a_metric_of_ones_own_that_fails_ends_the_evaluation_and_names_the_row(
+    gateway: Gateway, rows: Rows, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("def score(answer, expected):\n    return 0 if not answer else {'refund': 1}[expected['intent']]\n")
+    file = rows(ROWS)
+    wanted = Wanted(paths=["triage_adapter"], metric=f"entry_point={own}:score")
+    with pytest.raises(CommandError, match=r"row \d+: entry_point .*own.py:score failed: KeyError: 'lost_item'"):
+        await evaluate(gateway.url, file, wanted)
+    scores = [line["score"] for line in lines(file.parent / "answers.jsonl")[1:]]
+    assert scores == [1] * len(scores)
+
+
 async def test_where_the_gateway_goes_away_the_evaluation_ends_and_keeps_what_it_has(
     neighbours: Neighbours, rows: Rows
 ) -> None:
@@ -266,6 +281,21 @@ async def test_the_command_prints_a_table_and_writes_both_files(gateway: Gateway
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
     (kept,) = (tmp_path / "home" / "evaluations").iterdir()
     assert len(lines(kept)) == 1 + 36
+
+
+async def test_an_interrupted_evaluation_says_how_to_go_on(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows, tmp_path: Path
+) -> None:
+    never = asyncio.Event()
+    engine.script = lambda body: [never] if len(engine.bodies) > 5 else as_trained(body)
+    program = [sys.executable, "-m", "pointsman_cli", "eval", str(rows(ROWS)), "--url", gateway.url]
+    kept = tmp_path / "kept.jsonl"
+    process = await asyncio.create_subprocess_exec(*program, "--answers", str(kept), stdout=PIPE, stderr=PIPE)
+    await until(lambda: kept.is_file() and len(lines(kept)) == 1 + 5, within=60)
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert f"what was answered is kept; the same command with --resume {kept} goes on" in err.decode()
 
 
 async def test_where_keys_are_asked_for_the_named_variables_one_is_shown(

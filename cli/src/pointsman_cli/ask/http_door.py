@@ -95,8 +95,10 @@ def _body(question: Question) -> dict[str, Any]:
 
 
 def open_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
-    # trust_env: a proxy has no place on this machine
-    return httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+    # trust_env: a proxy has no place on this machine. limits: who asks many at once times them from their sending.
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None)
+    )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -30,7 +30,19 @@ class Work:
 
 
 async def answered(client: httpx.AsyncClient, work: Work) -> Answer:
-    """Raises Unreachable where the gateway is away: then going on makes no sense. Everything else is an outcome."""
+    """Raises Unreachable where the gateway is away, and CommandError where the scorer fails: going on makes no sense.
+
+    Everything else is an outcome.
+    """
+    answer = await _answer(client, work)
+    if not answer.is_ok:
+        return answer
+    verdict = await work.scorer.judge(work.row, answer.text)
+    return replace(answer, score=verdict.score, note=verdict.note, judge_usd=verdict.usd)
+
+
+async def _answer(client: httpx.AsyncClient, work: Work) -> Answer:
+    """Not scored yet, where it is one."""
     for tries_left in reversed(range(_TRIES)):
         try:
             return await _asked(client, work)
@@ -46,15 +58,9 @@ async def answered(client: httpx.AsyncClient, work: Work) -> Answer:
 
 
 async def _asked(client: httpx.AsyncClient, work: Work) -> Answer:
-    body = {
-        "model": f"path:{work.path}",
-        "messages": list(work.row.messages),
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
     pieces, ending, first = [], Ending(), None
     began = time.perf_counter()
-    async for event in http_door.events(client, body):
+    async for event in http_door.events(client, _body(work)):
         if isinstance(event, Text):
             first = time.perf_counter() - began if first is None else first
             pieces.append(event.content)
@@ -65,16 +71,22 @@ async def _asked(client: httpx.AsyncClient, work: Work) -> Answer:
         return _failed(work, "answered_by_another", f"path {ending.path or '(none)'} answered")
     if ending.cost_usd is None or ending.prompt_tokens is None or ending.completion_tokens is None:
         return _failed(work, "no_receipt", "the answer came without its tokens or its cost")
-    text = "".join(pieces)
-    verdict = await work.scorer.judge(work.row, text)
     return Answer(
-        work.row.id, work.row.task, work.path, OK, verdict.score,
-        text=text, note=verdict.note, model=ending.model, finish_reason=ending.finish_reason,
+        work.row.id, work.row.task, work.path, OK, None,
+        text="".join(pieces), model=ending.model, finish_reason=ending.finish_reason,
         first_token=first, total=total,
         prompt_tokens=ending.prompt_tokens, cached_tokens=ending.cached_tokens,
-        completion_tokens=ending.completion_tokens,
-        cost_parts_usd=dict(ending.cost_parts_usd), judge_usd=verdict.usd,
+        completion_tokens=ending.completion_tokens, cost_parts_usd=dict(ending.cost_parts_usd),
     )  # fmt: skip
+
+
+def _body(work: Work) -> dict[str, object]:
+    return {
+        "model": f"path:{work.path}",
+        "messages": list(work.row.messages),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 def _failed(work: Work, code: str, error: str) -> Answer:

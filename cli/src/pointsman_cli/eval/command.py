@@ -1,5 +1,6 @@
 """`pointsman eval`."""
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from pointsman_cli.ask import http_door
 from pointsman_cli.ask.command import UrlOption, where
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.eval import catalogue, figures, page, plan, report, rows, running, tables
 from pointsman_cli.eval.answers import AnswerFile
 from pointsman_cli.eval.figures import Terms
@@ -97,12 +98,18 @@ async def evaluated(
     async with client:
         planned = plan.make(dataset, await catalogue.read(client), wanted, client)
         with AnswerFile(kept, planned, resume) as file:
-            console.print(
-                f"{planned.requests} requests, {len(file.known)} answered before; answers in {kept}", soft_wrap=True
-            )
-            with EvaluationProgress(console, planned.requests, len(file.known)) as progress:
-                came = await running.run(planned, client, file, terms.at_once, progress)
+            _say(console, f"{planned.requests} requests, {len(file.known)} answered before; answers in {kept}")
+            try:
+                with EvaluationProgress(console, planned.requests, len(file.known)) as progress:
+                    came = await running.run(planned, client, file, terms.at_once, progress)
+            except (CommandError, asyncio.CancelledError):
+                _say(console, f"what was answered is kept; the same command with --resume {kept} goes on")
+                raise
     return figures.report(planned, came, terms)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False)
 
 
 def _new_file(home: Home, dataset: Path) -> Path:

@@ -1,7 +1,7 @@
 """What is true now, in one place: it is changed here, and everyone who watches is told."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from pointsman_lora_server.domain import Alias, EngineState, EngineStatus
 
 _NOTHING: frozenset[str] = frozenset()
+NO_TRAININGS: Mapping[str, float] = {}
 
 
 class Board:
@@ -50,10 +51,12 @@ class Board:
         self._state = replace(changed, sequence=self._state.sequence + 1)
         self._wake()
 
-    def publish(self, aliases: tuple[Alias, ...], ready: frozenset[str]) -> None:
-        """Where the aliases point, and which versions any engine may hold."""
+    def publish(
+        self, aliases: tuple[Alias, ...], ready: frozenset[str], training_seconds: Mapping[str, float] = NO_TRAININGS
+    ) -> None:
+        """Where the aliases point, which versions any engine may hold, and how long their trainings took."""
         self._ready = ready
-        self.update(aliases=aliases)
+        self.update(aliases=aliases, training_seconds=training_seconds)
 
     def loads(self, version: str) -> None:
         self.update(loading=self._state.loading | {version}, draining=self._state.draining - {version})

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pointsman_servicekit.errors import InvalidArgument
 
 HASH_DIGITS = 12
+TRAINING_SECONDS = "training_seconds"
+"""Among a version's metrics: what its training took."""
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _HASH = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}")
 
@@ -147,6 +149,8 @@ class EngineState:
     loadable: frozenset[str] = frozenset()
     """Not resident, and to be had for the asking."""
     aliases: tuple[Alias, ...] = ()
+    training_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Of the versions that any engine may hold, as far as their training reports tell."""
     sequence: int = 1
 
     @property

@@ -10,7 +10,7 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_lora_server.attempts import Attempts
 from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import DesiredState, EngineState, EngineStatus, Phase
+from pointsman_lora_server.domain import TRAINING_SECONDS, DesiredState, EngineState, EngineStatus, Phase
 from pointsman_lora_server.hot_swap import HotSwap
 from pointsman_lora_server.roll_outs import RollOuts
 
@@ -55,6 +55,8 @@ class Reconciler:
         self._told: dict[str, str] = {}
         self._attempts = Attempts()
         self._life = 0
+        self._settled_life = 0
+        self._has_read = False
         self._lost: set[str] = set()  # held by earlier lives of the engine, and not yet by this one
 
     async def run(self) -> None:
@@ -70,6 +72,12 @@ class Reconciler:
             await self._roll_outs.stop()
             await self._hot_swap.stop()
 
+    @property
+    def settled(self) -> bool:
+        """The engine answers, and has what it is to hold from the start: each was loaded, or cannot be."""
+        state = self._board.state
+        return state.status is EngineStatus.READY and state.life == self._settled_life
+
     async def refresh(self) -> DesiredState:
         """Reads Redis, and publishes. One at a time: an older answer must not overwrite a newer one."""
         async with self._in_order:
@@ -78,6 +86,7 @@ class Reconciler:
                 before, self.desired = self.desired, desired
                 self._take_in(desired, before)
                 self.wake()
+            self._has_read = True
             return desired
 
     def wake(self) -> None:
@@ -102,7 +111,7 @@ class Reconciler:
             log.error("Redis has lost all aliases; this engine goes on with those that it had")
             return
         self._hot_swap.want(desired.pins & ready, desired.aimed_at)
-        self._board.publish(desired.aliases, ready)
+        self._board.publish(desired.aliases, ready, _training_seconds(desired, ready))
         self._drop_what_may_not_be_there(desired)
         for name, standing in before.standings.items():
             if standing.phase is Phase.FAILED and _is_ready_or_on_its_way(name, desired):
@@ -131,7 +140,7 @@ class Reconciler:
 
     async def _converge(self) -> None:
         """What may not be there goes; then what is wanted comes, and what was there before this life of the engine."""
-        state, desired = self._board.state, self.desired
+        state, desired, has_read = self._board.state, self.desired, self._has_read
         if state.status is not EngineStatus.READY:
             return
         if state.life != self._life:
@@ -141,6 +150,11 @@ class Reconciler:
             self._lost |= self._board.take_lost()
         self._drop_what_may_not_be_there(desired)
         await self._hot_swap.sweep()
+        await self._load_wanted(desired)
+        if has_read:
+            self._settled_life = state.life
+
+    async def _load_wanted(self, desired: DesiredState) -> None:
         for name in self._wanted(desired):
             if name in self._board.state.resident:
                 self._lost.discard(name)
@@ -212,3 +226,8 @@ def _is_ready_or_on_its_way(name: str, desired: DesiredState) -> bool:
 
 def _is_ready(name: str, desired: DesiredState) -> bool:
     return desired.standings[name].phase is Phase.READY
+
+
+def _training_seconds(desired: DesiredState, ready: frozenset[str]) -> dict[str, float]:
+    metrics = {name: desired.versions[name].metrics for name in ready if name in desired.versions}
+    return {name: told[TRAINING_SECONDS] for name, told in metrics.items() if TRAINING_SECONDS in told}

@@ -59,6 +59,8 @@ class House:
     interceptors: Sequence[grpc.aio.ServerInterceptor]
     board: Board
     registry: CollectorRegistry
+    is_ready: Callable[[], bool]
+    """Whether the engine answers, with all adapters that it is to hold."""
     end_watches: Callable[[], None]
     """Of engine and training jobs; they would never end by themselves."""
 
@@ -161,7 +163,15 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     line.close()
 
                 around = [InFlight(metrics.registry)]
-                yield House([SERVICE, TRAINING], add_to, around, board, metrics.registry, end_watches)
+                yield House(
+                    [SERVICE, TRAINING],
+                    add_to,
+                    around,
+                    board,
+                    metrics.registry,
+                    lambda: reconciler.settled,
+                    end_watches,
+                )
         finally:
             board.close()
             for task in running:

@@ -16,6 +16,7 @@ from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import around_servers
 from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
@@ -77,8 +78,9 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
     """The service, for the block's length; it listens once everything is loaded. `spans`: where calls are traced.
 
     Raises FailedPrecondition for a data folder that is in use, of another release or not writable, OSError for a port
-    that is taken.
+    that is taken, TlsError for files of TLS that cannot be used.
     """
+    tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     registry, labels = CollectorRegistry(), Labels()
     tell_build(registry, "retriever")
     async with AsyncExitStack() as stack:
@@ -92,7 +94,9 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
-        metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry))
+        metrics_port = stack.enter_context(
+            serving_metrics(settings.metrics_listen, registry, lambda: shelves.is_consistent)
+        )
         registry.register(CollectionSizes(shelves.sizes, labels))
         observer = _observer(Metrics(registry, labels, model.fingerprint), spans)
         door = await _door(stack, settings, model, shelves, crew, observer)
@@ -102,6 +106,7 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(door, grpc_server),
                 ready=shelves.is_consistent,
+                tls=tls,
                 interceptors=[*around_servers(spans), InFlight(registry)],
             )
         )

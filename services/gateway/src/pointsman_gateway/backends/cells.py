@@ -29,6 +29,8 @@ class Engine:
     api_key: str = ""
     sequence: int = 0
     """Of the lora-server's word."""
+    training_seconds: Mapping[str, float] = field(default_factory=dict)
+    """That the training of each version took, where that is known."""
 
     @property
     def heard_of(self) -> bool:

@@ -152,6 +152,18 @@ class Engines:
         versions = {version for engine in self.all() for version in engine.resident | engine.loadable}
         return [*sorted(aliases), *sorted(versions - aliases)]
 
+    def trained(self) -> Sequence[tuple[str, str]]:
+        """Base model and version of all adapters of which it is known how long their training took."""
+        return [(engine.model, version) for engine in self.all() for version in engine.training_seconds]
+
+    def training_seconds(self, model: str, version: str) -> float:
+        """0 where nobody knows."""
+        for cell in self._cells:
+            engine = cell.engine
+            if engine.model == model and version in engine.training_seconds:
+                return engine.training_seconds[version]
+        return 0.0
+
     def holds(self, model: str, version: str) -> bool:
         """Whether an engine that may be asked now holds the version."""
         return any(target.cell.may_be_asked for target in self._look_up(model, version).able)

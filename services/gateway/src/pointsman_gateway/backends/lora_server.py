@@ -216,6 +216,7 @@ def _engine(before: Engine, state: pb.EngineState) -> Engine:
         detail=detail,
         api_key=before.api_key,
         sequence=state.sequence,
+        training_seconds=dict(state.training_seconds),
     )
 
 

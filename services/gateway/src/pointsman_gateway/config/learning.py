@@ -29,7 +29,7 @@ class DataTerms(Strict):
     heldout_share: float = Field(default=0.2, gt=0, lt=1, description="of the rows, drawn by their text: never learnt")
 
 
-class TrainingTerms(Strict):
+class Recipe(Strict):
     """As `pointsman train` has them; what is not set is the trainer's own."""
 
     rank: int | None = Field(default=None, ge=1)
@@ -82,7 +82,7 @@ class Flywheel(Strict):
         description="a JSONL file, from the configuration folder, of rows that no traffic has touched; they decide",
     )
     data: DataTerms = DataTerms()
-    training: TrainingTerms = TrainingTerms()
+    training: Recipe = Recipe()
     gates: Gates = Gates()
     canary: CanaryTerms = CanaryTerms()
 

@@ -1,5 +1,6 @@
 """The shape of `models.yaml`."""
 
+from datetime import date
 from typing import TypeVar
 
 from pydantic import Field, model_validator
@@ -78,6 +79,9 @@ class EngineConfig(Strict):
     api_key_env: str = ""
     timeouts: Timeouts | None = Field(default=None, description="what is not written is as in `resilience`")
     breaker: BreakerTerms | None = Field(default=None, description="what is not written is as in `resilience`")
+    dollars_per_hour: float | None = Field(
+        default=None, gt=0, description="of an own engine: shared out among the paths by its own time"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "EngineConfig":
@@ -87,8 +91,8 @@ class EngineConfig(Strict):
 
     @property
     def identity(self) -> "EngineConfig":
-        """What makes it this engine: what is known of it stays where only its timeouts or its breaker change."""
-        return self.model_copy(update={"timeouts": None, "breaker": None})
+        """What makes it this engine: what is known of it stays where only its terms or its price change."""
+        return self.model_copy(update={"timeouts": None, "breaker": None, "dollars_per_hour": None})
 
 
 class EmbeddingConfig(Strict):
@@ -110,7 +114,18 @@ class EmbeddingConfig(Strict):
 
 
 class RetrievalPrices(Strict):
+    """There is no default here either."""
+
     search: float = Field(ge=0, description="dollars a search")
+    embedding: float = Field(ge=0, description="dollars a text that is embedded, to tell its task or to look it up")
+
+
+class TrainingTerms(Strict):
+    """How the training of adapters is paid back: by the seconds that each adapter's own report tells."""
+
+    dollars_per_hour: float = Field(gt=0, description="of the machine that trains")
+    requests: int = Field(ge=1, description="that an adapter's version is to answer in its life; each pays as much")
+    days: float = Field(gt=0, description="that it is to serve; what it costs while nobody asks it")
 
 
 class CachePrices(Strict):
@@ -118,12 +133,14 @@ class CachePrices(Strict):
 
 
 class ModelsFile(Strict):
+    prices_as_of: date = Field(description="the day on which the prices were last looked at, YYYY-MM-DD")
     models: dict[str, ModelConfig]
     engines: dict[str, EngineConfig]
     retrieval: RetrievalPrices
     cache: CachePrices | None = Field(default=None, description="must be there where a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
     embeddings: dict[str, EmbeddingConfig] = Field(default_factory=dict)
+    training: TrainingTerms | None = Field(default=None, description="not set: what training costs is left out")
 
     @model_validator(mode="after")
     def _a_name_is_one_model(self) -> "ModelsFile":

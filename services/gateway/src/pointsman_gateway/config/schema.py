@@ -6,8 +6,8 @@ from pointsman_gateway.config.learning import (
     Flywheel,
     Gates,
     LearningConfig,
+    Recipe,
     Stale,
-    TrainingTerms,
 )
 from pointsman_gateway.config.models_file import (
     BreakerTerms,
@@ -21,6 +21,7 @@ from pointsman_gateway.config.models_file import (
     RetrievalPrices,
     RetryTerms,
     Timeouts,
+    TrainingTerms,
 )
 from pointsman_gateway.config.paths_file import (
     CacheConfig,
@@ -74,6 +75,7 @@ __all__ = [
     "Persona",
     "Policy",
     "Prices",
+    "Recipe",
     "ResilienceConfig",
     "Retrieval",
     "RetrievalPrices",

@@ -51,6 +51,7 @@ from pointsman_gateway.wiring.line import (
     to_path,
 )
 from pointsman_gateway.wiring.memory import Memory, remembering
+from pointsman_gateway.wiring.money import Money
 from pointsman_gateway.wiring.redaction import to_redaction
 from pointsman_gateway.wiring.shadowing import ShadowTerms, shadowing
 from pointsman_gateway.wiring.tracing import Around, traced_by
@@ -72,6 +73,7 @@ class House:
     memory: Memory
     registry: CollectorRegistry
     trials: Trials
+    money: Money
     feedback: Box
 
     @property
@@ -108,13 +110,24 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         retriever, board = PromptSearch(client, Breaker()), FreshnessBoard()
         freshness = FreshnessWatch(board, client, settings.freshness_seconds)
         await stack.enter_async_context(watching_event_loop(registry))
+        money = Money.registered(registry, metrics)
         engine_client = traced.client(OpenAIClient(pool), gen_ai)
         around = Surroundings(
-            engine_client, retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials, board
+            engine_client,
+            retriever,
+            metrics,
+            gen_ai,
+            memory.board,
+            engine_metrics,
+            cache,
+            trials,
+            board,
+            accounts=money.accounts,
         )
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai))
+        of_embeddings = EmbeddingMetrics(registry, gen_ai)
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)
         terms = ShadowTerms()
-        builder = _Builder(settings, school, followers, around, memory, terms, embedding, traced, freshness)
+        builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced, freshness)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
@@ -124,13 +137,14 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         stack.push_async_callback(_stop, asyncio.create_task(freshness.run(), name="look at what has changed"))
         reporting = Reporter(trials, lambda: generations.current.engines, engine_metrics)
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
+        await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)
         pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
-        yield House(pipeline, tenancy, generations, memory, registry, trials, shadows.feedback)
+        yield House(pipeline, tenancy, generations, memory, registry, trials, money, shadows.feedback)
 
 
 class _Builder:
@@ -145,6 +159,7 @@ class _Builder:
         memory: Memory,
         terms: ShadowTerms,
         embedding: EmbeddingSurroundings,
+        money: Money,
         traced: Around,
         freshness: FreshnessWatch,
     ) -> None:
@@ -155,6 +170,7 @@ class _Builder:
         self._memory = memory
         self._terms = terms
         self._embedding = embedding
+        self._money = money
         self._traced = traced
         self._freshness = freshness
 
@@ -175,6 +191,7 @@ class _Builder:
         self._around.metrics.know(*label_values(config))
         self._around.gen_ai.know(*gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
+        self._money.obey(config, engines, line.metering)
         self._terms.obey(config)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}

@@ -47,6 +47,7 @@ def to_state(identity: EngineIdentity, state: EngineState) -> pb.EngineState:
         detail=state.detail,
         max_model_len=identity.max_model_len,
         loadable=sorted(state.loadable),
+        training_seconds=state.training_seconds,
     )
 
 

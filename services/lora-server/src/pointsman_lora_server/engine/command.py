@@ -77,7 +77,8 @@ def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterab
         # As many in memory as in slots: otherwise vLLM itself throws adapters out, and reads their folders again.
         *("--enable-lora", "--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_loras)),
         *("--max-lora-rank", str(rank), "--middleware", GUARD),
-        *("--shutdown-timeout", str(DRAIN), "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
+        *("--shutdown-timeout", str(DRAIN), "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
+        "--disable-uvicorn-access-log",
         *more,
     )
     defaults = {
