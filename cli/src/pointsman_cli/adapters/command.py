@@ -188,10 +188,14 @@ def unpin(
 
 
 def retire(
-    version: VersionArgument, author: AuthorOption = "", lora_server: LoraServerOption = "", home: HomeOption = HERE
+    version: VersionArgument,
+    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+    author: AuthorOption = "",
+    lora_server: LoraServerOption = "",
+    home: HomeOption = HERE,
 ) -> None:
     """Take a version out of use: it is unloaded everywhere. Registering it again brings it back."""
-    request = pb.RetireRequest(version=version, author=who_asks(author))
+    request = pb.RetireRequest(version=version, author=who_asks(author), reason=reason)
     _ask(lora_server, home, lambda server: server.Retire(request, timeout=calls.SECONDS))
     typer.echo(f"{version} is retired")
 
