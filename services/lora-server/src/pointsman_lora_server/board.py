@@ -8,6 +8,8 @@ from typing import Any
 
 from pointsman_lora_server.domain import Alias, EngineState, EngineStatus
 
+LEAVING = "it is leaving: it ends what it has begun"
+
 _NOTHING: frozenset[str] = frozenset()
 NO_TRAININGS: Mapping[str, float] = {}
 
@@ -23,6 +25,7 @@ class Board:
         self._ready: frozenset[str] = _NOTHING
         self._lost: frozenset[str] = _NOTHING
         self._changed = asyncio.Event()
+        self._left = False
         self._closed = False
 
     @property
@@ -36,6 +39,8 @@ class Board:
     def update(self, **changes: Any) -> None:
         """Sets fields of the state; what changes nothing is not told."""
         changed = replace(self._state, **changes)
+        if self._left:
+            changed = replace(changed, status=EngineStatus.DOWN, detail=LEAVING)
         if changed.status is EngineStatus.READY:
             changed = replace(
                 changed,
@@ -81,6 +86,11 @@ class Board:
         """What was resident whenever the engine's lives ended, since this was last asked."""
         lost, self._lost = self._lost, _NOTHING
         return lost
+
+    def leave(self) -> None:
+        """For good: gateways are to ask others. What the engine has begun it ends; it holds nothing for anyone new."""
+        self._left = True
+        self.update()
 
     def close(self) -> None:
         """Ends every watch."""

@@ -100,6 +100,25 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """How many engines hold those versions of an adapter that an alias or a canary points to."""
+
+    copies: int | None = None
+    """On so many, or on all where there are fewer; None: on every engine; 0: on none before it is asked for there."""
+
+    def __str__(self) -> str:
+        return "all" if self.copies is None else str(self.copies) if self.copies else "on-demand"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What each engine holds, of those that are up and were heard of lately."""
+
+    holds: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By engine."""
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredState:
     """What Redis holds, at one moment."""
 
@@ -108,6 +127,13 @@ class DesiredState:
     """Of every one of the versions."""
     aliases: tuple[Alias, ...] = ()
     pins: frozenset[str] = frozenset()
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    """By adapter's name; one that is not here is on every engine."""
+    coming: Mapping[str, int] = field(default_factory=dict)
+    """Versions that an alias is about to be moved to, and until when that is to be believed, in Unix milliseconds."""
+
+    def placement_of(self, version: str) -> Placement:
+        return self.placements.get(version.partition("@")[0], Placement())
 
     @property
     def aimed_at(self) -> frozenset[str]:

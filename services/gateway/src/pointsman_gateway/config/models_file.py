@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from pydantic import Field, model_validator
 
+from pointsman_gateway.config.dns_names import DnsName, group_of
 from pointsman_gateway.config.strict import Strict
 
 Terms = TypeVar("Terms", bound=Strict)
@@ -70,12 +71,16 @@ class ResilienceConfig(Strict):
     )
 
 
+MOST_MEMBERS = 64
+
+
 class EngineConfig(Strict):
-    """A vLLM with a lora-server beside it, or any OpenAI-compatible endpoint by its URL."""
+    """A vLLM with a lora-server beside it, or any OpenAI-compatible endpoint by its URL; or a group of either."""
 
     model: str
-    lora_server: str = ""
-    url: str = ""
+    lora_server: str = Field(default="", description="HOST:PORT, or of a group dns:///NAME:PORT")
+    url: str = Field(default="", description="http://HOST:PORT, or of a group dns+http://NAME:PORT")
+    most: int | None = Field(default=None, ge=1, le=1000, description="members of a group that are used; 64")
     api_key_env: str = ""
     timeouts: Timeouts | None = Field(default=None, description="what is not written is as in `resilience`")
     breaker: BreakerTerms | None = Field(default=None, description="what is not written is as in `resilience`")
@@ -87,7 +92,18 @@ class EngineConfig(Strict):
     def _one_of_both(self) -> "EngineConfig":
         if bool(self.lora_server) == bool(self.url):
             raise ValueError("an engine has either a lora_server (HOST:PORT) or a url (http://HOST:PORT)")
+        if self.group is None and self.most is not None:
+            raise ValueError("'most' is for groups of engines (dns:///NAME:PORT, dns+http://NAME:PORT) alone")
         return self
+
+    @property
+    def group(self) -> DnsName | None:
+        """The name that leads to its members; None where it is one engine."""
+        return group_of(self.lora_server, self.url)
+
+    @property
+    def most_members(self) -> int:
+        return self.most or MOST_MEMBERS
 
     @property
     def identity(self) -> "EngineConfig":
@@ -147,6 +163,14 @@ class ModelsFile(Strict):
         both = self.models.keys() & self.embeddings.keys()
         if both:
             raise ValueError(f"'{min(both)}' is a model and an embedding model; give them different names")
+        return self
+
+    @model_validator(mode="after")
+    def _a_member_is_no_other_engine(self) -> "ModelsFile":
+        for name in self.engines:
+            group = name.rpartition("/")[0]
+            if group in self.engines and self.engines[group].group:
+                raise ValueError(f"engine '{name}' is called like a member of group '{group}'; give it another name")
         return self
 
     def timeouts_of(self, engine: str) -> Timeouts:

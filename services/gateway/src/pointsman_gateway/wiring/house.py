@@ -14,7 +14,8 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.admission import Admission, Queue
-from pointsman_gateway.backends.engines import Engines, plans
+from pointsman_gateway.backends.dns import Dns
+from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.backends.openai_client import OpenAIClient
@@ -100,7 +101,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
         pool = Pool()
         stack.callback(pool.close)
-        followers = await stack.enter_async_context(Followers(engine_metrics, peers, traced.calls))
+        resolver = Dns(settings.dns)
+        followers = await stack.enter_async_context(Followers(engine_metrics, resolver, peers, traced.calls))
         redaction = to_redaction(settings.redaction, registry)
         memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
@@ -183,11 +185,10 @@ class _Builder:
     async def build(self, config: Config, patience: float = 0.0) -> Generation:
         """Waits up to `patience` seconds for the first word of engines that are new. Raises ConfigError."""
         learned = await asyncio.to_thread(self._school.learned, config)
-        cells = await self._followers.cells(config.models.engines, patience)
-        engines = Engines(cells, plans(config.models), self._followers.aliases)
+        engines = await self._followers.engines(config.models, patience)
         line = self._traced.line(build_line(config, learned, engines, self._around))
         embeddings = build_embeddings(config, self._embedding)
-        self._followers.keep(config.models.engines)
+        self._followers.keep(engines, config.models)
         self._around.metrics.know(*label_values(config))
         self._around.gen_ai.know(*gen_ai_names(config))
         self._memory.obey(config, engines.version_of)

@@ -174,7 +174,8 @@ def to_engine(name: str, engine: EngineConfig) -> Engine:
             raise ConfigError(
                 f"models.yaml: engine '{name}' needs the environment variable {engine.api_key_env}, which is not set"
             )
-    return Engine(name, engine.model, engine.url.rstrip("/"), ready=bool(engine.url), api_key=api_key)
+    ready = bool(engine.url) and not engine.group
+    return Engine(name, engine.model, engine.url.rstrip("/"), ready=ready, api_key=api_key)
 
 
 def _strategies(config: Config, learned: Learned, search: Search) -> dict[str, list[Strategy]]:
