@@ -23,11 +23,12 @@ LONGEST_START = 420
 """Seconds; a first start also makes the models."""
 
 _MODELS = {
+    "prices_as_of": "2026-11-01",
     "models": {
         "smollm2-135m": {"context_window": 4096, "prices": {"prompt": 0.014, "cached": 0.002, "completion": 0.062}}
     },
     "engines": {"local": {"model": "smollm2-135m", "lora_server": "${POINTSMAN_LORA_SERVER:-127.0.0.1:8083}"}},
-    "retrieval": {"search": 0.0000002},
+    "retrieval": {"search": 0.0000002, "embedding": 0.00000002},
 }
 _PATHS = {
     "sort_adapter": {"model": "smollm2-135m", "adapter": "sort@prod", "max_tokens": 16, "temperature": 0},
