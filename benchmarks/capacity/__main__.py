@@ -9,7 +9,9 @@ that the figures were taken from; the others show whether they hold. The last li
 import argparse
 import json
 import random
+import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -131,6 +133,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
     parser.add_argument("--out", type=Path, default=Path("build/capacity"), help="where runs.yaml goes")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the engine ends with us
     found = measure(given.seconds)
     figures = EngineFigures(
         **fit([(run, tokens) for run, tokens, _ in found]),

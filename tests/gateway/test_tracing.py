@@ -141,6 +141,25 @@ async def test_a_load_of_an_adapter_lies_in_the_trace_of_who_waits_for_it(
     assert is_below(recorded.one(f"chat {TRIAGE}"), recorded.one("first token"))
 
 
+async def test_vectors_have_a_span_which_their_engine_hears_of(
+    recorded: Recorded, neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    remote = {"url": engine.url, "price": 1.0, "model": "text-3"}
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}, "small": remote}
+    await neighbours.ready()
+    async with neighbours.gateway(recorded.spans) as gateway, open_http_client(gateway) as http:
+        for model in ("minilm", "small"):
+            assert (await http.post("/v1/embeddings", json={"model": model, "input": SAID})).status_code == 200
+        await until(lambda: len(recorded.named("POST /v1/embeddings")) == 2)
+    for model, provider in (("minilm", "pointsman"), ("small", "openai")):
+        span = recorded.one(f"embeddings {model}")
+        assert any(is_below(span, root) for root in recorded.named("POST /v1/embeddings"))
+        assert told(span)["gen_ai.provider.name"] == provider
+        assert told(span)["gen_ai.usage.input_tokens"] > 0
+    sent = engine.headers[-1]["traceparent"].split("-")
+    assert int(sent[2], 16) == recorded.one("embeddings small").context.span_id
+
+
 async def test_failures_are_told_by_their_codes(
     recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine, retriever: ScriptedRetriever
 ) -> None:

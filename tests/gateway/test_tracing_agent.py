@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,6 +34,8 @@ async def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", agent.url)
         # So nothing is sent until a service ends: what arrives has been sent then.
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+        for service in ("GATEWAY", "RETRIEVER"):
+            monkeypatch.setenv(f"POINTSMAN_{service}_LOG_FORM", "json")
         yield agent
 
 
@@ -51,6 +54,8 @@ async def test_one_trace_goes_through_gateway_retriever_and_engine_and_arrives_w
         for process in (gateway, retriever):
             process.signal(signal.SIGTERM)
             assert await process.ended(ENDING) == 0
+        assert _services_of(gateway.words) == {"gateway"}
+        assert _services_of(retriever.words) == {"retriever"}
 
     collector = agent.collector
     await until(lambda: len({span.service for span in collector.spans}) == 2)
@@ -98,6 +103,11 @@ async def test_what_the_environment_asks_for_in_vain_is_said_at_the_start(
         await gateway.start()
     assert await gateway.ended(ENDING) == 1
     assert "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'; traces are sent by http/protobuf" in gateway.words
+
+
+def _services_of(words: str) -> set[str]:
+    """By the lines that Python has written; gRPC's C core writes its own."""
+    return {json.loads(line)["service"] for line in words.splitlines() if line.startswith("{")}
 
 
 async def _ask(gateway: ProcessGateway, headers: dict[str, str]) -> httpx.Response:

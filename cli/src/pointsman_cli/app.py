@@ -6,11 +6,15 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.adapters import command as adapters
+from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.capacity.command import capacity
 from pointsman_cli.classifier.command import classifier_app
+from pointsman_cli.data.command import data_app
+from pointsman_cli.distill.command import distill
 from pointsman_cli.doctor.command import doctor
+from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
 from pointsman_cli.jobs import command as jobs
 from pointsman_cli.keys import command as keys
@@ -32,13 +36,16 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, top, ask, route, feedback, regret, ingest, train, replay, capacity, doctor):
+    for command in (up, top, ask, route, feedback, regret, ingest, train, distill, replay, capacity, doctor):
         app.command()(command)
+    app.command("eval")(evaluate)
+    app.command("advise")(advise_on)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")
     app.add_typer(jobs.build_app(), name="jobs")
     app.add_typer(retriever.build_app(), name="retriever")
     app.add_typer(keys.build_app(), name="keys")
+    app.add_typer(data_app(), name="data")
     return app
 
 

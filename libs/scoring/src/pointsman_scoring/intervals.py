@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]  # it ships no types
 
 RESAMPLES = 9999
 """Of each bootstrap and each permutation test; the smallest p it can tell is 1/10000."""
@@ -90,22 +90,26 @@ def _checked(scores: Sequence[float]) -> Scores:
 
 def _wilson(values: Scores, confidence: float) -> Interval:
     mean, count = float(values.mean()), len(values)
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * (mean * (1 - mean) / count + z * z / (4 * count * count)) ** 0.5
     return Interval(mean, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def _bootstrap(values: Scores, confidence: float, seed: int, method: str) -> tuple[float, float]:
-    found: Any = stats.bootstrap(
-        (values,),
-        np.mean,
-        confidence_level=confidence,
-        n_resamples=RESAMPLES,
-        method=method,
-        rng=np.random.default_rng(seed),
-        batch=500,  # bounds the memory: 500 x rows at a time
-    ).confidence_interval
+    found: Any = (
+        _stats()
+        .bootstrap(
+            (values,),
+            np.mean,
+            confidence_level=confidence,
+            n_resamples=RESAMPLES,
+            method=method,
+            rng=np.random.default_rng(seed),
+            batch=500,  # bounds the memory: 500 x rows at a time
+        )
+        .confidence_interval
+    )
     return float(found.low), float(found.high)
 
 
@@ -113,14 +117,14 @@ def _mcnemar(differences: Scores) -> float:
     first_alone, second_alone = int(np.sum(differences > 0)), int(np.sum(differences < 0))
     if not first_alone + second_alone:
         return 1.0
-    return float(stats.binomtest(first_alone, first_alone + second_alone).pvalue)
+    return float(_stats().binomtest(first_alone, first_alone + second_alone).pvalue)
 
 
 def _sign_flips(differences: Scores, seed: int) -> float:
     told_apart = differences[differences != 0]
     if not told_apart.size:
         return 1.0
-    found = stats.permutation_test(
+    found = _stats().permutation_test(
         (told_apart,),
         np.mean,
         permutation_type="samples",
@@ -130,3 +134,10 @@ def _sign_flips(differences: Scores, seed: int) -> float:
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)
+
+
+def _stats() -> Any:
+    """SciPy's, which takes a second or two to import: who asks for no interval does not wait for it."""
+    from scipy import stats  # type: ignore[import-untyped]  # it ships no types
+
+    return stats

@@ -39,10 +39,14 @@ class ServerLimits:
     """A client may ask as often whether we are there; one that asks more often is sent away."""
     silence_seconds: float = 30.0
     """After so long without a word we ask whether the client is there, and give up on it after `ping_seconds`."""
+    age_seconds: float = 0.0
+    """A connection as old takes no new calls, so that its client looks again who there is; 0: for ever."""
 
     def options(self) -> list[tuple[str, int]]:
         """As gRPC calls them."""
+        ages = [("grpc.max_connection_age_ms", round(self.age_seconds * 1000))] if self.age_seconds else []
         return [
+            *ages,
             ("grpc.max_receive_message_length", self.message_bytes),
             # Over the first a call may be refused, by chance; over the second it is. Alike, nothing is left to chance.
             ("grpc.max_metadata_size", self.metadata_bytes),
@@ -75,6 +79,10 @@ class GrpcServer:
         """Says over gRPC health (the empty service name, the whole server) whether requests are welcome."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set("", status)
+
+    async def take_leave(self) -> None:
+        """Says so for good: requests are no longer welcome, and are served still."""
+        await self._health.enter_graceful_shutdown()
 
 
 @asynccontextmanager

@@ -81,6 +81,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             house.generations,
             house.registry,
             settings.request_timeout,
+            house.console if settings.console == "on" else None,
         )
         app = build_app(door, spans)
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
@@ -93,7 +94,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 [SERVICE],
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
                 grace=LAST_BYTES,
-                limits=ServerLimits(message_bytes=LIMITS.bytes),
+                limits=ServerLimits(message_bytes=LIMITS.bytes, age_seconds=settings.grpc_connection_age),
                 tls=tls,
                 interceptors=around_servers(spans),
             ) as grpc_server,

@@ -13,6 +13,7 @@ from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.domain import (
+    ANYONE,
     Answered,
     Caller,
     Chunks,
@@ -20,12 +21,16 @@ from pointsman_gateway.domain import (
     Event,
     Finished,
     Labels,
+    Operation,
     Prompt,
     Receipt,
     Request,
     Started,
+    Undecided,
     Usage,
 )
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
+from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter, Metering
 from pointsman_gateway.routing.router import Router
@@ -34,16 +39,18 @@ from pointsman_gateway.validation.transcript import Transcript
 
 
 class Journal(Protocol):
-    """Keeps what was decided, and what came of it; never waits, never fails."""
+    """Keeps the receipt of every request; never waits, never fails."""
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         """Whether they are to be read along, for `note`."""
         ...
 
-    def note(
-        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
-    ) -> None:
-        """`receipt` is None where nothing was asked for but the decision. `answers`: the last one is the caller's."""
+    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+        """What was decided, and what came of it. `answers`: the last one is the caller's."""
+        ...
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        """What came to no decision."""
         ...
 
 
@@ -134,17 +141,18 @@ class Pipeline:
         line = self.current()
         decision_id.set(NONE)
         meter = line.metering.start(request)
-        outcome, hold, failure = "cancelled", None, None
+        outcome, hold, failure = CANCELLED, None, None
         try:
             async with self.admission.admitted(request):
                 hold = await self._enter(request, expected_tokens(request))
+                meter.admitted()
                 decision = await _decide(line, request)
                 decision_id.set(decision.id)
                 meter.decided(decision)
                 if not hold.afford_now(decision.expected_cost_usd):
                     await hold.afford(decision.expected_cost_usd)
                 answering = _Answering(line, request, decision, meter, self.journal.wants_answers(request, decision))
-                finish_reason = ""
+                finish_reason, begun = "", False
                 try:
                     answer = await answering.begin(decision)
                     yield Started(answer.decision, answer.model, meter.overhead, answer.cached, hold.headers)
@@ -152,13 +160,13 @@ class Pipeline:
                         for chunk in chunks:
                             if chunk.finish_reason:
                                 finish_reason = chunk.finish_reason
-                        meter.handed_on(chunks)
+                        begun = begun or meter.handed_on(chunks)
                         yield chunks
                 finally:
                     await answering.aclose()
-                outcome = "ok"
+                outcome = OK
                 receipt = meter.finish(outcome)
-                assert receipt is not None
+                assert isinstance(receipt, Receipt)  # it was decided
                 self._close(request, hold, receipt, answering.answers)
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
@@ -167,30 +175,51 @@ class Pipeline:
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception:
-            outcome = "internal"
+            outcome = INTERNAL
             raise
         finally:
-            if outcome != "ok":
-                cut_short = meter.finish(outcome, failure)
-                if failure is not None:
-                    failure.receipt = cut_short
-                if cut_short is not None:
-                    self._close(request, hold, cut_short)
-                elif hold is not None:
-                    hold.settle(Usage(), 0.0, outcome)
+            if outcome != OK:
+                self._cut_short(request, hold, meter.finish(outcome, failure), failure)
 
     async def decide(self, request: Request) -> Decision:
         """The decision alone."""
-        async with self.admission.admitted(request):
-            hold = await self._enter(request, 0)
-            outcome = "failed"
-            try:
-                decision = await _decide(self.current(), request)
-                outcome = "routed"
-            finally:
-                hold.settle(Usage(), 0.0, outcome)
-            self.journal.note(request, decision, None)
-            return decision
+        line = self.current()
+        meter = line.metering.start(replace(request, operation="route"))
+        outcome, hold, failure = CANCELLED, None, None
+        try:
+            async with self.admission.admitted(request):
+                hold = await self._enter(request, 0)
+                meter.admitted()
+                decision = await _decide(line, request)
+                meter.decided(decision)
+            outcome = ROUTED
+        except PointsmanError as error:
+            outcome, failure = error.code, error
+            raise
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            outcome = INTERNAL
+            raise
+        finally:
+            if outcome != ROUTED:
+                self._cut_short(request, hold, meter.finish(outcome, failure), failure)
+        self._close(request, hold, meter.routed())
+        return decision
+
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+        """Dollars by path, of those that were considered: what the request is likely to cost there."""
+        return self.current().router.costs(request, decision)
+
+    def turned_away(
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
+    ) -> None:
+        """A door has refused a request before it came to the line, or (without an error) lost its client: the request
+        leaves its receipt all the same."""
+        meter = self.current().metering.start(Request("", (), caller=caller, arrived=arrived, operation=operation))
+        receipt = meter.finish(error.code if error else CANCELLED, error)
+        assert isinstance(receipt, Undecided)  # nothing has decided
+        self.journal.note_undecided(receipt)
 
     async def prompt(self, request: Request, decision: Decision) -> Prompt:
         """The prompt that `answer` would send for this decision."""
@@ -204,10 +233,26 @@ class Pipeline:
             error.limits = self.tenancy.headers(request.caller)
             raise
 
-    def _close(self, request: Request, hold: Hold | None, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def _cut_short(
+        self, request: Request, hold: Hold | None, receipt: Receipt | Undecided, failure: PointsmanError | None
+    ) -> None:
+        if failure is not None:
+            failure.receipt = receipt
+        self._close(request, hold, receipt)
+
+    def _close(
+        self,
+        request: Request,
+        hold: Hold | None,
+        receipt: Receipt | Undecided,
+        answers: tuple[Answered, ...] = (),
+    ) -> None:
         if hold is not None:
             hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-        self.journal.note(request, receipt.decision, receipt, answers)
+        if isinstance(receipt, Receipt):
+            self.journal.note(request, receipt.decision, receipt, answers)
+        else:
+            self.journal.note_undecided(receipt)
 
 
 async def _decide(line: Line, request: Request) -> Decision:
@@ -286,13 +331,13 @@ class _Answering:
                 self._meter.fell_back(failed, decision)
 
     async def _try(self, decision: Decision) -> _Answer:
-        self._meter.tries(decision.path)
+        tried = self._meter.tries(decision.path)
         prompt = await self._line.prompts.build(self._request, decision)
-        self._meter.prompted(prompt)
+        tried.prompted(prompt)
         opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
         self._opened = opened
-        self._meter.opened(opened.model, opened.cached, opened.hedged, opened.waited)
-        reading = _Reading(opened, self._judge, self._meter, decision, self._keeps)
+        tried.opened(opened.model, opened.cached, opened.hedged, opened.waited)
+        reading = _Reading(opened, self._judge, self._meter, tried, decision, self._keeps)
         if self._keeps:
             self._kept.append(reading)
         answer = _Answer(decision, opened.model, reading, opened.cached)
@@ -315,7 +360,7 @@ class _Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision, keeps: bool) -> None:
+    def __init__(self, opened: Opened, judge: Judge, meter: Meter, tried: Try, decision: Decision, keeps: bool) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
@@ -325,6 +370,7 @@ class _Reading:
         self._accepted = opened.accepted
         self._judge = judge
         self._meter = meter
+        self._tried = tried
         self._decision = decision
 
     def __aiter__(self) -> "_Reading":
@@ -342,7 +388,7 @@ class _Reading:
             if self._reads:
                 chunks = self._judged(chunks)
             if chunks:
-                self._meter.came(chunks)
+                self._tried.came(chunks)
                 return chunks
 
     async def aclose(self) -> None:

@@ -1,9 +1,10 @@
 """The gateway's settings, read once from the environment (`POINTSMAN_GATEWAY_*`)."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -12,8 +13,16 @@ class Settings(BaseSettings):
 
     http_listen: str = "127.0.0.1:8080"
     grpc_listen: str = "127.0.0.1:8081"
+    grpc_connection_age: float = Field(
+        default=0.0,
+        ge=0,
+        description="seconds after which a gRPC client must connect again, and finds new gateways; 0: never",
+    )
     config: Path = Path("config")
     retriever: str = "127.0.0.1:8082"
+    dns: str = Field(
+        default="", description="HOST:PORT that is asked where groups of engines are; empty: as /etc/resolv.conf says"
+    )
     embedding_model: Path = Path(".pointsman/models/minilm")
     classifier: Path | None = Field(
         default=None,
@@ -26,6 +35,9 @@ class Settings(BaseSettings):
     )
     spool: Path = Field(default=Path(".pointsman/spool"), description="where feedback waits while Redis is away")
     reload_seconds: float = Field(default=1.0, gt=0, description="between two looks at the configuration folder")
+    freshness_seconds: float = Field(
+        default=15.0, gt=0, description="between two looks at what has changed since adapters were trained"
+    )
     max_in_flight: int = Field(default=256, ge=1, description="requests at once; more are told to come again")
     max_waiting: int = Field(default=64, ge=0, description="requests that wait for a place, by their priority")
     longest_wait: float = Field(default=1.0, ge=0, description="seconds that a request waits for a place")
@@ -53,5 +65,23 @@ class Settings(BaseSettings):
         default="",
         description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",
     )
+    console: Literal["on", "off"] = Field(default="on", description="the page at /console")
+    console_hosts: str = Field(
+        default="",
+        description="names, with commas between, by which the console is reached where keys are off; localhost and "
+        "addresses in numbers always are",
+    )
     cache_redis_url: str = Field(default="", description="for kept answers; empty: redis_url")
     cache_megabytes: int = Field(default=64, ge=1, description="of each tenant's answers, where paths cache")
+
+    @field_validator("dns")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value:
+            host, _, port = value.rpartition(":")
+            try:
+                ip_address(host.strip("[]"))
+                int(port)
+            except ValueError:
+                raise ValueError("write ADDRESS:PORT, as in 10.96.0.10:53; a name would have to be looked up") from None
+        return value

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.lifetimes import give_notice, until_told_to_stop
 from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import around_servers, exporting
 
 from pointsman_lora_server import wiring
@@ -34,16 +35,20 @@ def main() -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM; then the watches end, and the engine drains."""
+    """Serves until SIGINT or SIGTERM; then gateways are told, the watches end, and the engine drains."""
     command = wiring.command_for(settings, os.environ)
+    tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     async with wiring.building(settings, command) as house:
-        with serving_metrics(settings.metrics_listen, house.registry) as metrics_port:
+        with serving_metrics(settings.metrics_listen, house.registry, house.is_ready) as metrics_port:
             around = [*around_servers(spans), *house.interceptors]
-            async with serving(settings.listen, house.services, house.add_to, interceptors=around) as server:
+            async with serving(settings.listen, house.services, house.add_to, interceptors=around, tls=tls) as server:
                 log.info(
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )
-                await until_told_to_stop()
+                told_by = await until_told_to_stop()
+                await house.take_leave()
+                await server.take_leave()
+                await give_notice(told_by, settings.drain_notice)
                 house.end_watches()
 
 

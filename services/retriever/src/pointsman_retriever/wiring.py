@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
 import faiss
@@ -16,6 +17,7 @@ from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import around_servers
 from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
@@ -65,6 +67,8 @@ class EmbeddingModel(Embedder, Protocol):
 class Running:
     address: str
     metrics_port: int
+    take_leave: Callable[[], Awaitable[None]]
+    """From now on gRPC health and /readyz say that requests are not welcome; they are served still."""
 
 
 def load_model(settings: Settings) -> EmbeddingModel:
@@ -77,8 +81,9 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
     """The service, for the block's length; it listens once everything is loaded. `spans`: where calls are traced.
 
     Raises FailedPrecondition for a data folder that is in use, of another release or not writable, OSError for a port
-    that is taken.
+    that is taken, TlsError for files of TLS that cannot be used.
     """
+    tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     registry, labels = CollectorRegistry(), Labels()
     tell_build(registry, "retriever")
     async with AsyncExitStack() as stack:
@@ -92,7 +97,12 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
-        metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry))
+        opened, leaving = Event(), Event()
+
+        def is_ready() -> bool:
+            return opened.is_set() and shelves.is_consistent and not leaving.is_set()
+
+        metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry, is_ready))
         registry.register(CollectionSizes(shelves.sizes, labels))
         observer = _observer(Metrics(registry, labels, model.fingerprint), spans)
         door = await _door(stack, settings, model, shelves, crew, observer)
@@ -101,14 +111,22 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
                 settings.listen,
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(door, grpc_server),
+                grace=settings.drain_grace,
                 ready=shelves.is_consistent,
+                tls=tls,
                 interceptors=[*around_servers(spans), InFlight(registry)],
             )
         )
+        opened.set()
         await stack.enter_async_context(watching_event_loop(registry))
-        await stack.enter_async_context(_telling_health(server, lambda: shelves.is_consistent))
+        await stack.enter_async_context(_telling_health(server, is_ready))
+
+        async def take_leave() -> None:
+            leaving.set()
+            await server.take_leave()
+
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
-        yield Running(server.address, metrics_port)
+        yield Running(server.address, metrics_port, take_leave)
 
 
 async def _door(

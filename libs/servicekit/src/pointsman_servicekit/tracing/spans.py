@@ -92,6 +92,11 @@ def headers_of(span: Span) -> dict[str, str]:
     return headers
 
 
+def http_heads(span: Span) -> str:
+    """The same as lines of an HTTP head, each with its end."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers_of(span).items())
+
+
 def ids_of(span: Span) -> TraceIds:
     told = span.get_span_context()
     return TraceIds(format_trace_id(told.trace_id), format_span_id(told.span_id), told.trace_flags.sampled)

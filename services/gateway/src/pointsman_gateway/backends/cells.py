@@ -1,11 +1,13 @@
 """The latest word on one engine, and how it does."""
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from pointsman_gateway.backends.adapter_desk import AdapterDesk
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.domain import Alias, Outcomes
 
@@ -29,6 +31,12 @@ class Engine:
     api_key: str = ""
     sequence: int = 0
     """Of the lora-server's word."""
+    training_seconds: Mapping[str, float] = field(default_factory=dict)
+    """That the training of each version took, where that is known."""
+    group: str = ""
+    """As models.yaml calls it where it is one of several; its own name is then that and its number in the group."""
+    place: str = ""
+    """HOST:PORT of a group's member: what all gateways know it by, since each numbers them by itself."""
 
     @property
     def heard_of(self) -> bool:
@@ -55,6 +63,10 @@ class LoraServer(Protocol):
         """Seconds until it is asked for the version again, which it could not have loaded; 0: it may be asked."""
         ...
 
+    async def facts(self, version: str) -> Mapping[str, str]:
+        """What was noted at its making. Raises PointsmanError."""
+        ...
+
     async def ensure(self, version: str, seconds: float) -> None:
         """Returns once the engine holds the version, and its cell says so. Raises Unavailable."""
         ...
@@ -67,17 +79,19 @@ class LoraServer(Protocol):
 class Cell:
     """The latest word on one engine, and how it does; generations of the configuration that name it share its cell."""
 
-    __slots__ = ("_rests_until", "breaker", "clock", "engine", "in_flight", "lora_server", "seed")
+    __slots__ = ("_rests_until", "breaker", "clock", "desk", "engine", "in_flight", "lora_server", "seed")
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self.engine = engine
         self.lora_server: LoraServer | None = None
         """None where it has none, or is not followed."""
+        self.desk: AdapterDesk | None = None
+        """As the lora-server is there: what adapters there are, and how they are moved."""
         self.clock = clock
         self.breaker = Breaker(clock)
         self.in_flight = 0
         """Answers that it is busy with, of this gateway."""
-        self.seed = zlib.crc32(engine.name.encode())
+        self.seed = zlib.crc32((engine.place or engine.name).encode())
         """By which prompts are spread over engines."""
         self._rests_until = 0.0
 
@@ -91,7 +105,12 @@ class Cell:
 
     def rest(self, seconds: float) -> None:
         """It has asked to be left alone for so long."""
-        self._rests_until = self.clock() + seconds
+        if self._rests_until != math.inf:
+            self._rests_until = self.clock() + seconds
+
+    def leave(self) -> None:
+        """Nothing new is sent to it, also by requests that have chosen it and not asked it yet."""
+        self._rests_until = math.inf
 
     @property
     def rest_left(self) -> float:

@@ -1,11 +1,11 @@
 """An engine's server-sent events, read into chunks; the events stay beside them as they came."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from pointsman_gateway.domain import Chunk, Chunks, Usage
+from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
 
 LONGEST_LINE = 4 * 1024 * 1024
 
@@ -40,6 +40,7 @@ class _Event(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    metrics: Any = None
 
 
 class _AnyChoice(msgspec.Struct):
@@ -56,6 +57,7 @@ class _AnyEvent(msgspec.Struct):
     choices: list[_AnyChoice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    metrics: Any = None
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -88,12 +90,13 @@ class EventReader:
         if len(rest) > LONGEST_LINE and not self.done:
             self.failure = "a line of the stream is too long"
         chunks: list[Chunk] = []
-        usage = None
+        usage = metrics = None
         for event, data in zip(self._events(told), told, strict=False):
-            usage = event.usage or usage
+            if event.usage is not None:
+                usage, metrics = event.usage, event.metrics
             _add(event, data, chunks)
         if usage:
-            chunks.append(Chunk(usage=_counted(usage)))
+            chunks.append(Chunk(usage=_counted(usage, metrics)))
         return tuple(chunks)
 
     def _events(self, told: list[bytes]) -> Sequence[_Event | _AnyEvent]:
@@ -161,7 +164,21 @@ def _taken_apart(delta: dict[str, Any], extra: dict[str, Any]) -> str:
     return delta.get("content") or ""
 
 
-def _counted(usage: _Usage) -> Usage:
+def _counted(usage: _Usage, metrics: Any) -> Usage:
     details = usage.prompt_tokens_details
     cached = details.cached_tokens if details else None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached or 0)
+    told = _seconds(metrics) if isinstance(metrics, dict) else None
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached or 0, told)
+
+
+def _seconds(metrics: Mapping[str, Any]) -> EngineSeconds:
+    """From what vLLM tells beside the usage, with --enable-per-request-metrics and for a single choice: milliseconds.
+
+    Its time to the first token is from when it was scheduled; its generation time goes on from there to the last.
+    """
+    names = ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")
+    queue, prefill, generation = [value if isinstance(value := metrics.get(n), int | float) else None for n in names]
+    return EngineSeconds(
+        queue=None if queue is None else queue / 1000,
+        inference=None if prefill is None or generation is None else (prefill + generation) / 1000,
+    )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.backends.attempt import Asked, Asking
+from pointsman_gateway.backends.attempt import Accounts, Asked, Asking, NoAccounts
 from pointsman_gateway.backends.balancing import Candidates, beginning
 from pointsman_gateway.backends.budget import RetryBudget
 from pointsman_gateway.backends.call import Call, Client, Opened
@@ -31,11 +31,12 @@ class Backends:
         clock: Callable[[], float],
         resilience: ResilienceConfig = DEFAULTS,
         metrics: EngineMetrics | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         """`clock` is the event loop's, which deadlines are on; without `metrics` nobody sees what is counted."""
         counted = metrics or EngineMetrics(CollectorRegistry())
         budget = RetryBudget(resilience.retries.share, resilience.retries.floor)
-        asking = Asking(client, counted, clock)
+        asking = Asking(client, counted, clock, accounts or NoAccounts())
         hedging = Hedging(asking, resilience.hedge_after, budget, counted)
         self._opening = Retrying(hedging, resilience.retries, budget, counted, clock)
         self._engines = engines
@@ -53,6 +54,10 @@ class Backends:
         first = candidates.take()
         assert first is not None  # targets() are never none, and nothing has happened since
         asked = Asked(
-            prompt.messages, request.sampling.over(path.sampling), request.deadline, operation=request.operation
+            prompt.messages,
+            request.sampling.over(path.sampling),
+            request.deadline,
+            operation=request.operation,
+            path=path.name,
         )
         return await self._opening.open(first, candidates, asked)

@@ -1,5 +1,14 @@
 """The shape of `models.yaml`, `paths.yaml` and `tasks.yaml`, each in a file of its own."""
 
+from pointsman_gateway.config.learning import (
+    CanaryTerms,
+    DataTerms,
+    Flywheel,
+    Gates,
+    LearningConfig,
+    Recipe,
+    Stale,
+)
 from pointsman_gateway.config.models_file import (
     BreakerTerms,
     CachePrices,
@@ -12,6 +21,7 @@ from pointsman_gateway.config.models_file import (
     RetrievalPrices,
     RetryTerms,
     Timeouts,
+    TrainingTerms,
 )
 from pointsman_gateway.config.paths_file import (
     CacheConfig,
@@ -30,7 +40,6 @@ from pointsman_gateway.config.tasks_file import (
     Escalate,
     JournalConfig,
     Judge,
-    LearningConfig,
     Metric,
     Policy,
     Rule,
@@ -45,12 +54,16 @@ __all__ = [
     "BreakerTerms",
     "CacheConfig",
     "CachePrices",
+    "CanaryTerms",
     "ChainOfThought",
     "ClassifierConfig",
+    "DataTerms",
     "EmbeddingConfig",
     "EngineConfig",
     "Escalate",
     "FewShot",
+    "Flywheel",
+    "Gates",
     "JournalConfig",
     "Judge",
     "LearningConfig",
@@ -62,16 +75,19 @@ __all__ = [
     "Persona",
     "Policy",
     "Prices",
+    "Recipe",
     "ResilienceConfig",
     "Retrieval",
     "RetrievalPrices",
     "RetryTerms",
     "Rule",
     "ShadowConfig",
+    "Stale",
     "StrategyConfig",
     "TaskConfig",
     "TasksFile",
     "Timeouts",
+    "TrainingTerms",
     "Validator",
     "ZeroShot",
 ]

@@ -11,7 +11,7 @@ from pointsman_servicekit.logs import request_id
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pointsman_gateway.domain import Chunk, Event, Finished, Request, Started
+from pointsman_gateway.domain import ANYONE, Caller, Chunk, Event, Finished, Operation, Request, Started
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
@@ -35,6 +35,12 @@ class Answers(Protocol):
 
     def answer(self, request: Request) -> AsyncIterator[Event]: ...
 
+    def turned_away(
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
+    ) -> None:
+        """A request that does not come to the line leaves its receipt; without an error its client has hung up."""
+        ...
+
 
 class Answering(Response):
     """Walks one request down the line while it is sent; FastAPI takes it for a response.
@@ -52,13 +58,19 @@ class Answering(Response):
         self._encoder = encoder
         self._streams = streams
         self._beside = sent_beside or []
+        self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Nothing is lost with the client: the request has been metered as cancelled where its events were closed.
-        with suppress(ClientGone, OSError):
+        try:
             await until_hung_up(scope, receive, self._answer(send))
+        except (ClientGone, OSError):
+            if not self._begun:
+                asked = self._asked
+                self._line.turned_away(asked.operation, None, asked.arrived, asked.caller)
 
     async def _answer(self, send: Send) -> None:
+        self._begun = True
         async with aclosing(self._line.answer(self._asked)) as events:  # type: ignore[type-var]  # a generator's
             try:
                 started = await anext(events)

@@ -4,16 +4,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from pointsman_gateway.domain import Path, PathEvidence, Receipt
+from pointsman_gateway.domain import PICO, Path, PathEvidence, Receipt
 from pointsman_gateway.journal.keys import last_days, today
 from pointsman_gateway.journal.latencies import bucket_of, quantile
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
 """The names of the counts; BUCKET has its number behind it."""
 
-PER_DOLLAR = 10**12
 PER_RATING = 10**6
-"""Costs and ratings are counted in whole numbers, which add up to the same in any order and can be taken off again."""
+"""Costs (in picodollars) and ratings are counted in whole numbers: they add up alike in any order, and can be taken
+off again."""
 
 NOTHING = PathEvidence()
 
@@ -82,7 +82,7 @@ class EvidenceBoard:
         """Counts an answer that the path has made now; not one in place of a refused one: that receipt is of both."""
         if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
             return
-        bucket, cost = BUCKET + str(bucket_of(receipt.seconds["total"])), round(receipt.cost_usd * PER_DOLLAR)
+        bucket, cost = BUCKET + str(bucket_of(receipt.seconds["total"])), sum(receipt.picodollars.values())
         self._count(cell_of(receipt), today(), ((ANSWERS, 1), (bucket, 1), (COST, cost)))
 
     def rated(self, cell: Cell, day: str, rating: float) -> None:
@@ -154,5 +154,5 @@ def _evidence(counts: Mapping[str, int]) -> PathEvidence:
         quality=counts.get(RATING, 0) / PER_RATING / rated if rated > 0 else 0.0,
         answers=answers,
         p95_seconds=quantile(buckets, 0.95),
-        mean_cost_usd=counts.get(COST, 0) / PER_DOLLAR / answers if answers > 0 else 0.0,
+        mean_cost_usd=counts.get(COST, 0) / PICO / answers if answers > 0 else 0.0,
     )

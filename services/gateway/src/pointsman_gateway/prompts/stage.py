@@ -22,4 +22,13 @@ class Prompts:
         seconds = {"prompt": time.perf_counter() - started - draft.retrieval_seconds}
         if draft.searches:
             seconds["retrieval"] = draft.retrieval_seconds
-        return Prompt(draft.messages(), draft.passages, draft.searches, seconds, draft.versions)
+        return Prompt(
+            draft.messages(), draft.passages, draft.searches, seconds, draft.versions, _embeddings(begun, draft)
+        )
+
+
+def _embeddings(begun: Draft, draft: Draft) -> int:
+    """Texts that were embedded for it: once here where that was needed, else by the retriever in each search."""
+    if draft.vector is not None:
+        return int(begun.vector is None)
+    return draft.searches

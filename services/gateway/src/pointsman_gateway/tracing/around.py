@@ -4,11 +4,13 @@ from dataclasses import replace
 
 from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tracing.grpc_calls import TracedCalls
-from pointsman_servicekit.tracing.spans import Spans
+from pointsman_servicekit.tracing.spans import Spans, current, http_heads
 
 from pointsman_gateway.backends.call import Client
+from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.pipeline import Journal, Line
+from pointsman_gateway.tracing.embeddings import TracedEmbedder
 from pointsman_gateway.tracing.engines import TracedClient
 from pointsman_gateway.tracing.journal import TracedJournal
 from pointsman_gateway.tracing.stages import TracedAnswers, TracedClassification, TracedPrompts
@@ -26,6 +28,12 @@ class Traced:
 
     def client(self, client: Client, gen_ai: GenAi) -> Client:
         return TracedClient(client, self._spans, gen_ai.provider)
+
+    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
+        return TracedEmbedder(embedder, name, provider, self._spans)
+
+    def heads(self) -> str:
+        return http_heads(current())
 
     def journal(self, journal: Journal) -> Journal:
         return TracedJournal(journal)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span
-from pointsman_servicekit.tracing.spans import Attribute, Spans, headers_of, tell_failure
+from pointsman_servicekit.tracing.spans import Attribute, Spans, http_heads, tell_failure
 
 from pointsman_gateway.backends.call import Call, Client
 from pointsman_gateway.domain import Chunks, Operation, Usage
@@ -27,9 +27,8 @@ class TracedClient:
     async def stream(self, call: Call) -> AsyncIterator[Chunks]:
         name = operation_name(call.operation)
         span = self._spans.call(f"{name} {call.model}", _asked(call, name, self._provider(call.model)))
-        heads = "".join(f"{name}: {value}\r\n" for name, value in headers_of(span).items())
         try:
-            stream = self._client.stream(replace(call, trace_heads=heads))
+            stream = self._client.stream(replace(call, trace_heads=http_heads(span)))
             async with aclosing(stream) as answer:  # type: ignore[type-var]  # a generator's
                 async for chunks in answer:
                     _tell(span, chunks)

@@ -14,14 +14,18 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.admission import Admission, Queue
-from pointsman_gateway.backends.engines import Engines, plans
+from pointsman_gateway.backends.dns import Dns
+from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
+from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
+from pointsman_gateway.freshness.board import FreshnessBoard
+from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
 from pointsman_gateway.generations import Generation, Generations
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
@@ -35,6 +39,8 @@ from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
+from pointsman_gateway.wiring.catalogue import to_catalogue
+from pointsman_gateway.wiring.console import overseeing
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
@@ -48,6 +54,7 @@ from pointsman_gateway.wiring.line import (
     to_path,
 )
 from pointsman_gateway.wiring.memory import Memory, remembering
+from pointsman_gateway.wiring.money import Money
 from pointsman_gateway.wiring.redaction import to_redaction
 from pointsman_gateway.wiring.shadowing import ShadowTerms, shadowing
 from pointsman_gateway.wiring.tracing import Around, traced_by
@@ -69,7 +76,9 @@ class House:
     memory: Memory
     registry: CollectorRegistry
     trials: Trials
+    money: Money
     feedback: Box
+    console: Console
 
     @property
     def engines(self) -> Engines:
@@ -95,34 +104,53 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
         pool = Pool()
         stack.callback(pool.close)
-        followers = await stack.enter_async_context(Followers(engine_metrics, peers, traced.calls))
+        resolver = Dns(settings.dns)
+        followers = await stack.enter_async_context(Followers(engine_metrics, resolver, peers, traced.calls))
         redaction = to_redaction(settings.redaction, registry)
         memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
         cache = await stack.enter_async_context(keeping)
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
-        retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
+        client = RetrieverClient(channel, models.encoder.fingerprint)
+        retriever, board = PromptSearch(client, Breaker()), FreshnessBoard()
+        freshness = FreshnessWatch(board, client, settings.freshness_seconds)
         await stack.enter_async_context(watching_event_loop(registry))
-        client = traced.client(OpenAIClient(pool), gen_ai)
-        around = Surroundings(client, retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials)
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai))
+        money = Money.registered(registry, metrics)
+        engine_client = traced.client(OpenAIClient(pool), gen_ai)
+        around = Surroundings(
+            engine_client,
+            retriever,
+            metrics,
+            gen_ai,
+            memory.board,
+            engine_metrics,
+            cache,
+            trials,
+            board,
+            accounts=money.accounts,
+        )
+        of_embeddings = EmbeddingMetrics(registry, gen_ai)
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)
         terms = ShadowTerms()
-        builder = _Builder(settings, school, followers, around, memory, terms, embedding, traced)
+        builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced, freshness)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
         generations = Generations(first, watched, builder.build_anew, metrics)
         following = asyncio.create_task(generations.follow(settings.reload_seconds), name="follow configuration")
         stack.push_async_callback(_stop, following)
+        stack.push_async_callback(_stop, asyncio.create_task(freshness.run(), name="look at what has changed"))
         reporting = Reporter(trials, lambda: generations.current.engines, engine_metrics)
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
+        await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)
         pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
-        yield House(pipeline, tenancy, generations, memory, registry, trials, shadows.feedback)
+        console = await stack.enter_async_context(overseeing(settings, generations, memory))
+        yield House(pipeline, tenancy, generations, memory, registry, trials, money, shadows.feedback, console)
 
 
 class _Builder:
@@ -137,7 +165,9 @@ class _Builder:
         memory: Memory,
         terms: ShadowTerms,
         embedding: EmbeddingSurroundings,
+        money: Money,
         traced: Around,
+        freshness: FreshnessWatch,
     ) -> None:
         self._settings = settings
         self._school = school
@@ -146,7 +176,9 @@ class _Builder:
         self._memory = memory
         self._terms = terms
         self._embedding = embedding
+        self._money = money
         self._traced = traced
+        self._freshness = freshness
 
     async def build_anew(self) -> Generation:
         """From what is in the folder now."""
@@ -157,17 +189,19 @@ class _Builder:
     async def build(self, config: Config, patience: float = 0.0) -> Generation:
         """Waits up to `patience` seconds for the first word of engines that are new. Raises ConfigError."""
         learned = await asyncio.to_thread(self._school.learned, config)
-        cells = await self._followers.cells(config.models.engines, patience)
-        engines = Engines(cells, plans(config.models), self._followers.aliases)
+        engines = await self._followers.engines(config.models, patience)
         line = self._traced.line(build_line(config, learned, engines, self._around))
         embeddings = build_embeddings(config, self._embedding)
-        self._followers.keep(config.models.engines)
+        self._followers.keep(engines, config.models)
         self._around.metrics.know(*label_values(config))
         self._around.gen_ai.know(*gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
+        self._money.obey(config, engines, line.metering)
         self._terms.obey(config)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
-        return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
+        may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
+        self._freshness.watched = Watched([path for path in paths if path.name in may_be_stale], engines)
+        return Generation(line, engines, NamedModels(config, engines), embeddings, paths, to_catalogue(config))
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

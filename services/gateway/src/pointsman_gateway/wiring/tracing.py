@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 from pointsman_servicekit.grpc_client import Interceptors
 
 from pointsman_gateway.backends.call import Client
+from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.pipeline import Journal, Line
 
@@ -22,6 +23,14 @@ class Around(Protocol):
 
     def client(self, client: Client, gen_ai: GenAi) -> Client: ...
 
+    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
+        """`name` is the model's in the configuration."""
+        ...
+
+    def heads(self) -> str:
+        """Lines of an HTTP head that tell an engine where its work belongs."""
+        ...
+
     def journal(self, journal: Journal) -> Journal: ...
 
     def line(self, line: Line) -> Line: ...
@@ -34,6 +43,12 @@ class Nothing:
 
     def client(self, client: Client, gen_ai: GenAi) -> Client:
         return client
+
+    def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:
+        return embedder
+
+    def heads(self) -> str:
+        return ""
 
     def journal(self, journal: Journal) -> Journal:
         return journal
