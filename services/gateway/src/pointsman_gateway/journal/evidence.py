@@ -1,7 +1,7 @@
 """What is known of each path on each task: counted here, added up in Redis over all gateways, read back from there."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pointsman_gateway.domain import PICO, Path, PathEvidence, Receipt
@@ -40,6 +40,31 @@ def cell_of(receipt: Receipt) -> Cell:
     return Cell(receipt.decision.task, path.name, path.fingerprint, receipt.model if path.adapter else "")
 
 
+class Tally(NamedTuple):
+    """What one answer counts for."""
+
+    cell: Cell
+    day: str
+    counts: Sequence[tuple[str, int]]
+
+
+def tally_of(receipt: Receipt, day: str) -> Tally | None:
+    """None for what is no answer that the path has made then, or one in place of a refused one: that receipt is of
+    both."""
+    if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
+        return None
+    bucket, cost = BUCKET + str(bucket_of(receipt.seconds["total"])), sum(receipt.picodollars.values())
+    return Tally(cell_of(receipt), day, ((ANSWERS, 1), (bucket, 1), (COST, cost)))
+
+
+def gather(tallies: Iterable[Tally]) -> dict[str, Counts]:
+    """By day."""
+    days: dict[str, Counts] = {}
+    for cell, day, counts in tallies:
+        _add(days.setdefault(day, {}), {cell: dict(counts)})
+    return days
+
+
 def to_fields(counts: Counts) -> dict[str, int]:
     """As a hash in Redis has it: a field is a cell, in JSON, and a name."""
     return {str(cell) + name: number for cell, named in counts.items() for name, number in named.items()}
@@ -68,6 +93,8 @@ class EvidenceBoard:
         self._days: dict[str, Counts] = {}
         """What `_sum` adds up: as Redis told it, and what Redis has not been told yet."""
         self._untold: dict[str, Counts] = {}
+        self._tied: dict[str, Counts] = {}
+        """Untold too, until their entries are written."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         """What is known now, over the days of the window. Zeros where nothing is."""
@@ -79,23 +106,32 @@ class EvidenceBoard:
         return made
 
     def answered(self, receipt: Receipt) -> None:
-        """Counts an answer that the path has made now; not one in place of a refused one: that receipt is of both."""
-        if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
-            return
-        bucket, cost = BUCKET + str(bucket_of(receipt.seconds["total"])), sum(receipt.picodollars.values())
-        self._count(cell_of(receipt), today(), ((ANSWERS, 1), (bucket, 1), (COST, cost)))
+        """Counts an answer, if it is one that counts."""
+        if tally := tally_of(receipt, today()):
+            self._count(self._untold, tally)
+
+    def noted(self, tally: Tally) -> None:
+        """Counts an answer whose entry waits to be written: Redis is told of both as one, after `let_go`."""
+        self._count(self._tied, tally)
+
+    def let_go(self, tally: Tally) -> None:
+        """What waited with its entry is handed over with all else from now on."""
+        counts = {tally.cell: dict(tally.counts)}
+        _add(self._tied.get(tally.day, {}), counts, -1)
+        _add(self._untold.setdefault(tally.day, {}), counts)
 
     def rated(self, cell: Cell, day: str, rating: float) -> None:
         """Counts a rating that nobody gave by feedback, 0 to 1, for an answer of that day."""
-        self._count(cell, day, ((RATED, 1), (RATING, round(rating * PER_RATING))))
+        self._count(self._untold, Tally(cell, day, ((RATED, 1), (RATING, round(rating * PER_RATING)))))
 
-    def _count(self, cell: Cell, day: str, more: Sequence[tuple[str, int]]) -> None:
+    def _count(self, for_redis: dict[str, Counts], tally: Tally) -> None:
         """What is of a day outside the window is for Redis alone."""
+        cell, day, more = tally
         if day not in self._days:
             self._keep_window()
         inside = day in self._days or day in last_days(self.window)
         here = (self._days.setdefault(day, {}), self._sum) if inside else ()
-        for counts in (self._untold.setdefault(day, {}), *here):
+        for counts in (for_redis.setdefault(day, {}), *here):
             named = counts.get(cell)
             if named is None:
                 named = counts[cell] = {}
@@ -115,6 +151,7 @@ class EvidenceBoard:
             self._keep_window()
         counts = {cell: dict(named) for cell, named in told.items()}
         _add(counts, self._untold.get(day, {}))
+        _add(counts, self._tied.get(day, {}))
         before = self._days.get(day, {})
         if counts != before:
             self._days[day] = counts
@@ -126,6 +163,8 @@ class EvidenceBoard:
         for day in self._days.keys() - set(days):
             self._sum_up(self._days.pop(day), -1)
             self._untold.pop(day, None)
+            if not self._tied.get(day):
+                self._tied.pop(day, None)
 
     def _sum_up(self, more: Counts, sign: int = 1) -> None:
         _add(self._sum, more, sign)
