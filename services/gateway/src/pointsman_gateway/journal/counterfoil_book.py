@@ -21,9 +21,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 16 * 1024 * 1024
 """That one gateway keeps."""
 PAGE_BYTES = 512 * 1024
-"""From which on the other page is taken, if it is empty."""
-WORTH_EMPTYING = 64 * 1024
-"""Bytes."""
+"""From which on the other page is taken, if it is empty; the eighth part is worth to be emptied."""
 
 
 class Page:
@@ -47,6 +45,7 @@ class CounterfoilBook:
         self._page, self._other = _pages(folder, writer)
         self._metrics = metrics
         self._most = most_bytes
+        self._page_bytes = min(PAGE_BYTES, most_bytes // 4)
         self._last = Upto()
         self._settled = Upto()
         self._refusing = False
@@ -83,7 +82,8 @@ class CounterfoilBook:
         self._settled = upto
         if self._other.file.size and upto.covers(self._other.last):
             self._empty(self._other)
-        if self._page.file.size >= WORTH_EMPTYING and not self._other.file.size and upto.covers(self._page.last):
+        worth_it = 8 * self._page.file.size >= self._page_bytes
+        if worth_it and not self._other.file.size and upto.covers(self._page.last):
             self._empty(self._page)
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class CounterfoilBook:
         return True
 
     def _room_for(self, length: int) -> HeldFile:
-        if self._page.file.size >= PAGE_BYTES and not self._other.file.size:
+        if self._page.file.size >= self._page_bytes and not self._other.file.size:
             self._page, self._other = self._other, self._page
         if self._page.file.size + self._other.file.size + length > self._most:
             raise Full(f"{self._most} bytes wait for Redis already")
