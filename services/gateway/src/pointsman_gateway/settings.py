@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     keys_trust: float = Field(
         default=900.0, ge=0, description="seconds that a verified copy of a key is good while Redis is away"
     )
-    spool: Path = Field(default=Path(".pointsman/spool"), description="where feedback waits while Redis is away")
+    spool: Path = Field(default=Path(".pointsman/spool"), description="where receipts and feedback wait for Redis")
     reload_seconds: float = Field(default=1.0, gt=0, description="between two looks at the configuration folder")
     max_in_flight: int = Field(default=256, ge=1, description="requests at once; more are told to come again")
     max_waiting: int = Field(default=64, ge=0, description="requests that wait for a place, by their priority")
