@@ -65,6 +65,12 @@ class Settings(BaseSettings):
         default="",
         description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",
     )
+    console: Literal["on", "off"] = Field(default="on", description="the page at /console")
+    console_hosts: str = Field(
+        default="",
+        description="names, with commas between, by which the console is reached where keys are off; localhost and "
+        "addresses in numbers always are",
+    )
     cache_redis_url: str = Field(default="", description="for kept answers; empty: redis_url")
     cache_megabytes: int = Field(default=64, ge=1, description="of each tenant's answers, where paths cache")
 

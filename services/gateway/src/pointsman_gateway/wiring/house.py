@@ -22,6 +22,7 @@ from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
+from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.freshness.board import FreshnessBoard
 from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
@@ -39,6 +40,7 @@ from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
 from pointsman_gateway.wiring.catalogue import to_catalogue
+from pointsman_gateway.wiring.console import overseeing
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
@@ -76,6 +78,7 @@ class House:
     trials: Trials
     money: Money
     feedback: Box
+    console: Console
 
     @property
     def engines(self) -> Engines:
@@ -146,7 +149,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)
         pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
-        yield House(pipeline, tenancy, generations, memory, registry, trials, money, shadows.feedback)
+        console = await stack.enter_async_context(overseeing(settings, generations, memory))
+        yield House(pipeline, tenancy, generations, memory, registry, trials, money, shadows.feedback, console)
 
 
 class _Builder:
