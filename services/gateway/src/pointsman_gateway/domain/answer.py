@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pointsman_gateway.domain.decision import Decision
+from pointsman_gateway.domain.noun import noun
 from pointsman_gateway.domain.request import Message
 
 
@@ -18,7 +19,7 @@ class Passage:
     tokens: int = 0  # of the text, as the retriever counts them
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Prompt:
     """What is sent to the engine."""
 
@@ -30,7 +31,7 @@ class Prompt:
     """(collection, its version) of each search that was answered."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -63,7 +64,7 @@ Chunks = tuple[Chunk, ...]
 """What one read of an engine's stream brought."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Receipt:
     """What happened."""
 
@@ -86,7 +87,7 @@ class Receipt:
         return sum(self.cost_parts_usd.values())
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Started:
     decision: Decision
     model: str
@@ -98,7 +99,7 @@ class Started:
     """How the caller's limits stand, as HTTP headers."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Finished:
     finish_reason: str
     receipt: Receipt

@@ -1,10 +1,11 @@
 """What a door has decoded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from pointsman_gateway.domain.caller import ANYONE, Caller
+from pointsman_gateway.domain.noun import noun
 from pointsman_gateway.domain.sampling import Sampling
 
 AUTO = "auto"
@@ -15,7 +16,7 @@ Operation = Literal["chat", "completion"]
 """Which of an engine's endpoints answers: a conversation, or one message that is continued as it is written."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Message:
     role: str
     content: str
@@ -23,7 +24,7 @@ class Message:
     """What else the message carries ("name", "tool_calls", "tool_call_id"), for the engine."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Request:
     """What a door has decoded."""
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from pointsman_gateway.domain import Path, PathEvidence, Receipt
@@ -14,6 +15,9 @@ ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
 PER_DOLLAR = 10**12
 PER_RATING = 10**6
 """Costs and ratings are counted in whole numbers, which add up to the same in any order and can be taken off again."""
+
+MOST_UNCOUNTED = 256
+"""Answers of one cell."""
 
 NOTHING = PathEvidence()
 
@@ -28,7 +32,12 @@ class Cell(NamedTuple):
     """The adapter's; empty for a path without one."""
 
     def __str__(self) -> str:
-        return json.dumps(self, separators=(",", ":"))
+        return _written(self)
+
+
+@lru_cache(maxsize=4096)
+def _written(cell: Cell) -> str:
+    return json.dumps(cell, separators=(",", ":"))
 
 
 Counts = dict[Cell, dict[str, int]]
@@ -68,9 +77,13 @@ class EvidenceBoard:
         self._days: dict[str, Counts] = {}
         """What `_sum` adds up: as Redis told it, and what Redis has not been told yet."""
         self._untold: dict[str, Counts] = {}
+        self._new: dict[Cell, list[tuple[float, float]]] = {}
+        """Dollars and seconds of answers that have not been counted yet, all of `_day`."""
+        self._day = ""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         """What is known now, over the days of the window. Zeros where nothing is."""
+        self._count()
         cell = Cell(task, path.name, path.fingerprint, self.versions(path))
         made = self._made.get(cell)
         if made is None:
@@ -83,27 +96,42 @@ class EvidenceBoard:
         if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
             return
         day = today()
+        if day != self._day:
+            self._count()
+            self._day = day
+        answers = self._new.setdefault(cell_of(receipt), [])
+        answers.append((receipt.cost_usd, receipt.seconds["total"]))
+        if len(answers) >= MOST_UNCOUNTED:
+            self._count()
+
+    def _count(self) -> None:
+        """All answers since the last time; together that takes a tenth of what one by one does."""
+        if not self._new:
+            return
+        day = self._day
         if day not in self._days:
             self._keep_window()
-        cell, cost = cell_of(receipt), round(receipt.cost_usd * PER_DOLLAR)
-        bucket = BUCKET + str(bucket_of(receipt.seconds["total"]))
-        for counts in (self._untold.setdefault(day, {}), self._days.setdefault(day, {}), self._sum):
-            named = counts.get(cell)
-            if named is None:
-                named = counts[cell] = {}
-            named[ANSWERS] = named.get(ANSWERS, 0) + 1
-            named[bucket] = named.get(bucket, 0) + 1
-            if cost:
-                named[COST] = named.get(COST, 0) + cost
-        self._made.pop(cell, None)
+        for cell, answers in self._new.items():
+            named = {ANSWERS: len(answers), COST: sum([round(usd * PER_DOLLAR) for usd, _ in answers])}
+            for _, seconds in answers:
+                bucket = BUCKET + str(bucket_of(seconds))
+                named[bucket] = named.get(bucket, 0) + 1
+            if not named[COST]:
+                del named[COST]
+            for counts in (self._untold.setdefault(day, {}), self._days.setdefault(day, {}), self._sum):
+                _add(counts, {cell: named})
+            self._made.pop(cell, None)
+        self._new = {}
 
     def hand_over(self) -> dict[str, Counts]:
         """What Redis has not been told, by day. Whoever takes it tells Redis, for certain and once."""
+        self._count()
         handed, self._untold = self._untold, {}
         return handed
 
     def read(self, day: str, told: Counts) -> None:
         """Takes what Redis says of a day, which must hold all that was handed over."""
+        self._count()
         if day not in self._days:
             self._keep_window()
         counts = {cell: dict(named) for cell, named in told.items()}

@@ -30,6 +30,7 @@ class _Series:
     completion: Count
     outcomes: dict[tuple[str, str], Count] = field(default_factory=dict)
     dollars: dict[str, Count] = field(default_factory=dict)
+    phases: dict[str, Histogram] = field(default_factory=dict)
 
 
 class Metrics:
@@ -135,7 +136,10 @@ class Metrics:
             elif phase == "first_token":
                 series.first_token.observe(seconds)
             else:
-                self._phases.cell(path, phase).observe(seconds)
+                spread = series.phases.get(phase)
+                if spread is None:
+                    spread = series.phases[phase] = self._phases.cell(path, phase)
+                spread.observe(seconds)
         usage = receipt.usage
         if receipt.cached:  # no engine has read or made them
             self._tokens.cell(*labels, "replayed").value += usage.prompt_tokens + usage.completion_tokens
