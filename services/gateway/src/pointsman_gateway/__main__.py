@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.doors.express import ExpressLane
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
@@ -85,7 +86,14 @@ async def run(settings: Settings) -> None:
                 limits=ServerLimits(message_bytes=LIMITS.bytes),
                 tls=tls,
             ) as grpc_server,
-            serving_http(build_app(door), settings.http_listen, grace=LAST_BYTES, guard=guard, tls=tls) as http_address,
+            serving_http(
+                build_app(door),
+                settings.http_listen,
+                grace=LAST_BYTES,
+                guard=guard,
+                tls=tls,
+                lane=ExpressLane(door),
+            ) as http_address,
         ):
             spare_the_collector()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)

@@ -11,13 +11,24 @@ from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unava
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
-from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Caller, Chunks, Decision, Event, Finished, Prompt, Receipt, Request, Started, Usage
+from pointsman_gateway.begun import AtOnce, Begun, Hold, first_step
+from pointsman_gateway.domain import (
+    Caller,
+    Chunks,
+    Decision,
+    Event,
+    Finished,
+    Labels,
+    Prompt,
+    Receipt,
+    Request,
+    Started,
+    Usage,
+)
+from pointsman_gateway.line import Line
 from pointsman_gateway.metering.pricing import expected_tokens
-from pointsman_gateway.metering.stage import Meter, Metering
-from pointsman_gateway.prompts.stage import Prompts
-from pointsman_gateway.routing.router import Router
-from pointsman_gateway.validation.stage import Judge, Validation, Verdict, refusal
+from pointsman_gateway.metering.stage import Meter
+from pointsman_gateway.validation.stage import Judge, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
 
 
@@ -26,35 +37,6 @@ class Journal(Protocol):
 
     def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
         """`receipt` is None where nothing was asked for but the decision."""
-        ...
-
-
-class Opens(Protocol):
-    """Gets an answer to begin: from an engine, or out of the cache."""
-
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
-        """Raises PointsmanError."""
-        ...
-
-
-class Hold(Protocol):
-    """What one request holds of its caller's limits."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """How the limits stand, as OpenAI words it."""
-        ...
-
-    def afford_now(self, usd: float) -> bool:
-        """Reserves dollars; False where `afford` is to be asked. Raises ResourceExhausted."""
-        ...
-
-    async def afford(self, usd: float) -> None:
-        """Raises ResourceExhausted."""
-        ...
-
-    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
-        """However the request ended."""
         ...
 
 
@@ -75,41 +57,37 @@ class Tenancy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """The stages of one generation of the configuration; a request walks one of them to its end."""
-
-    generation: str
-    classification: Classification
-    router: Router
-    prompts: Prompts
-    answers: Opens
-    validation: Validation
-    metering: Metering
-
-
-@dataclass(frozen=True, slots=True)
 class Pipeline:
     admission: Admission
     tenancy: Tenancy
     current: Callable[[], Line]
     journal: Journal
 
-    async def answer(self, request: Request) -> AsyncIterator[Event]:
+    def begin(self, request: Request) -> Begun:
+        """As far as it goes without waiting. Whoever has it hands it to `answer`, or else to `end`."""
+        line = self.current()
+        begun = Begun(request, line, line.metering.start(request.arrived), self.admission.admitted(request))
+        try:
+            self._advance(begun)
+        except Exception as error:
+            begun.error = error
+        return begun
+
+    async def answer(self, request: Request, begun: Begun | None = None) -> AsyncIterator[Event]:
         """One Started, Chunks, one Finished; or an error. Closing the iterator stops the engine's work.
 
-        Raises PointsmanError. Before Started another path may be taken; after it never.
+        Goes on with what is `begun`, if anything is. Raises PointsmanError. Before Started another path may be taken;
+        after it never.
         """
-        line = self.current()
-        meter = line.metering.start(request.arrived)
-        outcome, hold, failure = "cancelled", None, None
+        begun = begun or self.begin(request)
+        meter = begun.meter
+        outcome, failure = "cancelled", None
         try:
-            async with self.admission.admitted(request):
-                hold = await self._enter(request, expected_tokens(request))
-                decision = await _decide(line, request)
-                meter.decided(decision)
-                if not hold.afford_now(decision.expected_cost_usd):
-                    await hold.afford(decision.expected_cost_usd)
-                answering = _Answering(line, request, decision, meter)
+            if begun.error is not None:
+                raise begun.error
+            async with begun.place:
+                decision, hold = await self._ready(begun)
+                answering = _Answering(begun, decision)
                 finish_reason = ""
                 try:
                     answer = await answering.begin(decision)
@@ -123,9 +101,8 @@ class Pipeline:
                 finally:
                     await answering.aclose()
                 outcome = "ok"
-                receipt = meter.finish(outcome)
+                receipt = self.end(begun, outcome)
                 assert receipt is not None
-                self._close(request, hold, receipt)
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
             outcome, failure = error.code, error
@@ -137,21 +114,37 @@ class Pipeline:
             raise
         finally:
             if outcome != "ok":
-                cut_short = meter.finish(outcome, failure)
-                if failure is not None:
-                    failure.receipt = cut_short
-                if cut_short is not None:
-                    self._close(request, hold, cut_short)
-                elif hold is not None:
-                    hold.settle(Usage(), 0.0, outcome)
+                self.end(begun, outcome, failure)
+
+    def end(self, begun: Begun, outcome: str, failure: PointsmanError | None = None) -> Receipt | None:
+        """Settles all that was held for the request; the receipt, or None where nothing had been decided yet.
+
+        `outcome` is "ok", "cancelled", "internal" or the code of `failure`, which is given its receipt. Called once.
+        """
+        begun.place.leave()
+        if begun.labelling is not None:
+            begun.labelling.close()
+        receipt = begun.meter.finish(outcome, failure)
+        if failure is not None:
+            failure.receipt = receipt
+        hold = begun.hold
+        if receipt is None:
+            if hold is not None:
+                hold.settle(Usage(), 0.0, outcome)
+            return None
+        if hold is not None:
+            hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+        self.journal.note(begun.request, receipt.decision, receipt)
+        return receipt
 
     async def decide(self, request: Request) -> Decision:
         """The decision alone."""
         async with self.admission.admitted(request):
-            hold = await self._enter(request, 0)
+            hold = self._enter_now(request, 0) or await self._enter(request, 0)
             outcome = "failed"
             try:
-                decision = await _decide(self.current(), request)
+                line = self.current()
+                decision = line.router.decide(request, await line.classification.label(request))
                 outcome = "routed"
             finally:
                 hold.settle(Usage(), 0.0, outcome)
@@ -162,22 +155,56 @@ class Pipeline:
         """The prompt that `answer` would send for this decision."""
         return await self.current().prompts.build(request, decision)
 
-    async def _enter(self, request: Request, tokens: int) -> Hold:
+    def _advance(self, begun: Begun) -> None:
+        """To its first wait."""
+        request = begun.request
+        if not begun.place.enter_now():
+            return
+        begun.hold = self._enter_now(request, expected_tokens(request))
+        if begun.hold is None:
+            return
+        labelled = first_step(begun.line.classification.label(request))
+        if isinstance(labelled, AtOnce):
+            _decide(begun, begun.hold, labelled.result)
+        else:
+            begun.labelling = labelled
+
+    async def _ready(self, begun: Begun) -> tuple[Decision, Hold]:
+        """Does what is still to be done before an engine is asked."""
+        request = begun.request
+        if begun.hold is None:
+            tokens = expected_tokens(request)
+            begun.hold = self._enter_now(request, tokens) or await self._enter(request, tokens)
+        hold = begun.hold
+        if begun.decision is None:
+            labelling, begun.labelling = begun.labelling, None
+            labels = await (labelling or begun.line.classification.label(request))
+            _decide(begun, hold, labels)
+        decision = begun.decision
+        assert decision is not None
+        if not begun.afforded:
+            await hold.afford(decision.expected_cost_usd)
+        return decision, hold
+
+    def _enter_now(self, request: Request, tokens: int) -> Hold | None:
         try:
-            hold = self.tenancy.enter_now(request.caller, tokens)
-            return await self.tenancy.enter(request.caller, tokens) if hold is None else hold
+            return self.tenancy.enter_now(request.caller, tokens)
         except ResourceExhausted as error:
             error.limits = self.tenancy.headers(request.caller)
             raise
 
-    def _close(self, request: Request, hold: Hold | None, receipt: Receipt) -> None:
-        if hold is not None:
-            hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-        self.journal.note(request, receipt.decision, receipt)
+    async def _enter(self, request: Request, tokens: int) -> Hold:
+        try:
+            return await self.tenancy.enter(request.caller, tokens)
+        except ResourceExhausted as error:
+            error.limits = self.tenancy.headers(request.caller)
+            raise
 
 
-async def _decide(line: Line, request: Request) -> Decision:
-    return line.router.decide(request, await line.classification.label(request))
+def _decide(begun: Begun, hold: Hold, labels: Labels) -> None:
+    begun.decision = decision = begun.line.router.decide(begun.request, labels)
+    begun.meter.decided(decision)
+    begun.afforded = hold.afford_now(decision.expected_cost_usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +222,12 @@ class _Answer:
 class _Answering:
     """The way of one request from its decision to its answer."""
 
-    def __init__(self, line: Line, request: Request, decision: Decision, meter: Meter) -> None:
-        self._line = line
-        self._request = request
-        self._judge = line.validation.judge(request, decision)
-        self._meter = meter
+    def __init__(self, begun: Begun, decision: Decision) -> None:
+        self._begun = begun
+        self._line = begun.line
+        self._request = begun.request
+        self._judge = begun.line.validation.judge(begun.request, decision)
+        self._meter = begun.meter
         self._opened: Opened | None = None
 
     async def aclose(self) -> None:
@@ -243,15 +271,24 @@ class _Answering:
                 self._meter.fell_back(failed, decision)
 
     async def _try(self, decision: Decision) -> _Answer:
-        self._meter.tries(decision.path)
-        prompt = await self._line.prompts.build(self._request, decision)
-        self._meter.prompted(prompt)
-        opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
+        opened = await self._ask(decision)
         self._opened = opened
         self._meter.opened(opened.model, opened.cached, opened.hedged, opened.waited)
         reading = _Reading(opened, self._judge, self._meter, decision)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
+
+    async def _ask(self, decision: Decision) -> Opened:
+        """Of an engine that was given the prompt already, only what comes after it has failed."""
+        prompt, self._begun.prompt = self._begun.prompt, None
+        failed, self._begun.failed = self._begun.failed, None
+        if failed is not None:
+            return await self._line.express.go_on(failed)
+        if prompt is None:
+            self._meter.tries(decision.path)
+            prompt = await self._line.prompts.build(self._request, decision)
+            self._meter.prompted(prompt)
+        return await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
 
     async def _hold(self, answer: _Answer, reading: "_Reading") -> _Answer:
         """The answer once it is judged; one that is too long to be judged goes on as it comes."""
