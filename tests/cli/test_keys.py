@@ -161,3 +161,22 @@ def test_without_a_redis_the_command_says_so(cli: Callable[..., Any], tmp_path: 
     assert "no address of Redis" in cli("keys", "list", "--redis", "nowhere", "--home", tmp_path).err
     valkey.kill()
     assert "Redis does not answer" in cli("keys", "list", "--redis", valkey.url, "--home", tmp_path).err
+
+
+def consents_of(redis: Any, tenant: str) -> Any:
+    return json.loads(redis.hget(layout.TENANTS, tenant))["learning"]
+
+
+def test_a_tenant_consents_to_tasks_and_takes_it_back_and_keeps_its_limits(keys: Keys, redis: Any) -> None:
+    keys("limit", "--tenant", "acme", "--streams", 5)
+    given = keys("consent", "acme", "--task", "triage", "--task", "chat")
+    assert (given.code, given.out) == (0, "tenant acme: answers of chat, triage may be learnt from\n")
+    assert consents_of(redis, "acme") == ["chat", "triage"]
+    assert keys("consent", "acme", "--all").out == "tenant acme: answers of all tasks may be learnt from\n"
+    assert keys("consent", "acme", "--withdraw").out == "tenant acme: no answer may be learnt from\n"
+    assert consents_of(redis, "acme") == []
+    assert json.loads(redis.hget(layout.TENANTS, "acme"))["limits"]["concurrent_streams"] == 5
+
+
+def test_a_consent_says_one_thing(keys: Keys) -> None:
+    assert keys("consent", "acme").code == keys("consent", "acme", "--all", "--withdraw").code == 2

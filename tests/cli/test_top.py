@@ -316,7 +316,7 @@ def test_the_names_that_are_read_are_those_that_the_services_give() -> None:
     gateway = CollectorRegistry()
     GatewayMetrics(gateway)
     given = {f"{metric.name}{SUFFIX[metric.type]}" for metric in gateway.collect()}
-    given |= {f"{metric.name}{SUFFIX[metric.type]}" for metric in LoraServerMetrics().registry.collect()}
+    given |= {f"{metric.name}{SUFFIX[metric.type]}" for metric in LoraServerMetrics("a-model").registry.collect()}
 
     read = set(OF_GATEWAY) - {"pointsman_event_loop_lag_seconds_bucket", "pointsman_engine_breaker_open"}
     assert read - {"pointsman_redis_up"} <= given  # the others are counted by other parts of the gateway

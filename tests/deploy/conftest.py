@@ -18,6 +18,7 @@ from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
 from pointsman_lora_server.metering.states import States
 from pointsman_retriever.metering.prometheus import CollectionSizes, Labels
 from pointsman_retriever.metering.prometheus import Metrics as RetrieverMetrics
+from pointsman_servicekit.grpc_in_flight import InFlight
 from prometheus_client import CollectorRegistry
 
 PROJECT = Path(__file__).parents[2]
@@ -57,10 +58,16 @@ def say(tool: Callable[..., str]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def registries(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, CollectorRegistry]:
     """Of all three services; each configured so that it has all of its parts."""
+    gateway = asyncio.run(_gateway(tmp_path_factory.mktemp("gateway")))
+    return {"gateway": gateway, "retriever": _retriever(), "lora-server": _lora_server()}
+
+
+@pytest.fixture(scope="session")
+def exported(registries: Mapping[str, CollectorRegistry]) -> Exported:
     samples: dict[str, frozenset[str]] = {}
-    for registry in (_lora_server(), _retriever(), asyncio.run(_gateway(tmp_path_factory.mktemp("gateway")))):
+    for registry in registries.values():
         samples |= _samples(registry)
     return samples
 
@@ -83,14 +90,16 @@ async def _gateway(folder: Path) -> CollectorRegistry:
 
 def _retriever() -> CollectorRegistry:
     registry, labels = CollectorRegistry(), Labels()
-    RetrieverMetrics(registry, labels)
+    RetrieverMetrics(registry, labels, "a-model")
     registry.register(CollectionSizes(list, labels))
+    InFlight(registry)
     return registry
 
 
 def _lora_server() -> CollectorRegistry:
-    metrics = LoraMetrics()
+    metrics = LoraMetrics("a-model")
     States(DesiredState, EngineState, 1, metrics.registry)
+    InFlight(metrics.registry)
     return metrics.registry
 
 

@@ -30,9 +30,6 @@ GRAFANAS = {"__rate_interval": "1m", **dict.fromkeys(VARIABLES, ".*")}
 
 TO_COME: dict[str, set[str]] = {
     "pointsman_training_usd": {"adapter"},
-    "gen_ai_client_operation_duration_seconds_bucket": {"gen_ai_request_model", "le"},
-    "gen_ai_client_operation_duration_seconds_count": {"gen_ai_operation_name", "gen_ai_request_model"},
-    "gen_ai_client_token_usage_sum": {"gen_ai_request_model", "gen_ai_token_type"},
 }
 """Metrics, or labels of metrics, that the panels know and the services do not export yet."""
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles.config_folder import ConfigFolder
@@ -183,6 +184,30 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
             _set("tasks", "unknown", to={"examples": "x", "policy": {"fixed": "handbook"}}),
             "'unknown' is the task of requ",
         ),
+        (_set("tasks", "chat", "metric", to={}), "a task has one metric, with a value; known: exact, json_fields, con"),
+        (_set("tasks", "chat", "metric", to={"exact": True, "contains": True}), "a task has one metric, with a value"),
+        (_set("tasks", "chat", "metric", to={"exakt": True}), "unknown key 'tasks.chat.metric.exakt'; known here: exa"),
+        (_set("tasks", "chat", "metric", to={"exact": False}), "'tasks.chat.metric.exact': Input should be True"),
+        (
+            _set("tasks", "chat", "metric", to={"entry_point": "nonsense"}),
+            "'tasks.chat.metric.entry_point': String sho",
+        ),
+        (
+            _set("tasks", "chat", "metric", to={"regex": "("}),
+            "the metric of task 'chat' has a bad regex: missing ) at position 1 (it is '(')",
+        ),
+        (
+            _set("tasks", "chat", "metric", to={"judge": {"model": "path:nowhere"}}),
+            "the metric of task 'chat' asks model 'path:nowhere'; known: path:handbook, path:letter,",
+        ),
+        (
+            _set("tasks", "chat", "metric", to={"judge": {"model": "tiny", "prompt": "none.txt"}}),
+            "the metric of task 'chat' names prompt 'none.txt'; known: answer.txt",
+        ),
+        (
+            _set("tasks", "chat", "metric", to={"judge": {"prompt": "persona.txt"}}),
+            "'tasks.chat.metric.judge.model' is missing",
+        ),
         (_set("tasks", "chat", "examples", to="tasks/none.jsonl"), "none.jsonl is missing (a task's examples)"),
         # examples
         (_set("examples", "chat", to=[("Hello", None)]), "task 'chat' has 1 example(s), repetitions aside; wr"),
@@ -208,6 +233,24 @@ def test_what_cannot_work_is_refused_in_words_that_help(
     bend(config_folder)
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_and_check(config_folder.write())
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        {"exact": True},
+        {"regex": r"total is (\S+)"},
+        {"judge": {"model": "tiny"}},
+        {"judge": {"model": "path:handbook", "prompt": "persona.txt"}},
+        {"entry_point": "own/metric.py:score"},
+    ],
+)
+def test_a_task_may_say_how_its_answers_are_scored(config_folder: ConfigFolder, metric: dict[str, Any]) -> None:
+    config_folder.tasks["chat"]["metric"] = metric
+    read = load_and_check(config_folder.write()).tasks.tasks["chat"].metric
+    assert read
+    assert read.model_dump(exclude_unset=True) == metric
+    assert {read.name} == metric.keys()
 
 
 def test_one_task_alone_is_nothing_to_choose_between(config_folder: ConfigFolder) -> None:
@@ -277,3 +320,26 @@ def test_a_file_that_is_not_utf8_is_refused_by_name(config_folder: ConfigFolder,
     (folder / file).write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=rf"{re.escape(file)} is not UTF-8"):
         load_config(folder, {})
+
+
+SHADOW = {"paths": ["triage_few_shot"], "dollars_per_day": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("shadow", "rest", "told"),
+    [
+        ({"paths": ["triage_few"]}, {}, "shadow of task 'triage' names path 'triage_few'; known:"),
+        ({"paths": ["triage_adapter"]}, {}, "names the only path that the task takes"),
+        ({"paths": ["triage_few_shot", "triage_few_shot"]}, {}, "names a path twice"),
+        ({"rate_by": "validators"}, {}, "the task has none; write validators"),
+        ({}, {"metric": {"exact": True}}, "takes journal: {keep_text: true}"),
+        ({"share": 0}, {}, "share"),
+        ({"dollars_per_day": None}, {}, "dollars_per_day"),
+    ],
+)
+def test_a_shadow_that_could_not_be_is_refused(
+    config_folder: ConfigFolder, shadow: dict[str, Any], rest: dict[str, Any], told: str
+) -> None:
+    config_folder.tasks["triage"] |= {"shadow": SHADOW | shadow, **rest}
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_config(config_folder.write(), {})

@@ -24,6 +24,7 @@ from pointsman_gateway.embeddings.local import SLICE, LocalModel
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.stage import Embeddings, Offer
 from pointsman_gateway.embeddings.wanted import Wanted
+from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, ResourceExhausted
 from prometheus_client import CollectorRegistry
 
@@ -282,7 +283,9 @@ def wanted(*texts: str, deadline: float = float("inf")) -> Wanted:
 
 
 def stage(model: LocalModel, limits: Limits) -> Embeddings:
-    return Embeddings({"m": Offer("m", model, 2.0)}, limits, EmbeddingMetrics(CollectorRegistry()))
+    return Embeddings(
+        {"m": Offer("m", model, 2.0)}, limits, EmbeddingMetrics(CollectorRegistry(), GenAi(CollectorRegistry()))
+    )
 
 
 async def test_what_is_held_is_settled_with_what_it_took(minilm: MiniLM) -> None:

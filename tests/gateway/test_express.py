@@ -137,6 +137,7 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
             clients[name] = await stack.enter_async_context(client)
         for client in clients.values():  # so that the key is known, and its limits are leased
             await client.post("/v1/chat/completions", json={"model": "tiny", "messages": said("Hello")})
+        await until(lambda: house.tenancy.identify_now(key) is not None)
         yield Ways(gateway, lane, clients)
 
 

@@ -344,7 +344,7 @@ async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.Gatewa
     """A door that wants keys, and who came through it."""
     house = gateway.house
     overheard = Overheard(house.pipeline, [])
-    servicer = GatewayServicer(overheard, house.memory.feedback, 5, house.generations, ScriptedTenancy())
+    servicer = GatewayServicer(overheard, house.feedback, 5, house.generations, ScriptedTenancy())
 
     def register(server: Any) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)

@@ -256,7 +256,7 @@ async def test_the_hot_route_answers_as_the_frameworks_own_does(
 ) -> None:
     engine.says(*answer("Hello", " there"))
     house = gateway.house
-    door = HttpDoor(house.pipeline, house.tenancy, house.memory.feedback, house.generations, house.registry, 10)
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
     async with (
         serving_http(build_app(door), "127.0.0.1:0", grace=1) as hot,
         serving_http(Edge(build_api(door), {}), "127.0.0.1:0", grace=1) as cold,

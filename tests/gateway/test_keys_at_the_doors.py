@@ -91,6 +91,7 @@ async def test_who_shows_no_key_that_is_known_is_not_let_in(
         ("POST", "/v1/responses", {"model": "auto", "input": IN_CHAT}),
         ("POST", "/v1/embeddings", {"model": "minilm", "input": IN_CHAT}),
         ("GET", "/v1/models", None),
+        ("GET", "/v1/tasks", None),
         ("GET", "/v1/configuration", None),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_POLICY
 from doubles.engine import BREAK, TOO_LONG, ScriptedEngine, answer, beginning
 from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.recorded import Recorded
 from doubles.retriever import ScriptedRetriever
 from doubles.valkey import Valkey
 from doubles.waiting import until
@@ -44,10 +45,16 @@ class Mistaken:
 
 
 @pytest.fixture(params=["text", "json"])
-def log(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
+def form(request: pytest.FixtureRequest) -> Any:
+    """Where it is JSON, all is traced, too."""
+    return request.param
+
+
+@pytest.fixture
+def log(form: Any, caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
     """What would be on standard error at INFO."""
     written = io.StringIO()
-    handler, root = logs.handler_to(written, "gateway", "INFO", request.param), logging.getLogger()
+    handler, root = logs.handler_to(written, "gateway", "INFO", form), logging.getLogger()
     with caplog.at_level(logging.INFO):
         root.addHandler(handler)
         with caplog.at_level(logging.WARNING, "httpx"):  # the tests' own client
@@ -56,7 +63,9 @@ def log(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Ite
 
 
 @pytest.fixture
-async def gateway(neighbours: Neighbours, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+async def gateway(
+    neighbours: Neighbours, valkey: Valkey, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Gateway]:
     """With an engine that wants a key, and with a journal."""
     monkeypatch.setenv("ENGINES_KEY", ENGINES_KEY)
     models = neighbours.config.models
@@ -65,8 +74,11 @@ async def gateway(neighbours: Neighbours, valkey: Valkey, monkeypatch: pytest.Mo
     neighbours.settings["redis_url"] = valkey.url
     neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
     await neighbours.ready()
-    async with neighbours.gateway() as gateway:
+    recorded = Recorded()
+    async with neighbours.gateway(recorded.spans if form == "json" else None) as gateway:
         yield gateway
+    assert (len(recorded) > 0) == (form == "json")
+    assert not [span for span in recorded.all() for hidden in HIDDEN if hidden in span.to_json()]
 
 
 @pytest.fixture

@@ -93,8 +93,8 @@ async def test_every_route_answers_as_it_is_described(gateway: Gateway, engine: 
         )
     assert set(tried) == {
         "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /v1/embeddings",
-        "GET /v1/models", "GET /v1/models/{name}", "POST /v1/route", "POST /v1/feedback", "GET /v1/configuration",
-        "GET /healthz", "GET /readyz", "GET /metrics",
+        "GET /v1/models", "GET /v1/models/{name}", "POST /v1/route", "POST /v1/feedback", "GET /v1/tasks",
+        "GET /v1/configuration", "GET /healthz", "GET /readyz", "GET /metrics",
     }  # fmt: skip
     # This gateway keeps no journal, and so takes no feedback.
     assert [route for route, answered in tried.items() if not answered] == ["POST /v1/feedback"]

@@ -6,7 +6,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,17 @@ PATIENCE = 60.0
 class ServerProcess(Process):
     """`folder` is its own; store and registry may be shared with others."""
 
-    def __init__(self, folder: Path, base: Path, name: str, redis_url: str, store: Path, slots: int = 4) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        name: str,
+        redis_url: str,
+        store: Path,
+        slots: int = 4,
+        more: Mapping[str, str] = {},
+    ) -> None:
+        """`more`: further settings, or others."""
         folder.mkdir(parents=True)
         self.folder = folder
         self.address = f"127.0.0.1:{free_port()}"
@@ -47,6 +57,7 @@ class ServerProcess(Process):
             "BASE_MODEL": str(base),
             "SERVED_MODEL_NAME": "tiny-base",
             "MAX_LORAS": str(slots),
+            **more,
         }
         environment = {f"POINTSMAN_LORA_{key}": value for key, value in settings.items()}
         program = [sys.executable, "-m", "pointsman_lora_server"]

@@ -138,7 +138,7 @@ def swapping(tmp_path: Path) -> RunEngine:
                     async with asyncio.timeout(20):
                         while not await engine.is_healthy():  # noqa: ASYNC110  # another process
                             await asyncio.sleep(0.01)
-                    board, metrics, standings = Board(), Metrics(), Standings()
+                    board, metrics, standings = Board(), Metrics("base"), Standings()
                     folders, restarts = Folders(tmp_path), list[str]()
                     probe = Probe(engine, BASE, metrics)
                     await probe.begin()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -12,7 +13,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_lora_server.domain import DesiredState, EngineState
+from pointsman_lora_server.domain import DesiredState, EngineState, Phase, Standing
+from pointsman_lora_server.metering.prometheus import Metrics
 from pointsman_lora_server.metering.states import States
 from pointsman_servicekit.errors import (
     FailedPrecondition,
@@ -393,8 +395,35 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
         "pointsman_lora_redis_up 1.0",
         "pointsman_lora_engine_up 1.0",
         "pointsman_lora_engine_restarts_total 0.0",
+        'pointsman_build_info{service="lora-server",version="0.1.0"} 1.0',
+        'pointsman_lora_info{base_model="tiny-base",engine="local",max_lora_rank="8",max_loras="4"} 1.0',
     ):
         assert line in text
+    assert "pointsman_event_loop_lag_seconds_bucket" in text
+    # The adapter's first answers, and the probes of the base model.
+    for model in ("tiny-base", "other"):
+        asked = f'gen_ai_provider_name="vllm",gen_ai_request_model="{model}"'
+        assert re.search(rf"gen_ai_client_operation_duration_seconds_count{{.*{asked}}} [1-9]", text)
+
+
+def test_ten_thousand_names_of_adapters_make_no_series() -> None:
+    metrics, desired = Metrics("base"), DesiredState()
+    states = States(lambda: desired, EngineState, 4, metrics.registry)
+    versions = [f"junk-{number}@0123456789ab" for number in range(10_000)]
+    metrics.completed(versions[0], "", 0.1)
+    before, size = _series(metrics.registry), len(generate_latest(metrics.registry))
+
+    for version in versions:
+        metrics.completed(version, "", 0.1)
+    desired = DesiredState(standings=dict.fromkeys(versions, Standing(Phase.READY)))
+    states.observe()
+
+    assert _series(metrics.registry) == before
+    assert len(generate_latest(metrics.registry)) < 1.1 * size < 100_000
+
+
+def _series(registry: CollectorRegistry) -> set[tuple[str, ...]]:
+    return {(sample.name, *sample.labels.values()) for family in registry.collect() for sample in family.samples}
 
 
 def test_metrics_of_an_engine_that_is_not_up_are_zero() -> None:

@@ -14,7 +14,6 @@ EMPTY: dict[str, str] = {
     r"pointsman_engine_cost_usd_total": "to come",
     r"pointsman_fixed_usd_per_hour": "to come",
     r"pointsman_training_usd": "to come",
-    r"\bgen_ai_": "to come",
     r"pointsman_lora_validation_seconds": "versions are tried when they are registered, which is before the minute",
 }
 """Patterns of PromQL to reasons."""

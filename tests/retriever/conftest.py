@@ -75,10 +75,13 @@ class Client:
 
     async def metric(self, sample: str) -> float | None:
         """The value of one sample, named as the endpoint shows it."""
-        async with httpx.AsyncClient() as http:
-            page = (await http.get(f"http://127.0.0.1:{self.metrics_port}/metrics")).text
-        values = [line.rpartition(" ")[2] for line in page.splitlines() if line.rpartition(" ")[0] == sample]
+        lines = (await self.exposition()).splitlines()
+        values = [line.rpartition(" ")[2] for line in lines if line.rpartition(" ")[0] == sample]
         return float(values[0]) if values else None
+
+    async def exposition(self) -> str:
+        async with httpx.AsyncClient() as http:
+            return (await http.get(f"http://127.0.0.1:{self.metrics_port}/metrics")).text
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
 """What is counted, and that names cannot make labels without end."""
 
+import grpc
+import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.facts import Dropped, Searched, Size, Upserted
-from pointsman_retriever.metering.prometheus import CollectionSizes, Labels, Metrics
-from prometheus_client import CollectorRegistry
+from pointsman_retriever.facts import Dropped, Searched, SearchFailed, Size, Upserted
+from pointsman_retriever.metering.prometheus import MAX_LABELS, CollectionSizes, Labels, Metrics
+from prometheus_client import CollectorRegistry, generate_latest
 
 
 async def test_searches_upserts_and_sizes_are_counted(client):
@@ -48,9 +50,55 @@ async def test_a_deleted_collection_leaves_the_metrics(client):
         assert await client.metric(f'pointsman_retriever_{sample}{{collection="notes"}}') is None
 
 
+def test_ten_thousand_names_of_collections_make_no_series():
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, Labels(), "a-model")
+
+    def note(number: int) -> None:
+        metrics.note(Upserted(f"junk-{number}", 1))
+        metrics.note(Searched(f"junk-{number}", 4, 0.01, {"embed": 0.001, "dense": 0.002}, best=0.5))
+        metrics.note(SearchFailed("unknown_collection", 0.01))
+
+    for number in range(MAX_LABELS + 1):
+        note(number)
+    before, size = _series(registry), len(generate_latest(registry))
+    for number in range(MAX_LABELS + 1, 10_000):
+        note(number)
+    assert _series(registry) == before
+    assert len(generate_latest(registry)) < 1.1 * size < 400_000
+
+
+def _series(registry: CollectorRegistry) -> set[tuple[str, ...]]:
+    return {(sample.name, *sample.labels.values()) for family in registry.collect() for sample in family.samples}
+
+
+async def test_searches_are_told_of_as_opentelemetry_names_them(client):
+    await client.upsert(pb.Document(id="a", text="One."))
+    await client.stub.Search(pb.SearchRequest(collection="notes", query="one"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await client.stub.Search(pb.SearchRequest(collection="nowhere", query="one"))
+    lines = (await client.exposition()).splitlines()
+    for name, operation, error in (
+        ("server_request", "retrieval", ""),
+        ("server_request", "retrieval", "unknown_collection"),
+        ("client_operation", "embeddings", ""),
+    ):
+        wanted = (f"gen_ai_{name}_duration_seconds_count{{", f'error_type="{error}"', f'operation_name="{operation}"')
+        told = [line for line in lines if all(part in line for part in wanted)]
+        assert [line.rpartition(" ")[2] for line in told] == ["1.0"], wanted
+
+
+async def test_the_release_the_lag_of_the_loop_and_calls_in_flight_are_told(client):
+    told = await client.exposition()
+    assert 'pointsman_build_info{service="retriever",version="' in told
+    assert "pointsman_event_loop_lag_seconds_bucket" in told
+    await client.upsert(pb.Document(id="a", text="One."))
+    assert await client.metric('pointsman_grpc_in_flight{method="pointsman.v1.Retriever/Upsert"}') == 0.0
+
+
 def test_collections_beyond_the_cap_are_counted_as_other():
     registry, labels = CollectorRegistry(), Labels(places=2)
-    metrics = Metrics(registry, labels)
+    metrics = Metrics(registry, labels, "a-model")
     sizes = [Size(name, 3, 5, 100, 5, 2.0 * place, False) for place, name in enumerate(("a", "b", "c", "d"))]
     registry.register(CollectionSizes(lambda: sizes, labels))
 

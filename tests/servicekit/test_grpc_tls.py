@@ -1,5 +1,6 @@
 """gRPC with TLS and mTLS, and what one client may do to a server."""
 
+import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,6 +134,28 @@ async def test_a_client_that_asks_all_the_time_whether_we_are_there_is_sent_away
         with pytest.raises(grpc.aio.AioRpcError) as sent_away:
             await watch.read()
         assert "Too many pings" in str(sent_away.value.debug_error_string())
+
+
+async def test_a_connection_that_is_old_takes_no_new_calls_and_lets_those_under_way_end() -> None:
+    async with (
+        serving("127.0.0.1:0", [], nothing, grace=0, limits=ServerLimits(age_seconds=0.3)) as server,
+        open_channel(server.address) as channel,
+    ):
+        assert await _code(channel, ASK) is None
+        watch = health_pb2_grpc.HealthStub(channel).Watch(ASK)
+        await watch.read()
+        await _until_sent_away(channel)
+        await server.set_serving(False)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await _code(channel, ASK) is None
+
+
+async def _until_sent_away(channel: grpc.aio.Channel) -> None:
+    state = channel.get_state()
+    async with asyncio.timeout(20):
+        while state is grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(state)
+            state = channel.get_state()
 
 
 async def _code(channel: grpc.aio.Channel, request: Any, metadata: Any = ()) -> grpc.StatusCode | None:

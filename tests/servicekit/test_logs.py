@@ -20,6 +20,18 @@ log.debug("hidden")
 logging.getLogger("httpx").info("hidden")
 """
 
+NAMING = """
+import logging
+from pointsman_servicekit import correlation, logs
+logs.set_up("gateway", "INFO", "json")
+log = logging.getLogger("door")
+log.info("before")
+correlation.decision_id.set("d-1")
+log.info("decided")
+correlation.trace.set(correlation.TraceIds("a" * 32, "b" * 16, sampled=False))
+log.info("traced")
+"""
+
 FAILING = """
 import asyncio, gc, logging, sys
 from pointsman_servicekit import logs
@@ -68,6 +80,14 @@ def test_a_line_names_service_request_and_module() -> None:
     before, opened = run(PROGRAM).splitlines()
     assert before.endswith(" INFO    retriever [-] shelf: before")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:,]+ INFO    retriever \[abc-123\] shelf: opened handbook", opened)
+
+
+def test_as_json_a_line_names_the_decision_and_the_span_that_it_belongs_to() -> None:
+    before, decided, traced = map(json.loads, run(NAMING).splitlines())
+    assert before.keys() == {"time", "level", "service", "request_id", "module", "message"}
+    assert decided.keys() - before.keys() == {"decision_id"}
+    assert (decided["decision_id"], traced["decision_id"]) == ("d-1", "d-1")
+    assert (traced["trace_id"], traced["span_id"]) == ("a" * 32, "b" * 16)
 
 
 def test_as_json_each_line_is_an_object() -> None:

@@ -1,5 +1,6 @@
 """`GET /metrics` of services without an HTTP door."""
 
+import urllib.error
 import urllib.request
 
 import pytest
@@ -25,3 +26,21 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
         serving_metrics(f"127.0.0.1:{port}", CollectorRegistry()),
     ):
         pass
+
+
+def test_it_tells_whether_the_service_lives_and_whether_it_is_ready() -> None:
+    ready = False
+    with serving_metrics("127.0.0.1:0", CollectorRegistry(), lambda: ready) as port:
+        assert said(port, "healthz") == (200, "ok\n")
+        assert said(port, "readyz") == (503, "not ready\n")
+        ready = True
+        assert said(port, "readyz") == (200, "ready\n")
+
+
+def said(port: int, page: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}") as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()

@@ -6,13 +6,16 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.adapters import command as adapters
+from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.doctor.command import doctor
+from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
 from pointsman_cli.jobs import command as jobs
 from pointsman_cli.keys import command as keys
+from pointsman_cli.regret.command import regret
 from pointsman_cli.replay.command import replay
 from pointsman_cli.retriever import command as retriever
 from pointsman_cli.top.command import top
@@ -30,8 +33,10 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, top, ask, route, feedback, ingest, train, replay, doctor):
+    for command in (up, top, ask, route, feedback, regret, ingest, train, replay, doctor):
         app.command()(command)
+    app.command("eval")(evaluate)
+    app.command("advise")(advise_on)
     app.add_typer(classifier_app(), name="classifier")
     app.add_typer(adapters.build_app(), name="adapters")
     app.add_typer(jobs.build_app(), name="jobs")

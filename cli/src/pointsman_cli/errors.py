@@ -13,6 +13,20 @@ class Misused(CommandError):
     exit_code = 2
 
 
+class Refused(CommandError):
+    """The gateway said no, or broke an answer off with an error."""
+
+    def __init__(self, message: str, code: str, wait: float | None = None) -> None:
+        """`code` is the gateway's; `wait` is in seconds: a limit of the caller's own asks for it."""
+        super().__init__(message)
+        self.code = code
+        self.wait = wait
+
+
+class Unreachable(CommandError):
+    """Nothing answers where the gateway should be."""
+
+
 class Interrupted(CommandError):
     """Ctrl-C or SIGTERM came before the end."""
 

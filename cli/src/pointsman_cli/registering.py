@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from pointsman.v1 import lora_server_pb2
 from pointsman_servicekit.errors import DeadlineExceeded
-from pointsman_servicekit.grpc_client import open_channel
 
 from pointsman_cli import stubs
+from pointsman_cli.channels import open_channel
 from pointsman_cli.example import Adapter
 
 _REGISTER_SECONDS = 600.0

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pointsman.v1 import retriever_pb2
-from pointsman_servicekit.grpc_client import open_channel
 
 from pointsman_cli import stubs
+from pointsman_cli.channels import open_channel
 from pointsman_cli.documents import Document
 
 BATCH_DOCUMENTS = 16  # small, so that progress shows; the retriever takes 1,000

@@ -18,6 +18,8 @@ from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.grpc_server import serving
+from pointsman_servicekit.tracing.exporting import around_servers
+from pointsman_servicekit.tracing.spans import Spans
 
 from doubles.config_folder import ConfigFolder
 from doubles.engine import ScriptedEngine
@@ -74,23 +76,23 @@ class Neighbours:
         await self.lora_server.say(READY, url=self.engine.url, resident=[TRIAGE, VOICE], aliases=aliases)
 
     @asynccontextmanager
-    async def gateway(self) -> AsyncIterator[Gateway]:
-        """A gateway that has heard of its engine's state."""
+    async def gateway(self, spans: Spans | None = None) -> AsyncIterator[Gateway]:
+        """A gateway that has heard of its engine's state; `spans` record what it does."""
         self.config.models["engines"]["local"]["lora_server"] = self.lora_server.address
         settings = Settings(config=self.config.write(), retriever=self.retriever.address, **self.settings)
         config = load_config(settings.config)
-        async with wiring.building(settings, config) as house:
+        async with wiring.building(settings, config, spans) as house:
             door = HttpDoor(
                 house.pipeline,
                 house.tenancy,
-                house.memory.feedback,
+                house.feedback,
                 house.generations,
                 house.registry,
                 settings.request_timeout,
             )
             servicer = GatewayServicer(
                 house.pipeline,
-                house.memory.feedback,
+                house.feedback,
                 settings.request_timeout,
                 house.generations,
                 house.tenancy,
@@ -100,8 +102,10 @@ class Neighbours:
                 gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
             async with (
-                serving("127.0.0.1:0", [SERVICE], register, grace=1) as grpc_server,
-                serving_http(build_app(door), "127.0.0.1:0", grace=1, lane=ExpressLane(door)) as address,
+                serving("127.0.0.1:0", [SERVICE], register, grace=1, interceptors=around_servers(spans)) as grpc_server,
+                serving_http(
+                    build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None
+                ) as address,
             ):
                 await until(lambda: "no word" not in house.engines.get("local").detail)
                 yield Gateway(house, f"http://{address}", grpc_server.address, settings.config)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_servicekit.correlation import decision_id, request_id
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_server import serving
 
@@ -25,6 +26,8 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         self.watchers = 0
         self.ensured: list[str] = []
         """The versions that it was asked to have loaded."""
+        self.ids: list[tuple[str, str]] = []
+        """Of the requests, and their decisions, that were the first to want them."""
         self.loads: Callable[[str], Awaitable[None]] = _at_once
         """Returns once the engine holds the version, or raises what keeps it from that."""
         self.reported: list[pb.Outcomes] = []
@@ -67,6 +70,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
     async def Ensure(self, request: pb.EnsureRequest, context: Any) -> pb.EngineState:
         version = request.version
         self.ensured.append(version)
+        self.ids.append((request_id.get(), decision_id.get()))
         await self.loads(version)
         state = self._state
         if version not in state.resident:

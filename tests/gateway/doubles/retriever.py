@@ -6,6 +6,7 @@ from typing import Any
 
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
+from pointsman_servicekit.correlation import decision_id, request_id
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_server import serving
 
@@ -20,9 +21,12 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.version = 1
         self.error: PointsmanError | None = None
         self.asked: list[pb.SearchRequest] = []
+        self.ids: list[tuple[str, str]] = []
+        """Of each request and its decision, as its log would have them."""
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         self.asked.append(request)
+        self.ids.append((request_id.get(), decision_id.get()))
         if self.error:
             raise self.error
         return pb.SearchResponse(passages=self.passages[: request.top_k], version=self.version, relevant=self.relevant)

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_servicekit.grpc_client import open_channel
 
 from pointsman_cli import stubs
+from pointsman_cli.channels import open_channel
 
 SECONDS = 10.0
 """For what is answered from Redis."""

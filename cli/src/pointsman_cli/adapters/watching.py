@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.grpc_client import open_channel
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -16,6 +15,7 @@ from rich.text import Text
 from pointsman_cli import stubs
 from pointsman_cli.adapters import calls, pages
 from pointsman_cli.adapters.options import HERE, AdapterArgument, LoraServerOption, lora_server_address
+from pointsman_cli.channels import open_channel
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import HomeOption
 

@@ -46,6 +46,10 @@ class Ending:
     path: str = ""  # that really answered
     sources: tuple[str, ...] = ()  # titles of the passages it was given
     escalated_from: str = ""  # the path whose answer was not accepted
+    cached_tokens: int = 0  # of the prompt's
+    cost_parts_usd: Mapping[str, float] = field(default_factory=dict)
+    finish_reason: str = ""
+    model: str = ""  # the base model, or the adapter's version
 
 
 Event = Decision | Text | Ending

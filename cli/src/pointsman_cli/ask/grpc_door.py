@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 
 from pointsman.v1 import gateway_pb2
-from pointsman_servicekit.grpc_client import open_channel
 
 from pointsman_cli import stubs
 from pointsman_cli.ask.answer import Considered, Decision, Ending, Event, Question, Text
+from pointsman_cli.channels import open_channel
 
 _SECONDS = 130.0
 

@@ -8,29 +8,48 @@ from typing import Any
 import httpx
 
 from pointsman_cli.ask.answer import Considered, Decision, Ending, Event, Question, Text
-from pointsman_cli.errors import CommandError
+from pointsman_cli.errors import CommandError, Refused, Unreachable
 
 _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own for a whole request is 120
 
 
 async def ask(url: str, question: Question) -> AsyncIterator[Event]:
-    """Raises `CommandError` with the gateway's own message where it refuses, or where the stream breaks off."""
+    """Raises as `events` does."""
     body = _body(question) | {"stream": question.stream}
     if question.stream:
         body["stream_options"] = {"include_usage": True}
-    async with _client(url) as client:
-        with _reaching(url):
-            async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-                if not response.is_success:
-                    raise _refusal(response.status_code, await response.aread())
-                yield _decision_of(response.headers)
-                if question.stream:
-                    async for event in _events(response):
-                        yield event
-                else:
-                    answer = _json(await response.aread())
-                    yield Text(answer["choices"][0]["message"]["content"] or "")
-                    yield _ending(answer, response.headers)
+    async with open_client(url) as client:
+        async for event in events(client, body):
+            yield event
+
+
+async def events(client: httpx.AsyncClient, body: Mapping[str, Any]) -> AsyncIterator[Event]:
+    """The answer to a request's body, streamed where the body says so.
+
+    Raises `Refused` with the gateway's own message where it refuses or breaks off with an error, `Unreachable` where
+    it is away, and `CommandError` where what comes is no answer.
+    """
+    with _reaching(str(client.base_url)):
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if not response.is_success:
+                raise _refusal(response, await response.aread())
+            yield _decision_of(response.headers)
+            if body["stream"]:
+                async for event in _events(response):
+                    yield event
+            else:
+                answer = _json(await response.aread())
+                yield Text(answer["choices"][0]["message"]["content"] or "")
+                yield _ending(answer, response.headers, answer["choices"][0].get("finish_reason"))
+
+
+async def get(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
+    """A route's JSON object. Raises as `events` does."""
+    with _reaching(str(client.base_url)):
+        response = await client.get(path)
+    if not response.is_success:
+        raise _refusal(response, response.content)
+    return _json(response.content)
 
 
 async def route(url: str, question: Question, include_prompt: bool) -> dict[str, Any]:
@@ -44,11 +63,11 @@ async def feedback(url: str, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _post(url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    async with _client(url) as client:
+    async with open_client(url) as client:
         with _reaching(url):
             response = await client.post(path, json=body)
     if not response.is_success:
-        raise _refusal(response.status_code, response.content)
+        raise _refusal(response, response.content)
     return _json(response.content)
 
 
@@ -75,30 +94,38 @@ def _body(question: Question) -> dict[str, Any]:
     return {"model": question.model, "messages": [{"role": "user", "content": question.text}]}
 
 
-def _client(url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, trust_env=False)  # a proxy has no place on this machine
+def open_client(url: str, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
+    # trust_env: a proxy has no place on this machine. limits: who asks many at once times them from their sending.
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None)
+    )
 
 
 @contextmanager
 def _reaching(url: str) -> Iterator[None]:
+    url = url.rstrip("/")
     try:
         yield
     except httpx.TimeoutException as error:
         raise CommandError(f"the gateway at {url} did not answer in time") from error
     except httpx.ConnectError as error:
-        raise CommandError(
+        raise Unreachable(
             f"no gateway answers at {url}; start one with `pointsman up EXAMPLE_FOLDER`, or name it with --url"
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandError(f"the connection to the gateway at {url} failed: {error}") from error
 
 
-def _refusal(status: int, content: bytes) -> CommandError:
+def _refusal(response: httpx.Response, content: bytes) -> CommandError:
+    status = response.status_code
     try:
         error = json.loads(content)["error"]
-        return CommandError(f"{error['message']} ({error['code']}, HTTP {status})")
+        message, code = f"{error['message']} ({error['code']}, HTTP {status})", str(error["code"])
     except (ValueError, KeyError, TypeError):
-        return CommandError(f"HTTP {status}: {content[:200].decode(errors='replace')}")
+        message, code = f"HTTP {status}: {content[:200].decode(errors='replace')}", f"http_{status}"
+    wait = response.headers.get("retry-after", "")
+    is_a_limit = status == httpx.codes.TOO_MANY_REQUESTS and wait.isdecimal()
+    return Refused(message, code, float(wait) if is_a_limit else None)
 
 
 def _decision_of(headers: httpx.Headers) -> Decision:
@@ -119,7 +146,7 @@ def _decision_of(headers: httpx.Headers) -> Decision:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[Event]:
-    ending = Ending()
+    ending, finish_reason = Ending(), ""
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             continue
@@ -129,16 +156,18 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
             return
         chunk = _json(data)
         if "error" in chunk:
-            raise CommandError(f"the answer broke off: {chunk['error']['message']} ({chunk['error'].get('code')})")
-        if chunk.get("usage"):
-            ending = _ending(chunk, response.headers)
+            message, code = chunk["error"]["message"], chunk["error"].get("code")
+            raise Refused(f"the answer broke off: {message} ({code})", str(code))
         for choice in chunk.get("choices", ()):
+            finish_reason = choice.get("finish_reason") or finish_reason
             if content := choice.get("delta", {}).get("content"):
                 yield Text(content)
+        if chunk.get("usage"):
+            ending = _ending(chunk, response.headers, finish_reason)
     raise CommandError("the answer broke off: the stream ended without [DONE]")
 
 
-def _ending(answer: Mapping[str, Any], headers: httpx.Headers) -> Ending:
+def _ending(answer: Mapping[str, Any], headers: httpx.Headers, finish_reason: str | None) -> Ending:
     usage, ours = answer.get("usage") or {}, answer.get("pointsman") or {}
     in_header = headers.get("x-pointsman-cost-usd")
     return Ending(
@@ -148,6 +177,10 @@ def _ending(answer: Mapping[str, Any], headers: httpx.Headers) -> Ending:
         path=ours.get("path", ""),
         sources=tuple(source["title"] or source["document_id"] for source in ours.get("sources", ())),
         escalated_from=ours.get("escalated_from", ""),
+        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+        cost_parts_usd=ours.get("cost_parts_usd", {}),
+        finish_reason=finish_reason or "",
+        model=answer.get("model", ""),
     )
 
 

@@ -6,9 +6,9 @@ import socket
 import grpc
 import httpx
 from pointsman.v1 import lora_server_pb2
-from pointsman_servicekit.grpc_client import open_channel
 
 from pointsman_cli import run_file, stubs
+from pointsman_cli.channels import open_channel
 from pointsman_cli.doctor.finding import Finding, fail, ok, warn
 from pointsman_cli.run_file import Run
 from pointsman_cli.up import monitoring

@@ -6,9 +6,9 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from pointsman.v1 import training_pb2 as pb
 from pointsman.v1 import training_pb2_grpc
-from pointsman_servicekit.grpc_client import open_channel
 
 from pointsman_cli import stubs
+from pointsman_cli.channels import open_channel
 from pointsman_cli.errors import Misused
 
 SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""`pointsman keys`: create, list, limit, revoke, usage."""
+"""`pointsman keys`: create, list, limit, consent, revoke, usage."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from pointsman_servicekit.keys.layout import WHOLE_TENANT
-from pointsman_servicekit.keys.records import KeyRecord, KeyScope, Limits, TenantRecord
+from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
 from pointsman_servicekit.keys.register import Issued, Order, Register
 from pointsman_servicekit.keys.usage import UsageBook, add
 
@@ -44,7 +44,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.command("list")(list_keys)
-    for command in (create, limit, revoke, usage):
+    for command in (create, limit, consent, revoke, usage):
         app.command()(command)
     return app
 
@@ -134,6 +134,31 @@ def limit(
     record = run_interruptibly(put())
     whose = f"tenant {record.name}" if isinstance(record, TenantRecord) else f"key {record.prefix} {record.name}"
     typer.echo(f"{whose.strip()}: {pages.limits_in_words(record.limits)}")
+
+
+def consent(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose answers they are; made where it is new.")],
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="May be learnt from; may be given again.")
+    ] = None,
+    all_tasks: Annotated[bool, typer.Option("--all", help="Of every task.")] = False,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Of none any more.")] = False,
+    redis: RedisOption = "",
+    home: HomeOption = HERE,
+) -> None:
+    """Say of which tasks a tenant's answers may be kept and learnt from, in place of what was said before.
+
+    Without a word nothing of a tenant's is kept. What was kept before a withdrawal goes with the next data set.
+    """
+    if bool(task) + all_tasks + withdraw != 1:
+        raise Misused("name each --task, or say --all or --withdraw, one of them")
+    tasks = [ALL_TASKS] if all_tasks else task or []
+
+    async def put() -> TenantRecord:
+        async with open_keys(redis, home) as opened:
+            return await Register(opened).consent(tenant, tasks)
+
+    typer.echo(f"tenant {tenant}: {pages.consent_in_words(run_interruptibly(put()))}")
 
 
 def revoke(key: WhichArgument, redis: RedisOption = "", home: HomeOption = HERE) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pointsman_servicekit.keys.layout import COUNTERS
-from pointsman_servicekit.keys.records import KeyRecord, KeyScope, Limits, TenantRecord
+from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
 from pointsman_servicekit.keys.usage import Counts, dollars
 from rich.console import Console
 from rich.table import Table
@@ -84,6 +84,11 @@ def _counts(counts: Counts) -> dict[str, Any]:
 
 def limits_in_words(limits: Limits) -> str:
     return ", ".join(_SHORT[name].format(value) for name, value in asdict(limits).items() if value) or "none"
+
+
+def consent_in_words(tenant: TenantRecord) -> str:
+    named = "all tasks" if ALL_TASKS in tenant.learning else ", ".join(tenant.learning)
+    return f"answers of {named} may be learnt from" if named else "no answer may be learnt from"
 
 
 def _scope(scope: KeyScope) -> str:

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_servicekit.grpc_client import open_channel
 
 from pointsman_cli import stubs
+from pointsman_cli.channels import open_channel
 from pointsman_cli.errors import CommandError
 
 PART_BYTES = 1024 * 1024

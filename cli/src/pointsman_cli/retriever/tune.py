@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_servicekit.grpc_client import open_channel
 from rich.console import Console
 from rich.table import Table
 
 from pointsman_cli import stubs
+from pointsman_cli.channels import open_channel
 from pointsman_cli.errors import CommandError
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import HomeOption

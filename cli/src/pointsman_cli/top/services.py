@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import grpc
 import httpx
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.grpc_client import open_channel
 
+from pointsman_cli.channels import open_channel
 from pointsman_cli.errors import CommandError
 from pointsman_cli.top import adapters
 from pointsman_cli.top.adapters import Adapters

@@ -1,12 +1,17 @@
 """A gRPC channel as every client of ours opens it."""
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import grpc
 
 from pointsman_servicekit.grpc_server import MAX_MESSAGE_BYTES
 from pointsman_servicekit.tls import ClientTls
 
+Interceptors: TypeAlias = Sequence[grpc.aio.ClientInterceptor]
 
-def open_channel(address: str, tls: ClientTls | None = None) -> grpc.aio.Channel:
+
+def open_channel(address: str, tls: ClientTls | None = None, interceptors: Interceptors = ()) -> grpc.aio.Channel:
     """A channel to `address` ("127.0.0.1:8082"); connects by itself, and again after a break within a second.
 
     Raises TlsError where the files of `tls` cannot be used.
@@ -17,8 +22,9 @@ def open_channel(address: str, tls: ClientTls | None = None) -> grpc.aio.Channel
         ("grpc.max_reconnect_backoff_ms", 1000),
     ]
     if tls is None:
-        return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
     if tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     ca, key, certificate = tls.pem()
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca, key, certificate), options=options)
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)

@@ -7,22 +7,19 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from pointsman_servicekit.correlation import NONE, decision_id, request_id
 from pointsman_servicekit.errors import Internal, PointsmanError
-from pointsman_servicekit.logs import request_id
+from pointsman_servicekit.grpc_handlers import Context, Handler, wrapped
 from pointsman_servicekit.rich_status import to_status
 from pointsman_servicekit.tls import ServerTls, TlsError
 
 log = logging.getLogger(__name__)
-
-# None where no servicer has the method. In quotes: grpcio's classes are generic in their stubs only.
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
 
@@ -42,10 +39,14 @@ class ServerLimits:
     """A client may ask as often whether we are there; one that asks more often is sent away."""
     silence_seconds: float = 30.0
     """After so long without a word we ask whether the client is there, and give up on it after `ping_seconds`."""
+    age_seconds: float = 0.0
+    """A connection as old takes no new calls, so that its client looks again who there is; 0: for ever."""
 
     def options(self) -> list[tuple[str, int]]:
         """As gRPC calls them."""
+        ages = [("grpc.max_connection_age_ms", round(self.age_seconds * 1000))] if self.age_seconds else []
         return [
+            *ages,
             ("grpc.max_receive_message_length", self.message_bytes),
             # Over the first a call may be refused, by chance; over the second it is. Alike, nothing is left to chance.
             ("grpc.max_metadata_size", self.metadata_bytes),
@@ -90,13 +91,15 @@ async def serving(
     ready: bool = True,
     limits: ServerLimits = LIMITS,
     tls: ServerTls | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> AsyncIterator[GrpcServer]:
     """Runs a server at `listen` ("127.0.0.1:0" takes a free port) for the block's length.
 
-    `services` are the full names that reflection lists, `register` adds the servicers. At the end, calls in flight
-    get `grace` seconds. Raises OSError where the port cannot be had, TlsError where the files of `tls` cannot be used.
+    `services` are the full names that reflection lists, `register` adds the servicers, `interceptors` stand around the
+    one that handles errors. At the end, calls in flight get `grace` seconds. Raises OSError where the port cannot be
+    had, TlsError where the files of `tls` cannot be used.
     """
-    server = grpc.aio.server(interceptors=[ErrorHandler()], options=limits.options())
+    server = grpc.aio.server(interceptors=[*interceptors, ErrorHandler()], options=limits.options())
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -148,22 +151,12 @@ class ErrorHandler(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler  # an unknown method
-        wires = handler.request_deserializer, handler.response_serializer
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(_guarded_stream(handler.stream_stream), *wires)
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(_guarded_unary(handler.stream_unary), *wires)
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream), *wires)
-        return grpc.unary_unary_rpc_method_handler(_guarded_unary(handler.unary_unary), *wires)
+        return wrapped(await continuation(handler_call_details), _guarded_unary, _guarded_stream)
 
 
 def _guarded_unary(behaviour: Any) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: Context) -> Any:
-        _take_request_id(context)
+        _take_ids(context)
         try:
             return await behaviour(request, context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
@@ -179,7 +172,7 @@ def _guarded_stream(behaviour: Any) -> Any:
         return behaviour  # health's Watch writes to the context itself
 
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        _take_request_id(context)
+        _take_ids(context)
         responses = behaviour(request, context)
         try:
             async for response in responses:
@@ -194,9 +187,11 @@ def _guarded_stream(behaviour: Any) -> Any:
     return call
 
 
-def _take_request_id(context: Context) -> None:
-    sent = dict(context.invocation_metadata() or ()).get("x-request-id")
-    request_id.set(str(sent)[:64] if sent else secrets.token_hex(8))
+def _take_ids(context: Context) -> None:
+    sent = dict(context.invocation_metadata() or ())
+    request = sent.get("x-request-id")
+    request_id.set(str(request)[:64] if request else secrets.token_hex(8))
+    decision_id.set(str(sent.get("x-pointsman-decision-id", NONE))[:64])
 
 
 def _told(error: Exception) -> PointsmanError:

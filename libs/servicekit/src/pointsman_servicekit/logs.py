@@ -1,18 +1,17 @@
-"""Logs: one line an event, with the request's id; neither secrets nor, at INFO, anything that a request says."""
+"""Logs: one line an event, with the ids of what it belongs to; no secret, and at INFO nothing that a request says."""
 
 import json
 import logging
 import sys
 import traceback
 from collections.abc import Iterator
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from pointsman_servicekit.correlation import NONE, decision_id, trace
+from pointsman_servicekit.correlation import request_id as request_id
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.secrets_mask import mask_secrets
-
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 Form = Literal["text", "json"]
 
@@ -31,7 +30,8 @@ _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160
 def set_up(service: str, level: str = "INFO", form: Form = "text") -> None:
     """Sends the root logger to standard error.
 
-    As text, `time level service [request] module: message` and under it the traceback; as JSON, an object a line.
+    As text, `time level service [request] module: message` and under it the traceback; as JSON, an object a line, with
+    the ids of decision, trace and span where there are such.
     """
     logging.basicConfig(level=level, handlers=[handler_to(sys.stderr, service, level, form)], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -40,15 +40,26 @@ def set_up(service: str, level: str = "INFO", form: Form = "text") -> None:
 def handler_to(stream: TextIO, service: str, level: str = "INFO", form: Form = "text") -> logging.Handler:
     """Writes to `stream` as `set_up` does to standard error."""
     handler = logging.StreamHandler(stream)
-    handler.addFilter(_add_request_id)
+    handler.addFilter(_add_ids)
     shows_all = logging.getLevelName(level) == logging.DEBUG
     handler.setFormatter((_Json if form == "json" else _Text)(service, shows_all))
     return handler
 
 
-def _add_request_id(record: logging.LogRecord) -> bool:
+def _add_ids(record: logging.LogRecord) -> bool:
     record.request_id = request_id.get()
+    record.further_ids = _further_ids()
     return True
+
+
+def _further_ids() -> dict[str, str]:
+    """Those that are known."""
+    ids, decision, traced = dict[str, str](), decision_id.get(), trace.get()
+    if decision != NONE:
+        ids["decision_id"] = decision
+    if traced is not None:
+        ids |= {"trace_id": traced.trace_id, "span_id": traced.span_id}
+    return ids
 
 
 class _Form(logging.Formatter):
@@ -87,6 +98,7 @@ class _Json(_Form):
             "level": record.levelname,
             "service": self._service,
             "request_id": record.__dict__["request_id"],
+            **record.__dict__["further_ids"],
             "module": record.name,
             "message": self.said(record),
             **({"traceback": failure} if failure else {}),

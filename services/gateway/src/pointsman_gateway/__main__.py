@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 from pointsman.v1 import gateway_pb2_grpc
@@ -13,6 +15,7 @@ from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.lifetimes import spare_the_collector, until_told_to_stop
 from pointsman_servicekit.tls import server_tls
+from pointsman_servicekit.tracing.exporting import OtelSettingsError, around_servers, exporting
 from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import wiring
@@ -26,6 +29,9 @@ from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.doors.limits import LIMITS
 from pointsman_gateway.draining import Farewell, drain
 from pointsman_gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +49,13 @@ def main() -> int:
         settings = Settings()
         logs.set_up("gateway", settings.log_level, settings.log_form)
         # A product as small as the classifier's gains nothing from more threads, and they spin while they wait.
-        with threadpool_limits(limits=1), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings))
-    except (ConfigError, ModelMissing, OSError) as error:
+        with (
+            exporting("gateway", os.environ) as spans,
+            threadpool_limits(limits=1),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(run(settings, spans))
+    except (ConfigError, ModelMissing, OtelSettingsError, OSError) as error:
         print(f"pointsman_gateway: {error}", file=sys.stderr)
         return 1
     return 0
@@ -58,24 +68,25 @@ def check(folder: Path) -> int:
     return 0
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM, then drains."""
     config = load_config(settings.config)
     wiring.check(config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     guard = Guard(connections=settings.http_connections)
-    async with wiring.building(settings, config) as house:
+    async with wiring.building(settings, config, spans) as house:
         door = HttpDoor(
             house.pipeline,
             house.tenancy,
-            house.memory.feedback,
+            house.feedback,
             house.generations,
             house.registry,
             settings.request_timeout,
         )
+        app = build_app(door, spans)
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
         servicer = GatewayServicer(
-            house.pipeline, house.memory.feedback, settings.request_timeout, house.generations, house.tenancy
+            house.pipeline, house.feedback, settings.request_timeout, house.generations, house.tenancy
         )
         async with (
             serving(
@@ -83,16 +94,17 @@ async def run(settings: Settings) -> None:
                 [SERVICE],
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
                 grace=LAST_BYTES,
-                limits=ServerLimits(message_bytes=LIMITS.bytes),
+                limits=ServerLimits(message_bytes=LIMITS.bytes, age_seconds=settings.grpc_connection_age),
                 tls=tls,
+                interceptors=around_servers(spans),
             ) as grpc_server,
             serving_http(
-                build_app(door),
+                app,
                 settings.http_listen,
                 grace=LAST_BYTES,
                 guard=guard,
                 tls=tls,
-                lane=ExpressLane(door),
+                lane=ExpressLane(door) if spans is None else None,  # the lane makes no spans
             ) as http_address,
         ):
             spare_the_collector()

@@ -57,7 +57,8 @@ class Admission:
         self.leaving = False
         """Nobody new should be sent here, though all are let in."""
         self._free = max_in_flight
-        self._most = max_in_flight
+        self.most = max_in_flight
+        """At once."""
         self._queue = queue or Queue()
         self._line: list[_Waiter] = []
         self._came = 0
@@ -69,7 +70,7 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        return self._most - self._free
+        return self.most - self._free
 
     @property
     def waiting(self) -> int:
@@ -129,7 +130,7 @@ class Admission:
                 turn.set_result(None)
                 return
         self._free += 1
-        if self._free == self._most:
+        if self._free == self.most:
             self._empty.set()
 
     def _give_up(self, waiter: _Waiter) -> bool:
@@ -152,7 +153,7 @@ class Admission:
 
     def _overloaded(self) -> Unavailable:
         wait = min(max(1.0, (len(self._line) + 1) * self._pace.seconds), LONGEST_RETRY_AFTER)
-        told = f"{self._most} requests are being answered already, and {len(self._line)} wait"
+        told = f"{self.most} requests are being answered already, and {len(self._line)} wait"
         return Unavailable(told, code="overloaded", retry_after=wait)
 
 

@@ -5,12 +5,24 @@ from typing import Protocol
 
 from pointsman_gateway.backends.express import Express
 from pointsman_gateway.backends.stage import Opened
-from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.domain import Decision, Prompt, Request
+from pointsman_gateway.domain import Decision, Labels, Prompt, Request
 from pointsman_gateway.metering.stage import Metering
-from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Validation
+
+
+class Classifies(Protocol):
+    """Request in, Labels out."""
+
+    async def label(self, request: Request) -> Labels: ...
+
+
+class Prompting(Protocol):
+    """Decision in, Prompt out."""
+
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        """Raises PointsmanError."""
+        ...
 
 
 class Opens(Protocol):
@@ -26,9 +38,9 @@ class Line:
     """The stages of one generation of the configuration; a request walks one of them to its end."""
 
     generation: str
-    classification: Classification
+    classification: Classifies
     router: Router
-    prompts: Prompts
+    prompts: Prompting
     answers: Opens
     express: Express
     """The short way to an engine, for the paths that need no more."""

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pointsman_servicekit.correlation import NONE, decision_id
 from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_gateway.admission import Admission
@@ -13,6 +14,7 @@ from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoad
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.begun import AtOnce, Begun, Hold, first_step
 from pointsman_gateway.domain import (
+    Answered,
     Caller,
     Chunks,
     Decision,
@@ -35,8 +37,14 @@ from pointsman_gateway.validation.transcript import Transcript
 class Journal(Protocol):
     """Keeps what was decided, and what came of it; never waits, never fails."""
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
-        """`receipt` is None where nothing was asked for but the decision."""
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        """Whether they are to be read along, for `note`."""
+        ...
+
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
+    ) -> None:
+        """`receipt` is None where nothing was asked for but the decision. `answers`: the last one is the caller's."""
         ...
 
 
@@ -66,7 +74,7 @@ class Pipeline:
     def begin(self, request: Request) -> Begun:
         """As far as it goes without waiting. Whoever has it hands it to `answer`, or else to `end`."""
         line = self.current()
-        begun = Begun(request, line, line.metering.start(request.arrived), self.admission.admitted(request))
+        begun = Begun(request, line, line.metering.start(request), self.admission.admitted(request))
         try:
             self._advance(begun)
         except Exception as error:
@@ -81,13 +89,15 @@ class Pipeline:
         """
         begun = begun or self.begin(request)
         meter = begun.meter
+        decision_id.set(NONE)
         outcome, failure = "cancelled", None
         try:
             if begun.error is not None:
                 raise begun.error
             async with begun.place:
                 decision, hold = await self._ready(begun)
-                answering = _Answering(begun, decision)
+                decision_id.set(decision.id)
+                answering = _Answering(begun, decision, self.journal.wants_answers(request, decision))
                 finish_reason = ""
                 try:
                     answer = await answering.begin(decision)
@@ -101,7 +111,7 @@ class Pipeline:
                 finally:
                     await answering.aclose()
                 outcome = "ok"
-                receipt = self.end(begun, outcome)
+                receipt = self.end(begun, outcome, answers=answering.answers)
                 assert receipt is not None
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
@@ -116,7 +126,13 @@ class Pipeline:
             if outcome != "ok":
                 self.end(begun, outcome, failure)
 
-    def end(self, begun: Begun, outcome: str, failure: PointsmanError | None = None) -> Receipt | None:
+    def end(
+        self,
+        begun: Begun,
+        outcome: str,
+        failure: PointsmanError | None = None,
+        answers: tuple[Answered, ...] = (),
+    ) -> Receipt | None:
         """Settles all that was held for the request; the receipt, or None where nothing had been decided yet.
 
         `outcome` is "ok", "cancelled", "internal" or the code of `failure`, which is given its receipt. Called once.
@@ -134,7 +150,7 @@ class Pipeline:
             return None
         if hold is not None:
             hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-        self.journal.note(begun.request, receipt.decision, receipt)
+        self.journal.note(begun.request, receipt.decision, receipt, answers)
         return receipt
 
     async def decide(self, request: Request) -> Decision:
@@ -222,13 +238,22 @@ class _Answer:
 class _Answering:
     """The way of one request from its decision to its answer."""
 
-    def __init__(self, begun: Begun, decision: Decision) -> None:
+    def __init__(self, begun: Begun, decision: Decision, keeps: bool) -> None:
+        """`keeps`: whether the answers are read along, for `answers`."""
         self._begun = begun
         self._line = begun.line
         self._request = begun.request
         self._judge = begun.line.validation.judge(begun.request, decision)
         self._meter = begun.meter
+        self._keeps = keeps
+        self._kept: list[_Reading] = []
         self._opened: Opened | None = None
+
+    @property
+    def answers(self) -> tuple[Answered, ...]:
+        """Those that came to their end; none where they are not kept, or where one is more than a text."""
+        found = [reading.answered for reading in self._kept if reading.ended]
+        return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
     async def aclose(self) -> None:
         """Lets go of the engine, where one still answers."""
@@ -274,7 +299,9 @@ class _Answering:
         opened = await self._ask(decision)
         self._opened = opened
         self._meter.opened(opened.model, opened.cached, opened.hedged, opened.waited)
-        reading = _Reading(opened, self._judge, self._meter, decision)
+        reading = _Reading(opened, self._judge, self._meter, decision, self._keeps)
+        if self._keeps:
+            self._kept.append(reading)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
@@ -307,16 +334,17 @@ class _Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision) -> None:
+    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision, keeps: bool) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
+        self.ended = False
+        self._reads = keeps or judge.judges
         self._raw = opened.chunks
         self._accepted = opened.accepted
         self._judge = judge
         self._meter = meter
         self._decision = decision
-        self._ended = False
 
     def __aiter__(self) -> "_Reading":
         return self
@@ -330,7 +358,7 @@ class _Reading:
                 raise
             if chunks[-1].usage is not None:
                 chunks = self._used(chunks)
-            if self._judge.judges:
+            if self._reads:
                 chunks = self._judged(chunks)
             if chunks:
                 self._meter.came(chunks)
@@ -339,10 +367,19 @@ class _Reading:
     async def aclose(self) -> None:
         await self._raw.aclose()  # type: ignore[attr-defined]  # it has one
 
+    @property
+    def answered(self) -> Answered | None:
+        """None where there is more, or less, to it than one whole text."""
+        choices = self.transcript.choices()
+        if self.transcript.too_long or len(choices) != 1 or choices[0].calls_tools or not choices[0].text.strip():
+            return None
+        verdicts = tuple((v.validator, str(v.ruling), v.reason) for v in self.verdicts)
+        return Answered(self._decision.path.name, choices[0].text, verdicts)
+
     def _end(self) -> None:
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         self.verdicts = self._judge.verdicts(self.transcript)
         for verdict in self.verdicts:
             self._meter.judged(self._decision, verdict.validator, verdict.ruling)

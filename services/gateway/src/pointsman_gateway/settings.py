@@ -12,6 +12,11 @@ class Settings(BaseSettings):
 
     http_listen: str = "127.0.0.1:8080"
     grpc_listen: str = "127.0.0.1:8081"
+    grpc_connection_age: float = Field(
+        default=0.0,
+        ge=0,
+        description="seconds after which a gRPC client must connect again, and finds new gateways; 0: never",
+    )
     config: Path = Path("config")
     retriever: str = "127.0.0.1:8082"
     embedding_model: Path = Path(".pointsman/models/minilm")

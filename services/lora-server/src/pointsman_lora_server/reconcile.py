@@ -55,6 +55,8 @@ class Reconciler:
         self._told: dict[str, str] = {}
         self._attempts = Attempts()
         self._life = 0
+        self._settled_life = 0
+        self._has_read = False
         self._lost: set[str] = set()  # held by earlier lives of the engine, and not yet by this one
 
     async def run(self) -> None:
@@ -70,6 +72,12 @@ class Reconciler:
             await self._roll_outs.stop()
             await self._hot_swap.stop()
 
+    @property
+    def settled(self) -> bool:
+        """The engine answers, and has what it is to hold from the start: each was loaded, or cannot be."""
+        state = self._board.state
+        return state.status is EngineStatus.READY and state.life == self._settled_life
+
     async def refresh(self) -> DesiredState:
         """Reads Redis, and publishes. One at a time: an older answer must not overwrite a newer one."""
         async with self._in_order:
@@ -78,6 +86,7 @@ class Reconciler:
                 before, self.desired = self.desired, desired
                 self._take_in(desired, before)
                 self.wake()
+            self._has_read = True
             return desired
 
     def wake(self) -> None:
@@ -131,7 +140,7 @@ class Reconciler:
 
     async def _converge(self) -> None:
         """What may not be there goes; then what is wanted comes, and what was there before this life of the engine."""
-        state, desired = self._board.state, self.desired
+        state, desired, has_read = self._board.state, self.desired, self._has_read
         if state.status is not EngineStatus.READY:
             return
         if state.life != self._life:
@@ -141,6 +150,11 @@ class Reconciler:
             self._lost |= self._board.take_lost()
         self._drop_what_may_not_be_there(desired)
         await self._hot_swap.sweep()
+        await self._load_wanted(desired)
+        if has_read:
+            self._settled_life = state.life
+
+    async def _load_wanted(self, desired: DesiredState) -> None:
         for name in self._wanted(desired):
             if name in self._board.state.resident:
                 self._lost.discard(name)

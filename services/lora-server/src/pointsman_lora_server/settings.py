@@ -40,7 +40,15 @@ class Settings(BaseSettings):
     guarded_aliases: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset({"prod"}), description='words after the "@", by commas, for what has beaten prompting alone'
     )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM, of the gRPC door; set with tls_key: it speaks TLS only"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM, not encrypted")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM; set: a client without a certificate of it is refused"
+    )
     log_level: str = "INFO"
+    log_form: Literal["text", "json"] = "text"
 
     @field_validator("guarded_aliases", mode="before")
     @classmethod

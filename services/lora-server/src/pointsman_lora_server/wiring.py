@@ -11,6 +11,9 @@ from typing import Any
 
 import grpc
 from pointsman.v1 import lora_server_pb2_grpc, training_pb2_grpc
+from pointsman_servicekit.build_info import tell_build
+from pointsman_servicekit.event_loop_lag import watching_event_loop
+from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 
@@ -26,6 +29,7 @@ from pointsman_lora_server.engine.command import Command, EngineSettings
 from pointsman_lora_server.engine.probe import Probe
 from pointsman_lora_server.engine.secret import Secret
 from pointsman_lora_server.engine.supervisor import Supervisor
+from pointsman_lora_server.engine.timing import Timed
 from pointsman_lora_server.hot_swap import HotSwap
 from pointsman_lora_server.jobs.job import Find, Place, Register, Result
 from pointsman_lora_server.jobs.opening import opening as opening_jobs
@@ -52,8 +56,11 @@ class House:
     services: Sequence[str]
     """Full names of the gRPC services, as the health check knows them."""
     add_to: Callable[[grpc.aio.Server], None]
+    interceptors: Sequence[grpc.aio.ServerInterceptor]
     board: Board
     registry: CollectorRegistry
+    is_ready: Callable[[], bool]
+    """Whether the engine answers, with all adapters that it is to hold."""
     end_watches: Callable[[], None]
     """Of engine and training jobs; they would never end by themselves."""
 
@@ -91,16 +98,20 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
         return
     base = read_base(settings.base_model, settings.served_model_name)
     store = Store(settings.store, base, settings.max_lora_rank, kept_here=settings.store_cache)
-    board, metrics, secret = Board(), Metrics(), Secret()
+    board, metrics, secret = Board(), Metrics(settings.served_model_name), Secret()
+    tell_build(metrics.registry, "lora-server")
+    metrics.configured(settings.engine_name, settings.max_loras, settings.max_lora_rank)
     async with (
         open_redis(settings.redis_url, metrics.redis_answers) as redis,
         vllm_api.opening(
             f"http://{settings.engine_listen}", secret, command.environment.get("VLLM_API_KEY", "")
         ) as engine,
+        watching_event_loop(metrics.registry),
         asyncio.TaskGroup() as tasks,
     ):
         registry = Registry(redis, settings.served_model_name)
-        probe = Probe(engine, settings.served_model_name, metrics)
+        timed = Timed(engine, metrics)
+        probe = Probe(timed, settings.served_model_name, metrics)
         supervisor = Supervisor(
             engine_command.with_secrets(command, secret),
             settings.engine_listen,
@@ -109,7 +120,7 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
             probe,
             settings.probe_seconds,
         )
-        warming = Warming(engine)
+        warming = Warming(timed)
         loading = Loading(engine, warming, probe, supervisor.restart)
         slots = Slots(engine, board, settings.max_loras, metrics)
         hot_swap = HotSwap(store, loading, slots, registry, board, metrics, settings.slot_wait_seconds)
@@ -151,7 +162,16 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     board.close()
                     line.close()
 
-                yield House([SERVICE, TRAINING], add_to, board, metrics.registry, end_watches)
+                around = [InFlight(metrics.registry)]
+                yield House(
+                    [SERVICE, TRAINING],
+                    add_to,
+                    around,
+                    board,
+                    metrics.registry,
+                    lambda: reconciler.settled,
+                    end_watches,
+                )
         finally:
             board.close()
             for task in running:

@@ -15,6 +15,12 @@ class Searched:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchFailed:
+    code: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Upserted:
     collection: str
     documents: int
@@ -41,7 +47,7 @@ class Size:
     is_inconsistent: bool
 
 
-Fact = Searched | Upserted | Dropped
+Fact = Searched | SearchFailed | Upserted | Dropped
 
 
 class Observer(Protocol):

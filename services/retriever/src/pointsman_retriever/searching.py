@@ -13,7 +13,7 @@ from pointsman_retriever import limits
 from pointsman_retriever.clock import Clock
 from pointsman_retriever.domain import Answer, CollectionId, Passage, Query, Relevance, Wishes
 from pointsman_retriever.encoding import Encoder
-from pointsman_retriever.facts import Observer, Searched
+from pointsman_retriever.facts import Observer, Searched, SearchFailed
 from pointsman_retriever.search import Question, Standard, write_standard
 from pointsman_retriever.shelf import Shelf
 from pointsman_retriever.shelves import Shelves
@@ -61,6 +61,13 @@ class Searching:
     async def search(self, query: Query) -> Answer:
         """Raises InvalidArgument, NotFound, FailedPrecondition, Unavailable."""
         begun = time.perf_counter()
+        try:
+            return await self._search(query, begun)
+        except PointsmanError as error:
+            self._observer.note(SearchFailed(error.code, time.perf_counter() - begun))
+            raise
+
+    async def _search(self, query: Query, begun: float) -> Answer:
         limits.check_name(query.collection)
         shelf = self._shelves.pen(query.collection).shelf
         limits.check_query(query)

@@ -35,7 +35,15 @@ class Settings(BaseSettings):
     reranker_model: str = ""
     reranker_key: str = ""
     reranker_seconds: float = Field(default=5.0, gt=0.0, description="for one answer of the reranker")
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM, of the gRPC door; set with tls_key: it speaks TLS only"
+    )
+    tls_key: Path | None = Field(default=None, description="PEM, not encrypted")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM; set: a client without a certificate of it is refused"
+    )
     log_level: str = "INFO"
+    log_form: Literal["text", "json"] = "text"
 
 
 def cores() -> int:

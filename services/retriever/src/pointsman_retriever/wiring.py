@@ -5,14 +5,19 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
+from pointsman_servicekit.build_info import tell_build
 from pointsman_servicekit.errors import FailedPrecondition
+from pointsman_servicekit.event_loop_lag import watching_event_loop
+from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.grpc_server import GrpcServer, serving
 from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.tls import server_tls
+from pointsman_servicekit.tracing.exporting import around_servers
 from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
@@ -22,6 +27,7 @@ from pointsman_retriever.chunking.kinds import ChunkersByKind
 from pointsman_retriever.domain import Collection, Quota
 from pointsman_retriever.doors.grpc import SERVICE, RetrieverDoor
 from pointsman_retriever.encoding import Embedder, Encoder
+from pointsman_retriever.facts import Observer
 from pointsman_retriever.index import bm25, columns, dense
 from pointsman_retriever.index.contents import Contents, Index
 from pointsman_retriever.index.sealed import gpu_mirror
@@ -39,6 +45,9 @@ from pointsman_retriever.shelves import Shelves
 from pointsman_retriever.store.folders import claimed
 from pointsman_retriever.tending import Tender
 from pointsman_retriever.workers import Crew, make_crew
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +74,15 @@ def load_model(settings: Settings) -> EmbeddingModel:
 
 
 @asynccontextmanager
-async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Running]:
-    """The service, for the block's length; it listens once everything is loaded.
+async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | None" = None) -> AsyncIterator[Running]:
+    """The service, for the block's length; it listens once everything is loaded. `spans`: where calls are traced.
 
     Raises FailedPrecondition for a data folder that is in use, of another release or not writable, OSError for a port
-    that is taken.
+    that is taken, TlsError for files of TLS that cannot be used.
     """
+    tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     registry, labels = CollectorRegistry(), Labels()
+    tell_build(registry, "retriever")
     async with AsyncExitStack() as stack:
         folders = stack.enter_context(claimed(settings.data))
         crew = make_crew(settings.search_threads, settings.ingest_threads)
@@ -83,33 +94,47 @@ async def running(settings: Settings, model: EmbeddingModel) -> AsyncIterator[Ru
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
-        metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry))
+        metrics_port = stack.enter_context(
+            serving_metrics(settings.metrics_listen, registry, lambda: shelves.is_consistent)
+        )
         registry.register(CollectionSizes(shelves.sizes, labels))
-        door = await _door(stack, settings, model, shelves, crew, Metrics(registry, labels))
+        observer = _observer(Metrics(registry, labels, model.fingerprint), spans)
+        door = await _door(stack, settings, model, shelves, crew, observer)
         server = await stack.enter_async_context(
             serving(
                 settings.listen,
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(door, grpc_server),
                 ready=shelves.is_consistent,
+                tls=tls,
+                interceptors=[*around_servers(spans), InFlight(registry)],
             )
         )
+        await stack.enter_async_context(watching_event_loop(registry))
         await stack.enter_async_context(_telling_health(server, lambda: shelves.is_consistent))
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
         yield Running(server.address, metrics_port)
 
 
 async def _door(
-    stack: AsyncExitStack, settings: Settings, model: EmbeddingModel, shelves: Shelves, crew: Crew, metrics: Metrics
+    stack: AsyncExitStack, settings: Settings, model: EmbeddingModel, shelves: Shelves, crew: Crew, observer: Observer
 ) -> RetrieverDoor:
     encoder = Encoder(model, ChunkersByKind(model.tokenizer), crew)
     tender, reader = Tender(crew), ReaderApart()
     stack.push_async_callback(tender.close)
     stack.push_async_callback(reader.close)
     quota = Quota(settings.quota_documents, settings.quota_chunks, settings.quota_bytes)
-    library = Library(shelves, encoder, metrics, crew, tender, Allowance(settings.tenant_collections, quota))
-    searching = Searching(shelves, encoder, model.tokenizer, metrics, crew, _reranker(stack, settings))
+    library = Library(shelves, encoder, observer, crew, tender, Allowance(settings.tenant_collections, quota))
+    searching = Searching(shelves, encoder, model.tokenizer, observer, crew, _reranker(stack, settings))
     return RetrieverDoor(library, searching, Loader(reader), Operations(shelves, library, encoder, crew), crew.ingests)
+
+
+def _observer(metrics: Metrics, spans: "Spans | None") -> Observer:
+    if spans is None:
+        return metrics
+    from pointsman_retriever.metering.traced import TracedObserver  # imports OpenTelemetry
+
+    return TracedObserver(metrics)
 
 
 MakeVectors = Callable[[Collection], Index]

@@ -66,19 +66,35 @@ class KeyScope:
 EVERYTHING = KeyScope()
 
 
+ALL_TASKS = "*"
+"""In the place of a task's name, where a tenant consents to learning from all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class TenantRecord:
     name: str
     limits: Limits = NO_LIMITS
+    learning: tuple[str, ...] = ()
+    """The tasks whose answers may be kept to learn from; nothing is without the tenant's word."""
 
     def __post_init__(self) -> None:
-        """Raises InvalidArgument ("bad_tenant")."""
+        """Raises InvalidArgument ("bad_tenant", "bad_consent")."""
         if not _TENANT.fullmatch(self.name):
             raise InvalidArgument(
                 f"the tenant is '{self.name[:80]}'; it must be 1 to 64 of a-z, 0-9, '-' and '_'",
                 code="bad_tenant",
                 param="tenant",
             )
+        if len(self.learning) > MOST_NAMES or not all(0 < len(task) <= LONGEST_NAME for task in self.learning):
+            raise InvalidArgument(
+                f"a consent names up to {MOST_NAMES} tasks, each of 1 to {LONGEST_NAME} characters",
+                code="bad_consent",
+                param="learning",
+            )
+
+    def consents_to(self, task: str) -> bool:
+        """Whether the tenant's answers of the task may be learnt from."""
+        return task in self.learning or ALL_TASKS in self.learning
 
     def to_json(self) -> str:
         return _to_json(self)
@@ -87,7 +103,7 @@ class TenantRecord:
     def from_json(cls, text: str) -> "TenantRecord":
         """Raises FailedPrecondition ("unreadable_record")."""
         with _reading("tenant", text) as read:
-            return cls(read["name"], Limits(**read["limits"]))
+            return cls(read["name"], Limits(**read["limits"]), tuple(read.get("learning", ())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,10 +147,20 @@ class Register:
 
     async def limit_tenant(self, name: str, change: Callable[[Limits], Limits]) -> TenantRecord:
         """Makes the tenant where it is new."""
+        return await self._change_tenant(name, lambda record: replace(record, limits=change(record.limits)))
+
+    async def consent(self, name: str, tasks: Sequence[str]) -> TenantRecord:
+        """Says of which tasks the tenant's answers may be learnt from, in place of what was said before; none: of none.
+
+        Makes the tenant where it is new.
+        """
+        learning = tuple(sorted(set(tasks)))
+        return await self._change_tenant(name, lambda record: replace(record, learning=learning))
+
+    async def _change_tenant(self, name: str, change: Callable[[TenantRecord], TenantRecord]) -> TenantRecord:
         for _ in range(MOST_TRIES):
             before = await self._redis.call(lambda: self._redis.client.hget(layout.TENANTS, name))
-            record = TenantRecord.from_json(before) if before else TenantRecord(name)
-            changed = replace(record, limits=change(record.limits))
+            changed = change(TenantRecord.from_json(before) if before else TenantRecord(name))
             if await self._put(layout.TENANTS, name, before or "", changed.to_json()):
                 return changed
         raise _contended(name)

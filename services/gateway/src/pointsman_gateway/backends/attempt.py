@@ -45,7 +45,7 @@ class Asking:
         if self._clock() >= asked.deadline:
             raise failures.out_of_time()
         call = call_to(target, asked)
-        stream, attempt = self._client.stream(call), self.attempt(target, asked)
+        stream, attempt = self._client.stream(call), self.attempt(call, target, asked)
         try:
             first = await _first(stream, call)
         except failures.NotThere as error:
@@ -60,9 +60,9 @@ class Asking:
         attempt.began()
         return Opened(target.model, _Answer(first, stream, attempt))
 
-    def attempt(self, target: Target, asked: Asked) -> "Attempt":
+    def attempt(self, call: Call, target: Target, asked: Asked) -> "Attempt":
         """From now on the engine is counted as busy with it."""
-        return Attempt(target, self._metrics, asked.stall)
+        return Attempt(call, target, self._metrics, asked.stall)
 
     def not_there(self, error: failures.NotThere, target: Target) -> PointsmanError:
         """An adapter that the engine was said to hold has been evicted: its cell takes note of that."""
@@ -98,9 +98,10 @@ def call_to(target: Target, asked: Asked) -> Call:
 class Attempt:
     """One engine at work on one answer."""
 
-    __slots__ = ("_begun", "_busy", "_cell", "_entry", "_metrics", "_name", "_stall", "_terms")
+    __slots__ = ("_begun", "_busy", "_call", "_cell", "_entry", "_metrics", "_name", "_stall", "_terms")
 
-    def __init__(self, target: Target, metrics: EngineMetrics, stall: float) -> None:
+    def __init__(self, call: Call, target: Target, metrics: EngineMetrics, stall: float) -> None:
+        self._call = call
         self._cell = target.cell
         self._name = target.engine.name
         self._terms = target.plan.breaker
@@ -126,7 +127,7 @@ class Attempt:
             return
         self._busy = False
         self._cell.in_flight -= 1
-        self._metrics.ended(self._name, _outcome(error))
+        self._metrics.ended(self._call, _outcome(error), self._cell.clock() - self._begun)
         breaker = self._cell.breaker
         if error is None:
             return

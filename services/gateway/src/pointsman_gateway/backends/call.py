@@ -25,6 +25,8 @@ class Call:
     api_key: str = ""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     operation: Operation = "chat"
+    trace_heads: str = ""
+    """Lines of an HTTP head that tell the engine which span its work belongs to; empty where nobody traces."""
 
 
 class Client(Protocol):

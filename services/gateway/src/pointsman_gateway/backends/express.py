@@ -124,7 +124,7 @@ class Sent:
         self._begun = self._paused = self._is_new = False
         self._connecting: asyncio.Task[Connection] | None = None
         self._connection: Connection | None = None
-        self._attempt = backends.asking.attempt(choice.target, choice.asked)
+        self._attempt = backends.asking.attempt(call, choice.target, choice.asked)
         connection = posts.at_hand(call)
         if connection is None:
             self._connect()

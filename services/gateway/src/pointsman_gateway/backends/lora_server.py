@@ -9,8 +9,9 @@ from enum import StrEnum
 import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
+from pointsman_servicekit.correlation import call_metadata
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
-from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_client import Interceptors, open_channel
 from pointsman_servicekit.rich_status import from_rpc_error
 from pointsman_servicekit.tls import ClientTls
 
@@ -83,7 +84,9 @@ class LoraServer:
 
     async def _ensure(self, version: str, seconds: float) -> None:
         try:
-            state = await self._stub.Ensure(pb.EnsureRequest(version=version), timeout=seconds)
+            state = await self._stub.Ensure(
+                pb.EnsureRequest(version=version), timeout=seconds, metadata=call_metadata()
+            )
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "lora_server")
             self._metrics.loaded(self._name, _outcome(told))
@@ -160,13 +163,18 @@ class LoraServer:
 
 
 async def follow(
-    engines: Engines, name: str, address: str, metrics: EngineMetrics, tls: ClientTls | None = None
+    engines: Engines,
+    name: str,
+    address: str,
+    metrics: EngineMetrics,
+    tls: ClientTls | None = None,
+    interceptors: Interceptors = (),
 ) -> None:
     """Keeps `engines` true to what the lora-server at `address` says of engine `name`, until cancelled.
 
     As long as it runs, the engine's cell has its lora-server.
     """
-    async with open_channel(address, tls) as channel:
+    async with open_channel(address, tls, interceptors) as channel:
         server = LoraServer(engines, name, channel, metrics)
         cell = engines.cell(name)
         cell.lora_server = server

@@ -1,18 +1,37 @@
 """What is counted of engines; the labels are their names in models.yaml, and codes that are written in the code."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pointsman_gateway.backends.call import Call
 from pointsman_gateway.backends.engines import Cell
+from pointsman_gateway.domain import Operation
+
+
+class Calls(Protocol):
+    """Times what engines are asked."""
+
+    def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+        """`model` as the engine knows it; `outcome` is "ok", "cancelled" or the code of an error."""
+        ...
+
+
+class NobodyTimes:
+    """Implements `Calls` where nobody looks."""
+
+    def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
+        pass
 
 
 class EngineMetrics:
     """Counts what is asked of engines, and what comes of it."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, calls: Calls | None = None) -> None:
+        self._calls = calls or NobodyTimes()
         self._attempts = Counter(
             "pointsman_engine_attempts",
             "What engines were asked, by its end.",
@@ -54,8 +73,10 @@ class EngineMetrics:
         )
         self._fine: dict[str, Counter] = {}
 
-    def ended(self, engine: str, outcome: str) -> None:
+    def ended(self, call: Call, outcome: str, seconds: float) -> None:
         """`outcome` is "ok", "cancelled" or the code of an error."""
+        self._calls.called(call.operation, call.model, outcome, seconds)
+        engine = call.engine
         if outcome != "ok":
             self._attempts.labels(engine, outcome).inc()
             return

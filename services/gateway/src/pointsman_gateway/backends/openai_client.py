@@ -116,11 +116,13 @@ async def _rest_of(connection: Connection) -> bytes:
 
 
 def _head(origin: Origin, call: Call) -> bytes:
-    key = f"authorization: Bearer {call.api_key}\r\n" if call.api_key else ""
+    more = call.trace_heads
+    if call.api_key:
+        more += f"authorization: Bearer {call.api_key}\r\n"
     # identity: a compressed stream would come in lumps.
     return (
         f"POST {origin.path}{_PATHS[call.operation]} HTTP/1.1\r\n{origin.head}"
-        f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{key}"
+        f"content-type: application/json\r\naccept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{more}"
     ).encode("latin-1")
 
 

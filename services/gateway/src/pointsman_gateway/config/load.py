@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
+import regex
 import yaml
 from pydantic import BaseModel, ValidationError
 
@@ -64,6 +65,7 @@ def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -
     _check_models(models)
     _check_paths(models, paths, tasks, prompts)
     _check_tasks(paths, tasks)
+    _check_metrics(models, paths, tasks, prompts)
     examples = {name: _read_examples(folder / task.examples) for name, task in tasks.tasks.items()}
     negatives = _read_negatives(folder, tasks.classifier.negatives)
     _check_examples(examples, paths)
@@ -160,10 +162,13 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
         raise ConfigError(f"tasks.yaml: '{UNKNOWN}' is the task of requests that fit no other; choose another name")
     if len(tasks.tasks) < 2:
         raise ConfigError("tasks.yaml: there is nothing to choose between; write two tasks or more")
+    for name in tasks.learning.tasks if tasks.learning else ():
+        _must_be_known("tasks.yaml: learning names task", name, tasks.tasks)
     for name, task in tasks.tasks.items():
         for path in (*task.policy.paths, *task.fallback):
             _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
         _check_policy(name, task)
+        _check_shadow(name, task, paths, tasks.journal.keep_text)
         for rule in task.rules:
             try:
                 re.compile(rule.regex)
@@ -182,6 +187,46 @@ def _check_policy(name: str, task: TaskConfig) -> None:
             raise ConfigError(f"{owner} nothing would ever escalate; write validators")
         if set(policy.paths[:-1]) <= set(policy.escalate.streams_freely):
             raise ConfigError(f"{owner} nothing would ever escalate; a path before the last must not stream freely")
+
+
+SCORED_HERE = ("exact", "json_fields", "contains", "regex", "rouge_l")
+"""Metrics that need neither a model nor anybody's code."""
+
+
+def _check_shadow(name: str, task: TaskConfig, paths: PathsFile, keeps_text: bool) -> None:
+    if task.shadow is None:
+        return
+    owner = f"tasks.yaml: the shadow of task '{name}'"
+    for path in task.shadow.paths:
+        _must_be_known(f"{owner} names path", path, paths.paths)
+    if len(set(task.shadow.paths)) != len(task.shadow.paths):
+        raise ConfigError(f"{owner} names a path twice: {', '.join(task.shadow.paths)}")
+    if set(task.policy.paths) == set(task.shadow.paths) and len(task.shadow.paths) == 1:
+        raise ConfigError(f"{owner} names the only path that the task takes; name another one")
+    if task.shadow.rate_by == "validators" and not task.validators:
+        raise ConfigError(f"{owner} is rated by validators, and the task has none; write validators")
+    if task.metric and task.metric.name in SCORED_HERE and not keeps_text and task.shadow.rate_by == "right_answers":
+        raise ConfigError(f"{owner} is rated by right answers, which takes journal: {{keep_text: true}}")
+
+
+def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
+    askable = {*models.models, *(f"path:{name}" for name in paths.paths)}
+    for name, task in tasks.tasks.items():
+        owner = f"tasks.yaml: the metric of task '{name}'"
+        if task.metric and task.metric.regex:
+            _check_pattern(f"{owner} has a bad regex", task.metric.regex)
+        judge = task.metric.judge if task.metric else None
+        if judge:
+            _must_be_known(f"{owner} asks model", judge.model, askable)
+            if judge.prompt:
+                _must_be_known(f"{owner} names prompt", judge.prompt, prompts)
+
+
+def _check_pattern(what: str, pattern: str) -> None:
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ConfigError(f"{what}: {error} (it is {pattern!r})") from error
 
 
 def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:

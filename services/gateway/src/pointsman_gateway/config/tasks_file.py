@@ -92,12 +92,60 @@ class Validator(Strict):
         return next(iter(self.model_fields_set))
 
 
+class Judge(Strict):
+    """A model that reads the request, the answer and what was expected, and says how good the answer is."""
+
+    model: str = Field(description='as a request names it: "path:NAME" or a model\'s name')
+    prompt: str = Field(default="", description="a file in prompts/: what counts; empty: the evaluation's own")
+
+
+class Metric(Strict):
+    """How good an answer is, from 0 to 1, beside what was expected; exactly one of these."""
+
+    exact: Literal[True] | None = Field(default=None, description="equal, as JSON or as text but for case and spaces")
+    json_fields: Literal[True] | None = Field(default=None, description="F1 over the fields of a JSON answer")
+    contains: Literal[True] | None = Field(default=None, description="the share of the facts that it states")
+    regex: str | None = Field(default=None, min_length=1, description="what it finds last is what was expected")
+    rouge_l: Literal[True] | None = Field(default=None, description="F1 over the longest common run of words")
+    judge: Judge | None = Field(default=None, description="a model's word")
+    entry_point: str | None = Field(
+        default=None,
+        pattern=r"^[\w./-]+:[A-Za-z_]\w*$",
+        description="module:function or FILE.py:function, which the evaluation imports and the gateway never does",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Metric":
+        if len(self.model_fields_set) != 1 or getattr(self, self.name) is None:
+            raise ValueError(f"a task has one metric, with a value; known: {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.model_fields_set))
+
+
+class ShadowConfig(Strict):
+    """A share of the task's answered requests goes down another path as well; the caller never waits for that."""
+
+    paths: tuple[str, ...] = Field(min_length=1, description="each request is shadowed by one other than its own")
+    share: float = Field(default=0.05, gt=0, le=1, description="of the requests that an engine answered")
+    dollars_per_day: float = Field(gt=0, description="of all gateways together, a UTC day; then no more till tomorrow")
+    rate_by: Literal["right_answers", "validators"] = Field(
+        default="right_answers",
+        description="what tells how good both answers are: the task's metric, once feedback says the right answer "
+        "(which takes journal.keep_text), or at once the task's validators (accepted 1, refused 0)",
+    )
+
+
 class TaskConfig(Strict):
     examples: str = Field(description="a JSONL file in the configuration folder")
     policy: Policy
     fallback: tuple[str, ...] = Field(default=(), description="paths to try, in order, before the first token")
     rules: tuple[Rule, ...] = ()
     validators: tuple[Validator, ...] = ()
+    metric: Metric | None = Field(default=None, description="how evaluations score this task's answers")
+    shadow: ShadowConfig | None = Field(default=None, description="not set: every request is answered once")
     keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
 
 
@@ -128,8 +176,21 @@ class JournalConfig(Strict):
     evidence_days: int = Field(default=14, ge=1, le=366, description="how far back a path's evidence reaches, UTC days")
 
 
+class LearningConfig(Strict):
+    """Whose answers are kept, in Redis, for data sets to be made of."""
+
+    tasks: tuple[str, ...] = Field(min_length=1, description="nothing is kept of others")
+    share: float = Field(default=1.0, gt=0, le=1, description="of their answers, drawn by the decision's id")
+    most: int = Field(default=20_000, ge=100, description="answers; the oldest go first")
+    without_keys: bool = Field(
+        default=False,
+        description="where keys are off: whether all who ask have consented; tenants say so for themselves",
+    )
+
+
 class TasksFile(Strict):
     default_path: str = Field(description="where a request goes that fits no task")
     classifier: ClassifierConfig = ClassifierConfig()
     journal: JournalConfig = JournalConfig()
+    learning: LearningConfig | None = Field(default=None, description="not set: no answer is kept")
     tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig]

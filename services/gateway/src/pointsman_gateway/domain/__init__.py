@@ -1,7 +1,18 @@
 """The nouns that travel down the line; they know the standard library and arrays, nothing else."""
 
 from pointsman_gateway.domain.adapters import Aim, Alias, Outcomes
-from pointsman_gateway.domain.answer import Chunk, Chunks, Event, Finished, Passage, Prompt, Receipt, Started, Usage
+from pointsman_gateway.domain.answer import (
+    Answered,
+    Chunk,
+    Chunks,
+    Event,
+    Finished,
+    Passage,
+    Prompt,
+    Receipt,
+    Started,
+    Usage,
+)
 from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
 from pointsman_gateway.domain.evidence import Feedback, PathEvidence
@@ -14,6 +25,7 @@ __all__ = [
     "UNKNOWN",
     "Aim",
     "Alias",
+    "Answered",
     "Caller",
     "Chunk",
     "Chunks",

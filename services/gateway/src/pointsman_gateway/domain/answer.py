@@ -87,6 +87,16 @@ class Receipt:
         return sum(self.cost_parts_usd.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One path's answer, come to its end."""
+
+    path: str
+    text: str
+    verdicts: tuple[tuple[str, str, str], ...] = ()
+    """(validator, "accepted", "refused" or "unjudged", why)."""
+
+
 @noun
 class Started:
     decision: Decision

@@ -35,6 +35,7 @@ class Scope:
 
 
 EVERYTHING = Scope()
+ALL_TASKS = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class Caller:
     scope: Scope = field(default=EVERYTHING)
     priority: int = 0
     """The higher goes first where not all can be served."""
+    learning: frozenset[str] = frozenset()
+    """The tasks whose answers its tenant lets be learnt from; `ALL_TASKS` among them: all."""
+
+    def consents_to(self, task: str) -> bool:
+        return bool(self.learning) and (task in self.learning or ALL_TASKS in self.learning)
 
 
 ANYONE = Caller()

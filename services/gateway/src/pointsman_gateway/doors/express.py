@@ -120,6 +120,8 @@ class Passenger:
             return False
         if line.validation.judge(begun.request, decision).judges:
             return False
+        if self._pipeline.journal.wants_answers(begun.request, decision):
+            return False
         begun.meter.tries(decision.path)
         built = first_step(line.prompts.build(begun.request, decision))
         assert isinstance(built, AtOnce)  # of a path that the express carries

@@ -1,15 +1,17 @@
 """The HTTP door: OpenAI's API in front of the pipeline."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pointsman_gateway.doors import openai_answers as answers
+from pointsman_gateway.doors.catalogue import list_tasks
 from pointsman_gateway.doors.chat import ChatRoute, encoder_of
 from pointsman_gateway.doors.edge import Edge
 from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
@@ -17,6 +19,9 @@ from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadl
 from pointsman_gateway.doors.http_errors import add_error_handlers
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
 from pointsman_gateway.doors.openai_routes import add_openai_routes
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
 
 
 async def chat(body: ChatBody, request: Request) -> Response:
@@ -62,13 +67,21 @@ async def ready(request: Request) -> PlainTextResponse:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus's text format."""
-    return Response(generate_latest(door_of(request).registry), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus's text format; OpenMetrics, which has exemplars, where the scraper asks for it."""
+    write, content_type = choose_encoder(request.headers.get("accept", ""))
+    # Not as `media_type`: Starlette would add a charset to a type that has one.
+    return Response(write(door_of(request).registry), headers={"content-type": content_type})
 
 
-def build_app(door: HttpDoor) -> ASGIApp:
-    """All routes, the hot one past FastAPI."""
-    return Edge(build_api(door), {("POST", "/v1/chat/completions"): ChatRoute(door)})
+def build_app(door: HttpDoor, spans: "Spans | None" = None) -> ASGIApp:
+    """All routes, the hot one past FastAPI; `spans`: where requests are to be traced."""
+    api = build_api(door)
+    edge = Edge(api, {("POST", "/v1/chat/completions"): ChatRoute(door)})
+    if spans is None:
+        return edge
+    from pointsman_gateway.doors.traced_http import TracedHttp  # imports OpenTelemetry
+
+    return TracedHttp(edge, spans, [route.path for route in api.routes if isinstance(route, Route)])
 
 
 def build_api(door: HttpDoor) -> FastAPI:
@@ -81,6 +94,7 @@ def build_api(door: HttpDoor) -> FastAPI:
     add_openai_routes(app)
     app.post("/v1/route")(route)
     app.post("/v1/feedback")(feedback)
+    app.get("/v1/tasks")(list_tasks)
     app.get("/v1/configuration")(configuration)
     app.get("/healthz")(live)
     app.get("/readyz")(ready)

@@ -26,6 +26,7 @@ ANSWERS: Mapping[tuple[str, str], Mapping[str, Schema]] = {
     ("get", "/v1/models/{name}"): {JSON: shape("Model")},
     ("post", "/v1/route"): {JSON: shape("Decision")},
     ("post", "/v1/feedback"): {JSON: shape("FeedbackStored")},
+    ("get", "/v1/tasks"): {JSON: shape("Tasks")},
     ("get", "/v1/configuration"): {JSON: shape("Configuration")},
     ("get", "/healthz"): {TEXT: STRING},
     ("get", "/readyz"): {TEXT: STRING},

@@ -161,5 +161,22 @@ SHAPES: dict[str, Schema] = {
         prompt_or_none=listing(record(role=STRING, content=STRING)),
     ),
     "FeedbackStored": record(stored=one_of("journal", "spool"), known_already=BOOLEAN),
+    "Tasks": record(
+        generation=STRING,
+        default_path=STRING,
+        tasks=mapping(record(policy=STRING, paths=listing(STRING), metric=nullable(ANYTHING))),
+        paths=mapping(
+            record(
+                kind=one_of("prompt", "rag", "lora", "hybrid"),
+                model=STRING,
+                adapter=STRING,
+                strategies=listing(STRING),
+                collections=listing(STRING),
+                fingerprint=STRING,
+            )
+        ),
+        models=mapping(record(context_window=INTEGER, prices=mapping(NUMBER))),
+        search_usd=NUMBER,
+    ),
     "Configuration": record(generation=STRING, loaded_unix=NUMBER, problem=STRING),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman_gateway.domain import Decision, Receipt, Request, Usage
+from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Usage
 from pointsman_gateway.journal.evidence import cell_of
 from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
@@ -29,6 +29,8 @@ class Noted:
     request: Request
     decision: Decision
     receipt: Receipt | None
+    answers: tuple[Answered, ...] = ()
+    """To be learnt from, in their order: the last one is the caller's. Empty where that is not wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,14 @@ class Entry:
     """What a rating counts for; empty where nothing was answered."""
     day: str
     json: str
+    tenant: str = ""
+    lesson: str = ""
+    """What is kept to learn from, JSON; empty where nothing is."""
 
     @property
     def size(self) -> int:
         """In characters."""
-        return len(self.json) + len(self.cell) + 64
+        return len(self.json) + len(self.lesson) + len(self.cell) + 64
 
 
 def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
@@ -94,7 +99,7 @@ def _asked(request: Request, keep_text: bool, redaction: Redaction) -> dict[str,
 
 def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
     """How it went; messages and user as they may be kept, None where they are too long or the redaction fails."""
-    messages = _messages(request)
+    messages = messages_of(request)
     if messages is None:
         return "too long", None, None
     try:
@@ -103,8 +108,8 @@ def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, A
         return "not redacted", None, None
 
 
-def _messages(request: Request) -> list[dict[str, Any]] | None:
-    """None where they are too long."""
+def messages_of(request: Request) -> list[dict[str, Any]] | None:
+    """As they were sent; None where they are too long."""
     if sum(len(message.content) for message in request.messages) > LONGEST_TEXT:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]

@@ -1,7 +1,7 @@
 """What is known of each path on each task: counted here, added up in Redis over all gateways, read back from there."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ class EvidenceBoard:
 
     def of(self, task: str, path: Path) -> PathEvidence:
         """What is known now, over the days of the window. Zeros where nothing is."""
-        self._count()
+        self._count_new()
         cell = Cell(task, path.name, path.fingerprint, self.versions(path))
         made = self._made.get(cell)
         if made is None:
@@ -97,41 +97,51 @@ class EvidenceBoard:
             return
         day = today()
         if day != self._day:
-            self._count()
+            self._count_new()
             self._day = day
         answers = self._new.setdefault(cell_of(receipt), [])
         answers.append((receipt.cost_usd, receipt.seconds["total"]))
         if len(answers) >= MOST_UNCOUNTED:
-            self._count()
+            self._count_new()
 
-    def _count(self) -> None:
+    def _count_new(self) -> None:
         """All answers since the last time; together that takes a tenth of what one by one does."""
-        if not self._new:
-            return
-        day = self._day
-        if day not in self._days:
-            self._keep_window()
-        for cell, answers in self._new.items():
+        new, self._new = self._new, {}
+        for cell, answers in new.items():
             named = {ANSWERS: len(answers), COST: sum([round(usd * PER_DOLLAR) for usd, _ in answers])}
             for _, seconds in answers:
                 bucket = BUCKET + str(bucket_of(seconds))
                 named[bucket] = named.get(bucket, 0) + 1
-            if not named[COST]:
-                del named[COST]
-            for counts in (self._untold.setdefault(day, {}), self._days.setdefault(day, {}), self._sum):
-                _add(counts, {cell: named})
-            self._made.pop(cell, None)
-        self._new = {}
+            self._count(cell, self._day, named.items())
+
+    def rated(self, cell: Cell, day: str, rating: float) -> None:
+        """Counts a rating that nobody gave by feedback, 0 to 1, for an answer of that day."""
+        self._count(cell, day, ((RATED, 1), (RATING, round(rating * PER_RATING))))
+
+    def _count(self, cell: Cell, day: str, more: Iterable[tuple[str, int]]) -> None:
+        """What is of a day outside the window is for Redis alone."""
+        if day not in self._days:
+            self._keep_window()
+        inside = day in self._days or day in last_days(self.window)
+        here = (self._days.setdefault(day, {}), self._sum) if inside else ()
+        for counts in (self._untold.setdefault(day, {}), *here):
+            named = counts.get(cell)
+            if named is None:
+                named = counts[cell] = {}
+            for name, number in more:
+                if number:
+                    named[name] = named.get(name, 0) + number
+        self._made.pop(cell, None)
 
     def hand_over(self) -> dict[str, Counts]:
         """What Redis has not been told, by day. Whoever takes it tells Redis, for certain and once."""
-        self._count()
+        self._count_new()
         handed, self._untold = self._untold, {}
         return handed
 
     def read(self, day: str, told: Counts) -> None:
         """Takes what Redis says of a day, which must hold all that was handed over."""
-        self._count()
+        self._count_new()
         if day not in self._days:
             self._keep_window()
         counts = {cell: dict(named) for cell, named in told.items()}

@@ -122,11 +122,17 @@ def _check_text(param: str, text: str, most: int) -> None:
         raise InvalidArgument(f"'{param}' has {size} bytes; at most {most}", code="bad_parameter", param=param)
 
 
-def _named(feedback: Feedback) -> Feedback:
-    """With the decision's own id, and a short name in one word: the digest of the one given, else of what is said."""
+def decision_id_of(feedback: Feedback) -> str:
+    """The decision's own id, where it was named by the answer's."""
     decision_id = feedback.decision_id
     for prefix in ANSWERS:
         decision_id = decision_id.removeprefix(prefix)
+    return decision_id
+
+
+def _named(feedback: Feedback) -> Feedback:
+    """With the decision's own id, and a short name in one word: the digest of the one given, else of what is said."""
+    decision_id = decision_id_of(feedback)
     said = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
     digest = hashlib.blake2b(repr(feedback.id or said).encode(), digest_size=12)
     return replace(feedback, decision_id=decision_id, id=digest.hexdigest())

@@ -1,5 +1,6 @@
 """Where in Redis what is; the braces keep all of it in one slot of a cluster, since scripts touch several keys."""
 
+import hashlib
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,6 +22,9 @@ FEEDBACK_INDEX = "{pointsman}:feedback:index"
 EVIDENCE = "{pointsman}:evidence:"
 """With a day (YYYYMMDD, UTC) behind it: a hash of counts, a cell and the name of the count to a whole number."""
 
+LESSONS = "{pointsman}:lessons"
+"""A stream of answers that are kept to learn from: `decision`, `tenant` and `lesson` (JSON)."""
+
 WRITER = "{pointsman}:writer:"
 """With a gateway's id behind it: the number of the last batch that it wrote."""
 
@@ -37,6 +41,11 @@ def last_days(count: int) -> list[str]:
     """Today and the days before it, newest first."""
     newest = int(time.time() // A_DAY)
     return [_name(newest - back) for back in range(count)]
+
+
+def share_of(decision_id: str) -> float:
+    """Where a decision lies between 0 and 1; decisions lie evenly."""
+    return int.from_bytes(hashlib.blake2b(f"lesson {decision_id}".encode(), digest_size=8).digest()) / 2**64
 
 
 @lru_cache(maxsize=512)

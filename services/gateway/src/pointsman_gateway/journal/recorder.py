@@ -4,10 +4,12 @@ import asyncio
 import logging
 import time
 from collections import deque
+from dataclasses import replace
 
-from pointsman_gateway.domain import Decision, Receipt, Request
+from pointsman_gateway.domain import Answered, Decision, Receipt, Request
 from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, to_entry
 from pointsman_gateway.journal.evidence import EvidenceBoard
+from pointsman_gateway.journal.lessons import is_wanted, to_lesson
 from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.store import Batch, JournalStore
 from pointsman_gateway.redaction import Redaction
@@ -48,11 +50,20 @@ class Recorder:
         """Whether the stream still holds more than its cap, which has been lowered."""
         self._writing = asyncio.Lock()
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        return is_wanted(self.store.learning, request, decision)
+
+    def note(
+        self,
+        request: Request,
+        decision: Decision,
+        receipt: Receipt | None,
+        answers: tuple[Answered, ...] = (),
+    ) -> None:
         if len(self._noted) >= MOST_WAITING:
             self._noted.popleft()
             self._metrics.dropped.labels("full").inc()
-        self._noted.append(Noted(time.time(), request, decision, receipt))
+        self._noted.append(Noted(time.time(), request, decision, receipt, answers))
         if receipt is not None:
             self._board.answered(receipt)
 
@@ -91,12 +102,17 @@ class Recorder:
         for number in range(len(self._noted)):
             noted = self._noted.popleft()
             try:
-                self._wait_for(to_entry(noted, keep_text, self._redaction))
+                self._wait_for(self._entry(noted, keep_text))
             except Exception:  # one that cannot be written must not keep back the others
                 log.exception("decision %s cannot be written", noted.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
             if number % ENCODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+
+    def _entry(self, noted: Noted, keep_text: bool) -> Entry:
+        entry = to_entry(noted, keep_text, self._redaction)
+        lesson = to_lesson(noted, self._redaction)
+        return replace(entry, tenant=noted.request.caller.tenant, lesson=lesson) if lesson else entry
 
     def _wait_for(self, entry: Entry) -> None:
         self._waiting.append(entry)

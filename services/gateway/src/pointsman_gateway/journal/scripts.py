@@ -2,20 +2,25 @@
 
 WRITE = """
 -- Adds decisions and counts, and trims to the cap, index and stream alike. A batch has its writer's next number.
-local stream, index, writer = KEYS[1], KEYS[2], KEYS[3]
+local stream, index, writer, lessons = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local most, keep, number, decisions = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local most_lessons, learnt = tonumber(ARGV[5]), 0
 if tonumber(redis.call('GET', writer) or '0') >= number then return redis.call('XLEN', stream) end
-local at = 5
+local at = 6
 for _ = 1, decisions do
   local id = ARGV[at]
   if redis.call('HEXISTS', index, id) == 0 then
     local place = redis.call('XADD', stream, '*',
       'decision', id, 'cell', ARGV[at + 1], 'day', ARGV[at + 2], 'entry', ARGV[at + 3])
     redis.call('HSET', index, id, place)
+    if ARGV[at + 5] ~= '' then
+      redis.call('XADD', lessons, '*', 'decision', id, 'tenant', ARGV[at + 4], 'lesson', ARGV[at + 5])
+      learnt = learnt + 1
+    end
   end
-  at = at + 4
+  at = at + 6
 end
-for day = 4, #KEYS do
+for day = 5, #KEYS do
   local counts = tonumber(ARGV[at])
   at = at + 1
   for _ = 1, counts do
@@ -31,6 +36,10 @@ if over > 0 then
     redis.call('HDEL', index, old[2][2])
     redis.call('XDEL', stream, old[1])
   end
+end
+if learnt > 0 then
+  local there = redis.call('XLEN', lessons)
+  redis.call('XTRIM', lessons, 'MAXLEN', math.max(most_lessons, there - learnt - 1000))
 end
 redis.call('SET', writer, number, 'EX', 86400)
 return redis.call('XLEN', stream)

@@ -2,7 +2,7 @@
 
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_gateway.domain import Decision, Feedback, Receipt, Request
+from pointsman_gateway.domain import Answered, Decision, Feedback, Receipt, Request
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.feedback import Stored
 
@@ -13,7 +13,13 @@ class NoJournal:
     def __init__(self, board: EvidenceBoard) -> None:
         self._board = board
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt | None) -> None:
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        """There is nowhere to keep them."""
+        return False
+
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
+    ) -> None:
         """Forgets it, but for what it says of the path."""
         if receipt is not None:
             self._board.answered(receipt)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.config.schema import JournalConfig, LearningConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.journal import keys, scripts
 from pointsman_gateway.journal.entry import Entry
@@ -30,6 +30,8 @@ class JournalStore:
     def __init__(self, redis: PromptRedis, config: JournalConfig) -> None:
         self.config = config
         """Each generation of the configuration puts its own here."""
+        self.learning: LearningConfig | None = None
+        """The same."""
         self._redis = redis
         self._write = redis.client.register_script(scripts.WRITE)
         self._say = redis.client.register_script(scripts.SAY)
@@ -37,15 +39,16 @@ class JournalStore:
 
     async def write(self, batch: Batch) -> int:
         """Returns how many decisions the stream holds now."""
-        arguments: list[Any] = [self.config.most, self._kept, batch.number, len(batch.entries)]
+        most_lessons = self.learning.most if self.learning else 0
+        arguments: list[Any] = [self.config.most, self._kept, batch.number, len(batch.entries), most_lessons]
         for entry in batch.entries:
-            arguments += (entry.decision_id, entry.cell, entry.day, entry.json)
+            arguments += (entry.decision_id, entry.cell, entry.day, entry.json, entry.tenant, entry.lesson)
         for counts in batch.counts.values():
             fields = to_fields(counts)
             arguments.append(len(fields))
             for name, number in fields.items():
                 arguments += (name, number)
-        names = [keys.DECISIONS, keys.INDEX, self._writer, *(keys.EVIDENCE + day for day in batch.counts)]
+        names = [keys.DECISIONS, keys.INDEX, self._writer, keys.LESSONS, *(keys.EVIDENCE + day for day in batch.counts)]
         return int(await self._redis.call(lambda: self._write(keys=names, args=arguments)))
 
     async def say(self, feedback: Feedback, unix_ms: int) -> str:

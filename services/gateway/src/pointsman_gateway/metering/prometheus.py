@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from pointsman_servicekit.correlation import recorded_trace
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman_gateway.domain import Decision, Path, Receipt, Usage
@@ -130,16 +131,17 @@ class Metrics:
         if outcome is None:
             outcome = series.outcomes[receipt.outcome, fault] = self._requests.cell(*labels, receipt.outcome, fault)
         outcome.value += 1
+        trace = recorded_trace()
         for phase, seconds in receipt.seconds.items():
             if phase == "total":
-                series.seconds.observe(seconds)
+                series.seconds.observe(seconds, trace)
             elif phase == "first_token":
-                series.first_token.observe(seconds)
+                series.first_token.observe(seconds, trace)
             else:
                 spread = series.phases.get(phase)
                 if spread is None:
                     spread = series.phases[phase] = self._phases.cell(path, phase)
-                spread.observe(seconds)
+                spread.observe(seconds, trace)
         usage = receipt.usage
         if receipt.cached:  # no engine has read or made them
             self._tokens.cell(*labels, "replayed").value += usage.prompt_tokens + usage.completion_tokens

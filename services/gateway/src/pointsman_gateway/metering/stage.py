@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.domain import Chunks, Decision, Path, Prompt, Receipt, Usage
+from pointsman_gateway.domain import Chunks, Decision, Path, Prompt, Receipt, Request, Usage
 from pointsman_gateway.metering.faults import fault_of
+from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing, tokens_of
 from pointsman_gateway.metering.prometheus import Metrics
@@ -16,15 +17,21 @@ from pointsman_gateway.metering.prometheus import Metrics
 class Metering:
     """Starts meters."""
 
-    def __init__(self, pricing: Pricing, expected_cost: ExpectedCost, metrics: Metrics, trials: Trials) -> None:
+    def __init__(
+        self, pricing: Pricing, expected_cost: ExpectedCost, metrics: Metrics, trials: Trials, gen_ai: GenAi
+    ) -> None:
         self.pricing = pricing
         self.expected_cost = expected_cost
         self.metrics = metrics
         self.trials = trials
+        self.gen_ai = gen_ai
 
-    def start(self, arrived: float = 0.0) -> "Meter":
-        """`arrived` by `time.perf_counter`; 0: now."""
-        return Meter(self, arrived)
+    def apart(self, metrics: Metrics, trials: Trials, gen_ai: GenAi) -> "Metering":
+        """The same prices, counted elsewhere."""
+        return Metering(self.pricing, self.expected_cost, metrics, trials, gen_ai)
+
+    def start(self, request: Request) -> "Meter":
+        return Meter(self, request)
 
 
 @dataclass(slots=True)
@@ -81,9 +88,10 @@ class _Try:
 class Meter:
     """Times and counts one request: all that was tried for it."""
 
-    def __init__(self, metering: Metering, arrived: float) -> None:
+    def __init__(self, metering: Metering, request: Request) -> None:
         self._metering = metering
-        self._arrived = arrived or time.perf_counter()
+        self._request = request
+        self._arrived = request.arrived or time.perf_counter()
         self._decision: Decision | None = None
         self._decided = 0.0
         self._first_token: float | None = None
@@ -154,6 +162,8 @@ class Meter:
 
     def used(self, usage: Usage) -> None:
         self._now.usage = usage
+        if not self._now.cached:
+            self._metering.gen_ai.used(self._request.operation, self._now.model, usage)
 
     def handed_on(self, chunks: Chunks) -> None:
         """The caller gets a part of the answer."""
@@ -179,6 +189,7 @@ class Meter:
         fault = fault_of(outcome, error)
         if self._decision is None:
             self._metering.metrics.refused.labels(outcome, fault).inc()
+            self._metering.gen_ai.refused(self._request, outcome, self.elapsed)
             return None
         receipt = Receipt(
             decision=self._decision,
@@ -192,6 +203,7 @@ class Meter:
             cached=self._answers.cached if self._answers else "",
         )
         self._metering.metrics.ended(receipt, fault)
+        self._metering.gen_ai.answered(self._request, receipt)
         for tried in self._tries:
             if tried.path.aim is not None:
                 self._tell(tried, outcome)

@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
+from pointsman_servicekit.correlation import call_metadata
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.rich_status import from_rpc_error
 
@@ -29,7 +30,7 @@ class RetrieverClient:
             request.vector.values.extend(vector.tolist())
         timeout = min(LONGEST, deadline - asyncio.get_running_loop().time())
         try:
-            answer = await self._stub.Search(request, timeout=timeout)
+            answer = await self._stub.Search(request, timeout=timeout, metadata=call_metadata())
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "retriever")
             # Whatever is wrong there (no such collection, another embedding model), it is not the client's request.

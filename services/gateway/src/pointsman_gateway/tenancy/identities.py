@@ -142,7 +142,12 @@ class Identities:
             for _, digest in nsmallest(self._copies.dropped_at_once, by_use):
                 self._drop(digest)
         caller = KnownCaller(
-            record.id, record.tenant, _scope(record.scope), record.priority, book=self._books.open(record, tenant)
+            record.id,
+            record.tenant,
+            _scope(record.scope),
+            record.priority,
+            frozenset(tenant.learning),
+            book=self._books.open(record, tenant),
         )
         until = inf if record.expires is None else now + record.expires - self._clock.wall()
         self._known[record.digest] = _Known(caller, record, until, known.used if known else now)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pointsman_servicekit.logs import request_id
@@ -14,6 +14,8 @@ from pointsman_gateway.embeddings.engine import Endpoint, EngineModel, Http, Rep
 from pointsman_gateway.embeddings.local import Encoder, LocalModel
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.stage import Embeddings, Offer, Tenancy
+from pointsman_gateway.metering.gen_ai import OPENAI, OURS
+from pointsman_gateway.wiring.tracing import Around
 
 CONNECT = 2.0
 """Seconds that an engine gets to take a connection."""
@@ -29,12 +31,14 @@ class EmbeddingSurroundings:
     http: Http
     tenancy: Tenancy
     metrics: EmbeddingMetrics
+    traced: Around
 
 
 def embedding_surroundings(
-    encoder: Encoder, pool: Pool, tenancy: Tenancy, metrics: EmbeddingMetrics
+    encoder: Encoder, pool: Pool, tenancy: Tenancy, metrics: EmbeddingMetrics, traced: Around
 ) -> EmbeddingSurroundings:
-    return EmbeddingSurroundings(LocalModel(encoder), encoder.fingerprint, PooledHttp(pool), tenancy, metrics)
+    own, http = LocalModel(encoder), PooledHttp(pool, traced.heads)
+    return EmbeddingSurroundings(own, encoder.fingerprint, http, tenancy, metrics, traced)
 
 
 def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embeddings:
@@ -43,9 +47,11 @@ def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embedding
     for name, model in config.models.embeddings.items():
         if model.local:
             # By its fingerprint too: who keeps vectors wants to say exactly which model made them.
-            offers[name] = offers[around.name] = Offer(name, around.own, model.price)
+            own = around.traced.embedder(around.own, name, OURS)
+            offers[name] = offers[around.name] = Offer(name, own, model.price)
         else:
-            offers[name] = Offer(name, EngineModel(_endpoint(name, model), around.http), model.price)
+            there = EngineModel(_endpoint(name, model), around.http)
+            offers[name] = Offer(name, around.traced.embedder(there, name, OPENAI), model.price)
     return Embeddings(offers, around.tenancy, around.metrics)
 
 
@@ -66,8 +72,10 @@ def _endpoint(name: str, model: EmbeddingConfig, environment: Mapping[str, str] 
 class PooledHttp:
     """Implements `Http` on the engines' pool of connections."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, heads: Callable[[], str]) -> None:
+        """`heads` are more lines of each request's head."""
         self._pool = pool
+        self._heads = heads
         self._clock = asyncio.get_running_loop().time
 
     async def post(self, url: str, api_key: str, body: bytes, deadline: float, longest: int) -> Reply:
@@ -79,7 +87,7 @@ class PooledHttp:
     async def _post(self, url: str, api_key: str, body: bytes, deadline: float, longest: int) -> Reply:
         origin = origin_of(url)
         patience = Patience(CONNECT, deadline - self._clock(), deadline)
-        connection = await self._pool.post(origin, _head(origin, api_key), body, patience)
+        connection = await self._pool.post(origin, _head(origin, api_key, self._heads()), body, patience)
         try:
             reply = await _read(connection, longest)
         except BaseException:
@@ -89,11 +97,11 @@ class PooledHttp:
         return reply
 
 
-def _head(origin: Origin, api_key: str) -> bytes:
+def _head(origin: Origin, api_key: str, more: str) -> bytes:
     key = f"authorization: Bearer {api_key}\r\n" if api_key else ""
     return (
         f"POST {origin.path} HTTP/1.1\r\n{origin.head}content-type: application/json\r\n"
-        f"accept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{key}"
+        f"accept-encoding: identity\r\nx-request-id: {request_id.get()}\r\n{more}{key}"
     ).encode("latin-1")
 
 

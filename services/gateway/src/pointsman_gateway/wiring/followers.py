@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
+from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.backends.aliases import Aliases
@@ -28,11 +29,12 @@ class _Followed:
 class Followers:
     """Keeps the cells of the engines true."""
 
-    def __init__(self, metrics: EngineMetrics, tls: ClientTls | None = None) -> None:
-        """`tls`: how the lora-servers are spoken to."""
+    def __init__(self, metrics: EngineMetrics, tls: ClientTls | None = None, interceptors: Interceptors = ()) -> None:
+        """`tls`: how the lora-servers are spoken to; `interceptors` stand around each call to them."""
         self.aliases = Aliases()
         self._metrics = metrics
         self._tls = tls
+        self._interceptors = interceptors
         self._followed: dict[tuple[str, EngineConfig], _Followed] = {}
 
     async def cells(self, engines: Mapping[str, EngineConfig], patience: float = 0.0) -> list[Cell]:
@@ -65,7 +67,8 @@ class Followers:
         name, config = key
         if not config.lora_server:
             return None
-        following = follow(Engines([cell], aliases=self.aliases), name, config.lora_server, self._metrics, self._tls)
+        engines = Engines([cell], aliases=self.aliases)
+        following = follow(engines, name, config.lora_server, self._metrics, self._tls, self._interceptors)
         return asyncio.create_task(following, name=f"follow {name}")
 
     async def __aenter__(self) -> "Followers":

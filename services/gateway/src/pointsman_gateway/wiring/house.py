@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from pointsman_servicekit.build_info import tell_build
+from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
@@ -19,24 +22,39 @@ from pointsman_gateway.backends.reporting import Reporter
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.event_loop_lag import watching_event_loop
 from pointsman_gateway.generations import Generation, Generations
+from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
+from pointsman_gateway.shadow.marking import Box
 from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
+from pointsman_gateway.wiring.catalogue import to_catalogue
 from pointsman_gateway.wiring.embeddings import EmbeddingSurroundings, build_embeddings, embedding_surroundings
 from pointsman_gateway.wiring.followers import Followers
 from pointsman_gateway.wiring.learning import Models, School
-from pointsman_gateway.wiring.line import NamedModels, Surroundings, build_line, check, label_values, to_path
+from pointsman_gateway.wiring.line import (
+    NamedModels,
+    Surroundings,
+    build_line,
+    check,
+    gen_ai_names,
+    label_values,
+    to_path,
+)
 from pointsman_gateway.wiring.memory import Memory, remembering
 from pointsman_gateway.wiring.redaction import to_redaction
+from pointsman_gateway.wiring.shadowing import ShadowTerms, shadowing
+from pointsman_gateway.wiring.tracing import Around, traced_by
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
 
 PATIENCE = 5.0
 """Seconds that a changed configuration waits for engines which it names first."""
@@ -52,6 +70,7 @@ class House:
     memory: Memory
     registry: CollectorRegistry
     trials: Trials
+    feedback: Box
 
     @property
     def engines(self) -> Engines:
@@ -60,19 +79,24 @@ class House:
 
 
 @asynccontextmanager
-async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
-    """Builds the house, follows the engines and the configuration, and takes all down at the end."""
+async def building(settings: Settings, config: Config, spans: "Spans | None" = None) -> AsyncIterator[House]:
+    """Builds the house, follows the engines and the configuration, and takes all down at the end.
+
+    `spans`: where requests are to be traced.
+    """
+    traced = traced_by(spans)
     models = await asyncio.to_thread(Models.load, settings.embedding_model)
     school = School(models, settings.classifier)
     registry = _registry()
-    metrics, engine_metrics = Metrics(registry), EngineMetrics(registry)
+    metrics, gen_ai = Metrics(registry), GenAi(registry)
+    engine_metrics = EngineMetrics(registry, gen_ai)
     trials = Trials(lambda: engine_metrics.told(1, "full"))
     peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
     async with AsyncExitStack() as stack:
-        channel = await stack.enter_async_context(open_channel(settings.retriever, peers))
+        channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
         pool = Pool()
         stack.callback(pool.close)
-        followers = await stack.enter_async_context(Followers(engine_metrics, peers))
+        followers = await stack.enter_async_context(Followers(engine_metrics, peers, traced.calls))
         redaction = to_redaction(settings.redaction, registry)
         memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
@@ -80,10 +104,13 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
         await stack.enter_async_context(watching_event_loop(registry))
-        client = OpenAIClient(pool)
-        around = Surroundings(client, retriever, metrics, memory.board, engine_metrics, cache, trials, client)
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry))
-        builder = _Builder(settings, school, followers, around, memory, embedding)
+        straight = OpenAIClient(pool)
+        client = traced.client(straight, gen_ai)
+        posts = straight if client is straight else None  # the express lane makes no spans
+        around = Surroundings(client, retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials, posts)
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), traced)
+        terms = ShadowTerms()
+        builder = _Builder(settings, school, followers, around, memory, terms, embedding, traced)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
@@ -95,8 +122,10 @@ async def building(settings: Settings, config: Config) -> AsyncIterator[House]:
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
-        pipeline = Pipeline(admission, tenancy, generations.line, memory.journal)
-        yield House(pipeline, tenancy, generations, memory, registry, trials)
+        beside = shadowing(memory, generations.line, terms, admission, registry)
+        shadows = await stack.enter_async_context(beside)
+        pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
+        yield House(pipeline, tenancy, generations, memory, registry, trials, shadows.feedback)
 
 
 class _Builder:
@@ -109,14 +138,18 @@ class _Builder:
         followers: Followers,
         around: Surroundings,
         memory: Memory,
+        terms: ShadowTerms,
         embedding: EmbeddingSurroundings,
+        traced: Around,
     ) -> None:
         self._settings = settings
         self._school = school
         self._followers = followers
         self._around = around
         self._memory = memory
+        self._terms = terms
         self._embedding = embedding
+        self._traced = traced
 
     async def build_anew(self) -> Generation:
         """From what is in the folder now."""
@@ -129,13 +162,15 @@ class _Builder:
         learned = await asyncio.to_thread(self._school.learned, config)
         cells = await self._followers.cells(config.models.engines, patience)
         engines = Engines(cells, plans(config.models), self._followers.aliases)
-        line = build_line(config, learned, engines, self._around)
+        line = self._traced.line(build_line(config, learned, engines, self._around))
         embeddings = build_embeddings(config, self._embedding)
         self._followers.keep(config.models.engines)
         self._around.metrics.know(*label_values(config))
+        self._around.gen_ai.know(*gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
+        self._terms.obey(config)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
-        return Generation(line, engines, NamedModels(config, engines), embeddings, paths)
+        return Generation(line, engines, NamedModels(config, engines), embeddings, paths, to_catalogue(config))
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
@@ -148,4 +183,5 @@ def _registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
+    tell_build(registry, "gateway")
     return registry

@@ -22,6 +22,7 @@ from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.line import Line
+from pointsman_gateway.metering.gen_ai import OPENAI, VLLM, GenAi
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_gateway.metering.prometheus import Metrics
@@ -43,6 +44,7 @@ class Surroundings:
     client: Client
     search: Search
     metrics: Metrics
+    gen_ai: GenAi
     evidence: Evidence = field(default_factory=NoEvidence)
     engine_metrics: EngineMetrics | None = None
     cache: Cache | None = None
@@ -86,7 +88,7 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
         express=Express(backends, around.posts, _with_more_to_do(config)),
         answers=cached(loading, around.cache, config, paths, engines, learned.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
-        metering=Metering(pricing, expected_cost, around.metrics, around.trials),
+        metering=Metering(pricing, expected_cost, around.metrics, around.trials, around.gen_ai),
     )
 
 
@@ -103,6 +105,14 @@ def _with_more_to_do(config: Config) -> list[str]:
 def label_values(config: Config) -> tuple[list[str], list[str]]:
     """The paths and the tasks by which metrics may be labelled."""
     return [*config.paths.paths, *config.models.models], [*config.tasks.tasks, UNKNOWN]
+
+
+def gen_ai_names(config: Config) -> tuple[dict[str, str], set[str], list[str]]:
+    """Models with the provider that OpenTelemetry's metrics name, adapters without their version, and paths."""
+    beside_vllm = {engine.model for engine in config.models.engines.values() if engine.lora_server}
+    providers = {name: VLLM if name in beside_vllm else OPENAI for name in config.models.models}
+    adapters = {path.adapter.partition("@")[0] for path in config.paths.paths.values() if path.adapter}
+    return providers, adapters, list(config.paths.paths)
 
 
 class NamedModels:

@@ -19,6 +19,7 @@ from pointsman_gateway.journal.store import JournalStore
 from pointsman_gateway.journal.upkeep import Upkeep
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.settings import Settings
+from pointsman_gateway.shadow.store import ShadowStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Memory:
     board: EvidenceBoard
     journal: NoJournal | Recorder
     feedback: NoFeedback | FeedbackBox
+    shadows: ShadowStore | None = None
+    """None where there is no Redis."""
 
     def obey(self, config: Config, versions: Callable[[Path], str]) -> None:
         """Takes from a new generation how much to keep, which tasks there are, and who knows the adapters' versions."""
@@ -35,6 +38,7 @@ class Memory:
         self.board.versions = versions
         if isinstance(self.journal, Recorder):
             self.journal.store.config = config.tasks.journal
+            self.journal.store.learning = config.tasks.learning
         if isinstance(self.feedback, FeedbackBox):
             self.feedback.tasks = tuple(config.tasks.tasks)
 
@@ -59,4 +63,5 @@ async def remembering(
         store = JournalStore(redis, config.tasks.journal)
         recorder = Recorder(store, board, metrics, redaction)
         await stack.enter_async_context(Upkeep(store, recorder, board, spool, metrics).running())
-        yield Memory(board, recorder, FeedbackBox(store, recorder, spool, metrics, redaction))
+        box = FeedbackBox(store, recorder, spool, metrics, redaction)
+        yield Memory(board, recorder, box, ShadowStore(redis, redaction))

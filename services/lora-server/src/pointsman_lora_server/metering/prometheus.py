@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pointsman_servicekit.correlation import recorded_trace
 from pointsman_servicekit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -15,6 +16,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
+GEN_AI_SECONDS = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)  # fmt: skip
+"""The buckets of OpenTelemetry's conventions for generative AI (semantic-conventions v1.41.0)."""
+
+ADAPTER = "other"
+"""What stands for any adapter in a label: adapters come and go without a change of the configuration."""
+
 LOADS = ("loaded", "refused", "no_slot", "failed")
 ENSURES = ("resident", "joined", "loaded", "failed")
 VALIDATIONS = ("ready", "failed", "broken_off")
@@ -22,9 +29,11 @@ EVICTIONS = ("room", "retired")
 
 
 class Metrics:
-    """Implements the meters of the slots, the loads, the validation, the probe and the canaries."""
+    """Implements the meters of the slots, the loads, the validation, the probe, the answers and the canaries."""
 
-    def __init__(self) -> None:
+    def __init__(self, base_model: str) -> None:
+        """`base_model` is the name that the engine serves it under."""
+        self._base_model = base_model
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, label: str = "", values: tuple[str, ...] = ()) -> Counter:
@@ -46,7 +55,23 @@ class Metrics:
         self._canary_rollbacks = counter("canary_rollbacks", "Canaries that were taken back for doing worse.")
         self._redis_up = Gauge("pointsman_lora_redis_up", "1 where Redis answers in time.", registry=registry)
         self._redis_up.set(1)
+        self._info = Gauge(
+            "pointsman_lora_info",
+            "1; what the engine is started with.",
+            ["engine", "base_model", "max_loras", "max_lora_rank"],
+            registry=registry,
+        )
+        self._completions = Histogram(
+            "gen_ai_client_operation_duration_seconds",
+            "Of an engine's answer to a probe of the base model, or to a first prompt of an adapter.",
+            ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type"],
+            buckets=GEN_AI_SECONDS,
+            registry=registry,
+        )
         self._probe_failures = counter("probe_failures", "Times that the base model did not answer as it had before.")
+
+    def configured(self, engine: str, max_loras: int, max_lora_rank: int) -> None:
+        self._info.labels(engine, self._base_model, str(max_loras), str(max_lora_rank)).set(1)
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -95,6 +120,12 @@ class Metrics:
 
     def redis_answers(self, answers: bool) -> None:
         self._redis_up.set(int(answers))
+
+    def completed(self, model: str, error: str, seconds: float) -> None:
+        named = model if model == self._base_model else ADAPTER
+        trace_id = recorded_trace()
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._completions.labels("text_completion", "vllm", named, error).observe(seconds, exemplar)
 
     def probe_failed(self) -> None:
         self._probe_failures.inc()

@@ -4,17 +4,20 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from threading import Lock
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from pointsman_servicekit.correlation import recorded_trace
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pointsman_retriever.facts import Dropped, Fact, Searched, Size, Upserted
+from pointsman_retriever.facts import Dropped, Fact, Searched, SearchFailed, Size, Upserted
 
 MAX_LABELS = 50
 OTHER = "other"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LEG_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+# The buckets of OpenTelemetry's conventions for generative AI (semantic-conventions v1.41.0), in seconds.
+_GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -40,11 +43,49 @@ class Labels:
             return had
 
 
+class GenAi:
+    """A retriever's part of OpenTelemetry's conventions: it serves retrievals, and embeds their queries itself.
+
+    The collection is no attribute of theirs; ours have it as a label.
+    """
+
+    def __init__(self, registry: CollectorRegistry, embedding_model: str) -> None:
+        named = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type"]
+        served = Histogram(
+            "gen_ai_server_request_duration_seconds", "A search.", named, buckets=_GEN_AI_SECONDS, registry=registry
+        )
+        called = Histogram(
+            "gen_ai_client_operation_duration_seconds",
+            "Embedding a query.",
+            named,
+            buckets=_GEN_AI_SECONDS,
+            registry=registry,
+        )
+        self._served, self._model = served, embedding_model
+        self._retrievals = served.labels("retrieval", "pointsman", embedding_model, "")
+        self._embeddings = called.labels("embeddings", "pointsman", embedding_model, "")
+
+    def searched(self, fact: Searched, exemplar: dict[str, str] | None) -> None:
+        self._retrievals.observe(fact.seconds, exemplar)
+        if "embed" in fact.legs:
+            self._embeddings.observe(fact.legs["embed"], exemplar)
+
+    def failed(self, code: str, seconds: float) -> None:
+        """`code` is an error's own, and so one of those that are written in the code."""
+        self._served.labels("retrieval", "pointsman", self._model, code).observe(seconds, _exemplar())
+
+
 class Metrics:
     """The observer of the library."""
 
-    def __init__(self, registry: CollectorRegistry, labels: Labels) -> None:
+    def __init__(self, registry: CollectorRegistry, labels: Labels, embedding_model: str) -> None:
+        """`embedding_model` is its fingerprint."""
         self._labels = labels
+        self._gen_ai = GenAi(registry, embedding_model)
+        runs = Gauge(
+            "pointsman_retriever_info", "1; the embedding model of all vectors.", ["embedding_model"], registry=registry
+        )
+        runs.labels(embedding_model).set(1)
         self._seconds = Histogram(
             "pointsman_retriever_search_seconds",
             "Time of a search",
@@ -88,6 +129,8 @@ class Metrics:
         match fact:
             case Searched():
                 self._note_search(fact)
+            case SearchFailed(code, seconds):
+                self._gen_ai.failed(code, seconds)
             case Upserted(collection, documents, unchanged, chunks, calls):
                 label = self._labels.label(collection)
                 self._upserts.labels(label).inc(calls)
@@ -99,8 +142,9 @@ class Metrics:
                     self._forget(collection)
 
     def _note_search(self, fact: Searched) -> None:
-        label = self._labels.label(fact.collection)
-        self._seconds.labels(label).observe(fact.seconds)
+        label, exemplar = self._labels.label(fact.collection), _exemplar()
+        self._seconds.labels(label).observe(fact.seconds, exemplar)
+        self._gen_ai.searched(fact, exemplar)
         self._passages.labels(label).inc(fact.passages)
         self._empty.labels(label).inc(0 if fact.passages else 1)
         for leg, seconds in fact.legs.items():
@@ -147,6 +191,11 @@ class CollectionSizes(Collector):
         for label, size in sizes:
             oldest[label] = max(oldest.get(label, 0.0), size.index_age)
         yield _gauge("pointsman_retriever_index_age_seconds", "Since the index was made or last changed", oldest)
+
+
+def _exemplar() -> dict[str, str] | None:
+    trace_id = recorded_trace()
+    return {"trace_id": trace_id} if trace_id else None
 
 
 def _gauge(name: str, documentation: str, values: Mapping[str, float]) -> Metric:

@@ -3,7 +3,7 @@
 import time
 
 from doubles.waiting import until
-from pointsman_gateway.event_loop_lag import watching_event_loop
+from pointsman_servicekit.event_loop_lag import watching_event_loop
 from prometheus_client import CollectorRegistry
 
 NAME = "pointsman_event_loop_lag_seconds"

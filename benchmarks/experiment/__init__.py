@@ -1,0 +1,1 @@
+"""Prompt or fine-tune, measured on the example's tasks: `python -m benchmarks.experiment`."""

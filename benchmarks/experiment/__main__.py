@@ -1,0 +1,82 @@
+"""Asks the example's held-out sets down the experiment's paths; writes tables and picture of docs/experiment.md.
+
+    make experiment                       # 20 minutes on two cores, 8 more where adapters are to be trained
+    make experiment ARGS="--only triage --limit 20 --no-write"
+    make experiment ARGS="--write-only"   # table and picture anew from the results that are there
+
+Everything is asked at temperature 0; trainings and resamplings have the seed 7.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointsman_cli.eval import report
+from pointsman_cli.eval.report import Report
+
+from benchmarks.experiment import adapters, picture, table
+from benchmarks.experiment.folder import EXAMPLE, HERE, ROOT, lay_out
+from benchmarks.experiment.house import running
+from benchmarks.experiment.tasks import TASKS, paths_of
+from benchmarks.gateway_load.machine import CannotMeasure
+
+WORK = ROOT / ".pointsman/experiment"
+RESULTS = HERE / "results"
+PAGE = ROOT / "docs/experiment.md"
+PICTURE = ROOT / "docs/experiment.svg"
+AT_ONCE = 8
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=TASKS, help="this task; may be given again")
+    parser.add_argument("--limit", type=int, help="the first so many rows of each set")
+    parser.add_argument("--no-write", action="store_true", help="leave results and docs as they are")
+    parser.add_argument("--write-only", action="store_true", help="ask nothing")
+    asked = parser.parse_args()
+    try:
+        if not asked.write_only:
+            measure(asked.only or TASKS, asked.limit, WORK if asked.no_write or asked.limit else RESULTS)
+    except CannotMeasure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not (asked.no_write or asked.limit):
+        write()
+    return 0
+
+
+def measure(tasks: Sequence[str], limit: int | None, results: Path) -> None:
+    """One report for each task in `results`; the pages, with the answers, beside the work."""
+    trained = adapters.trained(WORK / "adapters")
+    example = lay_out(WORK / "helpdesk", trained)
+    results.mkdir(parents=True, exist_ok=True)
+    with running(example, WORK / "home") as url:
+        for task in tasks:
+            began = time.monotonic()
+            subprocess.run(_evaluation(task, url, limit, results), cwd=ROOT, check=True)
+            print(f"{task}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _evaluation(task: str, url: str, limit: int | None, results: Path) -> list[str]:
+    dataset = EXAMPLE / "heldout" / f"{task}.jsonl"
+    return [
+        str(adapters.POINTSMAN), "eval", str(dataset), "--task", task, "--paths", ",".join(paths_of(task)),
+        "--url", url, "--home", str(WORK), "--concurrency", str(AT_ONCE), "--examples", "5",
+        "--json", str(results / f"{task}.json"), "--html", str(WORK / f"{task}.html"),
+        *(["--limit", str(limit)] if limit else []),
+    ]  # fmt: skip
+
+
+def write() -> None:
+    """The page's generated part, and its picture."""
+    reports: dict[str, Report] = {task: report.read(RESULTS / f"{task}.json") for task in TASKS}
+    PICTURE.write_text(picture.draw(reports), encoding="utf-8")
+    page = PAGE.read_text("utf-8")
+    PAGE.write_text(table.put_into(page, reports, table.training_costs(WORK / "adapters")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

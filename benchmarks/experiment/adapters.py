@@ -1,0 +1,52 @@
+"""Trains the two adapters that the example does not have: the handbook in weights, and sums of fares."""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.experiment.folder import EXAMPLE, ROOT, Row, facts, policy_answers, read_rows, write_rows
+
+POINTSMAN = Path(sys.executable).parent / "pointsman"
+SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    rows: tuple[Row, ...]
+    learning_rate: str
+    epochs: int
+    minutes: float
+    """At most."""
+
+
+def recipes() -> dict[str, Recipe]:
+    """From the same answers that the prompts of the other paths may show."""
+    questions = [{"text": row["text"], "output": row["output"]} for row in policy_answers()]
+    sums = read_rows(EXAMPLE / "config/tasks/fare_sum.jsonl")
+    return {
+        "policy": Recipe((*questions, *facts()), "2e-3", 8, 5),
+        "fares": Recipe(tuple(sums), "2e-3", 10, 2),
+    }
+
+
+def trained(folder: Path) -> dict[str, Path]:
+    """The adapters below `folder` by name; what is missing is trained (some minutes, on two cores)."""
+    return {name: _trained(folder, name, recipe) for name, recipe in recipes().items()}
+
+
+def _trained(folder: Path, name: str, recipe: Recipe) -> Path:
+    out = folder / name
+    if not (out / "training.json").is_file():
+        data = write_rows(recipe.rows, folder / f"{name}.jsonl")
+        subprocess.run([str(POINTSMAN), *_arguments(name, data, out, recipe)], cwd=ROOT, check=True)
+    return out
+
+
+def _arguments(name: str, data: Path, out: Path, recipe: Recipe) -> Iterable[str]:
+    return (
+        "train", "--name", name, "--data", str(data), "--out", str(out), "--no-register", "--seed", str(SEED),
+        "--learning-rate", recipe.learning_rate, "--epochs", str(recipe.epochs), "--max-minutes", str(recipe.minutes),
+        "--baseline-shots", "0",
+    )  # fmt: skip

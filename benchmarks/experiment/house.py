@@ -1,0 +1,52 @@
+"""Runs `pointsman up` on the experiment's folder for a block's length, on free ports and in a home of its own."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.experiment.adapters import POINTSMAN
+from benchmarks.experiment.folder import ROOT
+from benchmarks.gateway_load.machine import CannotMeasure, free_ports
+
+_LONGEST_START = 600.0
+"""Seconds; one is usual on two idle cores, and each new adapter is tried first."""
+
+
+@contextmanager
+def running(example: Path, home: Path) -> Iterator[str]:
+    """Yields the gateway's URL. Raises CannotMeasure where it does not come up."""
+    home.mkdir(parents=True, exist_ok=True)
+    models = home / "models"
+    if not models.exists():
+        models.symlink_to(ROOT / ".pointsman/models")
+    http, grpc = free_ports(2)
+    doors = ["--http", f"127.0.0.1:{http}", "--grpc", f"127.0.0.1:{grpc}"]
+    engine = ["--engine-python", str(ROOT / ".venv-engine/bin/python")]
+    up = subprocess.Popen([str(POINTSMAN), "up", str(example), "--home", str(home), *doors, *engine], cwd=ROOT)
+    try:
+        _wait_for(home / "run.json", up)
+        yield f"http://127.0.0.1:{http}"
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.wait(timeout=90)
+
+
+def _wait_for(run_file: Path, up: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _LONGEST_START
+    while not _is_of(run_file, up.pid):
+        if up.poll() is not None:
+            raise CannotMeasure(f"pointsman up ended with exit code {up.returncode}")
+        if time.monotonic() > deadline:
+            raise CannotMeasure(f"pointsman up was not ready after {_LONGEST_START:g} s")
+        time.sleep(0.5)
+
+
+def _is_of(run_file: Path, pid: int) -> bool:
+    try:
+        return bool(json.loads(run_file.read_text("utf-8"))["pid"] == pid)
+    except (FileNotFoundError, KeyError, ValueError):
+        return False

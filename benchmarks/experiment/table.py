@@ -1,0 +1,149 @@
+"""The experiment's tables, what was claimed and whether it holds, and the advice, as Markdown."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from pointsman_cli.advise import training
+from pointsman_cli.advise.advice import advise
+from pointsman_cli.advise.money import Terms
+from pointsman_cli.advise.recommendation import Needs
+from pointsman_cli.eval.report import PathFigures, Report, TaskReport
+from pointsman_cli.eval.tables import probability
+
+from benchmarks.experiment.folder import EXAMPLE
+from benchmarks.experiment.tasks import short
+
+BEGIN, END = "<!-- results: written by `make experiment` -->", "<!-- end of results -->"
+HOURLY = 0.04
+"""Dollars: what models.yaml assumes for the machine."""
+MONTHLY = 100_000
+
+
+def put_into(page: str, reports: Mapping[str, Report], costs: Mapping[str, float]) -> str:
+    """The page with the part between the two marks written anew."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    results = "\n".join(_results(reports, costs))
+    return f"{before}{BEGIN}\n\n{results}\n{END}{after}"
+
+
+def training_costs(folder: Path) -> dict[str, float]:
+    """Of the example's adapters and of those in `folder`, at the assumed price of an hour."""
+    files = [*(EXAMPLE / "adapters").glob("*/training.json"), *folder.glob("*/training.json")]
+    return training.costs(files, HOURLY, ())
+
+
+def _results(reports: Mapping[str, Report], costs: Mapping[str, float]) -> Iterator[str]:
+    yield from _claims({task: report.tasks[0] for task, report in reports.items()})
+    for task, report in reports.items():
+        yield ""
+        yield from _task(task, report, costs)
+
+
+def _claims(tasks: Mapping[str, TaskReport]) -> Iterator[str]:
+    yield "| claim | measured | holds |"
+    yield "|---|---|---|"
+    yield from _triage(tasks["triage"])
+    yield from _policy(tasks["policy_question"])
+    for name, task in tasks.items():
+        yield from _hybrid(name, task)
+
+
+def _triage(task: TaskReport) -> Iterator[str]:
+    adapter, prompting = _best(task, ["lora"]), _best(task, ["prompt", "rag"])
+    points = 100 * (_mean(adapter) - _mean(prompting))
+    share = adapter.prompt_tokens / prompting.prompt_tokens
+    yield (
+        "| triage: the adapter beats the best path without one by 20 points of exact match or more | "
+        f"{_mean(adapter):.3f} against {_mean(prompting):.3f} ({prompting.path}): {points:+.1f} points"
+        f"{_significance(task, adapter, prompting)} | {_yes(points >= 20)} |"
+    )
+    yield (
+        "| triage: at no more than a third of its prompt tokens | "
+        f"{adapter.prompt_tokens:.0f} against {prompting.prompt_tokens:.0f}: {share:.2f} | {_yes(share <= 1 / 3)} |"
+    )
+
+
+def _policy(task: TaskReport) -> Iterator[str]:
+    rag, adapter = _best(task, ["rag"]), _best(task, ["lora"])
+    yield (
+        f"| policy questions: retrieval beats the adapter | {_mean(rag):.3f} ({rag.path}) against {_mean(adapter):.3f}"
+        f"{_significance(task, rag, adapter)} | {_yes(_mean(rag) > _mean(adapter))} |"
+    )
+
+
+def _hybrid(name: str, task: TaskReport) -> Iterator[str]:
+    hybrid, alone, untrained = _best(task, ["hybrid"]), _best(task, ["lora"]), _best(task, ["prompt", "rag"])
+    better = _mean(hybrid) > max(_mean(alone), _mean(untrained))
+    measured = [f"{_mean(hybrid):.3f} ({hybrid.path})"]
+    for other in (alone, untrained):
+        measured.append(f"{_mean(other):.3f} ({other.path}){_significance(task, hybrid, other)}")
+    yield f"| {name}: a hybrid beats both | {' against '.join(measured[:2])}, {measured[2]} | {_yes(better)} |"
+
+
+def _task(name: str, report: Report, costs: Mapping[str, float]) -> Iterator[str]:
+    (task,) = report.tasks
+    yield f"### {name}"
+    yield ""
+    yield f"{task.rows} rows, scored by `{task.metric}`."
+    yield ""
+    yield "| path | kind | score | interval | form | tokens in (cached) | out | p50, p95 s | $ per 1,000 | front |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for path in sorted(task.paths, key=_mean, reverse=True):
+        yield _row(path, short(path.path, name))
+    failed = [f"{path.path} {json.dumps(dict(path.failures))}" for path in task.paths if path.failed]
+    if failed:
+        yield ""
+        yield f"Failed, and scored 0: {'; '.join(failed)}."
+    yield ""
+    yield from _advice(report, costs)
+
+
+def _row(path: PathFigures, name: str) -> str:
+    assert path.score is not None
+    assert path.total is not None
+    cells = (
+        name,
+        path.kind,
+        f"**{path.score.mean:.3f}**",
+        f"{path.score.low:.2f} to {path.score.high:.2f}",
+        f"{path.well_formed:.0%}",
+        f"{path.prompt_tokens:.0f} ({path.cached_tokens:.0f})",
+        f"{path.completion_tokens:.0f}",
+        f"{path.total.p50:.2f}, {path.total.p95:.2f}",
+        f"{path.cost:.4f}",
+        "yes" if path.on_front else "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _advice(report: Report, costs: Mapping[str, float]) -> Iterator[str]:
+    (advice,) = advise(report, Needs(), Terms(training=costs, monthly=MONTHLY))
+    said = advice.recommendation
+    yield f"`pointsman advise` at {MONTHLY:,} requests a month: **{said.verdict}** ({said.path})."
+    if advice.rivals:
+        pair = next(each for each in advice.break_evens if (each.trained, each.untrained) == advice.rivals)
+        earned = "never, by price alone" if pair.requests is None else f"after {pair.requests:,.0f} requests"
+        right = "never" if pair.right_answers is None else f"after {pair.right_answers:,.0f} right answers"
+        yield f"Against {pair.untrained}, the training of {pair.trained} is earned back {earned}; {right}."
+
+
+def _best(task: TaskReport, kinds: Iterable[str]) -> PathFigures:
+    """By its mean, and of equals the cheaper one."""
+    return max((path for path in task.paths if path.kind in kinds), key=lambda path: (_mean(path), -path.cost))
+
+
+def _mean(path: PathFigures) -> float:
+    return path.score.mean if path.score else 0.0
+
+
+def _significance(task: TaskReport, one: PathFigures, other: PathFigures) -> str:
+    for pair in task.pairs:
+        if {pair.first, pair.second} == {one.path, other.path}:
+            return f", p {probability(pair.p_adjusted)}"
+    return ""
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "**no**"

@@ -1,0 +1,1 @@
+"""`pointsman advise`: from which volume an adapter pays, and what to do."""

@@ -1,0 +1,54 @@
+"""What training an adapter cost."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pointsman_cli.errors import Misused
+
+_HOUR = 3600.0
+
+
+def costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
+    """Dollars by adapter, from records of trainings (`training.json`) and from `NAME=USD`. Raises Misused."""
+    found = {}
+    for file in files:
+        if hourly is None:
+            raise Misused(f"{file} tells seconds; give --hourly: what an hour of that machine costs, in dollars")
+        name, seconds = _record(file)
+        found[name] = seconds / _HOUR * hourly
+    for text in given:
+        name, _, dollars = text.partition("=")
+        found[name] = _dollars(name, dollars, text)
+    return found
+
+
+def cost_of(adapter: str, known: Mapping[str, float]) -> float:
+    """Of the adapter behind an alias (`triage@prod`). Raises Misused: an unknown cost is never 0."""
+    name = adapter.partition("@")[0]
+    if name not in known:
+        raise Misused(
+            f"what did training the adapter '{name}' cost? Give its --training FILE with --hourly USD, or "
+            f"--training-cost {name}=USD"
+        )
+    return known[name]
+
+
+def _record(file: Path) -> tuple[str, float]:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        return str(data["name"]), float(data["seconds"])
+    except OSError as error:
+        raise Misused(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Misused(f"{file} is no record of a training (training.json): {error!r}") from error
+
+
+def _dollars(name: str, dollars: str, text: str) -> float:
+    try:
+        cost = float(dollars)
+    except ValueError:
+        cost = -1.0
+    if not name or not 0 <= cost < float("inf"):
+        raise Misused(f"--training-cost is NAME=USD, as triage=0.25; it is {text!r}")
+    return cost

@@ -1,0 +1,1 @@
+"""`pointsman eval`: a labelled set down every path that could answer."""

@@ -1,0 +1,141 @@
+"""Answers as they are kept: one JSON object a line, appended as they come."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from pointsman_cli.errors import Misused
+from pointsman_cli.eval.plan import Plan
+
+OK = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    row: str
+    task: str
+    path: str
+    outcome: str
+    """ "ok" or why there is none: the gateway's code."""
+    score: float | None
+    """From 0 to 1; 0 where there is no answer; None where a judge could not say."""
+    text: str = ""
+    error: str = ""
+    note: str = ""
+    """What the judge said."""
+    model: str = ""
+    """What answered: the base model, or the adapter's version."""
+    finish_reason: str = ""
+    first_token: float | None = None
+    """Seconds from asking, as the client saw them."""
+    total: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cost_parts_usd: Mapping[str, float] = field(default_factory=dict)
+    judge_usd: float = 0.0
+
+    @property
+    def is_ok(self) -> bool:
+        return self.outcome == OK
+
+    @property
+    def cost_usd(self) -> float:
+        """Without the judge."""
+        return sum(self.cost_parts_usd.values())
+
+
+def heading(plan: Plan) -> dict[str, Any]:
+    """What a file of answers begins with: another set, another metric or another path is another evaluation."""
+    return {
+        "evaluation": 1,
+        "dataset": plan.dataset.file.name,
+        "sha256": plan.dataset.digest,
+        "tasks": {name: dict(task.metric) for name, task in plan.tasks.items()},
+        "paths": {
+            path: plan.catalogue.paths[path].fingerprint
+            for path in sorted({path for task in plan.tasks.values() for path in task.paths})
+        },
+    }
+
+
+class AnswerFile:
+    """A file that is begun, or gone on with."""
+
+    def __init__(self, file: Path, plan: Plan, resume: bool) -> None:
+        """Raises Misused where there is a file that is not to be gone on with, or cannot be."""
+        self.file = file
+        self._heading = heading(plan)
+        self._resume = resume
+        self.known: dict[tuple[str, str], Answer] = {}
+        """The good ones by row and path; what failed is asked again."""
+        self._open: TextIO | None = None
+
+    def __enter__(self) -> "AnswerFile":
+        if self._resume:
+            self._read()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._open = self.file.open("a" if self._resume else "x", encoding="utf-8")
+        except FileExistsError:
+            raise Misused(f"{self.file} is there already; --resume {self.file} goes on with it") from None
+        if not self._resume:
+            self._write(self._heading)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._open
+        self._open.close()
+
+    def add(self, answer: Answer) -> None:
+        self._write(asdict(answer))
+
+    def _write(self, data: Mapping[str, Any]) -> None:
+        assert self._open
+        self._open.write(json.dumps(data, ensure_ascii=False) + "\n")
+        self._open.flush()
+
+    def _read(self) -> None:
+        lines = self._whole_lines()
+        first = next(lines, None)
+        if first is None:
+            raise Misused(f"{self.file} holds no evaluation to go on with")
+        if first.get("evaluation") != self._heading["evaluation"]:
+            raise Misused(f"{self.file} is no file of answers")
+        different = [key for key, value in self._heading.items() if key != "dataset" and first.get(key) != value]
+        if different:
+            raise Misused(
+                f"{self.file} is of another evaluation ({', '.join(different)} differ); give the same set, paths and "
+                "metric with the same configuration, or begin a new file"
+            )
+        for data in lines:
+            answer = self._answer(data)
+            if answer.is_ok:
+                self.known[answer.row, answer.path] = answer
+
+    def _answer(self, data: Mapping[str, Any]) -> Answer:
+        try:
+            return Answer(**data)
+        except TypeError as error:
+            raise Misused(f"{self.file} holds something that is no answer: {error}") from None
+
+    def _whole_lines(self) -> Iterator[dict[str, Any]]:
+        """A line that a killed run left half written is cut off."""
+        try:
+            content = self.file.read_bytes()
+        except OSError as error:
+            raise Misused(f"cannot go on with {self.file}: {error.strerror or error}") from error
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(self.file, len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                yield dict(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise Misused(f"{self.file}:{number} is no answer: {error}") from None

@@ -1,0 +1,134 @@
+"""`pointsman eval`."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console
+
+from pointsman_cli.ask import http_door
+from pointsman_cli.ask.command import UrlOption, where
+from pointsman_cli.errors import CommandError, Misused
+from pointsman_cli.eval import catalogue, figures, page, plan, report, rows, running, tables
+from pointsman_cli.eval.answers import AnswerFile
+from pointsman_cli.eval.figures import Terms
+from pointsman_cli.eval.plan import Wanted
+from pointsman_cli.eval.progress import EvaluationProgress
+from pointsman_cli.eval.report import Report
+from pointsman_cli.eval.rows import Dataset
+from pointsman_cli.home import Home
+from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.options import HomeOption
+
+_PAST_THE_CACHE = {"cache-control": "no-store"}
+
+
+def evaluate(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET",
+            help='JSONL: {"text" or "messages", "output" or "facts", "task", "id"}; the last two may be left out.',
+        ),
+    ],
+    task: Annotated[str, typer.Option(help="The task of the rows that name none.")] = "",
+    paths: Annotated[str, typer.Option(help="These only, as a,b; else all that could answer a row's task.")] = "",
+    metric: Annotated[
+        str, typer.Option(help="NAME, NAME=TEXT (regex, entry_point) or judge=MODEL; else the task's own.")
+    ] = "",
+    judge_prompt: Annotated[
+        Path | None, typer.Option(help="With --metric judge=MODEL: a file that says what counts.", show_default=False)
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests under way at once.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows only.", show_default=False)] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Where each answer is kept as it comes; else a new file below HOME.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this file of answers; what failed is asked again.", show_default=False),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report here; `pointsman advise` reads it.")
+    ] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write the report here, as one page.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Disagreements that the report shows of each task.")] = 30,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
+    key_env: Annotated[
+        str, typer.Option(help="The environment variable with the gateway's key, where it asks for one.")
+    ] = "POINTSMAN_API_KEY",
+    url: UrlOption = "",
+    home: HomeOption = Path(".pointsman"),
+) -> None:
+    """Ask a labelled set down every path that could answer it, and compare quality, time, tokens and dollars.
+
+    Through the running gateway, past its cache. Rows, paths and metrics are checked before anything is asked.
+    """
+    if answers and resume:
+        raise Misused("--answers begins a new file, --resume goes on with one; give one of them")
+    read = rows.read(dataset, task, limit)
+    wanted = Wanted(
+        tuple(name.strip() for name in paths.split(",") if name.strip()),
+        metric,
+        _text(judge_prompt) if judge_prompt else "",
+    )
+    kept = resume or answers or _new_file(Home.at(home), dataset)
+    for file in (json_file, html_file):
+        _must_be_writable(file)
+    terms = Terms(concurrency, confidence, examples)
+    client = http_door.open_client(where(url, home, over_grpc=False), _PAST_THE_CACHE | _key(key_env))
+    found = run_interruptibly(evaluated(client, read, wanted, kept, resume is not None, terms))
+    tables.show(Console(highlight=False), found)
+    if json_file:
+        report.write(found, json_file)
+    if html_file:
+        page.write(found, html_file)
+
+
+async def evaluated(
+    client: httpx.AsyncClient, dataset: Dataset, wanted: Wanted, kept: Path, resume: bool, terms: Terms
+) -> Report:
+    """Asks, and keeps what comes in `kept`. Raises CommandError; what had come is in the file then."""
+    console = Console(stderr=True, highlight=False)
+    async with client:
+        planned = plan.make(dataset, await catalogue.read(client), wanted, client)
+        with AnswerFile(kept, planned, resume) as file:
+            _say(console, f"{planned.requests} requests, {len(file.known)} answered before; answers in {kept}")
+            try:
+                with EvaluationProgress(console, planned.requests, len(file.known)) as progress:
+                    came = await running.run(planned, client, file, terms.at_once, progress)
+            except (CommandError, asyncio.CancelledError):
+                _say(console, f"what was answered is kept; the same command with --resume {kept} goes on")
+                raise
+    return figures.report(planned, came, terms)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False)
+
+
+def _new_file(home: Home, dataset: Path) -> Path:
+    return home.folder / "evaluations" / f"{dataset.stem}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misused(f"cannot read {file}: {error}") from error
+
+
+def _must_be_writable(file: Path | None) -> None:
+    """A report that cannot be written is known before its answers are paid for."""
+    if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise Misused(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
+
+
+def _key(variable: str) -> dict[str, str]:
+    key = os.environ.get(variable, "")
+    return {"authorization": f"Bearer {key}"} if key else {}

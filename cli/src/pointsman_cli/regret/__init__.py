@@ -1,0 +1,1 @@
+"""`pointsman regret`: what the shadows have shown."""

@@ -1,0 +1,43 @@
+# The gateway with the embedding model. From the repository's root:
+#   docker build -f deploy/docker/gateway.Dockerfile -t pointsman-gateway:0.1.0 .
+ARG BASE_IMAGE=python:3.12-slim-trixie
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /src
+COPY deploy/docker/locks/build.txt deploy/docker/locks/gateway.txt locks/
+# pip's own configuration (an index, a certificate) comes as a secret and stays out of the image.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/build \
+    && python3 -m venv /opt/pointsman/venv \
+    && /opt/build/bin/pip install --require-hashes --only-binary :all: -r locks/build.txt \
+    && /opt/pointsman/venv/bin/pip install --require-hashes --only-binary :all: -r locks/gateway.txt
+COPY proto proto
+COPY libs libs
+COPY services/gateway services/gateway
+RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheels \
+        ./proto ./libs/servicekit ./libs/embedding ./libs/scoring ./services/gateway \
+    && /opt/pointsman/venv/bin/pip install --no-index --no-deps wheels/*.whl
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/pointsman/venv/bin/python -m pointsman_embedding.prepare /opt/pointsman/models/minilm \
+    && /opt/pointsman/venv/bin/python -m compileall -q /opt/pointsman/venv/lib \
+    && chmod -R a+rX /opt/pointsman
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="pointsman-gateway" \
+      org.opencontainers.image.description="The doors of Pointsman, and the line behind them: classify, route, prompt, answer, meter." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+COPY --from=build /opt/pointsman /opt/pointsman
+ENV PATH=/opt/pointsman/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    POINTSMAN_GATEWAY_EMBEDDING_MODEL=/opt/pointsman/models/minilm \
+    POINTSMAN_GATEWAY_HTTP_LISTEN=0.0.0.0:8080 \
+    POINTSMAN_GATEWAY_GRPC_LISTEN=0.0.0.0:8081
+USER 10001:10001
+EXPOSE 8080 8081
+# Kubernetes asks by its own probes; this is for those who run the image otherwise, and without TLS.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
+ENTRYPOINT ["python", "-m", "pointsman_gateway"]

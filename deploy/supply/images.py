@@ -1,0 +1,39 @@
+"""What is in which image: our distributions, and the lock of all others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+LOCKS = PROJECT / "deploy" / "docker" / "locks"
+
+_SHARED = ("proto", "libs/servicekit")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    name: str
+    distributions: tuple[str, ...]
+    """Folders of ours, each after those that it needs."""
+    extras: str = ""
+    """Of the last of them."""
+
+    @property
+    def lock(self) -> Path:
+        return LOCKS / f"{self.name}.txt"
+
+    @property
+    def requirements(self) -> list[str]:
+        *before, last = self.distributions
+        return [*(f"./{folder}" for folder in before), f"./{last}[{self.extras}]" if self.extras else f"./{last}"]
+
+
+IMAGES = (
+    Image("gateway", (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway")),
+    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), "milvus"),
+    Image("lora-server", (*_SHARED, "services/lora-server"), "s3"),
+)
+
+BUILD = Image("build", ())
+"""What makes wheels of our own distributions; none of it is in an image."""
+
+BUILD_REQUIREMENTS = ("hatchling>=1.27",)

@@ -1,0 +1,105 @@
+"""Lists the licences of all that is in the images: `python -m deploy.supply.licences`, in the services' environment."""
+
+import re
+from collections import defaultdict
+from importlib import metadata
+from pathlib import Path
+
+from deploy.supply.images import IMAGES, PROJECT
+from deploy.supply.locked import locked
+
+PAGE = PROJECT / "docs" / "licences.md"
+
+ACCEPTED = {
+    "0BSD",
+    "Apache-2.0",
+    "BSD",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "CNRI-Python",
+    "ISC",
+    "MIT",
+    "MPL-2.0",
+    "PSF-2.0",
+    "Unlicense",
+    "Zlib",
+}
+"""Such as ask for no more than their own text beside the program; MPL-2.0 for changes of its own files, too."""
+
+_SAME = {
+    "MIT License": "MIT",
+    "MIT, BSD": "MIT AND BSD",
+    "Apache Software License": "Apache-2.0",
+    "Apache 2.0": "Apache-2.0",
+    "Apache2": "Apache-2.0",
+    "BSD License": "BSD",
+    "3-Clause BSD License": "BSD-3-Clause",
+    "Python Software Foundation License": "PSF-2.0",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+}
+
+_HEAD = """# Licences
+
+Of what is in the images of the gateway, the retriever and the lora-server beside our own code (Apache-2.0), as the
+packages say themselves; their versions are in `deploy/docker/locks`. Made by `make licences`; a test fails where one is
+missing, unknown, or asks for more than its text beside the program. Not listed: the base images, and what the engine's
+makers put into it (vLLM: Apache-2.0; torch: BSD-3-Clause; CUDA's libraries: NVIDIA's own terms).
+
+| package | licence | images |
+|---|---|---|
+"""
+
+
+def packages() -> dict[str, list[str]]:
+    """Name to the images that have it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for image in IMAGES:
+        for name in sorted({each.name for each in locked(image.lock) if each.is_for_linux}):
+            found[name].append(image.name)
+    return dict(sorted(found.items()))
+
+
+def licence_of(name: str) -> str:
+    """As an SPDX expression where one can be told. Raises PackageNotFoundError."""
+    about = metadata.metadata(name)
+    expression = about.get("License-Expression")
+    if expression:
+        return str(expression)
+    written = (about.get("License") or "").strip()
+    known = _SAME.get(written, written)
+    if is_accepted(known):
+        return known
+    classified = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or () if c.startswith("License ::")]
+    return " OR ".join(_SAME.get(each, each) for each in classified) or "unknown"
+
+
+def is_accepted(expression: str) -> bool:
+    """Of "A OR B" one is enough; of "A AND B" each counts."""
+    inner = expression.replace("(", " ").replace(")", " ")
+    if "(" in expression:  # of "A AND (B OR C)" each counts: rather refused than taken by mistake
+        return all(name in ACCEPTED for name in re.split(r"\s+(?:AND|OR)\s+", inner.strip()))
+    return any(all(name.strip() in ACCEPTED for name in part.split(" AND ")) for part in inner.split(" OR "))
+
+
+def page() -> str:
+    """What is not installed here keeps what is listed already, or is unknown."""
+    known = listed() if PAGE.exists() else {}
+    rows = []
+    for name, images in packages().items():
+        try:
+            licence = licence_of(name)
+        except metadata.PackageNotFoundError:
+            licence = known.get(name, "unknown")
+        rows.append(f"| {name} | {licence} | {', '.join(images)} |")
+    return _HEAD + "\n".join(rows) + "\n"
+
+
+def listed(page: Path = PAGE) -> dict[str, str]:
+    """Name to licence, as the page has them."""
+    rows = re.findall(r"(?m)^\| ([a-z0-9-]+) \| (.+?) \| [a-z, -]+ \|$", page.read_text())
+    return {name: licence for name, licence in rows if name != "package"}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

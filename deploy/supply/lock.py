@@ -1,0 +1,54 @@
+"""Writes the images' locks, with hashes, for every Python that we know: `python -m deploy.supply.lock`.
+
+What is locked stays as it is while it fits; `--upgrade` takes the newest of everything.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.supply.images import BUILD, BUILD_REQUIREMENTS, IMAGES, PROJECT, Image
+
+PYTHON = "3.11"  # the oldest; the locks hold for all later ones
+HEAD = "# Made by `make locks`: change the distributions' pyproject.toml.\n"
+OURS = ("proto", "servicekit", "embedding", "scoring", "gateway", "retriever", "lora-server")
+
+
+def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None:
+    """Raises CalledProcessError where there is no set of versions that all agree with."""
+    beside = PROJECT / f".lock-{image.name}.in"  # paths in it begin at its folder
+    beside.write_text("\n".join(requirements) + "\n")
+    written = image.lock.read_text() if image.lock.exists() else ""
+    try:
+        subprocess.run([*_uv(image.lock), *more, beside.name], cwd=PROJECT, check=True)
+    except BaseException:
+        image.lock.write_text(written)
+        raise
+    finally:
+        beside.unlink()
+    image.lock.write_text(HEAD + _without_comments(image.lock.read_text()))
+
+
+def _uv(out: Path) -> list[str]:
+    uv = str(Path(sys.executable).parent / "uv")
+    # Neither an index nor a path of this machine may get into the file.
+    options = ["--universal", "--python-version", PYTHON, "--generate-hashes", "--no-header", "--no-annotate"]
+    options += ["--no-emit-index-url", "--no-config", "--native-tls", "--quiet", "--output-file", str(out)]
+    for name in OURS:
+        options += ["--no-emit-package", f"pointsman-{name}"]
+    return [uv, "pip", "compile", *options]
+
+
+def _without_comments(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+
+
+def main(arguments: Sequence[str]) -> None:
+    for image in IMAGES:
+        lock(image, image.requirements, arguments)
+    lock(BUILD, BUILD_REQUIREMENTS, arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,58 @@
+"""One version for everything: CHANGELOG.md's top entry. `python -m deploy.supply.versions [NEW]` tells or writes it.
+
+Each distribution's metadata, each image's label and each manifest's tag must say the same; a test holds that.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploy.supply.images import PROJECT
+
+CHANGELOG = PROJECT / "CHANGELOG.md"
+_VERSION = r"\d+\.\d+\.\d+"
+
+PLACES = (
+    ("*/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
+    ("*/*/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
+    ("services/lora-server/vllm_cpu_lora/pyproject.toml", rf'(?m)^(version = "){_VERSION}(")'),
+    ("deploy/docker/*.Dockerfile", rf"(pointsman-[a-z-]+:){_VERSION}()"),
+    ("deploy/docker/*.Dockerfile", rf"(?m)^(ARG VERSION=){_VERSION}()"),
+    ("deploy/docker/*.Dockerfile", rf'(image\.version="){_VERSION}(")'),
+    ("deploy/k8s/components/*/kustomization.yaml", rf"(name: pointsman-.*newTag: ){_VERSION}(\}})"),
+    ("deploy/k8s/jobs/*/kustomization.yaml", rf"(name: pointsman-.*newTag: ){_VERSION}(\}})"),
+)
+"""Files, and in them what stands around the version."""
+
+
+def version() -> str:
+    """Raises ValueError where CHANGELOG.md does not begin with an entry."""
+    found = re.search(rf"(?m)^## ({_VERSION}) \((?:not released|\d{{4}}-\d\d-\d\d)\)$", CHANGELOG.read_text())
+    if not found:
+        raise ValueError("CHANGELOG.md has no entry such as '## 1.2.3 (not released)' or '## 1.2.3 (2030-01-31)'")
+    return found[1]
+
+
+def written() -> Iterator[tuple[Path, str]]:
+    """Each file with each version that it says."""
+    for pattern, around in PLACES:
+        for file in sorted(PROJECT.glob(pattern)):
+            for found in re.finditer(around, file.read_text()):
+                yield file, found[0][len(found[1]) : len(found[0]) - len(found[2])]
+
+
+def write(new: str) -> None:
+    """Everywhere but in CHANGELOG.md, whose entry a person writes. Raises ValueError for what is no version."""
+    if not re.fullmatch(_VERSION, new):
+        raise ValueError(f"'{new}' is no version; write one such as 1.2.3")
+    for pattern, around in PLACES:
+        for file in PROJECT.glob(pattern):
+            text = file.read_text()
+            changed = re.sub(around, lambda found: f"{found[1]}{new}{found[2]}", text)
+            if changed != text:
+                file.write_text(changed)
+
+
+if __name__ == "__main__":
+    write(sys.argv[1]) if len(sys.argv) > 1 else print(version())

@@ -1,0 +1,84 @@
+"""Whether traces are recorded, and where they go: what OpenTelemetry's own environment variables say."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+
+from pointsman_servicekit.grpc_client import Interceptors
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+SPOKEN = "http/protobuf"
+
+
+class OtelSettingsError(ValueError):
+    """The environment asks for what is not here."""
+
+
+def are_wanted(environment: Mapping[str, str]) -> bool:
+    """Without an endpoint nothing is recorded: OpenTelemetry's default, a collector on this machine, is rarely there.
+
+    Raises OtelSettingsError for an exporter or a protocol that is not here.
+    """
+    if _said(environment, "OTEL_SDK_DISABLED") == "true" or not _first(environment, ENDPOINTS):
+        return False
+    exporter = _said(environment, "OTEL_TRACES_EXPORTER") or "otlp"
+    if exporter not in ("otlp", "none"):
+        raise OtelSettingsError(f"OTEL_TRACES_EXPORTER is '{exporter}'; known: otlp, none")
+    protocol = _first(environment, PROTOCOLS) or SPOKEN
+    if exporter == "otlp" and protocol != SPOKEN:
+        names = " or ".join(PROTOCOLS)
+        raise OtelSettingsError(f"{names} is '{protocol}'; traces are sent by {SPOKEN}, mostly to port 4318")
+    return exporter == "otlp"
+
+
+@contextmanager
+def exporting(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
+    """Records spans for the block's length, and sends what is left at its end; None where no traces are wanted.
+
+    `service` is the name after "pointsman-" of an installed distribution. Raises OtelSettingsError.
+    """
+    if not are_wanted(environment):
+        yield None
+        return
+    try:
+        from pointsman_servicekit.tracing.sdk import recording  # 13 MB, which nobody pays who does not trace
+    except ImportError as error:
+        raise OtelSettingsError(
+            f"{' or '.join(ENDPOINTS)} asks for traces, and OpenTelemetry's SDK is not installed: "
+            f"pip install 'pointsman-{service}[tracing]'"
+        ) from error
+
+    with recording(service, environment) as spans:
+        yield spans
+
+
+def around_servers(spans: "Spans | None") -> Sequence[grpc.aio.ServerInterceptor]:
+    """What traces the calls that a gRPC server answers."""
+    if spans is None:
+        return ()
+    from pointsman_servicekit.tracing.grpc_doors import TracedServer
+
+    return (TracedServer(spans),)
+
+
+def around_calls(spans: "Spans | None") -> Interceptors:
+    """What traces the calls over a channel."""
+    if spans is None:
+        return ()
+    from pointsman_servicekit.tracing.grpc_calls import TracedCalls
+
+    return (TracedCalls(spans),)
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:
+    return next(filter(None, (_said(environment, name) for name in names)), "")
+
+
+def _said(environment: Mapping[str, str], name: str) -> str:
+    return environment.get(name, "").strip().lower()

@@ -1,0 +1,104 @@
+"""Builds what answers a share of the requests once more, around the journal and the box for feedback."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from pointsman_scoring import metric_from
+from pointsman_servicekit.errors import Unavailable
+from prometheus_client import CollectorRegistry
+
+from pointsman_gateway.admission import Admission
+from pointsman_gateway.config.load import SCORED_HERE, Config
+from pointsman_gateway.config.schema import ShadowConfig
+from pointsman_gateway.domain import Path, Request
+from pointsman_gateway.line import Line
+from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.shadow.aside import Aside
+from pointsman_gateway.shadow.marking import Box, Marking
+from pointsman_gateway.shadow.metrics import ShadowMetrics
+from pointsman_gateway.shadow.purse import PERIOD, Purse
+from pointsman_gateway.shadow.running import MOST_AT_ONCE, Runner
+from pointsman_gateway.shadow.scoring import Score, Scoring
+from pointsman_gateway.shadow.stage import Shadowing
+from pointsman_gateway.shadow.store import ShadowStore
+from pointsman_gateway.wiring.line import to_path
+from pointsman_gateway.wiring.memory import Memory
+
+
+@dataclass(slots=True)
+class ShadowTerms:
+    """What the configuration that serves says; each generation is obeyed from then on."""
+
+    tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    def obey(self, config: Config) -> None:
+        shadowed = {name: task for name, task in config.tasks.tasks.items() if task.shadow is not None}
+        self.tasks = {name: task.shadow for name, task in shadowed.items() if task.shadow is not None}
+        self.paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
+        self.scores = {
+            name: metric_from(task.metric.model_dump(exclude_unset=True)).score
+            for name, task in shadowed.items()
+            if task.metric and task.metric.name in SCORED_HERE and config.tasks.journal.keep_text
+        }
+
+    def may(self, request: Request, task: str, path: str) -> bool:
+        """Whether the request's caller could have had it answered so."""
+        return request.caller.scope.why_not(task, self.paths[path]) is None
+
+
+@dataclass(frozen=True, slots=True)
+class Shadows:
+    """What stands around the journal and the box."""
+
+    journal: Journal
+    feedback: Box
+
+
+@asynccontextmanager
+async def shadowing(
+    memory: Memory, line: Callable[[], Line], terms: ShadowTerms, admission: Admission, registry: CollectorRegistry
+) -> AsyncIterator[Shadows]:
+    """At the end of the block whatever is under way is stopped, and what was spent is told."""
+    metrics, store = ShadowMetrics(registry), memory.shadows
+    purse = Purse(store)
+    runner = Runner(Aside(line, MOST_AT_ONCE), purse, lambda: _crowded(admission), metrics)
+    scoring = Scoring(memory.board, metrics, store, lambda: terms.scores)
+    stage = Shadowing(memory.journal, runner, lambda: terms.tasks, terms.may, scoring)
+    if store is None:
+        try:
+            yield Shadows(stage, memory.feedback)
+        finally:
+            await runner.stop()
+        return
+    await _settle(purse, store)
+    upkeep = asyncio.create_task(_keep_up(purse, store), name="settle the shadows")
+    try:
+        yield Shadows(stage, Marking(memory.feedback, store, scoring))
+    finally:
+        await runner.stop()
+        upkeep.cancel()
+        await asyncio.wait([upkeep])
+        await _settle(purse, store)
+
+
+def _crowded(admission: Admission) -> bool:
+    """Callers wait, or may have to soon."""
+    return bool(admission.waiting) or admission.in_flight * 2 >= admission.most or not admission.welcomes
+
+
+async def _keep_up(purse: Purse, store: ShadowStore) -> None:
+    while True:
+        await _settle(purse, store)
+        await asyncio.sleep(PERIOD)
+
+
+async def _settle(purse: Purse, store: ShadowStore) -> None:
+    try:
+        await purse.settle()
+        await store.write()
+    except Unavailable:
+        pass  # Redis tells of itself; the rest waits

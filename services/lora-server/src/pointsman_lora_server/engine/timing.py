@@ -1,0 +1,47 @@
+"""The wrapper: each answer that the lora-server itself asks of the engine is timed."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_lora_server.engine.vllm_api import Greedy
+
+
+class Engine(Protocol):
+    """`VllmApi` says what it raises."""
+
+    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Greedy: ...
+    async def corrupted(self) -> int: ...
+
+
+class Completions(Protocol):
+    """Counts answers."""
+
+    def completed(self, model: str, error: str, seconds: float) -> None:
+        """`error` is its code, "cancelled", or empty."""
+        ...
+
+
+class Timed:
+    """Implements `Engine` around another."""
+
+    def __init__(self, engine: Engine, meter: Completions) -> None:
+        self._engine = engine
+        self._meter = meter
+
+    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Greedy:
+        begun, failure = time.perf_counter(), "cancelled"
+        try:
+            answer = await self._engine.complete(model, prompt, tokens)
+            failure = ""
+        except PointsmanError as error:
+            failure = error.code
+            raise
+        finally:
+            self._meter.completed(model, failure, time.perf_counter() - begun)
+        return answer
+
+    async def corrupted(self) -> int:
+        return await self._engine.corrupted()

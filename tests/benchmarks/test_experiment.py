@@ -1,0 +1,99 @@
+"""The experiment's folder is one that the gateway takes, and its page says what was measured."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport
+from pointsman_gateway import wiring
+from pointsman_gateway.config.load import load_config
+from pointsman_scoring import metric_from
+from pointsman_scoring.intervals import Interval
+
+from benchmarks.experiment import adapters, picture, table
+from benchmarks.experiment.folder import EXAMPLE, lay_out, read_rows
+from benchmarks.experiment.tasks import TASKS, paths_of
+
+
+def figures(path: str, kind: str, score: float, tokens: float) -> PathFigures:
+    return PathFigures(
+        path=path, kind=kind, adapter="a@prod" if kind in ("lora", "hybrid") else "", model="tiny", answers=10,
+        failures={}, unscored=0, score=Interval(score, score / 2, (1 + score) / 2), well_formed=1.0,
+        first_token=Quantiles(0.1, 0.2), total=Quantiles(1, 2), prompt_tokens=tokens, cached_tokens=0.0,
+        completion_tokens=10.0, prompt_tokens_p95=tokens, context_window=4096, usd_per_1000={"prompt": tokens / 1000},
+        judge_usd=0.0, on_front=False,
+    )  # fmt: skip
+
+
+def report(task: str, scores: Mapping[str, float]) -> Report:
+    """One path of each kind; those without an adapter have 200 tokens, the others 50."""
+    paths = tuple(
+        figures(f"{task}_{kind}", kind, score, 200 if kind in ("prompt", "rag") else 50)
+        for kind, score in scores.items()
+    )
+    pair = Pair(paths[0].path, paths[2].path, 10, Interval(-0.1, -0.2, 0), 0.01, 0.02, "mcnemar")
+    found = TaskReport(task, "exact", 10, paths, (pair,), (), (), 0)
+    return Report(1, f"{task}.jsonl", "0" * 64, "abc", 8, 0.95, (found,))
+
+
+GOOD = {"prompt": 0.3, "rag": 0.1, "lora": 0.6, "hybrid": 0.5}
+REPORTS = {
+    "triage": report("triage", GOOD),
+    "policy_question": report("policy", {"prompt": 0.1, "rag": 0.7, "lora": 0.2, "hybrid": 0.6}),
+    "branded_reply": report("letter", {"prompt": 0.3, "rag": 0.4, "lora": 0.5, "hybrid": 0.9}),
+    "fare_sum": report("fare", dict.fromkeys(GOOD, 0.0)),
+}
+
+
+def test_the_gateway_takes_the_experiments_folder(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path / "helpdesk", {"policy": tmp_path, "fares": tmp_path})
+    config = load_config(folder / "config", {})
+    wiring.check(config)
+    for task in TASKS:
+        kinds = {wiring.to_path(path, config.paths.paths[path], config).kind for path in paths_of(task)}
+        assert kinds == {"prompt", "rag", "lora", "hybrid"}, task
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_held_out_rows_can_be_scored_and_are_shown_to_no_path(tmp_path: Path, task: str) -> None:
+    folder = lay_out(tmp_path / "helpdesk", {})
+    config = load_config(folder / "config", {})
+    metric = config.tasks.tasks[task].metric
+    assert metric
+    scorer = metric_from(metric.model_dump(exclude_unset=True))
+    seen = {row.text.casefold() for row in config.examples[task]}
+    seen |= {row["text"].casefold() for recipe in adapters.recipes().values() for row in recipe.rows}
+    for row in read_rows(EXAMPLE / "heldout" / f"{task}.jsonl"):
+        expected = row.get("facts", row.get("output"))
+        assert scorer.score(_right_answer(expected), expected) == 1, row
+        assert row["text"].casefold() not in seen
+
+
+def _right_answer(expected: object) -> str:
+    if isinstance(expected, list):
+        return " ".join(fact if isinstance(fact, str) else fact[0] for fact in expected)
+    return expected if isinstance(expected, str) else json.dumps(expected)
+
+
+def test_each_claim_stands_beside_what_was_measured() -> None:
+    page = f"Before.\n{table.BEGIN}\nSTALE\n{table.END}\nAfter.\n"
+    written = table.put_into(page, REPORTS, {"a": 0.01})
+    assert written.startswith("Before.\n")
+    assert written.endswith("\nAfter.\n")
+    assert "STALE" not in written
+    assert "0.600 against 0.300 (triage_prompt): +30.0 points, p 0.020 | yes |" in written
+    assert "50 against 200: 0.25 | yes |" in written
+    assert "retrieval beats the adapter | 0.700 (policy_rag) against 0.200 | yes |" in written
+    assert "branded_reply: a hybrid beats both | 0.900 (letter_hybrid) against 0.500 (letter_lora), 0.400" in written
+    assert written.count("| **no** |") == 3  # no hybrid is the best of triage, policy questions and sums
+    assert table.put_into(written, REPORTS, {"a": 0.01}) == written
+
+
+def test_the_picture_shows_every_path() -> None:
+    drawn = picture.draw(REPORTS)
+    assert drawn.count("95 % interval") == 1
+    for task in REPORTS.values():
+        for path in task.tasks[0].paths:
+            assert f"{path.prompt_tokens:.0f} · " in drawn
+    assert drawn.count('fill="#f0f2f5"') == 16

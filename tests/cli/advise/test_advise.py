@@ -1,0 +1,200 @@
+"""From an evaluation and the cost of a training: when an adapter pays, and what to do."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli.advise.advice import TaskAdvice, advise
+from pointsman_cli.advise.money import Terms, break_even
+from pointsman_cli.advise.recommendation import Needs
+from pointsman_cli.errors import Misused
+from pointsman_cli.eval import report
+from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport
+from pointsman_scoring.intervals import Interval
+
+Cli = Callable[..., Any]
+
+ADAPTER = "triage@prod"
+TRAINED = Terms(training={ADAPTER: 0.6, "triage": 0.6})
+
+
+def path(name: str, kind: str, score: float, usd_per_1000: Mapping[str, float], **more: Any) -> PathFigures:
+    facts: dict[str, Any] = {
+        "adapter": ADAPTER if kind in ("lora", "hybrid") else "",
+        "model": "tiny",
+        "answers": 100,
+        "failures": {},
+        "unscored": 0,
+        "score": Interval(score, score - 0.05, score + 0.05),
+        "well_formed": 1.0,
+        "first_token": Quantiles(0.1, 0.2),
+        "total": Quantiles(1.0, 2.0),
+        "prompt_tokens": 100.0,
+        "cached_tokens": 0.0,
+        "completion_tokens": 10.0,
+        "prompt_tokens_p95": 120.0,
+        "context_window": 4096,
+        "judge_usd": 0.0,
+        "on_front": False,
+    }
+    return PathFigures(path=name, kind=kind, usd_per_1000=usd_per_1000, **(facts | more))
+
+
+FEW_SHOT = path("few_shot", "prompt", 0.5, {"prompt": 4.0, "completion": 1.0})
+RAG = path("rag", "rag", 0.6, {"prompt": 3.0, "completion": 1.0, "retrieval": 0.5})
+LORA = path("adapter", "lora", 0.8, {"prompt": 1.0, "completion": 1.0})
+HYBRID = path("hybrid", "hybrid", 0.9, {"prompt": 4.5, "completion": 1.0})
+
+
+def report_of(*paths: PathFigures, chance: tuple[tuple[str, str], ...] = ()) -> Report:
+    """All differences are beyond chance but those of the pairs in `chance`."""
+    pairs = [
+        Pair(one.path, other.path, 100, Interval(0.1, 0, 0.2), p_value, p_value, "mcnemar")
+        for place, one in enumerate(paths)
+        for other in paths[place + 1 :]
+        for p_value in [0.4 if {one.path, other.path} in [set(two) for two in chance] else 0.001]
+    ]
+    task = TaskReport("triage", "exact", 100, paths, tuple(pairs), (), (), 0)
+    return Report(1, "triage.jsonl", "0" * 64, "abc", 8, 0.95, (task,))
+
+
+def advice(*paths: PathFigures, needs: Needs | None = None, terms: Terms = TRAINED, **more: Any) -> TaskAdvice:
+    (found,) = advise(report_of(*paths, **more), needs or Needs(), terms)
+    return found
+
+
+def test_a_training_is_earned_back_by_what_each_request_saves() -> None:
+    found = break_even(LORA, FEW_SHOT, TRAINED)
+    assert found.saving_per_1000 == pytest.approx(3)
+    assert found.requests == pytest.approx(0.6 / 0.003)
+    # 5/0.5 and 2/0.8 dollars for 1,000 right answers
+    assert found.right_answers == pytest.approx(0.6 / (0.010 - 0.0025))
+    assert found.requests_a_month == pytest.approx(0.6 / 12 / 0.003)
+
+
+def test_a_path_that_costs_more_never_pays_by_price_but_may_by_what_wrong_answers_cost() -> None:
+    assert break_even(HYBRID, FEW_SHOT, TRAINED).requests is None
+    dear = Terms(training=TRAINED.training, wrong_answer=0.01)
+    # saved a request: 0.01 x (0.9 - 0.5) less the 0.0005 that it costs more
+    assert break_even(HYBRID, FEW_SHOT, dear).requests == pytest.approx(0.6 / (0.004 - 0.0005))
+
+
+def test_knowledge_that_changes_makes_an_adapter_cost_by_the_month() -> None:
+    terms = Terms(training=TRAINED.training, trainings_a_month=4, adapter_month=0.2)
+    assert break_even(LORA, FEW_SHOT, terms).requests_a_month == pytest.approx((4 * 0.6 + 0.2 + 0.05) / 0.003)
+
+
+def test_a_path_that_is_never_right_is_beaten_from_the_first_right_answer() -> None:
+    hopeless = path("zero_shot", "prompt", 0.0, {"prompt": 0.1})
+    found = break_even(LORA, hopeless, TRAINED)
+    assert (found.requests, found.right_answers) == (None, 0)
+
+
+def test_prices_are_moved_one_at_a_time_for_both_paths() -> None:
+    found = advice(FEW_SHOT, LORA)
+    assert found.rivals == ("adapter", "few_shot")
+    moved = {each.price: each.requests for each in found.sensitivities}
+    assert moved == {
+        "prompt": pytest.approx((0.6 / 0.0015, 0.6 / 0.003, 0.6 / 0.006)),
+        "completion": pytest.approx((0.6 / 0.003,) * 3),
+        "training": pytest.approx((0.3 / 0.003, 0.6 / 0.003, 1.2 / 0.003)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("paths", "verdict", "chosen"),
+    [
+        ([FEW_SHOT, path("adapter", "lora", 0.4, {"prompt": 1.0})], "stay with prompting", "few_shot"),
+        ([FEW_SHOT, RAG], "add retrieval", "rag"),
+        ([FEW_SHOT, RAG, LORA], "train", "adapter"),
+        ([FEW_SHOT, RAG, LORA, HYBRID], "both", "hybrid"),
+    ],
+)
+def test_the_best_beyond_chance_is_recommended(paths: list[PathFigures], verdict: str, chosen: str) -> None:
+    said = advice(*paths).recommendation
+    assert said.verdict.startswith(verdict)
+    assert said.path == chosen
+    assert any(reason.startswith("accuracy: " + chosen) for reason in said.reasons)
+
+
+def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_known() -> None:
+    as_good = {"chance": (("few_shot", "adapter"),)}
+    without = advice(FEW_SHOT, LORA, **as_good).recommendation
+    assert without.path == "few_shot"
+    assert (
+        "an adapter would be as good: adapter pays from 200 requests on; give --monthly to weigh it" in without.reasons
+    )
+    # the training is 0.05 dollars a month, which 0.003 a request earn back from 17 on
+    for monthly, chosen in [(16, "few_shot"), (17, "adapter")]:
+        terms = Terms(training=TRAINED.training, monthly=monthly)
+        assert advice(FEW_SHOT, LORA, terms=terms, **as_good).recommendation.path == chosen
+
+
+def test_with_a_floor_the_cheapest_that_reaches_it_is_enough() -> None:
+    terms = Terms(training=TRAINED.training, monthly=1e6)
+    assert advice(FEW_SHOT, RAG, LORA, HYBRID, needs=Needs(floor=0.74), terms=terms).recommendation.path == "adapter"
+    none = advice(FEW_SHOT, LORA, needs=Needs(floor=0.95)).recommendation
+    assert (none.verdict, none.path) == ("none of them is good enough yet", "")
+    assert none.reasons[0] == "few_shot scores 0.500, surely no less than 0.450: the floor is 0.95"
+
+
+def test_what_is_too_slow_or_too_loose_is_not_recommended() -> None:
+    slow = path("adapter", "lora", 0.8, {"prompt": 1.0}, total=Quantiles(2, 5))
+    loose = path("rag", "rag", 0.7, {"prompt": 1.0}, well_formed=0.6)
+    assert advice(FEW_SHOT, slow, loose, needs=Needs(form=0.9, p95_seconds=3)).recommendation.path == "few_shot"
+
+
+def test_the_reasons_name_form_latency_knowledge_and_a_prompt_near_the_window() -> None:
+    long = path("few_shot", "prompt", 0.5, {"prompt": 4.0}, prompt_tokens_p95=3000.0, well_formed=0.7)
+    said = "\n".join(advice(long, RAG, LORA).recommendation.reasons)
+    for part in (
+        "form: 100% of adapter's answers are well-formed; few_shot 70%, rag 100%",
+        "latency: adapter takes 2.00 s at p95",
+        "cost: adapter costs 2.0000 dollars for 1,000 answers",
+        "knowledge: an adapter knows what it was trained on",
+        "prompt length: few_shot fills 73% of the 4,096 tokens of the window at p95",
+    ):
+        assert part in said
+
+
+def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> None:
+    report.write(report_of(FEW_SHOT, LORA), tmp_path / "report.json")
+    (tmp_path / "training.json").write_text(json.dumps({"name": "triage", "seconds": 1800}))
+    arguments = ["advise", tmp_path / "report.json", "--training", tmp_path / "training.json", "--hourly", "1.2"]
+
+    shown = cli(*arguments)
+    assert shown.code == 0, shown.err
+    assert "triage: train (adapter)" in shown.out
+    told = json.loads(cli(*arguments, "--json").out)
+    assert told[0]["recommendation"]["path"] == "adapter"
+    assert told[0]["break_evens"][0]["requests"] == pytest.approx(200)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "what did training the adapter 'triage' cost? Give its --training FILE with --hourly USD, or"),
+        (["--training", "{}/training.json"], "give --hourly"),
+        (["--training", "{}/report.json", "--hourly", "1"], "is no record of a training"),
+        (["--training", "{}/none.json", "--hourly", "1"], "No such file"),
+        (["--training-cost", "triage"], "--training-cost is NAME=USD, as triage=0.25; it is 'triage'"),
+        (["--training-cost", "triage=-1"], "it is 'triage=-1'"),
+    ],
+)
+def test_an_unknown_training_cost_is_an_error_and_never_nothing(
+    cli: Cli, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    report.write(report_of(FEW_SHOT, LORA), tmp_path / "report.json")
+    (tmp_path / "training.json").write_text(json.dumps({"name": "triage", "seconds": 1800}))
+    outcome = cli("advise", tmp_path / "report.json", *(argument.format(tmp_path) for argument in arguments))
+    assert outcome.code == 2
+    assert says in outcome.err
+
+
+def test_a_report_without_adapters_needs_no_training_cost() -> None:
+    said = advice(FEW_SHOT, RAG, terms=Terms())
+    assert (said.recommendation.path, said.break_evens, said.rivals) == ("rag", (), None)
+    with pytest.raises(Misused):
+        advice(FEW_SHOT, LORA, terms=Terms())

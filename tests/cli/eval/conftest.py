@@ -1,0 +1,78 @@
+"""The real gateway among scripted neighbours, and labelled rows."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.config_folder import ConfigFolder
+from doubles.engine import Refusal, ScriptedEngine, answer, running_engine
+from doubles.gateway import TRIAGE, Gateway, Neighbours
+from doubles.lora_server import running_lora_server
+from doubles.retriever import running_retriever
+from pointsman_embedding.prepare import prepare
+
+MODEL = Path(__file__).parents[3] / ".pointsman" / "models" / "minilm"
+
+ROWS = [
+    {"text": f"message {number}", "output": {"intent": intent, "urgency": "low"}, "task": "triage"}
+    for number, intent in enumerate(["refund", "lost_item"] * 6)
+]
+"""The adapter knows all of them, the few-shot path every third, the default path none."""
+
+Rows = Callable[[list[dict[str, Any]]], Path]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Rows:
+    def write(rows: list[dict[str, Any]]) -> Path:
+        file = tmp_path / "rows.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return file
+
+    return write
+
+
+def as_trained(body: Mapping[str, Any]) -> Any:
+    """An engine that knows `ROWS` by its adapter, and half knows them when shown examples."""
+    text = body["messages"][-1]["content"]
+    row = next((row for row in ROWS if row["text"] == text), ROWS[0])
+    right = json.dumps(row["output"])
+    if body["model"] == TRIAGE:
+        return answer(right, prompt_tokens=10)
+    if any(message["role"] == "assistant" for message in body["messages"]):
+        return answer(right if ROWS.index(row) % 3 == 0 else "Here you are.", prompt_tokens=100, cached_tokens=40)
+    return answer("I do", "n't know.", prompt_tokens=30)
+
+
+@pytest.fixture
+async def neighbours(tmp_path: Path) -> AsyncIterator[Neighbours]:
+    prepare(MODEL)
+    config = ConfigFolder(tmp_path / "config")
+    config.tasks["triage"]["metric"] = {"exact": True}
+    async with running_engine() as engine, running_lora_server() as lora_server, running_retriever() as retriever:
+        engine.script = as_trained
+        yield Neighbours(engine, lora_server, retriever, config, {"embedding_model": MODEL})
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def engine(neighbours: Neighbours) -> ScriptedEngine:
+    return neighbours.engine
+
+
+def refusing(model: str) -> Callable[[Mapping[str, Any]], Any]:
+    """As `as_trained`, but what is asked of `model` is refused."""
+
+    def script(body: Mapping[str, Any]) -> Any:
+        refused = Refusal(400, {"error": {"message": "too hot", "type": "BadRequestError", "param": None, "code": 400}})
+        return refused if body["model"] == model else as_trained(body)
+
+    return script

@@ -1,0 +1,320 @@
+"""A labelled set goes down every path through the real gateway, and is compared."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.engine import ScriptedEngine, answer
+from doubles.gateway import TRIAGE, Gateway, Neighbours
+from doubles.tenancy import issue
+from doubles.valkey import running_valkey
+from doubles.waiting import until
+from pointsman_cli.ask import http_door
+from pointsman_cli.errors import CommandError, Misused, Unreachable
+from pointsman_cli.eval import page, report
+from pointsman_cli.eval import rows as labelled
+from pointsman_cli.eval.command import evaluated
+from pointsman_cli.eval.figures import Terms
+from pointsman_cli.eval.plan import Wanted
+from pointsman_cli.eval.report import PathFigures, Report
+
+from tests.cli.eval.conftest import ROWS, Rows, as_trained, refusing
+
+TERMS = Terms(at_once=4, confidence=0.95, examples=5)
+
+
+async def evaluate(
+    url: str, file: Path, wanted: Wanted | None = None, *, answers: str = "answers.jsonl", resume: bool = False
+) -> Report:
+    client = http_door.open_client(url, {"cache-control": "no-store"})
+    dataset = labelled.read(file, "")
+    return await evaluated(client, dataset, wanted or Wanted(), file.parent / answers, resume, TERMS)
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int | None
+    out: str
+    err: str
+
+
+async def command(*arguments: object, **environment: str) -> Ended:
+    """A command line in a process of its own, beside the gateway in this one."""
+    program = [sys.executable, "-m", "pointsman_cli", *map(str, arguments)]
+    process = await asyncio.create_subprocess_exec(*program, stdout=PIPE, stderr=PIPE, env=os.environ | environment)
+    out, err = await process.communicate()
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+def figures(report: Report) -> dict[str, PathFigures]:
+    return {path.path: path for path in report.tasks[0].paths}
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+async def test_every_path_that_could_answer_is_asked_every_row(gateway: Gateway, rows: Rows) -> None:
+    found = await evaluate(gateway.url, rows(ROWS))
+
+    (task,) = found.tasks
+    assert (task.task, task.metric, task.rows) == ("triage", "exact", 12)
+    paths = figures(found)
+    assert list(paths) == ["triage_adapter", "triage_few_shot", "safe_start"]
+    assert [path.kind for path in paths.values()] == ["lora", "prompt", "rag"]
+    assert [path.score.mean for path in paths.values() if path.score] == [1, pytest.approx(1 / 3), 0]
+    assert [path.well_formed for path in paths.values()] == [1, pytest.approx(1 / 3), 0]
+    assert paths["triage_adapter"].model == TRIAGE
+    few_shot = paths["triage_few_shot"]
+    assert (few_shot.prompt_tokens, few_shot.cached_tokens, few_shot.completion_tokens) == (100, 40, 1)
+    # the price list: 1 dollar a million prompt tokens, 0.25 cached, 4 for the answer's
+    assert few_shot.usd_per_1000 == pytest.approx({"prompt": 0.06, "cached": 0.01, "completion": 0.004})
+    assert paths["triage_adapter"].on_front
+    assert not few_shot.on_front
+    assert paths["safe_start"].usd_per_1000["retrieval"] == pytest.approx(0.05)
+    assert few_shot.total
+    assert few_shot.first_token
+    assert 0 < few_shot.first_token.p50 <= few_shot.total.p50 <= few_shot.total.p95
+
+
+async def test_differences_come_with_their_significance(gateway: Gateway, rows: Rows) -> None:
+    found = await evaluate(gateway.url, rows(ROWS))
+
+    pairs = {(pair.first, pair.second): pair for pair in found.tasks[0].pairs}
+    pair = pairs["triage_adapter", "triage_few_shot"]
+    assert pair.difference.mean == pytest.approx(2 / 3)
+    assert (pair.test, pair.rows, pair.p_value) == ("mcnemar", 12, pytest.approx(2 / 2**8))
+    assert pair.p_adjusted == pytest.approx(2 * 2 / 2**8)  # the second of three, by Holm
+    assert pairs["triage_few_shot", "safe_start"].p_adjusted > 0.05
+
+
+async def test_the_cache_is_passed_by(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:
+    neighbours.config.models["cache"] = {"hit": 0.0}
+    neighbours.config.paths["triage_adapter"]["cache"] = {"exact": True}
+    await neighbours.ready()
+    async with running_valkey(tmp_path / "valkey") as valkey:
+        neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+        async with neighbours.gateway() as gateway:
+            for once in ("once", "again"):
+                await evaluate(gateway.url, rows(ROWS), Wanted(paths=["triage_adapter"]), answers=once)
+    assert len(neighbours.engine.bodies) == 2 * len(ROWS)
+
+
+async def test_a_failure_scores_zero_and_is_told_by_its_code(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows
+) -> None:
+    engine.script = refusing(TRIAGE)
+
+    path = figures(await evaluate(gateway.url, rows(ROWS)))["triage_adapter"]
+
+    assert path.failures == {"engine_refused": 12}
+    assert path.score
+    assert (path.score.mean, path.total, path.usd_per_1000) == (0, None, {})
+
+
+async def test_what_broke_off_is_gone_on_with_and_only_what_is_missing_is_asked(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows
+) -> None:
+    file = rows(ROWS)
+    whole = await evaluate(gateway.url, file)
+    kept = file.parent / "answers.jsonl"
+    first = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(b"".join(first[:20]) + first[20][:30])  # as if killed within a line
+    engine.bodies.clear()
+
+    again = await evaluate(gateway.url, file, resume=True)
+
+    assert len(engine.bodies) == len(first) - 20
+    places = Counter((line["row"], line["path"]) for line in lines(kept)[1:])
+    assert set(places.values()) == {1}
+    assert len(places) == 3 * len(ROWS)
+    assert [path.score for path in again.tasks[0].paths] == [path.score for path in whole.tasks[0].paths]
+
+
+async def test_what_failed_is_asked_again(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
+    file = rows(ROWS)
+    engine.script = refusing(TRIAGE)
+    await evaluate(gateway.url, file)
+    engine.script = as_trained
+    engine.bodies.clear()
+
+    again = figures(await evaluate(gateway.url, file, resume=True))
+
+    assert {body["model"] for body in engine.bodies} == {TRIAGE}
+    assert again["triage_adapter"].failures == {}
+
+
+async def test_another_evaluation_is_not_gone_on_with(gateway: Gateway, rows: Rows) -> None:
+    file = rows(ROWS)
+    await evaluate(gateway.url, file)
+    for wanted, differs in [(Wanted(metric="json_fields"), "tasks differ"), (Wanted(paths=["letter"]), "paths differ")]:
+        with pytest.raises(Misused, match=differs):
+            await evaluate(gateway.url, file, wanted, resume=True)
+
+
+async def test_answers_are_never_written_over(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
+    file = rows(ROWS)
+    await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]))
+    engine.bodies.clear()
+    with pytest.raises(Misused, match=r"is there already; --resume .*answers.jsonl goes on with it"):
+        await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]))
+    assert engine.bodies == []
+
+
+UNUSABLE = [
+    ({}, Wanted(paths=["nowhere"]), "there is no path 'nowhere'; known: handbook, letter, safe_start"),
+    ({}, Wanted(metric="exakt"), "unknown metric 'exakt'; known: exact, json_fields"),
+    ({}, Wanted(metric="regex=("), r"bad pattern '\('"),
+    ({}, Wanted(metric="judge=nobody"), "the judge is to be 'nobody'; known: auto, tiny"),
+    ({}, Wanted(metric="contains"), r"row 1 \(task 'triage'\): a fact is a text"),
+    ({"task": "chat"}, Wanted(), "task 'chat' has no metric; write one in tasks.yaml, or name one with --metric"),
+    ({"task": "sonnets"}, Wanted(), "no task 'sonnets'; known: chat, policy, triage; for any other, give"),
+]
+
+
+async def test_what_cannot_be_evaluated_is_told_before_anything_is_asked(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows
+) -> None:
+    for row, wanted, says in UNUSABLE:
+        file = rows([{**ROWS[0], **row}])
+        with pytest.raises(Misused, match=says):
+            await evaluate(gateway.url, file, wanted)
+        assert engine.bodies == []
+        assert not (file.parent / "answers.jsonl").exists()
+
+
+async def test_a_task_that_the_gateway_does_not_know_can_be_evaluated_by_paths_and_metric(
+    gateway: Gateway, rows: Rows
+) -> None:
+    rows_of_it = [{**row, "task": "sorting"} for row in ROWS]
+    found = await evaluate(gateway.url, rows(rows_of_it), Wanted(paths=["triage_adapter"], metric="exact"))
+    assert [(task.task, len(task.paths), len(task.pairs)) for task in found.tasks] == [("sorting", 1, 0)]
+
+
+async def test_a_judge_scores_what_cannot_be_counted(gateway: Gateway, engine: ScriptedEngine, rows: Rows) -> None:
+    def script(body: Any) -> Any:
+        if "You judge answers" not in body["messages"][0]["content"]:
+            return as_trained(body)
+        case = json.loads(body["messages"][-1]["content"])
+        assert case["expected"] == {"intent": "refund", "urgency": "low"} or case["request"] != "message 0"
+        return answer("Hm." if "don't know" in case["answer"] else "All of it is there. Score: 9")
+
+    engine.script = script
+    found = await evaluate(gateway.url, rows(ROWS), Wanted(metric="judge=tiny"))
+
+    paths = figures(found)
+    assert paths["triage_adapter"].score
+    assert (paths["triage_adapter"].score.mean, paths["triage_adapter"].unscored) == (pytest.approx(0.9), 0)
+    assert (paths["safe_start"].score, paths["safe_start"].unscored) == (None, 12)
+    assert paths["triage_adapter"].judge_usd == pytest.approx(12 * 24e-6)
+    assert {(pair.first, pair.second) for pair in found.tasks[0].pairs} == {("triage_adapter", "triage_few_shot")}
+
+
+async def test_a_metric_of_ones_own_that_fails_ends_the_evaluation_and_names_the_row(
+    gateway: Gateway, rows: Rows, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("def score(answer, expected):\n    return 0 if not answer else {'refund': 1}[expected['intent']]\n")
+    file = rows(ROWS)
+    wanted = Wanted(paths=["triage_adapter"], metric=f"entry_point={own}:score")
+    with pytest.raises(CommandError, match=r"row \d+: entry_point .*own.py:score failed: KeyError: 'lost_item'"):
+        await evaluate(gateway.url, file, wanted)
+    scores = [line["score"] for line in lines(file.parent / "answers.jsonl")[1:]]
+    assert scores == [1] * len(scores)
+
+
+async def test_where_the_gateway_goes_away_the_evaluation_ends_and_keeps_what_it_has(
+    neighbours: Neighbours, rows: Rows
+) -> None:
+    file = rows(ROWS)
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]))
+    with pytest.raises(Unreachable, match="no gateway answers at"):
+        await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]), resume=True)
+    assert len(lines(file.parent / "answers.jsonl")) == 1 + len(ROWS)
+
+
+async def test_a_report_is_read_back_as_it_was(gateway: Gateway, rows: Rows, tmp_path: Path) -> None:
+    found = await evaluate(gateway.url, rows(ROWS))
+    report.write(found, tmp_path / "report.json")
+    assert report.read(tmp_path / "report.json") == found
+    (tmp_path / "bad.json").write_text('{"version": 1}')
+    with pytest.raises(Misused, match="no report of `pointsman eval --json`: dataset: Field required"):
+        report.read(tmp_path / "bad.json")
+
+
+async def test_the_page_shows_labels_and_disagreements_and_escapes_them(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows
+) -> None:
+    hostile = "<script>alert(1)</script>"
+    engine.script = lambda body: answer(hostile) if body["model"] == TRIAGE else as_trained(body)
+    found = await evaluate(gateway.url, rows([*ROWS, {**ROWS[0], "text": f"{hostile} & more"}]))
+
+    shown = page.render(found)
+
+    assert hostile not in shown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in shown
+    assert "<script" not in shown
+    assert "http" not in shown.replace("http-equiv", "")  # nothing is fetched
+    (confusion,) = [each for each in found.tasks[0].confusions if each.path == "triage_few_shot"]
+    assert (confusion.field, confusion.labels) == ("intent", ("lost_item", "refund"))
+    assert confusion.answered == ("lost_item", "refund", "(no JSON)")
+    assert [sum(row) for row in confusion.counts] == [6, 7]
+
+
+async def test_the_command_prints_a_table_and_writes_both_files(gateway: Gateway, rows: Rows, tmp_path: Path) -> None:
+    arguments = ["eval", rows(ROWS), "--url", gateway.url, "--home", tmp_path / "home", "--concurrency", "2"]
+    ended = await command(*arguments, "--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
+    assert ended.code == 0, ended.err
+    assert "triage: 12 rows, exact; intervals of 95%" in ended.out
+    assert "36 requests, 0 answered before" in ended.err
+    assert report.read(tmp_path / "r.json").at_once == 2
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    (kept,) = (tmp_path / "home" / "evaluations").iterdir()
+    assert len(lines(kept)) == 1 + 36
+
+
+async def test_an_interrupted_evaluation_says_how_to_go_on(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows, tmp_path: Path
+) -> None:
+    never = asyncio.Event()
+    engine.script = lambda body: [never] if len(engine.bodies) > 5 else as_trained(body)
+    program = [sys.executable, "-m", "pointsman_cli", "eval", str(rows(ROWS)), "--url", gateway.url]
+    kept = tmp_path / "kept.jsonl"
+    process = await asyncio.create_subprocess_exec(*program, "--answers", str(kept), stdout=PIPE, stderr=PIPE)
+    await until(lambda: kept.is_file() and len(lines(kept)) == 1 + 5, within=60)
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert f"what was answered is kept; the same command with --resume {kept} goes on" in err.decode()
+
+
+async def test_where_keys_are_asked_for_the_named_variables_one_is_shown(
+    neighbours: Neighbours, rows: Rows, tmp_path: Path
+) -> None:
+    arguments = ["eval", rows(ROWS), "--paths", "triage_adapter", "--key-env", "OUR_KEY", "--home", tmp_path]
+    async with running_valkey(tmp_path / "valkey") as valkey:
+        key = (await issue(valkey.url)).credential.text
+        neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool"}
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway:
+            refused = await command(*arguments, "--url", gateway.url)
+            answered = await command(*arguments, "--url", gateway.url, OUR_KEY=key)
+    assert refused.code == 1
+    assert "(missing_key, HTTP 401)" in refused.err
+    assert answered.code == 0, answered.err
+    assert "1.000" in answered.out
+
+
+async def test_what_is_no_gateway_is_told(engine: ScriptedEngine, rows: Rows) -> None:
+    with pytest.raises(CommandError, match="knows no /v1/tasks: no gateway, or an old one"):
+        await evaluate(engine.url, rows(ROWS))

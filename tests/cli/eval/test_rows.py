@@ -1,0 +1,81 @@
+"""Rows are read as they are written, or the message names their lines."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli.errors import Misused
+from pointsman_cli.eval.rows import read
+
+Cli = Callable[..., Any]
+
+
+def write(folder: Path, *lines: str) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_a_text_is_a_conversation_of_one_message_and_an_id_is_its_line(tmp_path: Path) -> None:
+    conversation = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},
+                    {"role": "user", "content": "A dog?"}]  # fmt: skip
+    file = write(
+        tmp_path,
+        json.dumps({"text": "May I bring a dog?", "output": "Yes."}),
+        "",
+        json.dumps({"messages": conversation, "facts": ["free"], "task": "policy", "id": "dog"}),
+    )
+    first, second = read(file, "chat").rows
+    assert (first.id, first.task, first.text, first.output) == ("1", "chat", "May I bring a dog?", "Yes.")
+    assert (second.id, second.task, second.text, second.facts) == ("dog", "policy", "A dog?", ["free"])
+    assert list(second.messages) == conversation
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "rows.jsonl:2 is not JSON"),
+        ("[]", "rows.jsonl:2 is no JSON object"),
+        ('{"output": "x"}', 'must have either "text" or "messages"'),
+        ('{"text": "a", "messages": [], "output": "x"}', 'must have either "text" or "messages"'),
+        ('{"text": " ", "output": "x"}', '"text" must be a text that is not empty'),
+        ('{"text": "a"}', 'has neither an "output" nor "facts"'),
+        ('{"text": "a", "output": "x", "task": 3}', "names no task"),
+        ('{"text": "a", "output": "x", "id": {}}', 'has an "id" that is neither'),
+        ('{"messages": [{"role": "tool", "content": "x"}], "output": "x"}', "a message has a role"),
+        ('{"messages": [{"role": "assistant", "content": "x"}], "output": "x"}', "the last message must be the user"),
+        ('{"text": "a", "output": "x", "id": "1"}', "two rows with the id '1'"),
+    ],
+)
+def test_a_bad_row_is_told_by_its_line(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(Misused, match=says):
+        read(write(tmp_path, '{"text": "good", "output": "x"}', line), "chat")
+
+
+def test_several_bad_rows_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(Misused, match=r":1 .*:5 .*; and 2 more"):
+        read(write(tmp_path, *["{}"] * 7), "chat")
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"", "has no rows"), (b"\n\n", "has no rows"), (b"\xff", "not UTF-8")])
+def test_an_empty_or_unreadable_set_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(Misused, match=says):
+        read(file, "chat")
+    with pytest.raises(Misused, match=r"cannot read .*none.jsonl: No such file"):
+        read(tmp_path / "none.jsonl", "chat")
+
+
+def test_the_command_names_what_is_wrong_and_leaves_with_2(cli: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path, '{"text": "a", "output": "x"}')
+    for arguments, says, code in [
+        ([file], "rows.jsonl:1 names no task; add", 2),
+        ([file, "--task", "chat", "--url", "127.0.0.1:1"], "no gateway answers at http://127.0.0.1:1", 1),
+        ([file, "--task", "chat", "--html", tmp_path / "none" / "x.html"], "cannot write", 2),
+        ([file, "--task", "chat", "--answers", "a", "--resume", "b"], "give one of them", 2),
+    ]:
+        outcome = cli("eval", *arguments, "--home", tmp_path / "home")
+        assert (outcome.code, says in outcome.err) == (code, True), outcome.err

@@ -1,0 +1,136 @@
+"""What has been rendered, as one whole in which names can be looked up."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+
+WORKLOADS = ("Deployment", "StatefulSet", "Job")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`rule` is its short name, `where` the object."""
+
+    rule: str
+    where: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What makes pods."""
+
+    object: Object
+
+    @property
+    def name(self) -> str:
+        return str(self.object["metadata"]["name"])
+
+    @property
+    def where(self) -> str:
+        return f"{self.object['kind']}/{self.name}"
+
+    @property
+    def template(self) -> Object:
+        template: Object = self.object["spec"]["template"]
+        return template
+
+    @property
+    def pod(self) -> Object:
+        pod: Object = self.template["spec"]
+        return pod
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        labels: Mapping[str, str] = self.template["metadata"].get("labels", {})
+        return labels
+
+    @property
+    def containers(self) -> list[Object]:
+        return [*self.pod.get("initContainers", []), *self.pod["containers"]]
+
+    @property
+    def ports(self) -> dict[str | int, int]:
+        """By name, and by number."""
+        declared = [port for container in self.containers for port in container.get("ports", [])]
+        named: dict[str | int, int] = {port["name"]: port["containerPort"] for port in declared if "name" in port}
+        return named | {port["containerPort"]: port["containerPort"] for port in declared}
+
+
+class Cluster:
+    def __init__(self, objects: Iterable[Object]) -> None:
+        self.objects = list(objects)
+
+    @classmethod
+    def of(cls, rendered: str) -> "Cluster":
+        return cls(object for object in yaml.load_all(rendered, yaml.CSafeLoader) if object)
+
+    def copied(self) -> "Cluster":
+        """One that may be spoilt."""
+        return Cluster(copy.deepcopy(self.objects))
+
+    def all(self, *kinds: str) -> list[Object]:
+        return [object for object in self.objects if object["kind"] in kinds]
+
+    def get(self, kind: str, name: str) -> Object | None:
+        return next((object for object in self.all(kind) if object["metadata"]["name"] == name), None)
+
+    def has(self, kind: str, name: str) -> bool:
+        return self.get(kind, name) is not None
+
+    @property
+    def workloads(self) -> list[Workload]:
+        return [Workload(object) for object in self.all(*WORKLOADS)]
+
+    @property
+    def services(self) -> list[Workload]:
+        """Those that run until they are told to stop."""
+        return [workload for workload in self.workloads if workload.object["kind"] != "Job"]
+
+    def selected(self, selector: Mapping[str, Any]) -> list[Workload]:
+        """By `matchLabels` and `matchExpressions`, or by a Service's plain labels."""
+        return [workload for workload in self.workloads if matches(selector, workload.labels)]
+
+    def environment(self, workload: Workload, container: Object) -> dict[str, str]:
+        """All plain values, as the container would see them."""
+        values: dict[str, str] = {}
+        for source in container.get("envFrom", []):
+            found = self.get("ConfigMap", source.get("configMapRef", {}).get("name", ""))
+            values |= found.get("data", {}) if found else {}
+        return values | {entry["name"]: str(entry["value"]) for entry in container.get("env", []) if "value" in entry}
+
+
+def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    if "matchLabels" in selector or "matchExpressions" in selector or not selector:
+        plain = selector.get("matchLabels") or {}
+        return _hold(plain, labels) and all(_holds(each, labels) for each in selector.get("matchExpressions") or ())
+    return _hold(selector, labels)
+
+
+def _hold(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in wanted.items())
+
+
+def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    value, named = labels.get(expression["key"]), expression.get("values", [])
+    return {
+        "In": value in named,
+        "NotIn": value not in named,
+        "Exists": value is not None,
+        "DoesNotExist": value is None,
+    }[expression["operator"]]
+
+
+def where(object: Object) -> str:
+    return f"{object['kind']}/{object['metadata']['name']}"
+
+
+def each_container(cluster: Cluster) -> Iterator[tuple[Workload, Object, str]]:
+    for workload in cluster.workloads:
+        for container in workload.containers:
+            yield workload, container, f"{workload.where} {container['name']}"

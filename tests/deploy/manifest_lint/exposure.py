@@ -1,0 +1,86 @@
+"""What lies in the open: images that may change, secrets, configuration that cannot follow."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from manifest_lint.cluster import Cluster, Fault, each_container, where
+
+POLICY = ("pointsman-policy", "pointsman-policy-prompts", "pointsman-policy-tasks")
+_HASHED = re.compile(r"-[a-z0-9]{10}$")
+_SECRET_NAME = re.compile(r"(?i)(password|passwd|secret|token|api_?key|_auth)$")
+_SECRET_VALUE = re.compile(r"://[^/\s:@]*:[^/\s@$]+@|-----BEGIN [A-Z ]*PRIVATE KEY|\bpm_[A-Za-z0-9]{16}")
+
+
+def pinned_images(cluster: Cluster) -> Iterator[Fault]:
+    for _, container, place in each_container(cluster):
+        name, digest = container["image"].partition("@")[::2]
+        tag = name.rpartition("/")[2].partition(":")[2]
+        if not digest and tag in ("", "latest"):
+            yield Fault("image without a version", place, container["image"])
+
+
+def secrets_by_reference(cluster: Cluster) -> Iterator[Fault]:
+    for secret in cluster.all("Secret"):
+        yield Fault("secret in the open", where(secret), "is written down")
+    for _, container, place in each_container(cluster):
+        for entry in container.get("env", []):
+            if "value" in entry and (_SECRET_NAME.search(entry["name"]) or _SECRET_VALUE.search(str(entry["value"]))):
+                yield Fault("secret in the open", place, entry["name"])
+    for map_ in cluster.all("ConfigMap"):
+        for key, value in map_.get("data", {}).items():
+            if (_SECRET_NAME.search(key) and value) or _SECRET_VALUE.search(value):
+                yield Fault("secret in the open", where(map_), key)
+
+
+def folders_not_sub_paths(cluster: Cluster) -> Iterator[Fault]:
+    for _, container, place in each_container(cluster):
+        for mount in container.get("volumeMounts", []):
+            if "subPath" in mount or "subPathExpr" in mount:
+                yield Fault("subPath", place, f"{mount['mountPath']} does not follow its source")
+
+
+def policy_without_hash(cluster: Cluster) -> Iterator[Fault]:
+    """It is to be followed while the gateways run; what is read at the start only must start them anew."""
+    for name in POLICY:
+        if not cluster.has("ConfigMap", name) and cluster.has("Deployment", "gateway"):
+            yield Fault("policy's name", "ConfigMap", f"there is no {name}")
+    used = {name for workload in cluster.workloads for name in _read_at_start(workload.pod)}
+    for name in sorted(used):
+        if name not in POLICY and not _HASHED.search(name):
+            yield Fault("settings without a hash", f"ConfigMap/{name}", "a change would start nothing anew")
+
+
+def a_size_that_fits(cluster: Cluster) -> Iterator[Fault]:
+    for map_ in cluster.all("ConfigMap"):
+        size = sum(len(value.encode()) for value in map_.get("data", {}).values())
+        if size > 1_000_000:
+            yield Fault("ConfigMap too large", where(map_), f"{size} bytes; etcd takes 1 MiB")
+
+
+def one_namespace(cluster: Cluster) -> Iterator[Fault]:
+    named = {object["metadata"].get("namespace", "") for object in cluster.objects if object["kind"] != "Namespace"}
+    if len(named) > 1:
+        yield Fault("several namespaces", "", ", ".join(sorted(named)))
+    for namespace in cluster.all("Namespace"):
+        labels = namespace["metadata"].get("labels", {})
+        if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+            yield Fault("namespace not restricted", where(namespace), "would take any pod")
+
+
+def _read_at_start(pod: Any) -> Iterator[str]:
+    for container in pod["containers"]:
+        yield from (
+            source["configMapRef"]["name"] for source in container.get("envFrom", []) if "configMapRef" in source
+        )
+    yield from (volume["configMap"]["name"] for volume in pod.get("volumes", []) if "configMap" in volume)
+
+
+RULES = (
+    pinned_images,
+    secrets_by_reference,
+    folders_not_sub_paths,
+    policy_without_hash,
+    a_size_that_fits,
+    one_namespace,
+)

@@ -1,0 +1,86 @@
+"""How pods come and go: nothing is lost, and nothing is waited for in vain."""
+
+from collections.abc import Iterator
+
+from manifest_lint.cluster import Cluster, Fault, Workload, matches, where
+from manifest_lint.settings import SERVICES
+
+ENGINES_END = 30
+"""Seconds in which vLLM ends, its drain by itself included."""
+
+LAST_STEPS = 5
+"""Seconds in which a service ends once it has drained."""
+
+
+def time_to_drain(cluster: Cluster) -> Iterator[Fault]:
+    for workload in cluster.services:
+        needed = max(_sleep(c) for c in workload.containers) + _drain(cluster, workload) + LAST_STEPS
+        grace = workload.pod.get("terminationGracePeriodSeconds", 30)
+        if grace < needed:
+            yield Fault("grace too short", workload.where, f"{grace} s, and {needed:g} s are needed")
+
+
+def notice(cluster: Cluster) -> Iterator[Fault]:
+    """Those who send requests hear later than the pod that it goes."""
+    for workload in cluster.services:
+        for container in workload.pod["containers"]:
+            if not _sleep(container):
+                yield Fault("no preStop", f"{workload.where} {container['name']}", "would refuse what is on its way")
+
+
+def gateways_first_come_then_go(cluster: Cluster) -> Iterator[Fault]:
+    for deployment in cluster.all("Deployment"):
+        rolling = deployment["spec"].get("strategy", {}).get("rollingUpdate", {})
+        if rolling.get("maxUnavailable") != 0:
+            yield Fault("goes before another comes", where(deployment), str(rolling))
+
+
+def engines_wait_for_no_gpu(cluster: Cluster) -> Iterator[Fault]:
+    for workload in cluster.services:
+        uses = any("nvidia.com/gpu" in c.get("resources", {}).get("limits", {}) for c in workload.containers)
+        if uses and workload.object["kind"] != "StatefulSet":
+            yield Fault("surge of GPUs", workload.where, "its roll-out waits for a GPU that is free")
+        if workload.name == "lora-server" and workload.object["spec"].get("podManagementPolicy") != "Parallel":
+            yield Fault("one after another", workload.where, "each would wait for the engine before it")
+
+
+def budgets(cluster: Cluster) -> Iterator[Fault]:
+    for workload in cluster.services:
+        of_it = [b for b in cluster.all("PodDisruptionBudget") if matches(b["spec"]["selector"], workload.labels)]
+        if len(of_it) != 1:
+            yield Fault("disruption budgets", workload.where, f"has {len(of_it)}")
+        for budget in of_it:
+            if budget["spec"].get("maxUnavailable") != 1:
+                yield Fault("budget that blocks", where(budget), "a node could never be emptied; use maxUnavailable: 1")
+            if budget["spec"].get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
+                yield Fault("budget keeps broken pods", where(budget), "unhealthyPodEvictionPolicy is not AlwaysAllow")
+
+
+def spread(cluster: Cluster) -> Iterator[Fault]:
+    for workload in cluster.services:
+        several = workload.object["kind"] == "Deployment"
+        if several and not workload.pod.get("topologySpreadConstraints"):
+            yield Fault("all on one node", workload.where, "has no topologySpreadConstraints")
+
+
+def _drain(cluster: Cluster, workload: Workload) -> float:
+    """What the service itself may take, by its settings."""
+    if workload.name not in SERVICES:
+        return 0.0
+    settings, told = SERVICES[workload.name], cluster.environment(workload, workload.pod["containers"][0])
+    prefix = settings.model_config["env_prefix"]
+    fields = {name: field for name, field in settings.model_fields.items() if name in ("drain_notice", "drain_grace")}
+    drain = sum(float(told.get(f"{prefix}{name}".upper(), field.default)) for name, field in fields.items())
+    return drain + (ENGINES_END if workload.name == "lora-server" else 0)
+
+
+def _sleep(container: dict[str, object]) -> float:
+    lifecycle = container.get("lifecycle")
+    before = lifecycle.get("preStop", {}) if isinstance(lifecycle, dict) else {}
+    command = before.get("exec", {}).get("command", [])
+    if len(command) == 2 and command[0] == "sleep":
+        return float(command[1])
+    return float(before.get("sleep", {}).get("seconds", 0))
+
+
+RULES = (time_to_drain, notice, gateways_first_come_then_go, engines_wait_for_no_gpu, budgets, spread)

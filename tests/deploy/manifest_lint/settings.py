@@ -1,0 +1,98 @@
+"""Our services' settings: such as they know, with addresses that lead somewhere and ports that are declared."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from pointsman_gateway.settings import Settings as Gateway
+from pointsman_lora_server.settings import Settings as LoraServer
+from pointsman_retriever.settings import Settings as Retriever
+
+from manifest_lint.cluster import Cluster, Fault, Object, Workload, each_container
+
+SERVICES = {"gateway": Gateway, "retriever": Retriever, "lora-server": LoraServer}
+NOT_OURS = {"POINTSMAN_LORA_SERVER"}
+"""What the example's models.yaml reads."""
+
+_ADDRESS = re.compile(r"^(?:dns:///|https?://)?([a-z0-9-]+)(?:\.[a-z0-9-]+)*:(\d+)$")
+
+
+def known_names(cluster: Cluster) -> Iterator[Fault]:
+    """A service ignores what it does not know, so nobody else would tell of a slip."""
+    known = {
+        f"{service.model_config['env_prefix']}{name}".upper()
+        for service in SERVICES.values()
+        for name in service.model_fields
+    }
+    for workload, container, place in each_container(cluster):
+        named = {*cluster.environment(workload, container), *(entry["name"] for entry in container.get("env", []))}
+        for name in sorted(named - known - NOT_OURS):
+            if name.startswith("POINTSMAN_"):
+                yield Fault("unknown setting", place, name)
+
+
+def known_values(cluster: Cluster) -> Iterator[Fault]:
+    for workload, container, place, settings in _services(cluster):
+        prefix = str(settings.model_config["env_prefix"])
+        for name, value in cluster.environment(workload, container).items():
+            field = name.removeprefix(prefix).lower()
+            if name.startswith(prefix) and field in settings.model_fields:
+                try:
+                    settings(**{field: value})
+                except ValueError as error:
+                    yield Fault("bad setting", place, f"{name}: {error}")
+
+
+def listening_ports(cluster: Cluster) -> Iterator[Fault]:
+    for workload, container, place, _ in _services(cluster):
+        for name, value in cluster.environment(workload, container).items():
+            if not name.endswith("LISTEN"):
+                continue
+            host, _, port = value.rpartition(":")
+            if host in ("127.0.0.1", "localhost"):
+                yield Fault("listens to itself", place, f"{name}={value}")
+            if int(port) not in workload.ports:
+                yield Fault("listens at no port of its", place, f"{name}={value}")
+
+
+def addresses(cluster: Cluster) -> Iterator[Fault]:
+    for workload, container, place, _ in _services(cluster):
+        for name, value in cluster.environment(workload, container).items():
+            found = _ADDRESS.match(value)
+            if not found or name.endswith("LISTEN") or ".milvus." in value:
+                continue
+            service = cluster.get("Service", found[1])
+            if service is None or int(found[2]) not in [port["port"] for port in service["spec"]["ports"]]:
+                yield Fault("address of nobody", place, f"{name}={value}")
+
+
+def mounted_files(cluster: Cluster) -> Iterator[Fault]:
+    """What a setting names below /etc, /var and /tmp must be mounted: nothing else is there, or can be written."""
+    for workload, container, place, _ in _services(cluster):
+        mounted = [mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts", [])]
+        for name, value in cluster.environment(workload, container).items():
+            lies = value.startswith(("/etc/", "/var/", "/tmp/"))
+            if lies and not any(value == path or value.startswith(f"{path}/") for path in mounted):
+                yield Fault("file of nowhere", place, f"{name}={value}")
+
+
+def keys_in_production(cluster: Cluster) -> Iterator[Fault]:
+    """Where policies and budgets are meant to hold, anyone could otherwise spend money."""
+    for workload, container, place, _ in _services(cluster):
+        settings = cluster.environment(workload, container)
+        if workload.name == "gateway" and cluster.all("NetworkPolicy") and _keys(settings) != "on":
+            yield Fault("keys are off", place, "POINTSMAN_GATEWAY_KEYS")
+
+
+def _keys(settings: Mapping[str, str]) -> str:
+    return settings.get("POINTSMAN_GATEWAY_KEYS", "off")
+
+
+def _services(
+    cluster: Cluster,
+) -> Iterator[tuple[Workload, Object, str, type[Gateway] | type[Retriever] | type[LoraServer]]]:
+    for workload, container, place in each_container(cluster):
+        if workload.name in SERVICES and container["name"] == workload.name:
+            yield workload, container, place, SERVICES[workload.name]
+
+
+RULES = (known_names, known_values, listening_ports, addresses, mounted_files, keys_in_production)

@@ -1,0 +1,76 @@
+"""The Dockerfiles: by hadolint's rules, and by ours."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rendering import PROJECT
+
+from deploy.supply.images import IMAGES, Image
+
+FILES = sorted((PROJECT / "deploy" / "docker").glob("*.Dockerfile"))
+HADOLINT = Path(sys.executable).parent / "hadolint"
+
+
+def _said(file: Path) -> str:
+    return subprocess.run([str(HADOLINT), str(file)], capture_output=True, text=True, check=False, timeout=60).stdout
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_hadolint_finds_nothing(file: Path) -> None:
+    assert _said(file) == ""
+
+
+def test_hadolint_finds_a_base_without_a_version(tmp_path: Path) -> None:
+    file = tmp_path / "Dockerfile"
+    file.write_text("FROM debian:latest\nRUN cd /tmp && apt-get install curl\n")
+    assert {"DL3007", "DL3003"} <= set(re.findall(r"DL\d+", _said(file)))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_image_is_for_a_user_of_no_rights_and_names_no_index(file: Path) -> None:
+    text = file.read_text()
+    assert re.findall(r"(?m)^USER (.+)$", text)[-1] == "10001:10001"
+    assert re.search(r"(?m)^HEALTHCHECK ", text)
+    assert "org.opencontainers.image.version" in text
+    assert not re.search(r"--(extra-)?index-url|--trusted-host|https?://(?!127\.0\.0\.1)", _instructions(text))
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
+def test_an_image_takes_its_lock_with_hashes_and_builds_what_the_lock_was_made_for(image: Image) -> None:
+    text = (PROJECT / "deploy" / "docker" / f"{image.name}.Dockerfile").read_text()
+    installs = re.findall(r"pip install ([^\\\n&]+)", text)
+    assert [line for line in installs if "--require-hashes" not in line and "--no-index --no-deps" not in line] == []
+    assert f"-r locks/{image.lock.name}" in text
+    assert re.findall(r"\./(\S+)", re.findall(r"--wheel-dir wheels \\\n(.+?)\\\n", text)[0]) == list(
+        image.distributions
+    )
+
+
+def test_what_is_sent_to_the_build_is_what_is_copied() -> None:
+    sent = re.findall(r"(?m)^!(.+)$", (PROJECT / ".dockerignore").read_text())
+    copied = [path for file in FILES for path in _copied(file.read_text())]
+    assert [path for path in copied if not any(path == s or path.startswith(f"{s}/") for s in sent)] == []
+    assert [path for path in copied if not (PROJECT / path).exists()] == []
+
+
+def test_the_image_and_the_manifests_agree_on_ports() -> None:
+    for name in ("gateway", "retriever", "lora-server"):
+        text = (PROJECT / "deploy" / "docker" / f"{name}.Dockerfile").read_text()
+        exposed = sorted(int(port) for port in re.findall(r"(?m)^EXPOSE (.+)$", text)[0].split())
+        manifests = yaml.safe_load_all((PROJECT / "deploy" / "k8s" / "base" / f"{name}.yaml").read_text())
+        pods = [o["spec"]["template"]["spec"] for o in manifests if o["kind"] in ("Deployment", "StatefulSet")]
+        assert sorted(port["containerPort"] for port in pods[0]["containers"][0]["ports"]) == exposed
+
+
+def _instructions(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def _copied(text: str) -> list[str]:
+    """From the repository; the last word of each line is where to."""
+    lines = re.findall(r"(?m)^COPY (?!--from)(.+)$", text)
+    return [path for line in lines for path in line.split()[:-1]]

@@ -1,0 +1,172 @@
+"""The Kubernetes manifests: rendered, checked against schemas, and against each other."""
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cloudcoil.models.keda.v1alpha1 as keda
+import cloudcoil.models.prometheus_operator.v1 as prometheus
+import kubernetes_validate
+import pytest
+import yaml
+from manifest_lint import Cluster, faults
+from planted import PLANTED, Planted
+from rendering import COMPONENTS, K8S, OVERLAYS, PROJECT, overlay, production, training, with_components
+
+from deploy.k8s.generate import MADE, prometheus_rule
+
+VERSIONS = ("1.32", "1.37")
+RULES = PROJECT / "deploy" / "prometheus" / "rules"
+CUSTOM: dict[str, Any] = {
+    "PodMonitor": prometheus.PodMonitor,
+    "PrometheusRule": prometheus.PrometheusRule,
+    "ScaledObject": keda.ScaledObject,
+}
+POLICY = {"pointsman-policy": "", "pointsman-policy-prompts": "prompts", "pointsman-policy-tasks": "tasks"}
+"""The ConfigMaps, and the folder of each in that of the configuration."""
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    return Cluster.of(text).objects
+
+
+# -- each by itself
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_such_as_kubernetes_knows(version: str) -> None:
+    objects = [object for text in (*map(overlay, OVERLAYS), training()) for object in _objects(text)]
+    once = {json.dumps(object, sort_keys=True): object for object in objects if object["kind"] not in CUSTOM}
+    for object in once.values():
+        kubernetes_validate.validate(object, version, strict=True)
+
+
+def test_an_unknown_field_and_a_kind_that_was_removed_are_refused() -> None:
+    deployment = next(o for o in _objects(overlay("cpu")) if o["kind"] == "Deployment")
+    slip = copy.deepcopy(deployment)
+    slip["spec"]["template"]["spec"]["enableServiceLink"] = False
+    with pytest.raises(kubernetes_validate.ValidationError, match="enableServiceLink"):
+        kubernetes_validate.validate(slip, VERSIONS[0], strict=True)
+    with pytest.raises(kubernetes_validate.SchemaNotFoundError):
+        kubernetes_validate.validate({**deployment, "apiVersion": "extensions/v1beta1"}, VERSIONS[0], strict=True)
+
+
+@pytest.mark.parametrize("what", ["cpu", "gpu"])
+def test_custom_kinds_are_such_as_their_operators_know(what: str) -> None:
+    custom = [object for object in _objects(overlay(what)) if object["kind"] in CUSTOM]
+    assert {object["kind"] for object in custom} >= {"PodMonitor", "PrometheusRule"}
+    assert [_lost(object) for object in custom] == [{}] * len(custom)
+
+
+def test_an_unknown_field_of_a_custom_kind_is_found() -> None:
+    monitor = next(object for object in _objects(overlay("cpu")) if object["kind"] == "PodMonitor")
+    assert _lost({**monitor, "spec": {**monitor["spec"], "samplesLimit": 5}}) == {"spec": {"samplesLimit": 5}}
+
+
+def _lost(object: dict[str, Any]) -> Any:
+    """What the model did not take in: it ignores what it does not know."""
+    taken = CUSTOM[object["kind"]].model_validate(object).model_dump(mode="json", by_alias=True, exclude_none=True)
+    return _without(object, taken)
+
+
+def _without(given: Any, taken: Any) -> Any:
+    if isinstance(given, dict) and isinstance(taken, dict):
+        pairs = {key: _without(value, taken.get(key)) for key, value in given.items()}
+        return {key: value for key, value in pairs.items() if value not in ({}, [], None)}
+    if isinstance(given, list) and isinstance(taken, list) and len(given) == len(taken):
+        return [lost for pair in zip(given, taken, strict=True) if (lost := _without(*pair)) not in ({}, [], None)]
+    return None if json.dumps(given) == json.dumps(taken) or str(given) == str(taken) else given
+
+
+def test_the_base_has_no_kind_that_must_be_installed_first() -> None:
+    assert not {object["kind"] for object in _objects(overlay("dev"))} & CUSTOM.keys()
+
+
+# -- as a whole
+
+
+@pytest.mark.parametrize("what", OVERLAYS)
+def test_nothing_leads_nowhere_and_nothing_is_against_the_checklist(what: str) -> None:
+    assert faults(Cluster.of(overlay(what))) == []
+
+
+@pytest.fixture(scope="module")
+def largest() -> Cluster:
+    return Cluster.of(production())
+
+
+def test_nor_in_the_largest_with_a_training_beside_it(largest: Cluster) -> None:
+    assert faults(largest) == []
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_each_component_can_be_chosen_by_itself(component: str, tmp_path: Path) -> None:
+    needs = {"keda": ["monitoring", "keda"]}
+    found = faults(Cluster.of(with_components(tmp_path, needs.get(component, [component]))))
+    # The dev overlay has neither keys nor a second gateway, which only matters beside these.
+    assert [fault for fault in found if fault.rule != "keys are off"] == []
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.how)
+def test_a_planted_fault_is_found(planted: Planted, largest: Cluster) -> None:
+    cluster = largest.copied()
+    planted.plant(cluster)
+    assert planted.rule in {fault.rule for fault in faults(cluster)}
+
+
+def test_every_rule_has_a_fault_planted_for_it() -> None:
+    sources = "".join(file.read_text() for file in (Path(__file__).parent / "manifest_lint").glob("*.py"))
+    rules = set(re.findall(r'Fault\(\s*"([^"]+)"', sources)) | set(
+        re.findall(r'^            "([^"]+)": ', sources, re.M)
+    )
+    assert rules == {planted.rule for planted in PLANTED}
+
+
+# -- made from other files
+
+
+def test_the_rules_are_those_that_promtool_tests() -> None:
+    assert MADE.read_text() == prometheus_rule(), "make k8s-rules"
+    rule = next(object for object in _objects(overlay("cpu")) if object["kind"] == "PrometheusRule")
+    groups = [g for file in sorted(RULES.glob("*.yml")) for g in yaml.safe_load(file.read_text())["groups"]]
+    assert rule["spec"]["groups"] == groups
+
+
+def test_promtool_takes_the_rendered_rules(say: Any, tmp_path: Path) -> None:
+    rule = next(object for object in _objects(overlay("cpu")) if object["kind"] == "PrometheusRule")
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rule["spec"]))
+    assert "SUCCESS" in say("promtool", "check", "rules", "--lint=all", "--lint-fatal", str(tmp_path / "rules.yml"))
+
+
+def test_the_dashboards_are_those_that_are_generated() -> None:
+    folder = PROJECT / "deploy" / "grafana" / "dashboards"
+    maps = [o for o in _objects(overlay("cpu")) if o["metadata"].get("labels", {}).get("grafana_dashboard")]
+    carried = {name: text for map_ in maps for name, text in map_["data"].items()}
+    assert carried == {file.name: file.read_text() for file in folder.glob("*.json")}
+
+
+def test_the_policy_is_the_examples_whole_folder() -> None:
+    folder = PROJECT / "examples" / "helpdesk" / "config"
+    maps = {object["metadata"]["name"]: object for object in _objects(overlay("cpu")) if object["kind"] == "ConfigMap"}
+    for name, inside in POLICY.items():
+        files = {file.name: file.read_text() for file in (folder / inside).iterdir() if file.is_file()}
+        assert maps[name]["data"] == {n: text for n, text in files.items() if n != "kustomization.yaml"}
+
+
+def test_the_monitors_limits_are_those_of_prometheus_on_one_machine() -> None:
+    config = yaml.safe_load((PROJECT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    jobs = {job.pop("job_name"): job for job in config["scrape_configs"]}
+    for monitor in (object for object in _objects(overlay("cpu")) if object["kind"] == "PodMonitor"):
+        wanted = {key: value for key, value in jobs[monitor["metadata"]["name"]].items() if key.endswith("limit")}
+        assert {key: monitor["spec"][_camel(key)] for key in wanted} == wanted
+
+
+def _camel(key: str) -> str:
+    return re.sub("_(.)", lambda found: found[1].upper(), key)
+
+
+def test_every_component_is_in_the_list_that_is_tried() -> None:
+    there = {folder.name for folder in (K8S / "components").iterdir()}
+    assert there == {*COMPONENTS, "images", "engine-cpu", "engine-gpu"}

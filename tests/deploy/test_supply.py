@@ -1,0 +1,180 @@
+"""What the images are made of: locked, licensed, of one version, and compared with what is known to be unsafe."""
+
+import json
+import re
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from deploy.supply import audit, versions
+from deploy.supply.images import BUILD, IMAGES, PROJECT, Image
+from deploy.supply.licences import is_accepted, licence_of, listed, packages
+from deploy.supply.locked import locked
+
+LOCKS = (*IMAGES, BUILD)
+
+
+def _named(image: Image) -> Any:
+    return image.name
+
+
+# -- locks
+
+
+@pytest.mark.parametrize("image", LOCKS, ids=_named)
+def test_every_locked_package_has_hashes_and_nothing_tells_whence_it_came(image: Image) -> None:
+    assert [each.name for each in locked(image.lock) if not each.hashes] == []
+    assert not re.search(r"://|--index|--find|@ file|@ git", image.lock.read_text())
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=_named)
+def test_a_lock_holds_a_fitting_version_of_all_that_its_distributions_ask_for(image: Image) -> None:
+    pins: dict[str, list[str]] = {}
+    for each in locked(image.lock):
+        pins.setdefault(each.name, []).append(each.version)
+    ours = {_project(folder)["name"] for folder in image.distributions}
+    asked = [requirement for requirement in _asked(image) if requirement.name not in ours]
+    assert asked
+    unfit = [str(r) for r in asked if not all(map(r.specifier.contains, pins.get(canonicalize_name(r.name), ["0"])))]
+    assert unfit == [], "make locks"
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=_named)
+def test_an_images_distributions_are_all_that_they_need_of_ours(image: Image) -> None:
+    ours = {_project(folder)["name"] for folder in image.distributions}
+    assert {r.name for r in _asked(image) if r.name.startswith("pointsman-")} <= ours
+
+
+def _project(folder: str) -> dict[str, Any]:
+    return dict(tomllib.loads((PROJECT / folder / "pyproject.toml").read_text())["project"])
+
+
+def _asked(image: Image) -> list[Requirement]:
+    written = [text for folder in image.distributions for text in _project(folder)["dependencies"]]
+    if image.extras:
+        written += _project(image.distributions[-1])["optional-dependencies"][image.extras]
+    return [Requirement(text) for text in written]
+
+
+def test_a_line_that_is_no_pin_is_refused(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text("numpy>=2\n")
+    with pytest.raises(ValueError, match="this is no pin and no hash: numpy>=2"):
+        list(locked(lock))
+
+
+def test_what_is_for_another_system_is_in_no_image(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text("one==1 ; sys_platform == 'win32' \\\n    --hash=sha256:" + "0" * 64 + "\ntwo==2\n")
+    assert [(each.name, each.version, each.is_for_linux) for each in locked(lock)] == [
+        ("one", "1", False),
+        ("two", "2", True),
+    ]
+
+
+# -- licences
+
+
+def test_the_page_of_licences_lists_what_is_in_the_images() -> None:
+    assert listed().keys() == packages().keys(), "make licences"
+
+
+def test_every_licence_asks_for_no_more_than_its_text() -> None:
+    assert {name: licence for name, licence in listed().items() if not is_accepted(licence)} == {}
+
+
+def test_what_is_listed_is_what_the_packages_say() -> None:
+    installed = {each.metadata["Name"] for each in metadata.distributions() if each.metadata["Name"]}
+    here = {canonicalize_name(name) for name in installed}
+    compared = {name: licence for name, licence in listed().items() if name in here}
+    assert len(compared) > 60
+    assert {name: licence_of(name) for name in compared} == compared, "make licences"
+
+
+@pytest.mark.parametrize(
+    ("expression", "accepted"),
+    [
+        ("MIT", True),
+        ("Apache-2.0 AND MIT", True),
+        ("GPL-3.0-only", False),
+        ("AGPL-3.0-only AND MIT", False),
+        ("GPL-2.0-only OR MIT", True),
+        ("MPL-2.0 AND (Apache-2.0 OR MIT)", True),
+        ("MIT AND (GPL-3.0-only OR LGPL-3.0-only)", False),
+        ("unknown", False),
+        ("", False),
+    ],
+)
+def test_a_licence_that_asks_for_more_is_not_accepted(expression: str, accepted: bool) -> None:
+    assert is_accepted(expression) is accepted
+
+
+# -- versions
+
+
+def test_everything_is_of_the_version_on_top_of_the_changelog() -> None:
+    written = list(versions.written())
+    folders = {file.parent.name for file, _ in written if file.name == "pyproject.toml"}
+    assert folders >= {"proto", "servicekit", "gateway", "retriever", "lora-server", "cli", "vllm_cpu_lora"}
+    assert {file.suffix for file, _ in written} == {".toml", ".Dockerfile", ".yaml"}
+    assert {(str(file), said) for file, said in written if said != versions.version()} == set()
+
+
+def test_no_distribution_is_forgotten() -> None:
+    tracked = [f for f in PROJECT.glob("*/**/pyproject.toml") if not any(part.startswith(".") for part in f.parts[1:])]
+    with_versions = {file for file in tracked if "version" in tomllib.loads(file.read_text()).get("project", {})}
+    assert with_versions == {file for file, _ in versions.written() if file.name == "pyproject.toml"}
+
+
+def test_a_version_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'v2' is no version; write one such as 1\.2\.3"):
+        versions.write("v2")
+
+
+# -- known vulnerabilities
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [("1.9", False), ("2.0", True), ("2.4.1", True), ("2.5", False), ("3.0", True), ("3.1", False)],
+)
+def test_a_version_is_affected_within_a_range_and_not_where_it_is_fixed(version: str, affected: bool) -> None:
+    events = [{"introduced": "2.0"}, {"fixed": "2.5"}, {"introduced": "3.0"}, {"last_affected": "3.0"}]
+    assert audit.is_affected(version, {"ranges": [{"type": "ECOSYSTEM", "events": events}]}) is affected
+
+
+def test_an_advisory_for_a_locked_version_is_told_and_one_for_another_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pydantic = next(each for each in locked(IMAGES[0].lock) if each.name == "pydantic")
+    _advise(tmp_path, "PYSEC-1", "Pydantic", pydantic.version, "99.0")
+    _advise(tmp_path, "PYSEC-2", "pydantic", "0", "0.1")
+    assert audit.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert f"gateway: pydantic {pydantic.version}: PYSEC-1 (fixed in 99.0) it lets everybody in" in said
+    assert not [line for line in said if "PYSEC-2" in line]
+
+
+def test_an_export_as_one_file_is_read_and_one_that_holds_nothing_is_no_clean_bill(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _advise(tmp_path, "PYSEC-3", "pydantic", "0", "0.1")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "PYSEC-3.json", "PYSEC-3.json")
+    assert audit.main([str(tmp_path / "all.zip")]) == 0
+    (tmp_path / "empty").mkdir()
+    assert audit.main([str(tmp_path / "empty")]) == 2
+    assert "holds no records of PyPI's packages" in capsys.readouterr().err
+
+
+def _advise(folder: Path, name: str, package: str, introduced: str, fixed: str) -> None:
+    ranges = [{"type": "ECOSYSTEM", "events": [{"introduced": introduced}, {"fixed": fixed}]}]
+    affected = [{"package": {"ecosystem": "PyPI", "name": package}, "ranges": ranges}]
+    record = {"id": name, "summary": "it lets everybody in", "affected": affected}
+    (folder / f"{name}.json").write_text(json.dumps(record))

@@ -1,0 +1,40 @@
+"""`GET /v1/tasks` tells who compares paths what there is to compare."""
+
+from doubles.config_folder import PRICES
+from doubles.gateway import Neighbours, open_http_client
+
+
+async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbours: Neighbours) -> None:
+    tasks = neighbours.config.tasks
+    tasks["triage"]["metric"] = {"exact": True}
+    tasks["chat"]["metric"] = {"judge": {"model": "path:handbook", "prompt": "persona.txt"}}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        told = (await http.get("/v1/tasks")).json()
+        configured = (await http.get("/v1/configuration")).json()
+    assert told["generation"] == configured["generation"]
+    assert told["default_path"] == "safe_start"
+    assert told["tasks"] == {
+        "triage": {
+            "policy": "fixed",
+            "paths": ["triage_adapter", "triage_few_shot", "safe_start"],
+            "metric": {"exact": True},
+        },
+        "policy": {"policy": "fixed", "paths": ["handbook", "safe_start"], "metric": None},
+        "chat": {
+            "policy": "fixed",
+            "paths": ["small_talk", "safe_start"],
+            "metric": {"judge": {"model": "path:handbook", "prompt": "You are Wren."}},
+        },
+    }
+    assert told["models"] == {"tiny": {"context_window": 4096, "prices": PRICES}}
+    assert told["search_usd"] == 0.00005
+    letter = told["paths"]["letter"]
+    assert letter.pop("fingerprint")
+    assert letter == {
+        "kind": "hybrid",
+        "model": "tiny",
+        "adapter": "voice@prod",
+        "strategies": ["retrieval"],
+        "collections": ["handbook"],
+    }

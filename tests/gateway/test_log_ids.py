@@ -1,0 +1,98 @@
+"""Lines of all services that belong to one request name it: its own id, its decision's, and its trace's."""
+
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from doubles.doors import DOORS, opening_door
+from doubles.engine import ScriptedEngine
+from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from doubles.lora_server import READY
+from doubles.recorded import Recorded
+from doubles.retriever import ScriptedRetriever
+from pointsman_gateway.domain import Decision, Prompt, Request
+from pointsman_servicekit import logs
+from pointsman_servicekit.errors import PointsmanError
+
+CHAT = "/v1/chat/completions"
+
+
+class Mistaken:
+    async def build(self, request: Request, decision: Decision) -> Prompt:
+        raise ValueError("a mistake")
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    written, root = io.StringIO(), logging.getLogger()
+    handler = logs.handler_to(written, "gateway", "INFO", "json")
+    root.addHandler(handler)
+    yield written
+    root.removeHandler(handler)
+
+
+@pytest.fixture(params=["traced", "untraced"])
+def recorded(request: pytest.FixtureRequest) -> Recorded | None:
+    return Recorded() if request.param == "traced" else None
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours, recorded: Recorded | None) -> AsyncIterator[Gateway]:
+    await neighbours.ready()
+    async with neighbours.gateway(recorded.spans if recorded is not None else None) as gateway:
+        yield gateway
+
+
+async def test_each_line_of_a_request_names_it_whichever_door_it_came_through(
+    log: io.StringIO, gateway: Gateway, recorded: Recorded | None
+) -> None:
+    now = gateway.house.generations.current
+    gateway.house.generations.current = replace(now, line=replace(now.line, prompts=Mistaken()))
+    decisions: set[str] = set()
+    for name in DOORS:
+        before = len(_lines(log))
+        async with opening_door(name, gateway.url, gateway.grpc_address) as door:
+            with pytest.raises(PointsmanError, match="internal error"):
+                await door.ask(IN_CHAT)
+        (line,) = [line for line in _lines(log)[before:] if line["level"] == "ERROR"]
+        assert len(line["request_id"]) == 16
+        assert line["decision_id"] not in decisions
+        decisions.add(line["decision_id"])
+        assert ({"trace_id", "span_id"} <= line.keys()) is (recorded is not None)
+        if recorded is not None:
+            assert line["trace_id"] in {f"{span.context.trace_id:032x}" for span in recorded.all()}
+
+
+async def test_a_line_before_any_decision_names_none(log: io.StringIO, gateway: Gateway) -> None:
+    logging.getLogger("elsewhere").warning("something else")
+    (line,) = [line for line in _lines(log) if line["module"] == "elsewhere"]
+    assert "decision_id" not in line
+
+
+async def test_retriever_and_lora_server_hear_of_request_and_decision(
+    neighbours: Neighbours, engine: ScriptedEngine, retriever: ScriptedRetriever
+) -> None:
+    server, aliases = neighbours.lora_server, {"triage@prod": TRIAGE}
+    await server.say(READY, url=engine.url, loadable=[TRIAGE], aliases=aliases)
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        looked_up = await _ask(http, IN_POLICY, "r-1")
+        loaded = await _ask(http, IN_TRIAGE, "r-2")
+    assert retriever.ids == [("r-1", looked_up.headers["x-pointsman-decision-id"])]
+    assert server.ids == [("r-2", loaded.headers["x-pointsman-decision-id"])]
+
+
+async def _ask(http: httpx.AsyncClient, text: str, name: str) -> httpx.Response:
+    body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+    answer = await http.post(CHAT, json=body, headers={"x-request-id": name})
+    assert answer.status_code == 200
+    return answer
+
+
+def _lines(log: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.getvalue().splitlines()]

@@ -1,0 +1,203 @@
+"""A share of requests is answered twice: through the real doors, beside the real Valkey."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.answers import Answer
+from doubles.config_folder import IN_CHAT, IN_TRIAGE
+from doubles.doors import HttpDoor
+from doubles.engine import ScriptedEngine, answer, chunk
+from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from doubles.remembering import decisions_in, rated_in
+from doubles.valkey import Valkey
+from doubles.waiting import found, until
+
+GOOD, BAD = '{"intent": "lost_item"}', "I cannot tell."
+
+
+def by_path(body: Mapping[str, Any]) -> list[Any]:
+    """The adapter answers well; the base model, which only the few-shot path asks, badly."""
+    return answer(GOOD if "@" in body["model"] else BAD)
+
+
+async def shadowed(door: HttpDoor, gateway: Gateway, name: str = "pointsman_shadow_pairs_total") -> Answer:
+    """The first answer that is shadowed: a gateway that has not heard what the others spent begins no shadow."""
+    while True:
+        ends = gateway.metric("pointsman_shadows_total")
+        got = await door.ask(IN_TRIAGE)
+        await until(partial(_has_more, gateway, ends))
+        if gateway.metric(name):
+            return got
+
+
+def _has_more(gateway: Gateway, ends: float) -> bool:
+    return gateway.metric("pointsman_shadows_total") > ends
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
+    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    neighbours.config.tasks["triage"] |= {
+        "metric": {"exact": True},
+        "shadow": {"paths": ["triage_few_shot"], "share": 1.0, "dollars_per_day": 1.0},
+    }
+    neighbours.engine.script = by_path
+    return neighbours
+
+
+@pytest.fixture
+async def door(gateway: Gateway) -> AsyncIterator[HttpDoor]:
+    async with open_http_client(gateway) as client:
+        yield HttpDoor(client)
+
+
+async def test_the_caller_gets_the_chosen_answer_and_the_other_one_is_evidence(
+    door: HttpDoor, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    got = await shadowed(door, gateway)
+    assert (got.text, got.path) == (GOOD, "triage_adapter")
+    assert [body["model"] for body in engine.bodies][-2:] == [TRIAGE, "tiny"]
+    shadow = gateway.known("triage", "triage_few_shot")
+    assert (shadow.answers, shadow.rated) == (1, 0)
+    assert shadow.mean_cost_usd == pytest.approx(gateway.metric("pointsman_shadow_spent_usd_total"))
+
+
+async def test_a_shadow_is_no_request(door: HttpDoor, gateway: Gateway, valkey: Valkey) -> None:
+    got = await shadowed(door, gateway)
+    assert gateway.metric("pointsman_requests_total", path="triage_few_shot") == 0
+
+    async def noted() -> bool:
+        return got.decision_id in [entry["id"] for entry in await decisions_in(valkey.url)]
+
+    await found(noted)
+    assert {entry["path"] for entry in await decisions_in(valkey.url)} == {"triage_adapter"}
+
+
+async def test_what_is_not_drawn_is_answered_once(door: HttpDoor, gateway: Gateway, engine: ScriptedEngine) -> None:
+    await door.ask(IN_CHAT)
+    await door.ask(IN_TRIAGE, model="path:triage_few_shot")  # whoever names a path wants to know of that one
+    before = len(engine.bodies)
+    await shadowed(door, gateway)
+    assert before == 2
+    assert gateway.metric("pointsman_shadows_total", outcome="ok") == 1
+
+
+async def test_the_right_answer_marks_both_and_says_what_there_is_to_regret(
+    door: HttpDoor, gateway: Gateway, valkey: Valkey
+) -> None:
+    got = await shadowed(door, gateway)
+
+    async def marked() -> bool:
+        await door.say(got.decision_id, right_answer=json.dumps({"intent": "lost_item"}))
+        return gateway.metric("pointsman_shadow_scored_total") == 1
+
+    await found(marked)
+    assert gateway.metric("pointsman_shadow_quality_total", side="chosen") == 1
+    assert gateway.metric("pointsman_shadow_quality_total", side="shadow") == 0
+    assert gateway.metric("pointsman_regret_quality_total") == 0
+
+    async def rated() -> bool:
+        return await rated_in(valkey.url) == {"triage_adapter": (1, 1.0), "triage_few_shot": (1, 0.0)}
+
+    assert await found(rated)
+
+
+async def test_a_better_shadow_is_regretted_by_as_much_as_it_is_better(neighbours: Neighbours, valkey: Valkey) -> None:
+    neighbours.engine.script = lambda body: answer(BAD if "@" in body["model"] else GOOD)
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        door = HttpDoor(client)
+        got = await shadowed(door, gateway)
+
+        async def marked() -> bool:
+            await door.say(got.decision_id, right_answer=GOOD, rating=0.25)
+            return gateway.metric("pointsman_shadow_scored_total") == 1
+
+        await found(marked)
+        assert gateway.metric("pointsman_regret_quality_total") == 1
+
+        async def rated() -> bool:  # the caller's own rating stands
+            return await rated_in(valkey.url) == {"triage_adapter": (1, 0.25), "triage_few_shot": (1, 1.0)}
+
+        assert await found(rated)
+
+
+async def test_validators_rate_both_at_once_where_that_is_wanted(neighbours: Neighbours, valkey: Valkey) -> None:
+    triage = neighbours.config.tasks["triage"]
+    triage["validators"] = [{"json_schema": {"type": "object"}}]
+    triage["shadow"]["rate_by"] = "validators"
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        await shadowed(HttpDoor(client), gateway, "pointsman_shadow_scored_total")
+
+        async def rated() -> bool:
+            return await rated_in(valkey.url) == {"triage_adapter": (1, 1.0), "triage_few_shot": (1, 0.0)}
+
+        assert await found(rated)
+
+
+async def test_a_shadow_goes_when_callers_need_the_place_and_what_it_cost_is_counted(neighbours: Neighbours) -> None:
+    never = asyncio.Event()
+    neighbours.engine.script = lambda body: (
+        by_path(body) if "@" in body["model"] else [chunk("slow"), never, *answer(" end")]
+    )
+    neighbours.settings["max_in_flight"] = 4  # half of that is a crowd
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        door = HttpDoor(client)
+        await door.ask(IN_TRIAGE)
+        await until(lambda: neighbours.engine.running == 1)
+        crowd = [asyncio.create_task(door.ask(IN_CHAT)) for _ in range(2)]
+        await until(lambda: gateway.metric("pointsman_shadows_total", outcome="crowded"))
+        await until(lambda: neighbours.engine.running == 2)  # the callers' alone
+        assert gateway.metric("pointsman_shadow_spent_usd_total") > 0
+        assert gateway.metric("pointsman_shadow_pairs_total") == 0
+        never.set()
+        await asyncio.gather(*crowd)
+
+
+async def test_nothing_is_begun_beyond_the_days_dollars(neighbours: Neighbours) -> None:
+    neighbours.config.tasks["triage"]["shadow"]["dollars_per_day"] = 1e-9
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        door = HttpDoor(client)
+        await shadowed(door, gateway)
+        await door.ask(IN_TRIAGE)
+        await until(lambda: gateway.metric("pointsman_shadows_total", outcome="spent"))
+        assert gateway.metric("pointsman_shadow_pairs_total") == 1
+
+
+async def test_a_shadow_that_fails_is_nobodys_failure(neighbours: Neighbours) -> None:
+    neighbours.engine.script = lambda body: by_path(body) if "@" in body["model"] else [chunk("half")]
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        got = await HttpDoor(client).ask(IN_TRIAGE)
+        assert got.text == GOOD
+        await until(lambda: gateway.metric("pointsman_shadows_total", outcome="engine_unavailable"))
+        assert gateway.metric("pointsman_requests_total", outcome="ok") == 1
+
+
+async def test_without_redis_a_gateway_shadows_by_its_own_count(neighbours: Neighbours) -> None:
+    del neighbours.settings["redis_url"]
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        await HttpDoor(client).ask(IN_TRIAGE)
+        await until(lambda: gateway.metric("pointsman_shadow_pairs_total"))
+
+
+async def test_a_shadow_under_way_does_not_outlive_the_gateway(neighbours: Neighbours) -> None:
+    never = asyncio.Event()
+    neighbours.engine.script = lambda body: (
+        by_path(body) if "@" in body["model"] else [chunk("slow"), never, *answer(" end")]
+    )
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        await HttpDoor(client).ask(IN_TRIAGE)
+        await until(lambda: neighbours.engine.running == 1)
+    await until(lambda: neighbours.engine.running == 0)

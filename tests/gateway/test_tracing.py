@@ -1,0 +1,216 @@
+"""A request's spans: one trace through doors, phases, retriever and engine, which says what was decided and no word."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from doubles.doors import DOORS, Door, GrpcDoor, HttpDoor, opening_door
+from doubles.engine import ScriptedEngine, answer, beginning
+from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from doubles.lora_server import READY
+from doubles.recorded import Recorded, is_below, told
+from doubles.retriever import ScriptedRetriever
+from doubles.waiting import until
+from pointsman_servicekit.errors import NotFound, PointsmanError
+from pointsman_servicekit.grpc_client import open_channel
+
+CHAT = "/v1/chat/completions"
+SEARCH, ENSURE = "pointsman.v1.Retriever/Search", "pointsman.v1.LoraServer/Ensure"
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAID = "xyzzy my mother's maiden name is Plugh"
+ROOTS = {"http": f"POST {CHAT}", "http-stream": f"POST {CHAT}"} | {
+    "grpc": "pointsman.v1.Gateway/Generate",
+    "grpc-once": "pointsman.v1.Gateway/GenerateOnce",
+}
+
+
+@pytest.fixture
+def recorded() -> Recorded:
+    return Recorded()
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours, recorded: Recorded) -> AsyncIterator[Gateway]:
+    await neighbours.ready()
+    async with neighbours.gateway(recorded.spans) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_http_client(gateway) as client:
+        yield client
+
+
+@pytest.fixture(params=DOORS)
+async def door(request: pytest.FixtureRequest, gateway: Gateway) -> AsyncIterator[tuple[str, Door]]:
+    async with opening_door(request.param, gateway.url, gateway.grpc_address) as door:
+        yield ROOTS[request.param], door
+
+
+async def test_every_door_begins_one_trace_with_a_span_of_each_phase(
+    recorded: Recorded, door: tuple[str, Door], engine: ScriptedEngine
+) -> None:
+    root_name, asking = door
+    engine.says(*answer("a", "b", prompt_tokens=30, cached_tokens=16))
+    decision = (await asking.ask(IN_POLICY)).decision_id
+    await until(lambda: bool(recorded.named(root_name)))
+    root, prompt, first = recorded.one(root_name), recorded.one("prompt"), recorded.one("first token")
+    search, asked = recorded.one(SEARCH), recorded.one("chat tiny")
+    for span in (recorded.one("classification"), prompt, first):
+        assert is_below(span, root)
+    assert is_below(search, prompt)
+    assert is_below(asked, first)
+    assert [root.kind.name, search.kind.name, asked.kind.name] == ["SERVER", "CLIENT", "CLIENT"]
+    assert {span.context.trace_id for span in recorded.all()} == {root.context.trace_id}
+    assert len(recorded) == 6
+    for name, value in {
+        "pointsman.decision_id": decision, "pointsman.task": "policy", "pointsman.path": "handbook",
+        "pointsman.kind": "rag", "pointsman.outcome": "ok", "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "auto", "gen_ai.response.model": "tiny", "gen_ai.usage.input_tokens": 30,
+    }.items():  # fmt: skip
+        assert told(root)[name] == value
+    for name, value in {
+        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "vllm", "gen_ai.request.model": "tiny",
+        "gen_ai.usage.input_tokens": 30, "gen_ai.usage.output_tokens": 2, "gen_ai.usage.cache_read.input_tokens": 16,
+        "gen_ai.response.finish_reasons": ("stop",), "pointsman.engine": "local", "server.address": "127.0.0.1",
+    }.items():  # fmt: skip
+        assert told(asked)[name] == value
+
+
+async def test_the_engine_hears_which_span_its_work_belongs_to(
+    recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    await HttpDoor(http).ask(IN_CHAT)
+    asked = recorded.one("chat tiny")
+    _, trace_id, span_id, flags = engine.headers[-1]["traceparent"].split("-")
+    assert (int(trace_id, 16), int(span_id, 16)) == (asked.context.trace_id, asked.context.span_id)
+    assert int(flags, 16) & 1  # sampled
+
+
+@pytest.mark.parametrize("flag", ["01", "00"])
+async def test_a_clients_trace_is_gone_on_with_and_recorded_only_where_the_client_records(
+    recorded: Recorded, http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine, flag: str
+) -> None:
+    caller = {"traceparent": f"00-{TRACE}-{CALLER}-{flag}", "tracestate": "vendor=1"}
+    body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}
+    assert (await http.post(CHAT, json=body, headers=caller)).status_code == 200
+    await until(lambda: flag == "00" or bool(recorded.named(f"POST {CHAT}")))
+    assert engine.headers[-1]["traceparent"].startswith(f"00-{TRACE}-")
+    assert int(engine.headers[-1]["traceparent"][-2:], 16) & 1 == int(flag)
+    assert engine.headers[-1]["tracestate"] == "vendor=1"
+    if flag == "00":
+        assert len(recorded) == 0
+        return
+    root = recorded.one(f"POST {CHAT}")
+    assert root.parent is not None
+    assert (root.parent.trace_id, root.parent.span_id) == (int(TRACE, 16), int(CALLER, 16))
+    openmetrics = await http.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert f'# {{trace_id="{TRACE}"}}' in openmetrics.text
+
+
+@pytest.mark.parametrize("traceparent", ["", "00-xyzzy", f"00-{'0' * 32}-{CALLER}-01", "ff" * 40])
+async def test_what_is_no_traceparent_begins_a_new_trace(
+    recorded: Recorded, http: httpx.AsyncClient, traceparent: str
+) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}]}
+    assert (await http.post(CHAT, json=body, headers={"traceparent": traceparent})).status_code == 200
+    await until(lambda: bool(recorded.named(f"POST {CHAT}")))
+    assert recorded.one(f"POST {CHAT}").parent is None
+
+
+async def test_a_load_of_an_adapter_lies_in_the_trace_of_who_waits_for_it(
+    recorded: Recorded, neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    aliases = {"triage@prod": TRIAGE}
+    server = neighbours.lora_server
+    await server.say(READY, url=engine.url, loadable=[TRIAGE], aliases=aliases)
+
+    async def load(version: str) -> None:
+        await server.say(READY, url=engine.url, resident=[version], aliases=aliases)
+
+    server.loads = load
+    async with neighbours.gateway(recorded.spans) as gateway, open_http_client(gateway) as http:
+        await HttpDoor(http).ask(IN_TRIAGE)
+        await until(lambda: bool(recorded.named(f"POST {CHAT}")))
+    assert server.ensured == [TRIAGE]
+    assert is_below(recorded.one(ENSURE), recorded.one("first token"))
+    assert is_below(recorded.one(f"chat {TRIAGE}"), recorded.one("first token"))
+
+
+async def test_vectors_have_a_span_which_their_engine_hears_of(
+    recorded: Recorded, neighbours: Neighbours, engine: ScriptedEngine
+) -> None:
+    remote = {"url": engine.url, "price": 1.0, "model": "text-3"}
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}, "small": remote}
+    await neighbours.ready()
+    async with neighbours.gateway(recorded.spans) as gateway, open_http_client(gateway) as http:
+        for model in ("minilm", "small"):
+            assert (await http.post("/v1/embeddings", json={"model": model, "input": SAID})).status_code == 200
+        await until(lambda: len(recorded.named("POST /v1/embeddings")) == 2)
+    for model, provider in (("minilm", "pointsman"), ("small", "openai")):
+        span = recorded.one(f"embeddings {model}")
+        assert any(is_below(span, root) for root in recorded.named("POST /v1/embeddings"))
+        assert told(span)["gen_ai.provider.name"] == provider
+        assert told(span)["gen_ai.usage.input_tokens"] > 0
+    sent = engine.headers[-1]["traceparent"].split("-")
+    assert int(sent[2], 16) == recorded.one("embeddings small").context.span_id
+
+
+async def test_failures_are_told_by_their_codes(
+    recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine, retriever: ScriptedRetriever
+) -> None:
+    retriever.error = NotFound("nothing for xyzzy", code="unknown_collection")
+    engine.refuses(500, {"error": {"message": f"failed at {SAID}"}})
+    body = {"model": "path:handbook", "messages": [{"role": "user", "content": SAID}]}
+    assert (await http.post(CHAT, json=body)).status_code == 503
+    await until(lambda: bool(recorded.named(f"POST {CHAT}")))
+    root, search = recorded.one(f"POST {CHAT}"), recorded.one(SEARCH)
+    assert (told(root)["error.type"], told(root)["http.response.status_code"]) == ("503", 503)
+    assert told(search)["error.type"] == "NOT_FOUND"
+    assert told(root)["pointsman.outcome"] != "ok"
+
+
+async def test_a_client_that_hangs_up_ends_its_spans_and_stops_the_engine(
+    recorded: Recorded, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    engine.says(*beginning("one"), asyncio.Event())
+    body = {"model": "auto", "messages": [{"role": "user", "content": IN_CHAT}], "stream": True}
+    async with http.stream("POST", CHAT, json=body) as response:
+        await anext(response.aiter_bytes())
+    await until(lambda: engine.running == 0 and bool(recorded.named(f"POST {CHAT}")))
+    asked = recorded.one("chat tiny")
+    assert told(asked)["error.type"] == "cancelled"
+    assert asked.status.status_code.name == "UNSET"
+    assert told(recorded.one(f"POST {CHAT}"))["pointsman.outcome"] == "cancelled"
+
+
+async def test_no_span_quotes_a_request_or_an_answer(
+    recorded: Recorded, gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer(SAID, SAID))
+    messages = [{"role": "user", "content": SAID}]
+    await http.post(CHAT, json={"model": "auto", "messages": messages, "user": SAID, "metadata": {"x": SAID}})
+    await http.post("/v1/route", json={"model": "auto", "messages": messages})
+    await http.post(CHAT, json={"model": SAID, "messages": messages})
+    await http.post(CHAT, content=b"{" + SAID.encode())
+    await http.get(f"/{SAID}?key={SAID}")
+    engine.refuses(400, {"error": {"message": f"cannot read {SAID}"}})
+    await http.post(CHAT, json={"model": "tiny", "messages": messages})
+    async with open_channel(gateway.grpc_address) as channel:
+        with pytest.raises((grpc.aio.AioRpcError, PointsmanError)):
+            await GrpcDoor(channel).ask(SAID, SAID)
+    await until(lambda: len(recorded.named(f"POST {CHAT}")) == 4 and bool(recorded.named("GET")))
+    assert len(recorded) > 12
+    for span in recorded.all():
+        for hidden in ("xyzzy", "Plugh", "maiden"):
+            assert hidden not in span.to_json()
+
+
+async def test_what_looks_after_the_gateway_makes_no_spans(recorded: Recorded, http: httpx.AsyncClient) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await http.get(path)).status_code == 200
+    assert len(recorded) == 0

@@ -1,0 +1,131 @@
+"""Runs an unpacked image by runc as its manifest says: the user, the root that cannot be written, no capabilities."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from building import Built
+from manifest_lint.cluster import Cluster, Workload
+
+CAPABILITIES = ("bounding", "effective", "inheritable", "permitted", "ambient")
+SYSTEM = [
+    {"destination": "/proc", "type": "proc", "source": "proc"},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=65536k"]},
+    {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance"]},
+    {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "mode=1777"]},
+    {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+]
+
+
+class Container:
+    """On the host's network, so that it reaches what a test runs beside it."""
+
+    def __init__(
+        self, folder: Path, image: Built, cluster: Cluster, workload: Workload, settings: Mapping[str, str]
+    ) -> None:
+        """`settings` go over those of the manifest: addresses, above all."""
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._name = f"pointsman-{workload.name}-{os.getpid()}"
+        self._runc = ["runc", "--root", str(folder / "runc")]
+        container = workload.pod["containers"][0]
+        environment = dict(line.split("=", 1) for line in image.environment)
+        environment |= cluster.environment(workload, container) | dict(settings)
+        bundle = {
+            "ociVersion": "1.0.2",
+            "process": self._process(workload, image, environment),
+            "root": {"path": str(image.root), "readonly": container["securityContext"]["readOnlyRootFilesystem"]},
+            "hostname": workload.name,
+            "mounts": [*SYSTEM, *_volumes(folder, cluster, workload)],
+            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]},
+        }
+        (folder / "config.json").write_text(json.dumps(bundle))
+        self._process_of: asyncio.subprocess.Process | None = None
+
+    @property
+    def words(self) -> str:
+        return (self._folder / "log").read_text("utf-8", "replace")
+
+    @property
+    def runs(self) -> bool:
+        return self._process_of is not None and self._process_of.returncode is None
+
+    async def start(self) -> None:
+        with (self._folder / "log").open("wb") as log:
+            command = [*self._runc, "run", "--bundle", str(self._folder), self._name]
+            self._process_of = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+
+    async def stop(self, within: float) -> int:
+        """By SIGTERM; its exit code. Raises TimeoutError where it has not ended by then."""
+        assert self._process_of
+        self._process_of.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(within):
+            return await self._process_of.wait()
+
+    async def kill(self) -> None:
+        if self._process_of and self._process_of.returncode is None:
+            subprocess.run([*self._runc, "kill", self._name, "KILL"], check=False, capture_output=True)  # noqa: ASYNC221
+            await self._process_of.wait()
+        subprocess.run([*self._runc, "delete", "--force", self._name], check=False, capture_output=True)  # noqa: ASYNC221
+
+    def inside(self, program: str) -> str:
+        """What a Python program says that runs in it, as its user."""
+        command = [*self._runc, "exec", self._name, "/opt/pointsman/venv/bin/python", "-c", program]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def _process(self, workload: Workload, image: Built, environment: Mapping[str, str]) -> dict[str, Any]:
+        container, pod = workload.pod["containers"][0], workload.pod["securityContext"]
+        own = container["securityContext"]
+        assert own["capabilities"] == {"drop": ["ALL"]}
+        return {
+            "user": {"uid": pod["runAsUser"], "gid": pod["runAsGroup"], "additionalGids": [pod["fsGroup"]]},
+            "args": [*container.get("command", image.arguments), *container.get("args", [])],
+            "env": [f"{name}={value}" for name, value in environment.items()],
+            "cwd": "/",
+            "capabilities": {kind: [] for kind in CAPABILITIES},
+            "noNewPrivileges": not own["allowPrivilegeEscalation"],
+        }
+
+
+@asynccontextmanager
+async def running(container: Container) -> AsyncIterator[Container]:
+    await container.start()
+    try:
+        yield container
+    finally:
+        await container.kill()
+
+
+def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[str, Any]]:
+    """As a kubelet makes them; an outer folder comes before those within it."""
+    pod = workload.pod
+    volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+    mounts = sorted(pod["containers"][0]["volumeMounts"], key=lambda mount: str(mount["mountPath"]))
+    within = [mount["mountPath"] for mount in mounts]
+    made = []
+    for mount in mounts:
+        path, volume = mount["mountPath"], volumes.get(mount["name"], {})
+        if "emptyDir" in volume:
+            made.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=0777"]})
+            continue
+        source = folder / "volumes" / mount["name"]
+        source.mkdir(parents=True)
+        if "configMap" in volume:
+            found = cluster.get("ConfigMap", volume["configMap"]["name"])
+            assert found
+            for name, text in found["data"].items():
+                (source / name).write_text(text)
+            for inner in within:  # a kubelet makes the places of what is mounted inside
+                if inner.startswith(f"{path}/"):
+                    (source / inner.removeprefix(f"{path}/")).mkdir()
+        else:
+            os.chown(source, pod["securityContext"]["runAsUser"], pod["securityContext"]["fsGroup"])
+        options = ["rbind", "ro" if mount.get("readOnly") else "rw"]
+        made.append({"destination": path, "type": "bind", "source": str(source), "options": options})
+    return made

@@ -1,0 +1,172 @@
+"""The images, built and run as the manifests say: the gateway answers a request, with the retriever behind it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from building import Built, Workshop, base_tar, workshop
+from doubles.lora_server import READY, running_lora_server
+from doubles.process_engine import process_engine
+from doubles.processes import free_port
+from doubles.valkey import running_valkey
+from doubles.waiting import found
+from manifest_lint.cluster import Cluster, Workload
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman.v1 import retriever_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+from rendering import overlay
+from running import Container, running
+
+from deploy.supply.versions import version
+
+NAMES = ("gateway", "retriever")
+HANDBOOK = "A bicycle travels free outside the rush hour, but its space must be reserved."
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Built]]:
+    with workshop(tmp_path_factory.mktemp("images")) as shop:
+        yield _built(shop)
+
+
+def _built(shop: Workshop) -> dict[str, Built]:
+    base = shop.take_base(base_tar())
+    return {name: shop.build(name, base) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    """A production: with keys."""
+    return Cluster.of(overlay("cpu"))
+
+
+def _workload(cluster: Cluster, name: str) -> Workload:
+    return next(workload for workload in cluster.workloads if workload.name == name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_says_what_it_is_and_holds_nothing_of_the_build(images: dict[str, Built], name: str) -> None:
+    image = images[name]
+    assert image.user == "10001:10001"
+    assert image.labels["org.opencontainers.image.version"] == version()
+    assert not (image.root / "src").exists()
+    assert not (image.root / "etc" / "pip.conf").exists()
+    assert not (image.root / "opt" / "build").exists()
+
+
+@dataclass
+class Running:
+    gateway: Container
+    retriever: Container
+    http: httpx.AsyncClient
+    key: str
+
+
+@pytest.fixture
+async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> AsyncIterator[Running]:
+    """A gateway and a retriever in containers; a real Valkey, and doubles of the engine and its lora-server, beside."""
+    http, retrieval, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    async with (
+        running_valkey(tmp_path / "valkey") as valkey,
+        process_engine(tmp_path, "word ") as engine,
+        running_lora_server() as lora_server,
+        running(
+            Container(
+                tmp_path / "retriever",
+                images["retriever"],
+                cluster,
+                _workload(cluster, "retriever"),
+                {"POINTSMAN_RETRIEVER_LISTEN": retrieval, "POINTSMAN_RETRIEVER_METRICS_LISTEN": metrics},
+            )
+        ) as retriever,
+        httpx.AsyncClient(base_url=f"http://{http}", timeout=30) as client,
+    ):
+        await lora_server.say(READY, url=engine.url, base_model="smollm2-135m")
+        settings = {
+            "POINTSMAN_GATEWAY_HTTP_LISTEN": http,
+            "POINTSMAN_GATEWAY_GRPC_LISTEN": "127.0.0.1:0",
+            "POINTSMAN_GATEWAY_RETRIEVER": retrieval,
+            "POINTSMAN_GATEWAY_REDIS_URL": valkey.url,
+            "POINTSMAN_LORA_SERVER": lora_server.address,
+        }
+        container = Container(tmp_path / "gateway", images["gateway"], cluster, _workload(cluster, "gateway"), settings)
+        async with running(container) as gateway:
+            await found(lambda: _is_ready(f"http://{metrics}/readyz", retriever), within=120)
+            await _fill(retrieval)
+            await found(lambda: _is_ready(f"http://{http}/readyz", gateway), within=120)
+            yield Running(gateway, retriever, client, _key(valkey.url))
+
+
+async def test_a_gateway_under_its_manifests_rules_answers_and_looks_things_up(house: Running) -> None:
+    body = {"model": "path:handbook_answer", "messages": [{"role": "user", "content": "Do I reserve for my bicycle?"}]}
+    refused = await house.http.post("/v1/chat/completions", json=body)
+    assert refused.status_code == 401
+    answer = await house.http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {house.key}"})
+    assert answer.status_code == 200, house.gateway.words
+    assert answer.json()["choices"][0]["message"]["content"].startswith("word word")
+    assert [source["document_id"] for source in answer.json()["pointsman"]["sources"]] == ["bicycles.md"]
+
+    chat = {"model": "auto", "messages": [{"role": "user", "content": "hello there, how are you today?"}]}
+    answer = await house.http.post("/v1/chat/completions", json=chat, headers={"authorization": f"Bearer {house.key}"})
+    assert answer.headers["x-pointsman-path"] == "small_talk"
+
+    for container in (house.gateway, house.retriever):
+        said = json.loads(container.inside(_LOOK))
+        assert said == {
+            "uid": 10001,
+            "capabilities": 0,
+            "no_new_privileges": "1",
+            "root": "read-only",
+            "tmp": "written",
+        }
+    assert await house.gateway.stop(within=60) == 0
+    assert await house.retriever.stop(within=60) == 0
+
+
+CONFINED = {"uid": 10001, "capabilities": 0, "no_new_privileges": "1", "root": "read-only", "tmp": "written"}
+
+_LOOK = """
+import json, os
+status = dict(line.split(":\\t", 1) for line in open("/proc/1/status").read().splitlines() if ":\\t" in line)
+try:
+    open("/opt/pointsman/x", "w")
+    root = "written"
+except OSError as error:
+    root = "read-only" if error.errno == 30 else str(error)
+open("/tmp/x", "w").write("x")
+print(json.dumps({
+    "uid": os.getuid(),
+    "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
+    "no_new_privileges": status["NoNewPrivs"],
+    "root": root,
+    "tmp": "written",
+}))
+"""
+
+
+async def _is_ready(url: str, container: Container) -> bool:
+    try:
+        async with httpx.AsyncClient() as http:
+            return (await http.get(url)).status_code == 200
+    except httpx.TransportError:
+        assert container.runs, container.words
+        return False
+
+
+async def _fill(address: str) -> None:
+    async with open_channel(address) as channel:
+        stub = retriever_pb2_grpc.RetrieverStub(channel)
+        await stub.CreateCollection(pb.CreateCollectionRequest(name="handbook", if_missing=True))
+        document = pb.Document(id="bicycles.md", title="Bicycles", text=HANDBOOK)
+        await stub.Upsert(pb.UpsertRequest(collection="handbook", documents=[document]))
+
+
+def _key(redis_url: str) -> str:
+    command = [sys.executable, "-m", "pointsman_cli", "keys", "create", "test", "--tenant", "acme", "--json"]
+    done = subprocess.run([*command, "--redis", redis_url], capture_output=True, text=True, check=True)
+    return str(json.loads(done.stdout)["key"])

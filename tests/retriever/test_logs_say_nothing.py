@@ -1,0 +1,47 @@
+"""Whatever is looked up or kept, nothing of it gets into the retriever's log."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman_servicekit import logs
+
+SAID = "xyzzy my mother's maiden name is Plugh"
+IDS = [("x-request-id", "r-1"), ("x-pointsman-decision-id", "d-1")]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
+    """What would be on standard error at INFO."""
+    written, root = io.StringIO(), logging.getLogger()
+    handler = logs.handler_to(written, "retriever", "INFO", "json")
+    with caplog.at_level(logging.INFO), caplog.at_level(logging.WARNING, "httpx"):  # the tests' own client
+        root.addHandler(handler)
+        yield written
+        root.removeHandler(handler)
+
+
+async def test_neither_what_is_kept_nor_what_is_asked_is_logged(client, log: io.StringIO) -> None:
+    stub = client.stub
+    await stub.Upsert(
+        pb.UpsertRequest(collection="notes", documents=[pb.Document(id="a", title=SAID, text=SAID)]), metadata=IDS
+    )
+    await stub.Search(pb.SearchRequest(collection="notes", query=SAID), metadata=IDS)
+    vector = pb.Vector(fingerprint=SAID, values=[1.0])
+    for refused in (
+        pb.SearchRequest(collection="nowhere", query=SAID),
+        pb.SearchRequest(collection=SAID, query=SAID),
+        pb.SearchRequest(collection="notes", query=SAID, vector=vector),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.Search(refused, metadata=IDS)
+    await stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"), metadata=IDS)
+    logging.getLogger("pointsman_retriever").info("still here")
+    told = log.getvalue()
+    assert "still here" in told
+    assert not [hidden for hidden in ("xyzzy", "Plugh", "maiden") if hidden in told]
+    assert all(json.loads(line)["service"] == "retriever" for line in told.splitlines())

@@ -1,0 +1,70 @@
+"""Intervals hold the mean as often as they say; paired tests tell a difference from chance."""
+
+import numpy as np
+import pytest
+from pointsman_scoring.intervals import compare, holm, mean_interval
+
+
+def test_scores_of_zero_and_one_get_wilsons_interval() -> None:
+    found = mean_interval([1] * 81 + [0] * 182)  # R. G. Newcombe, Statistics in Medicine 17, 1998, table I: 81 of 263
+    assert (found.low, found.high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
+
+
+def test_nothing_but_failures_are_no_certainty() -> None:
+    found = mean_interval([0] * 29)  # Newcombe again: 0 of 29
+    assert (found.mean, found.low, found.high) == (0, 0, pytest.approx(0.1170, abs=5e-5))
+
+
+def test_equal_scores_in_between_are_no_certainty_either() -> None:
+    found = mean_interval([0.5] * 10)
+    assert found.low < 0.3 < 0.7 < found.high
+
+
+def test_other_scores_get_a_bootstrap_that_holds_the_mean_about_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(1)
+    held = 0
+    for _ in range(60):
+        found = mean_interval(draw.beta(4, 2, size=80).tolist())
+        held += found.low <= 2 / 3 <= found.high
+    assert 51 <= held <= 60  # 57 of 60 are meant; fewer than 51 would come once in 300 such sixties
+
+
+def test_the_same_scores_give_the_same_interval() -> None:
+    scores = [0.1, 0.5, 0.9, 0.3]
+    assert mean_interval(scores) == mean_interval(scores)
+
+
+def test_a_difference_between_right_and_wrong_is_tested_by_mcnemar() -> None:
+    found = compare([1] * 10 + [0] * 2 + [1] * 8, [0] * 10 + [1] * 2 + [1] * 8)
+    assert found.test == "mcnemar"
+    assert found.p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)  # of 12 that differ, 2 or fewer on either side
+    assert found.difference.mean == pytest.approx(0.4)
+    assert 0 < found.difference.low < 0.4 < found.difference.high
+
+
+def test_other_differences_are_tested_by_flipping_signs() -> None:
+    clear = compare([0.9, 0.8, 0.9, 0.7, 0.8, 0.9, 0.6, 0.8], [0.5, 0.4, 0.6, 0.5, 0.3, 0.5, 0.5, 0.2])
+    assert clear.test == "permutation"
+    assert clear.p_value == pytest.approx(2 / 2**8)  # all eight point one way: one of 256, either way
+    chance = compare([0.5, 0.6, 0.4, 0.5], [0.6, 0.5, 0.5, 0.4])
+    assert chance.p_value == 1
+
+
+def test_paths_that_score_alike_differ_in_nothing() -> None:
+    for scores in ([1.0, 0.0, 1.0], [0.3, 0.4, 0.5]):
+        found = compare(scores, scores)
+        assert (found.difference.mean, found.difference.low, found.difference.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_several_comparisons_are_held_to_more_by_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [([], [], "no scores"), ([1], [1, 0], "there are 1 and 2"), ([1.5], [1], "from 0 to 1")],
+)
+def test_scores_that_are_none_are_refused(first: list[float], second: list[float], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        compare(first, second)

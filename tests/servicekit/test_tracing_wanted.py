@@ -1,0 +1,55 @@
+"""OpenTelemetry's own environment variables say whether there are traces; without them nothing loads that traces."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from pointsman_servicekit.tracing.exporting import OtelSettingsError, are_wanted
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_SERVICE_NAME": "x"}, False),
+        (ENDPOINT, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}, True),
+        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"}, False),
+        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, True),
+        (ENDPOINT | {"OTEL_SDK_DISABLED": "True"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+    ],
+)
+def test_there_are_traces_where_there_is_an_endpoint(environment: dict[str, str], wanted: bool) -> None:
+    assert are_wanted(environment) is wanted
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'; known: otlp, none"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "is 'grpc'; traces are sent by http/protobuf"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, "is 'http/json'; traces are sent by http/protobuf"),
+    ],
+)
+def test_what_is_not_here_is_refused_by_name(more: dict[str, str], told: str) -> None:
+    with pytest.raises(OtelSettingsError, match=told):
+        are_wanted(ENDPOINT | more)
+
+
+@pytest.mark.parametrize("service", ["gateway", "retriever", "lora_server"])
+def test_without_them_no_service_loads_what_traces(service: str) -> None:
+    program = (
+        f"import sys, os, pointsman_{service}.__main__\n"
+        "from pointsman_servicekit.tracing.exporting import around_calls, around_servers, exporting\n"
+        f"with exporting('{service.replace('_', '-')}', os.environ) as spans:\n"
+        "    around_calls(spans), around_servers(spans)\n"
+        "heavy = ('opentelemetry.sdk.trace', 'opentelemetry.exporter', 'pointsman_servicekit.tracing.spans')\n"
+        "print([name for name in sys.modules if name.startswith(heavy)])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
