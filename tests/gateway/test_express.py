@@ -1,6 +1,7 @@
 """The express lane beside the ordinary route, before one engine: the same bytes, the same books, whatever is asked."""
 
 import asyncio
+import gc
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +21,7 @@ from doubles.tenancy import issue
 from doubles.valkey import Valkey
 from doubles.waiting import until
 from hypothesis import HealthCheck, given, settings
+from pointsman_gateway.backends.express import Sent
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.doors.express import ExpressLane, Passenger
 from pointsman_gateway.doors.express_connection import ExpressConnection
@@ -277,6 +279,18 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
         )
         assert ways.lane.taken == taken + 1
         assert ways.gateway.metric("pointsman_in_flight") == 0
+
+
+async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    gc.collect()
+    gc.disable()
+    try:
+        for asked in USUAL.values():
+            await ways.told("express", asked, {})
+        await until(lambda: not [one for one in gc.get_objects() if isinstance(one, Passenger | Sent)])
+    finally:
+        gc.enable()
 
 
 async def test_what_is_sent_behind_a_request_waits_its_turn(ways: Ways, engine: ScriptedEngine) -> None:

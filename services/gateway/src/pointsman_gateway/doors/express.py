@@ -151,13 +151,13 @@ class Passenger:
     def broke_off(self, error: PointsmanError) -> None:
         """After its first part, so that nobody else can be asked any more."""
         if not self._over:
-            self._over = True
+            self._arrive()
             self._pipeline.end(self._begun, error.code, error)
             self._say(error)
 
     def not_begun(self, failed: Failed | None) -> None:
         """Nothing has been sent yet: the line goes on from here."""
-        self._over = True
+        self._arrive()
         self._begun.failed = failed
         self._client.hand_over(self._handed, self._data)
 
@@ -220,7 +220,7 @@ class Passenger:
             self._start()
         started = self._started
         assert started is not None
-        self._over = True
+        self._arrive()
         receipt = self._pipeline.end(self._begun, "ok")
         assert receipt is not None
         finished = Finished(self._finish_reason, receipt)
@@ -229,7 +229,7 @@ class Passenger:
         else:
             headers = [JSON, *self._headers(started), answers.cost_header(receipt)]
             self._write_whole(200, headers, self._encoder.whole(started, self._chunks, finished))
-        self._free()
+        self._client.freed()
 
     def _crash(self, error: Exception) -> None:
         """What nobody foresaw."""
@@ -254,19 +254,22 @@ class Passenger:
             self._client.freed(close=True)
 
     def _stop(self) -> None:
+        """Nobody wants the rest."""
+        sent = self._sent
+        self._arrive()
+        if sent is not None:
+            sent.close(asyncio.CancelledError())
+
+    def _arrive(self) -> None:
+        """Nothing more is heard of the engine. They let go of each other, or the collector would have to find them."""
         self._over = True
+        self._sent = None
         self._unwatch()
-        if self._sent is not None:
-            self._sent.close(asyncio.CancelledError())
 
     def _unwatch(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-
-    def _free(self, *, close: bool = False) -> None:
-        self._unwatch()
-        self._client.freed(close=close)
 
     # -- how it is written
 
@@ -277,7 +280,7 @@ class Passenger:
         else:
             status, headers, body = error_answer(error, self._beside)
             self._write_whole(status, headers, body)
-        self._free()
+        self._client.freed()
 
     @property
     def _beside(self) -> Headers:
