@@ -31,7 +31,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images
+	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/rollout --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images
 
 # -- environments
 
@@ -84,7 +84,7 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images
+	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/rollout --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
@@ -93,6 +93,10 @@ test-together: env ## the tests that run the real services and the real engine
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load
 	$(BIN)/python -m pytest tests/faults
+
+.PHONY: test-rollout
+test-rollout: models ## restart each service under 50 streams, gateways behind a real Envoy; none may be lost (4 minutes)
+	$(BIN)/python -m pytest tests/rollout
 
 .PHONY: test-trainings
 test-trainings: env ## train by every method on a tiny model, kill and resume (5 minutes)
@@ -168,7 +172,7 @@ audit: $(VENV)/.done ## compare the locks with known vulnerabilities; ADVISORIES
 
 .PHONY: images-tools
 images-tools: ## install buildah, runc and mmdebstrap for test-images (as root)
-	apt-get install -y --no-install-recommends buildah runc mmdebstrap
+	apt-get install -y --no-install-recommends buildah netavark runc mmdebstrap
 
 .PHONY: test-images
 test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
@@ -230,6 +234,11 @@ bench-gateway: $(VENV)/.done .venv-bench/gateway/.done ## measure the gateway's 
 bench-gateway-soak: $(VENV)/.done ## 20 minutes of mixed load: does the gateway's memory stay as it is? ARGS="--minutes 60"
 	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
 	$(BIN)/python -m benchmarks.gateway_load --soak $(ARGS)
+
+.PHONY: bench-metering
+bench-metering: $(VENV)/.done ## measure what metering costs a request, beside a meter that does nothing
+	$(BIN)/python -m pointsman_embedding.prepare $(MODELS)/minilm
+	$(BIN)/python benchmarks/metering.py $(ARGS)
 
 .PHONY: bench-adapters
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"

@@ -26,9 +26,10 @@ def write_config(folder: Path, lora_server: str, adapters: Sequence[str], tasks:
     known = {task: {"examples": f"tasks/{task}.jsonl", "policy": {"fixed": "base"}} for task in (TASK, "fare_sum")}
     written: dict[str, Any] = {
         "models": {
+            "prices_as_of": "2026-11-01",
             "models": {BASE: {"context_window": 4096, "prices": PRICES}},
             "engines": {"local": {"model": BASE, "lora_server": lora_server}},
-            "retrieval": {"search": 0.0},
+            "retrieval": {"search": 0.0, "embedding": 0.0},
         },
         "paths": {"paths": paths},
         "tasks": {"default_path": "base", "tasks": known | dict(tasks)},

@@ -26,8 +26,8 @@ def recipes() -> dict[str, Recipe]:
     questions = [{"text": row["text"], "output": row["output"]} for row in policy_answers()]
     sums = read_rows(EXAMPLE / "config/tasks/fare_sum.jsonl")
     return {
-        "policy": Recipe((*questions, *facts()), "2e-3", 8, 5),
-        "fares": Recipe(tuple(sums), "2e-3", 10, 2),
+        "policy": Recipe((*questions, *facts()), "2e-3", 8, 4),
+        "fares": Recipe(tuple(sums), "2e-3", 10, 1.5),
     }
 
 

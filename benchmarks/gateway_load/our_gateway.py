@@ -126,9 +126,10 @@ def _write_config(folder: Path, upstreams: Upstreams) -> Path:
         rows = [json.dumps({"text": text}) for text in learned]
         (folder / f"tasks/{task}.jsonl").write_text("\n".join(rows) + "\n")
     models = {
+        "prices_as_of": "2026-11-01",
         "models": {name: {"context_window": 8192, "prices": PRICES} for name in ENGINES},
         "engines": {name: {"model": name, "url": f"http://{HOST}:{port}"} for name, port in ports.items()},
-        "retrieval": {"search": 0.0},
+        "retrieval": {"search": 0.0, "embedding": 0.0},
     }
     written = {"models": models, "paths": {"paths": paths}, "tasks": {"default_path": "fast", "tasks": tasks}}
     for name, data in written.items():

@@ -185,9 +185,11 @@ LATENCY = Row(
         ),
         lines(
             "Queue and prefill by path, mean",
-            "From asking the engine to its first token. Where this grows alone, the engine is too busy.",
+            "From asking the engine to its first token: in its queue, where it tells that, and beyond it. Where the "
+            "queue grows alone, the engine is too busy.",
             "s",
-            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="queue_and_prefill"}}', "path"), "{{path}}"),
+            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="queue"}}', "path"), "{{path}} queue"),
+            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="prefill"}}', "path"), "{{path}} prefill"),
         ),
     ),
 )

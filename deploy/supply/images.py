@@ -14,7 +14,7 @@ class Image:
     name: str
     distributions: tuple[str, ...]
     """Folders of ours, each after those that it needs."""
-    extras: str = ""
+    extras: tuple[str, ...] = ()
     """Of the last of them."""
 
     @property
@@ -24,13 +24,16 @@ class Image:
     @property
     def requirements(self) -> list[str]:
         *before, last = self.distributions
-        return [*(f"./{folder}" for folder in before), f"./{last}[{self.extras}]" if self.extras else f"./{last}"]
+        return [
+            *(f"./{folder}" for folder in before),
+            f"./{last}[{','.join(self.extras)}]" if self.extras else f"./{last}",
+        ]
 
 
 IMAGES = (
-    Image("gateway", (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway")),
-    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), "milvus"),
-    Image("lora-server", (*_SHARED, "services/lora-server"), "s3"),
+    Image("gateway", (*_SHARED, "libs/embedding", "libs/scoring", "services/gateway"), ("tracing",)),
+    Image("retriever", (*_SHARED, "libs/embedding", "services/retriever"), ("milvus", "tracing")),
+    Image("lora-server", (*_SHARED, "services/lora-server"), ("s3", "tracing")),
 )
 
 BUILD = Image("build", ())

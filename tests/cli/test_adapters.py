@@ -29,6 +29,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
     def __init__(self) -> None:
         self.versions: dict[str, pb.AdapterVersion] = {}
         self.aliases: dict[str, pb.Alias] = {}
+        self.placements: dict[str, pb.Placement] = {}
         self.changes: list[pb.Change] = []
         self.asked: list[Any] = []
         self.engine = pb.EngineState(engine="local", status=pb.ENGINE_STATUS_READY, resident=[OLD], sequence=1)
@@ -42,7 +43,9 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
     async def List(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         versions = [each for each in self.versions.values() if request.name in ("", each.name)]
-        return pb.ListAdaptersResponse(versions=versions, aliases=self.aliases.values())
+        return pb.ListAdaptersResponse(
+            versions=versions, aliases=self.aliases.values(), placements=self.placements.values()
+        )
 
     async def Get(self, request: Any, context: Any) -> Any:
         alias = self.aliases.get(request.version)
@@ -73,6 +76,11 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
         self.asked.append(request)
         self._known(request.version).pinned = request.pinned
         return self._known(request.version)
+
+    async def Place(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        self.placements[request.placement.name] = request.placement
+        return request.placement
 
     async def Retire(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
@@ -283,6 +291,24 @@ def test_a_rollback_tells_where_the_alias_points_then(adapters: Any, server: Lor
 
     assert shown.out == f"{PROD} points to {OLD} (revision 8)\n"
     assert (server.asked[-1].reason, server.asked[-1].author) == ("wrong answers", getpass.getuser())
+
+
+def test_an_adapter_is_placed_on_some_engines_on_demand_or_on_all(adapters: Any, server: LoraServer) -> None:
+    assert adapters("place", "triage", "2").out == "triage is placed: 2 copies\n"
+    assert (server.asked[-1].placement.copies, server.asked[-1].HasField("expected")) == (2, False)
+    assert "triage is placed: 2 copies" in adapters("list").out
+    assert json.loads(adapters("list", "--json").out)["placements"] == {"triage": "2 copies"}
+    assert adapters("place", "triage", "on-demand", "--expected", "2").out == "triage is placed: on demand\n"
+    assert server.asked[-1].expected.copies == 2
+    assert adapters("place", "triage", "all").out == "triage is placed: all engines\n"
+
+
+@pytest.mark.parametrize("words", ["0", "none", "1.5"])
+def test_what_is_no_placement_is_told_with_what_is(adapters: Any, server: LoraServer, words: str) -> None:
+    said = adapters("place", "triage", words)
+    assert said.code != 0
+    assert f"'{words}' is no placement; write all, on-demand, or a number of engines from 1" in said.err
+    assert server.asked == []
 
 
 def test_a_version_is_pinned_unpinned_retired_and_deleted(adapters: Any, server: LoraServer) -> None:

@@ -28,9 +28,7 @@ VARIABLES = ("datasource", "path", "task", "adapter")
 GRAFANAS = {"__rate_interval": "1m", **dict.fromkeys(VARIABLES, ".*")}
 """What Grafana puts in the place of its variables."""
 
-TO_COME: dict[str, set[str]] = {
-    "pointsman_training_usd": {"adapter"},
-}
+TO_COME: dict[str, set[str]] = {}
 """Metrics, or labels of metrics, that the panels know and the services do not export yet."""
 
 _VLLMS = {"model_name", "engine"}

@@ -20,12 +20,7 @@ RUNBOOK = PROJECT / "docs" / "operations.md"
 
 Say = Callable[..., str]
 
-TO_COME = {
-    "pointsman_time_per_output_token_seconds_bucket": {"path", "kind", "task", "le"},
-    "pointsman_counterfactual_cost_usd_total": {"task", "path"},
-    "pointsman_engine_cost_usd_total": {"engine", "path"},
-    "pointsman_fixed_usd_per_hour": {"path"},
-}
+TO_COME: dict[str, set[str]] = {}
 """Metrics, or labels of metrics, that the rules know and the services do not export yet."""
 
 VLLM = {

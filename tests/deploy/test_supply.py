@@ -57,8 +57,8 @@ def _project(folder: str) -> dict[str, Any]:
 
 def _asked(image: Image) -> list[Requirement]:
     written = [text for folder in image.distributions for text in _project(folder)["dependencies"]]
-    if image.extras:
-        written += _project(image.distributions[-1])["optional-dependencies"][image.extras]
+    for extra in image.extras:
+        written += _project(image.distributions[-1])["optional-dependencies"][extra]
     return [Requirement(text) for text in written]
 
 

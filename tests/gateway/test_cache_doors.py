@@ -83,6 +83,10 @@ async def test_a_hit_is_marked_priced_and_counted_as_one(
     labels = {"path": "handbook", "outcome": "exact"}
     assert cached_gateway.metric("pointsman_cache_lookups_total", **labels) == 1
     assert cached_gateway.metric("pointsman_cost_usd_total", component="cache") == HIT
+    # Two were answered, and an engine has worked for one of them.
+    assert cached_gateway.metric("gen_ai_server_request_duration_seconds_count") == 2
+    assert cached_gateway.metric("gen_ai_client_operation_duration_seconds_count") == 1
+    assert cached_gateway.metric("gen_ai_client_token_usage_count", gen_ai_token_type="output") == 1
 
 
 async def test_a_question_that_is_alike_is_a_semantic_hit_though_its_path_was_named(

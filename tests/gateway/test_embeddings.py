@@ -19,7 +19,7 @@ from doubles.openai_clients import in_a_thread, opening_client
 from doubles.waiting import until
 from pointsman_embedding import MiniLM
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.domain import Caller, Request, Usage
+from pointsman_gateway.domain import Caller, Request, Undecided, Usage
 from pointsman_gateway.embeddings.local import SLICE, LocalModel
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.stage import Embeddings, Offer
@@ -278,14 +278,20 @@ class Place:
         pass
 
 
+class Receipts(list[Undecided]):
+    """Implements the stage's `Journal`."""
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        self.append(receipt)
+
+
 def wanted(*texts: str, deadline: float = float("inf")) -> Wanted:
     return Wanted(Request("m", (), caller=Caller(key="k"), deadline=deadline), texts)
 
 
 def stage(model: LocalModel, limits: Limits) -> Embeddings:
-    return Embeddings(
-        {"m": Offer("m", model, 2.0)}, limits, EmbeddingMetrics(CollectorRegistry(), GenAi(CollectorRegistry()))
-    )
+    metrics = EmbeddingMetrics(CollectorRegistry(), GenAi(CollectorRegistry()))
+    return Embeddings({"m": Offer("m", model, 2.0)}, limits, metrics, Receipts())
 
 
 async def test_what_is_held_is_settled_with_what_it_took(minilm: MiniLM) -> None:

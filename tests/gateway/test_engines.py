@@ -85,6 +85,29 @@ async def test_an_engine_that_serves_another_model_is_never_used(
     assert "it serves 'huge', not 'tiny' as models.yaml says" in (engines.why_not(PLAIN) or "")
 
 
+@pytest.mark.parametrize(
+    ("place", "url", "is_used"),
+    [
+        ("10.0.0.5:8083", "http://127.0.0.1:8101", False),
+        ("10.0.0.5:8083", "http://0.0.0.0:8101", False),
+        ("10.0.0.5:8083", "http://localhost:8101", False),
+        ("10.0.0.5:8083", "http://10.0.0.5:8101", True),
+        ("127.0.0.2:8083", "http://127.0.0.2:8101", True),
+    ],
+)
+async def test_a_members_engine_whose_address_is_of_no_use_here_is_not_used(
+    lora_server: ScriptedLoraServer, place: str, url: str, is_used: bool
+) -> None:
+    engines = Engines([Engine("fleet/0", "tiny", group="fleet", place=place)])
+    await lora_server.say(READY, url=url)
+    following = asyncio.create_task(follow(engines, "fleet/0", lora_server.address, METRICS))
+    await until(lambda: engines.get("fleet/0").heard_of)
+    assert engines.any_ready == is_used
+    assert ("set POINTSMAN_LORA_ENGINE_URL" in (engines.why_not(PLAIN) or "")) != is_used
+    following.cancel()
+    await asyncio.wait([following])
+
+
 async def test_an_engine_serves_on_while_its_lora_server_is_away_and_is_heard_again_after(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

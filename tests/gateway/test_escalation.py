@@ -107,9 +107,9 @@ async def test_the_time_of_holding_is_a_phase_and_all_phases_lie_within_the_tota
     engine.says(*answer(BAD))
     seconds = (await told(gateway)).receipt.seconds
     assert set(seconds) == {
-        "classification", "prompt", "queue_and_prefill", "held", "first_token", "generation", "total",
+        "admission", "classification", "prompt", "prefill", "held", "first_token", "generation", "total",
     }  # fmt: skip
-    before = sum(seconds[phase] for phase in ("classification", "prompt", "queue_and_prefill", "held"))
+    before = sum(seconds[phase] for phase in ("admission", "classification", "prompt", "prefill", "held"))
     assert 0 < before <= seconds["first_token"] <= seconds["total"]
 
 

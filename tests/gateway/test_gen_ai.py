@@ -76,7 +76,7 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
         named = replace(receipt.decision.path, name=f"adapter:{version}", adapter=version, fingerprint="")
         request = Request(version, (Message("user", "x"),))
         odd = replace(receipt, model=version, decision=replace(receipt.decision, path=named, task=f"task-{number}"))
-        line.metering.metrics.ended(odd, "none")
+        line.metering.metrics.ended(odd, 10)
         gen_ai.answered(request, odd)
 
     await junk(0)

@@ -338,6 +338,12 @@ class Overheard:
         self.callers.append(request.caller)
         return await self.pipeline.decide(request)
 
+    def turned_away(self, *request: Any) -> None:
+        self.pipeline.turned_away(*request)
+
+    def costs(self, *routed: Any) -> Any:
+        return self.pipeline.costs(*routed)
+
 
 @pytest.fixture
 async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.GatewayStub, list[Caller]]]:

@@ -102,6 +102,17 @@ async def test_a_connection_is_used_again(pool: Pool) -> None:
         assert (engine.connections, engine.asked) == (1, 5)
 
 
+async def test_an_engine_that_has_gone_is_forgotten_when_another_comes(pool: Pool) -> None:
+    for _ in range(5):
+        async with serving(Counting()) as origin:
+            assert await answered(pool, origin) == b"ok"
+            assert len(pool._idle) <= 2
+    async with serving(Counting()) as first, serving(Counting()) as second:
+        for origin in (first, second, first):
+            assert await answered(pool, origin) == b"ok"
+        assert set(pool._idle) == {first, second}
+
+
 async def test_requests_at_once_have_a_connection_each(pool: Pool) -> None:
     engine = Counting()
     async with serving(engine) as origin:

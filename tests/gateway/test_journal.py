@@ -123,7 +123,7 @@ def test_whatever_was_decided_can_be_written() -> None:
         notes=("read in part",), considered=(Considered("a", "skipped", 'it said "no"\n'),), probabilities=(("é", 0.5),)
     )
     request = Request("auto", (Message("user", "\x00\U0001f600"),), Sampling(extra={"response_format": "?"}))
-    entry = json.loads(to_entry(Noted(1.7e9, request, strange, None), True).json)
+    entry = json.loads(to_entry(Noted(1.7e9, request, strange, receipt(strange)), True).json)
     assert (entry["notes"], entry["response_format"]) == (["read in part"], "other")
     assert entry["considered"][0]["reason"] == 'it said "no"\n'
 

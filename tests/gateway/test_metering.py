@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from datetime import date
 
 import httpx
 import pytest
@@ -10,10 +11,11 @@ from doubles.doors import GrpcDoor, HttpDoor, HttpStreamDoor
 from doubles.engine import ScriptedEngine, answer, beginning
 from doubles.gateway import TRIAGE, Gateway
 from doubles.waiting import until
-from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices
+from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingTerms
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
-from pointsman_gateway.metering.faults import fault_of
-from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
+from pointsman_gateway.faults import fault_of
+from pointsman_gateway.metering.expected_cost import ExpectedCost
+from pointsman_gateway.metering.pricing import Pricing
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -25,21 +27,28 @@ from pointsman_servicekit.grpc_client import open_channel
 
 PRICING = Pricing(
     ModelsFile(
+        prices_as_of=date(2026, 11, 1),
         models={"tiny": ModelConfig(context_window=1, prices=Prices(prompt=1, cached=0.25, completion=4))},
         engines={},
-        retrieval=RetrievalPrices(search=0.00005),
-    )
+        retrieval=RetrievalPrices(search=0.00005, embedding=0.000002),
+        training=TrainingTerms(dollars_per_hour=7.2, requests=1000, days=10),
+    ),
+    training_seconds=lambda model, version: 500.0 if version == "triage@1" else 0.0,
 )
 
 
-def test_each_component_has_its_price() -> None:
-    assert PRICING.parts_usd("tiny", Usage(100, 10, 60), 2) == pytest.approx(
-        {"prompt": 40e-6, "cached": 15e-6, "completion": 40e-6, "retrieval": 1e-4}
-    )
+def test_each_component_has_its_price_in_whole_picodollars() -> None:
+    assert PRICING.parts("tiny", Usage(100, 10, 60)) == {
+        "prompt": 40_000_000, "cached": 15_000_000, "completion": 40_000_000
+    }  # fmt: skip
+    assert (PRICING.searches(2), PRICING.embeddings(1)) == (100_000_000, 2_000_000)
 
 
-def test_who_does_not_search_pays_no_search() -> None:
-    assert set(PRICING.parts_usd("tiny", Usage(1, 1), 0)) == {"prompt", "cached", "completion"}
+def test_an_adapters_training_is_paid_back_by_what_it_answers_and_stands_for_its_days() -> None:
+    assert PRICING.training_usd("tiny", "triage@1") == pytest.approx(1.0)
+    assert PRICING.training("tiny", "triage@1") == 10**9  # a thousandth of a dollar
+    assert PRICING.training_usd_per_hour("tiny", "triage@1") == pytest.approx(1 / 240)
+    assert PRICING.training("tiny", "voice@2") == 0  # nobody knows how long it took
 
 
 def test_the_expected_cost_is_estimated_first_and_learned_then() -> None:
@@ -47,10 +56,19 @@ def test_the_expected_cost_is_estimated_first_and_learned_then() -> None:
     request = Request("auto", (Message("user", "x" * 400),))
     assert expected.usd(path, request) == pytest.approx(100e-6 + 40e-6)
     for _ in range(200):
-        expected.learn(path, 7e-6)
-    assert expected.usd(path, request) == pytest.approx(7e-6)
-    expected.learn(path, 107e-6)
-    assert expected.usd(path, request) == pytest.approx(12e-6)  # a twentieth of the step
+        expected.habits.learn(path, 100, Usage(150, 5), 1_000_000)
+    assert expected.usd(path, request) == pytest.approx(150e-6 + 20e-6 + 1e-6)
+    expected.habits.learn(path, 100, Usage(150, 25), 1_000_000)
+    assert expected.usd(path, request) == pytest.approx(150e-6 + 24e-6 + 1e-6)  # a twentieth of the step
+
+
+def test_what_a_path_adds_to_a_prompt_stays_whatever_the_request_is_long() -> None:
+    expected, path = ExpectedCost(PRICING), Path("p", "tiny")
+    expected.habits.learn(path, 100, Usage(150, 5, 75), 0)  # half of its prompt is in the prefix cache
+    longer = Request("auto", (Message("user", "x" * 4000),))
+    assert expected.usd(path, longer) == pytest.approx(1050e-6 * (1 + 0.25) / 2 + 20e-6)
+    assert expected.picodollars(path, 3, 3000) == pytest.approx(3 * expected.usd(path, longer) * 10**12)
+    assert expected.picodollars(Path("another", "tiny"), 1, 1) is None
 
 
 async def test_plain_stream_and_grpc_agree_to_the_token_and_the_cent(
@@ -88,11 +106,48 @@ async def test_each_path_is_counted_under_its_own_labels(
 async def test_the_phases_lie_within_the_total(http: httpx.AsyncClient, gateway: Gateway) -> None:
     body = (await http.post("/v1/chat/completions", json=asking(IN_POLICY))).json()
     seconds = body["pointsman"]["seconds"]
-    assert set(seconds) == {
-        "classification", "retrieval", "prompt", "queue_and_prefill", "first_token", "generation", "total",
-    }  # fmt: skip
+    phases = ("admission", "classification", "retrieval", "prompt", "prefill", "generation")
+    assert set(seconds) == {*phases, "first_token", "total"}
+    assert all(seconds[phase] >= 0 for phase in phases)
+    assert sum(seconds[phase] for phase in phases) <= seconds["total"] + 1e-5  # they are rounded
     assert 0 < seconds["classification"] < seconds["first_token"] <= seconds["total"]
     assert seconds["first_token"] + seconds["generation"] == pytest.approx(seconds["total"], abs=1e-4)
+
+
+async def test_an_engine_that_tells_its_queue_has_it_apart_from_the_rest(
+    http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    *pieces, last, done = answer("a", "b")
+    told = {"queue_time_ms": 0.001, "time_to_first_token_ms": 0.002, "generation_time_ms": 0.004, "mean_itl_ms": None}
+    engine.says(*pieces, {**last, "metrics": told}, done)  # as vLLM does with --enable-per-request-metrics
+    seconds = (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).json()["pointsman"]["seconds"]
+    assert seconds["queue"] == pytest.approx(1e-6)
+    assert seconds["prefill"] > 0
+    assert gateway.metric("pointsman_phase_seconds_count", path="small_talk", phase="queue") == 1
+
+
+async def test_an_answers_tokens_after_the_first_are_timed(
+    http: httpx.AsyncClient, gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    name = "pointsman_time_per_output_token_seconds"
+    engine.says(*answer("a"))  # it has none
+    await http.post("/v1/chat/completions", json=asking(IN_CHAT))
+    assert gateway.metric(f"{name}_count") == 0
+    engine.says(*answer("a", "b", "c"))
+    seconds = (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).json()["pointsman"]["seconds"]
+    assert gateway.metric(f"{name}_count", path="small_talk") == 1
+    assert gateway.metric(f"{name}_sum", path="small_talk") == pytest.approx(seconds["generation"] / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("metrics", ["soon", None, {}, {"queue_time_ms": "long"}, {"queue_time_ms": None}])
+async def test_what_an_engine_tells_in_other_words_is_passed_over(
+    http: httpx.AsyncClient, engine: ScriptedEngine, metrics: object
+) -> None:
+    *pieces, last, done = answer("a", "b")
+    engine.says(*pieces, {**last, "metrics": metrics}, done)
+    body = (await http.post("/v1/chat/completions", json=asking(IN_CHAT))).json()
+    assert body["choices"][0]["message"]["content"] == "ab"
+    assert "queue" not in body["pointsman"]["seconds"]
 
 
 async def test_names_that_clients_invent_make_no_series(
@@ -107,8 +162,7 @@ async def test_names_that_clients_invent_make_no_series(
     await door.ask(IN_CHAT, TRIAGE)
     await door.ask(IN_CHAT, "tiny", user="someone", metadata={"junk": "junk"})
     new = {labels for labels in series(gateway) - before if "tiny" not in labels}
-    names = ("pointsman_refused_total", "pointsman_refused_created")
-    assert new == {(name, "unknown_model", "caller") for name in names}
+    assert new == {("pointsman_refused_total", "unknown_model", "caller")}
     assert gateway.metric("pointsman_refused_total", code="unknown_model") == 20
     assert gateway.metric("pointsman_requests_total", path="other", kind="lora") == 2
 

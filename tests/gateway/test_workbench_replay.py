@@ -10,7 +10,7 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
 from doubles.doors import HttpDoor
 from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.remembering import decision, decisions_in, receipt
+from doubles.remembering import decision, decisions_in, receipt, routed
 from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.domain import UNKNOWN, Considered, Message, Request
@@ -218,7 +218,8 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
         now, _ = await redis.time()
         for hours, count in ((30, 2), (20, 2 * PAGE), (1, 3)):
             for number in range(count):
-                entry = to_entry(Noted(0, request, decision(f"{hours}/{number}"), None), keep_text=False)
+                made = decision(f"{hours}/{number}")
+                entry = to_entry(Noted(0, request, made, routed(made)), keep_text=False)
                 await redis.xadd(
                     keys.DECISIONS, {"entry": entry.json}, id=f"{(now - hours * 3600) * 1000}-{number + 1}"
                 )

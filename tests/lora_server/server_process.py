@@ -36,12 +36,13 @@ class ServerProcess(Process):
         redis_url: str,
         store: Path,
         slots: int = 4,
+        listen: str = "",
         more: Mapping[str, str] = {},
     ) -> None:
         """`more`: further settings, or others."""
         folder.mkdir(parents=True)
         self.folder = folder
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = listen or f"127.0.0.1:{free_port()}"
         self.engine_port = free_port()
         self.engine_url = f"http://127.0.0.1:{self.engine_port}"
         settings = {
@@ -61,7 +62,7 @@ class ServerProcess(Process):
         }
         environment = {f"POINTSMAN_LORA_{key}": value for key, value in settings.items()}
         program = [sys.executable, "-m", "pointsman_lora_server"]
-        super().__init__(program, environment, folder / "lora-server.log", r"gRPC on (127\.0\.0\.1:\d+)")
+        super().__init__(program, environment, folder / "lora-server.log", r"gRPC on (127\.[\d.]+:\d+)")
 
     async def start_with_engine(self) -> None:
         await self.start()

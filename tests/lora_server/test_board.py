@@ -92,3 +92,17 @@ async def test_a_change_between_the_look_and_the_wait_is_not_missed() -> None:
 
     async with asyncio.timeout(1):
         await board.until_other_than(seen, 3600)
+
+
+def test_who_leaves_holds_nothing_for_anyone_new_whatever_comes_after() -> None:
+    board = Board()
+    board.update(status=EngineStatus.READY, life=1, detail="ready", resident=frozenset({"triage@3f9a1c0b77de"}))
+    board.leave()
+    assert (board.state.status, board.state.resident) == (EngineStatus.DOWN, frozenset())
+    assert board.state.detail == "it is leaving: it ends what it has begun"
+    left = board.state
+    board.holds("triage@3f9a1c0b77de")
+    board.update(status=EngineStatus.READY, detail="ready")
+    assert board.state == left
+    board.update(status=EngineStatus.DOWN, detail="stops")
+    assert board.state == left

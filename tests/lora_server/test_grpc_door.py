@@ -18,12 +18,13 @@ from pointsman_lora_server.domain import (
     Change,
     EngineState,
     EngineStatus,
+    Placement,
     VersionReport,
     VersionState,
 )
 from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServerServicer
 from pointsman_lora_server.registry import Counts, Outcomes
-from pointsman_lora_server.rollout import Rollout
+from pointsman_lora_server.rollout import Listing, Rollout
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.rich_status import from_rpc_error
@@ -82,6 +83,28 @@ async def stub(rollout: Asked) -> AsyncIterator[lora_server_pb2_grpc.LoraServerS
         open_channel(server.address) as channel,
     ):
         yield lora_server_pb2_grpc.LoraServerStub(channel)
+
+
+ALL, COPIES, ON_DEMAND = pb.PLACEMENT_KIND_ALL, pb.PLACEMENT_KIND_COPIES, pb.PLACEMENT_KIND_ON_DEMAND
+
+
+def _place(**placement: Any) -> pb.PlaceRequest:
+    return pb.PlaceRequest(placement=pb.Placement(name="triage", **placement))
+
+
+async def test_a_placement_is_handed_on_as_it_was_asked(stub: Any, rollout: Asked) -> None:
+    request = _place(kind=COPIES, copies=3)
+    request.author = "ann"
+    assert await stub.Place(request) == pb.Placement(name="triage", kind=COPIES, copies=3)
+    assert await stub.Place(_place(kind=ON_DEMAND)) == pb.Placement(name="triage", kind=ON_DEMAND)
+    request = _place(kind=ALL)
+    request.expected.kind = ON_DEMAND
+    assert await stub.Place(request) == pb.Placement(name="triage", kind=ALL)
+    assert rollout.calls == [
+        ("place", "triage", Placement(3), None, "ann"),
+        ("place", "triage", Placement(0), None, ""),
+        ("place", "triage", Placement(), Placement(0), ""),
+    ]
 
 
 async def test_a_version_travels_whole(stub: Any, rollout: Asked) -> None:
@@ -162,10 +185,19 @@ async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
     rollout.answer = VersionReport(VERSION, VersionState.RETIRED, ())
     await stub.Retire(pb.RetireRequest(version=OLD, author="ann"))
     await stub.Delete(pb.DeleteAdapterRequest(version=OLD, author="ann"))
-    rollout.answer = [VersionReport(VERSION, VersionState.WARM, ())], [Alias(PROD, OLD, 1)]
+    rollout.answer = Listing(
+        [VersionReport(VERSION, VersionState.WARM, ())],
+        [Alias(PROD, OLD, 1)],
+        {"triage": Placement(2), "voice": Placement(0), "letter": Placement()},
+    )
     listed = await stub.List(pb.ListAdaptersRequest(name="triage"))
 
     assert ([each.version for each in listed.versions], [each.alias for each in listed.aliases]) == ([OLD], [PROD])
+    assert [(each.name, each.kind, each.copies) for each in listed.placements] == [
+        ("triage", COPIES, 2),
+        ("voice", ON_DEMAND, 0),
+        ("letter", ALL, 0),
+    ]
     assert rollout.calls == [
         ("set_alias", PROD, OLD, NEW, "ann", True),
         ("rollback", PROD, NEW, "ann", "why"),
@@ -256,6 +288,10 @@ def _register(**changed: Any) -> pb.RegisterRequest:
         ("SetCanary", _canary(terms=pb.CanaryTerms(max_invalid_excess=float("nan"))), "bad_max_invalid_excess"),
         ("SetCanary", _canary(terms=pb.CanaryTerms(max_latency_ratio=0.5)), "bad_max_latency_ratio"),
         ("SetCanary", _canary(terms=pb.CanaryTerms(max_latency_ratio=float("inf"))), "bad_max_latency_ratio"),
+        ("Place", _place(), "bad_placement"),
+        ("Place", _place(kind=COPIES), "bad_placement"),
+        ("Place", _place(kind=COPIES, copies=10_001), "bad_placement"),
+        ("Place", _place(kind=ALL, copies=1), "bad_placement"),
         ("Rollback", pb.RollbackRequest(alias=PROD, reason="a" * 1001), "bad_reason"),
         ("Rollback", pb.RollbackRequest(alias=PROD, expected_version="x"), "bad_version"),
         ("History", pb.HistoryRequest(limit=1001), "bad_limit"),

@@ -286,12 +286,14 @@ async def test_a_pinned_version_never_goes(swapping: RunEngine) -> None:
         await engine.hot_swap.ensure(A)
         await engine.hot_swap.ensure(B)
         engine.hot_swap.want(pinned=frozenset({A.version}), aimed_at=frozenset())
+        engine.hot_swap.place(frozenset())
         await engine.chat(B)  # A was idle longer
 
         await engine.hot_swap.ensure(C)
         assert engine.board.state.resident == {A.version, C.version}
 
         engine.hot_swap.want(pinned=frozenset({A.version, C.version}), aimed_at=frozenset())
+        engine.hot_swap.place(frozenset())
         with pytest.raises(ResourceExhausted, match=r"\(pinned\), .*\(pinned\)"):
             await engine.hot_swap.ensure(D)
 
@@ -299,6 +301,7 @@ async def test_a_pinned_version_never_goes(swapping: RunEngine) -> None:
 async def test_what_no_alias_points_to_goes_first(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version}))
+        engine.hot_swap.place(frozenset({A.version}))
         await engine.hot_swap.ensure(A)
         await engine.chat(A)
         await engine.hot_swap.ensure(B)
@@ -312,6 +315,7 @@ async def test_what_no_alias_points_to_goes_first(swapping: RunEngine) -> None:
 async def test_unasked_nothing_goes_that_is_wanted(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version, B.version, C.version}))
+        engine.hot_swap.place(frozenset({A.version, B.version, C.version}))
         assert await engine.hot_swap.preload(A)
         assert await engine.hot_swap.preload(B)
 
@@ -360,6 +364,7 @@ async def test_what_the_engine_refuses_has_failed_and_is_not_tried_again(swappin
 async def test_what_fails_here_and_serves_elsewhere_is_not_taken_away_from_the_others(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version}))
+        engine.hot_swap.place(frozenset({A.version}))
         engine.folders.behaviours[A.version] = {"behaviour": "refused"}
         with pytest.raises(InvalidArgument):
             await engine.hot_swap.ensure(A)

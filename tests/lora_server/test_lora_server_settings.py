@@ -33,3 +33,10 @@ def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, key: st
 
     with pytest.raises(ValidationError, match=key.lower()):
         Settings()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8101", "[::]:8101", ":8101"])
+def test_an_engine_that_listens_everywhere_must_say_where_gateways_find_it(listen: str) -> None:
+    with pytest.raises(ValueError, match="POINTSMAN_LORA_ENGINE_URL is needed"):
+        Settings(engine_listen=listen)
+    assert Settings(engine_listen=listen, engine_url="http://10.0.0.5:8101").public_url == "http://10.0.0.5:8101"

@@ -11,7 +11,8 @@ import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus
+from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus, Fleet
+from pointsman_lora_server.placing import Placing
 from pointsman_lora_server.reconcile import Reconciler
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError, Unavailable
 from pointsman_servicekit.rich_status import from_rpc_error
@@ -54,12 +55,18 @@ class Deaf:
 
     async def confirm(self, engine: str, state: EngineState, seconds: float) -> None: ...
 
+    async def fleet(self) -> Fleet:
+        return Fleet()
+
+    async def announce(self, version: str, seconds: float) -> None: ...
+
 
 class Nothing:
     """Hot-swapping and roll-outs where nothing is wanted."""
 
     def go_on(self, desired: DesiredState) -> None: ...
     def want(self, pinned: frozenset[str], aimed_at: frozenset[str]) -> None: ...
+    def place(self, placed: frozenset[str]) -> None: ...
     async def stop(self) -> None: ...
 
 
@@ -68,7 +75,7 @@ async def no_judge(desired: DesiredState) -> None: ...
 
 def reconciler(registry: Any, board: Board) -> Reconciler:
     nothing: Any = Nothing()
-    return Reconciler(registry, nothing, nothing, board, no_judge, "local")
+    return Reconciler(registry, nothing, nothing, board, no_judge, Placing(registry, "local"))
 
 
 async def test_it_ends_though_its_cancellation_was_swallowed() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pointsman_lora_server.domain import AdapterVersion, Canary, Change, DesiredState, Phase
+from pointsman_lora_server.domain import AdapterVersion, Canary, Change, DesiredState, Phase, Placement
 from pointsman_lora_server.registry import Registry
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 from pointsman_servicekit.prompt_redis import open_redis
@@ -18,6 +18,8 @@ ALIASES = ["triage@prod", "triage@beta"]
 versions, names, aliases = st.sampled_from(VERSIONS), st.sampled_from(NAMES), st.sampled_from(ALIASES)
 expected = st.just("") | names
 canaries = st.none() | st.builds(Canary, names, st.sampled_from([0.1, 0.5]))
+adapters = st.sampled_from(["triage", "unheard-of"])
+placements = st.builds(Placement, st.none() | st.integers(0, 2))
 revisions = st.none() | st.integers(0, 6)
 
 steps = st.lists(
@@ -32,6 +34,10 @@ steps = st.lists(
         st.tuples(st.just("retire"), names, st.just("ann")),
         st.tuples(st.just("delete"), names, st.just("ann")),
         st.tuples(st.just("settle_word"), names),
+        st.tuples(
+            st.just("place"), st.sampled_from(["triage", "other"]), placements, st.none() | placements, st.just("")
+        ),
+        st.tuples(st.just("announce"), names, st.just(60.0)),
     ),
     max_size=40,
 )
@@ -70,20 +76,28 @@ def _check_history(history: list[Change], state: DesiredState) -> None:
     """Told from the oldest on, it ends where the state is."""
     told: dict[str, str] = {}
     pinned: set[str] = set()
+    placed = "all"
     revisions: Counter[str] = Counter()
     for change in reversed(history):
         if change.kind == "pin":
             (pinned.add if change.after else pinned.discard)(change.subject)
             continue
+        if change.kind == "placement":
+            assert (change.subject, change.before) == ("triage", placed)
+            placed = change.after
+            continue
         if change.subject in ALIASES:
             revisions[change.subject] += 1
         assert change.before == told.get(change.subject, "")
         told[change.subject] = change.after
+        if not any(told.get(name) for name in NAMES):
+            placed = "all"  # it went with the adapter's last version
         if change.after in ("retired", ""):
             pinned.discard(change.subject)
     phases = {name: standing.phase.value for name, standing in state.standings.items()}
     assert {name: after for name, after in told.items() if name in NAMES and after} == phases
     assert pinned == state.pins
+    assert str(state.placement_of("triage")) == placed
     assert revisions == {alias.alias: alias.revision for alias in state.aliases}
     for alias in state.aliases:
         canary = f", {alias.canary.version} at {alias.canary.weight}" if alias.canary else ""

@@ -9,11 +9,6 @@ import yaml
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 
 EMPTY: dict[str, str] = {
-    r"pointsman_time_per_output_token_seconds": "to come",
-    r"pointsman_counterfactual_cost_usd_total": "to come",
-    r"pointsman_engine_cost_usd_total": "to come",
-    r"pointsman_fixed_usd_per_hour": "to come",
-    r"pointsman_training_usd": "to come",
     r"pointsman_lora_validation_seconds": "versions are tried when they are registered, which is before the minute",
 }
 """Patterns of PromQL to reasons."""

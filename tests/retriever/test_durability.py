@@ -33,6 +33,7 @@ async def process(data: Path, model_folder: Path) -> AsyncIterator[tuple[asyncio
             "POINTSMAN_RETRIEVER_METRICS_LISTEN": "127.0.0.1:0",
             "POINTSMAN_RETRIEVER_DATA": str(data),
             "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(model_folder),
+            "POINTSMAN_RETRIEVER_DRAIN_NOTICE": "0",
         },
         stderr=asyncio.subprocess.PIPE,
     )

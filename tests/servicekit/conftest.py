@@ -21,8 +21,11 @@ class Servicer(gateway_pb2_grpc.GatewayServicer):
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.closed = asyncio.Event()
+        self.peers: set[str] = set()
+        """The connections on which Route was called."""
 
     async def Route(self, request: pb.RouteRequest, context: Any) -> pb.RouteResponse:
+        self.peers.add(context.peer())
         if self.error:
             raise self.error
         return pb.RouteResponse(decision=pb.Decision(path=request.model))

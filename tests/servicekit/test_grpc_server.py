@@ -15,7 +15,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import FAMILIES, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.grpc_server import GrpcServer, serving
+from pointsman_servicekit.grpc_server import GrpcServer, ServerLimits, serving
 from pointsman_servicekit.logs import request_id
 from pointsman_servicekit.rich_status import from_rpc_error
 
@@ -190,3 +190,22 @@ class Slow(gateway_pb2_grpc.GatewayServicer):
         self.begun.set()
         await self.go_on.wait()
         return pb.RouteResponse(decision=pb.Decision(path="late"))
+
+
+async def test_a_client_is_asked_to_connect_anew_and_what_it_has_begun_goes_on(servicer: Any) -> None:
+    def register(server: grpc.aio.Server) -> None:
+        gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
+
+    limits = ServerLimits(age_seconds=0.3)
+    async with (
+        serving("127.0.0.1:0", [], register, grace=0, limits=limits) as server,
+        open_channel(server.address) as channel,
+    ):
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        begun = stub.Generate(pb.GenerateRequest())
+        assert (await begun.read()).delta.content == "one"
+        async with asyncio.timeout(20):
+            while len(servicer.peers) < 3:
+                await stub.Route(pb.RouteRequest())
+        assert (await begun.read()).delta.content == "one"
+        begun.cancel()

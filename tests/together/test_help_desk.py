@@ -171,6 +171,26 @@ def test_metrics_price_each_path(help_desk: Any, client: openai.OpenAI) -> None:
     assert sum(float(line.rpartition(" ")[2]) for line in cost) > 0
 
 
+def test_the_engine_tells_its_own_time_and_its_hours_are_shared_out(help_desk: Any, client: openai.OpenAI) -> None:
+    told = {}
+    for path in ("triage_few_shot", "triage_adapter"):
+        answered = client.chat.completions.create(
+            model=f"path:{path}", messages=[{"role": "user", "content": "my train was late"}], max_tokens=8
+        )
+        assert answered.model_extra is not None
+        told[path] = answered.model_extra["pointsman"]
+        assert told[path]["seconds"]["queue"] >= 0  # as vLLM counts it
+        assert told[path]["seconds"]["prefill"] > 0
+    assert told["triage_adapter"]["cost_parts_usd"]["training"] > 0
+    assert "training" not in told["triage_few_shot"]["cost_parts_usd"]
+    lines = httpx.get(f"{help_desk.url}/metrics").text.splitlines()
+    shared = [line for line in lines if line.startswith("pointsman_engine_cost_usd_total{")]
+    assert {path for line in shared for path in ("triage_few_shot", "idle") if f'path="{path}"' in line} == {
+        "triage_few_shot", "idle",
+    }  # fmt: skip
+    assert 0 < sum(float(line.rpartition(" ")[2]) for line in shared) < 0.04  # the gateway is not an hour old
+
+
 async def _read_forever(http: httpx.AsyncClient, url: str, body: dict[str, Any]) -> None:
     async with http.stream("POST", url, json=body) as response:
         async for _ in response.aiter_bytes():

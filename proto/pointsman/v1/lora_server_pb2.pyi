@@ -20,6 +20,13 @@ class AdapterState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ADAPTER_STATE_RETIRED: _ClassVar[AdapterState]
     ADAPTER_STATE_FAILED: _ClassVar[AdapterState]
 
+class PlacementKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PLACEMENT_KIND_UNSPECIFIED: _ClassVar[PlacementKind]
+    PLACEMENT_KIND_ALL: _ClassVar[PlacementKind]
+    PLACEMENT_KIND_COPIES: _ClassVar[PlacementKind]
+    PLACEMENT_KIND_ON_DEMAND: _ClassVar[PlacementKind]
+
 class EngineStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ENGINE_STATUS_UNSPECIFIED: _ClassVar[EngineStatus]
@@ -36,6 +43,10 @@ ADAPTER_STATE_SERVING: AdapterState
 ADAPTER_STATE_DRAINING: AdapterState
 ADAPTER_STATE_RETIRED: AdapterState
 ADAPTER_STATE_FAILED: AdapterState
+PLACEMENT_KIND_UNSPECIFIED: PlacementKind
+PLACEMENT_KIND_ALL: PlacementKind
+PLACEMENT_KIND_COPIES: PlacementKind
+PLACEMENT_KIND_ON_DEMAND: PlacementKind
 ENGINE_STATUS_UNSPECIFIED: EngineStatus
 ENGINE_STATUS_STARTING: EngineStatus
 ENGINE_STATUS_READY: EngineStatus
@@ -131,12 +142,14 @@ class ListAdaptersRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ListAdaptersResponse(_message.Message):
-    __slots__ = ("versions", "aliases")
+    __slots__ = ("versions", "aliases", "placements")
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENTS_FIELD_NUMBER: _ClassVar[int]
     versions: _containers.RepeatedCompositeFieldContainer[AdapterVersion]
     aliases: _containers.RepeatedCompositeFieldContainer[Alias]
-    def __init__(self, versions: _Optional[_Iterable[_Union[AdapterVersion, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ...) -> None: ...
+    placements: _containers.RepeatedCompositeFieldContainer[Placement]
+    def __init__(self, versions: _Optional[_Iterable[_Union[AdapterVersion, _Mapping]]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., placements: _Optional[_Iterable[_Union[Placement, _Mapping]]] = ...) -> None: ...
 
 class GetAdapterRequest(_message.Message):
     __slots__ = ("version",)
@@ -223,6 +236,26 @@ class PinRequest(_message.Message):
     pinned: bool
     author: str
     def __init__(self, version: _Optional[str] = ..., pinned: _Optional[bool] = ..., author: _Optional[str] = ...) -> None: ...
+
+class Placement(_message.Message):
+    __slots__ = ("name", "kind", "copies")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: PlacementKind
+    copies: int
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[PlacementKind, str]] = ..., copies: _Optional[int] = ...) -> None: ...
+
+class PlaceRequest(_message.Message):
+    __slots__ = ("placement", "expected", "author")
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    placement: Placement
+    expected: Placement
+    author: str
+    def __init__(self, placement: _Optional[_Union[Placement, _Mapping]] = ..., expected: _Optional[_Union[Placement, _Mapping]] = ..., author: _Optional[str] = ...) -> None: ...
 
 class RetireRequest(_message.Message):
     __slots__ = ("version", "author")
@@ -324,7 +357,14 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EngineState(_message.Message):
-    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable")
+    __slots__ = ("engine", "status", "base_model", "url", "resident", "aliases", "sequence", "engine_restarts", "detail", "max_model_len", "loadable", "training_seconds")
+    class TrainingSecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -336,6 +376,7 @@ class EngineState(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_LEN_FIELD_NUMBER: _ClassVar[int]
     LOADABLE_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     engine: str
     status: EngineStatus
     base_model: str
@@ -347,4 +388,5 @@ class EngineState(_message.Message):
     detail: str
     max_model_len: int
     loadable: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ...) -> None: ...
+    training_seconds: _containers.ScalarMap[str, float]
+    def __init__(self, engine: _Optional[str] = ..., status: _Optional[_Union[EngineStatus, str]] = ..., base_model: _Optional[str] = ..., url: _Optional[str] = ..., resident: _Optional[_Iterable[str]] = ..., aliases: _Optional[_Iterable[_Union[Alias, _Mapping]]] = ..., sequence: _Optional[int] = ..., engine_restarts: _Optional[int] = ..., detail: _Optional[str] = ..., max_model_len: _Optional[int] = ..., loadable: _Optional[_Iterable[str]] = ..., training_seconds: _Optional[_Mapping[str, float]] = ...) -> None: ...

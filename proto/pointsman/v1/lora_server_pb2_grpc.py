@@ -69,6 +69,11 @@ class LoraServerStub:
                 request_serializer=pointsman_dot_v1_dot_lora__server__pb2.PinRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
                 _registered_method=True)
+        self.Place = channel.unary_unary(
+                '/pointsman.v1.LoraServer/Place',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.PlaceRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.Placement.FromString,
+                _registered_method=True)
         self.Retire = channel.unary_unary(
                 '/pointsman.v1.LoraServer/Retire',
                 request_serializer=pointsman_dot_v1_dot_lora__server__pb2.RetireRequest.SerializeToString,
@@ -148,6 +153,14 @@ class LoraServerServicer:
 
     def Pin(self, request, context):
         """A pinned version is held by every engine, whatever else is asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Place(self, request, context):
+        """Says how many engines hold those versions of an adapter that an alias or a canary points to; every engine, unless said
+        otherwise. Which ones is decided by all lora-servers alike; a copy is warm elsewhere before it is let go.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -235,6 +248,11 @@ def add_LoraServerServicer_to_server(servicer, server):
                     servicer.Pin,
                     request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.PinRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.SerializeToString,
+            ),
+            'Place': grpc.unary_unary_rpc_method_handler(
+                    servicer.Place,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.PlaceRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.Placement.SerializeToString,
             ),
             'Retire': grpc.unary_unary_rpc_method_handler(
                     servicer.Retire,
@@ -456,6 +474,33 @@ class LoraServer:
             '/pointsman.v1.LoraServer/Pin',
             pointsman_dot_v1_dot_lora__server__pb2.PinRequest.SerializeToString,
             pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Place(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.LoraServer/Place',
+            pointsman_dot_v1_dot_lora__server__pb2.PlaceRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.Placement.FromString,
             options,
             channel_credentials,
             insecure,

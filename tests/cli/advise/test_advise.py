@@ -74,6 +74,11 @@ def test_a_training_is_earned_back_by_what_each_request_saves() -> None:
     assert found.requests_a_month == pytest.approx(0.6 / 12 / 0.003)
 
 
+def test_a_training_that_is_on_the_receipts_already_is_not_counted_twice() -> None:
+    paying_back = path("adapter", "lora", 0.8, {**LORA.usd_per_1000, "training": 7.0})
+    assert break_even(paying_back, FEW_SHOT, TRAINED) == break_even(LORA, FEW_SHOT, TRAINED)
+
+
 def test_a_path_that_costs_more_never_pays_by_price_but_may_by_what_wrong_answers_cost() -> None:
     assert break_even(HYBRID, FEW_SHOT, TRAINED).requests is None
     dear = Terms(training=TRAINED.training, wrong_answer=0.01)

@@ -11,9 +11,10 @@ PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
 """Dollars for a million tokens: a token is a millionth of a dollar times these."""
 
 _MODELS = {
+    "prices_as_of": "2026-11-01",
     "models": {"tiny": {"context_window": 4096, "prices": PRICES}},
     "engines": {"local": {"model": "tiny", "lora_server": "127.0.0.1:1"}},
-    "retrieval": {"search": 0.00005},
+    "retrieval": {"search": 0.00005, "embedding": 0},
 }
 
 _PATHS = {

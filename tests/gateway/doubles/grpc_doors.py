@@ -72,6 +72,7 @@ class GrpcDoor:
         }
         told |= {name: getattr(decision, name) for name in ("margin", "familiarity", "generation")}
         told["notes"] = list(decision.notes)
+        told["costs_usd"] = dict(response.costs_usd)
         told["considered"] = [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered]
         told["probabilities"] = {p.task: p.probability for p in decision.probabilities}
         if include_prompt:

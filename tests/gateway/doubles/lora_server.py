@@ -46,6 +46,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         loadable: Sequence[str] = (),
         aliases: Mapping[str, "str | pb.Alias"] = {},
         detail: str = "",
+        training_seconds: Mapping[str, float] = {},
     ) -> None:
         """An alias is a version, or all that there is to say of it."""
         await self._say(
@@ -60,6 +61,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
                     pb.Alias(alias=alias, version=to) if isinstance(to, str) else to for alias, to in aliases.items()
                 ],
                 detail=detail,
+                training_seconds=training_seconds,
             )
         )
 

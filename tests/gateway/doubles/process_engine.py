@@ -18,13 +18,21 @@ class ProcessEngine(Process):
     """`say` is what each piece is, so that an answer tells whose it is."""
 
     def __init__(
-        self, folder: Path, say: str, pieces: int = 5, first: float = 0.02, gap: float = 0.01, port: int = 0
+        self,
+        folder: Path,
+        say: str,
+        pieces: int = 5,
+        first: float = 0.02,
+        gap: float = 0.01,
+        port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         """`first` seconds until the first piece, `gap` between two."""
-        port = port or free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.host, self.port = host, port or free_port()
+        self.url = f"http://{host}:{self.port}"
         pace = ["--pieces", str(pieces), "--first", str(first), "--gap", str(gap)]
-        program = [sys.executable, "-m", "doubles.process_engine", "--port", str(port), "--say", say, *pace]
+        where = ["--host", host, "--port", str(self.port)]
+        program = [sys.executable, "-m", "doubles.process_engine", *where, "--say", say, *pace]
         super().__init__(program, {}, folder / f"engine-{say}.log", "engine is up")
 
 
@@ -38,7 +46,7 @@ async def process_engine(folder: Path, say: str, **pace: float) -> AsyncIterator
         await engine.kill()
 
 
-async def _serve(port: int, say: str, pieces: int, first: float, gap: float) -> None:
+async def _serve(host: str, port: int, say: str, pieces: int, first: float, gap: float) -> None:
     async def chat(request: web.Request) -> web.StreamResponse:
         await request.read()
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -53,7 +61,7 @@ async def _serve(port: int, say: str, pieces: int, first: float, gap: float) -> 
     app.router.add_post("/v1/chat/completions", chat)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+    await web.TCPSite(runner, host, port, reuse_address=True).start()
     print("engine is up", flush=True)
     await asyncio.Event().wait()
 
@@ -64,10 +72,11 @@ def _event(event: object) -> bytes:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     parser.add_argument("--say")
     parser.add_argument("--pieces", type=int)
     parser.add_argument("--first", type=float)
     parser.add_argument("--gap", type=float)
     given = parser.parse_args()
-    asyncio.run(_serve(given.port, given.say, given.pieces, given.first, given.gap))
+    asyncio.run(_serve(given.host, given.port, given.say, given.pieces, given.first, given.gap))

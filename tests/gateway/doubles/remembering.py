@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pointsman_gateway.config.schema import JournalConfig
-from pointsman_gateway.domain import Decision, Message, Path, Receipt, Request, Usage
+from pointsman_gateway.domain import PICO, Decision, Message, Path, Receipt, Request, Usage
 from pointsman_gateway.journal import keys
 from pointsman_gateway.journal.evidence import PER_RATING, EvidenceBoard, from_fields
 from pointsman_gateway.journal.metrics import JournalMetrics
@@ -33,7 +33,12 @@ def decision(name: str = "d1", task: str = "chat", path: Path = PLAIN, **fields:
 def receipt(
     of: Decision, seconds: float = 0.5, cost_usd: float = 1e-6, outcome: str = "ok", model: str = "tiny"
 ) -> Receipt:
-    return Receipt(of, Usage(20, 2), {"prompt": cost_usd}, {"total": seconds}, outcome, model=model)
+    return Receipt(of, Usage(20, 2), {"prompt": round(cost_usd * PICO)}, {"total": seconds}, outcome, model=model)
+
+
+def routed(of: Decision) -> Receipt:
+    """Of a request that wanted the decision alone."""
+    return Receipt(of, Usage(), {}, {"total": 0.001}, "routed")
 
 
 @dataclass(frozen=True)

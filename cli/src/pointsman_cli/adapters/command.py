@@ -1,4 +1,4 @@
-"""`pointsman adapters`: list, show, register, alias, canary, rollback, pin, unpin, retire, delete, history, watch."""
+"""`pointsman adapters`: what there is, where aliases point, how many engines hold it, and what was changed."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
 
-from pointsman_cli.adapters import calls, pages
+from pointsman_cli.adapters import calls, pages, placements
 from pointsman_cli.adapters.options import (
     HERE,
     AdapterArgument,
@@ -41,7 +41,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.command("list")(list_adapters)
-    for command in (show, register, alias, canary, rollback, pin, unpin, retire, delete, history, watch):
+    for command in (show, register, alias, canary, rollback, place, pin, unpin, retire, delete, history, watch):
         app.command()(command)
     return app
 
@@ -54,7 +54,7 @@ def list_adapters(
     if as_json:
         _print_json(pages.list_as_json(found))
     else:
-        pages.show(pages.adapters_page(found.versions, found.aliases))
+        pages.show(pages.adapters_page(found.versions, found.aliases, found.placements))
 
 
 def show(
@@ -167,6 +167,26 @@ def rollback(
     """End an alias's canary; without one, point the alias back to where it pointed before."""
     request = pb.RollbackRequest(alias=alias, expected_version=expected, author=who_asks(author), reason=reason)
     _tell(_ask(lora_server, home, lambda server: server.Rollback(request, timeout=calls.LOAD_SECONDS)))
+
+
+def place(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter's.")],
+    placement: Annotated[str, typer.Argument(metavar="all|N|on-demand", help="How many engines hold it.")],
+    expected: Annotated[
+        str, typer.Option(metavar="all|N|on-demand", help="Only if it is placed so now; else however it is.")
+    ] = "",
+    author: AuthorOption = "",
+    lora_server: LoraServerOption = "",
+    home: HomeOption = HERE,
+) -> None:
+    """Say how many engines hold those versions of an adapter that an alias points to; which ones is found by itself."""
+    request = pb.PlaceRequest(
+        placement=placements.from_words(name, placement),
+        expected=placements.from_words(name, expected) if expected else None,
+        author=who_asks(author),
+    )
+    placed = _ask(lora_server, home, lambda server: server.Place(request, timeout=calls.SECONDS))
+    typer.echo(f"{name} is placed: {placements.in_words(placed)}")
 
 
 def pin(

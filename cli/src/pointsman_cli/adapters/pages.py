@@ -9,6 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pointsman_cli.adapters import placements
+
 STATE = {number: name.removeprefix("ADAPTER_STATE_").lower() for name, number in pb.AdapterState.items()}
 _TIME = "%Y-%m-%d %H:%M"
 
@@ -17,6 +19,7 @@ def list_as_json(found: pb.ListAdaptersResponse) -> dict[str, Any]:
     return {
         "versions": [version_as_json(version) for version in found.versions],
         "aliases": [alias_as_json(alias) for alias in found.aliases],
+        "placements": {placement.name: placements.in_words(placement) for placement in found.placements},
     }
 
 
@@ -60,8 +63,10 @@ def change_as_json(change: pb.Change) -> dict[str, Any]:
     return {name: getattr(change, name) for name in pb.Change.DESCRIPTOR.fields_by_name}
 
 
-def adapters_page(versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias]) -> RenderableType:
-    """In 80 columns, as long as the names are short."""
+def adapters_page(
+    versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias], placed: Sequence[pb.Placement] = ()
+) -> RenderableType:
+    """In 80 columns, as long as the names are short. `placed`: the adapters that are not on every engine."""
     if not versions:
         return Text("no adapters")
     table = _table("version", "state", "in use as", "rank", "MiB", "created (UTC)")
@@ -82,6 +87,8 @@ def adapters_page(versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Al
     ]
     if aliases:
         parts += [Text(), _aliases(aliases)]
+    if placed:
+        parts += [Text(), *(Text(f"{each.name} is placed: {placements.in_words(each)}") for each in placed)]
     return Group(*parts)
 
 

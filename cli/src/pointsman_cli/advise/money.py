@@ -66,7 +66,9 @@ def cost(path: PathFigures, terms: Terms, prices: Mapping[str, float] | None = N
     """`prices`: factors by name of a part, where they are to be other than they are. The path must have a score."""
     assert path.score is not None
     factors = prices or {}
-    tokens = sum(usd * factors.get(part, 1.0) for part, usd in path.usd_per_1000.items()) / 1000
+    # A receipt's own share of the training is left out: the training is counted as a whole, beside the requests.
+    of_requests = {part: usd for part, usd in path.usd_per_1000.items() if part != TRAINING}
+    tokens = sum(usd * factors.get(part, 1.0) for part, usd in of_requests.items()) / 1000
     training, month = 0.0, 0.0
     if path.adapter:
         training = terms.training[path.adapter] * factors.get(TRAINING, 1.0)

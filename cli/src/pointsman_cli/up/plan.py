@@ -71,6 +71,8 @@ def _retriever(home: Home, addresses: Addresses, programs: Programs) -> Service:
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
         "POINTSMAN_RETRIEVER_DATA": str(home.retriever),
         "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(home.embedding_model),
+        "POINTSMAN_RETRIEVER_DRAIN_NOTICE": "0",  # as the gateway's
+        "POINTSMAN_RETRIEVER_DRAIN_GRACE": "5",
     }
     program = (programs.python, "-m", "pointsman_retriever")
     return Service("retriever", program, environment, addresses.retriever, home.log("retriever"), grace=10)
@@ -89,6 +91,8 @@ def _lora_server(example: Example, home: Home, addresses: Addresses, programs: P
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
         "POINTSMAN_LORA_BASE_MODEL": str(home.model(example.base_model)),
         "POINTSMAN_LORA_SERVED_MODEL_NAME": example.base_model,
+        "POINTSMAN_LORA_DRAIN_NOTICE": "0",  # as the gateway's
+        "POINTSMAN_LORA_DRAIN_GRACE": "10",
     }
     program = (programs.python, "-m", "pointsman_lora_server")
     # Its grace holds the engine's: it stops vLLM before it ends itself.

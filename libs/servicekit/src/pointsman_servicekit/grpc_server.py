@@ -80,6 +80,10 @@ class GrpcServer:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set("", status)
 
+    async def take_leave(self) -> None:
+        """Says so for good: requests are no longer welcome, and are served still."""
+        await self._health.enter_graceful_shutdown()
+
 
 @asynccontextmanager
 async def serving(

@@ -2,7 +2,10 @@
 
 import asyncio
 import gc
+import logging
 import signal
+
+log = logging.getLogger(__name__)
 
 
 async def until_told_to_stop() -> signal.Signals:
@@ -21,6 +24,16 @@ async def until_told_to_stop() -> signal.Signals:
     finally:
         for which in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(which)
+
+
+async def give_notice(told_by: signal.Signals, seconds: float) -> None:
+    """The time in which all is served though readiness says no: until everyone who sends requests here has heard.
+
+    Who presses Ctrl-C has nobody that must hear of it.
+    """
+    if told_by == signal.SIGTERM and seconds:
+        log.info("leaving: not ready any more, serving on for %g s", seconds)
+        await asyncio.sleep(seconds)
 
 
 def spare_the_collector() -> None:

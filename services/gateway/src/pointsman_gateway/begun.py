@@ -8,6 +8,7 @@ from pointsman_gateway.admission import Place
 from pointsman_gateway.backends.express import Failed
 from pointsman_gateway.domain import Decision, Labels, Prompt, Request, Usage
 from pointsman_gateway.line import Line
+from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.metering.stage import Meter
 
 Result = TypeVar("Result")
@@ -50,8 +51,8 @@ class Begun:
     afforded: bool = False
     error: BaseException | None = None
     """Why it cannot go on."""
-    prompt: Prompt | None = None
-    """Where an engine has been given it already."""
+    asked: tuple[Prompt, Try] | None = None
+    """What an engine has been given already."""
     failed: Failed | None = None
     """What came of that, where it did not begin to answer."""
 

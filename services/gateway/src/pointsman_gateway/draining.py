@@ -1,10 +1,11 @@
 """The way out: first nobody is sent here any more, then nobody is let in, then what has begun may end."""
 
-import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+
+from pointsman_servicekit.lifetimes import give_notice
 
 from pointsman_gateway.admission import Admission
 
@@ -31,9 +32,7 @@ async def drain(
     """
     admission.leaving = True
     await stop_calling()
-    if told_by == signal.SIGTERM and farewell.notice:
-        log.info("leaving: not ready any more, serving on for %g s", farewell.notice)
-        await asyncio.sleep(farewell.notice)
+    await give_notice(told_by, farewell.notice)
     admission.closing = True
     log.info("leaving: %d in flight", admission.in_flight)
     emptied = await admission.emptied(farewell.grace)

@@ -14,6 +14,7 @@ from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoad
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.begun import AtOnce, Begun, Hold, first_step
 from pointsman_gateway.domain import (
+    ANYONE,
     Answered,
     Caller,
     Chunks,
@@ -21,13 +22,16 @@ from pointsman_gateway.domain import (
     Event,
     Finished,
     Labels,
+    Operation,
     Prompt,
     Receipt,
     Request,
     Started,
-    Usage,
+    Undecided,
 )
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
 from pointsman_gateway.line import Line
+from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.metering.stage import Meter
 from pointsman_gateway.validation.stage import Judge, Verdict, refusal
@@ -35,16 +39,18 @@ from pointsman_gateway.validation.transcript import Transcript
 
 
 class Journal(Protocol):
-    """Keeps what was decided, and what came of it; never waits, never fails."""
+    """Keeps the receipt of every request; never waits, never fails."""
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         """Whether they are to be read along, for `note`."""
         ...
 
-    def note(
-        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
-    ) -> None:
-        """`receipt` is None where nothing was asked for but the decision. `answers`: the last one is the caller's."""
+    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+        """What was decided, and what came of it. `answers`: the last one is the caller's."""
+        ...
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        """What came to no decision."""
         ...
 
 
@@ -90,7 +96,7 @@ class Pipeline:
         begun = begun or self.begin(request)
         meter = begun.meter
         decision_id.set(NONE)
-        outcome, failure = "cancelled", None
+        outcome, failure = CANCELLED, None
         try:
             if begun.error is not None:
                 raise begun.error
@@ -98,7 +104,7 @@ class Pipeline:
                 decision, hold = await self._ready(begun)
                 decision_id.set(decision.id)
                 answering = _Answering(begun, decision, self.journal.wants_answers(request, decision))
-                finish_reason = ""
+                finish_reason, heard = "", False
                 try:
                     answer = await answering.begin(decision)
                     yield Started(answer.decision, answer.model, meter.overhead, answer.cached, hold.headers)
@@ -106,13 +112,13 @@ class Pipeline:
                         for chunk in chunks:
                             if chunk.finish_reason:
                                 finish_reason = chunk.finish_reason
-                        meter.handed_on(chunks)
+                        heard = heard or meter.handed_on(chunks)
                         yield chunks
                 finally:
                     await answering.aclose()
-                outcome = "ok"
+                outcome = OK
                 receipt = self.end(begun, outcome, answers=answering.answers)
-                assert receipt is not None
+                assert isinstance(receipt, Receipt)  # it was decided
                 yield Finished(finish_reason, receipt)
         except PointsmanError as error:
             outcome, failure = error.code, error
@@ -120,10 +126,10 @@ class Pipeline:
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except Exception:
-            outcome = "internal"
+            outcome = INTERNAL
             raise
         finally:
-            if outcome != "ok":
+            if outcome != OK:
                 self.end(begun, outcome, failure)
 
     def end(
@@ -132,10 +138,10 @@ class Pipeline:
         outcome: str,
         failure: PointsmanError | None = None,
         answers: tuple[Answered, ...] = (),
-    ) -> Receipt | None:
-        """Settles all that was held for the request; the receipt, or None where nothing had been decided yet.
+    ) -> Receipt | Undecided:
+        """Settles all that was held for the request, and writes its receipt. Called once.
 
-        `outcome` is "ok", "cancelled", "internal" or the code of `failure`, which is given its receipt. Called once.
+        `outcome` is "ok", "cancelled", "internal" or the code of `failure`, which is given the receipt.
         """
         begun.place.leave()
         if begun.labelling is not None:
@@ -143,29 +149,51 @@ class Pipeline:
         receipt = begun.meter.finish(outcome, failure)
         if failure is not None:
             failure.receipt = receipt
-        hold = begun.hold
-        if receipt is None:
-            if hold is not None:
-                hold.settle(Usage(), 0.0, outcome)
-            return None
-        if hold is not None:
-            hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
-        self.journal.note(begun.request, receipt.decision, receipt, answers)
+        self._close(begun.request, begun.hold, receipt, answers)
         return receipt
 
     async def decide(self, request: Request) -> Decision:
         """The decision alone."""
-        async with self.admission.admitted(request):
-            hold = self._enter_now(request, 0) or await self._enter(request, 0)
-            outcome = "failed"
-            try:
-                line = self.current()
+        line = self.current()
+        meter = line.metering.start(replace(request, operation="route"))
+        outcome, hold, failure = CANCELLED, None, None
+        try:
+            async with self.admission.admitted(request):
+                hold = self._enter_now(request, 0) or await self._enter(request, 0)
+                meter.admitted()
                 decision = line.router.decide(request, await line.classification.label(request))
-                outcome = "routed"
-            finally:
-                hold.settle(Usage(), 0.0, outcome)
-            self.journal.note(request, decision, None)
-            return decision
+                meter.decided(decision)
+            outcome = ROUTED
+        except PointsmanError as error:
+            outcome, failure = error.code, error
+            raise
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            outcome = INTERNAL
+            raise
+        finally:
+            if outcome != ROUTED:
+                receipt = meter.finish(outcome, failure)
+                if failure is not None:
+                    failure.receipt = receipt
+                self._close(request, hold, receipt)
+        self._close(request, hold, meter.routed())
+        return decision
+
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+        """Dollars by path, of those that were considered: what the request is likely to cost there."""
+        return self.current().router.costs(request, decision)
+
+    def turned_away(
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
+    ) -> None:
+        """A door has refused a request before it came to the line, or (without an error) lost its client: the request
+        leaves its receipt all the same."""
+        meter = self.current().metering.start(Request("", (), caller=caller, arrived=arrived, operation=operation))
+        receipt = meter.finish(error.code if error else CANCELLED, error)
+        assert isinstance(receipt, Undecided)  # nothing has decided
+        self.journal.note_undecided(receipt)
 
     async def prompt(self, request: Request, decision: Decision) -> Prompt:
         """The prompt that `answer` would send for this decision."""
@@ -179,6 +207,7 @@ class Pipeline:
         begun.hold = self._enter_now(request, expected_tokens(request))
         if begun.hold is None:
             return
+        begun.meter.admitted()
         labelled = first_step(begun.line.classification.label(request))
         if isinstance(labelled, AtOnce):
             _decide(begun, begun.hold, labelled.result)
@@ -191,6 +220,7 @@ class Pipeline:
         if begun.hold is None:
             tokens = expected_tokens(request)
             begun.hold = self._enter_now(request, tokens) or await self._enter(request, tokens)
+            begun.meter.admitted()
         hold = begun.hold
         if begun.decision is None:
             labelling, begun.labelling = begun.labelling, None
@@ -215,6 +245,20 @@ class Pipeline:
         except ResourceExhausted as error:
             error.limits = self.tenancy.headers(request.caller)
             raise
+
+    def _close(
+        self,
+        request: Request,
+        hold: Hold | None,
+        receipt: Receipt | Undecided,
+        answers: tuple[Answered, ...] = (),
+    ) -> None:
+        if hold is not None:
+            hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+        if isinstance(receipt, Receipt):
+            self.journal.note(request, receipt.decision, receipt, answers)
+        else:
+            self.journal.note_undecided(receipt)
 
 
 def _decide(begun: Begun, hold: Hold, labels: Labels) -> None:
@@ -296,26 +340,27 @@ class _Answering:
                 self._meter.fell_back(failed, decision)
 
     async def _try(self, decision: Decision) -> _Answer:
-        opened = await self._ask(decision)
+        opened, tried = await self._ask(decision)
         self._opened = opened
-        self._meter.opened(opened.model, opened.cached, opened.hedged, opened.waited)
-        reading = _Reading(opened, self._judge, self._meter, decision, self._keeps)
+        tried.opened(opened.model, opened.cached, opened.hedged, opened.waited)
+        reading = _Reading(opened, self._judge, self._meter, tried, decision, self._keeps)
         if self._keeps:
             self._kept.append(reading)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
-    async def _ask(self, decision: Decision) -> Opened:
+    async def _ask(self, decision: Decision) -> tuple[Opened, Try]:
         """Of an engine that was given the prompt already, only what comes after it has failed."""
-        prompt, self._begun.prompt = self._begun.prompt, None
-        failed, self._begun.failed = self._begun.failed, None
+        line, begun = self._line, self._begun
+        (prompt, tried), begun.asked = begun.asked or (None, None), None
+        failed, begun.failed = begun.failed, None
+        if prompt is None or tried is None:
+            tried = self._meter.tries(decision.path)
+            prompt = await line.prompts.build(self._request, decision)
+            tried.prompted(prompt)
         if failed is not None:
-            return await self._line.express.go_on(failed)
-        if prompt is None:
-            self._meter.tries(decision.path)
-            prompt = await self._line.prompts.build(self._request, decision)
-            self._meter.prompted(prompt)
-        return await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
+            return await line.express.go_on(failed), tried
+        return await line.answers.open(self._judge.asked(self._request), decision, prompt), tried
 
     async def _hold(self, answer: _Answer, reading: "_Reading") -> _Answer:
         """The answer once it is judged; one that is too long to be judged goes on as it comes."""
@@ -334,7 +379,7 @@ class _Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, opened: Opened, judge: Judge, meter: Meter, decision: Decision, keeps: bool) -> None:
+    def __init__(self, opened: Opened, judge: Judge, meter: Meter, tried: Try, decision: Decision, keeps: bool) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
@@ -344,6 +389,7 @@ class _Reading:
         self._accepted = opened.accepted
         self._judge = judge
         self._meter = meter
+        self._tried = tried
         self._decision = decision
 
     def __aiter__(self) -> "_Reading":
@@ -361,7 +407,7 @@ class _Reading:
             if self._reads:
                 chunks = self._judged(chunks)
             if chunks:
-                self._meter.came(chunks)
+                self._tried.came(chunks)
                 return chunks
 
     async def aclose(self) -> None:

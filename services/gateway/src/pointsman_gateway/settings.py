@@ -1,9 +1,10 @@
 """The gateway's settings, read once from the environment (`POINTSMAN_GATEWAY_*`)."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,6 +20,9 @@ class Settings(BaseSettings):
     )
     config: Path = Path("config")
     retriever: str = "127.0.0.1:8082"
+    dns: str = Field(
+        default="", description="HOST:PORT that is asked where groups of engines are; empty: as /etc/resolv.conf says"
+    )
     embedding_model: Path = Path(".pointsman/models/minilm")
     classifier: Path | None = Field(
         default=None,
@@ -60,3 +64,15 @@ class Settings(BaseSettings):
     )
     cache_redis_url: str = Field(default="", description="for kept answers; empty: redis_url")
     cache_megabytes: int = Field(default=64, ge=1, description="of each tenant's answers, where paths cache")
+
+    @field_validator("dns")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value:
+            host, _, port = value.rpartition(":")
+            try:
+                ip_address(host.strip("[]"))
+                int(port)
+            except ValueError:
+                raise ValueError("write ADDRESS:PORT, as in 10.96.0.10:53; a name would have to be looked up") from None
+        return value

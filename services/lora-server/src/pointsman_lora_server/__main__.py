@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.lifetimes import give_notice, until_told_to_stop
 from pointsman_servicekit.metrics_endpoint import serving_metrics
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import around_servers, exporting
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM; then the watches end, and the engine drains."""
+    """Serves until SIGINT or SIGTERM; then gateways are told, the watches end, and the engine drains."""
     command = wiring.command_for(settings, os.environ)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     async with wiring.building(settings, command) as house:
@@ -45,7 +45,10 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 log.info(
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )
-                await until_told_to_stop()
+                told_by = await until_told_to_stop()
+                await house.take_leave()
+                await server.take_leave()
+                await give_notice(told_by, settings.drain_notice)
                 house.end_watches()
 
 

@@ -1,14 +1,17 @@
 """What is true now, in one place: it is changed here, and everyone who watches is told."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from pointsman_lora_server.domain import Alias, EngineState, EngineStatus
 
+LEAVING = "it is leaving: it ends what it has begun"
+
 _NOTHING: frozenset[str] = frozenset()
+NO_TRAININGS: Mapping[str, float] = {}
 
 
 class Board:
@@ -22,6 +25,7 @@ class Board:
         self._ready: frozenset[str] = _NOTHING
         self._lost: frozenset[str] = _NOTHING
         self._changed = asyncio.Event()
+        self._left = False
         self._closed = False
 
     @property
@@ -35,6 +39,8 @@ class Board:
     def update(self, **changes: Any) -> None:
         """Sets fields of the state; what changes nothing is not told."""
         changed = replace(self._state, **changes)
+        if self._left:
+            changed = replace(changed, status=EngineStatus.DOWN, detail=LEAVING)
         if changed.status is EngineStatus.READY:
             changed = replace(
                 changed,
@@ -50,10 +56,12 @@ class Board:
         self._state = replace(changed, sequence=self._state.sequence + 1)
         self._wake()
 
-    def publish(self, aliases: tuple[Alias, ...], ready: frozenset[str]) -> None:
-        """Where the aliases point, and which versions any engine may hold."""
+    def publish(
+        self, aliases: tuple[Alias, ...], ready: frozenset[str], training_seconds: Mapping[str, float] = NO_TRAININGS
+    ) -> None:
+        """Where the aliases point, which versions any engine may hold, and how long their trainings took."""
         self._ready = ready
-        self.update(aliases=aliases)
+        self.update(aliases=aliases, training_seconds=training_seconds)
 
     def loads(self, version: str) -> None:
         self.update(loading=self._state.loading | {version}, draining=self._state.draining - {version})
@@ -78,6 +86,11 @@ class Board:
         """What was resident whenever the engine's lives ended, since this was last asked."""
         lost, self._lost = self._lost, _NOTHING
         return lost
+
+    def leave(self) -> None:
+        """For good: gateways are to ask others. What the engine has begun it ends; it holds nothing for anyone new."""
+        self._left = True
+        self.update()
 
     def close(self) -> None:
         """Ends every watch."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pointsman_servicekit.errors import InvalidArgument
 
 HASH_DIGITS = 12
+TRAINING_SECONDS = "training_seconds"
+"""Among a version's metrics: what its training took."""
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _HASH = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}")
 
@@ -98,6 +100,25 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """How many engines hold those versions of an adapter that an alias or a canary points to."""
+
+    copies: int | None = None
+    """On so many, or on all where there are fewer; None: on every engine; 0: on none before it is asked for there."""
+
+    def __str__(self) -> str:
+        return "all" if self.copies is None else str(self.copies) if self.copies else "on-demand"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What each engine holds, of those that are up and were heard of lately."""
+
+    holds: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By engine."""
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredState:
     """What Redis holds, at one moment."""
 
@@ -106,6 +127,13 @@ class DesiredState:
     """Of every one of the versions."""
     aliases: tuple[Alias, ...] = ()
     pins: frozenset[str] = frozenset()
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    """By adapter's name; one that is not here is on every engine."""
+    coming: Mapping[str, int] = field(default_factory=dict)
+    """Versions that an alias is about to be moved to, and until when that is to be believed, in Unix milliseconds."""
+
+    def placement_of(self, version: str) -> Placement:
+        return self.placements.get(version.partition("@")[0], Placement())
 
     @property
     def aimed_at(self) -> frozenset[str]:
@@ -147,6 +175,8 @@ class EngineState:
     loadable: frozenset[str] = frozenset()
     """Not resident, and to be had for the asking."""
     aliases: tuple[Alias, ...] = ()
+    training_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Of the versions that any engine may hold, as far as their training reports tell."""
     sequence: int = 1
 
     @property

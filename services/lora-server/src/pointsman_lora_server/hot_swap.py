@@ -58,10 +58,15 @@ class HotSwap:
         self._loads: dict[str, asyncio.Task[bool]] = {}
         self._drains: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, InvalidArgument] = {}
+        self._aimed_at: frozenset[str] = frozenset()
 
     def want(self, pinned: frozenset[str], aimed_at: frozenset[str]) -> None:
-        """What goes last, and what never."""
-        self._slots.pinned, self._slots.aimed_at = pinned, aimed_at
+        """What never goes, and what does not fail for all because it fails here."""
+        self._slots.pinned, self._aimed_at = pinned, aimed_at
+
+    def place(self, placed: frozenset[str]) -> None:
+        """What goes last: it is to be held here."""
+        self._slots.placed = placed
 
     def refusal(self, version: str) -> InvalidArgument | None:
         """Why the engine will not have the version."""
@@ -183,7 +188,7 @@ class HotSwap:
         """
         self._refused[name] = error
         self.drop(name)
-        if name in self._slots.aimed_at:
+        if name in self._aimed_at:
             log.error("%s, which an alias points to, does not serve here: %s", name, error.message)
             return
         try:

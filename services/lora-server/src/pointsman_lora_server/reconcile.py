@@ -10,8 +10,9 @@ from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_lora_server.attempts import Attempts
 from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import DesiredState, EngineState, EngineStatus, Phase
+from pointsman_lora_server.domain import TRAINING_SECONDS, DesiredState, EngineState, EngineStatus, Phase
 from pointsman_lora_server.hot_swap import HotSwap
+from pointsman_lora_server.placing import Placing
 from pointsman_lora_server.roll_outs import RollOuts
 
 log = logging.getLogger(__name__)
@@ -39,15 +40,15 @@ class Reconciler:
         roll_outs: RollOuts,
         board: Board,
         judge: Callable[[DesiredState], Awaitable[None]],
-        engine: str,
+        placing: Placing,
     ) -> None:
-        """`judge` takes back the canaries that do worse; `engine` names ours among all of this base model."""
+        """`judge` takes back the canaries that do worse."""
         self._registry = registry
         self._hot_swap = hot_swap
         self._roll_outs = roll_outs
         self._board = board
         self._judge = judge
-        self._engine = engine
+        self._placing = placing
         self.desired = DesiredState()
         """As it was last read."""
         self._in_order = asyncio.Lock()
@@ -111,7 +112,8 @@ class Reconciler:
             log.error("Redis has lost all aliases; this engine goes on with those that it had")
             return
         self._hot_swap.want(desired.pins & ready, desired.aimed_at)
-        self._board.publish(desired.aliases, ready)
+        self._hot_swap.place(self._placing.here(desired))
+        self._board.publish(desired.aliases, ready, _training_seconds(desired, ready))
         self._drop_what_may_not_be_there(desired)
         for name, standing in before.standings.items():
             if standing.phase is Phase.FAILED and _is_ready_or_on_its_way(name, desired):
@@ -149,6 +151,7 @@ class Reconciler:
             self._attempts.again()
             self._lost |= self._board.take_lost()
         self._drop_what_may_not_be_there(desired)
+        await self._place(desired)
         await self._hot_swap.sweep()
         await self._load_wanted(desired)
         if has_read:
@@ -160,7 +163,7 @@ class Reconciler:
                 self._lost.discard(name)
             elif self._attempts.may_try(name) and not self._hot_swap.refusal(name):
                 try:
-                    has_come = await self._hot_swap.preload(desired.versions[name])
+                    has_come = await self._bring(name, desired)
                     self._attempts.succeeded(name)
                 except PointsmanError as error:
                     self._attempts.failed(name, error)
@@ -169,20 +172,50 @@ class Reconciler:
                     self._lost.clear()
                     return  # nor is there room for those that are needed less
 
+    async def _bring(self, name: str, desired: DesiredState) -> bool:
+        """False where there is no room at the expense of what is wanted less; for what somebody waits room is made."""
+        version = desired.versions[name]
+        if name not in desired.coming:
+            return await self._hot_swap.preload(version)
+        await self._hot_swap.ensure(version)
+        return True
+
+    async def _place(self, desired: DesiredState) -> None:
+        """Engines come and go, which moves versions; what others hold in our engine's place is let go."""
+        await self._placing.look()
+        self._hot_swap.place(self._placing.here(desired))
+        for name in self._placing.to_let_go(desired, self._board.state.resident):
+            log.info("%s is placed elsewhere, and warm there", name)
+            self._hot_swap.drop(name)
+
     def _wanted(self, desired: DesiredState) -> list[str]:
-        """READY versions: pinned, aimed at, and what the engine held in its life before; the newest first."""
+        """READY versions: pinned, placed here, and what the engine held in its life before; the newest first."""
+        here = self._placing.here(desired)
 
         def order(name: str) -> tuple[bool, bool, int, str]:
             return (
                 name not in desired.pins,
-                name not in desired.aimed_at,
+                name not in here,
                 -desired.versions[name].created_unix_ms,
                 name,
             )
 
-        wanted = desired.pins | desired.aimed_at | self._lost
+        wanted = desired.pins | here | {name for name in self._lost if not self._is_elsewhere(name, desired)}
         ready = [name for name in wanted if name in desired.standings and _is_ready(name, desired)]
         return sorted(ready, key=order)
+
+    def _is_elsewhere(self, name: str, desired: DesiredState) -> bool:
+        return name in desired.aimed_at and bool(desired.placement_of(name).copies)
+
+    async def hand_over(self, seconds: float) -> None:
+        """Before our engine goes others come to hold what is placed on it: returns then, or after `seconds`."""
+        self._placing.leaves = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._confirm()
+                await self._placing.until_others_hold(lambda: self.desired, self._board.state.resident)
+        except (TimeoutError, PointsmanError) as error:
+            log.warning("not all that this engine holds is warm elsewhere; it goes all the same: %s", error)
 
     async def _roll_out(self) -> None:
         self._roll_outs.go_on(self.desired)
@@ -195,7 +228,9 @@ class Reconciler:
         """Also what is on its way in or out: its files are needed."""
         state = self._board.state
         held = state.resident | state.loading | state.draining
-        await self._registry.confirm(self._engine, replace(state, resident=held), BELIEVED)
+        if self._placing.leaves:  # whatever it holds still, nothing may be placed on it
+            state = replace(state, status=EngineStatus.DOWN)
+        await self._registry.confirm(self._placing.engine, replace(state, resident=held), BELIEVED)
 
     async def _again_and_again(self, what: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
         """After each change, and every so many seconds."""
@@ -226,3 +261,8 @@ def _is_ready_or_on_its_way(name: str, desired: DesiredState) -> bool:
 
 def _is_ready(name: str, desired: DesiredState) -> bool:
     return desired.standings[name].phase is Phase.READY
+
+
+def _training_seconds(desired: DesiredState, ready: frozenset[str]) -> dict[str, float]:
+    metrics = {name: desired.versions[name].metrics for name in ready if name in desired.versions}
+    return {name: told[TRAINING_SECONDS] for name, told in metrics.items() if TRAINING_SECONDS in told}

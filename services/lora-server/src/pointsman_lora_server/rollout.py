@@ -4,6 +4,7 @@ import asyncio
 import builtins
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from pointsman_lora_server.domain import (
     DesiredState,
     EngineState,
     Phase,
+    Placement,
     VersionReport,
     check_alias,
     check_name,
@@ -28,6 +30,7 @@ from pointsman_lora_server.domain import (
     report_of,
 )
 from pointsman_lora_server.hot_swap import HotSwap
+from pointsman_lora_server.placing import Placing
 from pointsman_lora_server.publishing import Gate
 from pointsman_lora_server.reconcile import Reconciler
 from pointsman_lora_server.roll_outs import RollOuts
@@ -50,11 +53,20 @@ class Registry(Protocol):
     ) -> Alias: ...
     async def rollback(self, alias: str, expected: str = "", author: str = "", reason: str = "") -> Alias: ...
     async def pin(self, version: str, pinned: bool, author: str) -> None: ...
+    async def place(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None: ...
     async def retire(self, version: str, author: str) -> None: ...
     async def delete(self, version: str, author: str) -> None: ...
     async def holders(self, version: str) -> list[str]: ...
     async def history(self, name: str, limit: int) -> list[Change]: ...
     async def count(self, outcomes: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    versions: Sequence[VersionReport]
+    aliases: Sequence[Alias]
+    placements: Mapping[str, Placement]
+    """Of adapters that are not on every engine."""
 
 
 class Rollout:
@@ -69,6 +81,7 @@ class Rollout:
         reconciler: Reconciler,
         board: Board,
         gate: Gate,
+        placing: Placing,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -78,6 +91,7 @@ class Rollout:
         self._awaiting = Awaiting(reconciler, roll_outs.attempts, board)
         self._board = board
         self._gate = gate
+        self._placing = placing
 
     async def register(
         self, name: str, folder: Path, word: str, facts: Mapping[str, str], parent: str, author: str, force: bool
@@ -107,13 +121,15 @@ class Rollout:
         await self._refresh()
         return report_of(version.version, self._reconciler.desired, self._board.state)
 
-    async def list(self, name: str) -> tuple[Sequence[VersionReport], Sequence[Alias]]:
+    async def list(self, name: str) -> Listing:
         """Of all adapters where `name` is empty; the newest version first."""
         desired = await self._reconciler.refresh()
         versions = [version for version in desired.versions.values() if name in ("", version.name)]
         versions.sort(key=lambda version: (version.name, -version.created_unix_ms, version.version))
         aliases = [alias for alias in desired.aliases if name in ("", alias.alias.partition("@")[0])]
-        return [report_of(version.version, desired, self._board.state) for version in versions], aliases
+        reports = [report_of(version.version, desired, self._board.state) for version in versions]
+        placements = {of: placement for of, placement in desired.placements.items() if name in ("", of)}
+        return Listing(reports, aliases, placements)
 
     async def get(self, version_or_alias: str) -> VersionReport:
         """Raises NotFound."""
@@ -126,7 +142,7 @@ class Rollout:
     async def set_alias(self, alias: str, version: str, expected: str, author: str, force: bool) -> Alias:
         known = await self._movable(alias, version, expected)
         self._gate.check(known, alias.partition("@")[2], force)
-        await self._hot_swap.ensure(known)
+        await self._warm(known)
         return await self._moved(await self._registry.move(alias, version, expected, author))
 
     async def set_canary(
@@ -139,7 +155,7 @@ class Rollout:
             known = await self._movable(alias, version, expected)
             if weight == 1:
                 self._gate.check(known, alias.partition("@")[2], force=False)
-            await self._hot_swap.ensure(known)
+            await self._warm(known)
         else:
             check_alias(alias)
         return await self._moved(await self._registry.set_canary(alias, canary, expected, author))
@@ -155,6 +171,12 @@ class Rollout:
             except Unavailable as error:
                 log.warning("%s is rolled back to what is not resident here: %s", alias, error.message)
         return await self._moved(await self._registry.rollback(alias, expected, author, reason))
+
+    async def place(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
+        check_name(name)
+        await self._registry.place(name, placement, expected, author)
+        log.info("%s is placed: %s", name, placement)
+        await self._refresh()
 
     async def pin(self, version: str, pinned: bool, author: str) -> VersionReport:
         check_version(version)
@@ -192,12 +214,19 @@ class Rollout:
             _known(version, desired)
             _check_ready(version, desired)
         if version in desired.versions:
+            self._placing.asked_for(version)
             await self._hot_swap.ensure(desired.versions[version])
         return self._board.state
 
     async def report(self, outcomes: Sequence[Any]) -> None:
         """What came of requests to aliases with a canary."""
         await self._registry.count(outcomes)
+
+    async def _warm(self, version: AdapterVersion) -> None:
+        """Where the version is placed, on our engine alone where no number of engines is named."""
+        if not self._reconciler.desired.placement_of(version.version).copies:
+            await self._hot_swap.ensure(version)
+        await self._placing.until_warm(version.version, lambda: self._reconciler.desired)
 
     async def _movable(self, alias: str, version: str, expected: str) -> AdapterVersion:
         """Raises what the move would, before the load, which takes seconds; the move itself asks again."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     smoke_rows: int = Field(default=4, ge=1, le=64, description="prompts of that trial")
     probe_seconds: float = Field(default=30.0, gt=0, description="between two probes of the base model's answers")
     slot_wait_seconds: float = Field(default=30.0, gt=0, description="that a request waits for a slot, at most")
+    drain_notice: float = Field(
+        default=3.0,
+        ge=0,
+        description="seconds on SIGTERM in which all is served, and gateways go elsewhere",
+    )
+    drain_grace: int = Field(default=20, ge=1, description="seconds that the engine's answers then get to finish")
     guarded_aliases: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset({"prod"}), description='words after the "@", by commas, for what has beaten prompting alone'
     )
@@ -63,6 +69,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(Path(folder.strip()) for folder in value.split(",") if folder.strip())
         return value
+
+    @model_validator(mode="after")
+    def _gateways_find_the_engine(self) -> "Settings":
+        host = self.engine_listen.rpartition(":")[0].strip("[]")
+        if host in ("", "0.0.0.0", "::") and not self.engine_url:
+            raise ValueError(
+                f"POINTSMAN_LORA_ENGINE_URL is needed where POINTSMAN_LORA_ENGINE_LISTEN is {self.engine_listen}: "
+                "gateways must be told an address, as in http://10.0.0.5:8101 (in a pod: its IP)"
+            )
+        return self
 
     @property
     def public_url(self) -> str:

@@ -56,7 +56,7 @@ class Slots:
         self._slots = slots
         self._meter = meter
         self.pinned: frozenset[str] = frozenset()
-        self.aimed_at: frozenset[str] = frozenset()
+        self.placed: frozenset[str] = frozenset()
         self._folders: dict[str, Path] = {}
         self._promised: dict[str, float] = {}
 
@@ -103,7 +103,7 @@ class Slots:
         held = await self._engine.adapters()
         if version in held or len(held) < self._slots:
             return True
-        victim, wanted = None, self.pinned | self.aimed_at
+        victim, wanted = None, self.pinned | self.placed
         if version in wanted:
             above = self.pinned if version in self.pinned else wanted
             above |= self._board.state.loading
@@ -129,14 +129,14 @@ class Slots:
         return True
 
     def _idle(self, held: Mapping[str, Usage]) -> str | None:
-        """Of those not in use the one that is missed least: closed already, no alias points to it, longest idle.
+        """Of those not in use the one that is missed least: closed already, not placed here, longest idle.
 
         None also where that one was promised to someone: a moment later it is not.
         """
 
         def missed(name: str) -> tuple[bool, bool, bool, float]:
             usage = held[name]
-            return usage.open, name in self.aimed_at, self._is_promised(name, usage), -usage.idle_seconds
+            return usage.open, name in self.placed, self._is_promised(name, usage), -usage.idle_seconds
 
         idle = min((name for name, usage in held.items() if not usage.in_flight), key=missed, default=None)
         return None if idle is None or self._is_promised(idle, held[idle]) else idle
@@ -144,7 +144,7 @@ class Slots:
     def _least_used(self, held: Mapping[str, Usage]) -> str | None:
         return min(
             (name for name, usage in held.items() if usage.open and not self._is_promised(name, usage)),
-            key=lambda name: (name in self.aimed_at, held[name].in_flight, name),
+            key=lambda name: (name in self.placed, held[name].in_flight, name),
             default=None,
         )
 

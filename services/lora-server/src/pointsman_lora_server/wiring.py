@@ -3,7 +3,7 @@
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_lora_server.board import Board
 from pointsman_lora_server.checks.base import read_base
-from pointsman_lora_server.domain import Alias
+from pointsman_lora_server.domain import AdapterVersion, Alias
 from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServerServicer
 from pointsman_lora_server.doors.training import SERVICE as TRAINING
 from pointsman_lora_server.doors.training import TrainingServicer
@@ -37,6 +37,7 @@ from pointsman_lora_server.judging import judge
 from pointsman_lora_server.loading import Loading
 from pointsman_lora_server.metering.prometheus import Metrics
 from pointsman_lora_server.metering.states import States
+from pointsman_lora_server.placing import Placing
 from pointsman_lora_server.publishing import Gate, Publishing
 from pointsman_lora_server.reconcile import Reconciler
 from pointsman_lora_server.registry import Registry
@@ -50,6 +51,9 @@ from pointsman_lora_server.store import Store
 from pointsman_lora_server.validating import Smoke, Untried, Validating
 from pointsman_lora_server.warming import Warming
 
+HAND_OVER = 10.0
+"""Seconds that others get to take what is placed on an engine that leaves; where nothing is, none pass."""
+
 
 @dataclass(frozen=True, slots=True)
 class House:
@@ -61,6 +65,8 @@ class House:
     registry: CollectorRegistry
     is_ready: Callable[[], bool]
     """Whether the engine answers, with all adapters that it is to hold."""
+    take_leave: Callable[[], Awaitable[None]]
+    """Has others take what is placed here, then tells everyone who watches that the engine is asked nothing new."""
     end_watches: Callable[[], None]
     """Of engine and training jobs; they would never end by themselves."""
 
@@ -80,6 +86,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
         max_loras=settings.max_loras,
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
+        drain=settings.drain_grace,
         more=settings.engine_args,
     )
     return engine_command.vllm(engine, environment, os.sched_getaffinity(0))
@@ -125,10 +132,17 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
         slots = Slots(engine, board, settings.max_loras, metrics)
         hot_swap = HotSwap(store, loading, slots, registry, board, metrics, settings.slot_wait_seconds)
         gate = Gate(settings.guarded_aliases)
+        placing = Placing(registry, f"{settings.engine_name} ({settings.public_url})")
+
+        async def ensure_agreed(version: AdapterVersion) -> None:
+            """Also where it is placed elsewhere: here is known how PEFT answers."""
+            await hot_swap.ensure_agreed(version)
+            await placing.until_warm(version.version, lambda: reconciler.desired)
+
         roll_outs = RollOuts(
             registry,
             Validating(store, smoke, registry, warming, metrics),
-            Publishing(registry, gate, hot_swap.ensure_agreed),
+            Publishing(registry, gate, ensure_agreed),
             owner=f"{settings.engine_name} {secrets.token_hex(8)}",
         )
         judged = CountedRollbacks(registry, metrics.canary_rolled_back)
@@ -138,10 +152,10 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
             roll_outs,
             board,
             lambda desired: judge(judged, desired),
-            engine=f"{settings.engine_name} ({settings.public_url})",
+            placing,
         )
         states = States(lambda: reconciler.desired, lambda: board.state, settings.max_loras, metrics.registry)
-        rollout = Rollout(store, registry, hot_swap, roll_outs, reconciler, board, gate)
+        rollout = Rollout(store, registry, hot_swap, roll_outs, reconciler, board, gate, placing)
         identity = EngineIdentity(
             settings.engine_name, settings.served_model_name, settings.public_url, settings.max_model_len
         )
@@ -158,6 +172,10 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     lora_server_pb2_grpc.add_LoraServerServicer_to_server(adapters, server)
                     training_pb2_grpc.add_TrainingServicer_to_server(training, server)
 
+                async def take_leave() -> None:
+                    await reconciler.hand_over(HAND_OVER)
+                    board.leave()
+
                 def end_watches() -> None:
                     board.close()
                     line.close()
@@ -170,6 +188,7 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     board,
                     metrics.registry,
                     lambda: reconciler.settled,
+                    take_leave,
                     end_watches,
                 )
         finally:

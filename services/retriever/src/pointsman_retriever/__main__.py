@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.lifetimes import give_notice, until_told_to_stop
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting
 
 from pointsman_retriever import wiring
@@ -22,9 +22,12 @@ log = logging.getLogger("pointsman_retriever")
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    async with wiring.running(settings, wiring.load_model(settings), spans):
-        told = await until_told_to_stop()
-        log.info("stopping, told by %s", told.name)
+    """Serves until SIGINT or SIGTERM; then what is asked already is answered, and what is written is on disk."""
+    async with wiring.running(settings, wiring.load_model(settings), spans) as running:
+        told_by = await until_told_to_stop()
+        log.info("stopping, told by %s", told_by.name)
+        await running.take_leave()
+        await give_notice(told_by, settings.drain_notice)
 
 
 # Seconds. A search gives the interpreter away many times (FAISS, numpy, SQLite), and waits so long for it each time

@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     reranker_model: str = ""
     reranker_key: str = ""
     reranker_seconds: float = Field(default=5.0, gt=0.0, description="for one answer of the reranker")
+    drain_notice: float = Field(
+        default=3.0, ge=0, description="seconds on SIGTERM in which all is served though gRPC health says no"
+    )
+    drain_grace: float = Field(default=20.0, ge=0, description="seconds that calls in flight then get to finish")
     tls_certificate: Path | None = Field(
         default=None, description="PEM, of the gRPC door; set with tls_key: it speaks TLS only"
     )

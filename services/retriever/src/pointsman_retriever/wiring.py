@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -66,6 +66,8 @@ class EmbeddingModel(Embedder, Protocol):
 class Running:
     address: str
     metrics_port: int
+    take_leave: Callable[[], Awaitable[None]]
+    """From now on gRPC health and /readyz say that requests are not welcome; they are served still."""
 
 
 def load_model(settings: Settings) -> EmbeddingModel:
@@ -94,9 +96,12 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
-        metrics_port = stack.enter_context(
-            serving_metrics(settings.metrics_listen, registry, lambda: shelves.is_consistent)
-        )
+        leaving = asyncio.Event()
+
+        def is_ready() -> bool:
+            return shelves.is_consistent and not leaving.is_set()
+
+        metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry, is_ready))
         registry.register(CollectionSizes(shelves.sizes, labels))
         observer = _observer(Metrics(registry, labels, model.fingerprint), spans)
         door = await _door(stack, settings, model, shelves, crew, observer)
@@ -105,15 +110,21 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
                 settings.listen,
                 [SERVICE],
                 lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(door, grpc_server),
+                grace=settings.drain_grace,
                 ready=shelves.is_consistent,
                 tls=tls,
                 interceptors=[*around_servers(spans), InFlight(registry)],
             )
         )
         await stack.enter_async_context(watching_event_loop(registry))
-        await stack.enter_async_context(_telling_health(server, lambda: shelves.is_consistent))
+        await stack.enter_async_context(_telling_health(server, is_ready))
+
+        async def take_leave() -> None:
+            leaving.set()
+            await server.take_leave()
+
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
-        yield Running(server.address, metrics_port)
+        yield Running(server.address, metrics_port, take_leave)
 
 
 async def _door(

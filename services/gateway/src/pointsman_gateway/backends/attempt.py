@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
 
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 
@@ -20,6 +21,28 @@ STALL = 5.0
 """Seconds of waiting in vain after which an engine that was silent to everybody has failed, whoever gave up."""
 
 
+class Accounts(Protocol):
+    """Notes when engines are at work, and for which path: who pays for their hours."""
+
+    def begin(self, engine: str, path: str) -> Any:
+        """What `end` is to be called with; None where the engine is not paid by the hour."""
+        ...
+
+    def end(self, stay: Any, inference: float | None) -> None:
+        """`inference`: seconds of work, as the engine says; None where it does not."""
+        ...
+
+
+class NoAccounts:
+    """Implements `Accounts`: nobody is paid by the hour."""
+
+    def begin(self, engine: str, path: str) -> None:
+        return None
+
+    def end(self, stay: Any, inference: float | None) -> None:
+        pass
+
+
 @noun
 class Asked:
     """What is wanted, of whichever engine."""
@@ -29,13 +52,22 @@ class Asked:
     deadline: float
     stall: float = STALL
     operation: Operation = "chat"
+    path: str = ""
+    """Along which."""
 
 
 class Asking:
     """Asks the engine that it is given, and no other."""
 
-    def __init__(self, client: Client, metrics: EngineMetrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        metrics: EngineMetrics,
+        clock: Callable[[], float],
+        accounts: Accounts,
+    ) -> None:
         """`clock` is the event loop's, which deadlines are on."""
+        self._accounts = accounts
         self._client = client
         self._metrics = metrics
         self._clock = clock
@@ -62,7 +94,7 @@ class Asking:
 
     def attempt(self, call: Call, target: Target, asked: Asked) -> "Attempt":
         """From now on the engine is counted as busy with it."""
-        return Attempt(call, target, self._metrics, asked.stall)
+        return Attempt(call, target, self._metrics, self._accounts, asked)
 
     def not_there(self, error: failures.NotThere, target: Target) -> PointsmanError:
         """An adapter that the engine was said to hold has been evicted: its cell takes note of that."""
@@ -98,15 +130,29 @@ def call_to(target: Target, asked: Asked) -> Call:
 class Attempt:
     """One engine at work on one answer."""
 
-    __slots__ = ("_begun", "_busy", "_call", "_cell", "_entry", "_metrics", "_name", "_stall", "_terms")
+    __slots__ = (
+        "_accounts",
+        "_begun",
+        "_busy",
+        "_call",
+        "_cell",
+        "_entry",
+        "_metrics",
+        "_name",
+        "_stall",
+        "_stay",
+        "_terms",
+    )
 
-    def __init__(self, call: Call, target: Target, metrics: EngineMetrics, stall: float) -> None:
+    def __init__(self, call: Call, target: Target, metrics: EngineMetrics, accounts: Accounts, asked: Asked) -> None:
         self._call = call
         self._cell = target.cell
         self._name = target.engine.name
         self._terms = target.plan.breaker
         self._metrics = metrics
-        self._stall = stall
+        self._accounts = accounts
+        self._stay = accounts.begin(self._name, asked.path)
+        self._stall = asked.stall
         self._begun = self._cell.clock()
         self._busy = True
         self._entry = self._cell.breaker.enter()
@@ -121,12 +167,14 @@ class Attempt:
         """Something more has come."""
         self._cell.breaker.heard = self._cell.clock()
 
-    def ended(self, error: BaseException | None) -> None:
-        """Well, or with an error; only the first end counts."""
+    def ended(self, error: BaseException | None, last: Chunks = ()) -> None:
+        """Well, or with an error; only the first end counts. In `last`, what came last, an engine tells its times."""
         if not self._busy:
             return
         self._busy = False
         self._cell.in_flight -= 1
+        if self._stay is not None:
+            self._accounts.end(self._stay, _inference(last))
         self._metrics.ended(self._call, _outcome(error), self._cell.clock() - self._begun)
         breaker = self._cell.breaker
         if error is None:
@@ -149,10 +197,11 @@ class Attempt:
 class _Answer:
     """The rest of an answer. Whichever way it is let go, the engine is no longer counted as busy with it."""
 
-    __slots__ = ("_attempt", "_first", "_stream")
+    __slots__ = ("_attempt", "_first", "_last", "_stream")
 
     def __init__(self, first: Chunks, stream: AsyncIterator[Chunks], attempt: Attempt) -> None:
         self._first: Chunks | None = first
+        self._last = first
         self._stream = stream
         self._attempt = attempt
 
@@ -167,11 +216,12 @@ class _Answer:
         try:
             chunks = await anext(self._stream)
         except StopAsyncIteration:
-            self._attempt.ended(None)
+            self._attempt.ended(None, self._last)
             raise
         except BaseException as error:
             self._attempt.ended(error)
             raise
+        self._last = chunks
         self._attempt.goes_on()
         return chunks
 
@@ -181,6 +231,12 @@ class _Answer:
 
     def __del__(self) -> None:
         self._attempt.ended(asyncio.CancelledError())  # for one that was never read
+
+
+def _inference(last: Chunks) -> float | None:
+    """Seconds that the engine says it worked; None where it does not."""
+    usage = last[-1].usage if last else None
+    return usage.seconds.inference if usage is not None and usage.seconds is not None else None
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -1,5 +1,6 @@
 """The latest word on one engine, and how it does."""
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,12 @@ class Engine:
     api_key: str = ""
     sequence: int = 0
     """Of the lora-server's word."""
+    training_seconds: Mapping[str, float] = field(default_factory=dict)
+    """That the training of each version took, where that is known."""
+    group: str = ""
+    """As models.yaml calls it where it is one of several; its own name is then that and its number in the group."""
+    place: str = ""
+    """HOST:PORT of a group's member: what all gateways know it by, since each numbers them by itself."""
 
     @property
     def heard_of(self) -> bool:
@@ -77,7 +84,7 @@ class Cell:
         self.breaker = Breaker(clock)
         self.in_flight = 0
         """Answers that it is busy with, of this gateway."""
-        self.seed = zlib.crc32(engine.name.encode())
+        self.seed = zlib.crc32((engine.place or engine.name).encode())
         """By which prompts are spread over engines."""
         self._rests_until = 0.0
 
@@ -91,7 +98,12 @@ class Cell:
 
     def rest(self, seconds: float) -> None:
         """It has asked to be left alone for so long."""
-        self._rests_until = self.clock() + seconds
+        if self._rests_until != math.inf:
+            self._rests_until = self.clock() + seconds
+
+    def leave(self) -> None:
+        """Nothing new is sent to it, also by requests that have chosen it and not asked it yet."""
+        self._rests_until = math.inf
 
     @property
     def rest_left(self) -> float:

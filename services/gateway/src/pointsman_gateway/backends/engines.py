@@ -27,7 +27,7 @@ class Plan:
 
 
 def plans(models: ModelsFile) -> dict[str, Plan]:
-    """By engine."""
+    """By the name in models.yaml: an engine's, or a group's."""
     return {name: Plan(models.timeouts_of(name), models.breaker_of(name)) for name in models.engines}
 
 
@@ -76,14 +76,20 @@ class Engines:
         aliases: Aliases | None = None,
     ) -> None:
         """An engine without a plan is treated by the defaults; `aliases` is shared with those who hear of them."""
-        self._cells = tuple(Cell(engine) if isinstance(engine, Engine) else engine for engine in engines)
-        self._by_name = {cell.engine.name: cell for cell in self._cells}
         self._plans = dict(plans or {})
         self._known: dict[tuple[str, str], _Known] = {}
+        cells = [Cell(engine) if isinstance(engine, Engine) else engine for engine in engines]
+        self.seat(cells)
         self._aliases = Aliases() if aliases is None else aliases
         if aliases is None:
-            for cell in self._cells:
+            for cell in cells:
                 self._aliases.hear(cell.engine.name, cell.engine.model, cell.engine.aliases)
+
+    def seat(self, cells: Sequence[Cell]) -> None:
+        """From now on these are all: a group has other members."""
+        self._cells = tuple(cells)
+        self._by_name = {cell.engine.name: cell for cell in cells}
+        self._known.clear()
 
     @property
     def cells(self) -> Sequence[Cell]:
@@ -137,6 +143,18 @@ class Engines:
         aliases = {alias.alias for model in models for alias in self._aliases.of(model)}
         versions = {version for engine in self.all() for version in engine.resident | engine.loadable}
         return [*sorted(aliases), *sorted(versions - aliases)]
+
+    def trained(self) -> Sequence[tuple[str, str]]:
+        """Base model and version of all adapters of which it is known how long their training took."""
+        return [(engine.model, version) for engine in self.all() for version in engine.training_seconds]
+
+    def training_seconds(self, model: str, version: str) -> float:
+        """0 where nobody knows."""
+        for cell in self._cells:
+            engine = cell.engine
+            if engine.model == model and version in engine.training_seconds:
+                return engine.training_seconds[version]
+        return 0.0
 
     def holds(self, model: str, version: str) -> bool:
         """Whether an engine that may be asked now holds the version."""
@@ -197,7 +215,8 @@ class Engines:
         return known
 
     def _target(self, cell: Cell, model: str) -> Target:
-        return Target(cell.engine, model, cell, self._plans.get(cell.engine.name, Plan()))
+        engine = cell.engine
+        return Target(engine, model, cell, self._plans.get(engine.group or engine.name, Plan()))
 
     def _refusal(self, path: Path, known: _Known) -> _Refusal:
         serving = [cell for cell in self._cells if cell.engine.model == path.model]

@@ -112,7 +112,7 @@ class Sent:
     """One engine at work on one answer."""
 
     __slots__ = ("_attempt", "_backends", "_begun", "_call", "_choice", "_connecting", "_connection", "_is_new",
-                 "_listener", "_paused", "_posts", "_reader")  # fmt: skip
+                 "_last", "_listener", "_paused", "_posts", "_reader")  # fmt: skip
 
     def __init__(self, backends: Backends, posts: Posts, choice: Choice, listener: Listener) -> None:
         self._backends = backends
@@ -121,6 +121,7 @@ class Sent:
         self._choice = choice
         self._listener = listener
         self._reader = EventReader()
+        self._last: Chunks = ()
         self._begun = self._paused = self._is_new = False
         self._connecting: asyncio.Task[Connection] | None = None
         self._connection: Connection | None = None
@@ -200,7 +201,7 @@ class Sent:
             self._fail(failures.broke_off(self._call, reader.failure))
         elif reader.done:
             self._posts.release(self._call, connection)
-            self._attempt.ended(None)
+            self._attempt.ended(None, self._last)
             self._listener.ended()
         elif connection.failure is not None:
             self._lost(connection, connection.failure)
@@ -208,6 +209,7 @@ class Sent:
             self._fail(failures.broke_off(self._call, "the stream ended without [DONE]"))
 
     def _hand_on(self, connection: Connection, chunks: Chunks) -> None:
+        self._last = chunks
         if self._begun:
             self._attempt.goes_on()
         else:

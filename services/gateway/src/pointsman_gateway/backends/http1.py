@@ -326,12 +326,19 @@ class Pool:
         connection.finish(lambda: self._keep(origin, connection))
 
     def _keep(self, origin: Origin, connection: Connection) -> None:
-        kept = self._idle.setdefault(origin, deque())
+        kept = self._idle.get(origin)
+        if kept is None:
+            self._forget_the_closed()  # engines come at new addresses, and go
+            kept = self._idle[origin] = deque()
         if not connection.open or len(kept) >= MOST_IDLE:
             connection.close()
             return
         connection.idle_since = self._clock()
         kept.append(connection)
+
+    def _forget_the_closed(self) -> None:
+        for origin in [origin for origin, kept in self._idle.items() if not any(each.open for each in kept)]:
+            del self._idle[origin]
 
     def close(self) -> None:
         for kept in self._idle.values():

@@ -1,10 +1,13 @@
 """The lora-server beside one engine, over gRPC: its news are heard, and it is asked to load and told of outcomes."""
 
 import asyncio
+import ipaddress
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 import grpc
 from pointsman.v1 import lora_server_pb2 as pb
@@ -197,18 +200,30 @@ def _engine(before: Engine, state: pb.EngineState) -> Engine:
     if ready and state.base_model != before.model:
         ready, aliases = False, ()
         detail = f"it serves '{state.base_model}', not '{before.model}' as models.yaml says"
-    return Engine(
-        name=before.name,
-        model=before.model,
+    elif ready and before.place and _is_here(state.url) and not _is_here(f"//{before.place}"):
+        ready = False
+        detail = f"its lora-server tells {state.url} of it, which is no place for others: set POINTSMAN_LORA_ENGINE_URL"
+    return replace(
+        before,
         url=state.url.rstrip("/"),
         ready=ready,
         resident=frozenset(state.resident),
         loadable=frozenset(state.loadable),
         aliases={alias.alias: _alias(alias) for alias in aliases},
         detail=detail,
-        api_key=before.api_key,
         sequence=state.sequence,
+        training_seconds=dict(state.training_seconds),
     )
+
+
+def _is_here(url: str) -> bool:
+    """Whether it leads to whichever machine it is used on."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
 
 
 def _alias(told: pb.Alias) -> Alias:

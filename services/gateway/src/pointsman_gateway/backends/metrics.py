@@ -1,9 +1,9 @@
-"""What is counted of engines; the labels are their names in models.yaml, and codes that are written in the code."""
+"""What is counted of engines; the labels are names in models.yaml, a number within a group, and codes of the code."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -71,6 +71,27 @@ class EngineMetrics:
             ["outcome"],
             registry=registry,
         )
+        self._lookups = Counter(
+            "pointsman_engine_group_lookups",
+            "Questions to DNS where a group's engines are: answered or failed.",
+            ["group", "outcome"],
+            registry=registry,
+        )
+        self._changes = Counter(
+            "pointsman_engine_group_changes",
+            "Engines that came to a group or went from it.",
+            ["group", "change"],
+            registry=registry,
+        )
+        self._members = Gauge(
+            "pointsman_engine_group_members", "Engines of a group that are known.", ["group"], registry=registry
+        )
+        self._left_out = Gauge(
+            "pointsman_engine_group_left_out",
+            "Addresses beyond the most that a group may have.",
+            ["group"],
+            registry=registry,
+        )
         self._fine: dict[str, Counter] = {}
 
     def ended(self, call: Call, outcome: str, seconds: float) -> None:
@@ -106,6 +127,23 @@ class EngineMetrics:
     def told(self, requests: int, outcome: str) -> None:
         """`outcome` is "sent", "refused" or "lost"; or "full", where they were never noted."""
         self._told.labels(outcome).inc(requests)
+
+    def looked_up(self, group: str, outcome: str) -> None:
+        """`outcome` is "answered" or "failed"."""
+        self._lookups.labels(group, outcome).inc()
+
+    def group_changed(self, group: str, change: str) -> None:
+        """`change` is "came" or "went"."""
+        self._changes.labels(group, change).inc()
+
+    def group_has(self, group: str, members: int, left_out: int) -> None:
+        self._members.labels(group).set(members)
+        self._left_out.labels(group).set(left_out)
+
+    def group_is_gone(self, group: str) -> None:
+        """The configuration names it no more."""
+        self._members.remove(group)
+        self._left_out.remove(group)
 
 
 class EngineStates(Collector):

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman_gateway.domain import Chunk, Chunks, Usage
+from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
 
 BEGIN, END = b"data: ", b"\n\n"
 """Of an event as all engines write them; others are read too, less fast."""
@@ -45,6 +45,7 @@ class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    metrics: Any = None
 
 
 class _AnyChoice(msgspec.Struct, gc=False):
@@ -61,6 +62,7 @@ class _AnyEvent(msgspec.Struct, gc=False):
     choices: list[_AnyChoice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    metrics: Any = None
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -85,10 +87,10 @@ class EventReader:
             self.done = True
             del told[told.index(DONE) :]
         chunks: list[Chunk] = []
-        add, usage = chunks.append, None
+        add, usage, metrics = chunks.append, None, None
         for event, data in zip(self._events(told), told, strict=False):
             if event.usage is not None:
-                usage = event.usage
+                usage, metrics = event.usage, event.metrics
             choices = event.choices or ()
             raw = data if len(choices) == 1 and event.usage is None else b""
             for choice in choices:
@@ -98,7 +100,7 @@ class EventReader:
                 elif delta.content or choice.finish_reason:  # text, as nearly all are; a mere role is no token
                     add(Chunk(choice.index, delta.content or "", choice.finish_reason, NOTHING, None, raw))
         if usage is not None:
-            chunks.append(Chunk(usage=_counted(usage)))
+            chunks.append(Chunk(usage=_counted(usage, metrics)))
         return tuple(chunks)
 
     def _told(self, piece: bytes) -> list[bytes]:
@@ -172,7 +174,21 @@ def _taken_apart(delta: dict[str, Any], extra: dict[str, Any]) -> str:
     return delta.get("content") or ""
 
 
-def _counted(usage: _Usage) -> Usage:
+def _counted(usage: _Usage, metrics: Any) -> Usage:
     details = usage.prompt_tokens_details
     cached = details.cached_tokens if details else None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached or 0)
+    told = _seconds(metrics) if isinstance(metrics, dict) else None
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached or 0, told)
+
+
+def _seconds(metrics: Mapping[str, Any]) -> EngineSeconds:
+    """From what vLLM tells beside the usage, with --enable-per-request-metrics and for a single choice: milliseconds.
+
+    Its time to the first token is from when it was scheduled; its generation time goes on from there to the last.
+    """
+    names = ("queue_time_ms", "time_to_first_token_ms", "generation_time_ms")
+    queue, prefill, generation = [value if isinstance(value := metrics.get(n), int | float) else None for n in names]
+    return EngineSeconds(
+        queue=None if queue is None else queue / 1000,
+        inference=None if prefill is None or generation is None else (prefill + generation) / 1000,
+    )

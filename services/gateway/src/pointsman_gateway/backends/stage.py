@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.backends.attempt import Asked, Asking
+from pointsman_gateway.backends.attempt import Accounts, Asked, Asking, NoAccounts
 from pointsman_gateway.backends.balancing import Candidates, beginning
 from pointsman_gateway.backends.budget import RetryBudget
 from pointsman_gateway.backends.call import Call, Client, Opened
@@ -43,12 +43,13 @@ class Backends:
         clock: Callable[[], float],
         resilience: ResilienceConfig = DEFAULTS,
         metrics: EngineMetrics | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         """`clock` is the event loop's, which deadlines are on; without `metrics` nobody sees what is counted."""
         counted = metrics or EngineMetrics(CollectorRegistry())
         self.clock = clock
         self.budget = RetryBudget(resilience.retries.share, resilience.retries.floor)
-        self.asking = Asking(client, counted, clock)
+        self.asking = Asking(client, counted, clock, accounts or NoAccounts())
         self.hedges = resilience.hedge_after is not None
         """Whether a second engine may be asked for a first token."""
         hedging = Hedging(self.asking, resilience.hedge_after, self.budget, counted)
@@ -78,5 +79,5 @@ class Backends:
         first = candidates.take()
         assert first is not None  # targets() are never none, and nothing has happened since
         sampling = request.sampling.over(path.sampling)
-        asked = Asked(prompt.messages, sampling, request.deadline, operation=request.operation)
+        asked = Asked(prompt.messages, sampling, request.deadline, operation=request.operation, path=path.name)
         return Choice(first, candidates, asked)

@@ -54,6 +54,9 @@ class Config:
     """Of everything that was read: equal digests are equal configurations."""
 
 
+RESERVED = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}
+
+
 def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -> Config:
     """Reads and cross-checks `folder`. Raises ConfigError."""
     if not folder.is_dir():
@@ -139,6 +142,8 @@ def _check_models(models: ModelsFile) -> None:
 
 def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
     for name, path in paths.paths.items():
+        if name in RESERVED:
+            raise ConfigError(f"paths.yaml: no path may be called '{name}': metrics mean {RESERVED[name]} by it")
         owner = f"paths.yaml: path '{name}' names"
         _must_be_known(f"{owner} model", path.model, models.models)
         for strategy in path.strategies:

@@ -1,9 +1,11 @@
 """The shape of `models.yaml`."""
 
+from datetime import date
 from typing import TypeVar
 
 from pydantic import Field, model_validator
 
+from pointsman_gateway.config.dns_names import DnsName, group_of
 from pointsman_gateway.config.strict import Strict
 
 Terms = TypeVar("Terms", bound=Strict)
@@ -69,26 +71,44 @@ class ResilienceConfig(Strict):
     )
 
 
+MOST_MEMBERS = 64
+
+
 class EngineConfig(Strict):
-    """A vLLM with a lora-server beside it, or any OpenAI-compatible endpoint by its URL."""
+    """A vLLM with a lora-server beside it, or any OpenAI-compatible endpoint by its URL; or a group of either."""
 
     model: str
-    lora_server: str = ""
-    url: str = ""
+    lora_server: str = Field(default="", description="HOST:PORT, or of a group dns:///NAME:PORT")
+    url: str = Field(default="", description="http://HOST:PORT, or of a group dns+http://NAME:PORT")
+    most: int | None = Field(default=None, ge=1, le=1000, description="members of a group that are used; 64")
     api_key_env: str = ""
     timeouts: Timeouts | None = Field(default=None, description="what is not written is as in `resilience`")
     breaker: BreakerTerms | None = Field(default=None, description="what is not written is as in `resilience`")
+    dollars_per_hour: float | None = Field(
+        default=None, gt=0, description="of an own engine: shared out among the paths by its own time"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "EngineConfig":
         if bool(self.lora_server) == bool(self.url):
             raise ValueError("an engine has either a lora_server (HOST:PORT) or a url (http://HOST:PORT)")
+        if self.group is None and self.most is not None:
+            raise ValueError("'most' is for groups of engines (dns:///NAME:PORT, dns+http://NAME:PORT) alone")
         return self
 
     @property
+    def group(self) -> DnsName | None:
+        """The name that leads to its members; None where it is one engine."""
+        return group_of(self.lora_server, self.url)
+
+    @property
+    def most_members(self) -> int:
+        return self.most or MOST_MEMBERS
+
+    @property
     def identity(self) -> "EngineConfig":
-        """What makes it this engine: what is known of it stays where only its timeouts or its breaker change."""
-        return self.model_copy(update={"timeouts": None, "breaker": None})
+        """What makes it this engine: what is known of it stays where only its terms or its price change."""
+        return self.model_copy(update={"timeouts": None, "breaker": None, "dollars_per_hour": None})
 
 
 class EmbeddingConfig(Strict):
@@ -110,7 +130,18 @@ class EmbeddingConfig(Strict):
 
 
 class RetrievalPrices(Strict):
+    """There is no default here either."""
+
     search: float = Field(ge=0, description="dollars a search")
+    embedding: float = Field(ge=0, description="dollars a text that is embedded, to tell its task or to look it up")
+
+
+class TrainingTerms(Strict):
+    """How the training of adapters is paid back: by the seconds that each adapter's own report tells."""
+
+    dollars_per_hour: float = Field(gt=0, description="of the machine that trains")
+    requests: int = Field(ge=1, description="that an adapter's version is to answer in its life; each pays as much")
+    days: float = Field(gt=0, description="that it is to serve; what it costs while nobody asks it")
 
 
 class CachePrices(Strict):
@@ -118,18 +149,28 @@ class CachePrices(Strict):
 
 
 class ModelsFile(Strict):
+    prices_as_of: date = Field(description="the day on which the prices were last looked at, YYYY-MM-DD")
     models: dict[str, ModelConfig]
     engines: dict[str, EngineConfig]
     retrieval: RetrievalPrices
     cache: CachePrices | None = Field(default=None, description="must be there where a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
     embeddings: dict[str, EmbeddingConfig] = Field(default_factory=dict)
+    training: TrainingTerms | None = Field(default=None, description="not set: what training costs is left out")
 
     @model_validator(mode="after")
     def _a_name_is_one_model(self) -> "ModelsFile":
         both = self.models.keys() & self.embeddings.keys()
         if both:
             raise ValueError(f"'{min(both)}' is a model and an embedding model; give them different names")
+        return self
+
+    @model_validator(mode="after")
+    def _a_member_is_no_other_engine(self) -> "ModelsFile":
+        for name in self.engines:
+            group = name.rpartition("/")[0]
+            if group in self.engines and self.engines[group].group:
+                raise ValueError(f"engine '{name}' is called like a member of group '{group}'; give it another name")
         return self
 
     def timeouts_of(self, engine: str) -> Timeouts:

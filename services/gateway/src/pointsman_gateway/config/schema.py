@@ -12,6 +12,7 @@ from pointsman_gateway.config.models_file import (
     RetrievalPrices,
     RetryTerms,
     Timeouts,
+    TrainingTerms,
 )
 from pointsman_gateway.config.paths_file import (
     CacheConfig,
@@ -72,6 +73,7 @@ __all__ = [
     "TaskConfig",
     "TasksFile",
     "Timeouts",
+    "TrainingTerms",
     "Validator",
     "ZeroShot",
 ]

@@ -173,6 +173,9 @@ class JournalConfig(Strict):
     most: int = Field(default=100_000, ge=100, description="decisions; the oldest go first")
     keep_text: bool = Field(default=False, description="the messages too; without them a replay cannot classify anew")
     most_feedback: int = Field(default=10_000, ge=100, description="decisions of which feedback is kept")
+    most_undecided: int = Field(
+        default=10_000, ge=100, description="receipts of requests without a decision: refused ones, and embeddings"
+    )
     evidence_days: int = Field(default=14, ge=1, le=366, description="how far back a path's evidence reaches, UTC days")
 
 

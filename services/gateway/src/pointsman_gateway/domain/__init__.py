@@ -2,15 +2,18 @@
 
 from pointsman_gateway.domain.adapters import Aim, Alias, Outcomes
 from pointsman_gateway.domain.answer import (
+    PICO,
     Answered,
     Chunk,
     Chunks,
+    EngineSeconds,
     Event,
     Finished,
     Passage,
     Prompt,
     Receipt,
     Started,
+    Undecided,
     Usage,
 )
 from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
@@ -22,6 +25,7 @@ from pointsman_gateway.domain.sampling import Sampling
 __all__ = [
     "ANYONE",
     "AUTO",
+    "PICO",
     "UNKNOWN",
     "Aim",
     "Alias",
@@ -31,6 +35,7 @@ __all__ = [
     "Chunks",
     "Considered",
     "Decision",
+    "EngineSeconds",
     "Event",
     "Feedback",
     "Finished",
@@ -48,6 +53,7 @@ __all__ = [
     "Sampling",
     "Scope",
     "Started",
+    "Undecided",
     "Usage",
     "Vector",
 ]

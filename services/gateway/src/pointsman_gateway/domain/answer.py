@@ -4,9 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pointsman_gateway.domain.caller import ANYONE, Caller
 from pointsman_gateway.domain.decision import Decision
 from pointsman_gateway.domain.noun import noun
 from pointsman_gateway.domain.request import Message
+
+PICO = 10**12
+"""Dollars are counted in whole picodollars, so that sums are the same in any order: a price of a millionth of a dollar
+for a million tokens is one of these a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +34,30 @@ class Prompt:
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: tuple[tuple[str, int], ...] = ()
     """(collection, its version) of each search that was answered."""
+    embeddings: int = 0
+    """Texts that were embedded to make it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSeconds:
+    """What an engine tells of its own time with one answer."""
+
+    queue: float | None = None
+    """Until it began to work on it."""
+    inference: float | None = None
+    """From then to the last token."""
 
 
 @noun
 class Usage:
+    """What an engine has counted of one answer."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Of the prompt's tokens, those that the engine had in its prefix cache."""
+    seconds: EngineSeconds | None = field(default=None, compare=False)
+    """None where the engine does not tell; sums have none."""
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -64,16 +85,19 @@ Chunks = tuple[Chunk, ...]
 """What one read of an engine's stream brought."""
 
 
-@noun
+@dataclass(slots=True)
 class Receipt:
-    """What happened."""
+    """What happened to a request that was decided. Nobody changes one; it is not frozen, since that would make it cost
+    thrice."""
 
     decision: Decision
     usage: Usage
-    cost_parts_usd: Mapping[str, float]
+    picodollars: Mapping[str, int]
+    """By component."""
     seconds: Mapping[str, float]
+    """By phase; beside them "first_token" and "total", both since the request's arrival."""
     outcome: str
-    """ "ok", "cancelled" or the code of an error."""
+    """ "ok", "routed", "cancelled" or the code of an error; one of `OUTCOMES`."""
     sources: Sequence[Passage] = ()
     model: str = ""
     """What answered, as the engine knows it: the base model or an adapter's version; empty where nothing did."""
@@ -81,10 +105,43 @@ class Receipt:
     """The path whose answer was not accepted; what it cost is in this receipt too."""
     cached: str = ""
     """ "exact" or "semantic" where the answer came out of the cache; empty where an engine made it."""
+    fault: str = "none"
+    request_id: str = ""
 
     @property
     def cost_usd(self) -> float:
-        return sum(self.cost_parts_usd.values())
+        return sum(self.picodollars.values()) / PICO
+
+    @property
+    def cost_parts_usd(self) -> dict[str, float]:
+        """By component."""
+        return {component: amount / PICO for component, amount in self.picodollars.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """The receipt of a request that came to no decision, or that needs none: it was refused, its caller hung up, or it
+    wanted embeddings."""
+
+    request_id: str
+    operation: str
+    """ "chat", "completion", "route" or "embeddings"."""
+    outcome: str
+    fault: str
+    seconds: Mapping[str, float]
+    """As a receipt's."""
+    caller: Caller = ANYONE
+    """Who asked, as far as that is known."""
+    counted: bool = False
+    """Whether the caller's key counts it as one of its requests."""
+    model: str = ""
+    """Of embeddings: as the configuration calls it."""
+    usage: Usage = field(default_factory=Usage)
+    picodollars: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def cost_usd(self) -> float:
+        return sum(self.picodollars.values()) / PICO
 
 
 @dataclass(frozen=True, slots=True)

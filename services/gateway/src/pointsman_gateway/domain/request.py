@@ -12,8 +12,9 @@ AUTO = "auto"
 """The model's name by which a request leaves the choice to the gateway."""
 
 
-Operation = Literal["chat", "completion"]
-"""Which of an engine's endpoints answers: a conversation, or one message that is continued as it is written."""
+Operation = Literal["chat", "completion", "route", "embeddings"]
+"""What is wanted: an engine's answer to a conversation, or one message continued as it is written; the decision alone;
+vectors."""
 
 
 @noun

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway.begun import Begun
-from pointsman_gateway.domain import Chunk, Event, Finished, Request, Started
+from pointsman_gateway.domain import ANYONE, Caller, Chunk, Event, Finished, Operation, Request, Started
+from pointsman_gateway.domain.outcome import CANCELLED
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
@@ -38,6 +39,12 @@ class Answers(Protocol):
 
     def end(self, begun: Begun, outcome: str) -> object: ...
 
+    def turned_away(
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
+    ) -> None:
+        """A request that does not come to the line leaves its receipt; without an error its client has hung up."""
+        ...
+
 
 class Answering(Response):
     """Walks one request down the line while it is sent; FastAPI takes it for a response.
@@ -62,19 +69,28 @@ class Answering(Response):
         self._streams = streams
         self._beside = sent_beside or []
         self._begun = begun
+        self._asks = False
+        """Whether it has come to the line."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Nothing is lost with the client: the request has been metered as cancelled where its events were closed.
         try:
-            with suppress(ClientGone, OSError):
-                await until_hung_up(scope, receive, self._answer(send))
-        finally:
-            if self._begun is not None:  # it has gone before its events were asked for
-                self._line.end(self._begun, "cancelled")
+            await until_hung_up(scope, receive, self._answer(send))
+        except (ClientGone, OSError):
+            if not self._asks:
+                self._gone()
+
+    def _gone(self) -> None:
+        """Before its events were asked for."""
+        if self._begun is not None:
+            self._line.end(self._begun, CANCELLED)
+        else:
+            asked = self._asked
+            self._line.turned_away(asked.operation, None, asked.arrived, asked.caller)
 
     async def _answer(self, send: Send) -> None:
-        begun, self._begun = self._begun, None
-        async with aclosing(self._line.answer(self._asked, begun)) as events:  # type: ignore[type-var]  # a generator's
+        self._asks = True
+        async with aclosing(self._line.answer(self._asked, self._begun)) as events:  # type: ignore[type-var]  # a generator's
             try:
                 started = await anext(events)
                 assert isinstance(started, Started)

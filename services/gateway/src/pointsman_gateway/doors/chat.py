@@ -1,5 +1,7 @@
 """The hot route: `POST /v1/chat/completions`, from the bytes of a body to the line, without a framework between."""
 
+import asyncio
+
 from pointsman_gateway.doors.answering import Answering, send_error, told
 from pointsman_gateway.doors.cache_control import wish_of
 from pointsman_gateway.doors.callers import caller_of
@@ -22,10 +24,15 @@ class ChatRoute:
         try:
             handed = call.scope.get(HANDED_OVER)
             answering = self._going_on(call, handed) if handed else await self._answering(call)
-        except ClientGone:
-            return
+        except (ClientGone, asyncio.CancelledError) as gone:
+            self._door.pipeline.turned_away("chat", None, call.arrived)
+            if isinstance(gone, ClientGone):
+                return
+            raise
         except Exception as error:
-            await send_error(call.send, told(error), call.sent_beside)
+            refusal = told(error)
+            self._door.pipeline.turned_away("chat", refusal, call.arrived)
+            await send_error(call.send, refusal, call.sent_beside)
             return
         await answering(call.scope, call.receive, call.send)
 

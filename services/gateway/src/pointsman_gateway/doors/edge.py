@@ -23,6 +23,13 @@ MOST_DISCARDED = 4 * LIMITS.bytes
 
 Route = Callable[["Call"], Awaitable[None]]
 
+TurnedAway = Callable[[Scope, PointsmanError], None]
+"""Hears of a request that is refused here."""
+
+
+def _nobody_hears(scope: Scope, error: PointsmanError) -> None:
+    pass
+
 
 class Call:
     """One HTTP request on the hot route."""
@@ -67,10 +74,13 @@ def _bounded(body: bytes) -> bytes:
 class Edge:
     """The outermost ASGI application."""
 
-    def __init__(self, app: ASGIApp, hot: Mapping[tuple[str, str], Route]) -> None:
+    def __init__(
+        self, app: ASGIApp, hot: Mapping[tuple[str, str], Route], turned_away: TurnedAway = _nobody_hears
+    ) -> None:
         """`hot` by method and path."""
         self._app = app
         self._hot = hot
+        self._turned_away = turned_away
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,7 +95,7 @@ class Edge:
             if route is not None:
                 await route(Call(scope, receive, send, headers, name))
             else:
-                await _Checked(self._app, name.encode(), headers)(scope, receive, send)
+                await _Checked(self._app, name.encode(), headers, self._turned_away)(scope, receive, send)
         finally:
             request_id.reset(token)
 
@@ -102,9 +112,10 @@ def name_of(given: bytes | None) -> str:
 class _Checked:
     """FastAPI's application, with the request's id on every answer and a bound on every body."""
 
-    def __init__(self, app: ASGIApp, name: bytes, headers: Mapping[bytes, bytes]) -> None:
+    def __init__(self, app: ASGIApp, name: bytes, headers: Mapping[bytes, bytes], turned_away: TurnedAway) -> None:
         self._app = app
         self._name = name
+        self._turned_away = turned_away
         self._headers = headers
         self._begun = self._complete = False
         self._read = 0
@@ -133,6 +144,7 @@ class _Checked:
                 return  # Starlette raises again what it has answered
             if self._begun or not isinstance(error, PointsmanError):
                 raise
+            self._turned_away(scope, error)
             if error.code == "body_too_large":
                 await self._discard(receive)
             await send_error(send_with_id, error, [])

@@ -16,7 +16,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from pointsman_gateway.backends.express import Failed, Sent
 from pointsman_gateway.begun import AtOnce, first_step
-from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, Undecided
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.answering import EVENTS, JSON, STALLED, encoded, error_answer, told
 from pointsman_gateway.doors.callers import shown_by
@@ -25,6 +26,7 @@ from pointsman_gateway.doors.express_request import Heads, head_of, read_body
 from pointsman_gateway.doors.handed_over import HandedOver
 from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
 from pointsman_gateway.doors.openai_answers import ChatEncoder, Headers
+from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.pipeline import Pipeline
 
 CHUNKED = (b"transfer-encoding", b"chunked")
@@ -103,12 +105,15 @@ class Passenger:
         self._handed = handed
         self._data = data
         self._begun = handed.begun
+        self._tried: Try
         self._sent: Sent | None = None
         self._encoder = ChatEncoder(handed.include_usage)
         self._started: Started | None = None
         self._chunks: list[Chunk] = []
         """Of a plain answer, so far."""
         self._finish_reason = ""
+        self._heard = False
+        """Whether a token has been handed on."""
         self._stalled: asyncio.TimerHandle | None = None
         self._over = False
 
@@ -122,12 +127,13 @@ class Passenger:
             return False
         if self._pipeline.journal.wants_answers(begun.request, decision):
             return False
-        begun.meter.tries(decision.path)
+        tried = begun.meter.tries(decision.path)
         built = first_step(line.prompts.build(begun.request, decision))
         assert isinstance(built, AtOnce)  # of a path that the express carries
-        begun.prompt = built.result
-        begun.meter.prompted(begun.prompt)
-        self._sent = line.express.ask(begun.request, decision, begun.prompt, self)
+        tried.prompted(built.result)
+        begun.asked = built.result, tried
+        self._tried = tried
+        self._sent = line.express.ask(begun.request, decision, built.result, self)
         return self._sent is not None
 
     # -- what the engine does
@@ -152,7 +158,7 @@ class Passenger:
         """After its first part, so that nobody else can be asked any more."""
         if not self._over:
             self._arrive()
-            self._pipeline.end(self._begun, error.code, error)
+            self._settle(error.code, error)
             self._say(error)
 
     def not_begun(self, failed: Failed | None) -> None:
@@ -179,7 +185,7 @@ class Passenger:
         """It has hung up."""
         if not self._over:
             self._stop()
-            self._pipeline.end(self._begun, "cancelled")
+            self._settle(CANCELLED)
 
     # -- what becomes of it
 
@@ -193,8 +199,8 @@ class Passenger:
             return
         if self._started is None:
             self._start()
-        meter.came(chunks)
-        meter.handed_on(chunks)
+        self._tried.came(chunks)
+        self._heard = self._heard or meter.handed_on(chunks)
         for chunk in chunks:
             if chunk.finish_reason:
                 self._finish_reason = chunk.finish_reason
@@ -208,7 +214,7 @@ class Passenger:
         assert sent is not None
         assert begun.decision is not None
         assert begun.hold is not None
-        begun.meter.opened(sent.model)
+        self._tried.opened(sent.model)
         self._started = Started(begun.decision, sent.model, begun.meter.overhead, "", begun.hold.headers)
         if self._handed.streams:
             headers = [*EVENTS, *self._headers(self._started), CHUNKED]
@@ -221,8 +227,8 @@ class Passenger:
         started = self._started
         assert started is not None
         self._arrive()
-        receipt = self._pipeline.end(self._begun, "ok")
-        assert receipt is not None
+        receipt = self._settle(OK)
+        assert isinstance(receipt, Receipt)  # it was decided
         finished = Finished(self._finish_reason, receipt)
         if self._handed.streams:
             self._write_chunk(self._encoder.finished(finished), last=True)
@@ -242,7 +248,7 @@ class Passenger:
             self._client.freed(close=True)
             return
         self._stop()
-        self._pipeline.end(self._begun, "internal")
+        self._settle(INTERNAL)
         self._say(said)
 
     def _stall(self) -> None:
@@ -250,8 +256,16 @@ class Passenger:
         if not self._over:
             self._stop()
             said = DeadlineExceeded("the answer was not read in the request's time", code="deadline_exceeded")
-            self._pipeline.end(self._begun, said.code, said)
+            self._settle(said.code, said)
             self._client.freed(close=True)
+
+    def _settle(self, outcome: str, failure: PointsmanError | None = None) -> Receipt | Undecided:
+        """Under the request's name, which its receipt is given."""
+        token = request_id.set(self._handed.name)
+        try:
+            return self._pipeline.end(self._begun, outcome, failure)
+        finally:
+            request_id.reset(token)
 
     def _stop(self) -> None:
         """Nobody wants the rest."""

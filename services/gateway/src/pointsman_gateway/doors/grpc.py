@@ -1,6 +1,7 @@
 """The gRPC door: `pointsman.v1.Gateway` in front of the pipeline."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import DeadlineExceeded
 from pointsman_servicekit.rich_status import to_status
 
-from pointsman_gateway.domain import Caller, Chunk, Event, Path, Receipt, Request, Started
+from pointsman_gateway.domain import Caller, Chunk, Event, Operation, Path, Receipt, Request, Started
 from pointsman_gateway.doors import grpc_answers as answers
 from pointsman_gateway.doors import grpc_metadata as metadata
 from pointsman_gateway.doors.answering import told
@@ -89,7 +90,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         """
         writing = _Writing(context)
         try:
-            asked = await self._asked(request, context)
+            asked = await self._asked("chat", request, context)
             async with aclosing(self._pipeline.answer(asked)) as events:  # type: ignore[type-var]  # a generator's
                 await writing.all(events, asked.deadline + STALLED)
         except _GONE as error:
@@ -105,7 +106,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         started = finished = None
         chunks: list[Chunk] = []
         try:
-            asked = await self._asked(request, context)
+            asked = await self._asked("chat", request, context)
             async with aclosing(self._pipeline.answer(asked)) as events:  # type: ignore[type-var]  # a generator's
                 async for event in events:
                     if isinstance(event, tuple):
@@ -122,10 +123,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return answers.whole_response(started, chunks, finished)
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:  # the contract's name
-        asked = await self._asked(request, context)
+        asked = await self._asked("route", request, context)
         decision = await self._pipeline.decide(asked)
         prompt = await self._pipeline.prompt(asked, decision) if request.include_prompt else None
-        return answers.route_response(decision, prompt)
+        return answers.route_response(decision, self._pipeline.costs(asked, decision), prompt)
 
     async def Feedback(  # the contract's name
         self, request: pb.FeedbackRequest, context: Context
@@ -142,7 +143,22 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         paths = [answers.path_info(path, offer.engines.why_not(path)) for path in offer.paths]
         return pb.ListPathsResponse(paths=paths, models=offer.models.names(), generation=offer.id)
 
-    async def _asked(self, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
+    async def _asked(
+        self, wanted: Operation, request: pb.GenerateRequest | pb.RouteRequest, context: Context
+    ) -> Request:
+        """Raises PointsmanError; a request that comes no further leaves its receipt here."""
+        arrived = time.perf_counter()
+        try:
+            return replace(await self._decoded(request, context), arrived=arrived)
+        except asyncio.CancelledError:
+            self._pipeline.turned_away(wanted, None, arrived)
+            raise
+        except Exception as error:
+            refusal = told(error)
+            self._pipeline.turned_away(wanted, refusal, arrived)
+            raise refusal from error
+
+    async def _decoded(self, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
         asked = to_request(request, self._deadline(context), await self._caller(context))
         check_counts(asked.messages, asked.sampling.extra)
         wish = wish_of(metadata.cache_control(context.invocation_metadata()))
@@ -196,7 +212,8 @@ class _Writing:
 
 async def _abort(context: Context, error: Exception, started: Started | None) -> NoReturn:
     """Ends the call with the error's status, and with trailers as after an answer."""
-    receipt: Receipt | None = getattr(error, "receipt", None)
+    left = getattr(error, "receipt", None)
+    receipt = left if isinstance(left, Receipt) else None
     decision = receipt.decision if receipt else started.decision if started else None
     status = to_status(told(error))
     known = metadata.trailers(decision, receipt, getattr(error, "limits", {}))

@@ -1,7 +1,7 @@
 """From the gateway's nouns to the gRPC contract's answers."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pointsman.v1 import gateway_pb2 as pb
@@ -37,9 +37,10 @@ def whole_response(started: Started, chunks: Iterable[Chunk], finished: Finished
     )
 
 
-def route_response(decision: Decision, prompt: Prompt | None) -> pb.RouteResponse:
+def route_response(decision: Decision, costs_usd: Mapping[str, float], prompt: Prompt | None) -> pb.RouteResponse:
+    """`costs_usd` by path: what the request is likely to cost there."""
     shown = [pb.Message(role=m.role, content=m.content) for m in prompt.messages] if prompt else ()
-    return pb.RouteResponse(decision=_decision(decision), prompt=shown)
+    return pb.RouteResponse(decision=_decision(decision), prompt=shown, costs_usd=costs_usd)
 
 
 def path_info(path: Path, why_not: str | None) -> pb.PathInfo:

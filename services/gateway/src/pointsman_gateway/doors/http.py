@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pointsman_servicekit.errors import PointsmanError
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.catalogue import list_tasks
@@ -16,7 +17,7 @@ from pointsman_gateway.doors.chat import ChatRoute, encoder_of
 from pointsman_gateway.doors.edge import Edge
 from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
 from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of, respond
-from pointsman_gateway.doors.http_errors import add_error_handlers
+from pointsman_gateway.doors.http_errors import IN_THE_LINE, add_error_handlers, leave_receipt_of
 from pointsman_gateway.doors.openai_requests import ChatBody, RouteBody
 from pointsman_gateway.doors.openai_routes import add_openai_routes
 
@@ -34,9 +35,10 @@ async def route(body: RouteBody, request: Request) -> Response:
     """The decision alone; nothing is generated, nothing is charged."""
     door = door_of(request)
     asked = body.to_request(deadline_of(request), await caller_of_request(request))
+    request.scope[IN_THE_LINE] = True
     decision = await door.pipeline.decide(asked)
     prompt = await door.pipeline.prompt(asked, decision) if body.include_prompt else None
-    return JSONResponse(answers.decision_body(decision, prompt))
+    return JSONResponse(answers.decision_body(decision, door.pipeline.costs(asked, decision), prompt))
 
 
 async def feedback(body: FeedbackBody, request: Request) -> Response:
@@ -75,8 +77,12 @@ async def metrics(request: Request) -> Response:
 
 def build_app(door: HttpDoor, spans: "Spans | None" = None) -> ASGIApp:
     """All routes, the hot one past FastAPI; `spans`: where requests are to be traced."""
+
+    def turned_away(scope: Scope, error: PointsmanError) -> None:
+        leave_receipt_of(door, scope, error)
+
     api = build_api(door)
-    edge = Edge(api, {("POST", "/v1/chat/completions"): ChatRoute(door)})
+    edge = Edge(api, {("POST", "/v1/chat/completions"): ChatRoute(door)}, turned_away)
     if spans is None:
         return edge
     from pointsman_gateway.doors.traced_http import TracedHttp  # imports OpenTelemetry

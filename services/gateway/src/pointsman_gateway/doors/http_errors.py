@@ -7,11 +7,27 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
+from pointsman_gateway.domain import Operation
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.answering import told
 from pointsman_gateway.doors.hang_up import ClientGone
+from pointsman_gateway.doors.http_door import HttpDoor, door_of
+
+METERED: dict[str, Operation] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/responses": "chat",
+    "/v1/embeddings": "embeddings",
+    "/v1/route": "route",
+}
+"""Routes whose requests each leave a receipt, and what is wanted of them."""
+
+IN_THE_LINE = "pointsman.in_the_line"
+"""In the ASGI scope of a request that has come to the line, which leaves the receipt itself."""
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -36,28 +52,45 @@ def _error_response(error: PointsmanError) -> Response:
 
 
 async def _on_error(request: Request, error: Any) -> Response:
-    return _error_response(error)
+    return _turned_away(request, error)
 
 
 async def _on_internal(request: Request, error: Any) -> Response:
-    return _error_response(told(error))
+    return _turned_away(request, told(error))
 
 
 async def _on_invalid(request: Request, error: Any) -> Response:
     item = error.errors()[0]
-    return _error_response(invalid_body({**item, "loc": item["loc"][1:]}))  # without "body"
+    return _turned_away(request, invalid_body({**item, "loc": item["loc"][1:]}))  # without "body"
 
 
 async def _on_http_error(request: Request, error: Any) -> Response:
-    if isinstance(error.__cause__, PointsmanError):  # FastAPI wraps what reading the body raised
-        return _error_response(error.__cause__)
-    if isinstance(error.__cause__, UnicodeDecodeError):
-        return _error_response(InvalidArgument("the body is not UTF-8", code="bad_json"))
-    told = NotFound if error.status_code == 404 else InvalidArgument
-    response = _error_response(told(f"{request.method} {request.url.path}: {error.detail}", code="unknown_route"))
+    cause = error.__cause__
+    if isinstance(cause, PointsmanError):  # FastAPI wraps what reading the body raised
+        return _turned_away(request, cause)
+    if isinstance(cause, ClientDisconnect):
+        return await _on_client_gone(request, cause)
+    if isinstance(cause, UnicodeDecodeError):
+        return _turned_away(request, InvalidArgument("the body is not UTF-8", code="bad_json"))
+    family = NotFound if error.status_code == 404 else InvalidArgument
+    refusal = family(f"{request.method} {request.url.path}: {error.detail}", code="unknown_route")
+    response = _turned_away(request, refusal)
     response.status_code = error.status_code
     return response
 
 
 async def _on_client_gone(request: Request, error: Any) -> Response:
+    leave_receipt_of(door_of(request), request.scope, None)
     return Response(status_code=499)
+
+
+def _turned_away(request: Request, error: PointsmanError) -> Response:
+    leave_receipt_of(door_of(request), request.scope, error)
+    return _error_response(error)
+
+
+def leave_receipt_of(door: HttpDoor, scope: Scope, error: PointsmanError | None) -> None:
+    """Of a request for which a receipt is due, where the line has not left one."""
+    operation = METERED.get(scope["path"])
+    if operation is not None and scope["method"] == "POST" and IN_THE_LINE not in scope:
+        door.pipeline.turned_away(operation, error)

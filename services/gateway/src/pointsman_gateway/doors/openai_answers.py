@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -226,7 +226,8 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def decision_body(decision: Decision, prompt: Prompt | None) -> dict[str, Any]:
+def decision_body(decision: Decision, costs_usd: Mapping[str, float], prompt: Prompt | None) -> dict[str, Any]:
+    """`costs_usd` by path: what the request is likely to cost there."""
     body: dict[str, Any] = {
         "id": decision.id,
         "task": decision.task,
@@ -241,6 +242,7 @@ def decision_body(decision: Decision, prompt: Prompt | None) -> dict[str, Any]:
         "considered": [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered],
         "probabilities": dict(decision.probabilities),
         "expected_cost_usd": decision.expected_cost_usd,
+        "costs_usd": dict(costs_usd),
         "generation": decision.generation,
     }
     if prompt is not None:

@@ -1,6 +1,5 @@
 """`POST /v1/embeddings`: texts in, vectors out."""
 
-from contextlib import suppress
 from typing import Any, Literal
 
 from fastapi import Request
@@ -41,7 +40,9 @@ class EmbeddingBody(WholeCharacters):
         # Admission and the limits know requests by their messages; no text but the first is looked at there.
         seen = domain.Message("user", texts[0] if texts else "tokens")
         return Wanted(
-            request=domain.Request(self.model, (seen,), user=self.user or "", deadline=deadline, caller=caller),
+            request=domain.Request(
+                self.model, (seen,), user=self.user or "", deadline=deadline, caller=caller, operation="embeddings"
+            ),
             texts=texts,
             tokens=tokens,
             base64=self.encoding_format == "base64",
@@ -72,17 +73,25 @@ class Embedding(Response):
         self.background = None
         self._door = door
         self._wanted = wanted
+        self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ClientGone, OSError):
+        try:
             await until_hung_up(scope, receive, self._answer(send))
+        except (ClientGone, OSError):
+            if not self._begun:
+                self._door.pipeline.turned_away("embeddings", None, caller=self._wanted.request.caller)
 
     async def _answer(self, send: Send) -> None:
+        self._begun = True
         embeddings = self._door.configuration.current.embeddings
         try:
             embedded = await embeddings.embed(self._wanted, self._door.pipeline.admission.admitted)
         except Exception as error:
-            await send_error(send, told(error), [])
+            refusal = told(error)
+            if self._wanted.request.model not in embeddings.names():  # else the receipt has been left
+                self._door.pipeline.turned_away("embeddings", refusal, caller=self._wanted.request.caller)
+            await send_error(send, refusal, [])
             return
         beside = {"x-pointsman-cost-usd": f"{embedded.usd:.9f}", **embedded.headers}
         headers: Headers = [JSON, *encoded(beside)]

@@ -157,6 +157,7 @@ SHAPES: dict[str, Schema] = {
         considered=listing(record(path=STRING, outcome=STRING, reason=STRING)),
         probabilities=mapping(NUMBER),
         expected_cost_usd=NUMBER,
+        costs_usd=mapping(NUMBER),
         generation=STRING,
         prompt_or_none=listing(record(role=STRING, content=STRING)),
     ),

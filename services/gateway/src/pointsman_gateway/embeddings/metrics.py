@@ -3,6 +3,10 @@
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from pointsman_gateway.domain import PICO, Undecided
 
 # In seconds: a text takes two milliseconds, 2048 of them take four seconds.
 SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)  # fmt: skip
@@ -23,23 +27,38 @@ class EmbeddingMetrics:
         self._gen_ai = gen_ai
         self._requests = Counter(
             "pointsman_embedding_requests",
-            "Embedding requests by how they ended.",
-            ["model", "outcome"],
+            "Embedding requests by how they ended, and by whose fault.",
+            ["model", "outcome", "fault"],
             registry=registry,
         )
         self._seconds = Histogram(
             "pointsman_embedding_seconds", "Arrival to end.", ["model"], buckets=SECONDS, registry=registry
         )
         self._tokens = Counter("pointsman_embedding_tokens", "Tokens embedded.", ["model"], registry=registry)
-        self._cost = Counter("pointsman_embedding_cost_usd", "Dollars.", ["model"], registry=registry)
+        self._cost = _Dollars()
+        registry.register(self._cost)
 
-    def ended(self, model: str, outcome: str, seconds: float) -> None:
-        """`outcome` is "ok", "cancelled" or the code of an error."""
-        self._requests.labels(model, outcome).inc()
-        self._seconds.labels(model).observe(seconds)
-        self._gen_ai.embedded(model, outcome, seconds)
+    def ended(self, receipt: Undecided) -> None:
+        self._requests.labels(receipt.model, receipt.outcome, receipt.fault).inc()
+        self._seconds.labels(receipt.model).observe(receipt.seconds["total"])
+        self._tokens.labels(receipt.model).inc(receipt.usage.prompt_tokens)
+        self._gen_ai.embedded(receipt.model, receipt.outcome, receipt.seconds["total"])
+        if receipt.usage.prompt_tokens:
+            self._gen_ai.embedded_tokens(receipt.model, receipt.usage.prompt_tokens)
+        self._cost.add(receipt.model, sum(receipt.picodollars.values()))
 
-    def used(self, model: str, tokens: int, usd: float) -> None:
-        self._tokens.labels(model).inc(tokens)
-        self._cost.labels(model).inc(usd)
-        self._gen_ai.embedded_tokens(model, tokens)
+
+class _Dollars(Collector):
+    """Adds up whole picodollars, so that the sum is that of the receipts to the last digit."""
+
+    def __init__(self) -> None:
+        self._picodollars: dict[str, int] = {}
+
+    def add(self, model: str, picodollars: int) -> None:
+        self._picodollars[model] = self._picodollars.get(model, 0) + picodollars
+
+    def collect(self) -> list[CounterMetricFamily]:
+        family = CounterMetricFamily("pointsman_embedding_cost_usd", "Dollars.", labels=["model"])
+        for model, picodollars in self._picodollars.items():
+            family.add_metric([model], picodollars / PICO)
+        return [family]

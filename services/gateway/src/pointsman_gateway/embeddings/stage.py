@@ -1,4 +1,4 @@
-"""The stage: a place in the house, a hold on the caller's limits, the model, and the bill, however it ends."""
+"""The stage: a place in the house, a hold on the caller's limits, the model, and the receipt, however it ends."""
 
 import asyncio
 import time
@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pointsman_servicekit.errors import DeadlineExceeded, NotFound, PointsmanError
+from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import Caller, Request, Usage
+from pointsman_gateway.domain import PICO, Caller, Request, Undecided, Usage
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.wanted import Embedded, Wanted
+from pointsman_gateway.faults import fault_of, outcome_of
 
 PER = 1_000_000
 
@@ -50,6 +53,12 @@ class Tenancy(Protocol):
         ...
 
 
+class Journal(Protocol):
+    """Keeps receipts."""
+
+    def note_undecided(self, receipt: Undecided) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A model, and what it costs."""
@@ -60,24 +69,39 @@ class Offer:
     price: float
     """Dollars for a million tokens."""
 
-    def usd(self, tokens: int) -> float:
-        return tokens * self.price / PER
+    def picodollars(self, tokens: int) -> int:
+        return round(tokens * self.price * PICO / PER)
+
+
+@dataclass(slots=True)
+class _Bill:
+    """What one request for embeddings has come to so far."""
+
+    begun: float
+    took: int = 0
+    """Tokens."""
+    counted: bool = False
+    outcome: str = CANCELLED
+    error: PointsmanError | None = None
 
 
 class Embeddings:
     """Wanted in, Embedded out; of one generation of the configuration."""
 
-    def __init__(self, offers: Mapping[str, Offer], tenancy: Tenancy, metrics: EmbeddingMetrics) -> None:
+    def __init__(
+        self, offers: Mapping[str, Offer], tenancy: Tenancy, metrics: EmbeddingMetrics, journal: Journal
+    ) -> None:
         """`offers` by the names that a request's `model` may say."""
         self._offers = offers
         self._tenancy = tenancy
         self._metrics = metrics
+        self._journal = journal
 
     def names(self) -> Sequence[str]:
         return list(self._offers)
 
     async def embed(self, wanted: Wanted, place: Place) -> Embedded:
-        """Raises PointsmanError; what it took is counted however it ends."""
+        """Raises PointsmanError. However it ends it leaves its receipt; but for a model that is not among `names`."""
         offer = self._offers.get(wanted.request.model)
         if offer is None:
             raise NotFound(
@@ -85,39 +109,55 @@ class Embeddings:
                 code="unknown_model",
                 param="model",
             )
-        begun, outcome = time.perf_counter(), "cancelled"
+        bill = _Bill(time.perf_counter())
         try:
             async with place(wanted.request):
-                embedded = await self._held(offer, wanted)
-            outcome = "ok"
+                embedded = await self._held(offer, wanted, bill)
+            bill.outcome = OK
         except PointsmanError as error:
-            outcome = error.code
+            bill.outcome, bill.error = error.code, error
             raise
         except asyncio.CancelledError:
             raise
         except Exception:
-            outcome = "internal"
+            bill.outcome = INTERNAL
             raise
         finally:
-            self._metrics.ended(offer.label, outcome, time.perf_counter() - begun)
-        self._metrics.used(offer.label, embedded.tokens, embedded.usd)
+            self._leave(offer, wanted.request, bill)
         return embedded
 
-    async def _held(self, offer: Offer, wanted: Wanted) -> Embedded:
+    async def _held(self, offer: Offer, wanted: Wanted, bill: _Bill) -> Embedded:
         """Holds what it is likely to take, and settles what it took; nothing, where there is no answer."""
         estimate = wanted.estimated_tokens
         hold = await self._tenancy.enter(wanted.request.caller, estimate)
-        took, usd, outcome = Usage(), 0.0, "cancelled"
+        bill.counted = True
+        outcome = CANCELLED
         try:
-            await hold.afford(offer.usd(estimate))
+            await hold.afford(offer.picodollars(estimate) / PICO)
             embedded = await _in_time(offer.embedder, wanted)
-            took, usd, outcome = Usage(embedded.tokens), offer.usd(embedded.tokens), "ok"
+            bill.took, outcome = embedded.tokens, OK
         except PointsmanError as error:
             outcome = error.code
             raise
         finally:
-            hold.settle(took, usd, outcome)
-        return replace(embedded, usd=usd, headers=hold.headers)
+            hold.settle(Usage(bill.took), offer.picodollars(bill.took) / PICO, outcome)
+        return replace(embedded, usd=offer.picodollars(bill.took) / PICO, headers=hold.headers)
+
+    def _leave(self, offer: Offer, request: Request, bill: _Bill) -> None:
+        receipt = Undecided(
+            request_id.get(),
+            "embeddings",
+            outcome_of(bill.outcome),
+            fault_of(bill.outcome, bill.error),
+            {"total": time.perf_counter() - bill.begun},
+            request.caller,
+            bill.counted,
+            offer.label,
+            Usage(bill.took),
+            {"embedding": offer.picodollars(bill.took)},
+        )
+        self._metrics.ended(receipt)
+        self._journal.note_undecided(receipt)
 
 
 async def _in_time(embedder: Embedder, wanted: Wanted) -> Embedded:

@@ -1,4 +1,4 @@
-"""One decision as the journal keeps it; docs/routing.md says what each field is."""
+"""One receipt as the journal keeps it; docs/routing.md says what each field is."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Usage
+from pointsman_gateway.domain import PICO, Answered, Caller, Decision, Receipt, Request, Undecided, Usage
 from pointsman_gateway.journal.evidence import cell_of
 from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
@@ -28,7 +28,7 @@ class Noted:
     unix_seconds: float
     request: Request
     decision: Decision
-    receipt: Receipt | None
+    receipt: Receipt
     answers: tuple[Answered, ...] = ()
     """To be learnt from, in their order: the last one is the caller's. Empty where that is not wanted."""
 
@@ -52,13 +52,16 @@ class Entry:
 
 def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
     receipt = noted.receipt
-    body = {"v": VERSION, "id": noted.decision.id, "unix_ms": round(noted.unix_seconds * 1000)}
-    body |= _decided(noted.decision)
+    decision = noted.decision
+    body = {"v": VERSION, "id": decision.id, "unix_ms": round(noted.unix_seconds * 1000)}
+    body |= _decided(decision)
     body |= _asked(noted.request, keep_text, redaction)
+    body |= _caller(noted.request.caller)
     body |= _came_of_it(receipt)
+    body |= {"model": receipt.model, "escalated_from": receipt.escalated_from, "cached": receipt.cached}
     return Entry(
-        noted.decision.id,
-        str(cell_of(receipt)) if receipt and receipt.model else "",
+        decision.id,
+        str(cell_of(receipt)) if receipt.model else "",
         day_of(noted.unix_seconds),
         _encode(body).decode(),
     )
@@ -131,18 +134,32 @@ def _digest(request: Request) -> str:
     return hashlib.blake2b(_encode_sorted((beside, messages)), digest_size=16).hexdigest()
 
 
-def _came_of_it(receipt: Receipt | None) -> dict[str, Any]:
-    usage = receipt.usage if receipt else Usage()
-    seconds = receipt.seconds if receipt else {}
+def _caller(caller: Caller) -> dict[str, Any]:
+    return {"tenant": caller.tenant, "key": caller.key}
+
+
+def _came_of_it(receipt: Receipt | Undecided) -> dict[str, Any]:
     return {
-        "model": receipt.model if receipt else "",
-        "outcome": receipt.outcome if receipt else "routed",
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "cached_tokens": usage.cached_tokens,
-        },
-        "cost_usd": receipt.cost_usd if receipt else 0.0,
-        "seconds": {name: round(seconds[name], 6) for name in ("total", "first_token") if name in seconds},
-        "escalated_from": receipt.escalated_from if receipt else "",
+        "request_id": receipt.request_id,
+        "outcome": receipt.outcome,
+        "fault": receipt.fault,
+        "usage": _counted(receipt.usage),
+        "cost_usd": receipt.cost_usd,
+        "cost_parts_usd": {component: amount / PICO for component, amount in receipt.picodollars.items()},
+        "seconds": {phase: round(seconds, 6) for phase, seconds in receipt.seconds.items()},
     }
+
+
+def _counted(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+    }
+
+
+def to_undecided_json(receipt: Undecided, unix_seconds: float) -> str:
+    """The receipt of a request that came to no decision."""
+    body = {"v": VERSION, "unix_ms": round(unix_seconds * 1000), "operation": receipt.operation, "model": receipt.model}
+    body |= _caller(receipt.caller) | {"counted": receipt.counted} | _came_of_it(receipt)
+    return _encode(body).decode()

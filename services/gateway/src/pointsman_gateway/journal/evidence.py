@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from pointsman_gateway.domain import Path, PathEvidence, Receipt
+from pointsman_gateway.domain import PICO, Path, PathEvidence, Receipt
 from pointsman_gateway.journal.keys import last_days, today
 from pointsman_gateway.journal.latencies import bucket_of, quantile
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
 """The names of the counts; BUCKET has its number behind it."""
 
-PER_DOLLAR = 10**12
 PER_RATING = 10**6
-"""Costs and ratings are counted in whole numbers, which add up to the same in any order and can be taken off again."""
+"""Costs (in picodollars) and ratings are counted in whole numbers: they add up alike in any order, and can be taken
+off again."""
 
 MOST_UNCOUNTED = 256
 """Answers of one cell."""
@@ -77,8 +77,8 @@ class EvidenceBoard:
         self._days: dict[str, Counts] = {}
         """What `_sum` adds up: as Redis told it, and what Redis has not been told yet."""
         self._untold: dict[str, Counts] = {}
-        self._new: dict[Cell, list[tuple[float, float]]] = {}
-        """Dollars and seconds of answers that have not been counted yet, all of `_day`."""
+        self._new: dict[Cell, list[tuple[int, float]]] = {}
+        """Picodollars and seconds of answers that have not been counted yet, all of `_day`."""
         self._day = ""
 
     def of(self, task: str, path: Path) -> PathEvidence:
@@ -100,7 +100,7 @@ class EvidenceBoard:
             self._count_new()
             self._day = day
         answers = self._new.setdefault(cell_of(receipt), [])
-        answers.append((receipt.cost_usd, receipt.seconds["total"]))
+        answers.append((sum(receipt.picodollars.values()), receipt.seconds["total"]))
         if len(answers) >= MOST_UNCOUNTED:
             self._count_new()
 
@@ -108,7 +108,7 @@ class EvidenceBoard:
         """All answers since the last time; together that takes a tenth of what one by one does."""
         new, self._new = self._new, {}
         for cell, answers in new.items():
-            named = {ANSWERS: len(answers), COST: sum([round(usd * PER_DOLLAR) for usd, _ in answers])}
+            named = {ANSWERS: len(answers), COST: sum([picodollars for picodollars, _ in answers])}
             for _, seconds in answers:
                 bucket = BUCKET + str(bucket_of(seconds))
                 named[bucket] = named.get(bucket, 0) + 1
@@ -185,5 +185,5 @@ def _evidence(counts: Mapping[str, int]) -> PathEvidence:
         quality=counts.get(RATING, 0) / PER_RATING / rated if rated > 0 else 0.0,
         answers=answers,
         p95_seconds=quantile(buckets, 0.95),
-        mean_cost_usd=counts.get(COST, 0) / PER_DOLLAR / answers if answers > 0 else 0.0,
+        mean_cost_usd=counts.get(COST, 0) / PICO / answers if answers > 0 else 0.0,
     )

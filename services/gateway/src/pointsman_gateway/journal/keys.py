@@ -13,6 +13,9 @@ DECISIONS = "{pointsman}:decisions"
 INDEX = "{pointsman}:decisions:index"
 """A hash: a decision's id to its place in the stream."""
 
+UNDECIDED = "{pointsman}:undecided"
+"""A stream: the receipts of requests that came to no decision, each in one field, `entry` (JSON)."""
+
 FEEDBACK = "{pointsman}:feedback"
 """A stream, with one entry for each decision of which something was said."""
 

@@ -24,7 +24,7 @@ def is_wanted(config: LearningConfig | None, request: Request, decision: Decisio
 def to_lesson(noted: Noted, redaction: Redaction) -> str:
     """JSON, as docs/flywheel.md says; empty where there is nothing that may be kept."""
     receipt = noted.receipt
-    if receipt is None or not noted.answers or receipt.outcome != "ok" or receipt.cached:
+    if not noted.answers or receipt.outcome != "ok" or receipt.cached:
         return ""
     messages = messages_of(noted.request)
     if messages is None or sum(len(answer.text) for answer in noted.answers) > LONGEST_TEXT:

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from dataclasses import replace
 
-from pointsman_gateway.domain import Answered, Decision, Receipt, Request
-from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, to_entry
+from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
+from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, to_entry, to_undecided_json
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.lessons import is_wanted, to_lesson
 from pointsman_gateway.journal.metrics import JournalMetrics
@@ -40,6 +40,8 @@ class Recorder:
         self._metrics = metrics
         self._redaction = redaction
         self._noted: deque[Noted] = deque()
+        self._undecided: deque[tuple[float, Undecided]] = deque()
+        """With when they were noted, Unix seconds."""
         self._waiting: deque[Entry] = deque()
         """Encoded, so that no request is kept in memory for as long as Redis is away."""
         self._waiting_characters = 0
@@ -57,20 +59,26 @@ class Recorder:
         self,
         request: Request,
         decision: Decision,
-        receipt: Receipt | None,
+        receipt: Receipt,
         answers: tuple[Answered, ...] = (),
     ) -> None:
         if len(self._noted) >= MOST_WAITING:
             self._noted.popleft()
             self._metrics.dropped.labels("full").inc()
         self._noted.append(Noted(time.time(), request, decision, receipt, answers))
-        if receipt is not None:
-            self._board.answered(receipt)
+        self._board.answered(receipt)
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        if len(self._undecided) >= MOST_WAITING:
+            self._undecided.popleft()
+            self._metrics.dropped.labels("full").inc()
+        self._undecided.append((time.time(), receipt))
 
     @property
     def waiting(self) -> int:
-        """Decisions that are not known to be written."""
-        return len(self._noted) + len(self._waiting) + (len(self._batch.entries) if self._batch else 0)
+        """Receipts that are not known to be written."""
+        sent = len(self._batch.entries) + len(self._batch.undecided) if self._batch else 0
+        return len(self._noted) + len(self._undecided) + len(self._waiting) + sent
 
     async def write(self) -> None:
         """Writes all that waits. Raises Unavailable, and then keeps what it could not write."""
@@ -79,7 +87,7 @@ class Recorder:
                 await self._encode()
                 while batch := self._batch or self._next_batch():
                     await self._write(batch)
-                    if not self._waiting and not self._over:
+                    if not (self._waiting or self._undecided or self._over):
                         break  # what has been counted since then goes with the next
             finally:
                 self._metrics.waiting.set(self.waiting)
@@ -95,7 +103,7 @@ class Recorder:
         length = await self.store.write(batch)
         self._batch = None
         self._over = length > self.store.config.most
-        self._metrics.entries.inc(len(batch.entries))
+        self._metrics.entries.inc(len(batch.entries) + len(batch.undecided))
 
     async def _encode(self) -> None:
         keep_text = self.store.config.keep_text
@@ -128,8 +136,9 @@ class Recorder:
             entries.append(self._waiting.popleft())
             characters += entries[-1].size
         self._waiting_characters -= characters
+        undecided = [self._undecided.popleft() for _ in range(min(len(self._undecided), MOST_IN_A_BATCH))]
         counts = self._board.hand_over()
-        if not (entries or counts or self._over):
+        if not (entries or undecided or counts or self._over):
             return None
         self._number += 1
-        return Batch(self._number, entries, counts)
+        return Batch(self._number, entries, counts, [to_undecided_json(receipt, at) for at, receipt in undecided])

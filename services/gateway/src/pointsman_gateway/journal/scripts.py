@@ -6,7 +6,11 @@ local stream, index, writer, lessons = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local most, keep, number, decisions = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local most_lessons, learnt = tonumber(ARGV[5]), 0
 if tonumber(redis.call('GET', writer) or '0') >= number then return redis.call('XLEN', stream) end
-local at = 6
+local most_undecided, undecided = ARGV[6], tonumber(ARGV[7])
+for entry = 8, 7 + undecided do
+  redis.call('XADD', KEYS[5], 'MAXLEN', most_undecided, '*', 'entry', ARGV[entry])
+end
+local at = 8 + undecided
 for _ = 1, decisions do
   local id = ARGV[at]
   if redis.call('HEXISTS', index, id) == 0 then
@@ -20,7 +24,7 @@ for _ = 1, decisions do
   end
   at = at + 6
 end
-for day = 5, #KEYS do
+for day = 6, #KEYS do
   local counts = tonumber(ARGV[at])
   at = at + 1
   for _ = 1, counts do

@@ -22,6 +22,8 @@ class Batch:
     entries: Sequence[Entry]
     counts: Mapping[str, Counts] = field(default_factory=dict)
     """Of evidence, by day."""
+    undecided: Sequence[str] = ()
+    """Receipts of requests without a decision, JSON."""
 
 
 class JournalStore:
@@ -41,6 +43,7 @@ class JournalStore:
         """Returns how many decisions the stream holds now."""
         most_lessons = self.learning.most if self.learning else 0
         arguments: list[Any] = [self.config.most, self._kept, batch.number, len(batch.entries), most_lessons]
+        arguments += (self.config.most_undecided, len(batch.undecided), *batch.undecided)
         for entry in batch.entries:
             arguments += (entry.decision_id, entry.cell, entry.day, entry.json, entry.tenant, entry.lesson)
         for counts in batch.counts.values():
@@ -48,7 +51,8 @@ class JournalStore:
             arguments.append(len(fields))
             for name, number in fields.items():
                 arguments += (name, number)
-        names = [keys.DECISIONS, keys.INDEX, self._writer, keys.LESSONS, *(keys.EVIDENCE + day for day in batch.counts)]
+        days = [keys.EVIDENCE + day for day in batch.counts]
+        names = [keys.DECISIONS, keys.INDEX, self._writer, keys.LESSONS, keys.UNDECIDED, *days]
         return int(await self._redis.call(lambda: self._write(keys=names, args=arguments)))
 
     async def say(self, feedback: Feedback, unix_ms: int) -> str:

@@ -16,8 +16,8 @@ from pointsman_gateway.journal.store import JournalStore
 
 log = logging.getLogger(__name__)
 
-PERIOD = 0.1
-"""Seconds between two batches."""
+PERIOD = 0.02
+"""Seconds between two batches: what has ended since the last one is lost with a gateway that is killed."""
 SPOOL_PERIOD = 0.3
 """Seconds between two looks at whether the spool can be sent on."""
 EVIDENCE_PERIOD = 2.0

@@ -1,14 +1,21 @@
-"""Dollars by component from tokens and the price list."""
+"""Dollars by component from tokens and the price list, in whole picodollars."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from pointsman_gateway.config.schema import ModelsFile, Prices
-from pointsman_gateway.domain import Message, Path, Request, Usage
+from pointsman_gateway.config.schema import ModelsFile
+from pointsman_gateway.domain import PICO, Message, Request, Usage
 
 PER = 1_000_000
+HOUR = 3600
 CHARACTERS_PER_TOKEN = 4
 """A usual figure for English; only for estimates before anything is spent."""
 TYPICAL_ANSWER = 128
+
+Parts = dict[str, int]
+"""Picodollars by component."""
+
+TrainingSeconds = Callable[[str, str], float]
+"""Of a base model's adapter version; 0 where nobody knows."""
 
 
 def tokens_of(messages: Iterable[Message]) -> int:
@@ -18,63 +25,69 @@ def tokens_of(messages: Iterable[Message]) -> int:
 
 def expected_tokens(request: Request) -> int:
     """Of prompt and answer, before a path is chosen: what its prompt adds is not known yet."""
-    return tokens_of(request.messages) + (request.sampling.max_tokens or TYPICAL_ANSWER) * _choices(request)
+    return tokens_of(request.messages) + (request.sampling.max_tokens or TYPICAL_ANSWER) * choices_of(request)
 
 
-def _choices(request: Request) -> int:
+def choices_of(request: Request) -> int:
     asked = request.sampling.extra.get("n")
     return asked if isinstance(asked, int) and 1 <= asked <= 128 else 1
+
+
+def _nobody_knows(model: str, version: str) -> float:
+    return 0.0
 
 
 class Pricing:
     """The price list."""
 
-    def __init__(self, models: ModelsFile) -> None:
-        self._models = models.models
-        self._retrieval = models.retrieval
-        self._cache = models.cache
-
-    def parts_usd(self, model: str, usage: Usage, searches: int) -> dict[str, float]:
-        """Dollars by component; cached tokens are priced apart from the rest of the prompt."""
-        prices = self._prices(model)
-        parts = {
-            "prompt": (usage.prompt_tokens - usage.cached_tokens) * prices.prompt / PER,
-            "cached": usage.cached_tokens * prices.cached / PER,
-            "completion": usage.completion_tokens * prices.completion / PER,
+    def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _nobody_knows) -> None:
+        prices = {name: model.prices for name, model in models.models.items()}
+        self._of_tokens = {
+            name: (of.prompt * PICO / PER, of.cached * PICO / PER, of.completion * PICO / PER)
+            for name, of in prices.items()
         }
-        if searches:
-            parts["retrieval"] = searches * self._retrieval.search
-        return parts
+        self._search = round(models.retrieval.search * PICO)
+        self._embedding = round(models.retrieval.embedding * PICO)
+        self._hit = round(models.cache.hit * PICO) if models.cache else None
+        self._training = models.training
+        self._training_seconds = training_seconds
 
-    def hit_usd(self, searches: int) -> dict[str, float]:
+    def of_tokens(self, model: str) -> tuple[float, float, float]:
+        """Picodollars a token: of the prompt, of its cached part, of the answer."""
+        return self._of_tokens[model]
+
+    def parts(self, model: str, usage: Usage) -> Parts:
+        """Of what an engine did; cached tokens are priced apart from the rest of the prompt."""
+        prompt, cached, completion = self._of_tokens[model]
+        return {
+            "prompt": round((usage.prompt_tokens - usage.cached_tokens) * prompt),
+            "cached": round(usage.cached_tokens * cached),
+            "completion": round(usage.completion_tokens * completion),
+        }
+
+    def hit(self) -> Parts:
         """Of an answer that came out of the cache."""
-        assert self._cache is not None  # a path that caches without a price is refused at load
-        parts = {"cache": self._cache.hit}
-        if searches:
-            parts["retrieval"] = searches * self._retrieval.search
-        return parts
+        assert self._hit is not None  # a path that caches without a price is refused at load
+        return {"cache": self._hit}
 
-    def _prices(self, model: str) -> Prices:
-        return self._models[model].prices
+    def searches(self, number: int) -> int:
+        return number * self._search
 
+    def embeddings(self, number: int) -> int:
+        """Of questions that were embedded."""
+        return number * self._embedding
 
-class ExpectedCost:
-    """What a path's answers have cost on average so far; before the first, an estimate from lengths."""
+    def training_usd(self, model: str, version: str) -> float:
+        """All that the training of an adapter's version has cost; 0 where that is not known, or not to be paid back."""
+        terms = self._training
+        return self._training_seconds(model, version) * terms.dollars_per_hour / HOUR if terms else 0.0
 
-    def __init__(self, pricing: Pricing) -> None:
-        self._pricing = pricing
-        self._means: dict[str, float] = {}
+    def training(self, model: str, version: str) -> int:
+        """One request's share of it."""
+        terms = self._training
+        return round(self.training_usd(model, version) / terms.requests * PICO) if terms else 0
 
-    def usd(self, path: Path, request: Request) -> float:
-        """Implements the router's `ExpectedCost`."""
-        if path.name in self._means:
-            return self._means[path.name]
-        answer = request.sampling.max_tokens or path.sampling.max_tokens or TYPICAL_ANSWER
-        usage = Usage(tokens_of(request.messages), answer * _choices(request))
-        parts = self._pricing.parts_usd(path.model, usage, int("retrieval" in path.strategies))
-        return sum(parts.values())
-
-    def learn(self, path: Path, cost_usd: float) -> None:
-        """Takes one receipt into the path's moving average (over about the last 20)."""
-        before = self._means.get(path.name, cost_usd)
-        self._means[path.name] = before + 0.05 * (cost_usd - before)
+    def training_usd_per_hour(self, model: str, version: str) -> float:
+        """Its dollars, spread over the time that the version is to serve."""
+        terms = self._training
+        return self.training_usd(model, version) / (terms.days * 24) if terms else 0.0

@@ -58,8 +58,12 @@ def _edge(bound: float) -> str:
 class Family(Generic[Cell]):
     """The series of one metric, by the values of its labels; made when they are first asked for."""
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str], make: Callable[[], Cell]) -> None:
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str], make: Callable[[], Cell], per: int = 1
+    ) -> None:
+        """`per`: how many of what is counted make one of what is shown: dollars are counted in whole parts of one."""
         self.name = name
+        self.per = per
         self.documentation = documentation
         self.labels = labels
         self._make = make
@@ -78,15 +82,17 @@ class Count:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value = 0.0
+        self.value: float = 0
+        """Stays whole, and so exact, as long as only whole numbers are added."""
 
 
-def counter(name: str, documentation: str, labels: Sequence[str]) -> Family[Count]:
-    return Family(name, documentation, labels, Count)
+def counter(name: str, documentation: str, labels: Sequence[str], per: int = 1) -> Family[Count]:
+    return Family(name, documentation, labels, Count, per)
 
 
 def histogram(name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]) -> Family[Histogram]:
-    return Family(name, documentation, labels, lambda: Histogram(bounds))
+    edges = tuple(map(float, bounds))  # to compare a float with a whole number takes longer
+    return Family(name, documentation, labels, lambda: Histogram(edges))
 
 
 class Tallies:
@@ -100,7 +106,7 @@ class Tallies:
         for counted in self._counters:
             counts = CounterMetricFamily(counted.name, counted.documentation, labels=counted.labels)
             for labels, count in counted.cells.items():
-                counts.add_metric(labels, count.value)
+                counts.add_metric(labels, count.value / counted.per)
             yield counts
         for observed in self._histograms:
             spread = HistogramMetricFamily(observed.name, observed.documentation, labels=observed.labels)

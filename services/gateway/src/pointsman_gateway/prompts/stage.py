@@ -29,7 +29,9 @@ class Prompts:
         seconds = {"prompt": time.perf_counter() - started - draft.retrieval_seconds}
         if draft.searches:
             seconds["retrieval"] = draft.retrieval_seconds
-        return Prompt(draft.messages(), draft.passages, draft.searches, seconds, draft.versions)
+        return Prompt(
+            draft.messages(), draft.passages, draft.searches, seconds, draft.versions, _embeddings(begun, draft)
+        )
 
 
 def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
@@ -37,3 +39,10 @@ def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
     texts = [strategy.constant for strategy in strategies if isinstance(strategy, Instruction)]
     known = [text for text in texts if text is not None]
     return tuple(known) if len(known) == len(strategies) else None
+
+
+def _embeddings(begun: Draft, draft: Draft) -> int:
+    """Texts that were embedded for it: once here where that was needed, else by the retriever in each search."""
+    if draft.vector is not None:
+        return int(begun.vector is None)
+    return draft.searches

@@ -78,6 +78,12 @@ class Router:
         wanted = self._by_task(request, labels, key)
         return self._decision(number, request, labels, [self._path(name, key) for name in wanted.paths], wanted)
 
+    def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
+        """Dollars by path, of those that were considered: what the request is likely to cost there."""
+        names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
+        paths = {decision.path.name: decision.path, **self._paths}
+        return {name: self._expected_cost.usd(paths[name], request) for name in names if name in paths}
+
     def _path(self, name: str, key: str) -> Path:
         """With the version of its adapter that the request means. Nothing moves while a request is decided."""
         path = self._paths[name]

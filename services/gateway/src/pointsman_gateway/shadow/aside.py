@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.admission import Admission
-from pointsman_gateway.domain import Answered, Decision, Labels, Receipt, Request
+from pointsman_gateway.domain import Answered, Decision, Labels, Receipt, Request, Undecided
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
@@ -25,10 +25,11 @@ class _Notebook:
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         return True
 
-    def note(
-        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
-    ) -> None:
+    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
         self.receipt, self.answer = receipt, answers[-1] if answers else None
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        """It has cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from pointsman_gateway.config.schema import ShadowConfig
-from pointsman_gateway.domain import ANYONE, Answered, Decision, Labels, Receipt, Request
+from pointsman_gateway.domain import ANYONE, Answered, Decision, Labels, Receipt, Request, Undecided
 from pointsman_gateway.journal.keys import today
 from pointsman_gateway.pipeline import Journal
 from pointsman_gateway.shadow.aside import Told
@@ -48,16 +48,17 @@ class Shadowing:
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         return bool(self._drawn(decision)) or self._journal.wants_answers(request, decision)
 
-    def note(
-        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
-    ) -> None:
+    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
         wanted = answers if answers and self._journal.wants_answers(request, decision) else ()
         self._journal.note(request, decision, receipt, wanted)
-        if receipt is None or receipt.outcome != "ok" or receipt.cached or receipt.escalated_from:
+        if receipt.outcome != "ok" or receipt.cached or receipt.escalated_from:
             return
         path = self._drawn(receipt.decision)
         if path and request.operation == "chat" and self._may(request, receipt.decision.task, path):
             self._begin(request, receipt, answers[-1] if answers else None, path)
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        self._journal.note_undecided(receipt)
 
     def _drawn(self, decision: Decision) -> str:
         return drawn(self._tasks().get(decision.task), decision)

@@ -8,6 +8,7 @@ from pointsman_servicekit.keys import layout
 from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_gateway.domain import Usage
+from pointsman_gateway.domain.outcome import CANCELLED, has_failed
 from pointsman_gateway.tenancy import scripts
 from pointsman_gateway.tenancy.books import Book, Tally
 from pointsman_gateway.tenancy.clock import Clock
@@ -57,11 +58,10 @@ class Tallies:
         tally.cached_tokens += usage.cached_tokens
         tally.completion_tokens += usage.completion_tokens
         tally.picodollars += picodollars
-        if outcome != "ok":
-            if outcome == "cancelled":
-                tally.cancelled += 1
-            else:
-                tally.failed += 1
+        if outcome == CANCELLED:
+            tally.cancelled += 1
+        elif has_failed(outcome):
+            tally.failed += 1
 
     @property
     def waiting(self) -> int:

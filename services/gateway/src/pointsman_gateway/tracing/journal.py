@@ -2,7 +2,7 @@
 
 from pointsman_servicekit.tracing.spans import Attribute, current
 
-from pointsman_gateway.domain import Answered, Decision, Receipt, Request
+from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
 from pointsman_gateway.pipeline import Journal
 from pointsman_gateway.tracing.engines import operation_name, used
 
@@ -16,13 +16,17 @@ class TracedJournal:
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         return self._inner.wants_answers(request, decision)
 
-    def note(
-        self, request: Request, decision: Decision, receipt: Receipt | None, answers: tuple[Answered, ...] = ()
-    ) -> None:
+    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
         span = current()
         if span.is_recording():
-            span.set_attributes(_decided(decision) | (_came_of_it(request, receipt) if receipt else {}))
+            span.set_attributes(_decided(decision) | _came_of_it(request, receipt))
         self._inner.note(request, decision, receipt, answers)
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        span = current()
+        if span.is_recording():
+            span.set_attributes({"pointsman.outcome": receipt.outcome, "pointsman.fault": receipt.fault})
+        self._inner.note_undecided(receipt)
 
 
 def _decided(decision: Decision) -> dict[str, Attribute]:

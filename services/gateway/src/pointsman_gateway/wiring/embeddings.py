@@ -13,7 +13,7 @@ from pointsman_gateway.config.schema import EmbeddingConfig
 from pointsman_gateway.embeddings.engine import Endpoint, EngineModel, Http, Reply, Unreachable
 from pointsman_gateway.embeddings.local import Encoder, LocalModel
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.embeddings.stage import Embeddings, Offer, Tenancy
+from pointsman_gateway.embeddings.stage import Embeddings, Journal, Offer, Tenancy
 from pointsman_gateway.metering.gen_ai import OPENAI, OURS
 from pointsman_gateway.wiring.tracing import Around
 
@@ -31,14 +31,15 @@ class EmbeddingSurroundings:
     http: Http
     tenancy: Tenancy
     metrics: EmbeddingMetrics
+    journal: Journal
     traced: Around
 
 
 def embedding_surroundings(
-    encoder: Encoder, pool: Pool, tenancy: Tenancy, metrics: EmbeddingMetrics, traced: Around
+    encoder: Encoder, pool: Pool, tenancy: Tenancy, metrics: EmbeddingMetrics, journal: Journal, traced: Around
 ) -> EmbeddingSurroundings:
     own, http = LocalModel(encoder), PooledHttp(pool, traced.heads)
-    return EmbeddingSurroundings(own, encoder.fingerprint, http, tenancy, metrics, traced)
+    return EmbeddingSurroundings(own, encoder.fingerprint, http, tenancy, metrics, journal, traced)
 
 
 def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embeddings:
@@ -52,7 +53,7 @@ def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embedding
         else:
             there = EngineModel(_endpoint(name, model), around.http)
             offers[name] = Offer(name, around.traced.embedder(there, name, OPENAI), model.price)
-    return Embeddings(offers, around.tenancy, around.metrics)
+    return Embeddings(offers, around.tenancy, around.metrics, around.journal)
 
 
 def _endpoint(name: str, model: EmbeddingConfig, environment: Mapping[str, str] = os.environ) -> Endpoint:

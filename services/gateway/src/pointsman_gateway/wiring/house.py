@@ -14,7 +14,8 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.admission import Admission, Queue
-from pointsman_gateway.backends.engines import Engines, plans
+from pointsman_gateway.backends.dns import Dns
+from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.backends.openai_client import OpenAIClient
@@ -49,6 +50,7 @@ from pointsman_gateway.wiring.line import (
     to_path,
 )
 from pointsman_gateway.wiring.memory import Memory, remembering
+from pointsman_gateway.wiring.money import Money
 from pointsman_gateway.wiring.redaction import to_redaction
 from pointsman_gateway.wiring.shadowing import ShadowTerms, shadowing
 from pointsman_gateway.wiring.tracing import Around, traced_by
@@ -70,6 +72,7 @@ class House:
     memory: Memory
     registry: CollectorRegistry
     trials: Trials
+    money: Money
     feedback: Box
 
     @property
@@ -96,7 +99,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
         pool = Pool()
         stack.callback(pool.close)
-        followers = await stack.enter_async_context(Followers(engine_metrics, peers, traced.calls))
+        resolver = Dns(settings.dns)
+        followers = await stack.enter_async_context(Followers(engine_metrics, resolver, peers, traced.calls))
         redaction = to_redaction(settings.redaction, registry)
         memory = await stack.enter_async_context(remembering(settings, config, registry, redaction))
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
@@ -104,13 +108,25 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
         await stack.enter_async_context(watching_event_loop(registry))
+        money = Money.registered(registry, metrics)
         straight = OpenAIClient(pool)
         client = traced.client(straight, gen_ai)
-        posts = straight if client is straight else None  # the express lane makes no spans
-        around = Surroundings(client, retriever, metrics, gen_ai, memory.board, engine_metrics, cache, trials, posts)
-        embedding = embedding_surroundings(models.encoder, pool, tenancy, EmbeddingMetrics(registry, gen_ai), traced)
+        around = Surroundings(
+            client,
+            retriever,
+            metrics,
+            gen_ai,
+            memory.board,
+            engine_metrics,
+            cache,
+            trials,
+            accounts=money.accounts,
+            posts=straight if client is straight else None,  # the express lane makes no spans
+        )
+        of_embeddings = EmbeddingMetrics(registry, gen_ai)
+        embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)
         terms = ShadowTerms()
-        builder = _Builder(settings, school, followers, around, memory, terms, embedding, traced)
+        builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
@@ -119,13 +135,14 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         stack.push_async_callback(_stop, following)
         reporting = Reporter(trials, lambda: generations.current.engines, engine_metrics)
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
+        await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
         queue = Queue(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)
         pipeline = Pipeline(admission, tenancy, generations.line, traced.journal(shadows.journal))
-        yield House(pipeline, tenancy, generations, memory, registry, trials, shadows.feedback)
+        yield House(pipeline, tenancy, generations, memory, registry, trials, money, shadows.feedback)
 
 
 class _Builder:
@@ -140,6 +157,7 @@ class _Builder:
         memory: Memory,
         terms: ShadowTerms,
         embedding: EmbeddingSurroundings,
+        money: Money,
         traced: Around,
     ) -> None:
         self._settings = settings
@@ -149,6 +167,7 @@ class _Builder:
         self._memory = memory
         self._terms = terms
         self._embedding = embedding
+        self._money = money
         self._traced = traced
 
     async def build_anew(self) -> Generation:
@@ -160,14 +179,14 @@ class _Builder:
     async def build(self, config: Config, patience: float = 0.0) -> Generation:
         """Waits up to `patience` seconds for the first word of engines that are new. Raises ConfigError."""
         learned = await asyncio.to_thread(self._school.learned, config)
-        cells = await self._followers.cells(config.models.engines, patience)
-        engines = Engines(cells, plans(config.models), self._followers.aliases)
+        engines = await self._followers.engines(config.models, patience)
         line = self._traced.line(build_line(config, learned, engines, self._around))
         embeddings = build_embeddings(config, self._embedding)
-        self._followers.keep(config.models.engines)
+        self._followers.keep(engines, config.models)
         self._around.metrics.know(*label_values(config))
         self._around.gen_ai.know(*gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
+        self._money.obey(config, engines, line.metering)
         self._terms.obey(config)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         return Generation(line, engines, NamedModels(config, engines), embeddings, paths, to_catalogue(config))

@@ -22,9 +22,11 @@ from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.line import Line
+from pointsman_gateway.metering.engine_accounts import EngineAccounts
+from pointsman_gateway.metering.expected_cost import ExpectedCost, Habits
 from pointsman_gateway.metering.gen_ai import OPENAI, VLLM, GenAi
 from pointsman_gateway.metering.outcomes import Trials
-from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
+from pointsman_gateway.metering.pricing import Pricing
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.metering.stage import Metering
 from pointsman_gateway.prompts.stage import Prompts
@@ -49,6 +51,8 @@ class Surroundings:
     engine_metrics: EngineMetrics | None = None
     cache: Cache | None = None
     trials: Trials = field(default_factory=Trials)
+    habits: Habits = field(default_factory=Habits)
+    accounts: EngineAccounts = field(default_factory=EngineAccounts)
     posts: Posts | None = None
 
 
@@ -63,12 +67,12 @@ class Learned:
 def build_line(config: Config, learned: Learned, engines: Engines, around: Surroundings) -> Line:
     """Raises ConfigError."""
     paths = {name: to_path(name, path, config) for name, path in config.paths.paths.items()}
-    pricing = Pricing(config.models)
-    expected_cost = ExpectedCost(pricing)
+    pricing = Pricing(config.models, engines.training_seconds)
+    expected_cost = ExpectedCost(pricing, around.habits)
     named = NamedModels(config, engines)
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience
-    backends = Backends(engines, around.client, now, resilience, around.engine_metrics)
+    backends = Backends(engines, around.client, now, resilience, around.engine_metrics, around.accounts)
     loading = Loading(backends, engines, now, resilience)
     return Line(
         generation=config.digest,
@@ -181,7 +185,8 @@ def to_engine(name: str, engine: EngineConfig) -> Engine:
             raise ConfigError(
                 f"models.yaml: engine '{name}' needs the environment variable {engine.api_key_env}, which is not set"
             )
-    return Engine(name, engine.model, engine.url.rstrip("/"), ready=bool(engine.url), api_key=api_key)
+    ready = bool(engine.url) and not engine.group
+    return Engine(name, engine.model, engine.url.rstrip("/"), ready=ready, api_key=api_key)
 
 
 def _strategies(config: Config, learned: Learned, search: Search) -> dict[str, list[Strategy]]:

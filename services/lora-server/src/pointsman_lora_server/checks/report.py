@@ -9,7 +9,7 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_lora_server.checks import json_text
-from pointsman_lora_server.domain import is_version
+from pointsman_lora_server.domain import TRAINING_SECONDS, is_version
 
 MOST_METRICS = 64
 
@@ -48,6 +48,7 @@ def _metrics(found: Mapping[str, Any]) -> dict[str, float]:
     metrics: dict[str, Any] = {
         "heldout_loss": losses.get("end") if isinstance(losses, dict) else losses,
         "heldout_exact": found.get("exact_share"),
+        TRAINING_SECONDS: found.get("seconds"),
     }
     if isinstance(found.get("metrics"), dict):
         metrics |= found["metrics"]

@@ -10,7 +10,14 @@ from pointsman.v1 import lora_server_pb2_grpc
 
 from pointsman_lora_server.board import Board
 from pointsman_lora_server.doors import grpc_requests as asked
-from pointsman_lora_server.doors.grpc_answers import EngineIdentity, to_alias, to_change, to_state, to_version
+from pointsman_lora_server.doors.grpc_answers import (
+    EngineIdentity,
+    to_alias,
+    to_change,
+    to_placement,
+    to_state,
+    to_version,
+)
 from pointsman_lora_server.rollout import Rollout
 
 __all__ = ["SERVICE", "EngineIdentity", "LoraServerServicer"]
@@ -42,8 +49,12 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
 
     async def List(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:
         asked.check_filter(request.name)
-        versions, aliases = await self._rollout.list(request.name)
-        return pb.ListAdaptersResponse(versions=map(to_version, versions), aliases=map(to_alias, aliases))
+        found = await self._rollout.list(request.name)
+        return pb.ListAdaptersResponse(
+            versions=map(to_version, found.versions),
+            aliases=map(to_alias, found.aliases),
+            placements=[to_placement(name, placement) for name, placement in found.placements.items()],
+        )
 
     async def Get(self, request: pb.GetAdapterRequest, context: Context) -> pb.AdapterVersion:
         asked.check_version_or_alias(request.version)
@@ -75,6 +86,13 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
     async def Pin(self, request: pb.PinRequest, context: Context) -> pb.AdapterVersion:
         asked.check_author(request.author)
         return to_version(await self._rollout.pin(request.version, request.pinned, request.author))
+
+    async def Place(self, request: pb.PlaceRequest, context: Context) -> pb.Placement:
+        asked.check_author(request.author)
+        placement = asked.from_placement(request.placement)
+        expected = asked.from_placement(request.expected) if request.HasField("expected") else None
+        await self._rollout.place(request.placement.name, placement, expected, request.author)
+        return to_placement(request.placement.name, placement)
 
     async def Retire(self, request: pb.RetireRequest, context: Context) -> pb.AdapterVersion:
         asked.check_author(request.author)

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from pointsman.v1 import lora_server_pb2 as pb
 
-from pointsman_lora_server.domain import Alias, Change, EngineState, EngineStatus, VersionReport, VersionState
+from pointsman_lora_server.domain import (
+    Alias,
+    Change,
+    EngineState,
+    EngineStatus,
+    Placement,
+    VersionReport,
+    VersionState,
+)
 
 _STATUS = {
     EngineStatus.STARTING: pb.ENGINE_STATUS_STARTING,
@@ -47,6 +55,7 @@ def to_state(identity: EngineIdentity, state: EngineState) -> pb.EngineState:
         detail=state.detail,
         max_model_len=identity.max_model_len,
         loadable=sorted(state.loadable),
+        training_seconds=state.training_seconds,
     )
 
 
@@ -55,6 +64,14 @@ def to_alias(alias: Alias) -> pb.Alias:
     if alias.canary:
         message.canary_version, message.canary_weight = alias.canary.version, alias.canary.weight
     return message
+
+
+def to_placement(name: str, placement: Placement) -> pb.Placement:
+    if placement.copies is None:
+        return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ALL)
+    if not placement.copies:
+        return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ON_DEMAND)
+    return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_COPIES, copies=placement.copies)
 
 
 def to_version(report: VersionReport) -> pb.AdapterVersion:

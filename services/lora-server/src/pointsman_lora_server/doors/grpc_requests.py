@@ -7,7 +7,7 @@ from typing import Any
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_lora_server.domain import CanaryTerms, check_alias, check_name, check_version, is_version
+from pointsman_lora_server.domain import CanaryTerms, Placement, check_alias, check_name, check_version, is_version
 from pointsman_lora_server.registry import Counts, Outcomes
 
 AUTHOR_CHARACTERS = 200
@@ -16,6 +16,7 @@ FOLDER_CHARACTERS = 4096
 FACTS = 64
 FACT_CHARACTERS = 1000
 CHANGES = 1000
+MOST_COPIES = 10_000
 OUTCOMES = 1000
 HIGHEST_COUNT = 2**40
 LAST_BUCKET = 120
@@ -86,6 +87,21 @@ def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
     if not (found.max_latency_ratio >= 1 and math.isfinite(found.max_latency_ratio)):
         raise _bad("max_latency_ratio", f"max_latency_ratio is at least 1, and not {found.max_latency_ratio:g}")
     return found
+
+
+def from_placement(placement: pb.Placement) -> Placement:
+    """Raises InvalidArgument where it says nothing, or something that cannot be."""
+    is_copies = placement.kind == pb.PLACEMENT_KIND_COPIES
+    if is_copies != (placement.copies > 0) or placement.copies > MOST_COPIES:
+        raise _bad("placement", f"copies are 1 to {MOST_COPIES}, with the kind COPIES, and with no other")
+    match placement.kind:
+        case pb.PLACEMENT_KIND_ALL:
+            return Placement()
+        case pb.PLACEMENT_KIND_COPIES:
+            return Placement(placement.copies)
+        case pb.PLACEMENT_KIND_ON_DEMAND:
+            return Placement(0)
+    raise _bad("placement", "a placement is ALL, COPIES or ON_DEMAND")
 
 
 def history_limit(limit: int) -> int:

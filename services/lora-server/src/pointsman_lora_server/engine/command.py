@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pointsman_lora_server.engine.secret import VARIABLE, Secret
 
-DRAIN = 10
+DRAIN = 20
 """Seconds that vLLM lets answers in flight finish after SIGTERM; by itself it would cut them off at once."""
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -50,6 +50,7 @@ class EngineSettings:
     max_loras: int
     max_lora_rank: int
     max_model_len: int
+    drain: int = DRAIN
     more: str = ""
 
 
@@ -57,6 +58,8 @@ class EngineSettings:
 class Command:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
+    drain: int = DRAIN
+    """Seconds that it takes to end at most, where it is told to."""
 
 
 def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> Command:
@@ -77,7 +80,8 @@ def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterab
         # As many in memory as in slots: otherwise vLLM itself throws adapters out, and reads their folders again.
         *("--enable-lora", "--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_loras)),
         *("--max-lora-rank", str(rank), "--middleware", GUARD),
-        *("--shutdown-timeout", str(DRAIN), "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
+        *("--shutdown-timeout", str(settings.drain), "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
+        "--disable-uvicorn-access-log",
         *more,
     )
     defaults = {
@@ -89,7 +93,8 @@ def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterab
         "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # the probe asks how many there were
         "PYTHONUNBUFFERED": "1",
     }
-    return Command(arguments, defaults | _passed_on(environment) | {"PYTHONPATH": str(GUARD_FOLDER)})
+    told = defaults | _passed_on(environment) | {"PYTHONPATH": str(GUARD_FOLDER)}
+    return Command(arguments, told, settings.drain)
 
 
 def with_secrets(command: Command, secret: Secret) -> Callable[[], Command]:

@@ -20,7 +20,7 @@ LATE = 0.5
 """Seconds that Redis may take beyond that: it looks ten times a second whose time is up."""
 
 _PAGE = 500
-_SIGNALS = frozenset({"settled"})
+_SIGNALS = frozenset({"settled", "coming"})
 """Kinds of which lora-servers must hear, and no person."""
 
 

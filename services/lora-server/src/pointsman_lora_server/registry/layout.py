@@ -40,6 +40,16 @@ class Layout:
         return self._key("pins")
 
     @property
+    def placements(self) -> str:
+        """A hash: an adapter's name to how it is placed, where it is not on every engine."""
+        return self._key("placements")
+
+    @property
+    def coming(self) -> str:
+        """A hash: a version that an alias is about to be moved to, to the Unix milliseconds until when."""
+        return self._key("coming")
+
+    @property
     def changes(self) -> str:
         """A stream: the history, and how everyone hears of a change."""
         return self._key("changes")
@@ -51,7 +61,7 @@ class Layout:
 
     @property
     def engines(self) -> str:
-        """A hash: an engine to what it holds, and until when that is to be believed, JSON."""
+        """A hash: an engine to what it holds, whether it is up, and until when that is to be believed, JSON."""
         return self._key("engines")
 
     def done(self, call: str) -> str:

@@ -2,8 +2,8 @@
 
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_lora_server.domain import EngineState
-from pointsman_lora_server.registry import scripts
+from pointsman_lora_server.domain import EngineState, EngineStatus, Fleet
+from pointsman_lora_server.registry import lease_scripts
 from pointsman_lora_server.registry.layout import Layout
 
 
@@ -13,8 +13,8 @@ class Leases:
     def __init__(self, redis: PromptRedis, layout: Layout) -> None:
         self._redis = redis
         self._layout = layout
-        self._take = redis.client.register_script(scripts.LEASE)
-        self._release = redis.client.register_script(scripts.RELEASE)
+        self._take = redis.client.register_script(lease_scripts.LEASE)
+        self._release = redis.client.register_script(lease_scripts.RELEASE)
 
     async def take(self, what: str, owner: str, seconds: float) -> bool:
         """Whether `owner` has it now, for `seconds` from now on. Raises Unavailable."""
@@ -30,13 +30,20 @@ class Confirmations:
     def __init__(self, redis: PromptRedis, layout: Layout) -> None:
         self._redis = redis
         self._keys = [layout.engines]
-        self._confirm = redis.client.register_script(scripts.CONFIRM)
-        self._holders = redis.client.register_script(scripts.HOLDERS)
+        self._confirm = redis.client.register_script(lease_scripts.CONFIRM)
+        self._fleet = redis.client.register_script(lease_scripts.FLEET)
+        self._holders = redis.client.register_script(lease_scripts.HOLDERS)
 
     async def confirm(self, engine: str, state: EngineState, seconds: float) -> None:
         """`engine` holds what `state` says, and is believed for `seconds`. Raises Unavailable."""
-        arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds)]
+        is_up = "1" if state.status is EngineStatus.READY else ""
+        arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds), is_up]
         await self._redis.call(lambda: self._confirm(keys=self._keys, args=arguments))
+
+    async def fleet(self) -> Fleet:
+        """Raises Unavailable."""
+        told = list(await self._redis.call(lambda: self._fleet(keys=self._keys)))
+        return Fleet({engine: frozenset(held.split()) for engine, held in zip(told[::2], told[1::2], strict=True)})
 
     async def holders(self, version: str) -> list[str]:
         """The engines that hold it, by name. Raises Unavailable."""

@@ -34,18 +34,25 @@ class Reading:
     async def _try(self) -> DesiredState | None:
         """None where a version was deleted between two calls."""
         at = self._layout
-        keys = [at.standings, at.aliases, at.pins, at.stamp]
+        keys = [at.standings, at.aliases, at.pins, at.placements, at.coming, at.stamp]
         stamp, seen = self._seen
         now, *found = await self._redis.call(lambda: self._run(keys=keys, args=[stamp]))
         if not found:
             return seen
-        raw_standings, raw_aliases, pins = found
+        raw_standings, raw_aliases, pins, raw_placements, raw_coming = found
         standings, made = records.standings_from_json(raw_standings)
         known = await self._complete(made)
         if known is None:
             return None
         versions = {name: version for name, (_, version) in known.items()}
-        state = DesiredState(versions, standings, records.aliases_from_json(raw_aliases), frozenset(pins))
+        state = DesiredState(
+            versions,
+            standings,
+            records.aliases_from_json(raw_aliases),
+            frozenset(pins),
+            records.placements_from_pairs(raw_placements),
+            records.coming_from_pairs(raw_coming),
+        )
         self._seen, self._records = (now, state), known
         return state
 

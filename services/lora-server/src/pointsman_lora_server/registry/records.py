@@ -1,11 +1,11 @@
 """The domain's nouns as they are written in Redis, and back; a field that a newer lora-server wrote is passed over."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase, Standing
+from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase, Placement, Standing
 
 _OF_A_VERSION = frozenset(each.name for each in fields(AdapterVersion))
 _OF_TERMS = frozenset(each.name for each in fields(CanaryTerms))
@@ -43,9 +43,26 @@ def aliases_from_json(raw: str) -> tuple[Alias, ...]:
     return tuple(_alias(name, values) for name, values in sorted(json.loads(raw).items()))
 
 
+def placement_to_text(placement: Placement | None) -> str:
+    """Empty for None."""
+    return "" if placement is None else str(placement)
+
+
+def placements_from_pairs(raw: Sequence[str]) -> dict[str, Placement]:
+    return {name: _placement(text) for name, text in zip(raw[::2], raw[1::2], strict=True)}
+
+
+def coming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
+    return {version: int(until) for version, until in zip(raw[::2], raw[1::2], strict=True)}
+
+
 def plain(text: str, most: int = 2000) -> str:
     """What UTF-8 can carry of it: a file's name may hold what it cannot."""
     return text[:most].encode(errors="replace").decode()
+
+
+def _placement(text: str) -> Placement:
+    return Placement(0 if text == "on-demand" else int(text))
 
 
 def _standing(values: Mapping[str, Any]) -> Standing:

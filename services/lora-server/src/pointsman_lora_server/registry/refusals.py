@@ -10,6 +10,14 @@ def refusal(subject: str, outcome: str, words: Sequence[str]) -> PointsmanError:
     match outcome, *words:
         case "unknown", version:
             return unknown_version(version)
+        case "unknown_adapter", name:
+            return NotFound(f"no version of '{name}' is registered; List names those that are", code="unknown_adapter")
+        case "placed", current:
+            return FailedPrecondition(
+                f"'{subject}' is placed {current}, which is not what was expected: someone placed it since it was read",
+                code="placement_moved",
+                param="expected",
+            )
         case "unknown_alias", alias:
             return NotFound(f"there is no alias '{alias}'; List names those that are", code="unknown_alias")
         case "moved", current:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase
+from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement
 from pointsman_lora_server.registry import records, scripts
 from pointsman_lora_server.registry.changes import Changes
 from pointsman_lora_server.registry.counters import CanaryCounters
@@ -34,6 +34,7 @@ class Registry:
         self.history, self.changes_since = changes.history, changes.since
         self.lease, self.release = leases.take, leases.release
         self.confirm, self.holders = confirmations.confirm, confirmations.holders
+        self.fleet = confirmations.fleet
         self.count, self.counts = counters.count, counters.counts
 
     async def record(self, version: AdapterVersion, word: str, force: bool, author: str) -> AdapterVersion:
@@ -125,6 +126,17 @@ class Registry:
         """Raises NotFound; FailedPrecondition ("not_ready") where one that failed or is retired is to be pinned."""
         await self._change(scripts.PIN, version, (version, _flag(pinned)), author)
 
+    async def place(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
+        """How many engines hold the adapter `name`. Raises NotFound; FailedPrecondition ("placement_moved") where it is
+        not placed as `expected` (None: however it is)."""
+        texts = records.placement_to_text(placement), records.placement_to_text(expected)
+        await self._change(scripts.PLACE, name, (name, *texts), author)
+
+    async def announce(self, version: str, seconds: float) -> None:
+        """An alias is about to be moved to the version, which is to be believed for `seconds`. Raises NotFound,
+        FailedPrecondition ("not_ready")."""
+        await self._change(scripts.COMING, version, (version, str(round(seconds * 1000))))
+
     async def retire(self, version: str, author: str) -> None:
         """Takes its pin away, too. Raises NotFound; FailedPrecondition ("in_use") while something aims at it."""
         await self._change(scripts.RETIRE, version, (version,), author)
@@ -145,7 +157,17 @@ class Registry:
     async def _call(self, script: str, arguments: Sequence[str], author: str, reason: str) -> list[str]:
         """Each try of a call has the same name, by which the script knows it again."""
         at, name = self._layout, secrets.token_hex(8)
-        keys = [at.versions, at.standings, at.aliases, at.pins, at.changes, at.stamp, at.done(name)]
+        keys = [
+            at.versions,
+            at.standings,
+            at.aliases,
+            at.pins,
+            at.changes,
+            at.stamp,
+            at.done(name),
+            at.placements,
+            at.coming,
+        ]
         every = [name, plain(author), plain(reason), *arguments]
         run = self._redis.client.register_script(script)
         answer: list[str] = await self._redis.call(lambda: run(keys=keys, args=every))

@@ -15,7 +15,7 @@ end
 """
 
 _CHANGING = f"""
-local versions, standings, aliases, pins, changes, stamp, done = unpack(KEYS)
+local versions, standings, aliases, pins, changes, stamp, done, placements, coming = unpack(KEYS)
 local call, author, reason = ARGV[1], ARGV[2], ARGV[3]
 {_ONCE}
 local function note(kind, subject, before, after)
@@ -51,10 +51,21 @@ local function not_ready(version, is) return {{'not_ready', version, is.phase, i
 
 -- Puts the alias there as it is now, counted.
 local function aim(kind, name, alias, before)
+  redis.call('HDEL', coming, alias.version, alias.canary)
   alias.revision = alias.revision + 1
   write(aliases, name, alias)
   note(kind, name, before, in_words(alias))
   return answer('done', cjson.encode(alias))
+end
+
+local function adapter_of(version) return string.match(version, '^[^@]*') end
+
+-- Whether the adapter has a version.
+local function is_known(name)
+  for _, version in ipairs(redis.call('HKEYS', standings)) do
+    if adapter_of(version) == name then return true end
+  end
+  return false
 end
 
 local function end_canary(alias) alias.canary, alias.weight, alias.terms = '', '', '' end
@@ -192,6 +203,40 @@ return answer('done')
 """
 )
 
+PLACE = (
+    _CHANGING
+    + """
+local name, placement, expected = ARGV[4], ARGV[5], ARGV[6]
+if not is_known(name) then return {'unknown_adapter', name} end
+local before = redis.call('HGET', placements, name) or 'all'
+if before == placement then return {'done'} end
+if expected ~= '' and before ~= expected then return {'placed', before} end
+if placement == 'all' then redis.call('HDEL', placements, name) else redis.call('HSET', placements, name, placement) end
+note('placement', name, before, placement)
+return answer('done')
+"""
+)
+
+COMING = (
+    _CHANGING
+    + """
+local version, milliseconds = ARGV[4], tonumber(ARGV[5])
+local is = read(standings, version)
+if not is then return {'unknown', version} end
+if is.phase ~= 'ready' then return not_ready(version, is) end
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local all = redis.call('HGETALL', coming)
+for at = 1, #all, 2 do
+  if tonumber(all[at + 1]) < now then redis.call('HDEL', coming, all[at]) end
+end
+if tonumber(redis.call('HGET', coming, version) or '0') >= now + milliseconds then return {'done'} end
+redis.call('HSET', coming, version, string.format('%.0f', now + milliseconds))
+note('coming', version, '', '')
+return answer('done')
+"""
+)
+
 RETIRE = (
     _CHANGING
     + """
@@ -222,6 +267,7 @@ if names ~= '' then return {'in_use', names} end
 redis.call('HDEL', versions, version)
 redis.call('HDEL', standings, version)
 redis.call('SREM', pins, version)
+if not is_known(adapter_of(version)) then redis.call('HDEL', placements, adapter_of(version)) end
 note('deleted', version, is.phase, '')
 return answer('done')
 """
@@ -230,7 +276,7 @@ return answer('done')
 READ = """
 -- All but the records, which never change; as JSON texts that are put together here, since a thousand short answers
 -- take a client far longer than two long ones.
-local standings, aliases, pins, stamp = unpack(KEYS)
+local standings, aliases, pins, placements, coming, stamp = unpack(KEYS)
 local now = redis.call('GET', stamp) or ''
 if now ~= '' and now == ARGV[1] then return {now} end
 
@@ -240,49 +286,8 @@ local function object(key)
   return '{' .. table.concat(parts, ',') .. '}'
 end
 
-return {now, object(standings), object(aliases), redis.call('SMEMBERS', pins)}
-"""
-
-LEASE = """
--- Takes the lease, or lengthens one's own.
-local owner, milliseconds = ARGV[1], ARGV[2]
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= owner then return 0 end
-redis.call('SET', KEYS[1], owner, 'PX', milliseconds)
-return 1
-"""
-
-RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-return 1
-"""
-
-CONFIRM = """
--- What an engine holds is believed for a while, by Redis's clock; who was not heard of since is forgotten.
-local engine, held, milliseconds = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local all = redis.call('HGETALL', KEYS[1])
-for at = 1, #all, 2 do
-  if cjson.decode(all[at + 1]).until_ms < now then redis.call('HDEL', KEYS[1], all[at]) end
-end
-redis.call('HSET', KEYS[1], engine, cjson.encode({until_ms = now + milliseconds, resident = held}))
-return 1
-"""
-
-HOLDERS = """
-local version = ARGV[1]
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local names, all = {}, redis.call('HGETALL', KEYS[1])
-for at = 1, #all, 2 do
-  local engine = cjson.decode(all[at + 1])
-  if engine.until_ms >= now and string.find(' ' .. engine.resident .. ' ', ' ' .. version .. ' ', 1, true) then
-    table.insert(names, all[at])
-  end
-end
-table.sort(names)
-return names
+return {now, object(standings), object(aliases), redis.call('SMEMBERS', pins),
+  redis.call('HGETALL', placements), redis.call('HGETALL', coming)}
 """
 
 COUNT = (

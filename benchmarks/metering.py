@@ -1,0 +1,202 @@
+"""What metering costs a request: the line with its meter beside the same line with one that does nothing, in one run.
+
+    make bench-metering        # one thread, no service; under a minute
+
+Both lines are the gateway's own: admission, a forced path, its prompt, the engines' balancing and breakers, and an
+engine in memory that answers at once. The metered one has the meter, its counters and histograms, the price list and
+the engine's account by the hour. Requests go through both in turns, so that what else the machine does falls on both
+alike; what is counted is the thread's own time. Its last line is one JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import uvloop
+import yaml
+from pointsman_gateway import wiring
+from pointsman_gateway.backends.engines import Engines
+from pointsman_gateway.backends.metrics import EngineMetrics
+from pointsman_gateway.backends.stage import Backends, Call
+from pointsman_gateway.config.load import load_config
+from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Message, Receipt, Request, Usage
+from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.settings import Settings
+from pointsman_servicekit.lifetimes import spare_the_collector
+from prometheus_client import CollectorRegistry
+
+MODEL = Path(__file__).parents[1] / ".pointsman/models/minilm"
+AT_MOST = 15.0
+"""Microseconds a request."""
+PIECES = (8, 136)
+"""Of an answer; the difference shows what a piece costs."""
+IN_A_ROW = 50
+"""Requests through one line before it is the other's turn."""
+
+
+class MemoryClient:
+    """Implements the backends' `Client`: answers at once, and tells its times as vLLM does."""
+
+    def __init__(self) -> None:
+        self.pieces = PIECES[0]
+
+    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
+        piece = (Chunk(content="word "),)
+        for _ in range(self.pieces):
+            yield piece
+        yield (Chunk(finish_reason="stop"), Chunk(usage=Usage(200, self.pieces, 50, EngineSeconds(0.0001, 0.0002))))
+
+
+class NoMeter:
+    """A meter that does nothing."""
+
+    overhead = elapsed = 0.0
+    metrics = None
+
+    def __init__(self) -> None:
+        self._decision: Any = None
+
+    def start(self, request: Request) -> "NoMeter":
+        return self
+
+    def tries(self, path: object) -> "NoMeter":
+        return self
+
+    def handed_on(self, chunks: Chunks) -> bool:
+        return True
+
+    def came(self, chunks: Chunks) -> None:
+        pass
+
+    def decided(self, decision: Any) -> None:
+        self._decision = decision
+
+    def finish(self, outcome: str, error: object = None) -> Receipt:
+        return Receipt(self._decision, Usage(), {}, {}, outcome)
+
+    def _nothing(self, *args: object, **named: object) -> None:
+        pass
+
+    admitted = prompted = opened = held = used = failed = judged = _nothing
+
+
+class Forgetful:
+    """Implements the pipeline's `Journal`, and keeps nothing."""
+
+    def wants_answers(self, request: Request, decision: object) -> bool:
+        return False
+
+    def note(self, *told: object) -> None:
+        pass
+
+    def note_undecided(self, receipt: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Sides:
+    metered: Pipeline
+    bare: Pipeline
+    client: MemoryClient
+
+
+def sides_of(house: wiring.House, engines: Engines) -> Sides:
+    pipeline, line, client = house.pipeline, house.generations.current.line, MemoryClient()
+    now, metrics = asyncio.get_running_loop().time, EngineMetrics(CollectorRegistry())
+    metered = replace(line, answers=Backends(engines, client, now, metrics=metrics, accounts=house.money.accounts))
+    bare = replace(line, answers=Backends(engines, client, now, metrics=metrics), metering=NoMeter())  # type: ignore[arg-type]
+    return Sides(
+        replace(pipeline, current=lambda: metered, journal=Forgetful()),
+        replace(pipeline, current=lambda: bare, journal=Forgetful()),
+        client,
+    )
+
+
+async def seconds_of(pipeline: Pipeline, count: int) -> float:
+    """A request, on average."""
+    text = "I left my umbrella on the 9:15 to Saltby, please find it"
+    begun = time.thread_time()
+    for _ in range(count):
+        request = Request("path:plain", (Message("user", text),), arrived=time.perf_counter())
+        async for _event in pipeline.answer(request):
+            pass
+    return (time.thread_time() - begun) / count
+
+
+async def compare(sides: Sides, pieces: int, rounds: int) -> tuple[float, float]:
+    """Microseconds a request: the bare line's, and what the meter adds.
+
+    Of each line the tenth percentile over the rounds: whatever else runs on the machine only ever adds.
+    """
+    sides.client.pieces = pieces
+    bare, metered = [], []
+    for number in range(rounds + 5):
+        one, other = (sides.bare, sides.metered) if number % 2 else (sides.metered, sides.bare)
+        first, second = await seconds_of(one, IN_A_ROW), await seconds_of(other, IN_A_ROW)
+        without, with_meter = (first, second) if number % 2 else (second, first)
+        if number >= 5:  # the first rounds warm up
+            bare.append(without)
+            metered.append(with_meter)
+    quiet = 1e6 * quantiles(bare, n=10)[0]
+    return quiet, 1e6 * quantiles(metered, n=10)[0] - quiet
+
+
+def write_config(folder: Path) -> Path:
+    """One path, an engine by the hour, and two tasks, without which there is no configuration."""
+    prices = {"prompt": 0.014, "cached": 0.002, "completion": 0.062}
+    written: dict[str, Any] = {
+        "models": {
+            "prices_as_of": "2026-11-01",
+            "models": {"m": {"context_window": 4096, "prices": prices}},
+            "engines": {"local": {"model": "m", "url": "http://127.0.0.1:1", "dollars_per_hour": 0.04}},
+            "retrieval": {"search": 0.0000002, "embedding": 0.00000002},
+        },
+        "paths": {"paths": {"plain": {"model": "m", "strategies": [{"zero_shot": {"prompt": "p.txt"}}]}}},
+        "tasks": {
+            "default_path": "plain",
+            "tasks": {name: {"examples": f"{name}.jsonl", "policy": {"fixed": "plain"}} for name in ("a", "b")},
+        },
+    }
+    (folder / "prompts").mkdir()
+    (folder / "prompts/p.txt").write_text("Answer in one short sentence.")
+    for name, texts in (("a", ("Where is my train?", "Is it late?")), ("b", ("Tell me a joke", "Sing a song"))):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    for name, data in written.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(data))
+    return folder
+
+
+async def main(rounds: int) -> bool:
+    """Whether the aim is met."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(config=write_config(Path(folder)), embedding_model=MODEL)
+        async with wiring.building(settings, load_config(settings.config)) as house:
+            spare_the_collector()
+            sides = sides_of(house, house.engines)
+            results = {pieces: await compare(sides, pieces, rounds) for pieces in PIECES}
+    (bare, added), (_, added_to_long) = (results[pieces] for pieces in PIECES)
+    a_piece = (added_to_long - added) / (PIECES[1] - PIECES[0])
+    print(f"a request of {PIECES[0]} pieces takes {bare:.1f} us without a meter, and {added:.1f} us more with one")
+    print(f"each further piece takes {a_piece:.3f} us more with one")
+    result = {"bare_us": round(bare, 1), "metering_us": round(added, 1), "a_piece_us": round(a_piece, 3)}
+    print(json.dumps({**result, "at_most_us": AT_MOST, "met": added <= AT_MOST}))
+    return added <= AT_MOST
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=200, help=f"of {IN_A_ROW} requests through each line")
+    return parser.parse_args(given)
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the gateway runs
+        sys.exit(0 if runner.run(main(arguments().rounds)) else 1)

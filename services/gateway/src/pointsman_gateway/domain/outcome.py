@@ -1,0 +1,74 @@
+"""How a request can end, and by whose fault: a closed vocabulary."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Whose fault it is that a request did not come to its end: what an objective counts, and whom an alert calls."""
+
+    NONE = "none"
+    CALLER = "caller"
+    LIMITS = "limits"
+    GATEWAY = "gateway"
+    ENGINE = "engine"
+    ADAPTER = "adapter"
+    RETRIEVER = "retriever"
+    STATE = "state"
+
+
+OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
+UNFORESEEN = "unforeseen"
+"""What stands for a code that is not in the vocabulary: one of a service that is newer than this gateway."""
+
+_BY_FAULT: Mapping[Fault, str] = {
+    Fault.NONE: f"{OK} {ROUTED}",
+    Fault.CALLER: f"""
+        {CANCELLED} context_length_exceeded engine_refused unsupported_dimensions unsupported_input
+        missing_model empty_messages empty_message bad_role bad_parameter bad_json body_too_large unknown_model
+        unknown_route not_in_scope missing_key unknown_key revoked_key expired_key empty_prompt empty_input
+        unsupported_prompt unsupported_parameter unsupported_content unsupported_item unsupported_tool
+        empty_feedback unknown_decision missing_decision_id unknown_task no_journal bad_method
+        bad_alias bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
+        body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
+    """,
+    Fault.LIMITS: """
+        requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded
+    """,
+    Fault.GATEWAY: f"""
+        {INTERNAL} {UNFORESEEN} overloaded shutting_down deadline_exceeded too_many_unknown_keys
+        gateway_unavailable prompt_failed spool_full spool_unwritable corrupt_classifier stale_classifier one_task
+        invalid_batch bad_redis_url prefix_taken unreadable_record
+    """,
+    Fault.ENGINE: """
+        engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
+        connect_timeout first_token_timeout gap_timeout engine_poisoned does_not_stop
+    """,
+    Fault.ADAPTER: """
+        adapter_not_resident lora_server_unavailable no_slot not_ready not_loaded unknown_version unknown_alias
+        alias_moved bad_facts bad_option bad_path bad_report bad_samples bad_text bad_version bad_weight
+        broke_off canary_is_stable cannot_answer contended differs_from_peft hash_mismatch in_use no_effect
+        not_better not_finite not_retired nothing_to_roll_back path_outside peft_refused poisons_engine
+        smoke_unavailable steps_out_of_order store_failed store_full store_unavailable too_many_jobs
+        unknown_folder unknown_job unknown_schema_version wrong_base_model
+    """,
+    Fault.RETRIEVER: """
+        nothing_relevant retriever_unavailable collection_busy collection_closed collection_damaged
+        collection_exists collection_inconsistent data_folder_unusable data_in_use disk_failed disk_full
+        disk_read_only document_too_large duplicate_document_id empty_document empty_metadata_key empty_query
+        fingerprint_mismatch invalid_collection_name invalid_document_id invalid_filter
+        invalid_least_dense invalid_neighbours invalid_source invalid_tenant invalid_top_k invalid_vector
+        migration_running milvus_missing no_reranker not_a_collection query_too_large reranker_failed
+        snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_documents
+        too_many_metadata_entries unknown_collection unknown_media_type unreadable_document
+    """,
+    Fault.STATE: "redis_unavailable keys_unavailable limits_contended",
+}
+
+OUTCOMES: Mapping[str, str] = {code: fault.value for fault, codes in _BY_FAULT.items() for code in codes.split()}
+"""Every outcome, with whose fault it is (a `Fault`'s value) where the error itself does not say otherwise."""
+
+
+def has_failed(outcome: str) -> bool:
+    """Whether it came to another end than its caller wanted, and not by the caller's own hanging up."""
+    return outcome not in (OK, ROUTED, CANCELLED)

@@ -1,0 +1,109 @@
+"""An own engine's dollars, shared out among the paths that used it; what nobody used is idle.
+
+At each moment the engine's price is shared evenly by the answers that it works on, as processor sharing does it: over
+a time in which n(t) answers are at work, each owes the integral of dt / n(t). That integral, from a fixed beginning, is
+one number for all of them (the virtual time of A. K. Parekh and R. G. Gallager, A generalized processor sharing
+approach to flow control, IEEE/ACM Transactions on Networking 1 (1993)). So an answer's share is the difference between
+its value at the answer's end and at its begin, and all shares and the idle time add up to the time that has passed.
+
+When an answer was at work is known once it has ended: the engine tells how long it worked (its queue is not in that),
+up to the moment at which the last of it came. So time is shared out behind the oldest answer that is still awaited, and
+at most `LAG` behind the present; who is awaited for longer counts as at work meanwhile.
+"""
+
+from heapq import heappop, heappush
+from itertools import count
+
+IDLE = "idle"
+LAG = 30.0
+"""Seconds."""
+
+
+class Visit:
+    """One answer's stay at the engine."""
+
+    __slots__ = ("path", "since")
+
+    def __init__(self, path: str, since: float) -> None:
+        self.path = path
+        self.since = since
+
+
+class EngineAccount:
+    """All times are in seconds on one clock, which does not go back."""
+
+    def __init__(self, dollars_per_hour: float, opened: float, lag: float = LAG) -> None:
+        self.dollars: dict[str, float] = {IDLE: 0.0}
+        """By path, of all the time that is shared out."""
+        self.opened = self.shared_until = opened
+        self._rate = dollars_per_hour / 3600
+        self._lag = lag
+        self._visits: dict[Visit, None] = {}
+        """Those whose end is not known; the oldest first."""
+        self._known: list[tuple[float, float, int, str]] = []
+        """A heap: from when to when somebody was at work, and along which path; not shared out yet."""
+        self._numbers = count()
+        self._at_work: list[tuple[float, int, str, float]] = []
+        """A heap: until when, and along which path, somebody is at work, and up to which virtual time it has paid."""
+        self._virtual = 0.0
+
+    def begin(self, path: str, now: float) -> Visit:
+        visit = Visit(path, now)
+        self._visits[visit] = None
+        return visit
+
+    def end(self, visit: Visit, now: float, inference: float | None = None) -> None:
+        """`inference`: the seconds that the engine says it worked on it; None: all of its stay, for all we know."""
+        del self._visits[visit]
+        begun = visit.since if inference is None else max(visit.since, now - inference)
+        if now > begun:
+            heappush(self._known, (begun, now, next(self._numbers), visit.path))
+
+    def share_out(self, now: float) -> None:
+        """As far as it is known who was at work."""
+        latest = now - self._lag
+        for visit in self._visits:
+            if visit.since >= latest:
+                break
+            heappush(self._known, (visit.since, latest, next(self._numbers), visit.path))
+            visit.since = latest
+        oldest = next(iter(self._visits), None)
+        self._sweep(now if oldest is None else oldest.since)
+
+    def at_price(self, dollars_per_hour: float, now: float) -> None:
+        """Another price from now on."""
+        self._lag, lag = 0.0, self._lag
+        self.share_out(now)
+        self._lag, self._rate = lag, dollars_per_hour / 3600
+
+    def _sweep(self, until: float) -> None:
+        while self._known and self._known[0][0] < until:
+            begun, ended, number, path = heappop(self._known)
+            self._pass(begun)
+            heappush(self._at_work, (ended, number, path, self._virtual))
+        self._pass(until)
+        for _, _, path, paid in self._at_work:
+            self._owe(path, self._virtual - paid)
+        self._at_work = [(ended, number, path, self._virtual) for ended, number, path, _ in self._at_work]
+
+    def _pass(self, until: float) -> None:
+        """Time goes on to `until`: whose work ends before then goes."""
+        while self._at_work and self._at_work[0][0] <= until:
+            ended, _, path, paid = self._at_work[0]
+            self._elapse(ended)
+            heappop(self._at_work)
+            self._owe(path, self._virtual - paid)
+        self._elapse(until)
+
+    def _elapse(self, until: float) -> None:
+        seconds = until - self.shared_until
+        if seconds <= 0:
+            return
+        if self._at_work:
+            self._virtual += seconds / len(self._at_work)
+        else:
+            self._owe(IDLE, seconds)
+        self.shared_until = until
+
+    def _owe(self, path: str, seconds: float) -> None:
+        self.dollars[path] = self.dollars.get(path, 0.0) + seconds * self._rate

@@ -1,0 +1,81 @@
+"""What a request would cost along a path: from its own length, and from what the path's answers have been like."""
+
+from dataclasses import dataclass
+
+from pointsman_gateway.domain import PICO, Path, Request, Usage
+from pointsman_gateway.metering.pricing import TYPICAL_ANSWER, Pricing, choices_of, tokens_of
+
+PACE = 0.05
+"""How far each answer moves its path's means: they are over about the last 20."""
+
+MOST = 4096
+"""Paths that are kept in mind: those that callers name themselves are among them."""
+
+
+@dataclass(slots=True)
+class Habit:
+    """What a path's answers are like, on average."""
+
+    overhead: float
+    """Tokens that its prompt adds to the request's own."""
+    cached: float
+    """Share of the prompt that the engine had in its prefix cache."""
+    completion: float
+    """Tokens of its answers."""
+    beside: float
+    """Picodollars of searches, embeddings and hedges."""
+
+    def move(self, overhead: float, cached: float, completion: float, beside: float) -> None:
+        self.overhead += PACE * (overhead - self.overhead)
+        self.cached += PACE * (cached - self.cached)
+        self.completion += PACE * (completion - self.completion)
+        self.beside += PACE * (beside - self.beside)
+
+
+class Habits:
+    """Of all paths, each as it is configured; generations of the configuration share them."""
+
+    def __init__(self) -> None:
+        self._habits: dict[tuple[str, str], Habit] = {}
+
+    def of(self, path: Path) -> Habit | None:
+        """None before its first answer."""
+        return self._habits.get((path.name, path.fingerprint))
+
+    def learn(self, path: Path, asked: int, usage: Usage, beside: int) -> None:
+        """One answer that came to its end: `asked` are the request's own tokens, `beside` is in picodollars."""
+        cached = usage.cached_tokens / usage.prompt_tokens if usage.prompt_tokens else 0.0
+        seen = (usage.prompt_tokens - asked, cached, usage.completion_tokens, beside)
+        habit = self.of(path)
+        if habit is not None:
+            habit.move(*seen)
+        elif len(self._habits) < MOST:
+            self._habits[path.name, path.fingerprint] = Habit(*seen)
+
+
+class ExpectedCost:
+    """Implements the router's protocol of that name."""
+
+    def __init__(self, pricing: Pricing, habits: Habits | None = None) -> None:
+        self._pricing = pricing
+        self.habits = habits or Habits()
+
+    def usd(self, path: Path, request: Request) -> float:
+        """Before a path's first answer, an estimate from lengths alone. The training of adapters is not in it."""
+        habit = self.habits.of(path)
+        if habit is not None:
+            return self._picodollars(path.model, habit, tokens_of(request.messages)) / PICO
+        answer = (request.sampling.max_tokens or path.sampling.max_tokens or TYPICAL_ANSWER) * choices_of(request)
+        parts = self._pricing.parts(path.model, Usage(tokens_of(request.messages), answer))
+        return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICO
+
+    def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
+        """Of so many requests that have so many tokens of their own, all together; None before its first answer."""
+        habit = self.habits.of(path)
+        return None if habit is None else self._picodollars(path.model, habit, tokens, requests)
+
+    def _picodollars(self, model: str, habit: Habit, tokens: int, requests: int = 1) -> float:
+        prompt = max(0.0, tokens + requests * habit.overhead)
+        fresh, cached, completion = self._pricing.of_tokens(model)
+        of_prompt = prompt * ((1 - habit.cached) * fresh + habit.cached * cached)
+        return of_prompt + requests * (habit.completion * completion + habit.beside)

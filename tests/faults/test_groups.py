@@ -1,0 +1,155 @@
+"""Engines that DNS leads to come, go, die and hang under load: real processes, on a loopback address each."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from doubles.config_folder import IN_CHAT, ConfigFolder
+from doubles.dns_server import DnsServer, running_dns
+from doubles.load import Load, Outcome, under_load
+from doubles.process_engine import ProcessEngine
+from doubles.process_gateway import ProcessGateway
+from doubles.processes import free_port
+from doubles.town import MODEL, RESILIENCE
+from doubles.waiting import found
+from pointsman_embedding.prepare import prepare
+
+NAME = "engines.pointsman.svc"
+CLIENTS = 16
+
+
+@dataclass
+class Fleet:
+    folder: Path
+    dns: DnsServer
+    gateway: ProcessGateway
+    stack: AsyncExitStack
+    port: int
+    engines: dict[str, ProcessEngine] = field(default_factory=dict)
+
+    async def start(self, *names: str) -> None:
+        """Engines that say their name, and then are named by DNS."""
+        for name in names:
+            host = f"127.0.1.{ord(name)}"
+            engine = ProcessEngine(self.folder, name, pieces=10, gap=0.02, port=self.port, host=host)
+            self.stack.push_async_callback(engine.kill)
+            await engine.start()
+            self.engines[name] = engine
+        self._tell()
+
+    def forget(self, name: str) -> ProcessEngine:
+        """It runs on, and DNS does not name it any more."""
+        engine = self.engines.pop(name)
+        self._tell()
+        return engine
+
+    async def until_known(self) -> float:
+        """Seconds until the gateway knew as many members as there are."""
+        begun = time.monotonic()
+
+        async def known() -> bool:
+            return await self.gateway.metric("pointsman_engine_group_members") == len(self.engines)
+
+        await found(known, within=30)
+        return time.monotonic() - begun
+
+    def _tell(self) -> None:
+        self.dns.names[NAME] = [engine.host for engine in self.engines.values()]
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    prepare(MODEL)
+    port, config = free_port(), ConfigFolder(tmp_path / "config")
+    config.models["resilience"] = RESILIENCE
+    config.models["engines"] = {"fleet": {"model": "tiny", "url": f"dns+http://{NAME}:{port}"}}
+    config.paths = {name: path for name, path in config.paths.items() if "adapter" not in path}
+    config.tasks["triage"]["policy"] = {"fixed": "triage_few_shot"}
+    async with running_dns() as dns, AsyncExitStack() as stack:
+        gateway = ProcessGateway(tmp_path, {"config": config.write(), "embedding_model": MODEL, "dns": dns.address})
+        fleet = Fleet(tmp_path, dns, gateway, stack, port)
+        await fleet.start("a", "b")
+        stack.push_async_callback(gateway.kill)
+        await gateway.open_doors()
+        await fleet.until_known()
+        yield fleet
+
+
+def by(name: str, outcome: Outcome) -> bool:
+    return outcome.text.startswith(name)
+
+
+async def all_have_begun_anew(load: Load) -> None:
+    """No answer goes on that had begun before."""
+    await load.more(20 * CLIENTS)
+
+
+async def test_engines_come_and_go_under_load_and_no_request_fails(fleet: Fleet) -> None:
+    async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
+        await load.more(50)
+        await fleet.start("c", "d")
+        came = await fleet.until_known()
+        await load.more(1, lambda outcome: by("c", outcome))
+        await load.more(1, lambda outcome: by("d", outcome))
+        for name in ("a", "c"):
+            leaving = fleet.forget(name)
+            went = await fleet.until_known()
+            since = time.monotonic()
+            await all_have_begun_anew(load)
+            assert [outcome for outcome in load.since(since) if by(name, outcome)] == []
+            await leaving.kill()
+    assert [outcome for outcome in load.outcomes if not outcome.ok] == []
+    print(f"came after {came:.1f} s, went after {went:.1f} s; {len(load.outcomes)} requests, none failed")
+
+
+async def test_a_member_that_is_killed_costs_what_it_had_begun_and_no_more(fleet: Fleet) -> None:
+    await fleet.start("c")
+    await fleet.until_known()
+    async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
+        await load.more(50)
+        await fleet.engines["a"].kill()  # DNS names it still
+        await load.more(300)
+        fleet.forget("a")
+        await fleet.until_known()
+        await load.more(50)
+    lost = [outcome for outcome in load.outcomes if not outcome.ok]
+    assert [outcome for outcome in lost if not (outcome.begins and outcome.code == "engine_unavailable")] == []
+    assert len(lost) <= CLIENTS
+
+
+async def test_a_member_that_hangs_is_left_alone_and_comes_back(fleet: Fleet) -> None:
+    async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
+        await load.more(50)
+        fleet.engines["a"].hang()
+
+        async def left_alone() -> bool:
+            return await fleet.gateway.metric("pointsman_engine_breaker_open") == 1
+
+        await found(left_alone, within=30)
+        await load.more(200, lambda outcome: by("b", outcome))
+        fleet.engines["a"].go_on()
+        await load.more(1, lambda outcome: by("a", outcome))
+    lost = [outcome for outcome in load.outcomes if not outcome.ok]
+    assert [outcome for outcome in lost if not (outcome.begins and outcome.code == "gap_timeout")] == []
+    assert len(lost) <= CLIENTS
+
+
+async def test_the_members_serve_on_while_dns_is_away(fleet: Fleet) -> None:
+    async with under_load(fleet.gateway.url, IN_CHAT, clients=CLIENTS) as load:
+        await load.more(50)
+        fleet.dns.silent = True
+        asked = fleet.dns.asked
+
+        async def failed() -> bool:
+            return await fleet.gateway.metric("pointsman_engine_group_lookups_total", outcome="failed") >= 2
+
+        await found(failed, within=30)
+        assert fleet.dns.asked > asked
+        await load.more(100)
+        fleet.dns.silent = False
+        await fleet.start("c")
+        await load.more(1, lambda outcome: by("c", outcome))
+    assert [outcome for outcome in load.outcomes if not outcome.ok] == []

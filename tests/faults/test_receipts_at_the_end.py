@@ -1,0 +1,139 @@
+"""What becomes of receipts when the gateway is told to stop, or is killed, while requests keep coming."""
+
+import asyncio
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+from doubles.config_folder import IN_CHAT, ConfigFolder
+from doubles.process_engine import process_engine
+from doubles.process_gateway import ProcessGateway, process_gateway
+from doubles.receipts import receipts_in
+from doubles.town import MODEL
+from doubles.valkey import Valkey, running_valkey
+from doubles.waiting import until
+from pointsman_embedding.prepare import prepare
+from pointsman_gateway.journal.upkeep import PERIOD
+
+CLIENTS = 24
+BUSY = 5.0
+"""Seconds by which a busy machine may be late with a batch."""
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
+    async with running_valkey(tmp_path / "valkey") as valkey:
+        yield valkey
+
+
+@asynccontextmanager
+async def a_gateway(folder: Path, valkey: Valkey, gap: float, **settings: object) -> AsyncIterator[ProcessGateway]:
+    """Before an engine whose answers have 5 pieces, one every `gap` seconds."""
+    prepare(MODEL)
+    config = ConfigFolder(folder / "config")
+    config.paths = {name: path for name, path in config.paths.items() if "adapter" not in path}
+    config.tasks["triage"]["policy"] = {"fixed": "triage_few_shot"}
+    async with process_engine(folder, "a", gap=gap) as engine:
+        config.models["engines"] = {"local": {"model": "tiny", "url": engine.url}}
+        settings |= {"config": config.write(), "embedding_model": MODEL}
+        settings |= {"redis_url": valkey.url, "spool": folder / "spool"}
+        async with process_gateway(folder, **settings) as gateway:
+            yield gateway
+
+
+@dataclass
+class Callers:
+    """Ask without pause, plain and streamed, well and badly, until the gateway is gone."""
+
+    url: str
+    ended: dict[str, float] = field(default_factory=dict)
+    """By the request's id: when its answer, or its refusal, had come whole."""
+    waiting: set[str] = field(default_factory=set)
+    asked: int = 0
+    gone: bool = False
+
+    async def ask_on(self, session: aiohttp.ClientSession, *, badly: bool) -> None:
+        while not self.gone:
+            self.asked += 1
+            name = f"r{self.asked}"
+            self.waiting.add(name)
+            try:
+                await self._ask(session, name, badly)
+            except (aiohttp.ClientError, OSError):
+                if self.gone:
+                    return
+                await asyncio.sleep(0.001)
+            else:
+                self.ended[name] = time.monotonic()
+            finally:
+                self.waiting.discard(name)
+
+    async def _ask(self, session: aiohttp.ClientSession, name: str, badly: bool) -> None:
+        message = {"role": "user", "content": IN_CHAT}
+        body = {"model": "junk" if badly else "auto", "messages": [message], "stream": self.asked % 2 == 0}
+        async with session.post(self.url, json=body, headers={"x-request-id": name}) as answer:
+            said = await answer.read()
+            if answer.status == 200 and body["stream"] and b"[DONE]" not in said and b'"error"' not in said:
+                raise aiohttp.ClientPayloadError("cut off")
+
+
+@asynccontextmanager
+async def calling(gateway: ProcessGateway) -> AsyncIterator[Callers]:
+    callers = Callers(f"{gateway.url}/v1/chat/completions")
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        asking = [asyncio.create_task(callers.ask_on(session, badly=n % 6 == 0)) for n in range(CLIENTS)]
+        try:
+            yield callers
+        finally:
+            callers.gone = True
+            await asyncio.gather(*asking)
+
+
+async def ids_in(valkey: Valkey) -> Counter[str]:
+    return Counter(one["request_id"] for one in (await receipts_in(valkey.url)).all)
+
+
+async def test_a_gateway_that_is_told_to_stop_leaves_a_receipt_of_every_request(tmp_path: Path, valkey: Valkey) -> None:
+    """Of those that end in its grace, of those that are cut, and of those that it turns away meanwhile."""
+    async with a_gateway(tmp_path, valkey, gap=3.0, drain_notice=0.3, drain_grace=0.4) as gateway:
+        async with calling(gateway) as callers:
+            await until(lambda: len(callers.ended) > 30, within=60)
+            gateway.signal(signal.SIGTERM)
+            assert await gateway.ended(within=30) == 0
+        cut = re.search(r"leaving: (\d+) are cut", gateway.words)
+    receipts = (await receipts_in(valkey.url)).all
+    ids = Counter(one["request_id"] for one in receipts)
+    assert [name for name, count in ids.items() if count > 1] == []
+    assert callers.ended.keys() - ids.keys() == set()
+    outcomes = Counter(one["outcome"] for one in receipts)
+    assert cut
+    assert outcomes["cancelled"] == int(cut.group(1)) > 0
+    assert outcomes["shutting_down"] > 0
+    assert "lost" not in gateway.words
+
+
+async def test_a_gateway_that_is_killed_loses_what_was_in_flight_and_the_last_batch(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    async with a_gateway(tmp_path, valkey, gap=0.01) as gateway, calling(gateway) as callers:
+        await until(lambda: len(callers.ended) > 1000, within=90)
+        killed, in_flight = time.monotonic(), len(callers.waiting)
+        await gateway.kill()
+        callers.gone = True
+    ids = await ids_in(valkey)
+    lost = {name: ended for name, ended in callers.ended.items() if name not in ids}
+    seconds = killed - min(callers.ended.values())
+    print(
+        f"of {len(callers.ended)} requests that had ended ({len(callers.ended) / seconds:.0f} a second) {len(lost)} "
+        f"had no receipt; {in_flight} were in flight; batches are {PERIOD * 1000:.0f} ms apart"
+    )
+    assert [name for name, count in ids.items() if count > 1] == []
+    assert [name for name, ended in lost.items() if ended < killed - PERIOD - BUSY] == []
+    assert len(lost) <= CLIENTS + 10 * PERIOD * len(callers.ended) / seconds  # a busy machine is late, not that late

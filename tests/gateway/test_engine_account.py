@@ -1,0 +1,167 @@
+"""An own engine's dollars are shared out among the paths that used it, and add up to its price."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pointsman_gateway.metering.engine_account import IDLE, EngineAccount, Visit
+from pointsman_gateway.metering.engine_accounts import EngineAccounts
+
+HOUR = 3600.0
+
+
+def account(lag: float = 30.0, price: float = HOUR) -> EngineAccount:
+    """A dollar a second, so that dollars are seconds."""
+    return EngineAccount(price, 0.0, lag)
+
+
+def test_nobody_there_is_idle() -> None:
+    engine = account(price=2.0)
+    engine.share_out(HOUR)
+    assert engine.dollars == pytest.approx({IDLE: 2.0})
+
+
+def test_who_is_alone_pays_for_all_of_its_time() -> None:
+    engine = account()
+    engine.end(engine.begin("plain", 10.0), 13.0)
+    engine.share_out(20.0)
+    assert engine.dollars == pytest.approx({"plain": 3.0, IDLE: 17.0})
+
+
+def test_those_who_are_there_at_once_share_evenly() -> None:
+    engine = account()
+    first = engine.begin("plain", 0.0)
+    second = engine.begin("tuned", 2.0)
+    engine.end(first, 6.0)
+    engine.end(second, 8.0)
+    engine.share_out(8.0)
+    assert engine.dollars == pytest.approx({"plain": 2 + 2, "tuned": 2 + 2, IDLE: 0})
+
+
+def test_waiting_in_the_engines_queue_is_nobodys_work() -> None:
+    engine = account()
+    first, second = engine.begin("plain", 0.0), engine.begin("tuned", 0.0)
+    engine.end(first, 4.0, inference=4.0)
+    engine.end(second, 6.0, inference=2.0)  # it had waited for four seconds
+    engine.share_out(6.0)
+    assert engine.dollars == pytest.approx({"plain": 4.0, "tuned": 2.0, IDLE: 0.0})
+
+
+def test_an_engine_that_says_more_than_can_be_is_not_believed() -> None:
+    engine = account()
+    engine.end(engine.begin("plain", 5.0), 6.0, inference=100.0)
+    engine.share_out(10.0)
+    assert engine.dollars == pytest.approx({"plain": 1.0, IDLE: 9.0})
+
+
+def test_time_waits_for_whose_end_is_not_known_but_not_for_ever() -> None:
+    engine = account(lag=30.0)
+    engine.begin("endless", 10.0)
+    engine.share_out(20.0)
+    assert engine.shared_until == 10.0
+    engine.share_out(100.0)
+    assert engine.shared_until == 70.0
+    assert engine.dollars == pytest.approx({IDLE: 10.0, "endless": 60.0})
+
+
+def test_another_price_holds_from_now_on() -> None:
+    engine = account(price=HOUR)
+    visit = engine.begin("plain", 0.0)
+    engine.at_price(2 * HOUR, 10.0)
+    engine.end(visit, 20.0)
+    engine.share_out(20.0)
+    assert engine.dollars == pytest.approx({"plain": 10.0 + 20.0, IDLE: 0.0})
+
+
+@dataclass(frozen=True)
+class Stay:
+    path: str
+    begin: float
+    seconds: float
+    worked: float | None
+    """Share of its stay, as the engine tells; None where it does not."""
+
+
+STAYS = st.lists(
+    st.builds(
+        Stay,
+        st.sampled_from(["plain", "handbook", "tuned"]),
+        st.floats(0, 100),
+        st.floats(0, 200),
+        st.none() | st.floats(0, 2),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(stays=STAYS, looks=st.lists(st.floats(0, 400), max_size=20), lag=st.floats(0.1, 60))
+def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
+    stays: Sequence[Stay], looks: Sequence[float], lag: float
+) -> None:
+    engine = EngineAccount(3.6, 0.0, lag)  # a thousandth of a dollar a second
+    run(engine, stays, looks)
+    engine.share_out(400.0)
+    assert engine.shared_until == 400.0
+    assert sum(engine.dollars.values()) == pytest.approx(0.4, rel=1e-9)
+    assert min(engine.dollars.values()) >= 0
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(stays=STAYS, looks=st.lists(st.floats(0, 400), max_size=20))
+def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
+    stays: Sequence[Stay], looks: Sequence[float]
+) -> None:
+    """As long as nobody is awaited for longer than the lag."""
+    engine = EngineAccount(HOUR, 0.0, lag=1000.0)
+    run(engine, stays, looks)
+    engine.share_out(400.0)
+    assert engine.dollars == pytest.approx(by_definition(stays), abs=1e-9)
+
+
+def run(engine: EngineAccount, stays: Sequence[Stay], looks: Sequence[float]) -> None:
+    """All of it in the order of time."""
+    events: list[tuple[float, int, Stay | None]] = [(stay.begin, 0, stay) for stay in stays]
+    events += [(stay.begin + stay.seconds, 1, stay) for stay in stays]
+    events += [(look, 2, None) for look in looks]
+    visits: dict[int, Visit] = {}
+    for at, sort, stay in sorted(events, key=lambda event: event[:2]):
+        if stay is None:
+            engine.share_out(at)
+        elif sort == 0:
+            visits[id(stay)] = engine.begin(stay.path, at)
+        else:
+            engine.end(visits.pop(id(stay)), at, None if stay.worked is None else stay.worked * stay.seconds)
+
+
+def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
+    """Moment by moment: each second is shared evenly by those that are at work in it."""
+    work = [(max(s.begin, s.begin + s.seconds * (1 - (1 if s.worked is None else s.worked))), s) for s in stays]
+    spans = [(begin, s.begin + s.seconds, s.path) for begin, s in work if s.begin + s.seconds > begin]
+    edges = sorted({0.0, 400.0, *(begin for begin, _, _ in spans), *(end for _, end, _ in spans)})
+    owed = {IDLE: 0.0}
+    for begin, end in pairwise(edges):
+        at_work = [path for b, e, path in spans if b <= begin and end <= e]
+        for path in at_work or [IDLE]:
+            owed[path] = owed.get(path, 0.0) + (end - begin) / max(1, len(at_work))
+    return owed
+
+
+def test_paths_that_nobody_configured_are_told_as_others_and_engines_without_a_price_not_at_all() -> None:
+    now = [0.0]
+    accounts = EngineAccounts(lambda: now[0])
+    accounts.obey({"local": HOUR}, ["plain"])
+    assert accounts.begin("elsewhere", "plain") is None
+    for path in ("plain", "adapter:junk"):
+        stay = accounts.begin("local", path)
+        now[0] += 2
+        assert stay is not None
+        accounts.end(stay, None)
+    accounts.obey({}, [])  # it has left the configuration
+    now[0] += 100
+    (family,) = accounts.collect()
+    told = {(s.labels["engine"], s.labels["path"]): s.value for s in family.samples}
+    assert told == pytest.approx({("local", "plain"): 2, ("local", "other"): 2, ("local", IDLE): 0})

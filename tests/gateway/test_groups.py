@@ -1,0 +1,211 @@
+"""A group of engines that DNS leads to: who comes, who goes, and what is known of those that stay."""
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+
+import pytest
+from doubles.config_folder import ConfigFolder
+from pointsman_gateway.backends.aliases import Aliases
+from pointsman_gateway.backends.balancing import Candidates
+from pointsman_gateway.backends.cells import Cell, Engine
+from pointsman_gateway.backends.engines import Engines, Plan
+from pointsman_gateway.backends.groups import Group
+from pointsman_gateway.backends.metrics import EngineMetrics
+from pointsman_gateway.config.dns_names import DnsName
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.config.schema import BreakerTerms, Timeouts
+from pointsman_gateway.domain import Path
+from pointsman_servicekit.errors import Unavailable
+from prometheus_client import CollectorRegistry
+
+PLAIN = Path("plain", "tiny")
+WHERE = DnsName("engines.pointsman.svc", 8000, "/base")
+
+
+class Scripted:
+    """Implements the groups' `Resolver`."""
+
+    def __init__(self) -> None:
+        self.leads_to: frozenset[str] | None = None
+
+    async def addresses(self, host: str) -> frozenset[str]:
+        if self.leads_to is None:
+            raise Unavailable(f"DNS, asked for {host}: there is no such name", code="dns_failed")
+        return self.leads_to
+
+
+class Seat:
+    def __init__(self, engine: Engine) -> None:
+        self.cell = Cell(engine)
+        self.followed = True
+
+    def leave(self) -> None:
+        self.followed = False
+
+
+class Hall:
+    """A group, and the engines of the generation that serves."""
+
+    def __init__(self, most: int = 4) -> None:
+        self.registry = CollectorRegistry()
+        self.resolver = Scripted()
+        self.seats: list[Seat] = []
+        empty = Engine("fleet", "tiny", "dns+http://engines.pointsman.svc:8000/base", api_key="sk-1")
+        self.group = Group(empty, WHERE, most, self._seat, self._changed, EngineMetrics(self.registry))
+        self.engines = Engines(self.group.cells, {"fleet": Plan(Timeouts(gap=9))}, Aliases())
+
+    def _seat(self, engine: Engine) -> Seat:
+        seat = Seat(engine)
+        self.seats.append(seat)
+        return seat
+
+    def _changed(self) -> None:
+        self.engines.seat(self.group.cells)
+
+    async def leads_to(self, *addresses: str) -> None:
+        self.resolver.leads_to = frozenset(addresses)
+        await self.group.look(self.resolver)
+
+    @property
+    def places(self) -> Mapping[str, str]:
+        return {target.engine.name: target.engine.url for target in self.engines.targets(PLAIN)}
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"pointsman_engine_group_{name}", {"group": "fleet"} | labels) or 0.0
+
+
+@pytest.fixture
+def hall() -> Hall:
+    return Hall()
+
+
+async def test_each_address_is_an_engine_with_a_number_and_the_groups_terms(hall: Hall) -> None:
+    await hall.leads_to("10.0.0.2", "10.0.0.1")
+    assert hall.places == {"fleet/0": "http://10.0.0.1:8000/base", "fleet/1": "http://10.0.0.2:8000/base"}
+    assert [target.plan.timeouts.gap for target in hall.engines.targets(PLAIN)] == [9, 9]
+    assert {target.engine.api_key for target in hall.engines.targets(PLAIN)} == {"sk-1"}
+    assert hall.metric("members") == 2
+
+
+async def test_an_ipv6_address_is_written_as_a_url_wants_it(hall: Hall) -> None:
+    await hall.leads_to("fd00::1")
+    assert hall.places == {"fleet/0": "http://[fd00::1]:8000/base"}
+
+
+async def test_a_group_without_members_says_why(hall: Hall) -> None:
+    await hall.group.look(hall.resolver)
+    assert "fleet: DNS, asked for engines.pointsman.svc: there is no such name" in (hall.engines.why_not(PLAIN) or "")
+    assert not hall.engines.any_ready
+    await hall.leads_to("10.0.0.1")
+    assert hall.engines.why_not(PLAIN) is None
+
+
+async def test_what_is_known_of_those_that_stay_stays(hall: Hall) -> None:
+    await hall.leads_to("10.0.0.1", "10.0.0.2")
+    first, second = hall.group.cells
+    second.in_flight = 3
+    first.breaker.failed(first.breaker.enter(), BreakerTerms(failures=1))
+    await hall.leads_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    assert list(hall.group.cells[:2]) == [first, second]
+    assert set(hall.places) == {"fleet/1", "fleet/2"}  # the first is at rest still
+    assert hall.group.cells[1].in_flight == 3
+
+
+async def test_who_goes_is_sent_nothing_new_not_even_by_requests_that_have_chosen_it(hall: Hall) -> None:
+    await hall.leads_to("10.0.0.1", "10.0.0.2")
+    chosen = Candidates(hall.engines.targets(PLAIN), 0, 1.25)
+    await hall.leads_to("10.0.0.2")
+    assert hall.places == {"fleet/1": "http://10.0.0.2:8000/base"}
+    taken = chosen.take()
+    assert taken
+    assert taken.engine.place == "10.0.0.2:8000"
+    assert chosen.take() is None
+    assert [seat.followed for seat in hall.seats] == [False, True]
+    gone = hall.seats[0].cell
+    gone.rest(1)  # a late answer that asks for a pause
+    assert not gone.may_be_asked
+
+
+async def test_a_group_that_is_followed_no_more_answers_those_who_came_while_it_was(hall: Hall) -> None:
+    await hall.leads_to("10.0.0.1")
+    begun = hall.engines.targets(PLAIN)
+    hall.group.leave()
+    assert not hall.seats[0].followed
+    assert Candidates(begun, 0, 1.25).take()
+    assert hall.registry.get_sample_value("pointsman_engine_group_members", {"group": "fleet"}) is None
+
+
+async def test_a_number_that_has_become_free_is_given_again(hall: Hall) -> None:
+    await hall.leads_to("10.0.0.1", "10.0.0.2")
+    for last in range(3, 30):
+        await hall.leads_to("10.0.0.2", f"10.0.0.{last}")
+        assert sorted(hall.places) == ["fleet/0", "fleet/1"]
+    assert hall.metric("changes_total", change="came") == 29
+    assert hall.metric("changes_total", change="went") == 27
+
+
+async def test_no_more_than_the_most_are_used_and_those_that_are_stay(hall: Hall) -> None:
+    await hall.leads_to("10.0.1.1", "10.0.1.2")
+    await hall.leads_to("10.0.1.1", "10.0.1.2", *(f"10.0.0.{last}" for last in range(1, 100)))
+    assert len(hall.places) == 4
+    assert {"http://10.0.1.1:8000/base", "http://10.0.1.2:8000/base"} < set(hall.places.values())
+    assert (hall.metric("members"), hall.metric("left_out")) == (4, 97)
+
+
+async def test_where_dns_fails_the_members_stay(hall: Hall, caplog: pytest.LogCaptureFixture) -> None:
+    await hall.leads_to("10.0.0.1", "10.0.0.2")
+    before = hall.places
+    hall.resolver.leads_to = None
+    for _ in range(3):
+        await hall.group.look(hall.resolver)
+    assert hall.places == before
+    assert hall.metric("lookups_total", outcome="failed") == 3
+    assert caplog.text.count("there is no such name; 2 members") == 1
+
+
+async def test_all_gateways_choose_alike_though_each_numbers_the_members_by_itself() -> None:
+    one, other = Hall(), Hall()
+    await one.leads_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    for address in ("10.0.0.3", "10.0.0.2", "10.0.0.1"):
+        await other.leads_to(*(set(other.resolver.leads_to or ()) | {address}))
+    assert one.places != other.places
+
+    def choice(hall: Hall, key: int) -> str:
+        target = Candidates(hall.engines.targets(PLAIN), key, 1.25).take()
+        assert target
+        return target.engine.place
+
+    assert all(choice(one, key) == choice(other, key) for key in range(0, 1 << 32, 97_000_003))
+
+
+def _engines(folder: FilePath, **engine: object) -> Mapping[str, object]:
+    config = ConfigFolder(folder)
+    config.models["engines"] = {"local": {"model": "tiny"} | engine}
+    config.paths = {name: path for name, path in config.paths.items() if "adapter" not in path}
+    config.tasks["triage"]["policy"] = {"fixed": "triage_few_shot"}
+    return load_config(config.write()).models.engines
+
+
+def test_a_group_is_written_by_its_name_in_dns(tmp_path: FilePath) -> None:
+    group = _engines(tmp_path, lora_server="dns:///lora-server.pointsman.svc:8083", most=3)["local"]
+    assert (group.group, group.most_members) == (DnsName("lora-server.pointsman.svc", 8083), 3)  # type: ignore[attr-defined]  # an engine's
+    plain = _engines(tmp_path, url="dns+http://engines:8000/v2/")["local"]
+    assert (plain.group, plain.most_members) == (DnsName("engines", 8000, "/v2"), 64)  # type: ignore[attr-defined]  # an engine's
+    assert _engines(tmp_path, url="http://engines:8000")["local"].group is None  # type: ignore[attr-defined]  # an engine's
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ({"lora_server": "dns:///lora-server"}, "'dns:///lora-server' is no group of engines; write dns:///NAME:PORT"),
+        ({"lora_server": "dns://10.0.0.1/x:1"}, "'dns://10.0.0.1/x:1' is no group of engines; write dns:///NAME:PORT"),
+        ({"url": "dns+https://engines:8000"}, "is no group of engines; write dns+http://NAME:PORT"),
+        ({"url": "dns+http://engines:port"}, "is no group of engines; write dns+http://NAME:PORT"),
+        ({"url": "dns+http://10.0.0.1:80"}, "'dns+http://10.0.0.1:80' is one address and no name"),
+        ({"url": "http://engines:8000", "most": 3}, "'most' is for groups of engines"),
+    ],
+)
+def test_a_group_that_is_written_wrongly_is_refused(tmp_path: FilePath, engine: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _engines(tmp_path, **engine)
+    assert told in str(refused.value)

@@ -1,0 +1,148 @@
+"""The gateway finds lora-servers by DNS, and follows it: real DNS and gRPC, an address for each lora-server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from doubles.dns_server import DnsServer, running_dns
+from doubles.engine import ScriptedEngine, answer, running_engine
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
+from doubles.waiting import found, until
+
+NAME = "lora-server.pointsman.svc"
+VERSION, OTHER = "triage@3f9a1c0b77de", "triage@0123456789ab"
+
+
+@dataclass
+class Fleet:
+    """A gateway before a group of lora-servers, which a test lets come and go."""
+
+    dns: DnsServer
+    stack: AsyncExitStack
+    port: int = 0
+    sides: dict[str, tuple[ScriptedEngine, ScriptedLoraServer]] = field(default_factory=dict)
+
+    async def start(self, host: str, *resident: str) -> None:
+        """An engine that answers with its address, and its lora-server; DNS does not name it yet."""
+        engine = await self.stack.enter_async_context(running_engine())
+        server = await self.stack.enter_async_context(running_lora_server(f"{host}:{self.port}"))
+        self.port = int(server.address.rpartition(":")[2])
+        engine.script = lambda body: answer(host)
+        engine.adapters = set(resident)
+        await server.say(READY, url=engine.url, base_model="big", resident=resident, aliases={})
+        self.sides[host] = engine, server
+
+    def name(self, *hosts: str) -> None:
+        self.dns.names[NAME] = hosts
+
+
+@pytest.fixture
+async def fleet(neighbours: Neighbours) -> AsyncIterator[Fleet]:
+    async with running_dns() as dns, AsyncExitStack() as stack:
+        fleet = Fleet(dns, stack)
+        await fleet.start("127.0.0.11", VERSION)
+        await fleet.start("127.0.0.12", OTHER)
+        fleet.name("127.0.0.11", "127.0.0.12")
+        config, group = neighbours.config.models, f"dns:///{NAME}:{fleet.port}"
+        config["models"]["big"] = config["models"]["tiny"]
+        config["engines"]["fleet"] = {"model": "big", "lora_server": group}
+        neighbours.settings["dns"] = dns.address
+        yield fleet
+
+
+@asynccontextmanager
+async def opened(neighbours: Neighbours) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        yield gateway, http
+
+
+async def answered_by(http: httpx.AsyncClient, model: str) -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    told = (await http.post("/v1/chat/completions", json=body)).json()
+    return str(told["choices"][0]["message"]["content"]) if "choices" in told else str(told["error"]["code"])
+
+
+def places(gateway: Gateway) -> dict[str, str]:
+    """Of the members that are ready, by their names."""
+    engines = gateway.house.engines.all()
+    return {engine.name: engine.place.rpartition(":")[0] for engine in engines if engine.group and engine.ready}
+
+
+async def test_each_address_is_a_lora_server_and_adapters_are_asked_of_who_holds_them(
+    fleet: Fleet, neighbours: Neighbours
+) -> None:
+    async with opened(neighbours) as (gateway, http):
+        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11", "fleet/1": "127.0.0.12"})
+        assert await answered_by(http, VERSION) == "127.0.0.11"
+        assert await answered_by(http, OTHER) == "127.0.0.12"
+        assert gateway.metric("pointsman_engine_group_members", group="fleet") == 2
+        assert gateway.metric("pointsman_engine_ready", engine="fleet/1") == 1
+
+
+async def test_who_comes_is_asked_and_who_goes_ends_what_it_has_begun(fleet: Fleet, neighbours: Neighbours) -> None:
+    async with opened(neighbours) as (gateway, http):
+        await until(lambda: len(places(gateway)) == 2)
+        goes_on = asyncio.Event()
+        engine, server = fleet.sides["127.0.0.12"]
+        begun, *rest = answer("begun", " and", " ended")
+        engine.script = lambda body: [begun, goes_on, *rest]
+        asked = asyncio.create_task(answered_by(http, OTHER))
+        await until(lambda: engine.running)
+        await fleet.start("127.0.0.13", OTHER)
+        fleet.name("127.0.0.11", "127.0.0.13")
+        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11", "fleet/1": "127.0.0.13"})
+        assert await answered_by(http, OTHER) == "127.0.0.13"
+        await until(lambda: server.watchers == 0)
+        goes_on.set()
+        assert await asked == "begun and ended"
+
+
+async def test_nothing_moves_while_dns_does_not_answer(fleet: Fleet, neighbours: Neighbours) -> None:
+    async with opened(neighbours) as (gateway, http):
+        await until(lambda: len(places(gateway)) == 2)
+        fleet.dns.broken = True
+        await until(lambda: gateway.metric("pointsman_engine_group_lookups_total", outcome="failed") >= 2, within=20)
+        assert len(places(gateway)) == 2
+        assert await answered_by(http, OTHER) == "127.0.0.12"
+        fleet.dns.broken = False
+        fleet.name("127.0.0.11")
+        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11"}, within=20)
+
+
+async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_name_is_another_group(
+    fleet: Fleet, neighbours: Neighbours
+) -> None:
+    neighbours.settings["reload_seconds"] = 0.05
+    async with opened(neighbours) as (gateway, http):
+        await until(lambda: len(places(gateway)) == 2)
+        cells, first = gateway.house.engines.cells, gateway.house.generations.current.id
+        neighbours.config.models["engines"]["fleet"]["timeouts"] = {"gap": 7}
+        neighbours.config.write()
+        await until(lambda: gateway.house.generations.current.id != first, within=20)
+        assert gateway.house.engines.cells == cells
+        fleet.name("127.0.0.11")
+        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11"}, within=20)  # in the new generation, too
+        fleet.dns.names["others.svc"] = ["127.0.0.12"]
+        neighbours.config.models["engines"]["fleet"]["lora_server"] = f"dns:///others.svc:{fleet.port}"
+        neighbours.config.write()
+        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.12"}, within=20)
+        assert await answered_by(http, OTHER) == "127.0.0.12"
+        await until(lambda: fleet.sides["127.0.0.11"][1].watchers == 0)
+
+
+async def test_a_gateway_that_comes_before_dns_knows_the_name_becomes_ready_with_it(
+    fleet: Fleet, neighbours: Neighbours
+) -> None:
+    del fleet.dns.names[NAME]
+    async with opened(neighbours) as (_, http):
+        assert await answered_by(http, "big") == "engine_not_ready"
+        fleet.name("127.0.0.11")
+
+        async def served() -> bool:
+            return await answered_by(http, "big") == "127.0.0.11"
+
+        assert await found(served, within=20)

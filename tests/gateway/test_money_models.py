@@ -1,0 +1,250 @@
+"""What paths cost beside what requests pay for tokens: engines by the hour, training, and the road not taken."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from doubles.doors import Door, HttpDoor
+from doubles.engine import ScriptedEngine, Step, beginning, chunk, usage
+from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from doubles.lora_server import READY
+from doubles.remembering import ADAPTED, decision
+from doubles.waiting import until
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.domain import PICO, Path, Receipt, Usage
+from pointsman_gateway.metering.counterfactual import Counterfactual, Sent
+
+ENGINE = "pointsman_engine_cost_usd_total"
+COUNTERFACTUAL = "pointsman_counterfactual_cost_usd_total"
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours) -> Neighbours:
+    models = neighbours.config.models
+    models["engines"]["local"]["dollars_per_hour"] = 3600.0  # a dollar a second
+    models["training"] = {"dollars_per_hour": 3.6, "requests": 1000, "days": 10}
+    return neighbours
+
+
+async def trained(neighbours: Neighbours, seconds: Mapping[str, float]) -> None:
+    aliases = {"triage@prod": TRIAGE, "voice@prod": VOICE}
+    await neighbours.lora_server.say(
+        READY, url=neighbours.engine.url, resident=[TRIAGE, VOICE], aliases=aliases, training_seconds=seconds
+    )
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    await trained(neighbours, {TRIAGE: 1000.0})
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_http_client(gateway) as client:
+        yield client
+
+
+def counting(*pieces: str, inference_ms: float) -> list[Step]:
+    """An answer of an engine that tells how long it worked."""
+    told = {"queue_time_ms": 1.0, "time_to_first_token_ms": 0.0, "generation_time_ms": inference_ms}
+    return [
+        *beginning(*pieces),
+        chunk("", finish="stop"),
+        usage(20, len(pieces)) | {"metrics": told},
+        b"data: [DONE]\n\n",
+    ]
+
+
+# -- an engine by the hour
+
+
+async def test_an_engines_dollars_go_to_the_paths_that_used_it_and_the_rest_is_idle(
+    gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    account = gateway.house.money.accounts.account("local")
+    engine.script = lambda body: counting("a", inference_ms=10.0 if body["messages"][0]["role"] == "system" else 5.0)
+    door = HttpDoor(http)
+    await asyncio.gather(*(door.ask(IN_CHAT) for _ in range(4)), *(door.ask(IN_TRIAGE) for _ in range(4)))
+    told = {path: gateway.metric(ENGINE, engine="local", path=path) for path in ("small_talk", "triage_adapter")}
+    # Each alone would have paid that much; at once they share what they had in common.
+    assert 0 < told["small_talk"] <= 0.040 + 1e-6
+    assert 0 < told["triage_adapter"] <= 0.020 + 1e-6
+    total = sum(sample.value for sample in next(iter(gateway.house.money.accounts.collect())).samples)
+    assert total == pytest.approx(account.shared_until - account.opened, rel=1e-9)  # a dollar a second
+    assert account.shared_until <= time.monotonic()
+
+
+async def test_what_is_cut_off_counts_as_work_until_then(
+    gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    engine.says(*beginning("a"), asyncio.Event())
+    asking = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": IN_CHAT}]}
+    async with http.stream("POST", "/v1/chat/completions", json=asking):
+        await until(lambda: engine.sent == 2)
+    await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
+    await until(lambda: gateway.metric(ENGINE, engine="local", path="small_talk") > 0)
+
+
+async def test_an_engine_that_has_no_price_has_no_series(neighbours: Neighbours) -> None:
+    del neighbours.config.models["engines"]["local"]["dollars_per_hour"]
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        await HttpDoor(http).ask(IN_CHAT)
+        assert gateway.metric(ENGINE) == 0
+
+
+# -- training
+
+
+async def test_an_adapters_answers_pay_its_training_back(gateway: Gateway, door: Door) -> None:
+    got = await door.ask(IN_TRIAGE)
+    assert got.cost_parts_usd["training"] == pytest.approx(1.0 / 1000)  # 1000 s at 3.6 an hour, over 1000 requests
+    assert got.cost_usd == pytest.approx(sum(got.cost_parts_usd.values()))
+    assert "training" not in (await door.ask(IN_CHAT)).cost_parts_usd
+    assert "training" not in (await door.ask(IN_POLICY, "path:letter")).cost_parts_usd  # nobody says what it took
+    assert gateway.metric("pointsman_cost_usd_total", path="triage_adapter", component="training") == 0.001
+
+
+async def test_what_stands_costs_by_the_hour_whoever_asks(gateway: Gateway) -> None:
+    assert gateway.metric("pointsman_training_usd", adapter=TRIAGE) == pytest.approx(1.0)
+    assert gateway.metric("pointsman_fixed_usd_per_hour", path="triage_adapter") == pytest.approx(1.0 / 240)
+    # All paths share the engine: it would be paid for without any one of them.
+    assert gateway.metric("pointsman_fixed_usd_per_hour", path="small_talk") == 0
+
+
+async def test_an_engine_of_ones_own_is_a_paths_fixed_cost(neighbours: Neighbours) -> None:
+    config = neighbours.config
+    config.models["models"]["large"] = config.models["models"]["tiny"]
+    config.models["engines"]["own"] = {"model": "large", "url": neighbours.engine.url, "dollars_per_hour": 2.5}
+    config.paths["handbook"]["model"] = "large"
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        assert gateway.metric("pointsman_fixed_usd_per_hour", path="handbook") == 2.5
+        as_of = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
+        assert gateway.metric("pointsman_prices_as_of_timestamp_seconds") == as_of
+
+
+# -- the road not taken
+
+
+async def test_a_decision_tells_what_each_path_would_cost(door: Door) -> None:
+    await door.ask(IN_TRIAGE, "path:triage_adapter")
+    await door.ask(IN_TRIAGE, "path:triage_few_shot")
+    routed = await door.route(IN_TRIAGE)
+    costs = routed["costs_usd"]
+    assert set(costs) == {"triage_adapter", "triage_few_shot", "safe_start"}
+    assert costs["triage_adapter"] == routed["expected_cost_usd"]
+    assert costs["triage_few_shot"] == pytest.approx(28e-6)  # as it was
+
+
+def sent(answered: int, tokens: int, paid: int, lost: int = 0) -> Sent:
+    return Sent(answered, tokens, paid, lost)
+
+
+class Linear:
+    """Knows what answers cost along each path, by request and by token."""
+
+    def __init__(self, **costs: tuple[float, float]) -> None:
+        self.costs = costs
+
+    def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
+        if path.name not in self.costs:
+            return None
+        by_request, by_token = self.costs[path.name]
+        return requests * by_request + tokens * by_token
+
+
+PLAIN, TUNED = Path("plain", "m"), Path("tuned", "m")
+
+
+def told(counterfactual: Counterfactual) -> dict[tuple[str, str], float]:
+    (family,) = counterfactual.collect()
+    return {(s.labels["task"], s.labels["path"]): s.value * PICO for s in family.samples}
+
+
+def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be() -> None:
+    rows = [("chat", "plain", sent(3, 300, 3000, 50)), ("chat", "tuned", sent(2, 100, 700))]
+    counterfactual = Counterfactual(lambda: rows)
+    counterfactual.obey(Linear(plain=(10, 5), tuned=(100, 1)), {"chat": [PLAIN, TUNED]})
+    expected = {
+        ("chat", "plain"): 3000 + 50 + 2 * 10 + 100 * 5,
+        ("chat", "tuned"): 700 + 3 * 100 + 300 * 1 + 50,
+    }
+    assert told(counterfactual) == pytest.approx(expected)
+    assert told(counterfactual) == pytest.approx(expected)  # looking again adds nothing
+    rows[0][2].answered += 1
+    rows[0][2].tokens += 10
+    rows[0][2].paid += 60
+    assert told(counterfactual) == pytest.approx(
+        {("chat", "plain"): expected["chat", "plain"] + 60, ("chat", "tuned"): expected["chat", "tuned"] + 110}
+    )
+
+
+def test_where_all_is_sent_along_one_path_nothing_is_saved_beside_it() -> None:
+    rows = [("chat", "plain", sent(5, 100, 900, 40))]
+    counterfactual = Counterfactual(lambda: rows)
+    counterfactual.obey(Linear(), {"chat": [PLAIN]})
+    assert told(counterfactual) == pytest.approx({("chat", "plain"): 940})
+
+
+def test_a_path_that_nobody_knows_waits_until_somebody_does() -> None:
+    rows = [("chat", "plain", sent(3, 300, 3000))]
+    counterfactual, costs = Counterfactual(lambda: rows), Linear(plain=(1, 1))
+    counterfactual.obey(costs, {"chat": [PLAIN, TUNED]})
+    assert told(counterfactual) == pytest.approx({("chat", "plain"): 3000})
+    costs.costs["tuned"] = (1, 0)
+    assert told(counterfactual)["chat", "tuned"] == pytest.approx(3)
+
+
+def test_the_training_of_adapters_is_in_no_counterfactual() -> None:
+    receipt = Receipt(decision(path=ADAPTED), Usage(1, 1), {"prompt": 5, "training": 100}, {"total": 1.0}, "ok")
+    row = Sent()
+    row.add(receipt, 7)
+    assert row == Sent(1, 7, 5, 0)
+
+
+async def test_the_road_not_taken_is_priced_by_the_tasks_own_paths(gateway: Gateway, http: httpx.AsyncClient) -> None:
+    door = HttpDoor(http)
+    await door.ask(IN_TRIAGE, "path:triage_few_shot")  # nobody's task, but it shows what the path is like
+    await door.ask(IN_TRIAGE)
+    labels: dict[str, Any] = {"task": "triage"}
+    assert gateway.metric(COUNTERFACTUAL, **labels, path="triage_adapter") == pytest.approx(28e-6)
+    assert gateway.metric(COUNTERFACTUAL, **labels, path="triage_few_shot") == pytest.approx(28e-6)
+    assert gateway.metric(COUNTERFACTUAL, **labels, path="safe_start") == 0  # it has never answered
+    assert gateway.metric(COUNTERFACTUAL, path="handbook") == 0
+
+
+# -- the price list
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m.pop("prices_as_of"), "'prices_as_of' is missing"),
+        (lambda m: m.update(prices_as_of="soon"), "'prices_as_of': Input should be a valid date"),
+        (lambda m: m["retrieval"].pop("embedding"), "'retrieval.embedding' is missing"),
+        (lambda m: m["training"].pop("days"), "'training.days' is missing"),
+        (lambda m: m["training"].update(requests=0), "'training.requests': Input should be greater than or equal to 1"),
+        (
+            lambda m: m["engines"]["local"].update(dollars_per_hour=0),
+            "'engines.local.dollars_per_hour': Input should be greater than 0",
+        ),
+    ],
+)
+def test_a_price_that_is_missing_or_none_is_refused_by_name(neighbours: Neighbours, change: Any, said: str) -> None:
+    change(neighbours.config.models)
+    with pytest.raises(ConfigError, match=said):
+        load_config(neighbours.config.write())
+
+
+def test_no_path_may_take_a_name_that_metrics_mean_something_by(neighbours: Neighbours) -> None:
+    neighbours.config.paths["idle"] = neighbours.config.paths["small_talk"]
+    with pytest.raises(ConfigError, match="no path may be called 'idle': metrics mean an engine's time"):
+        load_config(neighbours.config.write())

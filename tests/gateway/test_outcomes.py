@@ -1,0 +1,90 @@
+"""Every way in which a request can end is in one closed vocabulary, with whose fault it is."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pointsman_gateway.domain.outcome import OUTCOMES, UNFORESEEN, Fault, has_failed
+from pointsman_gateway.faults import fault_of, outcome_of
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    ROOT / "libs/servicekit/src",
+    *(ROOT / "services" / service / "src" for service in ("gateway", "retriever", "lora-server")),
+]
+MADE_UP = {
+    "bad_{}": ("bad_limit", "bad_age", "bad_priority"),
+    "invalid_{}": ("invalid_top_k", "invalid_neighbours", "invalid_least_dense"),
+    "too_many_{}": ("too_many_messages", "too_many_tools", "too_many_functions"),
+    "{}_unavailable": ("retriever_unavailable", "lora_server_unavailable", "gateway_unavailable"),
+}
+"""Codes that are put together, and what comes of them."""
+
+
+def codes() -> Iterator[tuple[str, str]]:
+    """Each code that a service's error is given, as it stands in the code, and where."""
+    for folder in SOURCES:
+        for file in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Call):
+                    for keyword in node.keywords:
+                        if keyword.arg == "code":
+                            yield from ((code, f"{file.name}:{node.lineno}") for code in said(keyword.value))
+
+
+def said(value: ast.expr) -> Iterator[str]:
+    match value:
+        case ast.Constant(value=str(code)):
+            yield code
+        case ast.JoinedStr():
+            yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in value.values)
+        case ast.IfExp():
+            yield from said(value.body)
+            yield from said(value.orelse)
+
+
+def test_every_code_of_every_service_is_in_the_vocabulary() -> None:
+    found = dict(codes())
+    assert len(found) > 100
+    missing = {}
+    for code, where in found.items():
+        for possible in MADE_UP.get(code, (code,)):
+            if possible not in OUTCOMES:
+                missing[possible] = where
+    assert missing == {}
+    assert {code for code in found if "{}" in code} == set(MADE_UP)
+
+
+def test_every_fault_has_its_outcomes() -> None:
+    assert set(OUTCOMES.values()) == {fault.value for fault in Fault}
+
+
+def test_a_code_that_nobody_knows_makes_no_outcome_of_its_own() -> None:
+    assert outcome_of("a_code_of_tomorrow") == UNFORESEEN
+    assert fault_of("a_code_of_tomorrow", Unavailable("x", code="a_code_of_tomorrow")) == Fault.GATEWAY
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (Unavailable("x", code="unknown_collection"), Fault.RETRIEVER),
+        (Unavailable("x", code="no_slot"), Fault.ADAPTER),
+        # A code of a caller's mistake, in an error that is none: another service was asked the wrong thing by us.
+        (Unavailable("x", code="bad_parameter"), Fault.GATEWAY),
+        (InvalidArgument("x", code="unknown_collection"), Fault.CALLER),
+    ],
+)
+def test_what_another_service_says_is_its_own_fault_or_ours(error: PointsmanError, fault: Fault) -> None:
+    assert fault_of(error.code, error) == fault
+
+
+def test_a_retriever_that_is_late_is_not_the_gateways_fault() -> None:
+    late = Unavailable("x", code="deadline_exceeded")
+    late.fault = "retriever"
+    assert fault_of("deadline_exceeded", late) == Fault.RETRIEVER
+
+
+def test_who_only_wanted_the_decision_has_not_failed() -> None:
+    assert [outcome for outcome in ("ok", "routed", "cancelled", "internal") if has_failed(outcome)] == ["internal"]

@@ -1,0 +1,296 @@
+"""Whatever becomes of a request, whichever door it came through: it leaves one receipt, and is counted once."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from doubles.doors import DOORS, Door, opening_door
+from doubles.engine import BREAK, ScriptedEngine, answer, beginning
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.lora_server import READY
+from doubles.receipts import Body, receipts_in, receipts_once
+from doubles.retriever import ScriptedRetriever
+from doubles.valkey import Valkey
+from doubles.waiting import until
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.doors.limits import LIMITS
+from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.grpc_client import open_channel
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbours:
+    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}}
+    neighbours.config.models["retrieval"]["embedding"] = 0.000001
+    return neighbours
+
+
+async def the_one(valkey: Valkey) -> Body:
+    """The only receipt that there is."""
+    receipts = await receipts_once(valkey.url, lambda receipts: receipts.all)
+    (receipt,) = receipts.all
+    return receipt
+
+
+def counted(gateway: Gateway) -> float:
+    names = ("requests", "routed", "refused", "embedding_requests")
+    return sum(gateway.metric(f"pointsman_{name}_total") for name in names)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a request is made to end."""
+
+    outcome: str
+    fault: str
+    path: str = ""
+    """Empty where nothing is decided."""
+    text: str = IN_CHAT
+    model: str = "auto"
+    before: Callable[[Neighbours, Gateway], Any] = lambda neighbours, gateway: None
+
+
+async def _without_adapters(neighbours: Neighbours, gateway: Gateway) -> None:
+    await neighbours.lora_server.say(READY, url=neighbours.engine.url, resident=[], aliases={})
+    await until(lambda: not gateway.house.engines.get("local").resident)
+
+
+def _closed(neighbours: Neighbours, gateway: Gateway) -> None:
+    gateway.house.pipeline.admission.closing = True
+
+
+def _not_found(neighbours: Neighbours, gateway: Gateway) -> None:
+    neighbours.retriever.error = Unavailable("gone", code="unknown_collection")
+
+
+ENDS: Mapping[str, End] = {
+    "answered": End("ok", "none", "small_talk"),
+    "looked up": End("ok", "none", "handbook", IN_POLICY),
+    "fallen back": End("ok", "none", "triage_few_shot", IN_TRIAGE, before=_without_adapters),
+    "cut by the engine": End(
+        "engine_unavailable", "engine", "small_talk", before=lambda n, g: n.engine.says(*beginning("a"), BREAK)
+    ),
+    "failed by the engine": End(
+        "engine_error", "engine", "tiny", model="tiny", before=lambda n, g: n.engine.refuses(500, "x")
+    ),
+    "refused by the engine": End(
+        "engine_refused",
+        "caller",
+        "small_talk",
+        before=lambda n, g: n.engine.refuses(400, {"error": {"message": "no"}}),
+    ),
+    "failed by the retriever": End(
+        "unknown_collection", "retriever", "handbook", IN_POLICY, "path:handbook", _not_found
+    ),
+    "named what there is not": End("unknown_model", "caller", model="junk"),
+    "empty": End("empty_message", "caller", text=" "),
+    "turned away": End("shutting_down", "gateway", before=_closed),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
+async def test_each_end_leaves_one_receipt_and_the_same_through_every_door(
+    gateway: Gateway, neighbours: Neighbours, valkey: Valkey, end: End
+) -> None:
+    prepared = end.before(neighbours, gateway)
+    if prepared is not None:
+        await prepared
+    said: list[str] = []
+    for name in DOORS:
+        async with opening_door(name, gateway.url, gateway.grpc_address) as door:
+            with suppress(PointsmanError):
+                said.append((await door.ask(end.text, end.model)).told["request-id"])
+    receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == len(DOORS))
+    for receipt in receipts.all:
+        assert (receipt["outcome"], receipt["fault"], receipt.get("path", "")) == (end.outcome, end.fault, end.path)
+        assert ("id" in receipt) == bool(end.path)
+        assert receipt["seconds"]["total"] > 0
+    assert len({json.dumps([one["usage"], one["cost_parts_usd"]]) for one in receipts.all}) == 1
+    ids = [receipt["request_id"] for receipt in receipts.all]
+    assert len(set(ids)) == len(DOORS)
+    assert said in ([], ids)
+    assert counted(gateway) == len(DOORS)
+
+
+async def test_a_decision_alone_leaves_a_receipt_that_costs_nothing(
+    door: Door, gateway: Gateway, valkey: Valkey
+) -> None:
+    await door.route(IN_CHAT)
+    receipt = await the_one(valkey)
+    assert (receipt["outcome"], receipt["path"], receipt["cost_usd"]) == ("routed", "small_talk", 0)
+    assert gateway.metric("pointsman_routed_total", path="small_talk", task="chat") == counted(gateway) == 1
+
+
+async def test_a_decision_that_is_refused_leaves_a_receipt(door: Door, gateway: Gateway, valkey: Valkey) -> None:
+    with pytest.raises(PointsmanError):
+        await door.route(IN_CHAT, "junk")
+    receipt = await the_one(valkey)
+    assert (receipt["operation"], receipt["outcome"]) == ("route", "unknown_model")
+    assert counted(gateway) == 1
+
+
+ROUTES = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completion",
+    "/v1/responses": "chat",
+    "/v1/embeddings": "embeddings",
+    "/v1/route": "route",
+}
+BAD_BODIES: Mapping[str, tuple[bytes, str]] = {
+    "no JSON": (b"{", "bad_json"),
+    "no UTF-8": (b'{"model": "\xff"}', "bad_json"),
+    "a wrong type": (b'{"model": 5, "messages": 5, "input": 5, "prompt": 5}', "bad_parameter"),
+    "too large": (b'{"model": "' + b"x" * LIMITS.bytes + b'"}', "body_too_large"),
+    "too deep": (b"[" * 3000 + b"]" * 3000, "body_too_deep"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_BODIES)
+async def test_a_body_that_cannot_be_read_leaves_a_receipt(
+    http: httpx.AsyncClient, gateway: Gateway, valkey: Valkey, bad: str
+) -> None:
+    body, code = BAD_BODIES[bad]
+    answers = [await http.post(route, content=body, headers=JSON) for route in ROUTES]
+    assert {answered.json()["error"]["code"] for answered in answers} == {code}
+    receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == len(ROUTES))
+    told = [(one["request_id"], one["operation"], one["outcome"], one["fault"]) for one in receipts.all]
+    ids = [answered.headers["x-request-id"] for answered in answers]
+    assert told == [(name, wanted, code, "caller") for name, wanted in zip(ids, ROUTES.values(), strict=True)]
+    assert counted(gateway) == len(ROUTES)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_who_hangs_up_while_its_body_is_read_leaves_a_receipt(
+    gateway: Gateway, valkey: Valkey, path: str
+) -> None:
+    host, _, port = gateway.url.removeprefix("http://").rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+    writer.write(head.encode() + b'{"model":')
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    receipt = await the_one(valkey)
+    assert (receipt["outcome"], receipt["fault"], receipt["counted"]) == ("cancelled", "caller", False)
+
+
+async def test_what_grpc_cannot_read_leaves_a_receipt(gateway: Gateway, valkey: Valkey) -> None:
+    async with open_channel(gateway.grpc_address) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        asked = pb.GenerateRequest(model="auto", messages=[pb.Message(role="user", content="x")])
+        asked.sampling.extra_json = "{"
+        with pytest.raises(Exception, match="extra_json"):
+            await stub.GenerateOnce(asked)
+    receipt = await the_one(valkey)
+    assert (receipt["operation"], receipt["fault"]) == ("chat", "caller")
+    assert counted(gateway) == 1
+
+
+async def test_who_gives_up_in_the_line_before_the_house_leaves_a_receipt(
+    neighbours: Neighbours, valkey: Valkey, engine: ScriptedEngine
+) -> None:
+    neighbours.settings |= {"max_in_flight": 1, "longest_wait": 60.0}
+    await neighbours.ready()
+    go_on = asyncio.Event()
+    engine.says(*beginning("a"), go_on, *answer("b"))
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        first = asyncio.create_task(http.post("/v1/chat/completions", json=body(IN_CHAT)))
+        await until(lambda: engine.running == 1)
+        second = asyncio.create_task(http.post("/v1/chat/completions", json=body(IN_CHAT)))
+        await until(lambda: gateway.house.pipeline.admission.waiting == 1)
+        second.cancel()
+        receipt = await the_one(valkey)
+        assert (receipt["outcome"], "id" in receipt) == ("cancelled", False)
+        assert receipt["seconds"]["admission"] == receipt["seconds"]["total"] > 0
+        go_on.set()
+        await first
+        receipts = await receipts_once(valkey.url, lambda receipts: receipts.decided)
+        assert [one["outcome"] for one in receipts.all] == ["ok", "cancelled"]
+
+
+async def test_who_hangs_up_in_an_answer_leaves_one_receipt_with_what_came(
+    gateway: Gateway, http: httpx.AsyncClient, engine: ScriptedEngine, valkey: Valkey
+) -> None:
+    engine.says(*beginning("one", "two"), asyncio.Event())
+    async with http.stream("POST", "/v1/chat/completions", json=body(IN_CHAT) | {"stream": True}) as response:
+        async for line in response.aiter_lines():
+            if '"two"' in line:
+                break
+    receipt = await the_one(valkey)
+    assert (receipt["outcome"], receipt["usage"]["completion_tokens"]) == ("cancelled", 2)
+    assert receipt["cost_usd"] == pytest.approx(sum(receipt["cost_parts_usd"].values()))
+    assert receipt["cost_usd"] > 0
+    assert counted(gateway) == 1
+
+
+def body(text: str) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": text}]}
+
+
+async def test_embeddings_leave_their_receipts(http: httpx.AsyncClient, gateway: Gateway, valkey: Valkey) -> None:
+    got = (await http.post("/v1/embeddings", json={"model": "minilm", "input": "a train"})).json()
+    await http.post("/v1/embeddings", json={"model": "minilm", "input": "word " * 3000})
+    await http.post("/v1/embeddings", json={"model": "junk", "input": "a"})
+    receipts = await receipts_once(valkey.url, lambda receipts: len(receipts.all) == 3)
+    told = [(one["operation"], one["model"], one["outcome"]) for one in receipts.undecided]
+    assert told == [
+        ("embeddings", "minilm", "ok"),
+        ("embeddings", "minilm", "context_length_exceeded"),
+        ("embeddings", "", "unknown_model"),
+    ]
+    tokens = got["usage"]["prompt_tokens"]
+    assert receipts.undecided[0]["cost_parts_usd"] == {"embedding": tokens * 0.5 / 1e6}
+    assert counted(gateway) == 3
+
+
+async def test_the_question_that_was_embedded_is_on_the_bill(
+    http: httpx.AsyncClient, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
+) -> None:
+    classified = (await http.post("/v1/chat/completions", json=body(IN_POLICY))).json()
+    assert classified["pointsman"]["cost_parts_usd"]["embedding"] == pytest.approx(1e-6)  # once, for both
+    forced = (await http.post("/v1/chat/completions", json=body(IN_POLICY) | {"model": "path:handbook"})).json()
+    assert not retriever.asked[-1].HasField("vector")
+    assert forced["pointsman"]["cost_parts_usd"]["embedding"] == pytest.approx(1e-6)  # by the retriever
+    plain = (await http.post("/v1/chat/completions", json=body(IN_CHAT) | {"model": "tiny"})).json()
+    assert "embedding" not in plain["pointsman"]["cost_parts_usd"]
+    await receipts_once(valkey.url, lambda receipts: len(receipts.decided) == 3)
+    assert gateway.metric("pointsman_cost_usd_total", component="embedding") == pytest.approx(2e-6)
+
+
+async def test_refusals_have_a_stream_of_their_own_and_push_no_decision_out(
+    neighbours: Neighbours, valkey: Valkey
+) -> None:
+    neighbours.config.rest_of_tasks["journal"] = {"most_undecided": 100}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        await http.post("/v1/chat/completions", json=body(IN_CHAT))
+        for _ in range(150):
+            await http.post("/v1/chat/completions", content=b"{", headers=JSON)
+        await until(lambda: gateway.metric("pointsman_journal_entries_total") == 151)
+    receipts = await receipts_in(valkey.url)
+    assert (len(receipts.decided), len(receipts.undecided)) == (1, 100)
+
+
+async def test_no_text_and_no_secret_is_on_a_receipt_without_a_decision(
+    http: httpx.AsyncClient, valkey: Valkey
+) -> None:
+    await http.post("/v1/chat/completions", json=body("a secret of mine") | {"model": "a secret model"})
+    receipt = await the_one(valkey)
+    assert "secret" not in json.dumps(receipt)
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway

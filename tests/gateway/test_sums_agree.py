@@ -1,0 +1,286 @@
+"""Receipts, counters and what keys have used tell the same, to the last picodollar, over whatever comes."""
+
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
+from doubles.engine import BREAK, Refusal, Step, answer, beginning
+from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours
+from doubles.lora_server import READY
+from doubles.receipts import Receipts, receipts_in
+from doubles.tenancy import issue
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.domain import PICO
+from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.keys.records import Limits
+
+REQUESTS, AT_ONCE = 2000, 32
+TEXTS = (IN_CHAT, IN_POLICY, IN_TRIAGE, "Hello there, how is the weather", "SELECT 1 FROM x")
+MODELS = ("auto", "auto", "auto", "auto", "tiny", "path:handbook", "path:letter", "triage@prod", "junk")
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
+    """With keys, a cache, an engine by the hour, trainings to be paid back, and prices that are no round numbers."""
+    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool", "max_in_flight": 24}
+    neighbours.settings |= {"max_waiting": 4, "longest_wait": 0.2}
+    config = neighbours.config
+    config.models["models"]["tiny"]["prices"] = {"prompt": 0.0137, "cached": 0.0021, "completion": 0.0623}
+    config.models["retrieval"] = {"search": 2.3e-7, "embedding": 1.7e-8}
+    config.models["training"] = {"dollars_per_hour": 0.043, "requests": 10_007, "days": 30}
+    config.models["engines"]["local"]["dollars_per_hour"] = 0.043
+    config.models["cache"] = {"hit": 1.3e-8}
+    config.models["embeddings"] = {"minilm": {"local": True, "price": 0.0019}}
+    config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"most": 0}}
+    config.paths["handbook"] |= {"temperature": 0, "cache": {}}
+    config.rest_of_tasks["journal"] = {"most_undecided": REQUESTS}
+    aliases = {"triage@prod": TRIAGE, "voice@prod": VOICE}
+    await neighbours.lora_server.say(
+        READY, url=neighbours.engine.url, resident=[TRIAGE, VOICE], aliases=aliases, training_seconds={TRIAGE: 552.0}
+    )
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@dataclass
+class Chance:
+    """What the engine, and the callers, happen to do."""
+
+    draw: random.Random = field(default_factory=lambda: random.Random(11))
+
+    def engine(self, body: Any) -> Any:
+        pieces = [f"{n} " for n in range(self.draw.randrange(1, 9))]
+        sort = self.draw.random()
+        if sort < 0.08:
+            return Refusal(self.draw.choice([400, 429, 500, 503]), {"error": {"message": "not now"}})
+        if sort < 0.14:
+            return [*beginning(*pieces), BREAK]
+        if sort < 0.20:
+            return [*beginning(*pieces), *self.pauses(20)]
+        prompt = self.draw.randrange(10, 900)
+        return answer(*pieces, prompt_tokens=prompt, cached_tokens=self.draw.randrange(prompt))
+
+    def pauses(self, count: int) -> list[Step]:
+        """An answer that drags on, so that callers lose patience with it."""
+        return [step for _ in range(count) for step in (b": wait\n\n", beginning("x")[1])]
+
+
+@dataclass
+class Client:
+    """Asks once, in some way, and tells the request's id where it heard the end of it."""
+
+    http: httpx.AsyncClient
+    stub: gateway_pb2_grpc.GatewayStub
+    keys: list[str]
+    draw: random.Random
+    heard: list[str] = field(default_factory=list)
+
+    async def ask(self, number: int) -> None:
+        name = f"request-{number}"
+        way = self.draw.choice([self.chat, self.chat, self.stream, self.stream, self.grpc, self.once, self.other])
+        asking = asyncio.create_task(way(name, self.draw.choice(self.keys)))
+        patience = self.draw.choice([None, None, None, None, self.draw.random() * 0.05])
+        with suppress(TimeoutError, asyncio.CancelledError, httpx.HTTPError, grpc.aio.AioRpcError):
+            await asyncio.wait_for(asking, patience)
+            self.heard.append(name)
+
+    def body(self, **more: Any) -> dict[str, Any]:
+        text = self.draw.choice(TEXTS)
+        return {"model": self.draw.choice(MODELS), "messages": [{"role": "user", "content": text}], **more}
+
+    def headers(self, name: str, key: str) -> dict[str, str]:
+        return {"x-request-id": name, "authorization": f"Bearer {key}"}
+
+    async def chat(self, name: str, key: str) -> None:
+        await self.http.post("/v1/chat/completions", json=self.body(), headers=self.headers(name, key))
+
+    async def stream(self, name: str, key: str) -> None:
+        asked = self.http.stream(
+            "POST", "/v1/chat/completions", json=self.body(stream=True), headers=self.headers(name, key)
+        )
+        async with asked as response:
+            async for _ in response.aiter_bytes():
+                pass
+
+    def message(self) -> pb.GenerateRequest:
+        body = self.body()
+        return pb.GenerateRequest(model=body["model"], messages=[pb.Message(**body["messages"][0])])
+
+    async def grpc(self, name: str, key: str) -> None:
+        call = self.stub.Generate(self.message(), metadata=tuple(self.headers(name, key).items()))
+        try:
+            async for _ in call:
+                pass
+        except grpc.aio.AioRpcError:
+            pass
+        finally:
+            call.cancel()
+
+    async def once(self, name: str, key: str) -> None:
+        with suppress(grpc.aio.AioRpcError):
+            await self.stub.GenerateOnce(self.message(), metadata=tuple(self.headers(name, key).items()))
+
+    async def other(self, name: str, key: str) -> None:
+        shown = self.headers(name, key)
+        match self.draw.randrange(5):
+            case 0:
+                await self.http.post("/v1/route", json=self.body(), headers=shown)
+            case 1:
+                model = self.draw.choice(["minilm", "minilm", "junk"])
+                await self.http.post("/v1/embeddings", json={"model": model, "input": "a train"}, headers=shown)
+            case 2:
+                await self.http.post("/v1/chat/completions", content=b"{", headers=shown)
+            case 3:
+                await self.http.post("/v1/completions", json={"model": "auto", "prompt": IN_CHAT}, headers=shown)
+            case 4:
+                await self.http.post("/v1/responses", json={"model": "auto", "input": IN_POLICY}, headers=shown)
+
+
+async def test_receipts_counters_and_usage_agree_exactly_over_a_mixed_load(
+    gateway: Gateway, neighbours: Neighbours, valkey: Valkey
+) -> None:
+    chance = Chance()
+    neighbours.engine.script = chance.engine
+    few = Limits(requests_per_minute=40, tokens_per_minute=30_000, dollars_per_day=0.5)
+    issued = [await issue(valkey.url, limits) for limits in (Limits(), Limits(), few)]
+    secrets = [one.credential.text for one in issued]
+    keys = [*secrets * 6, f"pm_{'A' * 8}_{'b' * 32}", ""]  # now and then one that nobody knows, or none
+    async with (
+        httpx.AsyncClient(
+            base_url=gateway.url, verify=False, timeout=30, limits=httpx.Limits(max_connections=AT_ONCE)
+        ) as http,
+        open_channel(gateway.grpc_address) as channel,
+    ):
+        client = Client(http, gateway_pb2_grpc.GatewayStub(channel), keys, chance.draw)
+        await in_turns(client.ask, REQUESTS)
+    receipts = await all_written(gateway, valkey)
+
+    ids = Counter(one["request_id"] for one in receipts.all)
+    assert [name for name, count in ids.items() if count > 1] == []
+    assert set(client.heard) - ids.keys() == set()
+    outcomes = {one["outcome"] for one in receipts.all}
+    assert {"ok", "routed", "cancelled", "engine_error", "engine_unavailable", "unknown_key"} <= outcomes
+    assert {"unknown_model", "bad_json", "missing_key", "requests_per_minute"} <= outcomes
+    assert len(client.heard) > REQUESTS / 2
+
+    assert counters_of(gateway) == counters_by(receipts)
+    assert await usage_of(valkey) == usage_by(receipts, [one.record.id for one in issued])
+
+
+async def in_turns(ask: Callable[[int], Any], count: int) -> None:
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for number in numbers:
+            await ask(number)
+
+    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
+
+
+async def all_written(gateway: Gateway, valkey: Valkey) -> Receipts:
+    """Once nobody is in the house, and Redis has all that happened in it."""
+    await gateway.house.pipeline.admission.emptied(30)
+
+    async def look() -> Receipts | None:
+        receipts = await receipts_in(valkey.url)
+        told = sum(gateway.metric(f"pointsman_{name}_total") for name in COUNTED)
+        tallies = gateway.house.tenancy.tallies  # type: ignore[union-attr]  # keys are on
+        return receipts if told == len(receipts.all) and not tallies.waiting else None
+
+    receipts = await found(look, within=30)
+    assert receipts is not None
+    return receipts
+
+
+COUNTED = ("requests", "routed", "refused", "embedding_requests")
+TOKENS = ("prompt", "cached", "completion", "replayed", "embedded")
+Sums = dict[str, Counter[Any]]
+
+
+def counters_of(gateway: Gateway) -> Sums:
+    """What /metrics shows."""
+    sums: Sums = {name: Counter() for name in ("requests", "tokens", "picodollars")}
+    samples = [s for family in gateway.house.registry.collect() for s in family.samples if s.value]
+    for sample in samples:
+        labels, value = sample.labels, sample.value
+        match sample.name:
+            case "pointsman_requests_total":
+                sums["requests"][labels["path"], labels["outcome"], labels["fault"]] += value
+            case "pointsman_routed_total":
+                sums["requests"][labels["path"], "routed", "none"] += value
+            case "pointsman_refused_total":
+                sums["requests"]["", labels["code"], labels["fault"]] += value
+            case "pointsman_embedding_requests_total":
+                sums["requests"]["", labels["outcome"], labels["fault"]] += value
+            case "pointsman_tokens_total":
+                sums["tokens"][labels["type"]] += value
+            case "pointsman_embedding_tokens_total":
+                sums["tokens"]["embedded"] += value
+            case "pointsman_cost_usd_total":
+                sums["picodollars"][labels["component"]] += round(value * PICO)
+            case "pointsman_embedding_cost_usd_total":
+                sums["picodollars"]["embedding"] += round(value * PICO)
+    return sums
+
+
+def counters_by(receipts: Receipts) -> Sums:
+    """What they must show, by the receipts."""
+    requests: Counter[Any] = Counter()
+    tokens: Counter[Any] = Counter()
+    for one in receipts.all:
+        path = one.get("path", "")
+        path = path if not path.startswith("adapter:") else "other"
+        requests[path, one["outcome"], one["fault"]] += 1
+        usage = one["usage"]
+        if one.get("operation") == "embeddings":
+            tokens["embedded"] += usage["prompt_tokens"]
+        elif one.get("cached"):
+            tokens["replayed"] += usage["prompt_tokens"] + usage["completion_tokens"]
+        else:
+            tokens["prompt"] += usage["prompt_tokens"] - usage["cached_tokens"]
+            tokens["cached"] += usage["cached_tokens"]
+            tokens["completion"] += usage["completion_tokens"]
+    return {"requests": requests, "tokens": tokens, "picodollars": +receipts.picodollars()}
+
+
+async def usage_of(valkey: Valkey) -> dict[str, dict[str, int]]:
+    """What `pointsman keys usage` shows, by key."""
+    program = [sys.executable, "-m", "pointsman_cli", "keys", "usage", "--json", "--redis", valkey.url]
+    process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    used = {}
+    for row in json.loads(out):
+        if row["key"]:
+            dollars = row["month"].pop("dollars")
+            assert round(dollars * PICO) == row["month"]["picodollars"]
+            used[row["key"]["id"]] = {name: count for name, count in row["month"].items() if count}
+    return used
+
+
+def usage_by(receipts: Receipts, keys: list[str]) -> dict[str, dict[str, int]]:
+    """What it must show, by the receipts."""
+    used: dict[str, Counter[str]] = {key: Counter() for key in keys}
+    for one in receipts.all:
+        if not one.get("counted", True):
+            continue
+        counts = used[one["key"]]
+        counts["requests"] += 1
+        counts["cancelled"] += one["outcome"] == "cancelled"
+        counts["failed"] += one["outcome"] not in ("ok", "routed", "cancelled")
+        counts.update(one["usage"])
+        counts["picodollars"] += sum(round(usd * PICO) for usd in one["cost_parts_usd"].values())
+    return {key: dict(+counts) for key, counts in used.items()}

@@ -1,0 +1,55 @@
+"""A retriever that is told to stop: not ready first, then what is asked already is answered."""
+
+import re
+import signal
+import sys
+from pathlib import Path
+
+from doubles.processes import Process
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pointsman.v1 import retriever_pb2 as pb
+from pointsman.v1 import retriever_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def retriever(folder: Path, model_folder: Path) -> Process:
+    settings = {
+        "LISTEN": "127.0.0.1:0",
+        "METRICS_LISTEN": "127.0.0.1:0",
+        "DATA": str(folder / "data"),
+        "EMBEDDING_MODEL": str(model_folder),
+        "DRAIN_NOTICE": "2",
+    }
+    environment = {f"POINTSMAN_RETRIEVER_{name}": value for name, value in settings.items()}
+    program = [sys.executable, "-m", "pointsman_retriever"]
+    return Process(program, environment, folder / "retriever.log", r"serving at (\S+),")
+
+
+async def test_it_serves_on_while_it_says_that_it_is_leaving(tmp_path: Path, model_folder: Path) -> None:
+    leaving = retriever(tmp_path, model_folder)
+    (address,) = await leaving.start()
+    try:
+        async with open_channel(address) as channel:
+            stub, health = retriever_pb2_grpc.RetrieverStub(channel), health_pb2_grpc.HealthStub(channel)
+            await stub.CreateCollection(pb.CreateCollectionRequest(name="notes"))
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            leaving.signal(signal.SIGTERM)
+            async for said in watch:
+                if said.status == NOT_SERVING:
+                    break
+            note = pb.Document(id="a", title="Ladder", text="The ladder is in the shed.")
+            await stub.Upsert(pb.UpsertRequest(collection="notes", documents=[note]))
+        assert await leaving.ended(within=30) == 0
+        assert re.search("leaving: not ready any more, serving on for 2 s", leaving.words)
+    finally:
+        await leaving.kill()
+    (address,) = await leaving.start()
+    try:
+        async with open_channel(address) as channel:
+            stub = retriever_pb2_grpc.RetrieverStub(channel)
+            (notes,) = (await stub.ListCollections(pb.ListCollectionsRequest())).collections
+            assert notes.documents == 1
+    finally:
+        await leaving.kill()

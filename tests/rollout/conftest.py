@@ -1,0 +1,22 @@
+"""What every rolling restart begins with: an embedding model, and a configuration without adapters."""
+
+from pathlib import Path
+
+import pytest
+from doubles.config_folder import ConfigFolder
+from doubles.town import MODEL
+from pointsman_embedding.prepare import prepare
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    prepare(MODEL)
+    return MODEL
+
+
+@pytest.fixture
+def config_folder(tmp_path: Path) -> ConfigFolder:
+    config = ConfigFolder(tmp_path / "config")
+    config.paths = {name: path for name, path in config.paths.items() if "adapter" not in path}
+    config.tasks["triage"]["policy"] = {"fixed": "triage_few_shot"}
+    return config
