@@ -4,6 +4,7 @@
     make experiment ARGS="--only triage --limit 20 --no-write"
     make experiment ARGS="--write-only"   # table and picture anew from the results that are there
 
+A run that was broken off goes on where it was: its answers are in .pointsman/experiment/answers.
 Everything is asked at temperature 0; trainings and resamplings have the seed 7.
 """
 
@@ -20,7 +21,7 @@ from pointsman_cli.eval.report import Report
 from benchmarks.experiment import adapters, picture, table
 from benchmarks.experiment.folder import EXAMPLE, HERE, ROOT, lay_out
 from benchmarks.experiment.house import running
-from benchmarks.experiment.tasks import TASKS, paths_of
+from benchmarks.experiment.tasks import OWN_ADAPTERS, TASKS, paths_of
 from benchmarks.gateway_load.machine import CannotMeasure
 
 WORK = ROOT / ".pointsman/experiment"
@@ -50,28 +51,35 @@ def main() -> int:
 
 def measure(tasks: Sequence[str], limit: int | None, results: Path) -> None:
     """One report for each task in `results`; the pages, with the answers, beside the work."""
-    trained = adapters.trained(WORK / "adapters")
+    trained = adapters.trained(WORK / "adapters", {OWN_ADAPTERS[task] for task in tasks if task in OWN_ADAPTERS})
     example = lay_out(WORK / "helpdesk", trained)
     results.mkdir(parents=True, exist_ok=True)
     with running(example, WORK / "home") as url:
         for task in tasks:
-            began = time.monotonic()
-            subprocess.run(_evaluation(task, url, limit, results), cwd=ROOT, check=True)
+            began, kept = time.monotonic(), WORK / "answers" / f"{task}.jsonl"
+            subprocess.run(_evaluation(task, url, limit, results, kept), cwd=ROOT, check=True)
+            kept.replace(kept.with_suffix(".last.jsonl"))
             print(f"{task}: {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _evaluation(task: str, url: str, limit: int | None, results: Path) -> list[str]:
+def _evaluation(task: str, url: str, limit: int | None, results: Path, kept: Path) -> list[str]:
+    """Goes on with the answers of a run that was broken off, where there is one."""
     dataset = EXAMPLE / "heldout" / f"{task}.jsonl"
     return [
         str(adapters.POINTSMAN), "eval", str(dataset), "--task", task, "--paths", ",".join(paths_of(task)),
         "--url", url, "--home", str(WORK), "--concurrency", str(AT_ONCE), "--examples", "5",
         "--json", str(results / f"{task}.json"), "--html", str(WORK / f"{task}.html"),
+        "--resume" if kept.exists() else "--answers", str(kept),
         *(["--limit", str(limit)] if limit else []),
     ]  # fmt: skip
 
 
 def write() -> None:
-    """The page's generated part, and its picture."""
+    """The page's generated part, and its picture, once there are results of all tasks."""
+    missing = [task for task in TASKS if not (RESULTS / f"{task}.json").is_file()]
+    if missing:
+        print(f"docs/experiment.md waits for the results of {', '.join(missing)}")
+        return
     reports: dict[str, Report] = {task: report.read(RESULTS / f"{task}.json") for task in TASKS}
     PICTURE.write_text(picture.draw(reports), encoding="utf-8")
     page = PAGE.read_text("utf-8")

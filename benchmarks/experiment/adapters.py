@@ -26,14 +26,14 @@ def recipes() -> dict[str, Recipe]:
     questions = [{"text": row["text"], "output": row["output"]} for row in policy_answers()]
     sums = read_rows(EXAMPLE / "config/tasks/fare_sum.jsonl")
     return {
-        "policy": Recipe((*questions, *facts()), "2e-3", 8, 4),
-        "fares": Recipe(tuple(sums), "2e-3", 10, 1.5),
+        "policy": Recipe((*questions, *facts()), "2e-3", 8, 6),
+        "fares": Recipe(tuple(sums), "2e-3", 10, 3),
     }
 
 
-def trained(folder: Path) -> dict[str, Path]:
-    """The adapters below `folder` by name; what is missing is trained (some minutes, on two cores)."""
-    return {name: _trained(folder, name, recipe) for name, recipe in recipes().items()}
+def trained(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """These adapters below `folder`; what is missing is trained (some minutes each, on two cores)."""
+    return {name: _trained(folder, name, recipe) for name, recipe in recipes().items() if name in names}
 
 
 def _trained(folder: Path, name: str, recipe: Recipe) -> Path:
@@ -48,5 +48,5 @@ def _arguments(name: str, data: Path, out: Path, recipe: Recipe) -> Iterable[str
     return (
         "train", "--name", name, "--data", str(data), "--out", str(out), "--no-register", "--seed", str(SEED),
         "--learning-rate", recipe.learning_rate, "--epochs", str(recipe.epochs), "--max-minutes", str(recipe.minutes),
-        "--baseline-shots", "0",
+        "--baseline-shots", "0", "--samples", "0",
     )  # fmt: skip

@@ -6,6 +6,8 @@ from benchmarks.experiment.folder import HERE
 
 PREFIXES = {"triage": "triage_", "policy_question": "policy_", "branded_reply": "letter_", "fare_sum": "fare_"}
 TASKS = tuple(PREFIXES)
+OWN_ADAPTERS = {"policy_question": "policy", "fare_sum": "fares"}
+"""Which the experiment trains; the other tasks have the example's."""
 
 
 def paths_of(task: str) -> list[str]:

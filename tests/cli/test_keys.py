@@ -53,6 +53,14 @@ def test_a_key_is_printed_alone_and_once_and_is_found_by_its_prefix(keys: Keys, 
     assert redis.hexists(layout.KEYS, digest(key))
 
 
+def test_only_a_key_that_was_made_one_is_an_operators(keys: Keys) -> None:
+    keys("create", "plain", "--tenant", "acme")
+    keys("create", "for moves", "--tenant", "acme", "--operator")
+    assert {record["name"]: record["operator"] for record in listed(keys)} == {"plain": False, "for moves": True}
+    rows = keys("list").out.splitlines()
+    assert ["operator" in row for row in rows if "acme" in row] == [False, True]
+
+
 def test_a_key_has_the_limits_the_scope_and_the_end_that_it_was_given(keys: Keys) -> None:
     made = keys(
         "create", "--tenant", "acme", "--task", "triage", "--task", "chat", "--adapter", "triage", "--path", "p",

@@ -228,6 +228,9 @@ class Known:
     def __init__(self, **evidence: PathEvidence) -> None:
         self._evidence = evidence
 
+    def learn(self, **evidence: PathEvidence) -> None:
+        self._evidence |= evidence
+
     def of(self, task: str, path: Path) -> PathEvidence:
         assert task == "t"
         return self._evidence.get(path.name, PathEvidence())
@@ -354,3 +357,20 @@ async def test_every_door_tells_what_was_weighed(door: Door) -> None:
         ("triage_few_shot", "fallback", no_evidence),
         ("safe_start", "fallback", "in reserve"),
     ]
+
+
+def test_looking_at_how_a_task_stands_makes_no_incumbent() -> None:
+    good = PathEvidence(rated=100, quality=0.95)
+    known = Known(cheap=POOR, dear=good)
+    by = router(known, costs={"cheap": 4.9e-6, "dear": 5e-6})
+    (seen,) = by.outlooks()
+    assert (seen.choice, seen.reason) == ("dear", "policy:best_value")
+    assert "under the floor" in {p.path.name: p.said for p in seen.prospects}["cheap"]
+    known.learn(cheap=good)
+    assert decide(by).path.name == "cheap"  # an incumbent would have stayed: two per cent are less than the hysteresis
+
+
+def test_what_is_away_is_not_the_choice_while_it_is() -> None:
+    known = Known(cheap=GOOD, dear=GOOD)
+    (seen,) = router(known, away={"cheap": "breaker open"}).outlooks()
+    assert (seen.choice, {p.path.name: p.away for p in seen.prospects}["cheap"]) == ("dear", "breaker open")

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import pytest
 from doubles.adapters import NoAdapters
-from pointsman_gateway.config.schema import Policy, TaskConfig
+from pointsman_gateway.config.schema import Escalate, Policy, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.routing.evidence import NoEvidence
+from pointsman_gateway.routing.outlook import Outlook
 from pointsman_gateway.routing.policy import plan
 from pointsman_gateway.routing.router import Router
 from pointsman_servicekit.errors import NotFound
@@ -70,6 +71,8 @@ PATHS = {name: Path(name, "tiny") for name in ("a", "b", "spare", "default")}
 TASKS = {
     "fixed": TaskConfig(examples="x", policy=Policy(fixed="a"), fallback=("b", "spare")),
     "split": TaskConfig(examples="x", policy=Policy(split={"a": 1, "b": 1}), fallback=("a", "b")),
+    "uneven": TaskConfig(examples="x", policy=Policy(split={"a": 1, "b": 3}), fallback=("spare",)),
+    "escalate": TaskConfig(examples="x", policy=Policy(escalate=Escalate(paths=("b", "a")))),
 }
 
 
@@ -141,3 +144,35 @@ def test_a_fallback_is_written_into_the_decision() -> None:
         "default": ("fallback", "in reserve"),
         "spare": ("fallback", "after b: engine_error"),
     }
+
+
+# -- how tasks stand
+
+
+def outlooks(**away: str) -> dict[str, Outlook]:
+    router = Router(PATHS, TASKS, "default", Away(away), Named(), Free(), NoEvidence(), NoAdapters())
+    return {outlook.task: outlook for outlook in router.outlooks()}
+
+
+def test_the_choice_is_what_a_request_would_take_now() -> None:
+    told = {task: (outlook.choice, outlook.reason) for task, outlook in outlooks().items()}
+    assert told["fixed"] == ("a", "policy:fixed")
+    assert told["uneven"] == ("b", "policy:split")  # the larger share
+    assert told["escalate"] == ("b", "policy:escalate")
+    for away in ({"a": "x"}, {"a": "x", "b": "x"}, {"b": "x"}, dict.fromkeys(PATHS, "x")):
+        seen = outlooks(**away)
+        for task in ("fixed", "escalate"):
+            assert (seen[task].choice, seen[task].reason) == _decided(task, **away)
+    assert outlooks(b="x")["uneven"].choice == "spare"
+
+
+def _decided(task: str, **away: str) -> tuple[str, str]:
+    decision = decide(task, **away)
+    return decision.path.name, decision.reason
+
+
+def test_every_path_that_a_request_may_take_is_told_with_what_it_is_to_the_task() -> None:
+    seen = outlooks(spare="breaker open")["fixed"]
+    assert [(p.path.name, p.role, p.away) for p in seen.prospects] == [
+        ("a", "policy", ""), ("b", "fallback", ""), ("spare", "fallback", "breaker open"), ("default", "default", "")
+    ]  # fmt: skip

@@ -216,3 +216,14 @@ async def test_one_record_that_cannot_be_read_does_not_keep_others_from_being_ve
 def test_a_tenants_record_is_read_as_it_was_written() -> None:
     record = TenantRecord("acme", Limits(dollars_per_day=0.1, requests_per_minute=5))
     assert TenantRecord.from_json(record.to_json()) == record
+
+
+async def test_a_key_from_before_there_were_operators_is_none_and_can_still_be_changed(valkey: Valkey) -> None:
+    plain, operator = await issue(valkey.url), await issue(valkey.url, operator=True)
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        assert "operator" not in json.loads(await redis.hget(layout.KEYS, plain.record.digest))
+    async with counter_at(valkey.url) as counter:
+        assert [(await counter.caller(issued)).operator for issued in (plain, operator)] == [False, True]
+    async with register_at(valkey.url) as register:
+        for issued in (plain, operator):
+            assert (await register.revoke(issued.record.id)).revoked is not None

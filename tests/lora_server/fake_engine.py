@@ -97,7 +97,8 @@ class Engine:
             }
             for name, adapter in self._adapters.items()
         }
-        return web.json_response({"adapters": held, "slots": self._options.slots})
+        base = {"in_flight": self._base.in_flight}
+        return web.json_response({"adapters": held, "base": base, "slots": self._options.slots})
 
     async def load(self, request: web.Request) -> web.Response:
         self._check(request)

@@ -13,7 +13,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import pytest
+from doubles.waiting import until
 from pointsman_lora_server.board import Board
 from pointsman_lora_server.domain import EngineState, EngineStatus
 from pointsman_lora_server.engine import vllm_api
@@ -36,6 +38,8 @@ class House:
     supervisor: Supervisor
     secret: Secret
     probes_failed: int = 0
+    stop: Callable[[], object] = lambda: None  # filled in below
+    log: Callable[[], str] = lambda: ""  # filled in below
 
     def probe_failed(self) -> None:
         self.probes_failed += 1
@@ -59,7 +63,7 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
     caplog.set_level(logging.INFO)
 
     @asynccontextmanager
-    async def run(*options: str, probing: float = 60.0) -> AsyncIterator[House]:
+    async def run(*options: str, probing: float = 60.0, drain: float = 20.0) -> AsyncIterator[House]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             listen = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -69,12 +73,14 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
             meter = House(board, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
             meter.probe = Probe(engine, BASE, meter)
             lives = with_secrets(Command(arguments, os.environ), secret)
-            meter.supervisor = Supervisor(lives, listen, engine, board, meter.probe, probing)
+            meter.supervisor = Supervisor(lives, listen, engine, board, meter.probe, probing, drain)
             running = asyncio.create_task(meter.supervisor.run())
+            meter.stop, meter.log = running.cancel, lambda: caplog.text
             try:
                 yield meter
             finally:
-                running.cancel()
+                if not running.cancelling():
+                    running.cancel()
                 with suppress(asyncio.CancelledError):
                     await running
 
@@ -157,3 +163,31 @@ async def test_an_engine_that_died_is_no_poisoned_one(run: Run, caplog: pytest.L
         await house.until_ready(life=2)
 
         assert house.probes_failed == 0
+
+
+async def test_it_is_told_to_stop_when_what_it_had_begun_has_ended(run: Run) -> None:
+    """The real vLLM's own drain was seen to cut answers short."""
+    async with run() as house, aiohttp.ClientSession() as http:
+        await house.until_ready(1)
+        url = house.engine._url
+        await http.post(f"{url}/hold", json={"what": "answers"})
+        asked = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+        async with http.post(f"{url}/v1/chat/completions", json=asked) as answer:
+            assert b"data: " in await answer.content.readline()
+            assert await house.engine.in_flight() == 1
+            house.stop()
+            await until(lambda: house.board.state.detail == "stops")
+            await http.post(f"{url}/release")
+            assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
+    assert "were not enough" not in house.log()
+
+
+async def test_who_answers_for_too_long_is_not_waited_for_for_ever(run: Run) -> None:
+    async with run(drain=0.2) as house, aiohttp.ClientSession() as http:
+        await house.until_ready(1)
+        url = house.engine._url
+        await http.post(f"{url}/hold", json={"what": "answers"})
+        asked = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+        async with http.post(f"{url}/v1/chat/completions", json=asked):
+            house.stop()
+            await until(lambda: "0.2 s were not enough" in house.log())

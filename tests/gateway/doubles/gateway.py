@@ -89,6 +89,7 @@ class Neighbours:
                 house.generations,
                 house.registry,
                 settings.request_timeout,
+                house.console if settings.console == "on" else None,
             )
             servicer = GatewayServicer(
                 house.pipeline,

@@ -1,6 +1,7 @@
 """A lora-server that says of its engine what a test tells it to say, and loads what it is asked for."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.correlation import decision_id, request_id
-from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError
 from pointsman_servicekit.grpc_server import serving
 
 SERVICE = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
@@ -33,6 +34,14 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         self.reported: list[pb.Outcomes] = []
         self.reports: Callable[[], PointsmanError | None] = lambda: None
         """What keeps it from counting a report."""
+        self.versions: dict[str, pb.AdapterVersion] = {}
+        """What it lists; one that an alias is to point to need not be among them."""
+        self.refuses: PointsmanError | None = None
+        """What keeps it from telling of its registry, and from moving an alias."""
+        self.changes: list[pb.Change] = []
+        """The newest first."""
+        self.facts: dict[str, str] = {}
+        """Of every version's manifest."""
         self._state = pb.EngineState(engine="local", status=pb.ENGINE_STATUS_STARTING, detail="loading weights")
         self._news = asyncio.Condition()
 
@@ -79,12 +88,51 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
             await self._hold([*state.resident, version], [v for v in state.loadable if v != version])
         return self._state
 
+    async def Get(self, request: pb.GetAdapterRequest, context: Any) -> pb.AdapterVersion:
+        return pb.AdapterVersion(version=request.version, facts=self.facts)
+
     async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportResponse:
         error = self.reports()
         if error is not None:
             raise error
         self.reported.extend(request.outcomes)
         return pb.ReportResponse()
+
+    async def List(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
+        if self.refuses is not None:
+            raise self.refuses
+        return pb.ListAdaptersResponse(
+            versions=map(self._standing, self.versions.values()), aliases=self._state.aliases
+        )
+
+    async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryResponse:
+        return pb.HistoryResponse(changes=self.changes[: request.limit or 100])
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Any) -> pb.Alias:
+        alias = self._to_change(request.alias, request.expected_version)
+        before = alias.version
+        if request.version != before:
+            alias.previous, alias.version = before, request.version
+        alias.canary_version, alias.canary_weight = "", 0.0
+        return await self._changed(alias, pb.Change(kind="alias", before=before, author=request.author))
+
+    async def SetCanary(self, request: pb.SetCanaryRequest, context: Any) -> pb.Alias:
+        alias = self._to_change(request.alias, request.expected_version)
+        before = alias.canary_version
+        alias.canary_version, alias.canary_weight = (request.version, request.weight) if request.weight else ("", 0.0)
+        return await self._changed(alias, pb.Change(kind="canary", before=before, author=request.author))
+
+    async def Rollback(self, request: pb.RollbackRequest, context: Any) -> pb.Alias:
+        alias = self._to_change(request.alias, request.expected_version)
+        before = alias.canary_version or alias.version
+        if alias.canary_version:
+            alias.canary_version, alias.canary_weight = "", 0.0
+        elif alias.previous:
+            alias.version, alias.previous = alias.previous, ""
+        else:
+            raise FailedPrecondition(f"{alias.alias} was never moved", code="nothing_to_roll_back")
+        told = pb.Change(kind="rollback", before=before, author=request.author, reason=request.reason)
+        return await self._changed(alias, told)
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.EngineState]:
         self.watchers += 1
@@ -96,6 +144,45 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
                     await self._news.wait_for(lambda said=said: self._state.sequence > said.sequence)
         finally:
             self.watchers -= 1
+
+    def _to_change(self, name: str, expected: str) -> pb.Alias:
+        """A copy, to be changed and put back."""
+        if self.refuses is not None:
+            raise self.refuses
+        copy = pb.Alias()
+        for alias in self._state.aliases:
+            if alias.alias == name:
+                copy.CopyFrom(alias)
+        if not copy.alias:
+            raise NotFound(f"there is no alias {name}", code="unknown_alias")
+        if expected and copy.version != expected:
+            raise FailedPrecondition(f"{name} points to {copy.version}, not to {expected}", code="alias_moved")
+        return copy
+
+    async def _changed(self, alias: pb.Alias, change: pb.Change) -> pb.Alias:
+        """Puts it in place, loads what it points to, and tells."""
+        alias.revision += 1
+        change.subject, change.at_unix_ms = alias.alias, round(time.time() * 1000)
+        change.after = alias.canary_version if change.kind == "canary" else alias.version
+        self.changes.insert(0, change)
+        state = pb.EngineState()
+        state.CopyFrom(self._state)
+        others = [other for other in state.aliases if other.alias != alias.alias]
+        del state.aliases[:]
+        state.aliases.extend([alias, *others])
+        state.resident.extend({alias.version, alias.canary_version} - {*state.resident, ""})
+        await self._say(state)
+        return alias
+
+    def _standing(self, version: pb.AdapterVersion) -> pb.AdapterVersion:
+        """With the aliases that point to it now, and a state that fits unless a test has given one."""
+        told = pb.AdapterVersion()
+        told.CopyFrom(version)
+        told.aliases.extend(a.alias for a in self._state.aliases if told.version in (a.version, a.canary_version))
+        if not told.state:
+            resident = pb.ADAPTER_STATE_SERVING if told.aliases else pb.ADAPTER_STATE_WARM
+            told.state = resident if told.version in self._state.resident else pb.ADAPTER_STATE_READY
+        return told
 
     async def _hold(self, resident: Sequence[str], loadable: Sequence[str]) -> None:
         state = pb.EngineState()

@@ -63,6 +63,7 @@ def create(
     dollars_per_month: MonthOption = None,
     priority: Annotated[int, typer.Option(help="The higher goes first where not all can be served.")] = 0,
     expires: Annotated[str, typer.Option(metavar="WHEN", help="In 12h, 30d or 8w; or on 2027-01-31 (UTC).")] = "",
+    operator: Annotated[bool, typer.Option("--operator", help="It may also move adapters in the console.")] = False,
     as_json: JsonOption = False,
     redis: RedisOption = "",
     home: HomeOption = HERE,
@@ -74,7 +75,7 @@ def create(
     given = (requests_per_minute, tokens_per_minute, streams, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
     scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection)))
-    order = Order(tenant, name, scope, limits, priority, unix_end(expires, time.time()))
+    order = Order(tenant, name, scope, limits, priority, unix_end(expires, time.time()), operator)
 
     async def make() -> Issued:
         async with open_keys(redis, home) as opened:

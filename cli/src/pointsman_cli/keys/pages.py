@@ -55,7 +55,7 @@ def show_keys(records: Sequence[KeyRecord], now: float) -> None:
     for record in records:
         created, expires = _day(record.created), _day(record.expires)
         cells = (record.prefix, record.name, record.tenant, record.state(now), created, expires, str(record.priority))
-        table.add_row(*map(Text, (*cells, limits_in_words(record.limits), _scope(record.scope), record.id)))
+        table.add_row(*map(Text, (*cells, limits_in_words(record.limits), _rights(record), record.id)))
     _print(table)
 
 
@@ -89,6 +89,10 @@ def limits_in_words(limits: Limits) -> str:
 def consent_in_words(tenant: TenantRecord) -> str:
     named = "all tasks" if ALL_TASKS in tenant.learning else ", ".join(tenant.learning)
     return f"answers of {named} may be learnt from" if named else "no answer may be learnt from"
+
+
+def _rights(record: KeyRecord) -> str:
+    return _scope(record.scope) + ("; operator" if record.operator else "")
 
 
 def _scope(scope: KeyScope) -> str:

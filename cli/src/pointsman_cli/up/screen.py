@@ -43,6 +43,7 @@ class Screen:
         self._console.print(table)
         self.say(f"\nadapters: {', '.join(adapters) or 'none'}")
         self.say(f"HTTP (OpenAI's API): {run.http}/v1   gRPC: {run.grpc}")
+        self.say(f"console: {run.http}/console")
         if prometheus := run.processes.get(monitoring.NAME):
             self.say(f"Prometheus: http://{prometheus.address}")
         self.say("")

@@ -82,6 +82,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             house.generations,
             house.registry,
             settings.request_timeout,
+            house.console if settings.console == "on" else None,
         )
         app = build_app(door, spans)
         stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed

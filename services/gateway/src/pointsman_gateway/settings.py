@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     )
     spool: Path = Field(default=Path(".pointsman/spool"), description="where feedback waits while Redis is away")
     reload_seconds: float = Field(default=1.0, gt=0, description="between two looks at the configuration folder")
+    freshness_seconds: float = Field(
+        default=15.0, gt=0, description="between two looks at what has changed since adapters were trained"
+    )
     max_in_flight: int = Field(default=256, ge=1, description="requests at once; more are told to come again")
     max_waiting: int = Field(default=64, ge=0, description="requests that wait for a place, by their priority")
     longest_wait: float = Field(default=1.0, ge=0, description="seconds that a request waits for a place")
@@ -61,6 +64,12 @@ class Settings(BaseSettings):
     redaction: str = Field(
         default="",
         description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",
+    )
+    console: Literal["on", "off"] = Field(default="on", description="the page at /console")
+    console_hosts: str = Field(
+        default="",
+        description="names, with commas between, by which the console is reached where keys are off; localhost and "
+        "addresses in numbers always are",
     )
     cache_redis_url: str = Field(default="", description="for kept answers; empty: redis_url")
     cache_megabytes: int = Field(default=64, ge=1, description="of each tenant's answers, where paths cache")

@@ -42,7 +42,9 @@ class Settings(BaseSettings):
         ge=0,
         description="seconds on SIGTERM in which all is served, and gateways go elsewhere",
     )
-    drain_grace: int = Field(default=20, ge=1, description="seconds that the engine's answers then get to finish")
+    drain_grace: int = Field(
+        default=20, ge=1, description="seconds that the engine's answers then get to finish before vLLM is told to stop"
+    )
     guarded_aliases: Annotated[frozenset[str], NoDecode] = Field(
         default=frozenset({"prod"}), description='words after the "@", by commas, for what has beaten prompting alone'
     )

@@ -86,7 +86,6 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
         max_loras=settings.max_loras,
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
-        drain=settings.drain_grace,
         more=settings.engine_args,
     )
     return engine_command.vllm(engine, environment, os.sched_getaffinity(0))
@@ -126,6 +125,7 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
             board,
             probe,
             settings.probe_seconds,
+            settings.drain_grace,
         )
         warming = Warming(timed)
         loading = Loading(engine, warming, probe, supervisor.restart)

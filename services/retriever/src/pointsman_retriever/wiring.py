@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
 import faiss
@@ -96,10 +97,10 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
-        leaving = asyncio.Event()
+        opened, leaving = Event(), Event()
 
         def is_ready() -> bool:
-            return shelves.is_consistent and not leaving.is_set()
+            return opened.is_set() and shelves.is_consistent and not leaving.is_set()
 
         metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry, is_ready))
         registry.register(CollectionSizes(shelves.sizes, labels))
@@ -116,6 +117,7 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
                 interceptors=[*around_servers(spans), InFlight(registry)],
             )
         )
+        opened.set()
         await stack.enter_async_context(watching_event_loop(registry))
         await stack.enter_async_context(_telling_health(server, is_ready))
 

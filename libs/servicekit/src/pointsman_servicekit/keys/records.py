@@ -120,6 +120,8 @@ class KeyRecord:
     """Unix seconds, like the next two."""
     expires: float | None = None
     revoked: float | None = None
+    operator: bool = False
+    """Whether it may move adapters; otherwise than in its scope, what is not said is not allowed."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_name", "bad_priority")."""
@@ -150,7 +152,10 @@ class KeyRecord:
 
 
 def _to_json(record: KeyRecord | TenantRecord) -> str:
-    return json.dumps({"v": VERSION, **asdict(record)}, separators=(",", ":"))
+    fields = asdict(record)
+    if not fields.get("operator"):
+        fields.pop("operator", None)  # records from before there were operators read, and compare, as they were written
+    return json.dumps({"v": VERSION, **fields}, separators=(",", ":"))
 
 
 @contextmanager

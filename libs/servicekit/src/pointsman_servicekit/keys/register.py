@@ -51,6 +51,7 @@ class Order:
     limits: Limits = NO_LIMITS
     priority: int = 0
     expires: float | None = None
+    operator: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Register:
             priority=order.priority,
             created=round(self._wall(), 3),
             expires=order.expires,
+            operator=order.operator,
         )
         tenant = TenantRecord(order.tenant)
         arguments = [record.digest, record.id, record.prefix, record.to_json(), tenant.name, tenant.to_json()]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from pointsman_gateway.backends.adapter_desk import AdapterDesk
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.domain import Alias, Outcomes
 
@@ -62,6 +63,10 @@ class LoraServer(Protocol):
         """Seconds until it is asked for the version again, which it could not have loaded; 0: it may be asked."""
         ...
 
+    async def facts(self, version: str) -> Mapping[str, str]:
+        """What was noted at its making. Raises PointsmanError."""
+        ...
+
     async def ensure(self, version: str, seconds: float) -> None:
         """Returns once the engine holds the version, and its cell says so. Raises Unavailable."""
         ...
@@ -74,12 +79,14 @@ class LoraServer(Protocol):
 class Cell:
     """The latest word on one engine, and how it does; generations of the configuration that name it share its cell."""
 
-    __slots__ = ("_rests_until", "breaker", "clock", "engine", "in_flight", "lora_server", "seed")
+    __slots__ = ("_rests_until", "breaker", "clock", "desk", "engine", "in_flight", "lora_server", "seed")
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self.engine = engine
         self.lora_server: LoraServer | None = None
         """None where it has none, or is not followed."""
+        self.desk: AdapterDesk | None = None
+        """As the lora-server is there: what adapters there are, and how they are moved."""
         self.clock = clock
         self.breaker = Breaker(clock)
         self.in_flight = 0

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -18,9 +18,10 @@ from pointsman_servicekit.grpc_client import Interceptors, open_channel
 from pointsman_servicekit.rich_status import from_rpc_error
 from pointsman_servicekit.tls import ClientTls
 
+from pointsman_gateway.backends.adapter_desk import AdapterDesk, to_alias
 from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.domain import Alias, Outcomes
+from pointsman_gateway.domain import Outcomes
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ REST = 5.0
 """Seconds until a version is asked for again that could not be loaded."""
 
 REPORT_SECONDS = 2.0
+FACTS_SECONDS = 2.0
 
 _UNREACHABLE = "lora_server_unavailable"
 
@@ -68,6 +70,13 @@ class LoraServer:
 
     def rest_left(self, version: str) -> float:
         return max(0.0, self._rests[version] - self._clock()) if version in self._rests else 0.0
+
+    async def facts(self, version: str) -> Mapping[str, str]:
+        try:
+            told = await self._stub.Get(pb.GetAdapterRequest(version=version), timeout=FACTS_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "lora_server") from error
+        return dict(told.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
         """Whoever waits may go; the load goes on for the others."""
@@ -175,16 +184,16 @@ async def follow(
 ) -> None:
     """Keeps `engines` true to what the lora-server at `address` says of engine `name`, until cancelled.
 
-    As long as it runs, the engine's cell has its lora-server.
+    As long as it runs, the engine's cell has its lora-server, and the desk at which its adapters are moved.
     """
     async with open_channel(address, tls, interceptors) as channel:
         server = LoraServer(engines, name, channel, metrics)
         cell = engines.cell(name)
-        cell.lora_server = server
+        cell.lora_server, cell.desk = server, AdapterDesk(channel)
         try:
             await server.follow()
         finally:
-            cell.lora_server = None
+            cell.lora_server = cell.desk = None
             await server.close()
 
 
@@ -209,7 +218,7 @@ def _engine(before: Engine, state: pb.EngineState) -> Engine:
         ready=ready,
         resident=frozenset(state.resident),
         loadable=frozenset(state.loadable),
-        aliases={alias.alias: _alias(alias) for alias in aliases},
+        aliases={alias.alias: to_alias(alias) for alias in aliases},
         detail=detail,
         sequence=state.sequence,
         training_seconds=dict(state.training_seconds),
@@ -224,10 +233,6 @@ def _is_here(url: str) -> bool:
     except ValueError:
         return host == "localhost"
     return address.is_loopback or address.is_unspecified
-
-
-def _alias(told: pb.Alias) -> Alias:
-    return Alias(told.alias, told.version, told.revision, told.canary_version, told.canary_weight)
 
 
 def _outcomes(outcomes: Outcomes) -> pb.Outcomes:

@@ -16,6 +16,8 @@ class Alias:
     """Empty: it has none."""
     canary_weight: float = 0.0
     """The share of users whom the canary answers, 0 to 1."""
+    previous: str = ""
+    """Where it would be rolled back to; empty: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,10 +50,12 @@ class Caller:
     """The higher goes first where not all can be served."""
     learning: frozenset[str] = frozenset()
     """The tasks whose answers its tenant lets be learnt from; `ALL_TASKS` among them: all."""
+    operator: bool = False
+    """Whether they may move adapters."""
 
     def consents_to(self, task: str) -> bool:
         return bool(self.learning) and (task in self.learning or ALL_TASKS in self.learning)
 
 
-ANYONE = Caller()
+ANYONE = Caller(operator=True)
 """Who asks where keys are off."""

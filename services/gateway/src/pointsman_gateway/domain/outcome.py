@@ -29,8 +29,9 @@ _BY_FAULT: Mapping[Fault, str] = {
         unknown_route not_in_scope missing_key unknown_key revoked_key expired_key empty_prompt empty_input
         unsupported_prompt unsupported_parameter unsupported_content unsupported_item unsupported_tool
         empty_feedback unknown_decision missing_decision_id unknown_task no_journal bad_method
-        bad_alias bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
+        bad_alias bad_consent bad_limit bad_name bad_priority bad_scope bad_tenant bad_age no_examples call_too_large
         body_too_complex body_too_deep too_many_messages too_many_tools too_many_functions
+        other_site unknown_host bad_content_type not_operator
     """,
     Fault.LIMITS: """
         requests_per_minute tokens_per_minute concurrent_streams dollars_per_day dollars_per_month quota_exceeded
@@ -42,11 +43,12 @@ _BY_FAULT: Mapping[Fault, str] = {
     """,
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
-        connect_timeout first_token_timeout gap_timeout engine_poisoned does_not_stop
+        connect_timeout first_token_timeout gap_timeout engine_poisoned does_not_stop dns_failed
     """,
     Fault.ADAPTER: """
         adapter_not_resident lora_server_unavailable no_slot not_ready not_loaded unknown_version unknown_alias
-        alias_moved bad_facts bad_option bad_path bad_report bad_samples bad_text bad_version bad_weight
+        alias_moved not_warm placement_moved unknown_adapter
+        bad_facts bad_option bad_path bad_report bad_samples bad_text bad_version bad_weight
         broke_off canary_is_stable cannot_answer contended differs_from_peft hash_mismatch in_use no_effect
         not_better not_finite not_retired nothing_to_roll_back path_outside peft_refused poisons_engine
         smoke_unavailable steps_out_of_order store_failed store_full store_unavailable too_many_jobs

@@ -91,6 +91,7 @@ class ExpressConnection(GuardedProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._take_off_the_lane()  # a request that never came to its end leaves its receipt, too
         super().connection_lost(exc)
         riding, self._riding = self._riding, None
         if riding is not None:
@@ -116,6 +117,7 @@ class ExpressConnection(GuardedProtocol):
         super().on_headers_complete()
 
     def shutdown(self) -> None:
+        self._take_off_the_lane()
         if self._riding is None:
             super().shutdown()
         else:
@@ -148,6 +150,12 @@ class ExpressConnection(GuardedProtocol):
             return
         self._idle_until = self.loop.time() + self._guard.idle_seconds
         self._catch_up()
+
+    def _take_off_the_lane(self) -> None:
+        """What has come so far of a request goes through uvicorn."""
+        if self._coming:
+            coming, self._coming = self._coming, b""
+            super().data_received(coming)
 
     def _catch_up(self) -> None:
         if self._behind:

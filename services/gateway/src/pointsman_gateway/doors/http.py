@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Scope
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.catalogue import list_tasks
 from pointsman_gateway.doors.chat import ChatRoute, encoder_of
+from pointsman_gateway.doors.console.api import add_console
 from pointsman_gateway.doors.edge import Edge
 from pointsman_gateway.doors.feedback import FeedbackBody, feedback_answer
 from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of, respond
@@ -105,5 +106,7 @@ def build_api(door: HttpDoor) -> FastAPI:
     app.get("/healthz")(live)
     app.get("/readyz")(ready)
     app.get("/metrics")(metrics)
+    if door.console is not None:
+        add_console(app)
     add_error_handlers(app)
     return app

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
 from pointsman_gateway import domain
+from pointsman_gateway.console.stage import Console
 from pointsman_gateway.doors.answering import Answering
 from pointsman_gateway.doors.cache_control import wish_of
 from pointsman_gateway.doors.callers import Tenancy, caller_of
@@ -39,6 +40,8 @@ class HttpDoor:
     configuration: Configuration
     registry: CollectorRegistry
     request_timeout: float
+    console: Console | None = None
+    """None: its page is not served."""
 
 
 async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:

@@ -58,11 +58,20 @@ class BestValuePolicy:
         An incumbent that is away is stood in for, not replaced: it is the incumbent again as soon as it is back.
         """
         incumbent = self._incumbents.get(task, "")
-        standings = [standing(terms, c) for c in candidates if c.name not in away or len(away) == len(candidates)]
+        standings = _standings(terms, candidates, away)
         wanted = weigh(terms, standings, incumbent)
         if incumbent not in away:
             self._incumbents[task] = wanted.paths[0]
         return with_trial(terms, standings, wanted, where)
+
+    def leaning(self, task: str, terms: BestValue, candidates: Sequence[Candidate], away: Mapping[str, str]) -> Plan:
+        """What `plan` would want without a trial; nothing is remembered of it."""
+        return weigh(terms, _standings(terms, candidates, away), self._incumbents.get(task, ""))
+
+
+def _standings(terms: BestValue, candidates: Sequence[Candidate], away: Mapping[str, str]) -> list[Standing]:
+    """Of those that can be used; of all, where none can."""
+    return [standing(terms, c) for c in candidates if c.name not in away or len(away) == len(candidates)]
 
 
 def standing(terms: BestValue, candidate: Candidate) -> Standing:

@@ -9,16 +9,20 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound, PermissionDenied
 
-from pointsman_gateway.config.schema import BestValue, TaskConfig
-from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Path, Request
+from pointsman_gateway.config.schema import BestValue, Policy, Stale, TaskConfig
+from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.domain.caller import EVERYTHING, Scope
 from pointsman_gateway.domain.decision import in_case
 from pointsman_gateway.routing.aiming import Adapters, aimed
 from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate
 from pointsman_gateway.routing.evidence import Evidence
+from pointsman_gateway.routing.outlook import Outlook, Prospect
 from pointsman_gateway.routing.policy import Plan, plan, point
 
 PATH_PREFIX = "path:"
+
+NOTHING_ASKED = Request(AUTO, (Message("user", ""),))
+"""For what a path costs before anything is known of the request."""
 
 
 class Availability(Protocol):
@@ -41,6 +45,25 @@ class ExpectedCost(Protocol):
     def usd(self, path: Path, request: Request) -> float: ...
 
 
+class Freshness(Protocol):
+    """Knows what has changed since adapters were trained; reading it costs nothing."""
+
+    def changed_share(self, version: str) -> float:
+        """Of the documents of its topic, 0 to 1; 0 where nothing is known."""
+        ...
+
+
+class AlwaysFresh:
+    """Where nobody looks."""
+
+    def changed_share(self, version: str) -> float:
+        """Implements `Freshness`."""
+        return 0.0
+
+
+ALWAYS_FRESH = AlwaysFresh()
+
+
 class Router:
     """Request and Labels in, Decision out."""
 
@@ -55,6 +78,7 @@ class Router:
         evidence: Evidence,
         adapters: Adapters,
         generation: str = "",
+        freshness: Freshness = ALWAYS_FRESH,
     ) -> None:
         self._paths = paths
         self._tasks = tasks
@@ -66,6 +90,7 @@ class Router:
         self._adapters = adapters
         self._best_value = BestValuePolicy()
         self._generation = generation
+        self._freshness = freshness
 
     def decide(self, request: Request, labels: Labels) -> Decision:
         """Raises NotFound where the request names a model, adapter or path that there is not."""
@@ -83,6 +108,43 @@ class Router:
         names = dict.fromkeys((decision.path.name, *(considered.path for considered in decision.considered)))
         paths = {decision.path.name: decision.path, **self._paths}
         return {name: self._expected_cost.usd(paths[name], request) for name in names if name in paths}
+
+    def outlooks(self) -> list[Outlook]:
+        """How each task stands now, whoever asks; looking changes nothing."""
+        return [self._outlook(name) for name in self._tasks]
+
+    def _outlook(self, name: str) -> Outlook:
+        policy = self._tasks[name].policy
+        roles = self._roles(name)
+        paths = {path: self._paths[path] for path in roles}
+        away = {path: why for path in roles if (why := self._availability.why_not(paths[path]))}
+        known = {path: self._candidate(NOTHING_ASKED, name, paths[path]) for path in roles}
+        wanted = self._leaning(name, policy, known, away)
+        order = (*wanted.paths, *self._tasks[name].fallback, self._default.name)
+        choice = next((path for path in order if path not in away), wanted.paths[0])
+        prospects = [
+            Prospect(paths[path], role, known[path], away.get(path, ""), wanted.said.get(path, ""))
+            for path, role in roles.items()
+        ]
+        return Outlook(name, policy, choice, wanted.reason if choice == wanted.paths[0] else "availability", prospects)
+
+    def _roles(self, task: str) -> dict[str, str]:
+        """What each path is to the task that a request of it may take."""
+        of = self._tasks[task]
+        roles: dict[str, str] = {}
+        for role, paths in (("policy", of.policy.paths), ("fallback", of.fallback), ("default", (self._default.name,))):
+            for path in paths:
+                roles.setdefault(path, role)
+        return roles
+
+    def _leaning(self, task: str, policy: Policy, known: Mapping[str, Candidate], away: Mapping[str, str]) -> Plan:
+        if policy.best_value:
+            rivals = [known[path] for path in policy.paths]
+            gone = {path: away[path] for path in policy.paths if path in away}
+            return self._best_value.leaning(task, policy.best_value, rivals, gone)
+        if policy.split:
+            return Plan((max(policy.split, key=lambda path: policy.split[path]),), "policy:split")
+        return plan(policy, "")
 
     def _path(self, name: str, key: str) -> Path:
         """With the version of its adapter that the request means. Nothing moves while a request is decided."""
@@ -109,7 +171,20 @@ class Router:
             wanted = plan(task.policy, key)
         names = tuple(dict.fromkeys([*wanted.paths, *task.fallback, self._default.name]))
         rule = labels.stage.startswith("rule:")
-        return replace(wanted, paths=names, reason=labels.stage if rule else wanted.reason)
+        told = replace(wanted, paths=names, reason=labels.stage if rule else wanted.reason)
+        return self._refreshed(task.stale, told, key) if task.stale else told
+
+    def _refreshed(self, stale: Stale, wanted: Plan, key: str) -> Plan:
+        """First the path that looks things up, where too much has changed since the wanted adapter was trained."""
+        path = self._path(wanted.paths[0], key)
+        if path.aim is None or path.name == stale.path:
+            return wanted
+        share = self._freshness.changed_share(path.aim.version)
+        if share <= stale.after_changed_share:
+            return wanted
+        said = f"{share * 100:.0f} % of its topic's documents have changed since {path.aim.version} was trained"
+        paths = tuple(dict.fromkeys((stale.path, *wanted.paths)))
+        return replace(wanted, paths=paths, reason="stale", said={**wanted.said, path.name: said})
 
     def _weighed(self, request: Request, task: str, terms: BestValue, key: str) -> Plan:
         paths = [self._path(name, key) for name in terms.paths]

@@ -147,6 +147,7 @@ class Identities:
             _scope(record.scope),
             record.priority,
             frozenset(tenant.learning),
+            record.operator,
             book=self._books.open(record, tenant),
         )
         until = inf if record.expires is None else now + record.expires - self._clock.wall()

@@ -33,7 +33,7 @@ from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Search, Shown, Strategy
 from pointsman_gateway.prompts.templates import Templates
 from pointsman_gateway.routing.evidence import Evidence, NoEvidence
-from pointsman_gateway.routing.router import PATH_PREFIX, Router
+from pointsman_gateway.routing.router import ALWAYS_FRESH, PATH_PREFIX, Freshness, Router
 from pointsman_gateway.validation.stage import Validation
 from pointsman_gateway.wiring.caching import cached
 from pointsman_gateway.wiring.validators import to_validators
@@ -51,6 +51,7 @@ class Surroundings:
     engine_metrics: EngineMetrics | None = None
     cache: Cache | None = None
     trials: Trials = field(default_factory=Trials)
+    freshness: Freshness = ALWAYS_FRESH
     habits: Habits = field(default_factory=Habits)
     accounts: EngineAccounts = field(default_factory=EngineAccounts)
     posts: Posts | None = None
@@ -87,6 +88,7 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
             around.evidence,
             engines,
             config.digest,
+            around.freshness,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
         express=Express(backends, around.posts, _with_more_to_do(config)),

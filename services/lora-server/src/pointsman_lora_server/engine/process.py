@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from pointsman_lora_server.engine import leash
-from pointsman_lora_server.engine.command import Command
+from pointsman_lora_server.engine.command import DRAIN, Command
 
 log = logging.getLogger(__name__)
 engine_log = logging.getLogger("engine")
 
-TO_END = 10
-"""Seconds that vLLM needs to end after it has drained, until it is killed."""
+GRACE = DRAIN + 10
+"""Seconds from SIGTERM to SIGKILL: vLLM drains, then needs some more to end."""
 
 _LONGEST_LINE = 4096  # bytes; a longer one is told in pieces
 _REMEMBERED = 50  # lines
@@ -32,13 +32,8 @@ class EngineProcess:
         hand: int,
         pipe: asyncio.ReadTransport,
         output: asyncio.StreamReader,
-        drain: float,
     ) -> None:
-        """`hand` is our end of the leash, a file descriptor; `pipe` feeds `output`, the engine's log.
-
-        `drain`: seconds that it takes to end what it has begun, at most.
-        """
-        self._grace = drain + TO_END
+        """`hand` is our end of the leash, a file descriptor; `pipe` feeds `output`, the engine's log."""
         self._process = process
         self._hand: int | None = hand
         self._pipe = pipe
@@ -72,7 +67,7 @@ class EngineProcess:
             lambda: asyncio.StreamReaderProtocol(output), os.fdopen(output_end, "rb")
         )
         log.info("engine started, process group %d: %s", process.pid, " ".join(command.arguments))
-        return cls(process, hand, pipe, output, command.drain)
+        return cls(process, hand, pipe, output)
 
     @property
     def group(self) -> int:
@@ -88,9 +83,8 @@ class EngineProcess:
         self._pipe.close()
         return code
 
-    async def stop(self, grace: float | None = None) -> int:
-        """SIGTERM, then SIGKILL after `grace` seconds; without it after those that its command asks for."""
-        grace = self._grace if grace is None else grace
+    async def stop(self, grace: float = GRACE) -> int:
+        """SIGTERM, then SIGKILL after `grace` seconds."""
         with suppress(ProcessLookupError):
             self._process.terminate()
         try:

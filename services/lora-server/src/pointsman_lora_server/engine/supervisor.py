@@ -22,12 +22,14 @@ CARE = 5.0  # and at one that is up
 PROBING = 30.0  # seconds between two questions to its base model
 PATIENCE_AT_START = 900.0  # seconds until a start counts as hanging: a large model takes minutes to load
 PATIENCE = 60.0  # seconds of silence until an engine that was up counts as hanging; on a busy CPU a look can take long
+DRAIN = 20.0  # seconds that answers in flight get before the engine is told to stop
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
 LONG_ENOUGH = 60.0  # seconds up after which a death is a new one, not the last one again
 
 
 class Health(Protocol):
     async def is_healthy(self) -> bool: ...
+    async def in_flight(self) -> int: ...
 
 
 class BaseModel(Protocol):
@@ -48,8 +50,13 @@ class Supervisor:
         board: Board,
         base_model: BaseModel,
         probing: float = PROBING,
+        drain: float = DRAIN,
     ) -> None:
-        """`next_life` makes the command of each; `probing` is the time between two probes, in seconds."""
+        """`next_life` makes the command of each; `probing` is the time between two probes, in seconds.
+
+        `drain`: seconds that answers in flight get to finish before the engine is told to stop.
+        """
+        self._drain = drain
         self._next_life = next_life
         self._listen = listen
         self._health = health
@@ -73,8 +80,20 @@ class Supervisor:
         finally:
             self._board.update(status=EngineStatus.DOWN, detail="stops")
             if self._process:
+                await self._emptied()
                 await self._process.stop()
                 log.info("the engine has stopped")
+
+    async def _emptied(self) -> None:
+        """Returns once the engine has ended what it had begun, or cannot be asked, or the time for that is over."""
+        try:
+            async with asyncio.timeout(self._drain):
+                while await self._health.in_flight():  # noqa: ASYNC110  # another process
+                    await asyncio.sleep(LOOK)
+        except TimeoutError:
+            log.warning("the engine is stopped in the middle of answers: %g s were not enough", self._drain)
+        except Unavailable as error:
+            log.info("the engine is stopped; it was not heard: %s", error.message)
 
     def restart(self, why: str) -> None:
         """Ends this life of the engine now; the next begins by itself."""

@@ -67,6 +67,11 @@ class VllmApi:
         answer = await self._guarded("GET", "", None, LOOKING)
         return {name: Loaded(**loaded) for name, loaded in answer["adapters"].items()}
 
+    async def in_flight(self) -> int:
+        """Requests that are being answered, the base model's among them, until their last byte is handed on."""
+        answer = await self._guarded("GET", "", None, LOOKING)
+        return int(answer["base"]["in_flight"]) + sum(int(each["in_flight"]) for each in answer["adapters"].values())
+
     async def load(self, version: str, folder: Path) -> None:
         """`folder` is absolute. A version that is there already is no error; one that was closed is opened again.
 

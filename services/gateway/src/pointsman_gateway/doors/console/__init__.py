@@ -1,0 +1,1 @@
+"""The console: a page, and the small JSON API that it reads."""

@@ -1,0 +1,38 @@
+// What the gateway is asked. The key lives in this tab's session and goes with every request.
+
+const KEY = "pointsman-key";
+
+export class Refused extends Error {
+  constructor(status, error) {
+    super(error.message);
+    this.status = status;
+    this.code = error.code;
+  }
+}
+
+export const key = {
+  get: () => sessionStorage.getItem(KEY) || "",
+  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+};
+
+/** The answer's response; throws Refused with the gateway's own words, or a TypeError where it cannot be reached. */
+export async function send(path, body, signal) {
+  const headers = { "x-pointsman-console": "1" };
+  if (key.get()) headers.authorization = `Bearer ${key.get()}`;
+  if (body !== undefined) headers["content-type"] = "application/json";
+  const method = body === undefined ? "GET" : "POST";
+  const response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal, credentials: "omit" });
+  if (response.ok) return response;
+  const told = await response.json().catch(() => null);
+  throw new Refused(response.status, told?.error ?? { message: `the gateway answered ${response.status}`, code: "" });
+}
+
+export const read = async (path, body) => (await send(path, body)).json();
+
+export const overview = () => read("console/api/overview");
+export const adapters = () => read("console/api/adapters");
+export const decisions = (before, count) => read(`console/api/decisions?count=${count}&before=${before}`);
+export const decision = (id) => read(`console/api/decisions/${encodeURIComponent(id)}`);
+export const move = (step, body) => read(`console/api/adapters/${step}`, body);
+export const route = (body) => read("v1/route", body);
+export const feedback = (body) => read("v1/feedback", body);

@@ -1,0 +1,98 @@
+// Brings the sections up, and keeps them true while somebody looks.
+import { showAdapters } from "./adapters.js";
+import * as api from "./api.js";
+import { knowPaths, prepareAsk } from "./ask.js";
+import { knowKinds, noDecisions, prepareDecisions, showDecisions } from "./decisions.js";
+import { askForKey } from "./dialogs.js";
+import { at, h, show } from "./elements.js";
+import { afterMove } from "./moves.js";
+import { showPaths } from "./paths.js";
+import { showTasks } from "./tasks.js";
+import { plural, time } from "./words.js";
+
+const PERIOD = 2000;
+/** Adapters are asked for over gRPC, so less often. */
+const ADAPTER_TURNS = 3;
+
+let turn = 0;
+let asking = false;
+/** Whoever has no key, and wants to show none, is not asked for it every two seconds. */
+let declined = false;
+
+async function refresh() {
+  const { overview, configuration } = await api.overview();
+  knowPaths(overview);
+  knowKinds(overview);
+  showStanding(overview, configuration);
+  showPaths(overview);
+  showTasks(overview);
+  await Promise.all([decisions(overview), turn++ % ADAPTER_TURNS === 0 && adapters(overview.caller)]);
+  complain(configuration.problem && `The configuration was changed and is refused, the one before goes on: ${configuration.problem}`);
+}
+
+async function decisions(overview) {
+  if (overview.journal === "none") return noDecisions("This gateway runs without Redis, and so keeps no journal.");
+  if (overview.journal === "away") return noDecisions("Redis is away; decisions are shown again when it is back.");
+  return showDecisions();
+}
+
+async function adapters(caller) {
+  const { models } = await api.adapters();
+  showAdapters(models, caller);
+}
+
+function showStanding(overview, configuration) {
+  const engines = overview.engines.map((engine) => ({
+    name: engine.engine, state: engine.ready ? (engine.resting ? "resting" : "ready") : "down",
+    words: engine.ready ? `${plural(engine.resident.length, "adapter")}, ${engine.in_flight} in flight` : engine.detail,
+  }));
+  show(at("standing"), { engines, configuration, caller: overview.caller }, () => [
+    ...engines.map((engine) => h("span", { class: `lamp ${engine.state}` }, h("b", {}, engine.name), ` ${engine.state}`, h("span", { class: "made" }, engine.words))),
+    h("span", { class: "made" }, `configuration ${configuration.generation.slice(0, 8)}, since ${time(configuration.loaded_unix * 1000)}`),
+    overview.caller.keys && h("button", { type: "button", class: "small", id: "key-button", click: () => changeKey("") },
+      overview.caller.tenant, overview.caller.operator ? " (operator)" : ""),
+  ].filter(Boolean));
+}
+
+/** Once a dialog is open, nobody is asked again. */
+async function changeKey(problem, needed = false) {
+  if (asking) return;
+  asking = true;
+  const given = await askForKey(problem, Boolean(api.key.get()));
+  asking = false;
+  declined = needed && given === null;
+  if (declined) show(at("standing"), "declined", () => h("button", { type: "button", class: "small", id: "key-button", click: () => changeKey("", true) }, "Show a key"));
+  if (given === null) return;
+  api.key.set(given);
+  turn = 0;
+  await look();
+}
+
+function complain(text) {
+  at("banner").hidden = !text;
+  if (text && at("banner").textContent !== text) at("banner").textContent = text;
+}
+
+async function look() {
+  try {
+    await refresh();
+  } catch (error) {
+    if (error.status === 401) {
+      complain("The gateway asks for a key.");
+      await changeKey(api.key.get() ? error.message : "", true);
+    } else {
+      complain(error instanceof TypeError ? "The gateway does not answer. Trying again …" : error.message);
+    }
+  }
+}
+
+async function keepLooking() {
+  if (!document.hidden && !declined) await look();
+  setTimeout(keepLooking, PERIOD);
+}
+
+prepareAsk();
+prepareDecisions(look);
+afterMove(async () => { turn = 0; await look(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden && !declined) look(); });
+keepLooking();

@@ -1,0 +1,58 @@
+// Each task: its picture, and the same in words.
+import { at, h, row, show, svg, table } from "./elements.js";
+import { picture } from "./plot.js";
+import { quality } from "./paths.js";
+import { KINDS, dollars, pathName, percent, plural, seconds, sign, two } from "./words.js";
+
+const COLUMNS = [
+  { name: "path" }, { name: "quality" }, { name: "$ / 1,000", kind: "number" }, { name: "p95", kind: "number" },
+];
+
+export function showTasks(overview) {
+  show(at("legend"), Object.entries(KINDS), (kinds) => kinds.map(([kind, words]) => h("li", {},
+    svg("svg", { viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, sign(kind, 5)), h("b", {}, kind), ` ${words}`)));
+  show(at("tasks-body"), overview.tasks, (tasks) => tasks.map(card));
+}
+
+function card(task) {
+  return h("article", { class: "panel task", "aria-labelledby": `task-${task.task}`, "data-task": task.task },
+    h("header", {}, h("h3", { id: `task-${task.task}` }, task.task), h("span", { class: "made" }, plural(task.requests, "request"))),
+    h("p", { class: "policy" }, ...policy(task)),
+    picture(task),
+    table(`Paths of ${task.task}`, COLUMNS, task.paths.flatMap((path) => rows(task, path))));
+}
+
+/** A path's figures, and below them what the policy says of it. */
+function rows(task, path) {
+  const choice = path.path === task.choice ? "choice" : "";
+  const said = [path.said && h("span", {}, path.said), path.away && h("span", { class: "away" }, path.away)].filter(Boolean);
+  return [
+    row(COLUMNS, [
+      h("span", { class: "stop" }, pathName(path.path, path.kind), h("span", { class: "made" }, role(task, path))),
+      quality(path.quality),
+      h("span", { class: path.estimated ? "faint" : "" }, (path.estimated ? "about " : "") + dollars(path.usd_per_1k).slice(1)),
+      path.answers ? seconds(path.p95_seconds) : "–",
+    ], { class: choice }),
+    ...(said.length ? [h("tr", { class: `said ${choice}` }, h("td", { colspan: COLUMNS.length, class: "made" }, said))] : []),
+  ];
+}
+
+function role(task, path) {
+  if (path.path === task.choice) return "taken now";
+  if (path.role === "fallback") return "fallback";
+  if (path.role === "default") return "default path";
+  return task.policy === "escalate" ? "if the answer is refused" : "in the policy";
+}
+
+function policy(task) {
+  const choice = h("b", {}, task.choice);
+  if (task.policy === "split") {
+    const whole = Object.values(task.weights).reduce((sum, weight) => sum + weight, 0);
+    return [`split: ${Object.entries(task.weights).map(([path, weight]) => `${path} ${percent(weight / whole)}`).join(", ")}`];
+  }
+  if (task.policy === "escalate") return ["escalate: ", choice, " first; a refused answer is tried once more"];
+  if (task.policy === "fixed") return ["fixed: ", choice, task.reason === "availability" ? " stands in" : ""];
+  const limit = task.p95_limit ? `, p95 up to ${seconds(task.p95_limit)}` : "";
+  return [`best value: floor ${two(task.quality_floor)}${limit}; `, choice, ` (${task.reason.replace("policy:", "").replaceAll("_", " ")})`];
+}
+

@@ -1,0 +1,71 @@
+"""One house and one browser for all tests of this folder; a page of its own for each."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from doubles.tenancy import issue
+from playwright.async_api import Browser, async_playwright
+from pointsman_embedding.prepare import prepare
+
+from tests.console.house import House, give_life, running_house
+from tests.console.visitor import CHROMIUM, Visitor, visiting
+
+MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    prepare(MODEL)
+    return MODEL
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)
+async def browser() -> AsyncIterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.fail(f"{CHROMIUM} is not there: make console-tools")
+    async with async_playwright() as playwright:
+        # As root, which it is in containers, Chromium has no sandbox; it sees no page but ours.
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def house(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """Keys are off, as on a laptop."""
+    async with running_house(tmp_path_factory.mktemp("open"), model_folder) as house:
+        await give_life(house)
+        yield house
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def guarded(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    """Keys are on."""
+    async with running_house(tmp_path_factory.mktemp("guarded"), model_folder, keys="on") as house:
+        yield house
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visitor(browser: Browser, house: House) -> AsyncIterator[Visitor]:
+    """At a screen of 1600 pixels."""
+    async with visiting(browser, house.url, 1600) as visitor:
+        yield visitor
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stranger(browser: Browser, guarded: House) -> AsyncIterator[Visitor]:
+    """Who has no key yet."""
+    async with visiting(browser, guarded.url, 1280, quiet=False) as visitor:
+        yield visitor
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def operators_key(guarded: House) -> str:
+    return (await issue(guarded.valkey.url, operator=True)).credential.text
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def plain_key(guarded: House) -> str:
+    return (await issue(guarded.valkey.url)).credential.text

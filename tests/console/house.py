@@ -1,0 +1,124 @@
+"""The real gateway in its own process, with a journal and, where they are wanted, keys; and its neighbours."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
+from doubles.engine import Step, answer, running_engine
+from doubles.lora_server import READY, ScriptedLoraServer, running_lora_server
+from doubles.process_gateway import ProcessGateway, process_gateway
+from doubles.retriever import running_retriever
+from doubles.valkey import Valkey, running_valkey
+from doubles.waiting import found
+from pointsman.v1 import lora_server_pb2 as pb
+
+TRIAGE, TRIAGE_NEXT, TRIAGE_BROKEN = "triage@3f9a1c0b77de", "triage@0123456789ab", "triage@badbadbadbad"
+VOICE = "voice@5c0ffee5c0ff"
+OURS = {"x-pointsman-console": "1"}
+
+SAID = {
+    TRIAGE: '{"intent": "lost_item", "slots": {"item": "umbrella"}, "urgency": "normal"}',
+    TRIAGE_NEXT: '{"intent": "lost_item", "slots": {"item": "umbrella", "to": "Saltby"}, "urgency": "normal"}',
+    VOICE: "Good day from Larkmoor Railway. Bicycles ride free outside the rush hour.",
+    "tiny": "Hello! I am Wren, and I am glad to help you with your journey today.",
+}
+"""What each model answers."""
+
+
+@dataclass(frozen=True)
+class House:
+    gateway: ProcessGateway
+    lora_server: ScriptedLoraServer
+    valkey: Valkey
+
+    @property
+    def url(self) -> str:
+        return self.gateway.url
+
+    async def ask(self, text: str, model: str = "auto", rating: float | None = None, key: str = "") -> str:
+        """The decision's id, once the journal has it."""
+        shown = OURS | ({"authorization": f"Bearer {key}"} if key else {})
+        async with httpx.AsyncClient(base_url=self.url, verify=False, timeout=20, headers=shown) as client:
+            body = {"model": model, "messages": [{"role": "user", "content": text}]}
+            name = (await client.post("/v1/chat/completions", json=body)).headers["x-pointsman-decision-id"]
+
+            async def kept() -> bool:
+                return (await client.get(f"/console/api/decisions/{name}")).status_code == 200
+
+            await found(kept)
+            if rating is not None:
+                await client.post("/v1/feedback", json={"decision_id": name, "rating": rating})
+        return name
+
+
+@asynccontextmanager
+async def running_house(folder: Path, embedding_model: Path, **settings: Any) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(running_engine())
+        engine.script = _script
+        lora_server = await stack.enter_async_context(running_lora_server())
+        retriever = await stack.enter_async_context(running_retriever())
+        valkey = await stack.enter_async_context(running_valkey(folder / "valkey"))
+        await _tell(lora_server, engine.url)
+        given = {
+            "config": _configuration(folder / "config", lora_server.address).write(),
+            "embedding_model": embedding_model,
+            "retriever": retriever.address,
+            "redis_url": valkey.url,
+            "spool": folder / "spool",
+        }
+        gateway = await stack.enter_async_context(process_gateway(folder, **given, **settings))
+        yield House(gateway, lora_server, valkey)
+
+
+def _script(body: Mapping[str, Any]) -> Sequence[Step]:
+    words = SAID.get(body["model"], "Nothing to say.").split(" ")
+    return answer(*(word + " " for word in words[:-1]), words[-1], prompt_tokens=40 + len(str(body["messages"])) // 4)
+
+
+async def _tell(lora_server: ScriptedLoraServer, engine_url: str) -> None:
+    """Two versions of one adapter, one of another, and one that failed."""
+    for number, version in enumerate((TRIAGE, TRIAGE_NEXT, VOICE, TRIAGE_BROKEN)):
+        lora_server.versions[version] = pb.AdapterVersion(
+            version=version,
+            name=version.partition("@")[0],
+            base_model="tiny",
+            rank=16,
+            bytes=5 * 2**20,
+            created_unix_ms=1_763_000_000_000 + number * 3_600_000,
+            metrics={"heldout_exact": 0.81 + number / 50},
+        )
+    broken = lora_server.versions[TRIAGE_BROKEN]
+    broken.state, broken.last_error_code = pb.ADAPTER_STATE_FAILED, "not_finite"
+    broken.last_error = "layer 3 of lora_A has a weight that is no number"
+    aliases = {"triage@prod": TRIAGE, "voice@prod": VOICE}
+    await lora_server.say(READY, url=engine_url, resident=[TRIAGE, VOICE], loadable=[TRIAGE_NEXT], aliases=aliases)
+
+
+def _configuration(folder: Path, lora_server: str) -> ConfigFolder:
+    config = ConfigFolder(folder)
+    config.models["engines"]["local"]["lora_server"] = lora_server
+    config.rest_of_tasks["journal"] = {"keep_text": True}
+    terms = {"quality_floor": 0.6, "least_ratings": 3, "trial_share": 0}
+    rivals = ["triage_adapter", "triage_few_shot"]
+    config.tasks["triage"]["policy"] = {"best_value": {"paths": rivals, **terms}}
+    config.tasks["policy"]["fallback"] = ["letter"]
+    return config
+
+
+async def give_life(house: House, key: str = "") -> None:
+    """A few requests of each task, some of them rated."""
+    for text, model, rating in (
+        *[(IN_TRIAGE, "auto", 1.0)] * 4,
+        (IN_TRIAGE, "auto", 0.0),
+        (IN_POLICY, "auto", 1.0),
+        (IN_POLICY, "auto", None),
+        (IN_CHAT, "auto", 0.5),
+        *[(IN_CHAT, "auto", None)] * 3,
+        (IN_POLICY, "path:letter", None),
+    ):
+        await house.ask(text, model, rating, key)

@@ -1,0 +1,174 @@
+"""Takes the pictures of docs/console.md from `pointsman up examples/helpdesk`, with the real engine and real requests.
+
+The help desk is a copy in which the policy of `triage` is `best_value`, so that there is a floor to be seen. Answers of
+that task are rated by the held-out set: 1 where the JSON is exactly right, else 0.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.console.visitor import CHROMIUM, visiting
+from tests.gateway.doubles.processes import free_port
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "helpdesk"
+POINTSMAN = Path(sys.executable).parent / "pointsman"
+LONGEST_START = 420.0
+"""Seconds."""
+RATED = 18
+"""Requests of triage."""
+MOST_BYTES = 200_000
+
+OURS = {"x-pointsman-console": "1"}
+ASKED = [
+    "Do I have to reserve a space for my bicycle?",
+    "how long do i have to claim money back when a train is late",
+    "May my dog come into the quiet coach?",
+    "Draft a reply to a customer who asks whether her dog needs a ticket.",
+    "What do 2 adults and 1 child of 8 pay together for singles from Larkmoor to Alder Bridge?",
+    "hello there, how are you today?",
+    "Write a SQL query that joins two tables on their ids.",
+]
+LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
+BEST_VALUE = {"quality_floor": 0.5, "least_ratings": 5, "trial_share": 0.5}
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as home:
+        async with help_desk(Path(home)) as url:
+            await live(url)
+            async with async_playwright() as playwright:
+                browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+                await take_pictures(browser, url, folder)
+                await browser.close()
+    for picture in sorted(folder.glob("console-*.png")):
+        print(f"{picture}: {picture.stat().st_size} bytes")
+        assert picture.stat().st_size < MOST_BYTES, picture
+
+
+@asynccontextmanager
+async def help_desk(home: Path) -> AsyncIterator[str]:
+    """Up, with a second version of the triage adapter that is tried by a tenth of the users."""
+    (home / "models").symlink_to(ROOT / ".pointsman" / "models")
+    example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
+    weigh(example / "config" / "tasks.yaml")
+    http = f"127.0.0.1:{free_port()}"
+    doors = ["--http", http, "--grpc", f"127.0.0.1:{free_port()}"]
+    up = subprocess.Popen([POINTSMAN, "up", example, "--home", home, *doors], cwd=ROOT)  # noqa: ASYNC220  # it forks at once
+    try:
+        async with asyncio.timeout(LONGEST_START):
+            while not (home / "run.json").exists():  # a file has no event
+                assert up.poll() is None, "pointsman up ended"
+                await asyncio.sleep(0.5)
+        await try_out(another_version(home), home, f"http://{http}")
+        yield f"http://{http}"
+    finally:
+        up.send_signal(signal.SIGINT)
+        await asyncio.to_thread(up.wait, 90)
+
+
+def weigh(tasks: Path) -> None:
+    read = yaml.safe_load(tasks.read_text())
+    triage = read["tasks"]["triage"]
+    triage["policy"] = {"best_value": {"paths": triage["policy"]["escalate"]["paths"], **BEST_VALUE}}
+    tasks.write_text(yaml.safe_dump(read, sort_keys=False))
+
+
+def another_version(home: Path) -> Path:
+    """The triage adapter, scaled down a little: other weights, as far as an engine sees."""
+    folder = Path(shutil.copytree(EXAMPLE / "adapters" / "triage", home / "triage-next"))
+    config = folder / "adapter_config.json"
+    read = json.loads(config.read_text())
+    config.write_text(json.dumps(read | {"lora_alpha": read["lora_alpha"] - 1}))
+    return folder
+
+
+async def try_out(folder: Path, home: Path, url: str) -> None:
+    said = await asyncio.to_thread(pointsman, home, "adapters", "register", "triage", str(folder))
+    async with httpx.AsyncClient(base_url=url, headers=OURS, timeout=200) as client:
+        (registry,) = (await client.get("/console/api/adapters")).json()["models"]
+        canary = {
+            "model": registry["model"],
+            "alias": "triage@prod",
+            "version": said.rsplit(maxsplit=1)[-1],
+            "weight": 0.1,
+        }
+        (await client.post("/console/api/adapters/canary", json=canary)).raise_for_status()
+
+
+def pointsman(home: Path, *arguments: str) -> str:
+    program = [POINTSMAN, *arguments, "--home", home]
+    return subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+async def live(url: str) -> None:
+    rows = [json.loads(line) for line in (EXAMPLE / "heldout" / "triage.jsonl").read_text().splitlines()]
+    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+        for number, row in enumerate(rows[:RATED]):
+            decision, answer = await ask(client, row["text"], f"user-{number}")
+            right = float(as_json(answer) == row["output"])
+            (await client.post("/v1/feedback", json={"decision_id": decision, "rating": right})).raise_for_status()
+            if number < len(ASKED):
+                await ask(client, ASKED[number], f"user-{number}")
+
+
+async def ask(client: httpx.AsyncClient, text: str, user: str) -> tuple[str, str]:
+    """The decision's id, and the answer."""
+    body = {"model": "auto", "user": user, "messages": [{"role": "user", "content": text}]}
+    told = await client.post("/v1/chat/completions", json=body)
+    told.raise_for_status()
+    return told.headers["x-pointsman-decision-id"], told.json()["choices"][0]["message"]["content"]
+
+
+def as_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+async def take_pictures(browser: Browser, url: str, folder: Path) -> None:
+    async with visiting(browser, url, 1280) as visitor:
+        page = visitor.page
+        await visitor.ask(LATE)
+        await expect(page.locator("#ask-status")).to_contain_text("together", timeout=60_000)
+        await expect(page.locator("[data-decision]").first).to_be_visible()
+        for name in ("ask", "paths", "tasks", "adapters"):
+            await section(page, name, folder)
+        await page.locator("[data-decision]").filter(has_text="triage_adapter").first.locator("button").click()
+        await expect(page.locator("dialog .considered")).to_be_visible()
+        await page.screenshot(path=folder / "console-decision.png")
+    async with visiting(browser, url, 400, scheme="dark") as visitor:
+        await visitor.ask(ASKED[0], "chosen")
+        await expect(visitor.page.locator("#ask-status")).to_contain_text("together", timeout=60_000)
+        await visitor.page.screenshot(path=folder / "console-narrow.png")
+
+
+async def section(page: Page, name: str, folder: Path) -> None:
+    box = await page.locator(f"section#{name}").bounding_box()
+    assert box is not None
+    scrolled: float = await page.evaluate("scrollY")
+    clip = {"x": 0, "y": box["y"] + scrolled + 6, "width": 1280, "height": box["height"] + 12}
+    await page.screenshot(path=folder / f"console-{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,226 @@
+"""The console in a real Chromium: each section tells the truth, answers come side by side, adapters are moved."""
+
+import json
+import re
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_TRIAGE
+from playwright.async_api import Browser, expect
+
+from tests.console.house import OURS, SAID, TRIAGE, TRIAGE_BROKEN, TRIAGE_NEXT, House
+from tests.console.visitor import Visitor, visiting
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_every_section_shows_what_there_is(visitor: Visitor) -> None:
+    adapter = visitor.row("triage_adapter")
+    await expect(adapter).to_contain_text("0.80")  # four good ratings and a bad one
+    await expect(adapter).to_contain_text(re.compile(r"≥ 0\.4\d of 5"))
+    await expect(adapter).to_contain_text(TRIAGE)
+    await expect(adapter.locator("[data-name='failed']")).to_have_text("0")
+    task = visitor.page.locator("[data-task='triage']")
+    await expect(task).to_contain_text("floor 0.60")
+    picture = task.get_by_role("img", name="Quality against cost of triage.")
+    await expect(picture).to_have_attribute("aria-label", re.compile("Taken now: triage_adapter"))
+    await expect(visitor.section("adapters")).to_contain_text("layer 3 of lora_A has a weight that is no number")
+    await expect(visitor.page.locator("[data-decision]").first).to_be_visible()
+    await expect(visitor.page.locator("#standing")).to_contain_text("local ready")
+
+
+async def test_a_request_is_decided_and_answered_down_several_paths_side_by_side(visitor: Visitor) -> None:
+    await visitor.ask(IN_TRIAGE)
+    decision = visitor.page.locator("#decision")
+    await expect(decision).to_contain_text("triage_adapter")
+    await expect(decision.locator(".considered li")).to_have_count(3)
+    chosen, other = visitor.answer("triage_adapter"), visitor.answer("triage_few_shot")
+    await expect(chosen.locator(".text")).to_have_text(SAID[TRIAGE])
+    await expect(chosen.locator(".text")).to_have_attribute("aria-busy", "false")
+    await expect(other.locator(".text")).to_have_text(SAID["tiny"])
+    for answer in (chosen, other):
+        await expect(answer.locator("[data-figure='TTFT'] dd")).to_have_text(re.compile(r"^[\d.]+ m?s$"))
+        await expect(answer.locator("[data-figure='total'] dd")).to_have_text(re.compile(r"^[\d.]+ m?s$"))
+        await expect(answer.locator("[data-figure='tokens'] dd")).to_have_text(re.compile(r"^\d+ \+ \d+$"))
+        await expect(answer.locator("[data-figure='dollars'] dd")).to_have_text(re.compile(r"^\$0\.0+[1-9]\d*$"))
+    await expect(visitor.page.locator("#ask-status")).to_have_text(re.compile(r"^3 answers, \$0\.0+\d+ together\.$"))
+
+
+async def test_an_answer_is_rated_and_the_rating_is_kept(visitor: Visitor, house: House) -> None:
+    await visitor.ask(IN_CHAT, "chosen")
+    answer = visitor.answer("small_talk")
+    await answer.get_by_role("button", name="So-so").click()
+    await expect(answer.get_by_role("status")).to_have_text("rated")
+    async with httpx.AsyncClient(base_url=house.url, headers=OURS, verify=False) as client:
+        newest = (await client.get("/console/api/decisions?count=1")).json()["decisions"][0]
+        said = (await client.get(f"/console/api/decisions/{newest['id']}")).json()["said"]
+    assert (newest["path"], said) == ("small_talk", {"rating": "0.5"})
+
+
+async def test_a_decision_alone_generates_nothing(visitor: Visitor) -> None:
+    await visitor.page.get_by_label("Request", exact=True).fill(IN_CHAT)
+    await visitor.page.get_by_role("button", name="Decide only").click()
+    await expect(visitor.page.locator("#ask-status")).to_have_text("small_talk, decided; nothing was generated.")
+    await expect(visitor.page.locator(".answer")).to_have_count(0)
+
+
+async def test_what_is_asked_last_is_what_is_shown(visitor: Visitor) -> None:
+    await visitor.ask(IN_CHAT, "all")
+    await visitor.ask(IN_TRIAGE, "chosen")
+    await expect(visitor.answer("triage_adapter").locator(".rating")).to_be_visible()
+    await expect(visitor.page.locator(".answer")).to_have_count(1)
+    await expect(visitor.page.locator("#ask-status")).to_have_text(re.compile("^1 answer,"))
+
+
+async def test_a_decision_is_shown_whole_with_all_that_was_considered(visitor: Visitor) -> None:
+    rows = visitor.page.locator("[data-decision]").filter(has_text="triage_adapter")
+    await rows.first.click()
+    drawer = visitor.page.get_by_role("dialog")
+    await expect(drawer).to_contain_text("in reserve")
+    await expect(drawer.locator(".considered li")).to_have_count(3)
+    await expect(drawer).to_contain_text(IN_TRIAGE)
+    await visitor.page.keyboard.press("Escape")
+    await expect(drawer).to_have_count(0)
+
+
+async def test_what_happens_elsewhere_appears_by_itself(visitor: Visitor, house: House) -> None:
+    await expect(visitor.page.locator("[data-decision]").first).to_be_visible()
+    name = await house.ask(IN_CHAT)
+    await expect(visitor.page.locator(f"[data-decision='{name}']")).to_be_visible()
+
+
+async def test_an_adapter_is_promoted_and_rolled_back_with_the_keyboard_alone(visitor: Visitor, house: House) -> None:
+    page = visitor.page
+    await expect(visitor.alias("triage@prod")).to_contain_text(TRIAGE)
+    await visitor.tab_to(f"Promote {TRIAGE_NEXT}")
+    await page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text(f"It points to {TRIAGE}")
+    await expect(dialog.get_by_label("Version")).to_have_value(TRIAGE_NEXT)
+    await expect(dialog.get_by_label("Version")).not_to_contain_text(TRIAGE_BROKEN)
+    await page.keyboard.press("Escape")
+    await expect(dialog).to_have_count(0)
+    assert house.lora_server.changes == []  # Escape is no
+    await page.keyboard.press("Enter")  # the focus is back where it was
+    await visitor.tab_to("Move it", most=5)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#adapters-outcome")).to_have_text(f"triage@prod points to {TRIAGE_NEXT}.")
+    await expect(visitor.alias("triage@prod")).to_contain_text(f"before: {TRIAGE}")
+    await expect(visitor.row("triage_adapter")).to_contain_text(TRIAGE_NEXT)
+    await visitor.tab_to("Roll back triage@prod")
+    await page.keyboard.press("Enter")
+    await page.keyboard.type("slower on Mondays")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#adapters-outcome")).to_have_text(f"triage@prod points to {TRIAGE}.")
+    assert [(change.kind, change.after) for change in house.lora_server.changes] == [
+        ("rollback", TRIAGE), ("alias", TRIAGE_NEXT)
+    ]  # fmt: skip
+    assert house.lora_server.changes[0].reason == "slower on Mondays"
+
+
+async def test_a_canary_is_set_shown_and_ended(visitor: Visitor) -> None:
+    page, alias = visitor.page, visitor.alias("triage@prod")
+    await alias.get_by_role("button", name="Set a canary of triage@prod").click()
+    await page.get_by_label("Share of users, in per cent").fill("12.5")
+    await page.get_by_role("button", name="Set the canary").click()
+    await expect(alias).to_contain_text(f"{TRIAGE_NEXT}canary 13 %")
+    await alias.get_by_role("button", name="End the canary of triage@prod").click()
+    await page.get_by_role("button", name="End it").click()
+    await expect(alias).not_to_contain_text(TRIAGE_NEXT)
+
+
+async def test_a_move_that_is_refused_says_why(visitor: Visitor, house: House) -> None:
+    visitor.complaints.clear()
+    await expect(visitor.alias("triage@prod")).to_contain_text(TRIAGE)
+    async with httpx.AsyncClient(base_url=house.url, headers=OURS, verify=False) as client:
+        await visitor.page.get_by_role("button", name=f"Promote {TRIAGE_NEXT}").click()
+        body = {"model": "tiny", "alias": "triage@prod"}
+        await client.post("/console/api/adapters/alias", json=body | {"version": TRIAGE_NEXT})
+        await visitor.page.get_by_role("button", name="Move it").click()
+        outcome = visitor.page.locator("#adapters-outcome")
+        await expect(outcome).to_contain_text(f"triage@prod points to {TRIAGE_NEXT}, not to {TRIAGE}")
+        await client.post("/console/api/adapters/rollback", json=body)
+    assert visitor.complaints == [visitor.complaints[0]]
+    assert "409" in visitor.complaints.pop()  # Chromium writes down every refusal
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1600])
+async def test_it_is_no_wider_than_the_screen(browser: Browser, house: House, width: int, scheme: str) -> None:
+    async with visiting(browser, house.url, width, scheme=scheme) as visitor:
+        await visitor.ask(IN_TRIAGE, "all")
+        await expect(visitor.page.locator(".answer .rating")).to_have_count(6)
+        await expect(visitor.page.locator("[data-decision]").first).to_be_visible()
+        assert await visitor.overflow() == 0
+        await visitor.page.locator("[data-decision] button").first.click()
+        await expect(visitor.page.locator("dialog .considered")).to_be_visible()
+        assert await visitor.overflow() == 0
+
+
+async def test_the_first_paint_comes_and_nothing_is_fetched_from_elsewhere(browser: Browser, house: House) -> None:
+    async with visiting(browser, house.url, 1280) as visitor:
+        await expect(visitor.row("small_talk")).to_be_visible()
+        paints = await visitor.page.evaluate(
+            "Object.fromEntries(performance.getEntriesByType('paint').map((e) => [e.name, e.startTime]))"
+        )
+        loaded = await visitor.page.evaluate(
+            "performance.getEntriesByType('resource').map((e) => [e.name, e.transferSize])"
+        )
+    print(", ".join(f"{name} {milliseconds:.0f} ms" for name, milliseconds in paints.items()))
+    assert paints["first-contentful-paint"] > 0
+    assert all(name.startswith(house.url) for name, _ in loaded), loaded
+
+
+async def test_no_text_becomes_markup(visitor: Visitor, house: House) -> None:
+    name = await house.ask("<img src=x onerror=alert(1)> <b>Hello</b>, how are you today?")
+    row = visitor.page.locator(f"[data-decision='{name}']")
+    await expect(row).to_contain_text("<img src=x onerror=alert(1)>")
+    assert await visitor.page.locator("img").count() == 0
+
+
+# -- keys
+
+
+async def test_without_a_key_it_shows_nothing_and_asks_for_one(stranger: Visitor, plain_key: str) -> None:
+    page = stranger.page
+    dialog = page.get_by_role("dialog", name="Key")
+    await expect(dialog).to_be_visible()
+    assert await page.locator("[data-path]").count() == 0
+    await dialog.get_by_label("Key").fill("pm_wrong")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("alert").filter(has_text="this is no key of ours")).to_be_visible()
+    await page.get_by_role("dialog", name="Key").get_by_label("Key").fill(plain_key)
+    await page.keyboard.press("Enter")
+    await expect(stranger.row("small_talk")).to_be_visible()
+    kept = await page.evaluate("[Object.keys(sessionStorage), Object.keys(localStorage), document.cookie]")
+    assert kept == [["pointsman-key"], [], ""]
+
+
+async def test_who_shows_no_key_is_asked_once_and_can_still_show_one(stranger: Visitor, plain_key: str) -> None:
+    page = stranger.page
+    await expect(page.get_by_role("dialog", name="Key")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("button", name="Show a key").click()
+    await page.get_by_role("dialog").get_by_label("Key").fill(plain_key)
+    await page.keyboard.press("Enter")
+    await expect(stranger.row("small_talk")).to_be_visible()
+
+
+async def test_a_plain_key_sees_adapters_and_cannot_move_them(stranger: Visitor, plain_key: str) -> None:
+    await stranger.page.get_by_role("dialog").get_by_label("Key").fill(plain_key)
+    await stranger.page.keyboard.press("Enter")
+    await expect(stranger.section("adapters")).to_contain_text("This key may not move adapters")
+    await expect(stranger.page.get_by_role("button", name="Move triage@prod")).to_be_disabled()
+
+
+async def test_an_operators_key_moves_adapters_and_asks(stranger: Visitor, guarded: House, operators_key: str) -> None:
+    page = stranger.page
+    await page.get_by_role("dialog").get_by_label("Key").fill(operators_key)
+    await page.keyboard.press("Enter")
+    await stranger.ask(IN_TRIAGE, "chosen")
+    await expect(stranger.answer("triage_adapter").locator(".rating")).to_be_visible()
+    await page.get_by_role("button", name=f"Promote {TRIAGE_NEXT}").click()
+    await page.get_by_role("button", name="Move it").click()
+    await expect(page.locator("#adapters-outcome")).to_have_text(f"triage@prod points to {TRIAGE_NEXT}.")
+    assert guarded.lora_server.changes[0].author.startswith("console, key-")
+    assert json.dumps(stranger.complaints).count("401") >= 1

@@ -1,0 +1,83 @@
+"""Somebody before the page, in a real Chromium."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Locator, Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+PATIENCE_MS = 15_000
+
+
+@dataclass
+class Visitor:
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    """What the browser's console says of errors and warnings, and what no script has caught."""
+
+    def section(self, name: str) -> Locator:
+        return self.page.locator(f"section#{name}")
+
+    def row(self, path: str) -> Locator:
+        return self.page.locator(f"#paths-body tr[data-path='{path}']")
+
+    def answer(self, path: str) -> Locator:
+        return self.page.locator(f".answer[data-path='{path}']")
+
+    def alias(self, name: str) -> Locator:
+        return self.page.locator(f".alias[data-alias='{name}']")
+
+    async def ask(self, text: str, answers: str = "considered") -> None:
+        await self.page.get_by_label("Request", exact=True).fill(text)
+        await self.page.get_by_label("Answers from").select_option(answers)
+        await self.page.get_by_role("button", name="Ask", exact=True).click()
+
+    async def overflow(self) -> int:
+        """Pixels by which the page is wider than its screen."""
+        wide: int = await self.page.evaluate(OVERFLOW)
+        return wide
+
+    async def tab_to(self, label: str, most: int = 120) -> None:
+        """With the Tab key alone. The focus must be to be seen on the way's every stop."""
+        for _ in range(most):
+            await self.page.keyboard.press("Tab")
+            focused: dict[str, Any] = await self.page.evaluate(FOCUSED)
+            assert focused["outlined"], focused
+            if focused["label"] == label:
+                return
+        raise AssertionError(f"Tab does not lead to '{label}'")
+
+
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+FOCUSED = """() => {
+  const at = document.activeElement, style = getComputedStyle(at);
+  return {
+    label: at.getAttribute("aria-label") || at.labels?.[0]?.textContent || at.textContent.trim(),
+    outlined: at === document.body || (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0),
+  };
+}"""
+
+
+@asynccontextmanager
+async def visiting(
+    browser: Browser, url: str, width: int, quiet: bool = True, scheme: str = "light"
+) -> AsyncIterator[Visitor]:
+    """`quiet`: at the end there must have been no complaint. A refusal by the gateway is one, to the browser."""
+    context = await browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,  # type: ignore[arg-type]  # "light" or "dark"
+    )
+    context.set_default_timeout(PATIENCE_MS)
+    page = await context.new_page()
+    visitor = Visitor(page)
+    page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
+    page.on("console", lambda told: told.type in ("error", "warning") and visitor.complaints.append(told.text))
+    await page.goto(f"{url}/console")
+    yield visitor
+    await context.close()
+    if quiet:
+        assert visitor.complaints == []

@@ -1,0 +1,248 @@
+"""The console's API: what it tells of paths, tasks, decisions and adapters, and that it moves these."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_TRIAGE
+from doubles.engine import BREAK, ScriptedEngine, answer
+from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from doubles.lora_server import ScriptedLoraServer
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_servicekit.errors import FailedPrecondition, Unavailable
+
+OTHER = "triage@0123456789ab"
+OURS = {"x-pointsman-console": "1"}
+BEST_VALUE = {"paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.7, "least_ratings": 2}
+
+
+@pytest.fixture
+async def kept(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
+    """With a journal that keeps texts, and a policy that weighs."""
+    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    neighbours.config.tasks["triage"]["policy"] = {"best_value": BEST_VALUE}
+    await neighbours.ready()
+    for version in (TRIAGE, OTHER, VOICE):
+        name = version.partition("@")[0]
+        neighbours.lora_server.versions[version] = pb.AdapterVersion(version=version, name=name, rank=16, bytes=2**20)
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def console(kept: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_http_client(kept) as client:
+        client.headers.update(OURS)
+        yield client
+
+
+async def ask(client: httpx.AsyncClient, text: str, model: str = "auto") -> str:
+    """The decision's id."""
+    body = {"model": model, "messages": [{"role": "user", "content": text}]}
+    return (await client.post("/v1/chat/completions", json=body)).headers.get("x-pointsman-decision-id", "")
+
+
+async def overview(client: httpx.AsyncClient, requests: int = 0) -> dict[str, Any]:
+    """Once it tells of so many requests."""
+
+    async def look() -> dict[str, Any] | None:
+        told = await client.get("/console/api/overview")
+        assert told.status_code == 200, told.text
+        seen: dict[str, Any] = told.json()["overview"]
+        return seen if seen["window"]["requests"] >= requests else None
+
+    return await found(look)
+
+
+def by(what: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {row[what]: row for row in rows}
+
+
+async def test_a_path_is_told_with_its_share_its_times_and_its_price(
+    console: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    for _ in range(3):
+        await ask(console, IN_CHAT)
+    engine.says(*answer("Hello")[:2], BREAK)
+    await ask(console, IN_CHAT)
+    paths = by("path", (await overview(console, 4))["paths"])
+    now = paths["small_talk"]["now"]
+    assert (now["requests"], now["share"], now["failures"], sum(now["bars"])) == (4, 1.0, 1, 4)
+    assert 0 < now["first_token_p50_seconds"] <= now["p50_seconds"] <= now["p95_seconds"]
+    assert now["usd_per_1k"] > 0
+    assert (paths["small_talk"]["kind"], paths["small_talk"]["tasks"]) == ("prompt", ["chat"])
+    assert (paths["triage_adapter"]["now"], paths["triage_adapter"]["version"]) == (None, TRIAGE)
+
+
+async def test_ratings_make_quality_with_a_lower_bound(console: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        rated = {"decision_id": await ask(console, IN_TRIAGE), "rating": 1}
+        assert (await console.post("/v1/feedback", json=rated)).status_code == 200
+
+    async def is_rated() -> dict[str, Any] | None:
+        task = by("task", (await overview(console))["tasks"])["triage"]
+        return task if by("path", task["paths"])["triage_adapter"]["quality"] else None
+
+    task = await found(is_rated)
+    assert (task["policy"], task["quality_floor"], task["requests"]) == ("best_value", 0.7, 2)
+    known = by("path", task["paths"])
+    adapter = known["triage_adapter"]
+    assert (adapter["quality"]["rated"], adapter["quality"]["mean"], adapter["role"]) == (2, 1.0, "policy")
+    assert 0 < adapter["quality"]["bound"] < 0.7  # of two ratings not much can be said
+    assert "under the floor 0.70" in adapter["said"]
+    assert (known["triage_few_shot"]["quality"], known["triage_few_shot"]["estimated"]) == (None, True)
+    assert known["safe_start"]["role"] == "default"
+    assert (task["choice"], task["reason"]) == ("triage_adapter", "policy:none_good_enough")
+    shown = by("path", (await overview(console))["paths"])["triage_adapter"]
+    assert shown["quality"]["rated"] == 2
+
+
+async def test_looking_moves_nothing(console: httpx.AsyncClient, kept: Gateway) -> None:
+    router = kept.house.generations.current.line.router
+    before = router.outlooks()
+    for _ in range(3):
+        await overview(console)
+    assert router.outlooks() == before
+    assert kept.metric("pointsman_decisions_total") == 0
+
+
+async def test_what_cannot_be_used_says_why_and_another_is_the_choice(
+    console: httpx.AsyncClient, neighbours: Neighbours, kept: Gateway
+) -> None:
+    await neighbours.lora_server.say(pb.ENGINE_STATUS_READY, url=neighbours.engine.url, resident=[VOICE])
+    await found(lambda: _away(console))
+    told = by("task", (await overview(console))["tasks"])["triage"]
+    assert told["choice"] == "triage_few_shot"
+
+
+async def _away(console: httpx.AsyncClient) -> bool:
+    path = by("path", (await overview(console))["paths"])["triage_adapter"]
+    return "is not resident" in path["away"]
+
+
+async def test_decisions_come_newest_first_page_by_page_and_one_whole(console: httpx.AsyncClient) -> None:
+    names = [await ask(console, f"{IN_CHAT} {number}") for number in range(5)]
+    await overview(console, 5)
+    first = (await console.get("/console/api/decisions", params={"count": 3})).json()
+    rest = (await console.get("/console/api/decisions", params={"count": 3, "before": first["further"]})).json()
+    assert [row["id"] for row in first["decisions"] + rest["decisions"]] == names[::-1]
+    assert rest["further"] == ""
+    row = first["decisions"][0]
+    assert (row["text"], row["outcome"], row["path"]) == (f"{IN_CHAT} 4", "ok", "small_talk")
+    await console.post("/v1/feedback", json={"decision_id": names[0], "rating": 0.25, "correction": "too long"})
+    whole = (await console.get(f"/console/api/decisions/{names[0]}")).json()
+    assert whole["said"] == {"rating": "0.25", "correction": "too long"}
+    assert whole["entry"]["considered"][0]["path"] == "small_talk"
+    gone = await console.get("/console/api/decisions/dec_1")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "unknown_decision")
+
+
+async def test_a_text_that_is_not_kept_is_not_shown(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> None:
+    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        client.headers.update(OURS)
+        name = await ask(client, IN_CHAT)
+        await overview(client, 1)
+        assert IN_CHAT not in (await client.get("/console/api/decisions")).text
+        assert IN_CHAT not in (await client.get(f"/console/api/decisions/{name}")).text
+
+
+async def test_without_a_journal_it_says_so_and_tells_the_rest(http: httpx.AsyncClient) -> None:
+    http.headers.update(OURS)
+    told = await overview(http)
+    assert (told["journal"], len(told["paths"]), len(told["tasks"])) == ("none", 6, 3)
+    refused = await http.get("/console/api/decisions")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_journal")
+
+
+async def test_while_redis_is_away_it_says_so_and_tells_the_rest(console: httpx.AsyncClient, valkey: Valkey) -> None:
+    valkey.kill()
+    assert (await overview(console))["journal"] == "away"
+    assert (await console.get("/console/api/decisions")).status_code == 503
+
+
+# -- adapters
+
+
+async def adapters(client: httpx.AsyncClient) -> dict[str, Any]:
+    (model,) = (await client.get("/console/api/adapters")).json()["models"]
+    told: dict[str, Any] = model
+    return told
+
+
+async def test_adapters_are_told_with_their_states_and_aliases(console: httpx.AsyncClient) -> None:
+    told = await adapters(console)
+    assert told["model"] == "tiny"
+    states = {version["version"]: version["state"] for version in told["versions"]}
+    assert states == {TRIAGE: "serving", OTHER: "ready", VOICE: "serving"} == told["engines"][0]["states"]
+    assert by("alias", told["aliases"])["triage@prod"]["version"] == TRIAGE
+
+
+async def test_an_alias_is_moved_tried_with_a_canary_and_rolled_back(
+    console: httpx.AsyncClient, kept: Gateway, lora_server: ScriptedLoraServer
+) -> None:
+    named = {"model": "tiny", "alias": "triage@prod"}
+    canary = {**named, "version": OTHER, "weight": 0.25, "expected_version": TRIAGE}
+    tried = (await console.post("/console/api/adapters/canary", json=canary)).json()
+    assert (tried["canary_version"], tried["canary_weight"]) == (OTHER, 0.25)
+    moved = await console.post("/console/api/adapters/alias", json={**named, "version": OTHER})
+    assert moved.json() | {"revision": 0} == {
+        "alias": "triage@prod", "version": OTHER, "revision": 0, "canary_version": "", "canary_weight": 0.0,
+        "previous": TRIAGE,
+    }  # fmt: skip
+
+    async def serves() -> bool:
+        return by("path", (await overview(console))["paths"])["triage_adapter"]["version"] == OTHER
+
+    await found(serves)
+    back = await console.post("/console/api/adapters/rollback", json={**named, "reason": "worse on refunds"})
+    assert back.json()["version"] == TRIAGE
+    told = (await adapters(console))["changes"]
+    assert [change["kind"] for change in told] == ["rollback", "alias", "canary"]
+    assert (told[0]["author"], told[0]["reason"], told[0]["before"]) == ("console", "worse on refunds", OTHER)
+
+
+async def test_a_move_that_somebody_else_has_overtaken_is_refused_in_the_lora_servers_words(
+    console: httpx.AsyncClient, lora_server: ScriptedLoraServer
+) -> None:
+    body = {"model": "tiny", "alias": "triage@prod", "version": OTHER, "expected_version": OTHER}
+    late = await console.post("/console/api/adapters/alias", json=body)
+    assert (late.status_code, late.json()["error"]["code"]) == (409, "alias_moved")
+    lora_server.refuses = FailedPrecondition("it is no better than prompting", code="not_better")
+    worse = await console.post("/console/api/adapters/alias", json={**body, "expected_version": ""})
+    assert worse.json()["error"] | {"type": ""} == {
+        "message": "it is no better than prompting", "type": "", "param": None, "code": "not_better"
+    }  # fmt: skip
+    assert lora_server.changes == []
+
+
+@pytest.mark.parametrize(
+    ("step", "body", "status", "code"),
+    [
+        ("alias", {"model": "huge", "alias": "triage@prod", "version": OTHER}, 404, "unknown_model"),
+        ("alias", {"model": "tiny", "alias": "never@prod", "version": OTHER}, 404, "unknown_alias"),
+        ("alias", {"model": "tiny", "alias": "triage@prod"}, 400, "bad_parameter"),
+        ("canary", {"model": "tiny", "alias": "triage@prod", "version": OTHER, "weight": 2}, 400, "bad_parameter"),
+        ("rollback", {"model": "tiny", "alias": "triage@prod"}, 409, "nothing_to_roll_back"),
+        ("rollback", {"model": "tiny", "alias": "triage@prod", "why": "?"}, 400, "bad_parameter"),
+    ],
+)
+async def test_what_cannot_be_moved_is_refused_by_name(
+    console: httpx.AsyncClient, step: str, body: dict[str, Any], status: int, code: str
+) -> None:
+    told = await console.post(f"/console/api/adapters/{step}", json=body)
+    assert (told.status_code, told.json()["error"]["code"]) == (status, code)
+
+
+async def test_a_lora_server_that_cannot_tell_is_told_as_such(
+    console: httpx.AsyncClient, lora_server: ScriptedLoraServer
+) -> None:
+    lora_server.refuses = Unavailable("Redis does not answer", code="redis_unavailable")
+    (engine,) = (await adapters(console))["engines"]
+    assert engine == {"engine": "local", "problem": "Redis does not answer", "states": {}}

@@ -1,0 +1,131 @@
+"""The newest decisions as the console reads them: without gaps, within bounds, and only when somebody looks."""
+
+import json
+from collections.abc import Sequence
+
+from pointsman_gateway.console.figures import BARS, WINDOW_MS, by_path, window_of
+from pointsman_gateway.console.recent import MOST_KEPT, MOST_READ, Recent
+from pointsman_gateway.console.record import Record, to_record
+from pointsman_gateway.journal.reading import Kept
+
+NOW = 1_700_000_000_000
+
+
+def entry(number: int, **fields: object) -> str:
+    given = {
+        "id": f"dec_{number}", "unix_ms": NOW + number, "task": "chat", "path": "small_talk", "kind": "prompt",
+        "reason": "policy:fixed", "confidence": 0.9, "outcome": "ok", "model": "tiny", "requested": "auto",
+        "cost_usd": 1e-6, "seconds": {"total": 0.5, "first_token": 0.1}, "escalated_from": "",
+        "usage": {"prompt_tokens": 20, "completion_tokens": 2, "cached_tokens": 0},
+    }  # fmt: skip
+    return json.dumps(given | fields)
+
+
+class Stream:
+    """Implements `Journal` over a list."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+        self.calls = 0
+
+    async def before(self, place: str, after: str, count: int) -> Sequence[Kept]:
+        self.calls += 1
+        highest = int(place.partition("-")[0]) if place else len(self.entries) + 1
+        lowest = int(after.partition("-")[0]) if after else 0
+        places = range(highest - 1, lowest, -1)[:count]
+        return [Kept(f"{at}-0", self.entries[at - 1]) for at in places]
+
+    def grow(self, count: int) -> None:
+        self.entries += [entry(len(self.entries) + number + 1) for number in range(count)]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1
+        return self.seconds
+
+
+def record(seconds: float = 0.5, age_ms: int = 0, **fields: object) -> Record:
+    times = {"seconds": {"total": seconds, "first_token": seconds / 10}, "unix_ms": NOW - age_ms}
+    read = to_record(Kept("1-0", entry(1, **(times | fields))))
+    assert read is not None
+    return read
+
+
+async def test_each_look_sees_what_came_since_and_nothing_twice() -> None:
+    stream, names = Stream(), []
+    recent = Recent(stream, Clock())
+    for count in (250, 0, 1, 300):
+        stream.grow(count)
+        seen = await recent.look()
+        names = [r.id for r in seen.records]
+        assert names == [f"dec_{number + 1}" for number in range(len(stream.entries))]
+        assert seen.since_unix_ms == 0
+
+
+async def test_where_more_came_than_is_read_at_once_the_old_ones_no_longer_join_up_and_go() -> None:
+    stream = Stream()
+    recent = Recent(stream, Clock())
+    stream.grow(10)
+    await recent.look()
+    stream.grow(MOST_READ + 50)
+    seen = await recent.look()
+    assert len(seen.records) == MOST_READ
+    assert seen.records[-1].id == f"dec_{len(stream.entries)}"
+    assert seen.since_unix_ms == seen.records[0].unix_ms
+
+
+async def test_what_is_kept_is_bounded() -> None:
+    stream = Stream()
+    recent = Recent(stream, Clock())
+    for _ in range(MOST_KEPT // MOST_READ + 1):
+        stream.grow(MOST_READ - 100)
+        seen = await recent.look()
+    assert len(seen.records) <= MOST_KEPT
+    stream.grow(MOST_READ - 100)
+    seen = await recent.look()
+    assert (len(seen.records), seen.since_unix_ms) == (MOST_KEPT, seen.records[0].unix_ms)
+
+
+async def test_many_who_look_at_once_ask_once() -> None:
+    stream = Stream()
+    stream.grow(5)
+    recent = Recent(stream, lambda: 1.0)
+    await recent.look()
+    calls = stream.calls
+    await recent.look()
+    assert stream.calls == calls
+
+
+def test_an_entry_that_cannot_be_read_is_passed_over() -> None:
+    assert to_record(Kept("1-0", "{")) is None
+    assert to_record(Kept("1-0", '{"v": 9}')) is None
+
+
+def test_the_times_are_those_of_answers_that_came_to_their_end() -> None:
+    records = [record(float(number)) for number in range(1, 101)]
+    records += [record(900.0, outcome="cancelled"), record(900.0, outcome="engine_error"), record(outcome="routed")]
+    records += [record(1.0, path="other", escalated_from="small_talk")]
+    window = window_of(records, 0, NOW)
+    figures = by_path(records, window)
+    small_talk = figures["small_talk"]
+    assert (window.requests, window.decisions) == (103, 104)
+    assert (small_talk.p50_seconds, small_talk.p95_seconds, small_talk.first_token_p50_seconds) == (50.0, 95.0, 5.0)
+    assert (small_talk.requests, small_talk.failures, small_talk.cancelled) == (102, 1, 1)
+    assert small_talk.share + figures["other"].share == 1
+    assert (figures["other"].escalated, small_talk.escalated) == (1, 0)
+
+
+def test_requests_are_counted_in_the_part_of_the_window_in_which_they_came() -> None:
+    records = [record(age_ms=age) for age in (0, 1000, WINDOW_MS // 2, WINDOW_MS - 1, WINDOW_MS)]
+    bars = by_path(records, window_of(records, 0, NOW))["small_talk"].bars
+    assert (len(bars), bars[-1], bars[BARS // 2 - 1], bars[0]) == (BARS, 2, 1, 2)
+
+
+def test_only_the_beginning_of_a_text_is_taken() -> None:
+    told = record(messages=[{"role": "user", "content": "first"}, {"role": "user", "content": "a\n b" * 500}])
+    assert told.text.startswith("a b")
+    assert len(told.text) <= 200

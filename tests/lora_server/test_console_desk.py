@@ -1,0 +1,53 @@
+"""The gateway's desk for the console, before the whole lora-server with a real Valkey."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_gateway.backends.adapter_desk import AdapterDesk
+from pointsman_gateway.domain.adapter_book import AliasMove
+from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
+from pointsman_servicekit.grpc_client import open_channel
+
+MakeAdapter = Callable[..., Path]
+RunLoraServer = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+async def test_adapters_are_read_moved_tried_and_rolled_back(
+    run_lora_server: RunLoraServer, make_adapter: MakeAdapter
+) -> None:
+    async with run_lora_server() as lora, open_channel(lora.address) as channel:
+        await lora.until_ready()
+        desk = AdapterDesk(channel)
+        first = (await lora.register("triage", make_adapter(), "prod")).version
+        second = (await lora.register("triage", make_adapter("other", seed=1))).version
+        states = {version.version: version.state for version in (await desk.read()).versions}
+        assert states == {first: "serving", second: "warm"}
+
+        tried = await desk.try_out(AliasMove("triage@prod", second, first, "console", weight=0.25))
+        assert (tried.version, tried.canary_version, tried.canary_weight) == (first, second, 0.25)
+        with pytest.raises(FailedPrecondition) as late:
+            await desk.point(AliasMove("triage@prod", first, "triage@000000000000", "console"))
+        assert late.value.code == "alias_moved"
+        moved = await desk.point(AliasMove("triage@prod", second, first, "console"))
+        assert (moved.version, moved.canary_version, moved.previous) == (second, "", first)
+        back = await desk.roll_back(AliasMove("triage@prod", "", second, "console", reason="worse on refunds"))
+        assert back.version == first
+        with pytest.raises(NotFound):
+            await desk.point(AliasMove("triage@prod", "triage@000000000000", "", "console"))
+
+        book = await desk.read()
+        assert [(change.kind, change.author) for change in book.changes][:3] == [
+            ("rollback", "console"), ("alias", "console"), ("canary", "console")
+        ]  # fmt: skip
+        assert (book.changes[0].reason, book.changes[0].after) == ("worse on refunds", first)
+        assert [(alias.alias, alias.version) for alias in book.aliases] == [("triage@prod", first)]
+
+
+async def test_a_lora_server_that_is_away_is_unavailable() -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        with pytest.raises(Unavailable) as away:
+            await AdapterDesk(channel).read()
+    assert away.value.code == "lora_server_unavailable"
