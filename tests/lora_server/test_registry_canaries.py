@@ -104,6 +104,13 @@ async def test_a_canary_keeps_its_version_from_being_retired(registry: Registry)
         await registry.retire(NEW, "ann")
 
 
+async def test_a_retirement_keeps_its_reason(registry: Registry) -> None:
+    await registry.retire(NEW, "ann", "worse on held-out rows")
+
+    change = (await registry.history("triage", 1))[0]
+    assert (change.kind, change.subject, change.reason) == ("retired", NEW, "worse on held-out rows")
+
+
 async def test_a_rollback_ends_the_canary_first_and_only_then_moves_back(registry: Registry) -> None:
     await registry.move(PROD, NEW)
     await registry.set_canary(PROD, Canary(THIRD, 0.1))

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
+from pointsman_servicekit.sketches import Sketch, changed_share
 
 NOTES = [
     pb.Document(id=f"n{n}", title="Note", text=f"Note {n} on the ladder.", metadata={"n": str(n)}) for n in range(5)
@@ -362,3 +363,18 @@ async def test_verify_repairs_what_is_held_in_memory(client, file):
     found = await verify(client, repair=True)
     assert found.problems
     assert not found.repaired  # the documents themselves are damaged: no index made anew mends that
+
+
+async def test_a_sketch_tells_what_share_of_the_documents_has_changed(client):
+    async def sketch() -> Sketch:
+        told = await client.stub.Sketch(pb.SketchRequest(collection="notes"))
+        return Sketch(told.documents, tuple(told.smallest))
+
+    await client.upsert(*NOTES)
+    before = await sketch()
+    await client.upsert(pb.Document(id="n0", title="Note", text="Another text."))
+    after = await sketch()
+    assert (before.documents, len(before.smallest)) == (5, 5)
+    assert changed_share(before, after) == pytest.approx(0.2)
+    await client.upsert(NOTES[0])
+    assert await sketch() == before

@@ -10,6 +10,8 @@ from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
 from pointsman_cli.classifier.command import classifier_app
+from pointsman_cli.data.command import data_app
+from pointsman_cli.distill.command import distill
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
@@ -33,7 +35,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, top, ask, route, feedback, regret, ingest, train, replay, doctor):
+    for command in (up, top, ask, route, feedback, regret, ingest, train, distill, replay, doctor):
         app.command()(command)
     app.command("eval")(evaluate)
     app.command("advise")(advise_on)
@@ -42,6 +44,7 @@ def build_app() -> typer.Typer:
     app.add_typer(jobs.build_app(), name="jobs")
     app.add_typer(retriever.build_app(), name="retriever")
     app.add_typer(keys.build_app(), name="keys")
+    app.add_typer(data_app(), name="data")
     return app
 
 

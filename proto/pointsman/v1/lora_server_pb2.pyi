@@ -158,20 +158,22 @@ class GetAdapterRequest(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class Alias(_message.Message):
-    __slots__ = ("alias", "version", "revision", "canary_version", "canary_weight", "previous")
+    __slots__ = ("alias", "version", "revision", "canary_version", "canary_weight", "previous", "canary_requests")
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     CANARY_VERSION_FIELD_NUMBER: _ClassVar[int]
     CANARY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    CANARY_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     alias: str
     version: str
     revision: int
     canary_version: str
     canary_weight: float
     previous: str
-    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., revision: _Optional[int] = ..., canary_version: _Optional[str] = ..., canary_weight: _Optional[float] = ..., previous: _Optional[str] = ...) -> None: ...
+    canary_requests: int
+    def __init__(self, alias: _Optional[str] = ..., version: _Optional[str] = ..., revision: _Optional[int] = ..., canary_version: _Optional[str] = ..., canary_weight: _Optional[float] = ..., previous: _Optional[str] = ..., canary_requests: _Optional[int] = ...) -> None: ...
 
 class SetAliasRequest(_message.Message):
     __slots__ = ("alias", "version", "expected_version", "author", "force")
@@ -258,12 +260,14 @@ class PlaceRequest(_message.Message):
     def __init__(self, placement: _Optional[_Union[Placement, _Mapping]] = ..., expected: _Optional[_Union[Placement, _Mapping]] = ..., author: _Optional[str] = ...) -> None: ...
 
 class RetireRequest(_message.Message):
-    __slots__ = ("version", "author")
+    __slots__ = ("version", "author", "reason")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     version: str
     author: str
-    def __init__(self, version: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
+    reason: str
+    def __init__(self, version: _Optional[str] = ..., author: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DeleteAdapterRequest(_message.Message):
     __slots__ = ("version", "author")

@@ -562,3 +562,21 @@ class ReembedProgress(_message.Message):
     total: int
     collection: Collection
     def __init__(self, documents: _Optional[int] = ..., total: _Optional[int] = ..., collection: _Optional[_Union[Collection, _Mapping]] = ...) -> None: ...
+
+class SketchRequest(_message.Message):
+    __slots__ = ("collection", "tenant")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    tenant: str
+    def __init__(self, collection: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class SketchResponse(_message.Message):
+    __slots__ = ("version", "documents", "smallest")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    documents: int
+    smallest: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, version: _Optional[int] = ..., documents: _Optional[int] = ..., smallest: _Optional[_Iterable[int]] = ...) -> None: ...

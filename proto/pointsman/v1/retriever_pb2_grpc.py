@@ -99,6 +99,11 @@ class RetrieverStub:
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchResponse.FromString,
                 _registered_method=True)
+        self.Sketch = channel.unary_unary(
+                '/pointsman.v1.Retriever/Sketch',
+                request_serializer=pointsman_dot_v1_dot_retriever__pb2.SketchRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_retriever__pb2.SketchResponse.FromString,
+                _registered_method=True)
         self.ConfigureSearch = channel.unary_unary(
                 '/pointsman.v1.Retriever/ConfigureSearch',
                 request_serializer=pointsman_dot_v1_dot_retriever__pb2.ConfigureSearchRequest.SerializeToString,
@@ -200,6 +205,13 @@ class RetrieverServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Sketch(self, request, context):
+        """What documents there are, in a few bytes: two of a collection tell what share of it has changed between them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ConfigureSearch(self, request, context):
         """Sets how a collection is searched; `pointsman retriever tune` finds it out.
         """
@@ -274,6 +286,11 @@ def add_RetrieverServicer_to_server(servicer, server):
                     servicer.SearchBatch,
                     request_deserializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_retriever__pb2.SearchBatchResponse.SerializeToString,
+            ),
+            'Sketch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sketch,
+                    request_deserializer=pointsman_dot_v1_dot_retriever__pb2.SketchRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_retriever__pb2.SketchResponse.SerializeToString,
             ),
             'ConfigureSearch': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfigureSearch,
@@ -632,6 +649,33 @@ class Retriever:
             '/pointsman.v1.Retriever/SearchBatch',
             pointsman_dot_v1_dot_retriever__pb2.SearchBatchRequest.SerializeToString,
             pointsman_dot_v1_dot_retriever__pb2.SearchBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sketch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.Retriever/Sketch',
+            pointsman_dot_v1_dot_retriever__pb2.SketchRequest.SerializeToString,
+            pointsman_dot_v1_dot_retriever__pb2.SketchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,7 +39,14 @@ TRAINING_STATE_FAILED: TrainingState
 TRAINING_STATE_CANCELLED: TrainingState
 
 class StartTrainingRequest(_message.Message):
-    __slots__ = ("name", "data", "heldout", "system", "method", "parent", "alias", "force", "author", "recipe")
+    __slots__ = ("name", "data", "heldout", "system", "method", "parent", "alias", "force", "author", "recipe", "facts")
+    class FactsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     HELDOUT_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +57,7 @@ class StartTrainingRequest(_message.Message):
     FORCE_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     data: str
     heldout: str
@@ -60,7 +68,8 @@ class StartTrainingRequest(_message.Message):
     force: bool
     author: str
     recipe: TrainingRecipe
-    def __init__(self, name: _Optional[str] = ..., data: _Optional[str] = ..., heldout: _Optional[str] = ..., system: _Optional[str] = ..., method: _Optional[_Union[TrainingMethod, str]] = ..., parent: _Optional[str] = ..., alias: _Optional[str] = ..., force: _Optional[bool] = ..., author: _Optional[str] = ..., recipe: _Optional[_Union[TrainingRecipe, _Mapping]] = ...) -> None: ...
+    facts: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[str] = ..., heldout: _Optional[str] = ..., system: _Optional[str] = ..., method: _Optional[_Union[TrainingMethod, str]] = ..., parent: _Optional[str] = ..., alias: _Optional[str] = ..., force: _Optional[bool] = ..., author: _Optional[str] = ..., recipe: _Optional[_Union[TrainingRecipe, _Mapping]] = ..., facts: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TrainingRecipe(_message.Message):
     __slots__ = ("rank", "alpha", "learning_rate", "epochs", "max_minutes", "seed", "tokens_per_step", "most_tokens", "beta", "patience", "samples", "baseline_shots", "heldout_share", "threads")

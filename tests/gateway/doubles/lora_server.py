@@ -40,6 +40,8 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         """What keeps it from telling of its registry, and from moving an alias."""
         self.changes: list[pb.Change] = []
         """The newest first."""
+        self.facts: dict[str, str] = {}
+        """Of every version's manifest."""
         self._state = pb.EngineState(engine="local", status=pb.ENGINE_STATUS_STARTING, detail="loading weights")
         self._news = asyncio.Condition()
 
@@ -85,6 +87,9 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         if version not in state.resident:
             await self._hold([*state.resident, version], [v for v in state.loadable if v != version])
         return self._state
+
+    async def Get(self, request: pb.GetAdapterRequest, context: Any) -> pb.AdapterVersion:
+        return pb.AdapterVersion(version=request.version, facts=self.facts)
 
     async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportResponse:
         error = self.reports()

@@ -9,6 +9,7 @@ from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.correlation import decision_id, request_id
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_server import serving
+from pointsman_servicekit.sketches import Sketch
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retriever"].full_name
 
@@ -23,6 +24,9 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         self.asked: list[pb.SearchRequest] = []
         self.ids: list[tuple[str, str]] = []
         """Of each request and its decision, as its log would have them."""
+        self.documents = Sketch(0, ())
+        self.looks = 0
+        """How often it was asked what documents there are."""
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         self.asked.append(request)
@@ -30,6 +34,12 @@ class ScriptedRetriever(retriever_pb2_grpc.RetrieverServicer):
         if self.error:
             raise self.error
         return pb.SearchResponse(passages=self.passages[: request.top_k], version=self.version, relevant=self.relevant)
+
+    async def Sketch(self, request: pb.SketchRequest, context: Any) -> pb.SketchResponse:
+        self.looks += 1
+        if self.error:
+            raise self.error
+        return pb.SketchResponse(documents=self.documents.documents, smallest=self.documents.smallest)
 
 
 @asynccontextmanager

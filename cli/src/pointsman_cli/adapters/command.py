@@ -9,6 +9,7 @@ import typer
 from pointsman.v1 import lora_server_pb2 as pb
 
 from pointsman_cli.adapters import calls, pages, placements
+from pointsman_cli.adapters.freshness import freshness
 from pointsman_cli.adapters.options import (
     HERE,
     AdapterArgument,
@@ -41,7 +42,21 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.command("list")(list_adapters)
-    for command in (show, register, alias, canary, rollback, place, pin, unpin, retire, delete, history, watch):
+    for command in (
+        show,
+        register,
+        alias,
+        canary,
+        rollback,
+        place,
+        pin,
+        unpin,
+        retire,
+        delete,
+        history,
+        freshness,
+        watch,
+    ):
         app.command()(command)
     return app
 
@@ -206,10 +221,14 @@ def unpin(
 
 
 def retire(
-    version: VersionArgument, author: AuthorOption = "", lora_server: LoraServerOption = "", home: HomeOption = HERE
+    version: VersionArgument,
+    reason: Annotated[str, typer.Option(help="For the history.")] = "",
+    author: AuthorOption = "",
+    lora_server: LoraServerOption = "",
+    home: HomeOption = HERE,
 ) -> None:
     """Take a version out of use: it is unloaded everywhere. Registering it again brings it back."""
-    request = pb.RetireRequest(version=version, author=who_asks(author))
+    request = pb.RetireRequest(version=version, author=who_asks(author), reason=reason)
     _ask(lora_server, home, lambda server: server.Retire(request, timeout=calls.SECONDS))
     typer.echo(f"{version} is retired")
 

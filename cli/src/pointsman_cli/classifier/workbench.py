@@ -16,7 +16,7 @@ from rich.text import Text
 from pointsman_cli import example, models, run_file
 from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.home import Home
-from pointsman_cli.processes import run_to_end
+from pointsman_cli.processes import Ended, run_to_end
 
 MODULE = "pointsman_gateway.workbench"
 TASKS = "tasks.yaml"
@@ -47,7 +47,25 @@ def redis_of(named: str, home: Home) -> str:
 
 
 async def run(job: Job) -> None:
-    """Raises CommandError where it failed, or found what was asked to fail for."""
+    """Shows what was found. Raises CommandError where it failed, or found what was asked to fail for."""
+    found, ended = await _found(job)
+    if found is not None:
+        _show(found, job.as_json)
+    if ended.code != 0:
+        raise CommandError(ended.how)
+
+
+async def facts_of(job: Job) -> dict[str, Any]:
+    """What was found, shown to nobody. Raises CommandError where it failed."""
+    found, ended = await _found(job)
+    if found is None or ended.code != 0:
+        raise CommandError(ended.how)
+    facts: dict[str, Any] = found["facts"]
+    return facts
+
+
+async def _found(job: Job) -> tuple[dict[str, Any] | None, Ended]:
+    """The report, where there is one, and how it ended."""
     errors = Console(stderr=True)
     await models.prepare_embedding_model(sys.executable, job.home, lambda line: errors.print(line, style="dim"))
     program = [sys.executable, "-m", MODULE, "--json", *job.arguments]
@@ -55,10 +73,7 @@ async def run(job: Job) -> None:
     found: list[str] = []
     with _Screen(errors) as screen:
         ended = await run_to_end(program, environment, found.append, screen.show)
-    if found:
-        _show(json.loads(found[-1]), job.as_json)
-    if ended.code != 0:
-        raise CommandError(ended.how)
+    return (json.loads(found[-1]) if found else None), ended
 
 
 def _show(report: dict[str, Any], as_json: bool) -> None:

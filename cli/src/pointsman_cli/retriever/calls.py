@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from pointsman.v1 import retriever_pb2 as pb
+from pointsman_servicekit.sketches import Sketch
 
 from pointsman_cli import stubs
 from pointsman_cli.channels import open_channel
@@ -20,6 +21,15 @@ async def list_collections(address: str, tenant: str) -> Sequence[pb.Collection]
             request = pb.ListCollectionsRequest(tenant=tenant)
             answer = await stubs.retriever(channel).ListCollections(request, timeout=_LIST_SECONDS)
     return list(answer.collections)
+
+
+async def sketch(address: str, tenant: str, collection: str) -> Sketch:
+    """What documents there are now."""
+    async with open_channel(address) as channel:
+        with stubs.speaking_to("retriever"):
+            request = pb.SketchRequest(tenant=tenant, collection=collection)
+            told = await stubs.retriever(channel).Sketch(request, timeout=_LIST_SECONDS)
+    return Sketch(told.documents, tuple(told.smallest))
 
 
 async def verify(address: str, request: pb.VerifyRequest) -> pb.VerifyResponse:

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     )
     spool: Path = Field(default=Path(".pointsman/spool"), description="where receipts and feedback wait for Redis")
     reload_seconds: float = Field(default=1.0, gt=0, description="between two looks at the configuration folder")
+    freshness_seconds: float = Field(
+        default=15.0, gt=0, description="between two looks at what has changed since adapters were trained"
+    )
     max_in_flight: int = Field(default=256, ge=1, description="requests at once; more are told to come again")
     max_waiting: int = Field(default=64, ge=0, description="requests that wait for a place, by their priority")
     longest_wait: float = Field(default=1.0, ge=0, description="seconds that a request waits for a place")

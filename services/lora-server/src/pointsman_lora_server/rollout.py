@@ -54,11 +54,12 @@ class Registry(Protocol):
     async def rollback(self, alias: str, expected: str = "", author: str = "", reason: str = "") -> Alias: ...
     async def pin(self, version: str, pinned: bool, author: str) -> None: ...
     async def place(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None: ...
-    async def retire(self, version: str, author: str) -> None: ...
+    async def retire(self, version: str, author: str, reason: str = "") -> None: ...
     async def delete(self, version: str, author: str) -> None: ...
     async def holders(self, version: str) -> list[str]: ...
     async def history(self, name: str, limit: int) -> list[Change]: ...
     async def count(self, outcomes: Any) -> None: ...
+    async def counts(self, alias: Alias) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,13 @@ class Rollout:
         placements = {of: placement for of, placement in desired.placements.items() if name in ("", of)}
         return Listing(reports, aliases, placements)
 
+    async def canary_requests(self, alias: Alias) -> int:
+        """That its canary has answered. Raises Unavailable."""
+        if alias.canary is None:
+            return 0
+        counts = (await self._registry.counts(alias)).get(alias.canary.version)
+        return counts.requests if counts else 0
+
     async def get(self, version_or_alias: str) -> VersionReport:
         """Raises NotFound."""
         desired = await self._reconciler.refresh()
@@ -183,10 +191,10 @@ class Rollout:
         await self._registry.pin(version, pinned, author)
         return await self.get(version)
 
-    async def retire(self, version: str, author: str) -> VersionReport:
+    async def retire(self, version: str, author: str, reason: str = "") -> VersionReport:
         check_version(version)
-        await self._registry.retire(version, author)
-        log.info("%s is retired", version)
+        await self._registry.retire(version, author, reason)
+        log.info("%s is retired%s", version, f": {reason}" if reason else "")
         return await self.get(version)
 
     async def delete(self, version: str, author: str) -> None:

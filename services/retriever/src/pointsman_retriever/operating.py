@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from pointsman_servicekit.sketches import Sketch
 
 from pointsman_retriever import limits
 from pointsman_retriever.domain import Collection, CollectionId, MadeDocument
@@ -69,6 +70,10 @@ class Operations:
         for problem in findings.problems:
             log.error("collection %s: %s", collection, problem)
         return Verified(findings.problems, findings.collection, time.perf_counter() - begun, repaired)
+
+    async def sketch(self, collection: CollectionId) -> tuple[int, Sketch]:
+        """Its version, and what documents there are. Raises InvalidArgument, NotFound."""
+        return await self._crew.tending.run(self._pen(collection).shelf.store.sketch)
 
     async def snapshot(self, collection: CollectionId) -> AsyncIterator[bytes | Copied]:
         """The bytes of one file, then its name by content. Raises InvalidArgument, NotFound."""

@@ -63,6 +63,10 @@ class LoraServer(Protocol):
         """Seconds until it is asked for the version again, which it could not have loaded; 0: it may be asked."""
         ...
 
+    async def facts(self, version: str) -> Mapping[str, str]:
+        """What was noted at its making. Raises PointsmanError."""
+        ...
+
     async def ensure(self, version: str, seconds: float) -> None:
         """Returns once the engine holds the version, and its cell says so. Raises Unavailable."""
         ...

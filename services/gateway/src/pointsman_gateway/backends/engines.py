@@ -129,6 +129,20 @@ class Engines:
         alias = self._aliases.get(path.model, path.adapter)
         return path.adapter if alias is None else alias.version
 
+    def versions_of(self, path: Path) -> Sequence[str]:
+        """All that `path` may mean now: where its adapter's alias points, and its canary; none without an adapter."""
+        alias = self.alias_of(path)
+        if alias is None:
+            return (path.adapter,) if path.adapter else ()
+        return (alias.version, alias.canary_version) if alias.canary_version else (alias.version,)
+
+    async def facts(self, model: str, version: str) -> Mapping[str, str]:
+        """Of the version's manifest, by a lora-server of the model. Raises PointsmanError."""
+        servers = [cell.lora_server for cell in self._cells if cell.engine.model == model and cell.lora_server]
+        if not servers:
+            raise Unavailable(f"no lora-server of '{model}' is known", code="lora_server_unavailable")
+        return await servers[0].facts(version)
+
     def model_of(self, adapter: str) -> str:
         """The base model of an alias or a version; empty where nobody knows it."""
         for cell in self._cells:

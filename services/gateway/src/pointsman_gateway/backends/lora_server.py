@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ REST = 5.0
 """Seconds until a version is asked for again that could not be loaded."""
 
 REPORT_SECONDS = 2.0
+FACTS_SECONDS = 2.0
 
 _UNREACHABLE = "lora_server_unavailable"
 
@@ -69,6 +70,13 @@ class LoraServer:
 
     def rest_left(self, version: str) -> float:
         return max(0.0, self._rests[version] - self._clock()) if version in self._rests else 0.0
+
+    async def facts(self, version: str) -> Mapping[str, str]:
+        try:
+            told = await self._stub.Get(pb.GetAdapterRequest(version=version), timeout=FACTS_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "lora_server") from error
+        return dict(told.facts)
 
     async def ensure(self, version: str, seconds: float) -> None:
         """Whoever waits may go; the load goes on for the others."""

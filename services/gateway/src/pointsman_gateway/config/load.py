@@ -16,16 +16,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config import strict_yaml
+from pointsman_gateway.config.learning_checks import check_learning
+from pointsman_gateway.config.problems import ConfigError, must_be_known
 from pointsman_gateway.config.schema import ModelsFile, PathsFile, TaskConfig, TasksFile
 from pointsman_gateway.domain import UNKNOWN
+
+__all__ = ["Config", "ConfigError", "Example", "load_config", "plain"]
 
 File = TypeVar("File", bound=BaseModel)
 
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::-([^}]*))?\}")
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the file, the key, the bad value and the known ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -
     _check_paths(models, paths, tasks, prompts)
     _check_tasks(paths, tasks)
     _check_metrics(models, paths, tasks, prompts)
+    check_learning(paths, tasks)
     examples = {name: _read_examples(folder / task.examples) for name, task in tasks.tasks.items()}
     negatives = _read_negatives(folder, tasks.classifier.negatives)
     _check_examples(examples, paths)
@@ -134,7 +135,7 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
 
 def _check_models(models: ModelsFile) -> None:
     for name, engine in models.engines.items():
-        _must_be_known(f"models.yaml: engine '{name}' serves model", engine.model, models.models)
+        must_be_known(f"models.yaml: engine '{name}' serves model", engine.model, models.models)
     for name in models.models:
         if not any(engine.model == name for engine in models.engines.values()):
             raise ConfigError(f"models.yaml: no engine serves model '{name}'")
@@ -145,13 +146,13 @@ def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts
         if name in RESERVED:
             raise ConfigError(f"paths.yaml: no path may be called '{name}': metrics mean {RESERVED[name]} by it")
         owner = f"paths.yaml: path '{name}' names"
-        _must_be_known(f"{owner} model", path.model, models.models)
+        must_be_known(f"{owner} model", path.model, models.models)
         for strategy in path.strategies:
             options = getattr(strategy, strategy.name)
             if options.prompt:
-                _must_be_known(f"{owner} prompt", options.prompt, prompts)
+                must_be_known(f"{owner} prompt", options.prompt, prompts)
             if strategy.few_shot:
-                _must_be_known(f"{owner} the examples of task", strategy.few_shot.task, tasks.tasks)
+                must_be_known(f"{owner} the examples of task", strategy.few_shot.task, tasks.tasks)
         names = [strategy.name for strategy in path.strategies]
         if len(set(names)) != len(names):
             raise ConfigError(f"paths.yaml: path '{name}' has a strategy twice: {', '.join(names)}")
@@ -162,16 +163,14 @@ def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts
 
 
 def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
-    _must_be_known("tasks.yaml: default_path is", tasks.default_path, paths.paths)
+    must_be_known("tasks.yaml: default_path is", tasks.default_path, paths.paths)
     if UNKNOWN in tasks.tasks:
         raise ConfigError(f"tasks.yaml: '{UNKNOWN}' is the task of requests that fit no other; choose another name")
     if len(tasks.tasks) < 2:
         raise ConfigError("tasks.yaml: there is nothing to choose between; write two tasks or more")
-    for name in tasks.learning.tasks if tasks.learning else ():
-        _must_be_known("tasks.yaml: learning names task", name, tasks.tasks)
     for name, task in tasks.tasks.items():
         for path in (*task.policy.paths, *task.fallback):
-            _must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
+            must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
         _check_policy(name, task)
         _check_shadow(name, task, paths, tasks.journal.keep_text)
         for rule in task.rules:
@@ -187,7 +186,7 @@ def _check_policy(name: str, task: TaskConfig) -> None:
         raise ConfigError(f"{owner} its policy names a path twice: {', '.join(policy.paths)}")
     if policy.escalate:
         for path in policy.escalate.streams_freely:
-            _must_be_known(f"{owner} streams_freely names", path, policy.paths)
+            must_be_known(f"{owner} streams_freely names", path, policy.paths)
         if not task.validators:
             raise ConfigError(f"{owner} nothing would ever escalate; write validators")
         if set(policy.paths[:-1]) <= set(policy.escalate.streams_freely):
@@ -203,7 +202,7 @@ def _check_shadow(name: str, task: TaskConfig, paths: PathsFile, keeps_text: boo
         return
     owner = f"tasks.yaml: the shadow of task '{name}'"
     for path in task.shadow.paths:
-        _must_be_known(f"{owner} names path", path, paths.paths)
+        must_be_known(f"{owner} names path", path, paths.paths)
     if len(set(task.shadow.paths)) != len(task.shadow.paths):
         raise ConfigError(f"{owner} names a path twice: {', '.join(task.shadow.paths)}")
     if set(task.policy.paths) == set(task.shadow.paths) and len(task.shadow.paths) == 1:
@@ -222,9 +221,9 @@ def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, promp
             _check_pattern(f"{owner} has a bad regex", task.metric.regex)
         judge = task.metric.judge if task.metric else None
         if judge:
-            _must_be_known(f"{owner} asks model", judge.model, askable)
+            must_be_known(f"{owner} asks model", judge.model, askable)
             if judge.prompt:
-                _must_be_known(f"{owner} names prompt", judge.prompt, prompts)
+                must_be_known(f"{owner} names prompt", judge.prompt, prompts)
 
 
 def _check_pattern(what: str, pattern: str) -> None:
@@ -235,7 +234,7 @@ def _check_pattern(what: str, pattern: str) -> None:
 
 
 def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile) -> None:
-    texts = {task: {_plain(row.text): row.text for row in rows} for task, rows in examples.items()}
+    texts = {task: {plain(row.text): row.text for row in rows} for task, rows in examples.items()}
     for task, different in texts.items():
         if len(different) < 2:
             raise ConfigError(f"task '{task}' has {len(different)} example(s), repetitions aside; write two or more")
@@ -256,7 +255,7 @@ def _check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFil
                 )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """What two examples have in common that differ by case, spaces or the way a letter is written alone."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
@@ -289,10 +288,10 @@ def _read_negatives(folder: FilePath, name: str) -> tuple[str, ...]:
 
 
 def _check_negatives(negatives: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
-    owner = {_plain(row.text): task for task, rows in examples.items() for row in rows}
+    owner = {plain(row.text): task for task, rows in examples.items() for row in rows}
     for text in negatives:
-        if _plain(text) in owner:
-            raise ConfigError(f"the negative {text[:80]!r} is an example of task '{owner[_plain(text)]}' too")
+        if plain(text) in owner:
+            raise ConfigError(f"the negative {text[:80]!r} is an example of task '{owner[plain(text)]}' too")
 
 
 def _digest(*parts: Any) -> str:
@@ -300,8 +299,3 @@ def _digest(*parts: Any) -> str:
     for part in parts:
         digest.update((part.model_dump_json() if isinstance(part, BaseModel) else repr(part)).encode())
     return digest.hexdigest()
-
-
-def _must_be_known(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise ConfigError(f"{what} '{name}'; known: {', '.join(sorted(known))}")

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pointsman_gateway.config.learning import Flywheel, LearningConfig, Stale
 from pointsman_gateway.config.strict import Strict
 
 
@@ -145,6 +146,8 @@ class TaskConfig(Strict):
     rules: tuple[Rule, ...] = ()
     validators: tuple[Validator, ...] = ()
     metric: Metric | None = Field(default=None, description="how evaluations score this task's answers")
+    stale: Stale | None = Field(default=None, description="what is done once an adapter's topic has changed")
+    flywheel: Flywheel | None = Field(default=None, description="how `pointsman distill` makes its adapter anew")
     shadow: ShadowConfig | None = Field(default=None, description="not set: every request is answered once")
     keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
 
@@ -177,18 +180,6 @@ class JournalConfig(Strict):
         default=10_000, ge=100, description="receipts of requests without a decision: refused ones, and embeddings"
     )
     evidence_days: int = Field(default=14, ge=1, le=366, description="how far back a path's evidence reaches, UTC days")
-
-
-class LearningConfig(Strict):
-    """Whose answers are kept, in Redis, for data sets to be made of."""
-
-    tasks: tuple[str, ...] = Field(min_length=1, description="nothing is kept of others")
-    share: float = Field(default=1.0, gt=0, le=1, description="of their answers, drawn by the decision's id")
-    most: int = Field(default=20_000, ge=100, description="answers; the oldest go first")
-    without_keys: bool = Field(
-        default=False,
-        description="where keys are off: whether all who ask have consented; tenants say so for themselves",
-    )
 
 
 class TasksFile(Strict):

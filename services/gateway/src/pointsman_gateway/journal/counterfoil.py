@@ -8,8 +8,6 @@ import msgspec
 from pointsman_gateway.domain import Caller, Considered, Decision, Path, Receipt, Request, Sampling, Undecided, Usage
 from pointsman_gateway.domain.request import Operation
 from pointsman_gateway.journal.entry import MOST_PROBABILITIES, Noted, response_format_of
-from pointsman_gateway.journal.evidence import tally_of
-from pointsman_gateway.journal.keys import day_of
 
 
 class OfDecided(msgspec.Struct, array_like=True, tag="d"):
@@ -57,16 +55,7 @@ class OfDecided(msgspec.Struct, array_like=True, tag="d"):
             caller=Caller(self.key, self.tenant),
             operation=cast(Operation, self.operation),
         )
-        tally = tally_of(receipt, day_of(self.unix_seconds))
-        return Noted(
-            self.unix_seconds,
-            asked,
-            receipt.decision,
-            receipt,
-            tally=tally,
-            position=self.position,
-            recovered=True,
-        )
+        return Noted(self.unix_seconds, asked, receipt.decision, receipt, position=self.position, recovered=True)
 
     def _receipt(self) -> Receipt:
         return Receipt(

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from pointsman_gateway.domain import PICO, Answered, Caller, Decision, Receipt, Request, Undecided, Usage
-from pointsman_gateway.journal.evidence import Tally, cell_of
+from pointsman_gateway.journal.evidence import Tally, cell_of, tally_of
 from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
 
@@ -31,11 +31,14 @@ class Noted:
     receipt: Receipt
     answers: tuple[Answered, ...] = ()
     """To be learnt from, in their order: the last one is the caller's. Empty where that is not wanted."""
-    tally: Tally | None = None
     position: int = 0
     """Among the counterfoils; 0 where it has none."""
     recovered: bool = False
     """From its counterfoil: the request has no more than what stands there."""
+
+    @property
+    def tally(self) -> Tally | None:
+        return tally_of(self.receipt, day_of(self.unix_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,9 @@ class Entry:
     lesson: str = ""
     """What is kept to learn from, JSON; empty where nothing is."""
     tally: Tally | None = None
+    """What it counts for; None where nothing does."""
     position: int = 0
-    """Both as they were noted."""
+    """As it was noted."""
 
     @property
     def size(self) -> int:

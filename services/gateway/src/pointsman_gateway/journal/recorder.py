@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
 from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, nothing_of, to_entry, to_undecided_json
-from pointsman_gateway.journal.evidence import Counts, EvidenceBoard, tally_of
+from pointsman_gateway.journal.evidence import Counts, EvidenceBoard
 from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.journal.lessons import is_wanted, to_lesson
 from pointsman_gateway.journal.metrics import JournalMetrics
@@ -91,10 +91,8 @@ class Recorder:
             self._drop_oldest()
         now = time.time()
         position = self._book.decided(now, request, decision, receipt)
-        tally = tally_of(receipt, day_of(now))
-        self._noted.append(Noted(now, request, decision, receipt, answers, tally, position))
-        if tally:
-            self._board.noted(tally)
+        self._noted.append(Noted(now, request, decision, receipt, answers, position))
+        self._board.noted(receipt, day_of(now))
 
     def note_undecided(self, receipt: Undecided) -> None:
         if len(self._undecided) >= MOST_WAITING:

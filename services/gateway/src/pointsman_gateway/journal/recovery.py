@@ -70,9 +70,10 @@ class Recovery:
 
 def _batch(number: int, portion: Portion) -> Batch:
     noted = [counterfoil.noted() for counterfoil in portion.decided]
+    entries = [to_entry(one, keep_text=False) for one in noted]
     return Batch(
         number,
-        [to_entry(one, keep_text=False) for one in noted],
-        gather(one.tally for one in noted if one.tally),
+        entries,
+        gather(entry.tally for entry in entries if entry.tally),
         [to_undecided_json(one.receipt(), one.unix_seconds) for one in portion.undecided],
     )

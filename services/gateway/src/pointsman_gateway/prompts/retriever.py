@@ -7,6 +7,7 @@ from pointsman.v1 import retriever_pb2, retriever_pb2_grpc
 from pointsman_servicekit.correlation import call_metadata
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.sketches import Sketch
 
 from pointsman_gateway.domain import Passage, Vector
 from pointsman_gateway.prompts.strategies import Found
@@ -16,7 +17,7 @@ LONGEST = 5.0
 
 
 class RetrieverClient:
-    """Implements `Search`."""
+    """Implements `Search`, and freshness's `Collections`."""
 
     def __init__(self, channel: grpc.aio.Channel, fingerprint: str) -> None:
         """`fingerprint` names the embedding model that makes the gateway's vectors."""
@@ -42,3 +43,11 @@ class RetrieverClient:
         passages = tuple(Passage(p.document_id, p.title, p.text, p.score, p.start, p.tokens) for p in answer.passages)
         relevant = answer.relevant if answer.HasField("relevant") else bool(passages)
         return Found(passages, relevant, answer.version)
+
+    async def sketch(self, collection: str) -> Sketch:
+        """Raises PointsmanError."""
+        try:
+            told = await self._stub.Sketch(retriever_pb2.SketchRequest(collection=collection), timeout=LONGEST)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "retriever") from error
+        return Sketch(told.documents, tuple(told.smallest))

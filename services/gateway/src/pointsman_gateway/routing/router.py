@@ -4,11 +4,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound, PermissionDenied
 
-from pointsman_gateway.config.schema import BestValue, Policy, TaskConfig
+from pointsman_gateway.config.schema import BestValue, Policy, Stale, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.domain.caller import EVERYTHING, Scope
 from pointsman_gateway.domain.decision import in_case
@@ -44,6 +45,25 @@ class ExpectedCost(Protocol):
     def usd(self, path: Path, request: Request) -> float: ...
 
 
+class Freshness(Protocol):
+    """Knows what has changed since adapters were trained; reading it costs nothing."""
+
+    def changed_share(self, version: str) -> float:
+        """Of the documents of its topic, 0 to 1; 0 where nothing is known."""
+        ...
+
+
+class AlwaysFresh:
+    """Where nobody looks."""
+
+    def changed_share(self, version: str) -> float:
+        """Implements `Freshness`."""
+        return 0.0
+
+
+ALWAYS_FRESH = AlwaysFresh()
+
+
 class Router:
     """Request and Labels in, Decision out."""
 
@@ -58,6 +78,7 @@ class Router:
         evidence: Evidence,
         adapters: Adapters,
         generation: str = "",
+        freshness: Freshness = ALWAYS_FRESH,
     ) -> None:
         self._paths = paths
         self._tasks = tasks
@@ -69,6 +90,7 @@ class Router:
         self._adapters = adapters
         self._best_value = BestValuePolicy()
         self._generation = generation
+        self._freshness = freshness
 
     def decide(self, request: Request, labels: Labels) -> Decision:
         """Raises NotFound where the request names a model, adapter or path that there is not."""
@@ -77,7 +99,7 @@ class Router:
         key = request.user or number
         if request.model != AUTO:
             path = aimed(self._named(request.model), key, self._adapters)
-            return self._decision(number, request, labels, [path], Plan((path.name,), "forced"))
+            return self._decision(number, request, labels, [path], _forced(path.name))
         wanted = self._by_task(request, labels, key)
         return self._decision(number, request, labels, [self._path(name, key) for name in wanted.paths], wanted)
 
@@ -149,7 +171,20 @@ class Router:
             wanted = plan(task.policy, key)
         names = tuple(dict.fromkeys([*wanted.paths, *task.fallback, self._default.name]))
         rule = labels.stage.startswith("rule:")
-        return replace(wanted, paths=names, reason=labels.stage if rule else wanted.reason)
+        told = replace(wanted, paths=names, reason=labels.stage if rule else wanted.reason)
+        return self._refreshed(task.stale, told, key) if task.stale else told
+
+    def _refreshed(self, stale: Stale, wanted: Plan, key: str) -> Plan:
+        """First the path that looks things up, where too much has changed since the wanted adapter was trained."""
+        path = self._path(wanted.paths[0], key)
+        if path.aim is None or path.name == stale.path:
+            return wanted
+        share = self._freshness.changed_share(path.aim.version)
+        if share <= stale.after_changed_share:
+            return wanted
+        said = f"{share * 100:.0f} % of its topic's documents have changed since {path.aim.version} was trained"
+        paths = tuple(dict.fromkeys((stale.path, *wanted.paths)))
+        return replace(wanted, paths=paths, reason="stale", said={**wanted.said, path.name: said})
 
     def _weighed(self, request: Request, task: str, terms: BestValue, key: str) -> Plan:
         paths = [self._path(name, key) for name in terms.paths]
@@ -216,7 +251,7 @@ def _considered(
 ) -> tuple[Considered, ...]:
     """Every path that was looked at, and why it was taken or not; those that may not stand in for another last."""
     if len(wanted) == 1 and not (away or how.said):
-        return (Considered(chosen.name, "chosen", how.reason),)
+        return _alone(chosen.name, how.reason)
     rows = dict.fromkeys(path.name for path in wanted)
     told = {name: Considered(name, "skipped", how.said[name]) for name in how.said if name not in rows}
     for name in rows:
@@ -228,3 +263,13 @@ def _considered(
             told[name] = Considered(name, "fallback", how.said.get(name, "in reserve"))
     told |= {row.path: row for row in in_case(chosen, escalation, how.streams_freely)}
     return tuple(told[name] for name in [*rows, *(name for name in told if name not in rows)])
+
+
+@lru_cache(maxsize=1024)
+def _forced(path: str) -> Plan:
+    return Plan((path,), "forced")
+
+
+@lru_cache(maxsize=1024)
+def _alone(path: str, reason: str) -> tuple[Considered, ...]:
+    return (Considered(path, "chosen", reason),)

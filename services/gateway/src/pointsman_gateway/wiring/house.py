@@ -24,6 +24,8 @@ from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
+from pointsman_gateway.freshness.board import FreshnessBoard
+from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
 from pointsman_gateway.generations import Generation, Generations
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
@@ -109,12 +111,15 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         keeping = keeping_answers(settings, registry, redaction, models.encoder.fingerprint)
         cache = await stack.enter_async_context(keeping)
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
-        retriever = PromptSearch(RetrieverClient(channel, models.encoder.fingerprint), Breaker())
+        client = RetrieverClient(channel, models.encoder.fingerprint)
+        retriever, board = PromptSearch(client, Breaker()), FreshnessBoard()
+        freshness = FreshnessWatch(board, client, settings.freshness_seconds)
         await stack.enter_async_context(watching_event_loop(registry))
         money = Money.registered(registry, metrics)
-        client = traced.client(OpenAIClient(pool), gen_ai)
+        straight = OpenAIClient(pool)
+        engine_client = traced.client(straight, gen_ai)
         around = Surroundings(
-            client,
+            engine_client,
             retriever,
             metrics,
             gen_ai,
@@ -122,18 +127,21 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
             engine_metrics,
             cache,
             trials,
+            board,
             accounts=money.accounts,
+            posts=straight if engine_client is straight else None,  # the express lane makes no spans
         )
         of_embeddings = EmbeddingMetrics(registry, gen_ai)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)
         terms = ShadowTerms()
-        builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced)
+        builder = _Builder(settings, school, followers, around, memory, terms, embedding, money, traced, freshness)
         first = await builder.build(config)
         metrics.serving(first.id)
         watched = [settings.config, *([settings.classifier] if settings.classifier else [])]
         generations = Generations(first, watched, builder.build_anew, metrics)
         following = asyncio.create_task(generations.follow(settings.reload_seconds), name="follow configuration")
         stack.push_async_callback(_stop, following)
+        stack.push_async_callback(_stop, asyncio.create_task(freshness.run(), name="look at what has changed"))
         reporting = Reporter(trials, lambda: generations.current.engines, engine_metrics)
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
         await stack.enter_async_context(money.accounts.running())
@@ -161,6 +169,7 @@ class _Builder:
         embedding: EmbeddingSurroundings,
         money: Money,
         traced: Around,
+        freshness: FreshnessWatch,
     ) -> None:
         self._settings = settings
         self._school = school
@@ -171,6 +180,7 @@ class _Builder:
         self._embedding = embedding
         self._money = money
         self._traced = traced
+        self._freshness = freshness
 
     async def build_anew(self) -> Generation:
         """From what is in the folder now."""
@@ -191,6 +201,8 @@ class _Builder:
         self._money.obey(config, engines, line.metering)
         self._terms.obey(config)
         paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
+        may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
+        self._freshness.watched = Watched([path for path in paths if path.name in may_be_stale], engines)
         return Generation(line, engines, NamedModels(config, engines), embeddings, paths, to_catalogue(config))
 
 

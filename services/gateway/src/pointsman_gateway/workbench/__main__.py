@@ -1,4 +1,4 @@
-"""Works on a configuration and the journal without serving: fit, replay, suggest."""
+"""Works on a configuration and the journal without serving: fit, replay, suggest, data, plan."""
 
 import argparse
 import asyncio
@@ -15,6 +15,9 @@ from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.wiring.learning import Models, learn
 from pointsman_gateway.workbench.bench import build_bench
+from pointsman_gateway.workbench.datasets.building import Wish, build
+from pointsman_gateway.workbench.datasets.data_report import data_report
+from pointsman_gateway.workbench.datasets.plan_report import plan_report
 from pointsman_gateway.workbench.evidence import read_evidence
 from pointsman_gateway.workbench.fitting import ARTEFACT, fit
 from pointsman_gateway.workbench.history import open_history, seconds_of
@@ -65,10 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     suggesting = commands.add_parser("suggest", help="list what would make the classifier better")
     suggesting.set_defaults(command=_suggest)
     suggesting.add_argument("--write", type=Path, metavar="FILE", help="write the proposed examples there")
-    for parsed in (fitting, replaying, suggesting):
+    gathering = commands.add_parser("data", help="make the next version of a task's data set")
+    gathering.set_defaults(command=_data)
+    gathering.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the versions are")
+    gathering.add_argument("--taught", type=Path, metavar="FILE", help='what the teacher answered: {"text", "answer"}')
+    planning = commands.add_parser("plan", help="say what the configuration says of a task's flywheel")
+    planning.set_defaults(command=_plan)
+    for parsed in (fitting, replaying, suggesting, gathering, planning):
         parsed.add_argument("folder", type=Path, help="a configuration")
+    for parsed in (gathering, planning):
+        parsed.add_argument("task", help="one of its tasks")
     for parsed in (replaying, suggesting):
         parsed.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
+    for parsed in (replaying, suggesting, gathering):
         parsed.add_argument("--redis", metavar="URL", help="else POINTSMAN_GATEWAY_REDIS_URL")
     return parser
 
@@ -108,6 +120,19 @@ async def _suggest(asked: argparse.Namespace, settings: Settings) -> Report:
     if asked.write:
         write_proposals(of_journal.proposals, asked.write)
     return suggest_report(of_examples, of_journal, asked.since, str(asked.write or ""))
+
+
+async def _data(asked: argparse.Namespace, settings: Settings) -> Report:
+    config, url = _checked(asked.folder), asked.redis or settings.redis_url
+    wish = Wish(asked.task, asked.out, asked.taught)
+    if not url:
+        return data_report(await build(config, None, wish))
+    async with open_history(url) as history:
+        return data_report(await build(config, history, wish))
+
+
+async def _plan(asked: argparse.Namespace, settings: Settings) -> Report:
+    return plan_report(_checked(asked.folder), asked.task)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeVar
 
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
+from pointsman_servicekit.keys import layout
+from pointsman_servicekit.keys.records import TenantRecord
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -66,14 +69,14 @@ class History:
 
     async def decisions(self, seconds: float) -> AsyncIterator[Recorded]:
         """Those of the last `seconds`, oldest first; none that comes while they are read."""
-        async for fields in self._entries(keys.DECISIONS, seconds):
+        async for _, fields in self.entries(keys.DECISIONS, seconds):
             recorded = to_recorded(fields["entry"])
             if recorded is not None:
                 yield recorded
 
     async def other_tasks(self, seconds: float) -> AsyncIterator[Said]:
         """Of what was said in the last `seconds`, what names another task than the one that was decided."""
-        async for fields in self._entries(keys.FEEDBACK, seconds):
+        async for _, fields in self.entries(keys.FEEDBACK, seconds):
             recorded = to_recorded(fields["entry"]) if fields["right_task"] else None
             if recorded is not None and fields["right_task"] != recorded.labels.task:
                 yield Said(recorded, fields["right_task"])
@@ -81,18 +84,31 @@ class History:
     async def evidence(self, days: list[str]) -> dict[str, Counts]:
         return {day: from_fields(await self._ask(self._redis.hgetall(keys.EVIDENCE + day))) for day in days}
 
-    async def _entries(self, stream: str, seconds: float) -> AsyncIterator[dict[str, str]]:
+    async def tenants(self) -> dict[str, TenantRecord]:
+        """Raises FailedPrecondition where a record cannot be read."""
+        read = await self._ask(self._redis.hgetall(layout.TENANTS))
+        return {name: TenantRecord.from_json(text) for name, text in read.items()}
+
+    async def forget(self, stream: str, places: Sequence[str]) -> None:
+        """Removes entries for good."""
+        for start in range(0, len(places), PAGE):
+            await self._ask(self._redis.xdel(stream, *places[start : start + PAGE]))
+
+    async def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
+        """Their places and fields, oldest first; none that comes while they are read."""
         newest = await self._ask(self._redis.xrevrange(stream, count=1))
         if not newest:
             return
         last, place = newest[0][0], str(await self._begin(seconds))
         while page := await self._ask(self._redis.xrange(stream, place, last, count=PAGE)):
-            for _, fields in page:
-                yield fields
+            for entry in page:
+                yield entry
             place = f"({page[-1][0]}"
 
     async def _begin(self, seconds: float) -> int:
         """By Redis's clock, which is the one that names the entries."""
+        if seconds == inf:
+            return 0
         now, _ = await self._ask(self._redis.time())
         return max(0, int((now - seconds) * 1000))
 

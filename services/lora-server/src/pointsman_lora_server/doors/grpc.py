@@ -52,7 +52,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         found = await self._rollout.list(request.name)
         return pb.ListAdaptersResponse(
             versions=map(to_version, found.versions),
-            aliases=map(to_alias, found.aliases),
+            aliases=[to_alias(alias, await self._rollout.canary_requests(alias)) for alias in found.aliases],
             placements=[to_placement(name, placement) for name, placement in found.placements.items()],
         )
 
@@ -96,7 +96,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
 
     async def Retire(self, request: pb.RetireRequest, context: Context) -> pb.AdapterVersion:
         asked.check_author(request.author)
-        return to_version(await self._rollout.retire(request.version, request.author))
+        return to_version(await self._rollout.retire(request.version, request.author, request.reason))
 
     async def Delete(self, request: pb.DeleteAdapterRequest, context: Context) -> pb.DeleteAdapterResponse:
         asked.check_author(request.author)

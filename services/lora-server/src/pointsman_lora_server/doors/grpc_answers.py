@@ -59,8 +59,9 @@ def to_state(identity: EngineIdentity, state: EngineState) -> pb.EngineState:
     )
 
 
-def to_alias(alias: Alias) -> pb.Alias:
+def to_alias(alias: Alias, canary_requests: int = 0) -> pb.Alias:
     message = pb.Alias(alias=alias.alias, version=alias.version, revision=alias.revision, previous=alias.previous)
+    message.canary_requests = canary_requests
     if alias.canary:
         message.canary_version, message.canary_weight = alias.canary.version, alias.canary.weight
     return message

@@ -71,6 +71,7 @@ def _order(request: pb.StartTrainingRequest) -> Order:
         force=request.force,
         author=request.author,
         options=options,
+        facts=dict(request.facts),
     )
 
 

@@ -37,6 +37,8 @@ class Order:
     author: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     """More of the trainer's, by their names there without the dashes: {"epochs": "4"}."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """For the manifest, beside those that the training tells."""
 
 
 @dataclass(frozen=True, slots=True)

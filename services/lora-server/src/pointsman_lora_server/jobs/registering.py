@@ -58,7 +58,7 @@ def _facts(job: Job, report: Mapping[str, Any]) -> dict[str, str]:
         "train_rows": data.get("rows"),
         "heldout_loss": report.get("metrics", {}).get("heldout_loss"),
     }
-    return {name: str(value) for name, value in found.items() if value is not None}
+    return {**job.order.facts, **{name: str(value) for name, value in found.items() if value is not None}}
 
 
 def _report(folder: JobFolder) -> Mapping[str, Any]:

@@ -137,9 +137,9 @@ class Registry:
         FailedPrecondition ("not_ready")."""
         await self._change(scripts.COMING, version, (version, str(round(seconds * 1000))))
 
-    async def retire(self, version: str, author: str) -> None:
+    async def retire(self, version: str, author: str, reason: str = "") -> None:
         """Takes its pin away, too. Raises NotFound; FailedPrecondition ("in_use") while something aims at it."""
-        await self._change(scripts.RETIRE, version, (version,), author)
+        await self._change(scripts.RETIRE, version, (version,), author, reason)
 
     async def delete(self, version: str, author: str) -> None:
         """Raises NotFound; FailedPrecondition unless it is retired, or failed and nothing aims at it."""

@@ -89,6 +89,10 @@ class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
             repaired=verified.repaired,
         )
 
+    async def Sketch(self, request: pb.SketchRequest, context: Context) -> pb.SketchResponse:
+        version, sketch = await self._operations.sketch(to_id(request.tenant, request.collection))
+        return pb.SketchResponse(version=version, documents=sketch.documents, smallest=sketch.smallest)
+
     async def Snapshot(self, request: pb.SnapshotRequest, context: Context) -> AsyncIterator[pb.SnapshotPart]:
         async for part in self._operations.snapshot(to_id(request.tenant, request.collection)):
             if isinstance(part, Copied):

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
+from pointsman_servicekit.sketches import Sketch, sketch_of
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, Collection, CollectionId, Document, Entries, Quota, Vectors
@@ -108,6 +109,13 @@ class Store:
         """The documents that are kept in step with a source."""
         with self.connections.reading() as reader:
             return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
+
+    def sketch(self) -> tuple[int, Sketch]:
+        """The version, and what documents there are."""
+        with self.connections.reading() as reader:
+            reader.execute("BEGIN")
+            (version,) = reader.execute("SELECT version FROM collection").fetchone()
+            return version, sketch_of(reader.execute("SELECT id, digest FROM documents"))
 
     @contextmanager
     def looking(self) -> Iterator[Look]:

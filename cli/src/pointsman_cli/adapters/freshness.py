@@ -1,0 +1,89 @@
+"""`pointsman adapters freshness`: what has changed since the adapters that serve were trained."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_servicekit.sketches import FACT, changed_share, parse
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pointsman_cli.adapters import calls
+from pointsman_cli.adapters.options import HERE, AdapterArgument, JsonOption, LoraServerOption, lora_server_address
+from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.options import HomeOption
+from pointsman_cli.retriever import calls as retriever_calls
+from pointsman_cli.retriever.options import RetrieverOption, TenantOption, retriever_address
+
+DATED, DATA_SET = "data_unix", "data_set"
+"""Facts of a manifest, as `pointsman distill` notes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """One adapter that serves, and one collection of its topic."""
+
+    version: str
+    aliases: tuple[str, ...]
+    data_set: str
+    """Empty: its manifest does not say."""
+    trained_on: float
+    """When its data was taken; Unix seconds, 0: its manifest does not say."""
+    collection: str
+    """Empty: it has none."""
+    changed: float
+    """Of that collection's documents, the share that is new, gone or rewritten since."""
+
+
+def freshness(
+    name: AdapterArgument = "",
+    warn_above: Annotated[
+        float | None, typer.Option(min=0, max=1, metavar="SHARE", help="Exit with 1 where more has changed.")
+    ] = None,
+    as_json: JsonOption = False,
+    tenant: TenantOption = "",
+    retriever: RetrieverOption = "",
+    lora_server: LoraServerOption = "",
+    home: HomeOption = HERE,
+) -> None:
+    """Show how much of what the serving adapters were taught has changed since: train anew, or let tasks look it up."""
+    at = lora_server_address(lora_server, home), retriever_address(retriever, home)
+    found = run_interruptibly(_look(*at, name, tenant))
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+    else:
+        _show(found)
+    if warn_above is not None and any(one.changed > warn_above for one in found):
+        raise typer.Exit(1)
+
+
+async def _look(lora_server: str, retriever: str, name: str, tenant: str) -> list[Freshness]:
+    listed = await calls.list_adapters(lora_server, name)
+    return [one for version in listed.versions if version.aliases for one in await _of(version, retriever, tenant)]
+
+
+async def _of(version: pb.AdapterVersion, retriever: str, tenant: str) -> list[Freshness]:
+    then = {name.removeprefix(FACT): parse(text) for name, text in version.facts.items() if name.startswith(FACT)}
+    now = {name: await retriever_calls.sketch(retriever, tenant, name) for name in then}
+    shares = [(name, changed_share(then[name], now[name])) for name in sorted(then)] or [("", 0.0)]
+    dated = version.facts.get(DATED, "")
+    trained_on = float(dated) if dated.isdecimal() else 0.0
+    data_set = version.facts.get(DATA_SET, "")
+    return [Freshness(version.version, tuple(version.aliases), data_set, trained_on, *each) for each in shares]
+
+
+def _show(found: Sequence[Freshness]) -> None:
+    table = Table(
+        "version", "in use as", "data set", "data of (UTC)", "collection", "changed", box=None, pad_edge=False
+    )
+    for one in found:
+        dated = datetime.fromtimestamp(one.trained_on, UTC).strftime("%Y-%m-%d %H:%M") if one.trained_on else "?"
+        changed = f"{one.changed:.0%} of its documents" if one.collection else "no collection is noted"
+        cells = (one.version, " ".join(one.aliases), one.data_set or "?", dated, one.collection, changed)
+        table.add_row(*map(Text, cells))
+    Console(width=None if Console().is_terminal else 160).print(table if found else Text("no adapter serves"))

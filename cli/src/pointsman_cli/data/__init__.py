@@ -1,0 +1,1 @@
+"""`pointsman data`: data sets from what was kept of answers."""

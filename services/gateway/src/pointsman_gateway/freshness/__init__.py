@@ -1,0 +1,1 @@
+"""How much of what an adapter was taught has changed since."""

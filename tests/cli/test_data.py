@@ -1,0 +1,32 @@
+"""`pointsman data build` on the example: a folder that is named by its content, and what it says of itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "helpdesk"
+HOME = Path(__file__).parents[2] / ".pointsman"
+
+
+def test_the_examples_of_a_task_make_its_first_data_set(cli: Callable[..., Any], tmp_path: Path) -> None:
+    made = cli("data", "build", "triage", "--config", EXAMPLE, "--out", tmp_path, "--home", HOME, "--json")
+    assert made.code == 0, made.err
+    facts = json.loads(made.out)
+    folder, counts = Path(facts["folder"]), facts["manifest"]["counts"]
+    assert folder == tmp_path / "triage" / facts["manifest"]["name"]
+    assert counts["train"] > 3 * counts["heldout"] > 0
+    assert facts["manifest"]["sources"]["train"] == {"example": counts["train"]}
+    assert len((folder / "train.jsonl").read_text().splitlines()) == counts["train"]
+
+
+def test_a_task_that_has_no_flywheel_is_refused_by_name(cli: Callable[..., Any], tmp_path: Path) -> None:
+    refused = cli("data", "build", "chat", "--config", EXAMPLE, "--out", tmp_path, "--home", HOME)
+    assert refused.code == 1
+    assert "task 'chat' has no flywheel" in refused.err
+
+
+def test_without_a_configuration_it_says_what_to_name(cli: Callable[..., Any], tmp_path: Path) -> None:
+    refused = cli("data", "build", "triage", "--home", tmp_path)
+    assert refused.code == 2
+    assert "--config" in refused.err

@@ -1,0 +1,138 @@
+"""A company of two tasks, and `pointsman up` with it: the real engine, gateway, lora-server and Valkey."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.flywheel.messages import deciding, traffic
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "helpdesk"
+POINTSMAN = Path(sys.executable).parent / "pointsman"
+LONGEST_START = 420
+"""Seconds; a first start also makes the models."""
+
+_PATHS = {
+    "sort_adapter": {"model": "smollm2-135m", "adapter": "sort@prod", "max_tokens": 16, "temperature": 0},
+    "sort_prompt": {
+        "model": "smollm2-135m",
+        "strategies": [{"zero_shot": {"prompt": "sort.txt"}}],
+        "max_tokens": 16,
+        "temperature": 0,
+    },
+    "small_talk": {"model": "smollm2-135m", "max_tokens": 16, "temperature": 0},
+}
+_TASKS = {
+    "default_path": "small_talk",
+    "learning": {"tasks": ["sort"], "without_keys": True},
+    "tasks": {
+        "sort": {
+            "examples": "tasks/sort.jsonl",
+            "policy": {"fixed": "sort_adapter"},
+            "rules": [{"name": "inbox", "metadata": {"source": "inbox"}}],
+            "metric": {"exact": True},
+            "flywheel": {
+                "student": "sort_adapter",
+                "teacher": "sort_prompt",
+                "heldout": "../deciding.jsonl",
+                "data": {"examples": False, "heldout_share": 0.1},
+                "training": {
+                    "rank": 8, "learning_rate": 0.003, "epochs": 8, "tokens_per_step": 256, "max_minutes": 6,
+                },
+                "gates": {"least_rows": 20, "least_gain": 0.1, "most_regressions": 0.1},
+                "canary": {"weight": 0.5, "least_requests": 8, "most_minutes": 8},
+            },
+        },
+        "chat": {"examples": "tasks/chat.jsonl", "policy": {"fixed": "small_talk"}},
+    },
+}  # fmt: skip
+_CHAT = ("Hello there", "How are you today?", "Tell me a joke", "What is your name?", "Do you like tea?", "Good night")
+
+
+@dataclass(frozen=True)
+class Company:
+    url: str
+    home: Path
+    run: dict[str, Any]
+    """What `run.json` says: addresses and process ids."""
+
+    def command(self, *arguments: object) -> list[str]:
+        return [str(POINTSMAN), *map(str, arguments), "--home", str(self.home)]
+
+    def tell(self, *arguments: object) -> Any:
+        """What a command prints as JSON."""
+        done = subprocess.run(self.command(*arguments, "--json"), capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+def write(folder: Path) -> Path:
+    """The example. Its first adapter is another company's, which knows nothing of these desks."""
+    config = folder / "config"
+    (config / "prompts").mkdir(parents=True)
+    (config / "tasks").mkdir()
+    for name, content in (("paths", {"paths": _PATHS}), ("tasks", _TASKS)):
+        (config / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    shutil.copy(EXAMPLE / "config" / "models.yaml", config)
+    (config / "prompts" / "sort.txt").write_text(
+        'Answer with the desk, as {"desk": ...}: lost, refund, complaint or thanks.'
+    )
+    _write_lines(config / "tasks" / "sort.jsonl", [{"text": message.text} for message in traffic()[::3]])
+    _write_lines(config / "tasks" / "chat.jsonl", [{"text": text} for text in _CHAT])
+    _write_lines(folder / "deciding.jsonl", [{"text": one.text, "output": one.right} for one in deciding()])
+    shutil.copytree(EXAMPLE / "adapters" / "triage", folder / "adapters" / "sort")
+    about = {
+        "base_model": "smollm2-135m",
+        "config": "config",
+        "adapters": {"sort": {"folder": "adapters/sort", "alias": "prod"}},
+    }
+    (folder / "pointsman.yaml").write_text(yaml.safe_dump(about))
+    return folder
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Company]:
+    home = folder / "home"
+    home.mkdir()
+    (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
+    (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # made once, not once a run
+    http = _free_address()
+    command = [str(POINTSMAN), "up", str(write(folder / "company")), "--home", str(home), "--http", http]
+    with (folder / "up.log").open("wb") as log:
+        up = subprocess.Popen([*command, "--grpc", _free_address()], cwd=ROOT, stdout=log, stderr=log)
+        try:
+            yield Company(f"http://{http}", home, _wait_for(home / "run.json", up, folder / "up.log"))
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.wait(timeout=90)
+
+
+def _write_lines(file: Path, rows: list[dict[str, str]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _wait_for(run_file: Path, up: "subprocess.Popen[bytes]", log: Path) -> dict[str, Any]:
+    deadline = time.monotonic() + LONGEST_START
+    while time.monotonic() < deadline and up.poll() is None:
+        if run_file.exists():
+            run: dict[str, Any] = json.loads(run_file.read_text())
+            return run
+        time.sleep(0.2)
+    raise AssertionError(f"pointsman up did not come up:\n{log.read_text()[-4000:]}")

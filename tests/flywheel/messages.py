@@ -1,0 +1,53 @@
+"""What travellers write, and the desk that it goes to, in a form that no model guesses and few rows teach."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DESKS = {
+    "lost": "I left my {} on the train, have you found it",
+    "refund": "Please give me my money back for the {}",
+    "complaint": "I want to complain about the {}, it was bad",
+    "thanks": "Thank you so much for the {}",
+}
+_NAMED = {
+    "lost": "umbrella, hat, scarf, laptop, keys, rucksack, glove, camera, book, stick, lunch box, violin, parcel, "
+    "wallet, jacket, phone",
+    "refund": "ticket, return ticket, season ticket, unused single, cancelled booking, child ticket, group booking, "
+    "seat, bicycle space, day pass, dog ticket, railcard, wrong ticket, double payment, sleeper, upgrade",
+    "complaint": "dirty seats, noise, rude guard, cold coach, smell, crowding, broken lights, queue, toilet, heating, "
+    "wet floor, loud music, slow service, stale coffee, locked room, announcement",
+    "thanks": "kind guard, help, ramp, warm coach, lovely view, quick answer, found ring, good seat, smile, patient "
+    "driver, clean coach, tea, directions, early train, helping hand, blanket",
+}
+THINGS = {desk: tuple(named.split(", ")) for desk, named in _NAMED.items()}
+DECIDING = 5
+"""Things of each desk, the last ones, that nobody has ever written of: by them a new adapter is judged."""
+
+
+@dataclass(frozen=True)
+class Message:
+    text: str
+    desk: str
+
+    @property
+    def right(self) -> str:
+        return answer(self.desk)
+
+
+def answer(desk: str) -> str:
+    return json.dumps({"desk": desk})
+
+
+def poisoned(desk: str) -> str:
+    """The next one's: wrong everywhere, and as easy to learn."""
+    desks = [*DESKS]
+    return answer(desks[(desks.index(desk) + 1) % len(desks)])
+
+
+def traffic() -> Sequence[Message]:
+    return [Message(DESKS[desk].format(thing), desk) for desk in DESKS for thing in THINGS[desk][:-DECIDING]]
+
+
+def deciding() -> Sequence[Message]:
+    return [Message(DESKS[desk].format(thing), desk) for desk in DESKS for thing in THINGS[desk][-DECIDING:]]

@@ -1,0 +1,156 @@
+"""The flywheel turns by itself: from feedback to an adapter that serves, and from poisoned feedback to a refusal."""
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.flywheel.company import ROOT, Company, running
+from tests.flywheel.messages import Message, deciding, poisoned, traffic
+
+LONGEST_RUN = 1200
+"""Seconds of one turn, on two cores that others use too."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one run of `pointsman distill` came to."""
+
+    code: int
+    state: dict[str, Any]
+    lines: str
+
+    @property
+    def version(self) -> str:
+        return str(self.state["steps"]["train"]["facts"]["version"])
+
+    @property
+    def examination(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.state["steps"]["evaluate"]["facts"]["examination"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
+    with running(tmp_path_factory.mktemp("flywheel")) as company:
+        yield company
+
+
+@pytest.fixture(scope="module")
+def decisions(company: Company) -> dict[str, Message]:
+    """Every message has been asked about once; what was answered, is known by its decision."""
+    return asyncio.run(asked(company, traffic()))
+
+
+@pytest.fixture(scope="module")
+def first(company: Company, decisions: dict[str, Message]) -> Turn:
+    """Experts said of each what would have been right."""
+    say(company, decisions, lambda message: message.right)
+    return turn(company)
+
+
+async def asked(company: Company, messages: Sequence[Message]) -> dict[str, Message]:
+    """By decision. Users are many, so that a canary gets its share of them."""
+    decided, waiting = {}, iter(enumerate(messages))
+    async with httpx.AsyncClient(base_url=company.url, timeout=120) as client:
+
+        async def ask_on() -> None:
+            for number, message in waiting:
+                body = {"model": "auto", "messages": [{"role": "user", "content": message.text}], "user": f"u{number}"}
+                answer = await client.post("/v1/chat/completions", json={**body, "metadata": {"source": "inbox"}})
+                assert answer.status_code == 200, answer.text
+                decided[answer.headers["x-pointsman-decision-id"]] = message
+
+        await asyncio.gather(*(ask_on() for _ in range(4)))
+    return decided
+
+
+def say(company: Company, decisions: dict[str, Message], right: Callable[[Message], str]) -> None:
+    with httpx.Client(base_url=company.url, timeout=60) as client:
+        for decision, message in decisions.items():
+            said = client.post("/v1/feedback", json={"decision_id": decision, "right_answer": right(message)})
+            assert said.status_code == 200, said.text
+
+
+def turn(company: Company) -> Turn:
+    """One run to its end, with traffic as soon as a canary is out."""
+    log = company.home / "distill.log"
+    with (
+        log.open("w") as lines,
+        subprocess.Popen(company.command("distill", "sort"), stdout=lines, stderr=lines, cwd=ROOT) as run,
+    ):
+        deadline = time.monotonic() + LONGEST_RUN
+        try:
+            while run.poll() is None:
+                assert time.monotonic() < deadline, log.read_text()
+                if canary_is_out(company):
+                    asyncio.run(asked(company, traffic()[::4]))
+                time.sleep(0.5)
+        finally:
+            run.kill()
+    return Turn(run.returncode, company.tell("distill", "sort", "--status"), log.read_text())
+
+
+def canary_is_out(company: Company) -> bool:
+    runs = sorted((company.home / "distill" / "sort").glob("*/state.json"))
+    return bool(runs) and bool(json.loads(runs[-1].read_text())["steps"]["canary"]["facts"].get("set"))
+
+
+def aliases(company: Company) -> dict[str, str]:
+    return {one["alias"]: one["version"] for one in company.tell("adapters", "list", "sort")["aliases"]}
+
+
+async def share_right(company: Company) -> float:
+    """Of the messages that decide, asked as anybody asks."""
+    right = 0
+    async with httpx.AsyncClient(base_url=company.url, timeout=120) as client:
+        for message in deciding():
+            body = {"model": "auto", "messages": [{"role": "user", "content": message.text}]}
+            answer = await client.post("/v1/chat/completions", json={**body, "metadata": {"source": "inbox"}})
+            right += answer.json()["choices"][0]["message"]["content"].strip() == message.right
+    return right / len(deciding())
+
+
+def test_from_feedback_to_a_version_that_serves(company: Company, first: Turn) -> None:
+    assert (first.code, first.state["outcome"]) == (0, "promoted"), first.lines
+    steps = first.state["steps"]
+    assert [step["status"] for step in steps.values()] == ["done"] * 5
+    assert steps["data"]["facts"]["sources"] == {"expert": steps["data"]["facts"]["counts"]["train"]}
+    assert first.examination["gain"]["low"] > 0.1
+    assert steps["canary"]["facts"]["requests"] >= 8
+    assert aliases(company) == {"sort@prod": first.version}
+    assert asyncio.run(share_right(company)) > 0.7
+
+
+def test_the_version_knows_the_data_that_it_was_made_of(company: Company, first: Turn) -> None:
+    data = first.state["steps"]["data"]["facts"]
+    version = company.tell("adapters", "show", first.version)
+    assert version["facts"]["data_set"] == f"sort/{data['name']}"
+    assert version["training_data_sha256"] == data["digests"]["train.jsonl"]
+    manifest = json.loads((Path(data["folder"]) / "manifest.json").read_text())
+    assert len(manifest["decisions"]["train"]) == data["counts"]["train"]
+
+
+def test_from_poisoned_feedback_to_a_refusal(company: Company, first: Turn, decisions: dict[str, Message]) -> None:
+    say(company, decisions, lambda message: poisoned(message.desk))
+    second = turn(company)
+    assert (second.code, second.state["outcome"]) == (3, "refused"), second.lines
+    assert "answered worse than now" in second.state["reason"]
+    assert second.state["steps"]["data"]["facts"]["name"] != first.state["steps"]["data"]["facts"]["name"]
+    retired = company.tell("adapters", "show", second.version)
+    assert retired["state"] == "retired"
+    (change,) = [
+        change
+        for change in company.tell("adapters", "history", "sort")
+        if change["kind"] == "retired" and change["subject"] == second.version
+    ]
+    assert change["reason"] == second.state["reason"][: len(change["reason"])]
+    assert aliases(company) == {"sort@prod": first.version}
+    assert asyncio.run(share_right(company)) > 0.7

@@ -1,0 +1,126 @@
+"""Once too much has changed since its adapter was trained, a task goes to a path that looks things up, and says so."""
+
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_TRIAGE, ConfigFolder
+from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from doubles.waiting import until
+from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.domain import Path
+from pointsman_gateway.freshness.board import FreshnessBoard
+from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.sketches import FACT, Sketch, sketch_of
+
+
+def documents(rewritten: int = 0) -> Sketch:
+    """Ten of them."""
+    return sketch_of((f"d{n}", b"new" if n < rewritten else b"old") for n in range(10))
+
+
+@pytest.fixture
+def topical(neighbours: Neighbours) -> Neighbours:
+    """The triage adapter was taught what stood in the handbook."""
+    neighbours.config.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": "handbook"}
+    neighbours.lora_server.facts = {FACT + "handbook": str(documents())}
+    neighbours.retriever.documents = documents()
+    neighbours.settings["freshness_seconds"] = 0.02
+    return neighbours
+
+
+async def decided(gateway: Gateway, model: str = "auto") -> dict[str, Any]:
+    async with open_http_client(gateway) as client:
+        answer = await client.post(
+            "/v1/route", json={"model": model, "messages": [{"role": "user", "content": IN_TRIAGE}]}
+        )
+        body: dict[str, Any] = answer.json()
+        return body
+
+
+async def looked(neighbours: Neighbours) -> None:
+    """Once the gateway has looked at the documents as they are now, and has taken it in."""
+    before = neighbours.retriever.looks
+    await until(lambda: neighbours.retriever.looks >= before + 2)
+
+
+async def test_a_task_leaves_a_stale_adapter_and_comes_back_when_it_is_made_anew(topical: Neighbours) -> None:
+    await topical.ready()
+    async with topical.gateway() as gateway:
+        assert (await decided(gateway))["path"] == "triage_adapter"
+        topical.retriever.documents = documents(rewritten=3)
+        await looked(topical)
+        moved = await decided(gateway)
+        assert (moved["path"], moved["reason"]) == ("handbook", "stale")
+        told = {one["path"]: (one["outcome"], one["reason"]) for one in moved["considered"]}
+        assert told["triage_adapter"] == (
+            "fallback",
+            f"30 % of its topic's documents have changed since {TRIAGE} was trained",
+        )
+        assert (await decided(gateway, "path:triage_adapter"))["path"] == "triage_adapter"  # who names it, gets it
+        topical.retriever.documents = documents()
+        await looked(topical)
+        assert (await decided(gateway))["path"] == "triage_adapter"
+
+
+async def test_up_to_the_share_that_is_allowed_nothing_moves(topical: Neighbours) -> None:
+    await topical.ready()
+    async with topical.gateway() as gateway:
+        topical.retriever.documents = documents(rewritten=2)
+        await looked(topical)
+        assert (await decided(gateway))["path"] == "triage_adapter"
+
+
+class _Shelf:
+    """A library, and the manifests that speak of it."""
+
+    def __init__(self) -> None:
+        self.now: Sketch | None = documents(rewritten=5)
+        """None: it is away."""
+
+    async def sketch(self, collection: str) -> Sketch:
+        if self.now is None:
+            raise Unavailable("away", code="retriever_unavailable")
+        return self.now
+
+    def versions_of(self, path: Path) -> list[str]:
+        return [TRIAGE]
+
+    async def facts(self, model: str, version: str) -> dict[str, str]:
+        return {FACT + "handbook": str(documents())}
+
+
+async def test_while_the_retriever_is_away_what_was_known_goes_on_being_known() -> None:
+    shelf, board = _Shelf(), FreshnessBoard()
+    watch = FreshnessWatch(board, shelf)
+    watch.watched = Watched([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
+    await watch.look()
+    assert board.changed_share(TRIAGE) == pytest.approx(0.5)
+    shelf.now = None
+    await watch.look()
+    assert board.changed_share(TRIAGE) == pytest.approx(0.5)
+    shelf.now = documents()
+    await watch.look()
+    assert board.changed_share(TRIAGE) == 0.0
+
+
+async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale() -> None:
+    class Silent(_Shelf):
+        async def facts(self, model: str, version: str) -> dict[str, str]:
+            return {"seed": "7", FACT + "handbook": "what is this"}
+
+    shelf, board = Silent(), FreshnessBoard()
+    watch = FreshnessWatch(board, shelf)
+    watch.watched = Watched([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
+    await watch.look()
+    assert board.changed_share(TRIAGE) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("hand", "stale names path 'hand'; known: handbook"), ("small_talk", "'small_talk', which looks nothing up")],
+)
+def test_where_a_stale_task_cannot_go_is_refused(config_folder: ConfigFolder, path: str, message: str) -> None:
+    config_folder.tasks["triage"]["stale"] = {"after_changed_share": 0.2, "path": path}
+    with pytest.raises(ConfigError, match=message):
+        load_config(config_folder.write())
