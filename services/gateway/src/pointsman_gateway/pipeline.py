@@ -119,7 +119,6 @@ class Pipeline:
                 outcome = OK
                 receipt = self.end(begun, outcome, answers=answering.answers)
                 assert isinstance(receipt, Receipt)  # it was decided
-                yield Finished(finish_reason, receipt)
         except PointsmanError as error:
             outcome, failure = error.code, error
             raise
@@ -131,6 +130,7 @@ class Pipeline:
         finally:
             if outcome != OK:
                 self.end(begun, outcome, failure)
+        yield Finished(finish_reason, receipt)  # it has its receipt: whatever happens to the reader now is no other end
 
     def end(
         self,
