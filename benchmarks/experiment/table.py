@@ -17,8 +17,8 @@ from benchmarks.experiment.tasks import short
 BEGIN, END = "<!-- results: written by `make experiment` -->", "<!-- end of results -->"
 NEW_PAGE = f"""# Prompting or fine-tuning: what mattered more here
 
-One small model (SmolLM2-135M), four tasks of the help desk, and for each task the same ways to answer: asked alone, with
-fixed examples, with the nearest examples, with the handbook, with an adapter, and with adapter and prompt together.
+One small model (SmolLM2-135M), four tasks of the help desk, and for each task the same ways to answer: asked alone,
+with fixed examples, with the nearest examples, with the handbook, with an adapter, and with adapter and prompt together.
 
 ![Scores of all paths on four tasks](experiment.svg)
 
