@@ -18,7 +18,7 @@ BEGIN, END = "<!-- results: written by `make experiment` -->", "<!-- end of resu
 NEW_PAGE = f"""# Prompting or fine-tuning: what mattered more here
 
 One small model (SmolLM2-135M), four tasks of the help desk, and for each task the same ways to answer: asked alone,
-with fixed examples, with the nearest examples, with the handbook, with an adapter, and with adapter and prompt together.
+with fixed examples, with the nearest examples, with the handbook, with an adapter, with adapter and prompt together.
 
 ![Scores of all paths on four tasks](experiment.svg)
 
