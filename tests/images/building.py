@@ -50,9 +50,9 @@ class Workshop:
         """By `deploy/docker/NAME.Dockerfile`, unpacked as a folder that may be a container's root."""
         dockerfile, tag = PROJECT / "deploy" / "docker" / f"{name}.Dockerfile", f"localhost/{name}"
         options = ["--isolation", "chroot", "--network", "host", "--layers=false", "--quiet"]
-        for name, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        for of, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
             _, most = resource.getrlimit(limit)
-            options += ["--ulimit", f"{name}={most}:{most}"]  # by itself it asks for more than a guest may have
+            options += ["--ulimit", f"{of}={most}:{most}"]  # by itself it asks for more than a guest may have
         argument = "ENGINE_IMAGE" if name == "lora-server" else "BASE_IMAGE"
         options += ["--build-arg", f"{argument}={base}", "--secret", f"id=pip,src={self._pip_configuration()}"]
         if CERTIFICATES.exists():

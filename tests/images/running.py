@@ -65,6 +65,11 @@ class Container:
         """By SIGTERM; its exit code. Raises TimeoutError where it has not ended by then."""
         assert self._process_of
         self._process_of.send_signal(signal.SIGTERM)
+        return await self.ended(within)
+
+    async def ended(self, within: float) -> int:
+        """Its exit code. Raises TimeoutError."""
+        assert self._process_of
         async with asyncio.timeout(within):
             return await self._process_of.wait()
 

@@ -24,7 +24,9 @@ from running import Container, running
 
 from deploy.supply.versions import version
 
-NAMES = ("gateway", "retriever")
+NAMES = ("gateway", "retriever", "lora-server")
+"""The last one on a base without an engine: vLLM's image is too large to be built by a test."""
+
 HANDBOOK = "A bicycle travels free outside the rush hour, but its space must be reserved."
 
 
@@ -57,6 +59,17 @@ def test_an_image_says_what_it_is_and_holds_nothing_of_the_build(images: dict[st
     assert not (image.root / "src").exists()
     assert not (image.root / "etc" / "pip.conf").exists()
     assert not (image.root / "opt" / "build").exists()
+
+
+async def test_a_lora_server_on_an_image_without_an_engine_says_what_is_missing(
+    images: dict[str, Built], cluster: Cluster, tmp_path: Path
+) -> None:
+    settings = {"POINTSMAN_LORA_REDIS_URL": "redis://127.0.0.1:1/0", "POINTSMAN_LORA_ENGINE_LISTEN": "127.0.0.1:8101"}
+    workload = _workload(cluster, "lora-server")
+    async with running(Container(tmp_path / "it", images["lora-server"], cluster, workload, settings)) as container:
+        assert await container.ended(within=60) == 1
+        assert "there is no /opt/engine/bin/python; name the python of vLLM's environment" in container.words
+    assert (images["lora-server"].root / "opt/pointsman/src/pointsman_lora_server/training").is_dir()
 
 
 @dataclass
