@@ -1,0 +1,109 @@
+"""The express lane where a request is not what it seems, or ends where nobody looks: nothing is left behind."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+from doubles.engine import ScriptedEngine, answer, beginning
+from doubles.gateway import Gateway, Neighbours
+from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
+from doubles.waiting import until
+from pointsman_gateway.doors.express import ExpressLane
+from pointsman_gateway.doors.guarded_http import Guard
+from pointsman_gateway.doors.http import build_app
+from pointsman_gateway.doors.http_door import HttpDoor
+from pointsman_gateway.doors.http_server import serving_http
+
+MANY = [f"x-{number}: 1" for number in range(150)]
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    to = urlsplit(url)
+    reader, writer = await asyncio.open_connection(to.hostname, to.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def request(model: str, *headers: str, stream: bool = False) -> bytes:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "stream": stream}).encode()
+    lines = ["POST /v1/chat/completions HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    for model in ("path:handbook", "path:small_talk"):
+        async with connected(gateway.url) as (reader, writer):
+            writer.write(request(model, *MANY))
+            assert (await reader.read()).startswith(b"HTTP/1.1 431"), model
+        assert gateway.metric("pointsman_in_flight") == 0, model
+
+
+async def test_what_is_handed_over_and_refused_leaves_its_place(gateway: Gateway) -> None:
+    house = gateway.house
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    strict = Guard(headers=10)
+    async with (
+        serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=strict, lane=ExpressLane(door)) as address,
+        connected(f"http://{address}") as (reader, writer),
+    ):
+        writer.write(request("path:handbook", *MANY[:20]))
+        assert (await reader.read()).startswith(b"HTTP/1.1 431")
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
+
+
+async def test_a_request_that_has_half_come_keeps_the_lane_closed(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /healthz HTTP/1.1\r\nx-header: ")
+        await reader.readuntil(b"\r\n\r\n")
+        before = await reader.read(1024)
+        writer.write(request("path:small_talk"))
+        told = await reader.readuntil(b"\r\n\r\n")
+    assert b"x-pointsman-decision-id" not in before + told
+    assert not engine.bodies
+
+
+async def test_what_an_engine_says_after_its_end_is_nobody_elses(neighbours: Neighbours) -> None:
+    word = {"choices": [{"index": 0, "delta": {"content": "mine"}}]}
+    late = {"choices": [{"index": 0, "delta": {"content": "theirs"}}]}
+    goes_on = asyncio.Event()
+    async with running_raw_engine() as raw:
+        neighbours.engine.url = raw.url
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, connected(gateway.url) as (reader, writer):
+            raw.says(HEAD, in_chunks([event(word), b"data: [DONE]\n\n"]), goes_on, in_chunks([event(late)]), LAST)
+            writer.write(request("path:small_talk", stream=True))
+            assert b"mine" in await reader.readuntil(b"0\r\n\r\n")
+            goes_on.set()
+            await until(lambda: raw.running == 0)
+            raw.says(HEAD, in_chunks([event(word), b"data: [DONE]\n\n"]), LAST)
+            writer.write(request("path:small_talk", stream=True))
+            assert b"theirs" not in await reader.readuntil(b"0\r\n\r\n")
+
+
+async def test_who_is_cut_at_the_end_leaves_a_receipt(neighbours: Neighbours, engine: ScriptedEngine) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        to = urlsplit(gateway.url)
+        reader, writer = await asyncio.open_connection(to.hostname, to.port)
+        writer.write(request("path:small_talk", stream=True))
+        await reader.readuntil(b"Hello")
+    writer.transport.abort()
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
