@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -11,11 +11,17 @@ from doubles.engine import ScriptedEngine, answer, beginning
 from doubles.gateway import Gateway, Neighbours
 from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
 from doubles.waiting import until
+from pointsman_gateway.backends.call import Call
+from pointsman_gateway.backends.express import Express, Failed, Sent
+from pointsman_gateway.backends.http1 import Connection, Pool
+from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.domain import Chunks, Message, Request
 from pointsman_gateway.doors.express import ExpressLane
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
+from pointsman_servicekit.errors import PointsmanError
 
 MANY = [f"x-{number}: 1" for number in range(150)]
 
@@ -107,3 +113,74 @@ async def test_who_is_cut_at_the_end_leaves_a_receipt(neighbours: Neighbours, en
     writer.transport.abort()
     assert gateway.metric("pointsman_in_flight") == 0
     assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
+
+
+class Heard:
+    """Implements a `Listener`."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def came(self, chunks: Chunks) -> None:
+        self.said.append(chunks)
+
+    def ended(self) -> None:
+        self.said.append("ended")
+
+    def broke_off(self, error: PointsmanError) -> None:
+        self.said.append(error)
+
+    def not_begun(self, failed: Failed | None) -> None:
+        self.said.append(failed)
+
+
+class Connecting(OpenAIClient):
+    """Has no connection at hand, and does something as soon as it has one."""
+
+    def __init__(self, then: Callable[[Connection], Awaitable[None]]) -> None:
+        super().__init__(Pool())
+        self.connections: list[Connection] = []
+        self._then = then
+
+    async def connect(self, call: Call) -> Connection:
+        connection = await super().connect(call)
+        self.connections.append(connection)
+        await self._then(connection)
+        return connection
+
+
+async def sent_by(gateway: Gateway, posts: Connecting) -> tuple[Sent, Heard]:
+    pipeline, heard = gateway.house.pipeline, Heard()
+    deadline = asyncio.get_running_loop().time() + 10
+    begun = pipeline.begin(Request("path:small_talk", (Message("user", "Hello"),), deadline=deadline))
+    assert begun.decision is not None
+    prompt = await begun.line.prompts.build(begun.request, begun.decision)
+    sent = Express(begun.line.express.backends, posts).ask(begun.request, begun.decision, prompt, heard)
+    pipeline.end(begun, "cancelled")
+    assert sent is not None
+    return sent, heard
+
+
+async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    async def close_next(connection: Connection) -> None:
+        asyncio.get_running_loop().call_soon(sent.close, asyncio.CancelledError())  # once there is a result
+
+    posts = Connecting(close_next)
+    sent, heard = await sent_by(gateway, posts)
+    await until(lambda: posts.connections and not posts.connections[0].open)
+    assert not engine.bodies
+    assert not heard.said
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+
+
+async def test_a_connection_that_is_lost_before_it_is_used_has_failed(gateway: Gateway) -> None:
+    async def lose(connection: Connection) -> None:
+        connection.close()
+        await until(lambda: connection.failure)
+
+    _, heard = await sent_by(gateway, Connecting(lose))
+    await until(lambda: heard.said)
+    assert isinstance(heard.said[0], Failed)
+    assert gateway.metric("pointsman_engine_in_flight") == 0

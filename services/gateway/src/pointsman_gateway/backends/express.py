@@ -35,7 +35,9 @@ class Posts(Protocol):
         """A new one. Raises ConnectionFailed."""
         ...
 
-    def post(self, call: Call, connection: Connection) -> None: ...
+    def post(self, call: Call, connection: Connection) -> None:
+        """Raises ConnectionFailed."""
+        ...
 
     def told(self, call: Call, error: ConnectionFailed, begun: bool) -> PointsmanError:
         """What has gone wrong, as the caller is told it; `begun`: after the first token."""
@@ -157,15 +159,18 @@ class Sent:
         self._connecting.add_done_callback(self._connected)
 
     def _connected(self, connecting: "asyncio.Task[Connection]") -> None:
+        if self._connecting is not connecting:
+            _throw_away(connecting)
+            return
         self._connecting = None
         if connecting.cancelled():
             return
-        error = connecting.exception()
-        if error is None:
+        try:
             self._post(connecting.result())
-        elif isinstance(error, ConnectionFailed):
+        except ConnectionFailed as error:
             self._fail(self._posts.told(self._call, error, begun=False))
-        else:  # what nobody foresaw is told by who does it again
+        except Exception as error:  # what nobody foresaw is told by who does it again
+            self._let_go()
             self._attempt.ended(error)
             self._listener.not_begun(None)
 
@@ -178,6 +183,7 @@ class Sent:
     def _let_go(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
+            self._connecting = None
         if self._connection is not None:
             self._connection.close()
 
@@ -237,3 +243,9 @@ class Sent:
         else:
             self._backends.budget.asked()
             self._listener.not_begun(None if isinstance(told, failures.NotResident) else Failed(choice, told))
+
+
+def _throw_away(connecting: "asyncio.Task[Connection]") -> None:
+    """It was there in the very moment in which nobody wanted it any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
