@@ -134,8 +134,7 @@ class ExpressConnection(GuardedProtocol):
     def sweep(self, now: float) -> None:
         if now > self._idle_until:
             self.transport.close()
-        else:
-            super().sweep(now)
+        super().sweep(now)  # also one that closes may wait for its client to read
 
     # -- what a rider calls
 
