@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from doubles.engine import ScriptedEngine, answer, beginning
 from doubles.gateway import Gateway, Neighbours
@@ -184,3 +185,28 @@ async def test_a_connection_that_is_lost_before_it_is_used_has_failed(gateway: G
     await until(lambda: heard.said)
     assert isinstance(heard.said[0], Failed)
     assert gateway.metric("pointsman_engine_in_flight") == 0
+
+
+@pytest.mark.parametrize("beside", [{}, {"top_k": 3}], ids=["express", "ordinary"])
+async def test_a_number_that_no_engine_can_be_told_is_refused(gateway: Gateway, beside: dict[str, int]) -> None:
+    asked = {"model": "path:small_talk", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10**400}
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=10, verify=False) as client:
+        told = await client.post("/v1/chat/completions", json=asked | beside)
+    assert (told.status_code, told.json()["error"]["param"]) == (400, "max_tokens")
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+
+
+async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer(*["x" * 2**20] * 16))
+    house, refusals = gateway.house, list[str]()
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    brisk = Guard(idle_seconds=0.2, stalled_seconds=0.2, refused=refusals.append)
+    async with (
+        serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=brisk, lane=ExpressLane(door)) as address,
+        connected(f"http://{address}") as (_, writer),
+    ):
+        writer.write(request("path:small_talk"))
+        await until(lambda: refusals == ["reads_nothing"], within=20)

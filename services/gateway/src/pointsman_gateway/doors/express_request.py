@@ -95,8 +95,8 @@ class Chat(msgspec.Struct, forbid_unknown_fields=True):
     messages: Annotated[list[_Message], msgspec.Meta(max_length=LIMITS.messages)]
     stream: bool = False
     stream_options: _StreamOptions | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
