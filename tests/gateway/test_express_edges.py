@@ -18,11 +18,14 @@ from pointsman_gateway.backends.http1 import Connection, Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.domain import Chunks, Message, Request
 from pointsman_gateway.doors.express import ExpressLane
+from pointsman_gateway.doors.express_connection import ExpressConnection
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_servicekit.errors import PointsmanError
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 MANY = [f"x-{number}: 1" for number in range(150)]
 
@@ -210,3 +213,33 @@ async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
     ):
         writer.write(request("path:small_talk"))
         await until(lambda: refusals == ["reads_nothing"], within=20)
+
+
+class Wire(asyncio.Transport):
+    """Delivers what was on its way when it was closed, as TLS does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self._closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self._closing = True
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+
+async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
+    house = gateway.house
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    config, full = Config(build_app(door), log_config=None), Guard(connections=0)
+    connection = ExpressConnection(config, ServerState(), {}, full, ExpressLane(door))
+    wire = Wire()
+    connection.connection_made(wire)
+    connection.data_received(request("path:small_talk"))
+    assert wire.written.startswith(b"HTTP/1.1 503")
+    assert gateway.metric("pointsman_in_flight") == 0

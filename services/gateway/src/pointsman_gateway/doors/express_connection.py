@@ -66,6 +66,8 @@ class ExpressConnection(GuardedProtocol):
     # -- what the transport calls
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # it was on its way, within TLS
         if self._riding is not None:
             self._behind += data
             self.flow.pause_reading()
