@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -243,3 +243,25 @@ async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
     connection.data_received(request("path:small_talk"))
     assert wire.written.startswith(b"HTTP/1.1 503")
     assert gateway.metric("pointsman_in_flight") == 0
+
+
+async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbours) -> None:
+    word = {"choices": [{"index": 0, "delta": {"content": "Hello"}}]}
+    heads: list[bytes] = []
+
+    async def answers_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(HEAD + in_chunks([event(word), b"data: [DONE]\n\n"]) + LAST)
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")  # behind the first one's body
+        writer.transport.abort()
+
+    engine = await asyncio.start_server(answers_once, "127.0.0.1", 0)
+    neighbours.engine.url = "http://{}:{}".format(*engine.sockets[0].getsockname())
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, connected(gateway.url) as (reader, writer):
+        for name in ("first", "second"):
+            writer.write(request("path:small_talk", f"x-request-id: {name}", stream=True))
+            assert b"Hello" in await reader.readuntil(b"0\r\n\r\n")
+    engine.close()
+    assert [b"x-request-id: second" in head for head in heads] == [False, True]

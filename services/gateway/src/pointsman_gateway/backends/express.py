@@ -7,6 +7,7 @@ with) is not begun here; what fails before its first token is gone on with there
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
+from contextvars import copy_context
 from math import inf
 from typing import Protocol
 
@@ -113,14 +114,15 @@ class Express:
 class Sent:
     """One engine at work on one answer."""
 
-    __slots__ = ("_attempt", "_backends", "_begun", "_call", "_choice", "_connecting", "_connection", "_is_new",
-                 "_last", "_listener", "_paused", "_posts", "_reader")  # fmt: skip
+    __slots__ = ("_attempt", "_backends", "_begun", "_call", "_choice", "_connecting", "_connection",
+                 "_context", "_is_new", "_last", "_listener", "_paused", "_posts", "_reader")  # fmt: skip
 
     def __init__(self, backends: Backends, posts: Posts, choice: Choice, listener: Listener) -> None:
         self._backends = backends
         self._posts = posts
         self._call = call = call_to(choice.target, choice.asked)
         self._choice = choice
+        self._context = copy_context()
         self._listener = listener
         self._reader = EventReader()
         self._last: Chunks = ()
@@ -155,8 +157,8 @@ class Sent:
 
     def _connect(self) -> None:
         self._is_new = True
-        self._connecting = asyncio.create_task(self._posts.connect(self._call))
-        self._connecting.add_done_callback(self._connected)
+        self._connecting = asyncio.create_task(self._posts.connect(self._call), context=self._context)
+        self._connecting.add_done_callback(self._connected, context=self._context)
 
     def _connected(self, connecting: "asyncio.Task[Connection]") -> None:
         if self._connecting is not connecting:
