@@ -153,14 +153,14 @@ class Connecting(OpenAIClient):
         return connection
 
 
-async def sent_by(gateway: Gateway, posts: Connecting) -> tuple[Sent, Heard]:
+async def sent_by(gateway: Gateway, posts: OpenAIClient) -> tuple[Sent, Heard]:
     pipeline, heard = gateway.house.pipeline, Heard()
     deadline = asyncio.get_running_loop().time() + 10
     begun = pipeline.begin(Request("path:small_talk", (Message("user", "Hello"),), deadline=deadline))
     assert begun.decision is not None
     prompt = await begun.line.prompts.build(begun.request, begun.decision)
+    pipeline.end(begun, "cancelled")  # what follows is about the engine alone
     sent = Express(begun.line.express.backends, posts).ask(begun.request, begun.decision, prompt, heard)
-    pipeline.end(begun, "cancelled")
     assert sent is not None
     return sent, heard
 
@@ -265,3 +265,14 @@ async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbo
             assert b"Hello" in await reader.readuntil(b"0\r\n\r\n")
     engine.close()
     assert [b"x-request-id: second" in head for head in heads] == [False, True]
+
+
+class Broken(OpenAIClient):
+    def at_hand(self, call: Call) -> Connection | None:
+        raise ValueError("nobody foresaw this")
+
+
+async def test_what_nobody_foresaw_leaves_no_engine_busy(gateway: Gateway) -> None:
+    with pytest.raises(ValueError, match="foresaw"):
+        await sent_by(gateway, Broken(Pool()))
+    assert gateway.metric("pointsman_engine_in_flight") == 0

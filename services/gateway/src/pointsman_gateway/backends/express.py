@@ -6,8 +6,8 @@ with) is not begun here; what fails before its first token is gone on with there
 
 import asyncio
 from collections.abc import Collection
-from dataclasses import dataclass
 from contextvars import copy_context
+from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
@@ -130,11 +130,11 @@ class Sent:
         self._connecting: asyncio.Task[Connection] | None = None
         self._connection: Connection | None = None
         self._attempt = backends.asking.attempt(call, choice.target, choice.asked)
-        connection = posts.at_hand(call)
-        if connection is None:
-            self._connect()
-        else:
-            self._post(connection)
+        try:
+            self._begin()
+        except Exception as error:
+            self.close(error)
+            raise
 
     @property
     def model(self) -> str:
@@ -154,6 +154,13 @@ class Sent:
         """Nobody wants the rest: stops the engine's work."""
         self._let_go()
         self._attempt.ended(why)
+
+    def _begin(self) -> None:
+        connection = self._posts.at_hand(self._call)
+        if connection is None:
+            self._connect()
+        else:
+            self._post(connection)
 
     def _connect(self) -> None:
         self._is_new = True
