@@ -143,7 +143,11 @@ class Passenger:
         if self._pipeline.journal.wants_answers(begun.request, decision):
             return False
         tried = begun.meter.tries(decision.path)
-        built = first_step(line.prompts.build(begun.request, decision))
+        try:
+            built = first_step(line.prompts.build(begun.request, decision))
+        except Exception as error:  # told as any other, by who can
+            begun.error = error
+            return False
         assert isinstance(built, AtOnce)  # of a path that the express carries
         tried.prompted(built.result)
         begun.asked = built.result, tried
