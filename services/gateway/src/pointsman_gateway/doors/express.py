@@ -143,11 +143,7 @@ class Passenger:
         if self._pipeline.journal.wants_answers(begun.request, decision):
             return False
         tried = begun.meter.tries(decision.path)
-        try:
-            built = first_step(line.prompts.build(begun.request, decision))
-        except Exception as error:  # told as any other, by who can
-            begun.error = error
-            return False
+        built = first_step(line.prompts.build(begun.request, decision))
         assert isinstance(built, AtOnce)  # of a path that the express carries
         tried.prompted(built.result)
         begun.asked = built.result, tried
