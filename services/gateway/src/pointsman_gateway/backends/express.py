@@ -6,6 +6,7 @@ with) is not begun here; what fails before its first token is gone on with there
 
 import asyncio
 from collections.abc import Collection
+from contextvars import copy_context
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -35,7 +36,9 @@ class Posts(Protocol):
         """A new one. Raises ConnectionFailed."""
         ...
 
-    def post(self, call: Call, connection: Connection) -> None: ...
+    def post(self, call: Call, connection: Connection) -> None:
+        """Raises ConnectionFailed."""
+        ...
 
     def told(self, call: Call, error: ConnectionFailed, begun: bool) -> PointsmanError:
         """What has gone wrong, as the caller is told it; `begun`: after the first token."""
@@ -111,14 +114,15 @@ class Express:
 class Sent:
     """One engine at work on one answer."""
 
-    __slots__ = ("_attempt", "_backends", "_begun", "_call", "_choice", "_connecting", "_connection", "_is_new",
-                 "_last", "_listener", "_paused", "_posts", "_reader")  # fmt: skip
+    __slots__ = ("_attempt", "_backends", "_begun", "_call", "_choice", "_connecting", "_connection",
+                 "_context", "_is_new", "_last", "_listener", "_paused", "_posts", "_reader")  # fmt: skip
 
     def __init__(self, backends: Backends, posts: Posts, choice: Choice, listener: Listener) -> None:
         self._backends = backends
         self._posts = posts
         self._call = call = call_to(choice.target, choice.asked)
         self._choice = choice
+        self._context = copy_context()
         self._listener = listener
         self._reader = EventReader()
         self._last: Chunks = ()
@@ -126,11 +130,11 @@ class Sent:
         self._connecting: asyncio.Task[Connection] | None = None
         self._connection: Connection | None = None
         self._attempt = backends.asking.attempt(call, choice.target, choice.asked)
-        connection = posts.at_hand(call)
-        if connection is None:
-            self._connect()
-        else:
-            self._post(connection)
+        try:
+            self._begin()
+        except Exception as error:
+            self.close(error)
+            raise
 
     @property
     def model(self) -> str:
@@ -151,21 +155,31 @@ class Sent:
         self._let_go()
         self._attempt.ended(why)
 
+    def _begin(self) -> None:
+        connection = self._posts.at_hand(self._call)
+        if connection is None:
+            self._connect()
+        else:
+            self._post(connection)
+
     def _connect(self) -> None:
         self._is_new = True
-        self._connecting = asyncio.create_task(self._posts.connect(self._call))
-        self._connecting.add_done_callback(self._connected)
+        self._connecting = asyncio.create_task(self._posts.connect(self._call), context=self._context)
+        self._connecting.add_done_callback(self._connected, context=self._context)
 
     def _connected(self, connecting: "asyncio.Task[Connection]") -> None:
+        if self._connecting is not connecting:
+            _throw_away(connecting)
+            return
         self._connecting = None
         if connecting.cancelled():
             return
-        error = connecting.exception()
-        if error is None:
+        try:
             self._post(connecting.result())
-        elif isinstance(error, ConnectionFailed):
+        except ConnectionFailed as error:
             self._fail(self._posts.told(self._call, error, begun=False))
-        else:  # what nobody foresaw is told by who does it again
+        except Exception as error:  # what nobody foresaw is told by who does it again
+            self._let_go()
             self._attempt.ended(error)
             self._listener.not_begun(None)
 
@@ -178,6 +192,7 @@ class Sent:
     def _let_go(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
+            self._connecting = None
         if self._connection is not None:
             self._connection.close()
 
@@ -237,3 +252,9 @@ class Sent:
         else:
             self._backends.budget.asked()
             self._listener.not_begun(None if isinstance(told, failures.NotResident) else Failed(choice, told))
+
+
+def _throw_away(connecting: "asyncio.Task[Connection]") -> None:
+    """It was there in the very moment in which nobody wanted it any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()

@@ -99,9 +99,11 @@ class Connection(asyncio.Protocol):
     # -- what a request does
 
     def post(self, head: bytes, body: bytes) -> None:
-        """Sends a request; `head` is complete but for the body's length."""
+        """Sends a request; `head` is complete but for the body's length. Raises ConnectionFailed."""
+        self.taken()  # what came behind the answer before belongs to nobody
         self.status, self.retry_after, self.complete = 0, "", False
-        assert self._transport is not None
+        if self._transport is None:
+            raise self._failure or ConnectionFailed("there is no connection")
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
     async def begun(self) -> int:
@@ -153,7 +155,7 @@ class Connection(asyncio.Protocol):
     def finish(self, then: Callable[[], None]) -> None:
         """Nothing more of the answer is wanted: calls `then` once it has come to its end, if that is soon."""
         self.on_news = None
-        self._pieces.clear()
+        self.taken()
         if self.complete:
             then()
         else:
@@ -239,14 +241,22 @@ class Connection(asyncio.Protocol):
 
     # -- what the parser tells
 
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self._fail(ConnectionFailed("it answers what nobody has asked"))
+            self.close()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"retry-after":
             self.retry_after = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
+        if not self.complete:
+            self.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
+        if self.complete:
+            return
         self._pieces.append(body)
         self.unread += len(body)
         if self.unread > MOST_UNREAD and not self._paused and self._transport is not None:

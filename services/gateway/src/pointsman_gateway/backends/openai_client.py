@@ -77,7 +77,7 @@ class OpenAIClient:
         return await self._pool.connect(origin_of(call.url), _patience(call))
 
     def post(self, call: Call, connection: Connection) -> None:
-        """Over a connection of either sort."""
+        """Over a connection of either sort. Raises ConnectionFailed."""
         connection.post(_head(origin_of(call.url), call), _encode(_asked(call)))
 
     def release(self, call: Call, connection: Connection) -> None:

@@ -95,6 +95,14 @@ class ExpressLane:
         finally:
             request_id.reset(token)
 
+    def refused(self, handed: HandedOver) -> None:
+        """Its bytes cannot be read after all: it has come to its end."""
+        token = request_id.set(handed.name)
+        try:
+            self._pipeline.end(handed.begun, CANCELLED)
+        finally:
+            request_id.reset(token)
+
 
 class Passenger:
     """One request on the lane, from its sending to an engine to the end of its answer. Implements a `Listener`."""
@@ -118,7 +126,14 @@ class Passenger:
         self._over = False
 
     def departs(self) -> bool:
-        """Sends it to an engine; False where that takes more than is done here."""
+        """Sends it to an engine; False where that takes more than is done here, or is told there what is wrong."""
+        try:
+            return self._departs()
+        except Exception as error:
+            self._begun.error = error
+            return False
+
+    def _departs(self) -> bool:
         begun = self._begun
         decision, line = begun.decision, begun.line
         if begun.error is not None or decision is None or not begun.afforded or not line.express.carries(decision):
@@ -128,11 +143,7 @@ class Passenger:
         if self._pipeline.journal.wants_answers(begun.request, decision):
             return False
         tried = begun.meter.tries(decision.path)
-        try:
-            built = first_step(line.prompts.build(begun.request, decision))
-        except Exception as error:  # told as any other, by who can
-            begun.error = error
-            return False
+        built = first_step(line.prompts.build(begun.request, decision))
         assert isinstance(built, AtOnce)  # of a path that the express carries
         tried.prompted(built.result)
         begun.asked = built.result, tried

@@ -36,6 +36,10 @@ class Lane(Protocol):
         """A whole request. One that rides is on its way; anything else goes through uvicorn."""
         ...
 
+    def refused(self, handed: HandedOver) -> None:
+        """uvicorn's parser does not read what was handed over."""
+        ...
+
 
 class ExpressConnection(GuardedProtocol):
     """One connection. One request at a time is on the lane, or in uvicorn's hands, never both."""
@@ -62,6 +66,8 @@ class ExpressConnection(GuardedProtocol):
     # -- what the transport calls
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # it was on its way, within TLS
         if self._riding is not None:
             self._behind += data
             self.flow.pause_reading()
@@ -77,25 +83,25 @@ class ExpressConnection(GuardedProtocol):
             self._coming = data
             self._unset_keepalive_if_required()
             self._await(body=True, seconds=self._guard.body_seconds)
-        elif length < len(data) or not self._rides(data):
+        elif length < len(data):
             super().data_received(data)
+        else:
+            self._take(data)
 
-    def _rides(self, data: bytes) -> bool:
+    def _take(self, data: bytes) -> None:
+        """A whole request."""
         taken = self._lane.take(self, data)
         if taken is None or isinstance(taken, HandedOver):
-            self._handed = taken
-            return False
+            self._pass_on(taken, data)
+            return
         self._unset_keepalive_if_required()
         self._await_nothing()
         self._riding = taken
-        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._take_off_the_lane()  # a request that never came to its end leaves its receipt, too
         super().connection_lost(exc)
-        riding, self._riding = self._riding, None
-        if riding is not None:
-            riding.gone()
+        self._get_off()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -110,11 +116,11 @@ class ExpressConnection(GuardedProtocol):
     # -- what uvicorn calls
 
     def on_headers_complete(self) -> None:
-        handed, self._handed = self._handed, None
-        if handed is not None:
+        if self._handed is not None:
             scope: Any = self.scope
-            scope[HANDED_OVER] = handed
+            scope[HANDED_OVER] = self._handed
         super().on_headers_complete()
+        self._handed = None
 
     def shutdown(self) -> None:
         self._take_off_the_lane()
@@ -123,18 +129,21 @@ class ExpressConnection(GuardedProtocol):
         else:
             self._last = True
 
+    def cut(self) -> None:
+        super().cut()
+        self._get_off()
+
     def sweep(self, now: float) -> None:
         if now > self._idle_until:
             self.transport.close()
-        else:
-            super().sweep(now)
+        super().sweep(now)  # also one that closes may wait for its client to read
 
     # -- what a rider calls
 
     def hand_over(self, handed: HandedOver, data: bytes) -> None:
         """The request, whose bytes are `data`, goes on in the ordinary way."""
-        self._riding, self._handed = None, handed
-        super().data_received(data)
+        self._riding = None
+        self._pass_on(handed, data)
         if self._last:
             self.shutdown()
         self._catch_up()
@@ -150,6 +159,19 @@ class ExpressConnection(GuardedProtocol):
             return
         self._idle_until = self.loop.time() + self._guard.idle_seconds
         self._catch_up()
+
+    def _get_off(self) -> None:
+        riding, self._riding = self._riding, None
+        if riding is not None:
+            riding.gone()
+
+    def _pass_on(self, handed: HandedOver | None, data: bytes) -> None:
+        """To uvicorn, with what has been done of it."""
+        self._handed = handed
+        super().data_received(data)
+        refused, self._handed = self._handed, None
+        if refused is not None:
+            self._lane.refused(refused)
 
     def _take_off_the_lane(self) -> None:
         """What has come so far of a request goes through uvicorn."""
@@ -167,5 +189,5 @@ class ExpressConnection(GuardedProtocol):
     def _is_at_a_beginning(self) -> bool:
         """Nothing is under way, the parser has seen whole requests only, and their answers are on their way."""
         cycle = self.cycle
-        through = cycle is None or (cycle.response_complete and not cycle.more_body)
+        through = cycle is None or (cycle.response_complete and not cycle.more_body and cycle.scope is self.scope)
         return through and self._fed == 0 and not self.flow.write_paused and not self.transport.is_closing()

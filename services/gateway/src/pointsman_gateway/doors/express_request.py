@@ -20,6 +20,8 @@ MOST_HEADS = 1024
 """Heads that are kept in mind; a client sends the same one again and again."""
 LONGEST_HEAD = 4096
 """Bytes."""
+MOST_HEADERS = 64
+"""Who sends more goes where it is known how many are too many."""
 
 _END = b"\r\n\r\n"
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
@@ -59,7 +61,9 @@ class Heads:
         headers = {name.lower(): value.strip() for name, _, value in lines}
         length = headers.get(b"content-length", b"")
         stays = headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
-        if len(headers) < len(lines) or not length.isdigit() or not stays or headers.keys() & _OF_THE_CONNECTION:
+        if len(lines) > MOST_HEADERS or len(headers) < len(lines):
+            return None
+        if not length.isdigit() or not stays or headers.keys() & _OF_THE_CONNECTION:
             return None
         read = Head(
             int(length),
@@ -91,8 +95,8 @@ class Chat(msgspec.Struct, forbid_unknown_fields=True):
     messages: Annotated[list[_Message], msgspec.Meta(max_length=LIMITS.messages)]
     stream: bool = False
     stream_options: _StreamOptions | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None

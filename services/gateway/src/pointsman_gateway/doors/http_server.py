@@ -93,6 +93,12 @@ class _Server(uvicorn.Server):
                 await loop.create_server(self._protocol, sock=listening, backlog=self.config.backlog, **self._secured())
             )
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets=sockets)
+        for connection in list(self.server_state.connections):  # past the grace; uvicorn cuts those in its hands alone
+            if isinstance(connection, GuardedProtocol):
+                connection.cut()
+
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_A_SWEEP == 0:
             now = asyncio.get_running_loop().time()
