@@ -31,7 +31,7 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 	$(BIN)/python $(EXAMPLE)/demo.py
 
 .PHONY: test
-test: models ## all checks and all tests, those with the real engine among them
+test: models ## all checks, and all tests but the slow ones, which have targets of their own; the real engine is among them
 	$(MAKE) lint types imports
 	$(BIN)/python -m pytest $(ELSEWHERE)
 

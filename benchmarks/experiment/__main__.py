@@ -82,7 +82,7 @@ def write() -> None:
         return
     reports: dict[str, Report] = {task: report.read(RESULTS / f"{task}.json") for task in TASKS}
     PICTURE.write_text(picture.draw(reports), encoding="utf-8")
-    page = PAGE.read_text("utf-8")
+    page = PAGE.read_text("utf-8") if PAGE.is_file() else table.NEW_PAGE
     PAGE.write_text(table.put_into(page, reports, table.training_costs(WORK / "adapters")), encoding="utf-8")
 
 

@@ -15,6 +15,17 @@ from benchmarks.experiment.folder import EXAMPLE
 from benchmarks.experiment.tasks import short
 
 BEGIN, END = "<!-- results: written by `make experiment` -->", "<!-- end of results -->"
+NEW_PAGE = f"""# Prompting or fine-tuning: what mattered more here
+
+One small model (SmolLM2-135M), four tasks of the help desk, and for each task the same ways to answer: asked alone,
+with fixed examples, with the nearest examples, with the handbook, with an adapter, with adapter and prompt together.
+
+![Scores of all paths on four tasks](experiment.svg)
+
+{BEGIN}
+{END}
+"""
+"""What is written by hand goes around the two marks."""
 HOURLY = 0.04
 """Dollars: what models.yaml assumes for the machine."""
 MONTHLY = 100_000

@@ -252,17 +252,17 @@ _KEPT = Row(
         ),
         lines(
             "Waiting to be written",
-            "Decisions in memory, and feedback on disk.",
+            "Decisions in memory, feedback on disk, and since when the usage of keys has not been written.",
             "none",
             Query("sum(pointsman_journal_waiting)", "decisions"),
             Query("sum(pointsman_spool_bytes)", "bytes of feedback"),
+            Query("max(pointsman_usage_unwritten_seconds)", "seconds of usage"),
         ),
         lines(
-            "Feedback and usage",
-            "Feedback taken a second, by where it was put; and requests whose usage is lost.",
+            "Feedback",
+            "Feedback taken a second, by where it was put.",
             "cps",
             Query(or_none(rate("pointsman_feedback_total", "stored"), _REQUESTS), "feedback {{stored}}"),
-            Query(rate("pointsman_usage_lost_requests_total"), "usage lost"),
         ),
         lines(
             "Configuration",

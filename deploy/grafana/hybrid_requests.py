@@ -14,6 +14,13 @@ from deploy.grafana.expressions import (
 )
 from deploy.grafana.panels import Panel, Query, Row, heat, lines, number, stack
 
+
+def _in_a_month(by_whose_fault: str) -> str:
+    """Requests of thirty days, with those that came to no decision."""
+    counters = ("pointsman_requests_total", "pointsman_refused_total")
+    return f"sum({' or '.join(f'increase({name}{{{by_whose_fault}}}[30d])' for name in counters)})"
+
+
 _DECISIONS = rate(f"pointsman_decisions_total{{{PATH_TASK}}}")
 
 NOW = Row(
@@ -71,9 +78,7 @@ NOW = Row(
             "Error budget left",
             "Of thirty days' budget for requests that fail by our fault. Below 0 the objective is missed.",
             "percentunit",
-            f"1 - (sum(increase(pointsman_requests_total{{{OUR_FAULT}}}[30d])) "
-            f"or 0 * sum(increase(pointsman_requests_total{{{NOT_THEIRS}}}[30d]))) "
-            f"/ (sum(increase(pointsman_requests_total{{{NOT_THEIRS}}}[30d])) > 0) "
+            f"1 - ({_in_a_month(OUR_FAULT)} or 0 * {_in_a_month(NOT_THEIRS)}) / ({_in_a_month(NOT_THEIRS)} > 0) "
             '/ on () group_left () slo:pointsman_budget:ratio{slo="availability"}',
         ),
     ),

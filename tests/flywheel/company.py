@@ -18,18 +18,11 @@ import yaml
 from tests.flywheel.messages import deciding, traffic
 
 ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "helpdesk"
 POINTSMAN = Path(sys.executable).parent / "pointsman"
 LONGEST_START = 420
 """Seconds; a first start also makes the models."""
 
-_MODELS = {
-    "prices_as_of": "2026-11-01",
-    "models": {
-        "smollm2-135m": {"context_window": 4096, "prices": {"prompt": 0.014, "cached": 0.002, "completion": 0.062}}
-    },
-    "engines": {"local": {"model": "smollm2-135m", "lora_server": "${POINTSMAN_LORA_SERVER:-127.0.0.1:8083}"}},
-    "retrieval": {"search": 0.0000002, "embedding": 0.00000002},
-}
 _PATHS = {
     "sort_adapter": {"model": "smollm2-135m", "adapter": "sort@prod", "max_tokens": 16, "temperature": 0},
     "sort_prompt": {
@@ -89,15 +82,16 @@ def write(folder: Path) -> Path:
     config = folder / "config"
     (config / "prompts").mkdir(parents=True)
     (config / "tasks").mkdir()
-    for name, content in (("models", _MODELS), ("paths", {"paths": _PATHS}), ("tasks", _TASKS)):
+    for name, content in (("paths", {"paths": _PATHS}), ("tasks", _TASKS)):
         (config / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    shutil.copy(EXAMPLE / "config" / "models.yaml", config)
     (config / "prompts" / "sort.txt").write_text(
         'Answer with the desk, as {"desk": ...}: lost, refund, complaint or thanks.'
     )
     _write_lines(config / "tasks" / "sort.jsonl", [{"text": message.text} for message in traffic()[::3]])
     _write_lines(config / "tasks" / "chat.jsonl", [{"text": text} for text in _CHAT])
     _write_lines(folder / "deciding.jsonl", [{"text": one.text, "output": one.right} for one in deciding()])
-    shutil.copytree(ROOT / "examples" / "helpdesk" / "adapters" / "triage", folder / "adapters" / "sort")
+    shutil.copytree(EXAMPLE / "adapters" / "triage", folder / "adapters" / "sort")
     about = {
         "base_model": "smollm2-135m",
         "config": "config",

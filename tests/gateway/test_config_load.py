@@ -12,6 +12,8 @@ from pointsman_gateway.__main__ import check
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.domain import Kind
 
+from tests.flywheel.company import write as write_company
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "helpdesk" / "config"
 
 
@@ -343,3 +345,10 @@ def test_a_shadow_that_could_not_be_is_refused(
     config_folder.tasks["triage"] |= {"shadow": SHADOW | shadow, **rest}
     with pytest.raises(ConfigError, match=re.escape(told)):
         load_config(config_folder.write(), {})
+
+
+def test_the_company_of_the_flywheels_test_is_whole(tmp_path: Path) -> None:
+    config = load_and_check(write_company(tmp_path / "company") / "config")
+    flywheel = config.tasks.tasks["sort"].flywheel
+    assert flywheel is not None
+    assert (config.folder / flywheel.heldout).is_file()

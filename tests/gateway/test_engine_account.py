@@ -153,14 +153,14 @@ def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
 def test_paths_that_nobody_configured_are_told_as_others_and_engines_without_a_price_not_at_all() -> None:
     now = [0.0]
     accounts = EngineAccounts(lambda: now[0])
-    accounts.obey({"local": HOUR}, ["plain"])
+    accounts.obey(lambda: {"local": HOUR}, ["plain"])
     assert accounts.begin("elsewhere", "plain") is None
     for path in ("plain", "adapter:junk"):
         stay = accounts.begin("local", path)
         now[0] += 2
         assert stay is not None
         accounts.end(stay, None)
-    accounts.obey({}, [])  # it has left the configuration
+    accounts.obey(dict, [])  # it has left the configuration
     now[0] += 100
     (family,) = accounts.collect()
     told = {(s.labels["engine"], s.labels["path"]): s.value for s in family.samples}

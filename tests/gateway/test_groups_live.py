@@ -101,6 +101,28 @@ async def test_who_comes_is_asked_and_who_goes_ends_what_it_has_begun(fleet: Fle
         assert await asked == "begun and ended"
 
 
+async def test_each_member_is_paid_by_the_hour_as_long_as_it_is_there(fleet: Fleet, neighbours: Neighbours) -> None:
+    neighbours.config.models["engines"]["fleet"]["dollars_per_hour"] = 3600.0
+    neighbours.config.paths["handbook"]["model"] = "big"
+    cost, fixed = "pointsman_engine_cost_usd_total", "pointsman_fixed_usd_per_hour"
+    async with opened(neighbours) as (gateway, http):
+        await until(lambda: len(places(gateway)) == 2)
+        assert gateway.metric(fixed, path="handbook") == 7200
+        assert gateway.metric(cost, engine="fleet/0") >= 0  # by now both are seen
+        assert await answered_by(http, VERSION) == "127.0.0.11"
+        assert gateway.metric(cost, engine="fleet/0", path="other") > 0
+        assert gateway.metric(cost, engine="fleet/1", path="other") == 0
+        await until(lambda: gateway.metric(cost, engine="fleet/1", path="idle") > 0)
+        assert gateway.metric(cost, engine="fleet") == 0  # the group itself is no engine
+        fleet.name("127.0.0.11")
+        await until(lambda: len(places(gateway)) == 1, within=20)
+        assert gateway.metric(fixed, path="handbook") == 3600
+        gone = gateway.metric(cost, engine="fleet/1")
+        before = gateway.metric(cost, engine="fleet/0")
+        await until(lambda: gateway.metric(cost, engine="fleet/0") > before)
+        assert gateway.metric(cost, engine="fleet/1") == gone
+
+
 async def test_nothing_moves_while_dns_does_not_answer(fleet: Fleet, neighbours: Neighbours) -> None:
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)

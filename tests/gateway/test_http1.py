@@ -217,3 +217,51 @@ def test_a_url_may_name_a_folder_and_leave_out_the_port() -> None:
     origin = origin_of("http://engine.example/openai/")
     assert (origin.host, origin.port, origin.path, origin.tls) == ("engine.example", 80, "/openai", None)
     assert origin_of("https://engine.example").port == 443
+
+
+async def test_what_comes_behind_an_answer_is_nobody_elses(pool: Pool) -> None:
+    goes_on = asyncio.Event()
+
+    async def says_more(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nok")
+        await goes_on.wait()
+        writer.write(b"late")
+        while True:
+            await request(reader)
+            writer.write(ANSWER)
+
+    async with serving(says_more) as origin:
+        connection = await pool.post(origin, HEAD, b"{}", patient())
+        assert await connection.read() == b"ok"
+        pool.release(origin, connection)
+        goes_on.set()
+        await until(lambda: connection.complete)
+        assert await answered(pool, origin) == b"ok"
+
+
+async def test_who_answers_what_nobody_asked_is_not_asked_again(pool: Pool) -> None:
+    connections = 0
+
+    async def answers_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await request(reader)
+        writer.write(ANSWER + ANSWER.replace(b"ok", b"no"))
+        await reader.read()
+
+    async with serving(answers_twice) as origin:
+        assert [await answered(pool, origin) for _ in range(2)] == [b"ok", b"ok"]
+    assert connections == 2
+
+
+async def test_a_connection_that_is_lost_already_says_so(pool: Pool) -> None:
+    async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with serving(hangs_up) as origin:
+        connection = await pool.connect(origin, patient())
+        await until(lambda: not connection.open)
+        await until(lambda: connection._transport is None)
+        with pytest.raises(ConnectionFailed):
+            connection.post(HEAD, b"{}")

@@ -254,15 +254,18 @@ async def test_what_has_just_been_answered_is_written_before_the_gateway_ends(
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == names
 
 
-async def test_a_gateway_ends_though_redis_hangs_and_counts_what_is_lost(
+async def test_a_gateway_ends_though_redis_hangs_and_the_next_one_writes_what_it_left(
     neighbours: Neighbours, valkey: Valkey
 ) -> None:
     await neighbours.ready()
     async with asyncio.timeout(30):
         async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
             valkey.hang()
-            await HttpDoor(http).ask(IN_CHAT)
-        assert gateway.metric("pointsman_journal_dropped_total", reason="stopped") == 1
+            name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
+        assert gateway.metric("pointsman_journal_dropped_total", reason="stopped") == 0
+    valkey.go_on()
+    async with neighbours.gateway():
+        assert (await kept(valkey, name))["outcome"] == "ok"
 
 
 async def test_a_gateway_starts_though_redis_is_away(neighbours: Neighbours, valkey: Valkey) -> None:

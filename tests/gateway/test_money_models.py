@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +14,13 @@ from doubles.doors import Door, HttpDoor
 from doubles.engine import ScriptedEngine, Step, beginning, chunk, usage
 from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
 from doubles.lora_server import READY
-from doubles.remembering import ADAPTED, decision
+from doubles.remembering import ADAPTED, decision, receipt
 from doubles.waiting import until
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import PICO, Path, Receipt, Usage
 from pointsman_gateway.metering.counterfactual import Counterfactual, Sent
+from pointsman_gateway.metering.prometheus import Metrics
+from prometheus_client import CollectorRegistry
 
 ENGINE = "pointsman_engine_cost_usd_total"
 COUNTERFACTUAL = "pointsman_counterfactual_cost_usd_total"
@@ -192,6 +195,19 @@ def test_where_all_is_sent_along_one_path_nothing_is_saved_beside_it() -> None:
     counterfactual = Counterfactual(lambda: rows)
     counterfactual.obey(Linear(), {"chat": [PLAIN]})
     assert told(counterfactual) == pytest.approx({("chat", "plain"): 940})
+
+
+def test_a_path_that_an_edit_makes_another_kind_counts_on_from_where_it_was() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.know(["plain"], ["chat"])
+    counterfactual = Counterfactual(metrics.sent)
+    counterfactual.obey(Linear(), {"chat": [PLAIN]})
+    metrics.ended(receipt(decision(path=PLAIN), cost_usd=3e-6), 10)
+    assert told(counterfactual)["chat", "plain"] == pytest.approx(3_000_000)
+    looks_up = replace(PLAIN, strategies=("retrieval",), fingerprint="f2")
+    for _ in range(2):
+        metrics.ended(receipt(decision(path=looks_up), cost_usd=1e-6), 10)
+    assert told(counterfactual)["chat", "plain"] == pytest.approx(5_000_000)
 
 
 def test_a_path_that_nobody_knows_waits_until_somebody_does() -> None:

@@ -14,8 +14,10 @@ from doubles.doors import HttpDoor
 from doubles.engine import ScriptedEngine, answer, chunk
 from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from doubles.remembering import decisions_in, rated_in
+from doubles.tenancy import issue
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
+from pointsman_servicekit.keys.records import KeyScope
 
 GOOD, BAD = '{"intent": "lost_item"}', "I cannot tell."
 
@@ -181,6 +183,25 @@ async def test_a_shadow_that_fails_is_nobodys_failure(neighbours: Neighbours) ->
         assert got.text == GOOD
         await until(lambda: gateway.metric("pointsman_shadows_total", outcome="engine_unavailable"))
         assert gateway.metric("pointsman_requests_total", outcome="ok") == 1
+
+
+async def test_nothing_goes_down_a_path_that_the_callers_key_is_not_for(neighbours: Neighbours, valkey: Valkey) -> None:
+    narrow = await issue(valkey.url, scope=KeyScope(paths=("triage_adapter",)))
+    wide = await issue(valkey.url)
+    neighbours.settings["keys"] = "on"
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        client.headers["authorization"] = f"Bearer {wide.credential.text}"
+        await shadowed(HttpDoor(client), gateway)
+        began, asked = gateway.metric("pointsman_shadows_total"), len(neighbours.engine.bodies)
+        client.headers["authorization"] = f"Bearer {narrow.credential.text}"
+        for _ in range(3):
+            await HttpDoor(client).ask(IN_TRIAGE)
+        client.headers["authorization"] = f"Bearer {wide.credential.text}"
+        await HttpDoor(client).ask(IN_TRIAGE)
+        await until(lambda: gateway.metric("pointsman_shadow_pairs_total") == 2)
+        assert gateway.metric("pointsman_shadows_total") == began + 1
+        assert [body["model"] for body in neighbours.engine.bodies[asked:]] == [TRIAGE] * 4 + ["tiny"]
 
 
 async def test_without_redis_a_gateway_shadows_by_its_own_count(neighbours: Neighbours) -> None:

@@ -279,7 +279,7 @@ async def test_what_is_said_of_no_decision_is_given_up_after_a_while_and_counted
 
 
 def files_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*"))
+    return sorted(folder.glob("feedback-*"))
 
 
 def size_of(folder: Path) -> int:

@@ -1,21 +1,18 @@
 """Whatever an engine answers, in whatever pieces it comes: every door tells the same, to the token and the cent."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
-from typing import Any
 
 import pytest
-from doubles.answers import Answer, ChoiceSaid
+from doubles.answers import Answer
 from doubles.config_folder import IN_CHAT, PRICES
 from doubles.doors import DOORS, Door, opening_door
-from doubles.engine import chunk
+from doubles.engine_scripts import Script, scripts
 from doubles.gateway import Gateway
-from doubles.raw_engine import HEAD, LAST, RawEngine, event, in_chunks, running_raw_engine
+from doubles.raw_engine import RawEngine, running_raw_engine
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 
 @pytest.fixture
@@ -29,101 +26,6 @@ async def doors(gateway: Gateway) -> AsyncIterator[dict[str, Door]]:
     async with AsyncExitStack() as stack:
         opening = {name: opening_door(name, gateway.url, gateway.grpc_address) for name in DOORS}
         yield {name: await stack.enter_async_context(door) for name, door in opening.items()}
-
-
-@dataclass(frozen=True)
-class Script:
-    """What an engine answers, and the cuts at which its bytes are written apart."""
-
-    events: Sequence[dict[str, Any]]
-    choices: Sequence[ChoiceSaid]
-    usage: tuple[int, int, int] | None
-    cuts: Sequence[int]
-
-    @property
-    def pieces(self) -> list[bytes]:
-        whole = HEAD + in_chunks([*map(event, self.events), b"data: [DONE]\n\n"]) + LAST
-        at = [0, *sorted({cut % len(whole) for cut in self.cuts} - {0}), len(whole)]
-        return [whole[start:end] for start, end in pairwise(at)]
-
-
-TEXT = st.text(max_size=12) | st.sampled_from(
-    ["Zugführer", "日本語", "🚂🚃", 'quote " \\ \n', "\u2028\x85", "data: [DONE]\n\n"]
-)
-FINISHES = st.sampled_from(["stop", "length", "tool_calls", "content_filter"])
-TOKENS = st.integers(0, 2**31 - 1)
-
-
-@st.composite
-def usages(draw: st.DrawFn) -> tuple[int, int, int]:
-    prompt = draw(TOKENS)
-    return prompt, draw(TOKENS), draw(st.integers(0, prompt))
-
-
-@st.composite
-def tokens(draw: st.DrawFn) -> dict[str, Any]:
-    """What is beside a piece of text."""
-    logprob = draw(st.floats(-20, 0))
-    return {"token": draw(TEXT), "logprob": logprob, "bytes": None, "top_logprobs": []}
-
-
-@st.composite
-def spoken(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSaid]:
-    """A choice that is text, with its log-probabilities or without, and perhaps reasoning."""
-    pieces, counted = draw(st.lists(TEXT, max_size=5)), draw(st.booleans())
-    reasons = draw(st.lists(TEXT.filter(bool), max_size=2))
-    of_pieces = [draw(tokens()) for _ in pieces] if counted else []
-    finish = draw(FINISHES)
-    events = [chunk(reasoning=reason, index=index) for reason in reasons]
-    for number, piece in enumerate(pieces):
-        beside = {"logprobs": {"content": [of_pieces[number]]}} if counted else {}
-        events.append(chunk(piece, index=index, **beside))
-    more = {"reasoning": "".join(reasons)} if reasons else {}
-    return [*events, chunk("", index=index, finish=finish)], ChoiceSaid(
-        index, "".join(pieces), finish, (), tuple(of_pieces), more
-    )
-
-
-@st.composite
-def called(draw: st.DrawFn, index: int) -> tuple[list[dict[str, Any]], ChoiceSaid]:
-    """A choice that calls tools; the arguments come in pieces."""
-    calls, events = [], []
-    for number in range(draw(st.integers(1, 3))):
-        name, arguments = draw(TEXT), draw(st.lists(TEXT, max_size=3))
-        calls.append((f"call-{number}", name, "".join(arguments)))
-        first = {
-            "index": number,
-            "id": f"call-{number}",
-            "type": "function",
-            "function": {"name": name, "arguments": ""},
-        }
-        later = [{"index": number, "function": {"arguments": part}} for part in arguments]
-        events += [chunk(tool_calls=[piece], index=index) for piece in (first, *later)]
-    return [*events, chunk("", index=index, finish="tool_calls")], ChoiceSaid(index, "", "tool_calls", tuple(calls))
-
-
-@st.composite
-def scripts(draw: st.DrawFn) -> Script:
-    count = draw(st.integers(1, 3))
-    of_choices = [draw(spoken(index) | called(index)) for index in range(count)]
-    events = [chunk("", role="assistant", index=index) for index in range(count)]
-    waiting = [list(said) for said, _ in of_choices]
-    while any(waiting):  # an engine sends its choices in turns, whichever has something
-        turn = draw(st.sampled_from([number for number, said in enumerate(waiting) if said]))
-        events.append(waiting[turn].pop(0))
-    usage = draw(st.none() | usages())
-    if usage:
-        counted = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
-        last = {"usage": {**counted, "prompt_tokens_details": {"cached_tokens": usage[2]}}}
-        if draw(st.booleans()):  # some count all along
-            events = [{**said, "usage": {**counted, "completion_tokens": n}} for n, said in enumerate(events)]
-        if draw(st.booleans()):  # some engines count in the last event, vLLM in one of its own
-            events[-1] = {**events[-1], **last}
-        else:
-            events.append({"choices": [], **last})
-    return Script(
-        events, [choice for _, choice in of_choices], usage, draw(st.lists(st.integers(0, 10**6), max_size=12))
-    )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

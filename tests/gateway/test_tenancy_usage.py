@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from doubles.tenancy import Counter, Times, counter_at, issue
 from doubles.valkey import Valkey
-from doubles.waiting import found
+from doubles.waiting import found, until
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.tenancy import scripts
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
@@ -112,13 +112,24 @@ async def test_what_waits_is_written_when_the_gateway_stops(valkey: Valkey) -> N
     }  # fmt: skip
 
 
+async def test_how_long_usage_has_waited_for_redis_is_told(valkey: Valkey) -> None:
+    issued, name = await issue(valkey.url), "pointsman_usage_unwritten_seconds"
+    async with counter_at(valkey.url) as counter:
+        hold = await counter.tenancy.enter(await counter.caller(issued), 1)
+        valkey.hang()
+        hold.settle(Usage(3, 4), 2e-6, "ok")
+        await until(lambda: counter.metric(name) > 2.0)
+        valkey.go_on()
+        await until(lambda: counter.metric(name) < 2.0, within=20)
+    assert counter.tenancy.tallies.waiting == 0
+
+
 async def test_what_cannot_be_written_at_the_end_is_said(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     issued = await issue(valkey.url)
     async with counter_at(valkey.url) as counter:
         hold = await counter.tenancy.enter(await counter.caller(issued), 1)
         valkey.kill()
         hold.settle(Usage(3, 4), 2e-6, "ok")
-    assert counter.metric("pointsman_usage_lost_requests_total") == 1
     assert "the usage of 1 requests is lost" in caplog.text
 
 

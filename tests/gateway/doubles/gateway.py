@@ -11,6 +11,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
+from pointsman_gateway.doors.express import ExpressLane
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
@@ -103,7 +104,9 @@ class Neighbours:
 
             async with (
                 serving("127.0.0.1:0", [SERVICE], register, grace=1, interceptors=around_servers(spans)) as grpc_server,
-                serving_http(build_app(door, spans), "127.0.0.1:0", grace=1) as address,
+                serving_http(
+                    build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None
+                ) as address,
             ):
                 await until(lambda: "no word" not in house.engines.get("local").detail)
                 yield Gateway(house, f"http://{address}", grpc_server.address, settings.config)

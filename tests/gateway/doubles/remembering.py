@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path as Folder
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import PICO, Decision, Message, Path, Receipt, Request, Usage
 from pointsman_gateway.journal import keys
+from pointsman_gateway.journal.counterfoil_book import MOST_BYTES, CounterfoilBook
 from pointsman_gateway.journal.evidence import PER_RATING, EvidenceBoard, from_fields
 from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.recorder import Recorder
+from pointsman_gateway.journal.recovery import Recovery
 from pointsman_gateway.journal.store import JournalStore
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.prompt_redis import open_redis
@@ -50,6 +54,7 @@ class Desk:
     board: EvidenceBoard
     metrics: JournalMetrics
     registry: CollectorRegistry
+    recovery: Recovery
 
     def note(self, *names: str) -> None:
         for name in names:
@@ -74,12 +79,19 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_at(url: str) -> AsyncIterator[Desk]:
+async def desk_at(url: str, folder: Folder | None = None, most_bytes: int = MOST_BYTES) -> AsyncIterator[Desk]:
+    """`folder` is that of the counterfoils; without one nobody else sees them."""
     registry = CollectorRegistry()
     metrics = JournalMetrics(registry)
-    async with open_redis(url, metrics.redis_is) as redis:
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(open_redis(url, metrics.redis_is))
         store, board = JournalStore(redis, JournalConfig()), EvidenceBoard()
-        yield Desk(Recorder(store, board, metrics), store, board, metrics, registry)
+        folder = folder or Folder(stack.enter_context(TemporaryDirectory()))
+        book = CounterfoilBook(folder, store.writer, metrics, most_bytes)
+        stack.callback(book.close)
+        yield Desk(
+            Recorder(store, board, metrics, book), store, board, metrics, registry, Recovery(store, folder, metrics)
+        )
 
 
 async def decisions_in(url: str) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import ConfigError, load_config
+from pointsman_gateway.doors.express import ExpressLane
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
@@ -98,7 +99,14 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 tls=tls,
                 interceptors=around_servers(spans),
             ) as grpc_server,
-            serving_http(app, settings.http_listen, grace=LAST_BYTES, guard=guard, tls=tls) as http_address,
+            serving_http(
+                app,
+                settings.http_listen,
+                grace=LAST_BYTES,
+                guard=guard,
+                tls=tls,
+                lane=ExpressLane(door) if spans is None else None,  # the lane makes no spans
+            ) as http_address,
         ):
             spare_the_collector()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)

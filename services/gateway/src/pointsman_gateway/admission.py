@@ -81,9 +81,9 @@ class Admission:
         """Whether requests should be sent here."""
         return not (self.closing or self.leaving)
 
-    def admitted(self, request: Request) -> "_Place":
+    def admitted(self, request: Request) -> "Place":
         """To be entered: raises InvalidArgument or Unavailable; the place is given back at the end of the block."""
-        return _Place(self, request)
+        return Place(self, request)
 
     async def emptied(self, within: float) -> bool:
         """Waits until nobody is in the house and nobody stands before it; False where that takes longer."""
@@ -157,23 +157,36 @@ class Admission:
         return Unavailable(told, code="overloaded", retry_after=wait)
 
 
-class _Place:
+class Place:
     """A block in which a request is in the house."""
 
-    __slots__ = ("_admission", "_request")
+    __slots__ = ("_admission", "_request", "taken")
 
     def __init__(self, admission: Admission, request: Request) -> None:
         self._admission = admission
         self._request = request
+        self.taken = False
+
+    def enter_now(self) -> bool:
+        """False where one must wait. Raises InvalidArgument or Unavailable."""
+        self.taken = self._admission.enter(self._request)
+        return self.taken
+
+    def leave(self) -> None:
+        """Where it has been taken, and only once."""
+        if self.taken:
+            self.taken = False
+            self._admission.leave()
 
     async def __aenter__(self) -> None:
-        if not self._admission.enter(self._request):
+        if not (self.taken or self.enter_now()):
             await self._admission.wait(self._request)
+            self.taken = True
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._admission.leave()
+        self.leave()
 
 
 class _Pace:

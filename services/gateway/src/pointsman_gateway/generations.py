@@ -13,7 +13,7 @@ from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.domain.catalogue import Catalogue
 from pointsman_gateway.embeddings.stage import Embeddings
-from pointsman_gateway.pipeline import Line
+from pointsman_gateway.line import Line
 
 log = logging.getLogger(__name__)
 

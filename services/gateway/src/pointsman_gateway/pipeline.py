@@ -12,6 +12,7 @@ from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unava
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
+from pointsman_gateway.begun import AtOnce, Begun, Hold, first_step
 from pointsman_gateway.domain import (
     ANYONE,
     Answered,
@@ -27,14 +28,13 @@ from pointsman_gateway.domain import (
     Request,
     Started,
     Undecided,
-    Usage,
 )
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
+from pointsman_gateway.line import Line
 from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.metering.pricing import expected_tokens
-from pointsman_gateway.metering.stage import Meter, Metering
-from pointsman_gateway.routing.router import Router
-from pointsman_gateway.validation.stage import Judge, Validation, Verdict, refusal
+from pointsman_gateway.metering.stage import Meter
+from pointsman_gateway.validation.stage import Judge, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
 
 
@@ -51,49 +51,6 @@ class Journal(Protocol):
 
     def note_undecided(self, receipt: Undecided) -> None:
         """What came to no decision."""
-        ...
-
-
-class Classifies(Protocol):
-    """Request in, Labels out."""
-
-    async def label(self, request: Request) -> Labels: ...
-
-
-class Prompting(Protocol):
-    """Decision in, Prompt out."""
-
-    async def build(self, request: Request, decision: Decision) -> Prompt:
-        """Raises PointsmanError."""
-        ...
-
-
-class Opens(Protocol):
-    """Gets an answer to begin: from an engine, or out of the cache."""
-
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
-        """Raises PointsmanError."""
-        ...
-
-
-class Hold(Protocol):
-    """What one request holds of its caller's limits."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """How the limits stand, as OpenAI words it."""
-        ...
-
-    def afford_now(self, usd: float) -> bool:
-        """Reserves dollars; False where `afford` is to be asked. Raises ResourceExhausted."""
-        ...
-
-    async def afford(self, usd: float) -> None:
-        """Raises ResourceExhausted."""
-        ...
-
-    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
-        """However the request ended."""
         ...
 
 
@@ -114,45 +71,40 @@ class Tenancy(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """The stages of one generation of the configuration; a request walks one of them to its end."""
-
-    generation: str
-    classification: Classifies
-    router: Router
-    prompts: Prompting
-    answers: Opens
-    validation: Validation
-    metering: Metering
-
-
-@dataclass(frozen=True, slots=True)
 class Pipeline:
     admission: Admission
     tenancy: Tenancy
     current: Callable[[], Line]
     journal: Journal
 
-    async def answer(self, request: Request) -> AsyncIterator[Event]:
+    def begin(self, request: Request) -> Begun:
+        """As far as it goes without waiting. Whoever has it hands it to `answer`, or else to `end`."""
+        line = self.current()
+        begun = Begun(request, line, line.metering.start(request), self.admission.admitted(request))
+        try:
+            self._advance(begun)
+        except Exception as error:
+            begun.error = error
+        return begun
+
+    async def answer(self, request: Request, begun: Begun | None = None) -> AsyncIterator[Event]:
         """One Started, Chunks, one Finished; or an error. Closing the iterator stops the engine's work.
 
-        Raises PointsmanError. Before Started another path may be taken; after it never.
+        Goes on with what is `begun`, if anything is. Raises PointsmanError. Before Started another path may be taken;
+        after it never.
         """
-        line = self.current()
+        begun = begun or self.begin(request)
+        meter = begun.meter
         decision_id.set(NONE)
-        meter = line.metering.start(request)
-        outcome, hold, failure = CANCELLED, None, None
+        outcome, failure = CANCELLED, None
         try:
-            async with self.admission.admitted(request):
-                hold = await self._enter(request, expected_tokens(request))
-                meter.admitted()
-                decision = await _decide(line, request)
+            if begun.error is not None:
+                raise begun.error
+            async with begun.place:
+                decision, hold = await self._ready(begun)
                 decision_id.set(decision.id)
-                meter.decided(decision)
-                if not hold.afford_now(decision.expected_cost_usd):
-                    await hold.afford(decision.expected_cost_usd)
-                answering = _Answering(line, request, decision, meter, self.journal.wants_answers(request, decision))
-                finish_reason, begun = "", False
+                answering = _Answering(begun, decision, self.journal.wants_answers(request, decision))
+                finish_reason, heard = "", False
                 try:
                     answer = await answering.begin(decision)
                     yield Started(answer.decision, answer.model, meter.overhead, answer.cached, hold.headers)
@@ -160,15 +112,13 @@ class Pipeline:
                         for chunk in chunks:
                             if chunk.finish_reason:
                                 finish_reason = chunk.finish_reason
-                        begun = begun or meter.handed_on(chunks)
+                        heard = heard or meter.handed_on(chunks)
                         yield chunks
                 finally:
                     await answering.aclose()
                 outcome = OK
-                receipt = meter.finish(outcome)
+                receipt = self.end(begun, outcome, answers=answering.answers)
                 assert isinstance(receipt, Receipt)  # it was decided
-                self._close(request, hold, receipt, answering.answers)
-                yield Finished(finish_reason, receipt)
         except PointsmanError as error:
             outcome, failure = error.code, error
             raise
@@ -179,7 +129,28 @@ class Pipeline:
             raise
         finally:
             if outcome != OK:
-                self._cut_short(request, hold, meter.finish(outcome, failure), failure)
+                self.end(begun, outcome, failure)
+        yield Finished(finish_reason, receipt)  # it has its receipt: whatever happens to the reader now is no other end
+
+    def end(
+        self,
+        begun: Begun,
+        outcome: str,
+        failure: PointsmanError | None = None,
+        answers: tuple[Answered, ...] = (),
+    ) -> Receipt | Undecided:
+        """Settles all that was held for the request, and writes its receipt. Called once.
+
+        `outcome` is "ok", "cancelled", "internal" or the code of `failure`, which is given the receipt.
+        """
+        begun.place.leave()
+        if begun.labelling is not None:
+            begun.labelling.close()
+        receipt = begun.meter.finish(outcome, failure)
+        if failure is not None:
+            failure.receipt = receipt
+        self._close(begun.request, begun.hold, receipt, answers)
+        return receipt
 
     async def decide(self, request: Request) -> Decision:
         """The decision alone."""
@@ -188,9 +159,9 @@ class Pipeline:
         outcome, hold, failure = CANCELLED, None, None
         try:
             async with self.admission.admitted(request):
-                hold = await self._enter(request, 0)
+                hold = self._enter_now(request, 0) or await self._enter(request, 0)
                 meter.admitted()
-                decision = await _decide(line, request)
+                decision = line.router.decide(request, await line.classification.label(request))
                 meter.decided(decision)
             outcome = ROUTED
         except PointsmanError as error:
@@ -203,7 +174,10 @@ class Pipeline:
             raise
         finally:
             if outcome != ROUTED:
-                self._cut_short(request, hold, meter.finish(outcome, failure), failure)
+                receipt = meter.finish(outcome, failure)
+                if failure is not None:
+                    failure.receipt = receipt
+                self._close(request, hold, receipt)
         self._close(request, hold, meter.routed())
         return decision
 
@@ -225,20 +199,52 @@ class Pipeline:
         """The prompt that `answer` would send for this decision."""
         return await self.current().prompts.build(request, decision)
 
-    async def _enter(self, request: Request, tokens: int) -> Hold:
+    def _advance(self, begun: Begun) -> None:
+        """To its first wait."""
+        request = begun.request
+        if not begun.place.enter_now():
+            return
+        begun.hold = self._enter_now(request, expected_tokens(request))
+        if begun.hold is None:
+            return
+        begun.meter.admitted()
+        labelled = first_step(begun.line.classification.label(request))
+        if isinstance(labelled, AtOnce):
+            _decide(begun, begun.hold, labelled.result)
+        else:
+            begun.labelling = labelled
+
+    async def _ready(self, begun: Begun) -> tuple[Decision, Hold]:
+        """Does what is still to be done before an engine is asked."""
+        request = begun.request
+        if begun.hold is None:
+            tokens = expected_tokens(request)
+            begun.hold = self._enter_now(request, tokens) or await self._enter(request, tokens)
+            begun.meter.admitted()
+        hold = begun.hold
+        if begun.decision is None:
+            labelling, begun.labelling = begun.labelling, None
+            labels = await (labelling or begun.line.classification.label(request))
+            _decide(begun, hold, labels)
+        decision = begun.decision
+        assert decision is not None
+        if not begun.afforded:
+            await hold.afford(decision.expected_cost_usd)
+        return decision, hold
+
+    def _enter_now(self, request: Request, tokens: int) -> Hold | None:
         try:
-            hold = self.tenancy.enter_now(request.caller, tokens)
-            return await self.tenancy.enter(request.caller, tokens) if hold is None else hold
+            return self.tenancy.enter_now(request.caller, tokens)
         except ResourceExhausted as error:
             error.limits = self.tenancy.headers(request.caller)
             raise
 
-    def _cut_short(
-        self, request: Request, hold: Hold | None, receipt: Receipt | Undecided, failure: PointsmanError | None
-    ) -> None:
-        if failure is not None:
-            failure.receipt = receipt
-        self._close(request, hold, receipt)
+    async def _enter(self, request: Request, tokens: int) -> Hold:
+        try:
+            return await self.tenancy.enter(request.caller, tokens)
+        except ResourceExhausted as error:
+            error.limits = self.tenancy.headers(request.caller)
+            raise
 
     def _close(
         self,
@@ -255,8 +261,10 @@ class Pipeline:
             self.journal.note_undecided(receipt)
 
 
-async def _decide(line: Line, request: Request) -> Decision:
-    return line.router.decide(request, await line.classification.label(request))
+def _decide(begun: Begun, hold: Hold, labels: Labels) -> None:
+    begun.decision = decision = begun.line.router.decide(begun.request, labels)
+    begun.meter.decided(decision)
+    begun.afforded = hold.afford_now(decision.expected_cost_usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,12 +282,13 @@ class _Answer:
 class _Answering:
     """The way of one request from its decision to its answer."""
 
-    def __init__(self, line: Line, request: Request, decision: Decision, meter: Meter, keeps: bool) -> None:
+    def __init__(self, begun: Begun, decision: Decision, keeps: bool) -> None:
         """`keeps`: whether the answers are read along, for `answers`."""
-        self._line = line
-        self._request = request
-        self._judge = line.validation.judge(request, decision)
-        self._meter = meter
+        self._begun = begun
+        self._line = begun.line
+        self._request = begun.request
+        self._judge = begun.line.validation.judge(begun.request, decision)
+        self._meter = begun.meter
         self._keeps = keeps
         self._kept: list[_Reading] = []
         self._opened: Opened | None = None
@@ -331,10 +340,7 @@ class _Answering:
                 self._meter.fell_back(failed, decision)
 
     async def _try(self, decision: Decision) -> _Answer:
-        tried = self._meter.tries(decision.path)
-        prompt = await self._line.prompts.build(self._request, decision)
-        tried.prompted(prompt)
-        opened = await self._line.answers.open(self._judge.asked(self._request), decision, prompt)
+        opened, tried = await self._ask(decision)
         self._opened = opened
         tried.opened(opened.model, opened.cached, opened.hedged, opened.waited)
         reading = _Reading(opened, self._judge, self._meter, tried, decision, self._keeps)
@@ -342,6 +348,19 @@ class _Answering:
             self._kept.append(reading)
         answer = _Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
+
+    async def _ask(self, decision: Decision) -> tuple[Opened, Try]:
+        """Of an engine that was given the prompt already, only what comes after it has failed."""
+        line, begun = self._line, self._begun
+        (prompt, tried), begun.asked = begun.asked or (None, None), None
+        failed, begun.failed = begun.failed, None
+        if prompt is None or tried is None:
+            tried = self._meter.tries(decision.path)
+            prompt = await line.prompts.build(self._request, decision)
+            tried.prompted(prompt)
+        if failed is not None:
+            return await line.express.go_on(failed), tried
+        return await line.answers.open(self._judge.asked(self._request), decision, prompt), tried
 
     async def _hold(self, answer: _Answer, reading: "_Reading") -> _Answer:
         """The answer once it is judged; one that is too long to be judged goes on as it comes."""

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     keys_trust: float = Field(
         default=900.0, ge=0, description="seconds that a verified copy of a key is good while Redis is away"
     )
-    spool: Path = Field(default=Path(".pointsman/spool"), description="where feedback waits while Redis is away")
+    spool: Path = Field(default=Path(".pointsman/spool"), description="where receipts and feedback wait for Redis")
     reload_seconds: float = Field(default=1.0, gt=0, description="between two looks at the configuration folder")
     freshness_seconds: float = Field(
         default=15.0, gt=0, description="between two looks at what has changed since adapters were trained"

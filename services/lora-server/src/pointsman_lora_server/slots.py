@@ -81,6 +81,7 @@ class Slots:
         """
         started = time.monotonic()
         while True:
+            asked = time.monotonic()
             held = await self._engine.adapters()
             if version in held or len(held) < self._slots:
                 self._meter.waited_for_slot(time.monotonic() - started)
@@ -90,9 +91,9 @@ class Slots:
             if self.pinned >= held.keys() or time.monotonic() >= until:
                 self._meter.waited_for_slot(time.monotonic() - started)
                 raise self._no_slot(version, held)
-            victim = self._idle(mine)
+            victim = self._idle(mine, asked)
             if victim is None and time.monotonic() - started > PATIENCE:
-                victim = self._least_used(mine)
+                victim = self._least_used(mine, asked)
             if victim is None:
                 await asyncio.sleep(LOOK)
             else:
@@ -100,6 +101,7 @@ class Slots:
 
     async def has_room(self, version: str) -> bool:
         """Whether there is a slot for `version` at the expense of none but idle versions that are wanted less."""
+        asked = time.monotonic()
         held = await self._engine.adapters()
         if version in held or len(held) < self._slots:
             return True
@@ -107,7 +109,7 @@ class Slots:
         if version in wanted:
             above = self.pinned if version in self.pinned else wanted
             above |= self._board.state.loading
-            victim = self._idle({name: usage for name, usage in held.items() if name not in above})
+            victim = self._idle({name: usage for name, usage in held.items() if name not in above}, asked)
         if victim is None:
             return False
         await self.evict(victim, time.monotonic())
@@ -128,30 +130,33 @@ class Slots:
         self._meter.evicted(why)
         return True
 
-    def _idle(self, held: Mapping[str, Usage]) -> str | None:
+    def _idle(self, held: Mapping[str, Usage], asked: float) -> str | None:
         """Of those not in use the one that is missed least: closed already, not placed here, longest idle.
 
-        None also where that one was promised to someone: a moment later it is not.
+        None also where that one was promised to someone: a moment later it is not. `asked`: when the engine was.
         """
 
         def missed(name: str) -> tuple[bool, bool, bool, float]:
             usage = held[name]
-            return usage.open, name in self.placed, self._is_promised(name, usage), -usage.idle_seconds
+            return usage.open, name in self.placed, self._is_promised(name, usage, asked), -usage.idle_seconds
 
         idle = min((name for name, usage in held.items() if not usage.in_flight), key=missed, default=None)
-        return None if idle is None or self._is_promised(idle, held[idle]) else idle
+        return None if idle is None or self._is_promised(idle, held[idle], asked) else idle
 
-    def _least_used(self, held: Mapping[str, Usage]) -> str | None:
+    def _least_used(self, held: Mapping[str, Usage], asked: float) -> str | None:
         return min(
-            (name for name, usage in held.items() if usage.open and not self._is_promised(name, usage)),
+            (name for name, usage in held.items() if usage.open and not self._is_promised(name, usage, asked)),
             key=lambda name: (name in self.placed, held[name].in_flight, name),
             default=None,
         )
 
-    def _is_promised(self, name: str, usage: Usage) -> bool:
+    def _is_promised(self, name: str, usage: Usage, asked: float) -> bool:
         since = self._promised.get(name)
-        age = PROMISED if since is None else time.monotonic() - since
-        return age < PROMISED and usage.open and usage.idle_seconds >= age  # not asked for since it was promised
+        if since is None or time.monotonic() - since >= PROMISED:
+            return False
+        # Not asked for since it was promised. The idle time is of when the engine was asked: measured against now, a
+        # promise would be broken wherever its answer is slow.
+        return usage.open and usage.idle_seconds >= asked - since
 
     def _no_slot(self, version: str, held: Mapping[str, Usage]) -> ResourceExhausted:
         holders = ", ".join(

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
@@ -14,6 +13,7 @@ from pointsman_gateway.backends.call import Call, Client, Opened
 from pointsman_gateway.backends.engines import Target
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.domain import Chunks, Message, Operation, Sampling
+from pointsman_gateway.domain.noun import noun
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class NoAccounts:
         pass
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Asked:
     """What is wanted, of whichever engine."""
 
@@ -76,12 +76,12 @@ class Asking:
         """Raises Unavailable, DeadlineExceeded, and what the engine refuses."""
         if self._clock() >= asked.deadline:
             raise failures.out_of_time()
-        call = _call(target, asked)
-        stream, attempt = self._client.stream(call), _Attempt(call, target, self._metrics, self._accounts, asked)
+        call = call_to(target, asked)
+        stream, attempt = self._client.stream(call), self.attempt(call, target, asked)
         try:
             first = await _first(stream, call)
         except failures.NotThere as error:
-            told = self._not_there(error, target)
+            told = self.not_there(error, target)
             attempt.ended(told)
             await stream.aclose()  # type: ignore[attr-defined]  # a generator's
             raise told from error
@@ -92,7 +92,11 @@ class Asking:
         attempt.began()
         return Opened(target.model, _Answer(first, stream, attempt))
 
-    def _not_there(self, error: failures.NotThere, target: Target) -> PointsmanError:
+    def attempt(self, call: Call, target: Target, asked: Asked) -> "Attempt":
+        """From now on the engine is counted as busy with it."""
+        return Attempt(call, target, self._metrics, self._accounts, asked)
+
+    def not_there(self, error: failures.NotThere, target: Target) -> PointsmanError:
         """An adapter that the engine was said to hold has been evicted: its cell takes note of that."""
         if not target.of_adapter:
             return error
@@ -108,7 +112,7 @@ async def _first(stream: AsyncIterator[Chunks], call: Call) -> Chunks:
         raise failures.broke_off(call, "it answered nothing") from None
 
 
-def _call(target: Target, asked: Asked) -> Call:
+def call_to(target: Target, asked: Asked) -> Call:
     engine = target.engine
     return Call(
         engine=engine.name,
@@ -123,7 +127,7 @@ def _call(target: Target, asked: Asked) -> Call:
     )
 
 
-class _Attempt:
+class Attempt:
     """One engine at work on one answer."""
 
     __slots__ = (
@@ -195,7 +199,7 @@ class _Answer:
 
     __slots__ = ("_attempt", "_first", "_last", "_stream")
 
-    def __init__(self, first: Chunks, stream: AsyncIterator[Chunks], attempt: _Attempt) -> None:
+    def __init__(self, first: Chunks, stream: AsyncIterator[Chunks], attempt: Attempt) -> None:
         self._first: Chunks | None = first
         self._last = first
         self._stream = stream

@@ -1,16 +1,16 @@
 """What one engine is asked, and who asks it."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from pointsman_gateway.config.schema import Timeouts
 from pointsman_gateway.domain import Chunks, Message, Operation, Sampling
+from pointsman_gateway.domain.noun import noun
 
 DEFAULT_TIMEOUTS = Timeouts()
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Call:
     """What one engine is asked."""
 
@@ -45,7 +45,7 @@ def nobody_cares() -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Opened:
     """An answer that has begun: its first chunk is there."""
 

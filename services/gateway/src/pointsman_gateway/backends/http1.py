@@ -81,7 +81,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._pieces: deque[bytes] = deque()
-        self._unread = 0
+        self.unread = 0
+        """Bytes."""
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._failure: ConnectionFailed | None = None
@@ -92,13 +93,17 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._last = self._gap = self._deadline = self._due = 0.0
         self._at_end: Callable[[], None] | None = None
+        self.on_news: Callable[[], None] | None = None
+        """Called when something has come or gone wrong, where nobody awaits it; who is called looks with `taken`."""
 
     # -- what a request does
 
     def post(self, head: bytes, body: bytes) -> None:
-        """Sends a request; `head` is complete but for the body's length."""
+        """Sends a request; `head` is complete but for the body's length. Raises ConnectionFailed."""
+        self.taken()  # what came behind the answer before belongs to nobody
         self.status, self.retry_after, self.complete = 0, "", False
-        assert self._transport is not None
+        if self._transport is None:
+            raise self._failure or ConnectionFailed("there is no connection")
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
     async def begun(self) -> int:
@@ -113,10 +118,16 @@ class Connection(asyncio.Protocol):
             if self.complete:
                 return b""
             await self._wait()
+        return self.taken()
+
+    def taken(self) -> bytes:
+        """All that has come since the last time, and be it nothing."""
         pieces = self._pieces
+        if not pieces:
+            return b""
         read = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
-        self._unread = 0
+        self.unread = 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
@@ -128,25 +139,33 @@ class Connection(asyncio.Protocol):
         The deadline is on the loop's clock.
         """
         self._last, self._gap, self._deadline = self._loop.time(), gap, deadline
-        if self._timer is not None and min(self._last + gap, deadline) < self._due:
+        due = min(self._last + gap, deadline)
+        if self._timer is not None and due < self._due:
             self._unwatch()  # it would look too late
-        if self._timer is None:
-            self._watch()
+        if self._timer is None and due < inf:
+            self._watch(due)
 
     def close(self) -> None:
         """At once, whatever is on its way; which stops the engine's work."""
+        self.on_news = None
         self._unwatch()
         if self._transport is not None:
             self._transport.abort()
 
     def finish(self, then: Callable[[], None]) -> None:
         """Nothing more of the answer is wanted: calls `then` once it has come to its end, if that is soon."""
-        self._pieces.clear()
+        self.on_news = None
+        self.taken()
         if self.complete:
             then()
         else:
             self._at_end = then
             self.limit(TIME_TO_END, self._loop.time() + TIME_TO_END)
+
+    @property
+    def failure(self) -> ConnectionFailed | None:
+        """What has gone wrong, once all has been taken that came before it."""
+        return None if self._pieces else self._failure
 
     @property
     def open(self) -> bool:
@@ -166,8 +185,8 @@ class Connection(asyncio.Protocol):
 
     # -- time
 
-    def _watch(self) -> None:
-        self._due = min(self._last + self._gap, self._deadline)
+    def _watch(self, due: float) -> None:
+        self._due = due
         self._timer = self._loop.call_at(self._due, self._look)
 
     def _unwatch(self) -> None:
@@ -177,13 +196,15 @@ class Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         self._timer, now = None, self._loop.time()
-        if self._waiter is None:
+        if self.complete:
+            return  # the next answer sets its own limits
+        if self._waiter is None and (self.on_news is None or self._pieces):
             self._last = now  # it is our own reader who lets it wait
         if now >= self._deadline or now >= self._last + self._gap:
             self._fail(TimedOut("nothing came in time"))
             self.close()
         else:
-            self._watch()
+            self._watch(min(self._last + self._gap, self._deadline))
 
     # -- what the connection tells
 
@@ -213,28 +234,37 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self.on_news is not None:
+            self.on_news()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     # -- what the parser tells
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self._fail(ConnectionFailed("it answers what nobody has asked"))
+            self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"retry-after":
             self.retry_after = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
+        if not self.complete:
+            self.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
+        if self.complete:
+            return
         self._pieces.append(body)
-        self._unread += len(body)
-        if self._unread > MOST_UNREAD and not self._paused and self._transport is not None:
+        self.unread += len(body)
+        if self.unread > MOST_UNREAD and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        self.complete = True
-        self._unwatch()
+        self.complete = True  # its timer goes on: setting one takes longer than letting it look once in a while
         if not self._parser.should_keep_alive():
             self._fail(ConnectionFailed("the connection was closed"))
             self.close()

@@ -45,10 +45,9 @@ class OpenAIClient:
         origin, reader = origin_of(call.url), EventReader()
         connection, begun = None, False
         try:
-            patience = Patience(call.timeouts.connect, call.timeouts.first_token, call.deadline)
-            connection = await self._pool.post(origin, _head(origin, call), _encode(_asked(call)), patience)
+            connection = await self._pool.post(origin, _head(origin, call), _encode(_asked(call)), _patience(call))
             if connection.status != 200:
-                raise _refusal(call, connection, await _rest_of(connection))
+                raise self.refusal(call, connection, await _rest_of(connection))
             while not reader.done:
                 piece = await connection.read()
                 chunks = reader.read(piece)
@@ -64,12 +63,29 @@ class OpenAIClient:
             self._pool.release(origin, connection)
             connection = None
         except ConnectionFailed as error:
-            raise self._told(call, error, begun) from error
+            raise self.told(call, error, begun) from error
         finally:
             if connection is not None:
                 connection.close()
 
-    def _told(self, call: Call, error: ConnectionFailed, begun: bool) -> PointsmanError:
+    def at_hand(self, call: Call) -> Connection | None:
+        """A connection that is kept, if there is one."""
+        return self._pool.idle(origin_of(call.url))
+
+    async def connect(self, call: Call) -> Connection:
+        """A new one. Raises ConnectionFailed."""
+        return await self._pool.connect(origin_of(call.url), _patience(call))
+
+    def post(self, call: Call, connection: Connection) -> None:
+        """Over a connection of either sort. Raises ConnectionFailed."""
+        connection.post(_head(origin_of(call.url), call), _encode(_asked(call)))
+
+    def release(self, call: Call, connection: Connection) -> None:
+        """Takes back a connection whose answer has all been read that is wanted."""
+        self._pool.release(origin_of(call.url), connection)
+
+    def told(self, call: Call, error: ConnectionFailed, begun: bool) -> PointsmanError:
+        """What has gone wrong, as the caller is told it; `begun`: after the first token."""
         if not isinstance(error, TimedOut):
             return failures.broke_off(call, str(error))
         if self._clock() >= call.deadline:
@@ -77,6 +93,18 @@ class OpenAIClient:
         if isinstance(error, NotConnected):
             return failures.no_connection_in_time(call)
         return failures.no_more_in_time(call) if begun else failures.no_first_token_in_time(call)
+
+    def refusal(self, call: Call, connection: Connection, body: bytes) -> PointsmanError:
+        """Of an answer that is no stream."""
+        message, param = body[:500].decode("utf-8", "replace"), None
+        with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
+            error = json.loads(body)["error"]
+            message, param = str(error["message"]), error.get("param")
+        return failures.refused(call, connection.status, message, param, connection.retry_after)
+
+
+def _patience(call: Call) -> Patience:
+    return Patience(call.timeouts.connect, call.timeouts.first_token, call.deadline)
 
 
 async def _rest_of(connection: Connection) -> bytes:
@@ -124,11 +152,3 @@ def _said(call: Call) -> dict[str, Any]:
     if call.operation == "completion":
         return {"prompt": call.messages[-1].content}
     return {"messages": [{"role": m.role, "content": m.content, **m.extra} for m in call.messages]}
-
-
-def _refusal(call: Call, connection: Connection, body: bytes) -> PointsmanError:
-    message, param = body[:500].decode("utf-8", "replace"), None
-    with suppress(ValueError, LookupError, TypeError, AttributeError):  # not worded as OpenAI's errors are
-        error = json.loads(body)["error"]
-        message, param = str(error["message"]), error.get("param")
-    return failures.refused(call, connection.status, message, param, connection.retry_after)

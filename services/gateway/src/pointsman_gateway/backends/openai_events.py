@@ -7,25 +7,30 @@ import msgspec
 
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
 
+BEGIN, END = b"data: ", b"\n\n"
+"""Of an event as all engines write them; others are read too, less fast."""
+DONE = b"[DONE]"
+NOTHING: Mapping[str, Any] = {}
+
 LONGEST_LINE = 4 * 1024 * 1024
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
 
 
-class _Delta(msgspec.Struct, forbid_unknown_fields=True):
+class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     role: str | None = None
     content: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _Delta | None = None
     text: str | None = None
@@ -34,7 +39,7 @@ class _Choice(msgspec.Struct):
     logprobs: Any = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     """As most are: a delta of text."""
 
     choices: list[_Choice] | None = None
@@ -43,7 +48,7 @@ class _Event(msgspec.Struct):
     metrics: Any = None
 
 
-class _AnyChoice(msgspec.Struct):
+class _AnyChoice(msgspec.Struct, gc=False):
     index: int = 0
     delta: dict[str, Any] | None = None
     text: str | None = None
@@ -51,7 +56,7 @@ class _AnyChoice(msgspec.Struct):
     logprobs: Any = None
 
 
-class _AnyEvent(msgspec.Struct):
+class _AnyEvent(msgspec.Struct, gc=False):
     """With whatever else a delta may hold."""
 
     choices: list[_AnyChoice] | None = None
@@ -77,27 +82,39 @@ class EventReader:
 
     def read(self, piece: bytes) -> Chunks:
         """The chunks that end in this piece, up to what ends the stream; the usage, where it is told, last."""
-        *lines, rest = (self._rest + piece if self._rest else piece).split(b"\n")
-        self._rest = rest
-        told = []
-        for line in lines:
-            if line.startswith(b"data:"):
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    self.done = True
-                    break
-                told.append(data)
-        if len(rest) > LONGEST_LINE and not self.done:
-            self.failure = "a line of the stream is too long"
+        told = self._told(piece)
+        if DONE in told:
+            self.done = True
+            del told[told.index(DONE) :]
         chunks: list[Chunk] = []
-        usage = metrics = None
+        add, usage, metrics = chunks.append, None, None
         for event, data in zip(self._events(told), told, strict=False):
             if event.usage is not None:
                 usage, metrics = event.usage, event.metrics
-            _add(event, data, chunks)
-        if usage:
+            choices = event.choices or ()
+            raw = data if len(choices) == 1 and event.usage is None else b""
+            for choice in choices:
+                delta = choice.delta
+                if not isinstance(delta, _Delta) or choice.logprobs is not None:
+                    _add(choice, raw, chunks)
+                elif delta.content or choice.finish_reason:  # text, as nearly all are; a mere role is no token
+                    add(Chunk(choice.index, delta.content or "", choice.finish_reason, NOTHING, None, raw))
+        if usage is not None:
             chunks.append(Chunk(usage=_counted(usage, metrics)))
         return tuple(chunks)
+
+    def _told(self, piece: bytes) -> list[bytes]:
+        """The data of all events that end in this piece."""
+        if not self._rest and piece.startswith(BEGIN) and piece.endswith(END) and b"\r" not in piece:
+            told = piece[len(BEGIN) : -len(END)].split(END + BEGIN)
+            if piece.count(b"\n") == len(END) * len(told):
+                return told
+        *lines, rest = (self._rest + piece if self._rest else piece).split(b"\n")
+        self._rest = rest
+        told = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+        if len(rest) > LONGEST_LINE and DONE not in told:
+            self.failure = "a line of the stream is too long"
+        return told
 
     def _events(self, told: list[bytes]) -> Sequence[_Event | _AnyEvent]:
         """Up to the one that ends the stream, if there is one."""
@@ -106,11 +123,10 @@ class EventReader:
         try:
             events = _decode_all(b"[%b]" % b",".join(told))
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            pass
-        else:
-            if len(events) == len(told) and not any(event.error for event in events):
-                return events
-        return self._one_by_one(told)
+            return self._one_by_one(told)
+        if len(events) != len(told) or [event for event in events if event.error]:
+            return self._one_by_one(told)
+        return events
 
     def _one_by_one(self, told: list[bytes]) -> Sequence[_Event | _AnyEvent]:
         events = []
@@ -140,21 +156,15 @@ class EventReader:
         return event
 
 
-def _add(event: _Event | _AnyEvent, data: bytes, chunks: list[Chunk]) -> None:
-    choices = event.choices or ()
-    raw = data if len(choices) == 1 and event.usage is None else b""
-    for choice in choices:
-        delta = choice.delta
-        extra: dict[str, Any] = {}
-        if isinstance(delta, dict):
-            content = _taken_apart(delta, extra)
-        else:
-            content = (delta.content if delta else choice.text) or ""
-        if choice.logprobs is not None:
-            extra["logprobs"] = choice.logprobs
-        # One that brings nothing but a role is no token.
-        if content or choice.finish_reason or extra:
-            chunks.append(Chunk(choice.index, content, choice.finish_reason, extra, None, raw))
+def _add(choice: _Choice | _AnyChoice, raw: bytes, chunks: list[Chunk]) -> None:
+    """Of whatever shape it is."""
+    delta = choice.delta
+    extra: dict[str, Any] = {}
+    content = _taken_apart(delta, extra) if isinstance(delta, dict) else (delta.content if delta else choice.text) or ""
+    if choice.logprobs is not None:
+        extra["logprobs"] = choice.logprobs
+    if content or choice.finish_reason or extra:
+        chunks.append(Chunk(choice.index, content, choice.finish_reason, extra, None, raw))
 
 
 def _taken_apart(delta: dict[str, Any], extra: dict[str, Any]) -> str:

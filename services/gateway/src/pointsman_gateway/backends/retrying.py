@@ -44,21 +44,30 @@ class Retrying:
 
     async def open(self, target: Target, others: Candidates, asked: Asked) -> Opened:
         self._budget.asked()
+        try:
+            return await self._inner.open(target, others, asked)
+        except failures.NotResident:
+            raise  # nothing has failed: who knows of adapters knows where to go
+        except Unavailable as error:
+            failed = error
+        return await self.again(target, others, asked, failed)
+
+    async def again(self, target: Target, others: Candidates, asked: Asked, failed: Unavailable) -> Opened:
+        """After `target` has been asked, and has failed."""
         asking: Target | None = target
         tried = 0
-        while asking is not None:
-            try:
-                return await self._inner.open(asking, others, asked)
-            except failures.NotResident:
-                raise  # nothing has failed: who knows of adapters knows where to go
-            except Unavailable as error:
-                failed = error
-            if not self._worth_it(asking, others, failed, tried):
-                break
+        while asking is not None and self._worth_it(asking, others, failed, tried):
             await self._pause(tried, asked.deadline, failed)
             if others.alone:
                 others.put_back(asking)
             asking, tried = others.take(), tried + 1
+            if asking is not None:
+                try:
+                    return await self._inner.open(asking, others, asked)
+                except failures.NotResident:
+                    raise
+                except Unavailable as error:
+                    failed = error
         raise failed
 
     def _worth_it(self, target: Target, others: Candidates, failed: Unavailable, tried: int) -> bool:

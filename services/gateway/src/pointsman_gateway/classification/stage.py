@@ -10,6 +10,8 @@ from pointsman_gateway.classification.rules import Rules
 from pointsman_gateway.classification.turns import user_turns
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Request
 
+_FORCED = Labels(UNKNOWN, 1.0, (), abstained=False, stage="forced")
+
 
 class Classifier(Protocol):
     """Says which task a text belongs to, or that it belongs to none."""
@@ -29,7 +31,7 @@ class Classification:
 
     async def label(self, request: Request) -> Labels:
         if request.model != AUTO:
-            return Labels(UNKNOWN, 1.0, (), abstained=False, stage="forced")
+            return _FORCED
         matched = self._rules.match(request)
         if matched:
             stage = f"rule:{matched.rule}"

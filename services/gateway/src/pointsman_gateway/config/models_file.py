@@ -85,7 +85,9 @@ class EngineConfig(Strict):
     timeouts: Timeouts | None = Field(default=None, description="what is not written is as in `resilience`")
     breaker: BreakerTerms | None = Field(default=None, description="what is not written is as in `resilience`")
     dollars_per_hour: float | None = Field(
-        default=None, gt=0, description="of an own engine: shared out among the paths by its own time"
+        default=None,
+        gt=0,
+        description="of an own engine, or of each member: shared out among the paths by its own time",
     )
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import Any
 
 from pointsman_gateway.domain.caller import ANYONE, Caller
 from pointsman_gateway.domain.decision import Decision
+from pointsman_gateway.domain.noun import noun
 from pointsman_gateway.domain.request import Message
 
 PICO = 10**12
@@ -23,7 +24,7 @@ class Passage:
     tokens: int = 0  # of the text, as the retriever counts them
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Prompt:
     """What is sent to the engine."""
 
@@ -47,7 +48,7 @@ class EngineSeconds:
     """From then to the last token."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Usage:
     """What an engine has counted of one answer."""
 
@@ -135,7 +136,7 @@ class Undecided:
     """Whether the caller's key counts it as one of its requests."""
     model: str = ""
     """Of embeddings: as the configuration calls it."""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     picodollars: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -153,7 +154,7 @@ class Answered:
     """(validator, "accepted", "refused" or "unjudged", why)."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Started:
     decision: Decision
     model: str
@@ -165,7 +166,7 @@ class Started:
     """How the caller's limits stand, as HTTP headers."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Finished:
     finish_reason: str
     receipt: Receipt

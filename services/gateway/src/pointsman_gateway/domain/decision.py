@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.domain.adapters import Aim
+from pointsman_gateway.domain.noun import noun
 from pointsman_gateway.domain.sampling import Sampling
 
 UNKNOWN = "unknown"
@@ -16,7 +17,7 @@ UNKNOWN = "unknown"
 Vector = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Labels:
     """What the classifier says of a request."""
 
@@ -84,7 +85,7 @@ class Considered:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Decision:
     id: str
     task: str

@@ -1,10 +1,11 @@
 """What a door has decoded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from pointsman_gateway.domain.caller import ANYONE, Caller
+from pointsman_gateway.domain.noun import noun
 from pointsman_gateway.domain.sampling import Sampling
 
 AUTO = "auto"
@@ -16,7 +17,7 @@ Operation = Literal["chat", "completion", "route", "embeddings"]
 vectors."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Message:
     role: str
     content: str
@@ -24,7 +25,7 @@ class Message:
     """What else the message carries ("name", "tool_calls", "tool_call_id"), for the engine."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Request:
     """What a door has decoded."""
 

@@ -1,11 +1,13 @@
 """How an engine is to sample."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from pointsman_gateway.domain.noun import noun
 
-@dataclass(frozen=True, slots=True)
+
+@noun
 class Sampling:
     """How to sample; None is "as the path says, else as the engine does"."""
 

@@ -11,7 +11,9 @@ from pointsman_servicekit.logs import request_id
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from pointsman_gateway.begun import Begun
 from pointsman_gateway.domain import ANYONE, Caller, Chunk, Event, Finished, Operation, Request, Started
+from pointsman_gateway.domain.outcome import CANCELLED
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
@@ -33,7 +35,9 @@ EVENTS = [
 class Answers(Protocol):
     """The line, as a door sees it."""
 
-    def answer(self, request: Request) -> AsyncIterator[Event]: ...
+    def answer(self, request: Request, begun: Begun | None = None) -> AsyncIterator[Event]: ...
+
+    def end(self, begun: Begun, outcome: str) -> object: ...
 
     def turned_away(
         self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
@@ -49,29 +53,44 @@ class Answering(Response):
     """
 
     def __init__(
-        self, line: Answers, asked: Request, encoder: Encoder, streams: bool, sent_beside: Headers | None = None
+        self,
+        line: Answers,
+        asked: Request,
+        encoder: Encoder,
+        streams: bool,
+        sent_beside: Headers | None = None,
+        begun: Begun | None = None,
     ) -> None:
-        """`sent_beside` are further headers of the answer."""
+        """`sent_beside` are further headers of the answer; `begun` is what the express lane has done of it."""
         self.background = None
         self._line = line
         self._asked = asked
         self._encoder = encoder
         self._streams = streams
         self._beside = sent_beside or []
-        self._begun = False
+        self._begun = begun
+        self._asks = False
+        """Whether it has come to the line."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Nothing is lost with the client: the request has been metered as cancelled where its events were closed.
         try:
             await until_hung_up(scope, receive, self._answer(send))
         except (ClientGone, OSError):
-            if not self._begun:
-                asked = self._asked
-                self._line.turned_away(asked.operation, None, asked.arrived, asked.caller)
+            if not self._asks:
+                self._gone()
+
+    def _gone(self) -> None:
+        """Before its events were asked for."""
+        if self._begun is not None:
+            self._line.end(self._begun, CANCELLED)
+        else:
+            asked = self._asked
+            self._line.turned_away(asked.operation, None, asked.arrived, asked.caller)
 
     async def _answer(self, send: Send) -> None:
-        self._begun = True
-        async with aclosing(self._line.answer(self._asked)) as events:  # type: ignore[type-var]  # a generator's
+        self._asks = True
+        async with aclosing(self._line.answer(self._asked, self._begun)) as events:  # type: ignore[type-var]  # a generator's
             try:
                 started = await anext(events)
                 assert isinstance(started, Started)
@@ -136,8 +155,13 @@ def told(error: Exception) -> PointsmanError:
 
 
 async def send_error(send: Send, error: PointsmanError, beside: Headers) -> None:
+    await send_whole(send, *error_answer(error, beside))
+
+
+def error_answer(error: PointsmanError, beside: Headers) -> tuple[int, Headers, bytes]:
+    """Status, headers and body."""
     headers = [JSON, *beside, *encoded(answers.error_headers(error)), *encoded(error.limits)]
-    await send_whole(send, error.http_status, headers, answers.to_json(answers.error_body(error)))
+    return error.http_status, headers, answers.to_json(answers.error_body(error))
 
 
 async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:

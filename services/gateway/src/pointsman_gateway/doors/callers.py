@@ -19,7 +19,12 @@ class Tenancy(Protocol):
 
 async def caller_of(tenancy: Tenancy, authorization: str) -> Caller:
     """From an Authorization header ("Bearer KEY"), empty where there is none. Raises PointsmanError."""
-    scheme, _, credential = authorization.partition(" ")
-    shown = credential.strip() if scheme.lower() == "bearer" else ""
+    shown = shown_by(authorization)
     caller = tenancy.identify_now(shown)
     return await tenancy.identify(shown) if caller is None else caller
+
+
+def shown_by(authorization: str) -> str:
+    """The credential; empty where there is none."""
+    scheme, _, credential = authorization.partition(" ")
+    return credential.strip() if scheme.lower() == "bearer" else ""

@@ -6,6 +6,7 @@ from pointsman_gateway.doors.answering import Answering, send_error, told
 from pointsman_gateway.doors.cache_control import wish_of
 from pointsman_gateway.doors.callers import caller_of
 from pointsman_gateway.doors.edge import Call
+from pointsman_gateway.doors.handed_over import HANDED_OVER, HandedOver
 from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
 from pointsman_gateway.doors.limits import check_body
@@ -21,7 +22,8 @@ class ChatRoute:
 
     async def __call__(self, call: Call) -> None:
         try:
-            answering = await self._answering(call)
+            handed = call.scope.get(HANDED_OVER)
+            answering = self._going_on(call, handed) if handed else await self._answering(call)
         except (ClientGone, asyncio.CancelledError) as gone:
             self._door.pipeline.turned_away("chat", None, call.arrived)
             if isinstance(gone, ClientGone):
@@ -43,6 +45,11 @@ class ChatRoute:
         deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
         asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
         return Answering(door.pipeline, asked, encoder_of(body), body.stream, call.sent_beside)
+
+    def _going_on(self, call: Call, handed: HandedOver) -> Answering:
+        """Where the express lane has left off."""
+        encoder, asked = ChatEncoder(handed.include_usage), handed.begun.request
+        return Answering(self._door.pipeline, asked, encoder, handed.streams, call.sent_beside, handed.begun)
 
 
 def encoder_of(body: ChatBody) -> ChatEncoder:

@@ -24,14 +24,18 @@ def collected(chunks: Iterable[Chunk]) -> list[Choice]:
     """By index."""
     by_index: dict[int, list[Chunk]] = {}
     for chunk in chunks:
-        by_index.setdefault(chunk.index, []).append(chunk)
+        if chunk.index in by_index:
+            by_index[chunk.index].append(chunk)
+        else:
+            by_index[chunk.index] = [chunk]
     return [_choice(index, by_index[index]) for index in sorted(by_index)]
 
 
 def _choice(index: int, chunks: list[Chunk]) -> Choice:
     choice = Choice(index, "".join([chunk.content for chunk in chunks]))
     for chunk in chunks:
-        choice.finish_reason = chunk.finish_reason or choice.finish_reason
+        if chunk.finish_reason:
+            choice.finish_reason = chunk.finish_reason
         if chunk.extra:
             _gather(choice, chunk.extra)
     return choice

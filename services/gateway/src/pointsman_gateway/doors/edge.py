@@ -13,6 +13,7 @@ from pointsman_servicekit.logs import request_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pointsman_gateway.doors.answering import send_error
+from pointsman_gateway.doors.handed_over import HANDED_OVER, HandedOver
 from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.limits import LIMITS, check_body
 from pointsman_gateway.doors.openai_answers import Headers
@@ -86,7 +87,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
-        name = _name(headers.get(b"x-request-id"))
+        handed: HandedOver | None = scope.get(HANDED_OVER)
+        name = handed.name if handed else name_of(headers.get(b"x-request-id"))
         token = request_id.set(name)
         try:
             route = self._hot.get((scope["method"], scope["path"]))
@@ -98,7 +100,7 @@ class Edge:
             request_id.reset(token)
 
 
-def _name(given: bytes | None) -> str:
+def name_of(given: bytes | None) -> str:
     """The client's own name for the request, where it is one; else one of ours."""
     if given:
         name = given[:64].decode("latin-1")

@@ -161,6 +161,10 @@ class GuardedProtocol(HttpToolsProtocol):
             else:
                 self._refuse(Refusal(408, "slow_headers", f"no headers came within {guard.header_seconds:g} s"))
 
+    def cut(self) -> None:
+        """At once, whatever is under way."""
+        self.transport.abort()
+
     def _waits_for_us(self) -> bool:
         """We do not read on, or have not answered the request before yet."""
         before = not self._awaits_body and self.cycle is not None and not self.cycle.response_complete

@@ -11,6 +11,7 @@ import uvicorn
 from pointsman_servicekit.tls import ServerTls
 from starlette.types import ASGIApp
 
+from pointsman_gateway.doors.express_connection import ExpressConnection, Lane
 from pointsman_gateway.doors.guarded_http import Guard, GuardedProtocol
 from pointsman_gateway.doors.tls import FollowedTls
 
@@ -25,9 +26,15 @@ GOODBYE = 5.0
 
 @asynccontextmanager
 async def serving_http(
-    app: ASGIApp, listen: str, *, grace: int = 5, guard: Guard = GUARD, tls: ServerTls | None = None
+    app: ASGIApp,
+    listen: str,
+    *,
+    grace: int = 5,
+    guard: Guard = GUARD,
+    tls: ServerTls | None = None,
+    lane: Lane | None = None,
 ) -> AsyncIterator[str]:
-    """Runs `app` at `listen` ("127.0.0.1:0" takes a free port), and yields the address.
+    """Runs `app` at `listen` ("127.0.0.1:0" takes a free port), and yields the address. `lane` takes what it can first.
 
     At the end, answers in flight get `grace` seconds. Raises OSError where the port cannot be had, TlsError where the
     files of `tls` cannot be used.
@@ -41,7 +48,7 @@ async def serving_http(
     # asyncio sees to this only where a socket names its protocol, which this one's connections do not; without it the
     # second piece of every answer waits for the client to acknowledge the first, 40 ms on Linux.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = _Server(_config(app, grace, guard), guard, followed)
+    server = _Server(_config(app, grace, guard), guard, followed, lane)
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="http")
     try:
         yield f"{host}:{listening.getsockname()[1]}"
@@ -68,10 +75,11 @@ def _config(app: ASGIApp, grace: int, guard: Guard) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: who runs it says when to stop. Its connections are guarded."""
 
-    def __init__(self, config: uvicorn.Config, guard: Guard, tls: FollowedTls | None) -> None:
+    def __init__(self, config: uvicorn.Config, guard: Guard, tls: FollowedTls | None, lane: Lane | None) -> None:
         super().__init__(config)
         self._guard = guard
         self._tls = tls
+        self._lane = lane
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -85,6 +93,12 @@ class _Server(uvicorn.Server):
                 await loop.create_server(self._protocol, sock=listening, backlog=self.config.backlog, **self._secured())
             )
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets=sockets)
+        for connection in list(self.server_state.connections):  # past the grace; uvicorn cuts those in its hands alone
+            if isinstance(connection, GuardedProtocol):
+                connection.cut()
+
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_A_SWEEP == 0:
             now = asyncio.get_running_loop().time()
@@ -96,7 +110,8 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _protocol(self) -> GuardedProtocol:
-        return GuardedProtocol(self.config, self.server_state, self.lifespan.state, self._guard)
+        of = self.config, self.server_state, self.lifespan.state, self._guard
+        return GuardedProtocol(*of) if self._lane is None else ExpressConnection(*of, self._lane)
 
     def _secured(self) -> dict[str, Any]:
         if self._tls is None:

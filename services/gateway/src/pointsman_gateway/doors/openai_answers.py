@@ -64,6 +64,15 @@ _ID = re.compile(rb'\{"id": ?"[^"\\]{1,200}"')
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
+
+class _Ended(msgspec.Struct):
+    choices: list[dict[str, msgspec.Raw]]
+
+
+_decode_top = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_ended = msgspec.json.Decoder(_Ended).decode
+"""Of events of which only what is not known here is of use, and sent on as it came."""
+
 _KNOWN = frozenset({"id", "object", "created", "model", "choices", "usage"})
 _KNOWN_OF_A_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs"})
 
@@ -126,7 +135,7 @@ class ChatEncoder:
         event = _decode(chunk.raw)
         self._head["created"] = event.get("created") or self._head["created"]
         first = self._anew(chunk, {"role": "assistant"})
-        first["choices"][0].update(_unknown_of_a_choice(event))
+        first["choices"][0].update(_unknown_of_a_choice(event["choices"]))
         return to_event(first | _unknown(event))
 
     def _anew(self, chunk: Chunk, delta: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +164,7 @@ def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) ->
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
     last = {chunk.index: chunk.raw for chunk in chunks if chunk.raw and chunk.finish_reason}
     return {
-        **(_unknown(_decode(first)) if first else {}),
+        **(_unknown(_decode_top(first)) if first else {}),
         "id": "chatcmpl-" + started.decision.id,
         "object": "chat.completion",
         "created": int(time.time()),
@@ -170,9 +179,9 @@ def _unknown(event: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in event.items() if key not in _KNOWN}
 
 
-def _unknown_of_a_choice(event: dict[str, Any]) -> dict[str, Any]:
+def _unknown_of_a_choice(choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """An event that is sent on raw holds one choice."""
-    (choice,) = event["choices"]
+    (choice,) = choices
     return {key: value for key, value in choice.items() if key not in _KNOWN_OF_A_CHOICE}
 
 
@@ -189,7 +198,7 @@ def _choice(choice: Choice, last: bytes) -> dict[str, Any]:
         },
         "finish_reason": choice.finish_reason or "stop",
         "logprobs": {"refusal": None, **choice.logprobs} if choice.logprobs else None,
-        **(_unknown_of_a_choice(_decode(last)) if last else {}),
+        **(_unknown_of_a_choice(_decode_ended(last).choices) if last else {}),
     }
 
 

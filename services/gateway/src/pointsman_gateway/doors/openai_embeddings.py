@@ -29,7 +29,7 @@ class EmbeddingBody(WholeCharacters):
         description=f"a text, up to {MOST_INPUTS} texts, or tokens (which the gateway's own model does not read)"
     )
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(default=None, ge=1)
+    dimensions: int | None = Field(default=None, ge=1, lt=2**63)
     user: str | None = None
 
     def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANYONE) -> Wanted:

@@ -49,7 +49,7 @@ class ResponsesBody(WholeCharacters):
     input: str | list[dict[str, Any]] = Field(default="", description="a text, or messages, calls and their outputs")
     instructions: str | None = None
     stream: bool | None = False
-    max_output_tokens: int | None = Field(default=None, ge=1)
+    max_output_tokens: int | None = Field(default=None, ge=1, lt=2**63)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     tools: list[dict[str, Any]] | None = Field(default=None, description='of type "function"')

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from pointsman_gateway.domain import PICO, Answered, Caller, Decision, Receipt, Request, Undecided, Usage
-from pointsman_gateway.journal.evidence import cell_of
+from pointsman_gateway.journal.evidence import Tally, cell_of, tally_of
 from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
 
@@ -31,6 +31,14 @@ class Noted:
     receipt: Receipt
     answers: tuple[Answered, ...] = ()
     """To be learnt from, in their order: the last one is the caller's. Empty where that is not wanted."""
+    position: int = 0
+    """Among the counterfoils; 0 where it has none."""
+    recovered: bool = False
+    """From its counterfoil: the request has no more than what stands there."""
+
+    @property
+    def tally(self) -> Tally | None:
+        return tally_of(self.receipt, day_of(self.unix_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +48,14 @@ class Entry:
     """What a rating counts for; empty where nothing was answered."""
     day: str
     json: str
+    """Empty where it cannot be written."""
     tenant: str = ""
     lesson: str = ""
     """What is kept to learn from, JSON; empty where nothing is."""
+    tally: Tally | None = None
+    """What it counts for; None where nothing does."""
+    position: int = 0
+    """As it was noted."""
 
     @property
     def size(self) -> int:
@@ -55,7 +68,7 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
     decision = noted.decision
     body = {"v": VERSION, "id": decision.id, "unix_ms": round(noted.unix_seconds * 1000)}
     body |= _decided(decision)
-    body |= _asked(noted.request, keep_text, redaction)
+    body |= _lost(noted.request) if noted.recovered else _asked(noted.request, keep_text, redaction)
     body |= _caller(noted.request.caller)
     body |= _came_of_it(receipt)
     body |= {"model": receipt.model, "escalated_from": receipt.escalated_from, "cached": receipt.cached}
@@ -64,7 +77,14 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
         str(cell_of(receipt)) if receipt.model else "",
         day_of(noted.unix_seconds),
         _encode(body).decode(),
+        tally=noted.tally,
+        position=noted.position,
     )
+
+
+def nothing_of(noted: Noted) -> Entry:
+    """Stands in its place where it cannot be written."""
+    return Entry(noted.decision.id, "", "", "", tally=noted.tally, position=noted.position)
 
 
 def _decided(decision: Decision) -> dict[str, Any]:
@@ -91,13 +111,19 @@ def _asked(request: Request, keep_text: bool, redaction: Redaction) -> dict[str,
     return {
         "requested": request.model,
         "metadata": {name: redaction.or_nothing(value) for name, value in request.metadata.items()},
-        "response_format": _response_format(request),
+        "response_format": response_format_of(request),
         "inputs": _digest(request),
         "user_digest": hashlib.blake2b(request.user.encode(), digest_size=8).hexdigest() if request.user else "",
         "text": text,
         "messages": messages,
         "user": user,
     }
+
+
+def _lost(request: Request) -> dict[str, Any]:
+    """Of a request whose gateway was killed before it could be written."""
+    asked = {"requested": request.model, "metadata": {}, "response_format": response_format_of(request)}
+    return asked | {"inputs": "", "user_digest": "", "text": "lost", "messages": None, "user": None}
 
 
 def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:
@@ -119,7 +145,7 @@ def messages_of(request: Request) -> list[dict[str, Any]] | None:
     return messages if len(_encode(messages)) <= LONGEST_TEXT else None
 
 
-def _response_format(request: Request) -> str:
+def response_format_of(request: Request) -> str:
     asked = request.sampling.extra.get("response_format")
     if not isinstance(asked, Mapping):
         return "" if asked is None else "other"

@@ -1,7 +1,8 @@
 """What is known of each path on each task: counted here, added up in Redis over all gateways, read back from there."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from pointsman_gateway.domain import PICO, Path, PathEvidence, Receipt
@@ -14,6 +15,9 @@ ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
 PER_RATING = 10**6
 """Costs (in picodollars) and ratings are counted in whole numbers: they add up alike in any order, and can be taken
 off again."""
+
+MOST_UNCOUNTED = 256
+"""Answers of one cell."""
 
 NOTHING = PathEvidence()
 
@@ -28,7 +32,12 @@ class Cell(NamedTuple):
     """The adapter's; empty for a path without one."""
 
     def __str__(self) -> str:
-        return json.dumps(self, separators=(",", ":"))
+        return _written(self)
+
+
+@lru_cache(maxsize=4096)
+def _written(cell: Cell) -> str:
+    return json.dumps(cell, separators=(",", ":"))
 
 
 Counts = dict[Cell, dict[str, int]]
@@ -38,6 +47,36 @@ Counts = dict[Cell, dict[str, int]]
 def cell_of(receipt: Receipt) -> Cell:
     path = receipt.decision.path
     return Cell(receipt.decision.task, path.name, path.fingerprint, receipt.model if path.adapter else "")
+
+
+class Tally(NamedTuple):
+    """What one answer counts for."""
+
+    cell: Cell
+    day: str
+    counts: Sequence[tuple[str, int]]
+
+
+def tally_of(receipt: Receipt, day: str) -> Tally | None:
+    """None where nothing counts."""
+    if not _counts(receipt):
+        return None
+    bucket, cost = BUCKET + str(bucket_of(receipt.seconds["total"])), sum(receipt.picodollars.values())
+    return Tally(cell_of(receipt), day, ((ANSWERS, 1), (bucket, 1), (COST, cost)))
+
+
+def _counts(receipt: Receipt) -> bool:
+    """Whether it is of an answer that the path has made now; not one in place of a refused one: that receipt is of
+    both."""
+    return receipt.outcome == "ok" and not receipt.escalated_from and not receipt.cached
+
+
+def gather(tallies: Iterable[Tally]) -> dict[str, Counts]:
+    """By day."""
+    days: dict[str, Counts] = {}
+    for cell, day, counts in tallies:
+        _add(days.setdefault(day, {}), {cell: dict(counts)})
+    return days
 
 
 def to_fields(counts: Counts) -> dict[str, int]:
@@ -68,9 +107,15 @@ class EvidenceBoard:
         self._days: dict[str, Counts] = {}
         """What `_sum` adds up: as Redis told it, and what Redis has not been told yet."""
         self._untold: dict[str, Counts] = {}
+        self._tied: dict[str, Counts] = {}
+        """Untold too, until their entries are written."""
+        self._new: dict[tuple[Cell, bool], list[tuple[int, float]]] = {}
+        """Picodollars and seconds of answers that have not been counted yet, all of `_day`; whether they are tied."""
+        self._day = ""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         """What is known now, over the days of the window. Zeros where nothing is."""
+        self._count_new()
         cell = Cell(task, path.name, path.fingerprint, self.versions(path))
         made = self._made.get(cell)
         if made is None:
@@ -79,23 +124,52 @@ class EvidenceBoard:
         return made
 
     def answered(self, receipt: Receipt) -> None:
-        """Counts an answer that the path has made now; not one in place of a refused one: that receipt is of both."""
-        if receipt.outcome != "ok" or receipt.escalated_from or receipt.cached:
+        """Counts an answer, if it is one that counts."""
+        self._answered(receipt, today(), tied=False)
+
+    def noted(self, receipt: Receipt, day: str) -> None:
+        """The same where its entry waits to be written: Redis is told of both as one, after `let_go`."""
+        self._answered(receipt, day, tied=True)
+
+    def let_go(self, tally: Tally) -> None:
+        """What waited with its entry is handed over with all else from now on."""
+        self._count_new()
+        counts = {tally.cell: dict(tally.counts)}
+        _add(self._tied.get(tally.day, {}), counts, -1)
+        _add(self._untold.setdefault(tally.day, {}), counts)
+
+    def _answered(self, receipt: Receipt, day: str, *, tied: bool) -> None:
+        if not _counts(receipt):
             return
-        bucket, cost = BUCKET + str(bucket_of(receipt.seconds["total"])), sum(receipt.picodollars.values())
-        self._count(cell_of(receipt), today(), ((ANSWERS, 1), (bucket, 1), (COST, cost)))
+        if day != self._day:
+            self._count_new()
+            self._day = day
+        answers = self._new.setdefault((cell_of(receipt), tied), [])
+        answers.append((sum(receipt.picodollars.values()), receipt.seconds["total"]))
+        if len(answers) >= MOST_UNCOUNTED:
+            self._count_new()
+
+    def _count_new(self) -> None:
+        """All answers since the last time; together that takes a tenth of what one by one does."""
+        new, self._new = self._new, {}
+        for (cell, tied), answers in new.items():
+            named = {ANSWERS: len(answers), COST: sum([picodollars for picodollars, _ in answers])}
+            for _, seconds in answers:
+                bucket = BUCKET + str(bucket_of(seconds))
+                named[bucket] = named.get(bucket, 0) + 1
+            self._count(self._tied if tied else self._untold, cell, self._day, named.items())
 
     def rated(self, cell: Cell, day: str, rating: float) -> None:
         """Counts a rating that nobody gave by feedback, 0 to 1, for an answer of that day."""
-        self._count(cell, day, ((RATED, 1), (RATING, round(rating * PER_RATING))))
+        self._count(self._untold, cell, day, ((RATED, 1), (RATING, round(rating * PER_RATING))))
 
-    def _count(self, cell: Cell, day: str, more: Sequence[tuple[str, int]]) -> None:
+    def _count(self, for_redis: dict[str, Counts], cell: Cell, day: str, more: Iterable[tuple[str, int]]) -> None:
         """What is of a day outside the window is for Redis alone."""
         if day not in self._days:
             self._keep_window()
         inside = day in self._days or day in last_days(self.window)
         here = (self._days.setdefault(day, {}), self._sum) if inside else ()
-        for counts in (self._untold.setdefault(day, {}), *here):
+        for counts in (for_redis.setdefault(day, {}), *here):
             named = counts.get(cell)
             if named is None:
                 named = counts[cell] = {}
@@ -106,15 +180,18 @@ class EvidenceBoard:
 
     def hand_over(self) -> dict[str, Counts]:
         """What Redis has not been told, by day. Whoever takes it tells Redis, for certain and once."""
+        self._count_new()
         handed, self._untold = self._untold, {}
         return handed
 
     def read(self, day: str, told: Counts) -> None:
         """Takes what Redis says of a day, which must hold all that was handed over."""
+        self._count_new()
         if day not in self._days:
             self._keep_window()
         counts = {cell: dict(named) for cell, named in told.items()}
         _add(counts, self._untold.get(day, {}))
+        _add(counts, self._tied.get(day, {}))
         before = self._days.get(day, {})
         if counts != before:
             self._days[day] = counts
@@ -126,6 +203,8 @@ class EvidenceBoard:
         for day in self._days.keys() - set(days):
             self._sum_up(self._days.pop(day), -1)
             self._untold.pop(day, None)
+            if not self._tied.get(day):
+                self._tied.pop(day, None)
 
     def _sum_up(self, more: Counts, sign: int = 1) -> None:
         _add(self._sum, more, sign)

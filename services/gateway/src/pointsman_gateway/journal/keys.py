@@ -29,7 +29,7 @@ LESSONS = "{pointsman}:lessons"
 """A stream of answers that are kept to learn from: `decision`, `tenant` and `lesson` (JSON)."""
 
 WRITER = "{pointsman}:writer:"
-"""With a gateway's id behind it: the number of the last batch that it wrote."""
+"""With a writer's id behind it, one for each start of a gateway: the number of the last batch that it wrote."""
 
 
 def today() -> str:

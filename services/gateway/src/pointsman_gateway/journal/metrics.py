@@ -12,6 +12,22 @@ class JournalMetrics:
         for reason in ("full", "unwritable", "stopped"):  # a series that is born at 1 hides its first event
             self.dropped.labels(reason)
         self.waiting = Gauge("pointsman_journal_waiting", "Decisions not yet written.", registry=registry)
+        self.recovered = Counter(
+            "pointsman_journal_recovered",
+            "Receipts of gateways that are gone, written to the journal from what they left on disk.",
+            registry=registry,
+        )
+        self.not_ahead = Counter(
+            "pointsman_journal_not_ahead",
+            "Receipts that stood in memory alone until Redis had them, by why.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("full", "disk", "unwritable"):
+            self.not_ahead.labels(reason)
+        self.ahead_bytes = Gauge(
+            "pointsman_journal_ahead_bytes", "On disk, of receipts that Redis may not have yet.", registry=registry
+        )
         self.feedback = Counter(
             "pointsman_feedback", "Feedback taken, by where it was put.", ["stored"], registry=registry
         )

@@ -4,13 +4,17 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
-from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, to_entry, to_undecided_json
-from pointsman_gateway.journal.evidence import EvidenceBoard
+from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, nothing_of, to_entry, to_undecided_json
+from pointsman_gateway.journal.evidence import Counts, EvidenceBoard
+from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.journal.lessons import is_wanted, to_lesson
 from pointsman_gateway.journal.metrics import JournalMetrics
+from pointsman_gateway.journal.positions import Upto
 from pointsman_gateway.journal.store import Batch, JournalStore
 from pointsman_gateway.redaction import Redaction
 
@@ -25,6 +29,23 @@ ENCODED_AT_ONCE = 16
 """Decisions, some 50 µs each; then whoever else is waiting has a turn."""
 
 
+class Book(Protocol):
+    """Keeps receipts where they outlive the process, until Redis has them. Each gets a position, from 1 on; 0 where it
+    could not be kept."""
+
+    def decided(self, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt) -> int: ...
+
+    def undecided(self, unix_seconds: float, receipt: Undecided) -> int: ...
+
+    def sends(self, number: int, upto: Upto) -> None:
+        """Before a batch is sent with which all up to there is done."""
+        ...
+
+    def written(self, upto: Upto) -> None:
+        """Redis has that batch."""
+        ...
+
+
 class Recorder:
     """Implements the pipeline's `Journal`. While Redis is away decisions wait, up to a cap; then the oldest go."""
 
@@ -33,21 +54,25 @@ class Recorder:
         store: JournalStore,
         board: EvidenceBoard,
         metrics: JournalMetrics,
+        book: Book,
         redaction: Redaction = NOTHING_REDACTED,
     ) -> None:
         self.store = store
         self._board = board
         self._metrics = metrics
+        self._book = book
         self._redaction = redaction
         self._noted: deque[Noted] = deque()
-        self._undecided: deque[tuple[float, Undecided]] = deque()
-        """With when they were noted, Unix seconds."""
+        self._undecided: deque[tuple[float, Undecided, int]] = deque()
+        """With when they were noted, Unix seconds, and their positions in the book."""
         self._waiting: deque[Entry] = deque()
         """Encoded, so that no request is kept in memory for as long as Redis is away."""
         self._waiting_characters = 0
         self._batch: Batch | None = None
         """Sent, and not yet known to be written."""
         self._number = 0
+        self._upto = Upto()
+        """In the book: what no longer waits here, since it was sent, or dropped."""
         self._over = False
         """Whether the stream still holds more than its cap, which has been lowered."""
         self._writing = asyncio.Lock()
@@ -63,22 +88,31 @@ class Recorder:
         answers: tuple[Answered, ...] = (),
     ) -> None:
         if len(self._noted) >= MOST_WAITING:
-            self._noted.popleft()
-            self._metrics.dropped.labels("full").inc()
-        self._noted.append(Noted(time.time(), request, decision, receipt, answers))
-        self._board.answered(receipt)
+            self._drop_oldest()
+        now = time.time()
+        position = self._book.decided(now, request, decision, receipt)
+        self._noted.append(Noted(now, request, decision, receipt, answers, position))
+        self._board.noted(receipt, day_of(now))
 
     def note_undecided(self, receipt: Undecided) -> None:
         if len(self._undecided) >= MOST_WAITING:
-            self._undecided.popleft()
+            self._upto = self._upto.and_undecided(self._undecided.popleft()[-1])
             self._metrics.dropped.labels("full").inc()
-        self._undecided.append((time.time(), receipt))
+        now = time.time()
+        self._undecided.append((now, receipt, self._book.undecided(now, receipt)))
 
     @property
     def waiting(self) -> int:
         """Receipts that are not known to be written."""
         sent = len(self._batch.entries) + len(self._batch.undecided) if self._batch else 0
         return len(self._noted) + len(self._undecided) + len(self._waiting) + sent
+
+    @property
+    def not_ahead(self) -> int:
+        """Of those that wait, the ones that the book does not have."""
+        positions = [one.position for one in self._noted] + [one.position for one in self._waiting]
+        positions += [position for *_, position in self._undecided]
+        return positions.count(0) + (self._batch.not_ahead if self._batch else 0)
 
     async def write(self) -> None:
         """Writes all that waits. Raises Unavailable, and then keeps what it could not write."""
@@ -102,6 +136,7 @@ class Recorder:
         self._batch = batch
         length = await self.store.write(batch)
         self._batch = None
+        self._book.written(batch.upto)
         self._over = length > self.store.config.most
         self._metrics.entries.inc(len(batch.entries) + len(batch.undecided))
 
@@ -114,6 +149,7 @@ class Recorder:
             except Exception:  # one that cannot be written must not keep back the others
                 log.exception("decision %s cannot be written", noted.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
+                self._wait_for(nothing_of(noted))
             if number % ENCODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
@@ -126,19 +162,51 @@ class Recorder:
         self._waiting.append(entry)
         self._waiting_characters += entry.size
         while len(self._waiting) > MOST_WAITING or self._waiting_characters > MOST_WAITING_CHARACTERS:
-            self._waiting_characters -= self._waiting.popleft().size
-            self._metrics.dropped.labels("full").inc()
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest = self._next_entry() if self._waiting else self._noted.popleft()
+        self._let_go(oldest)
+        self._metrics.dropped.labels("full").inc()
 
     def _next_batch(self) -> Batch | None:
         entries: list[Entry] = []
         characters = 0
         while self._waiting and len(entries) < MOST_IN_A_BATCH and characters < MOST_CHARACTERS_IN_A_BATCH:
-            entries.append(self._waiting.popleft())
-            characters += entries[-1].size
-        self._waiting_characters -= characters
+            entry = self._next_entry()
+            self._let_go(entry)
+            if entry.json:
+                entries.append(entry)
+                characters += entry.size
         undecided = [self._undecided.popleft() for _ in range(min(len(self._undecided), MOST_IN_A_BATCH))]
+        for _, _, position in undecided:
+            self._upto = self._upto.and_undecided(position)
         counts = self._board.hand_over()
         if not (entries or undecided or counts or self._over):
             return None
+        return self._numbered(entries, undecided, counts)
+
+    def _numbered(
+        self, entries: list[Entry], undecided: list[tuple[float, Undecided, int]], counts: Mapping[str, Counts]
+    ) -> Batch:
         self._number += 1
-        return Batch(self._number, entries, counts, [to_undecided_json(receipt, at) for at, receipt in undecided])
+        self._book.sends(self._number, self._upto)
+        return Batch(
+            self._number,
+            entries,
+            counts,
+            [to_undecided_json(receipt, at) for at, receipt, _ in undecided],
+            self._upto,
+            sum(not entry.position for entry in entries) + sum(not position for *_, position in undecided),
+        )
+
+    def _next_entry(self) -> Entry:
+        entry = self._waiting.popleft()
+        self._waiting_characters -= entry.size
+        return entry
+
+    def _let_go(self, oldest: Noted | Entry) -> None:
+        """What it counts for is told with the next batch, and that it is done with."""
+        self._upto = self._upto.and_decided(oldest.position)
+        if oldest.tally:
+            self._board.let_go(oldest.tally)

@@ -1,16 +1,25 @@
 """What happens in Redis as one: Lua scripts. Each may run twice, or late, and counts once."""
 
-WRITE = """
--- Adds decisions and counts, and trims to the cap, index and stream alike. A batch has its writer's next number.
+from pointsman_gateway.journal.keys import A_DAY
+
+WRITER_KEPT = 14 * A_DAY
+"""Seconds that it is known which batch a gateway wrote last, and so which receipts on its disk are written."""
+
+WRITE = (
+    f"local WRITER_KEPT = {WRITER_KEPT}"
+    + """
+-- Adds decisions and counts, and trims to the cap, index and stream alike. A batch has its writer's next number. Who
+-- writes for a writer that is gone says which number was the last: with another one nothing is written.
 local stream, index, writer, lessons = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local most, keep, number, decisions = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local most_lessons, learnt = tonumber(ARGV[5]), 0
 if tonumber(redis.call('GET', writer) or '0') >= number then return redis.call('XLEN', stream) end
 local most_undecided, undecided = ARGV[6], tonumber(ARGV[7])
-for entry = 8, 7 + undecided do
+if ARGV[8] ~= '' and (redis.call('GET', writer) or '0') ~= ARGV[8] then return -1 end
+for entry = 9, 8 + undecided do
   redis.call('XADD', KEYS[5], 'MAXLEN', most_undecided, '*', 'entry', ARGV[entry])
 end
-local at = 8 + undecided
+local at = 9 + undecided
 for _ = 1, decisions do
   local id = ARGV[at]
   if redis.call('HEXISTS', index, id) == 0 then
@@ -45,9 +54,10 @@ if learnt > 0 then
   local there = redis.call('XLEN', lessons)
   redis.call('XTRIM', lessons, 'MAXLEN', math.max(most_lessons, there - learnt - 1000))
 end
-redis.call('SET', writer, number, 'EX', 86400)
+redis.call('SET', writer, number, 'EX', WRITER_KEPT)
 return redis.call('XLEN', stream)
 """
+)
 
 SAY = """
 -- Takes what is said of a decision. One decision has one entry: each thing said takes the place of what was said of it

@@ -6,7 +6,6 @@ is torn, of which nobody was told that it is kept.
 """
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.domain import Feedback
+from pointsman_gateway.journal.held_file import HeldFile, hold
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Spool:
         self._most = most_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._own = _create(folder)
-        self._left_behind: list[_File] = []
+        self._left_behind: list[HeldFile] = []
         self._waiting: deque[Spooled] = deque()
         """What the files hold."""
         self._changing = asyncio.Lock()
@@ -102,7 +102,7 @@ class Spool:
                     retry_after=10.0,
                 )
             try:
-                await asyncio.to_thread(self._own.append, line)
+                await asyncio.to_thread(self._own.append_for_good, line)
             except OSError as error:
                 raise Unavailable(
                     f"Redis is away and feedback cannot be kept on disk: {error}",
@@ -114,48 +114,14 @@ class Spool:
 
     def _clear(self) -> None:
         self._own.truncate(0)
+        self._own.sync()
         while self._left_behind:
             self._left_behind.pop().remove()
 
 
-class _File:
-    """Open and locked until it is closed, or the process ends however it ends."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-
-    def append(self, line: bytes) -> None:
-        """Raises OSError, and then leaves the file as it was."""
-        try:
-            if os.write(self._descriptor, line) < len(line):
-                raise OSError("the disk is full")
-            os.fsync(self._descriptor)
-        except OSError:
-            self.truncate(self.size)
-            raise
-        self.size += len(line)
-
-    def read(self) -> bytes:
-        return self.path.read_bytes()
-
-    def truncate(self, size: int) -> None:
-        os.ftruncate(self._descriptor, size)
-        os.fsync(self._descriptor)
-        self.size = size
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.close()
-
-
-def _create(folder: Path) -> _File:
+def _create(folder: Path) -> HeldFile:
     while True:
-        file = _hold(folder / f"feedback-{secrets.token_hex(6)}.jsonl", os.O_CREAT | os.O_EXCL)
+        file = hold(folder / f"feedback-{secrets.token_hex(6)}.jsonl", os.O_CREAT | os.O_EXCL)
         if file:
             directory = os.open(folder, os.O_RDONLY)
             os.fsync(directory)  # its name is on disk too
@@ -163,24 +129,8 @@ def _create(folder: Path) -> _File:
             return file
 
 
-def _hold(path: Path, flags: int = 0) -> _File | None:
-    """None where another process holds it, or has just removed it."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_ino == path.stat().st_ino:
-            return _File(path, descriptor)
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
-
-
-def _left_behind(folder: Path) -> list[tuple[_File, list[Spooled]]]:
-    held = [_hold(path) for path in sorted(folder.glob("feedback-*.jsonl"))]
+def _left_behind(folder: Path) -> list[tuple[HeldFile, list[Spooled]]]:
+    held = [hold(path) for path in sorted(folder.glob("feedback-*.jsonl"))]
     files = [(file, _decode(file)) for file in held if file]
     for file, _ in files:
         if not file.size:
@@ -192,7 +142,7 @@ def _encode(spooled: Spooled) -> bytes:
     return json.dumps({"unix_ms": spooled.unix_ms, **asdict(spooled.feedback)}).encode() + b"\n"
 
 
-def _decode(file: _File) -> list[Spooled]:
+def _decode(file: HeldFile) -> list[Spooled]:
     *lines, _torn = file.read().split(b"\n")
     spooled = []
     for number, line in enumerate(lines, 1):

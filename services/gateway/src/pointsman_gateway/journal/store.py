@@ -12,6 +12,7 @@ from pointsman_gateway.domain import Feedback
 from pointsman_gateway.journal import keys, scripts
 from pointsman_gateway.journal.entry import Entry
 from pointsman_gateway.journal.evidence import PER_RATING, Counts, from_fields, to_fields
+from pointsman_gateway.journal.positions import NOTHING_YET, Upto
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,10 @@ class Batch:
     """Of evidence, by day."""
     undecided: Sequence[str] = ()
     """Receipts of requests without a decision, JSON."""
+    upto: Upto = NOTHING_YET
+    """What of the counterfoils is done with once this is written."""
+    not_ahead: int = 0
+    """How many of its receipts have no counterfoil."""
 
 
 class JournalStore:
@@ -37,13 +42,26 @@ class JournalStore:
         self._redis = redis
         self._write = redis.client.register_script(scripts.WRITE)
         self._say = redis.client.register_script(scripts.SAY)
-        self._writer = keys.WRITER + secrets.token_hex(8)
+        self.writer = secrets.token_hex(8)
+        """The name under which batches are written."""
 
     async def write(self, batch: Batch) -> int:
         """Returns how many decisions the stream holds now."""
+        return await self._send(self.writer, batch)
+
+    async def write_for(self, writer: str, last: int, batch: Batch) -> bool:
+        """Writes what a writer that is gone has left; False, and nothing is written, unless `last` is its last one."""
+        return await self._send(writer, batch, str(last)) >= 0
+
+    async def last_of(self, writer: str) -> int | None:
+        """The number of the last batch that is written; None where none is, or that is no longer known."""
+        number = await self._redis.call(lambda: self._redis.client.get(keys.WRITER + writer))
+        return None if number is None else int(number)
+
+    async def _send(self, writer: str, batch: Batch, last: str = "") -> int:
         most_lessons = self.learning.most if self.learning else 0
         arguments: list[Any] = [self.config.most, self._kept, batch.number, len(batch.entries), most_lessons]
-        arguments += (self.config.most_undecided, len(batch.undecided), *batch.undecided)
+        arguments += (self.config.most_undecided, len(batch.undecided), last, *batch.undecided)
         for entry in batch.entries:
             arguments += (entry.decision_id, entry.cell, entry.day, entry.json, entry.tenant, entry.lesson)
         for counts in batch.counts.values():
@@ -52,7 +70,7 @@ class JournalStore:
             for name, number in fields.items():
                 arguments += (name, number)
         days = [keys.EVIDENCE + day for day in batch.counts]
-        names = [keys.DECISIONS, keys.INDEX, self._writer, keys.LESSONS, keys.UNDECIDED, *days]
+        names = [keys.DECISIONS, keys.INDEX, keys.WRITER + writer, keys.LESSONS, keys.UNDECIDED, *days]
         return int(await self._redis.call(lambda: self._write(keys=names, args=arguments)))
 
     async def say(self, feedback: Feedback, unix_ms: int) -> str:

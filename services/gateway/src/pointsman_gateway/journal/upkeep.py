@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from pointsman_servicekit.errors import Unavailable
 
@@ -11,13 +11,14 @@ from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.keys import last_days
 from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.recorder import Recorder
+from pointsman_gateway.journal.repeating import repeating
 from pointsman_gateway.journal.spool import Spool, Spooled
 from pointsman_gateway.journal.store import JournalStore
 
 log = logging.getLogger(__name__)
 
 PERIOD = 0.02
-"""Seconds between two batches: what has ended since the last one is lost with a gateway that is killed."""
+"""Seconds between two batches."""
 SPOOL_PERIOD = 0.3
 """Seconds between two looks at whether the spool can be sent on."""
 EVIDENCE_PERIOD = 2.0
@@ -59,19 +60,16 @@ class Upkeep:
         both only where Redis answers in time."""
         with suppress(Unavailable):
             await self._read_evidence()
-        tasks = [
-            asyncio.create_task(_repeat(PERIOD, self._recorder.write), name="write the journal"),
-            asyncio.create_task(_repeat(SPOOL_PERIOD, self._send_spool_on), name="send the spool on"),
-            asyncio.create_task(_repeat(ADOPTION_PERIOD, self._spool.adopt), name="adopt spools"),
-            asyncio.create_task(_repeat(EVIDENCE_PERIOD, self._read_evidence), name="read the evidence"),
-        ]
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._write_the_last)
+            for period, work, name in (
+                (PERIOD, self._recorder.write, "write the journal"),
+                (SPOOL_PERIOD, self._send_spool_on, "send the spool on"),
+                (ADOPTION_PERIOD, self._spool.adopt, "adopt spools"),
+                (EVIDENCE_PERIOD, self._read_evidence, "read the evidence"),
+            ):
+                await stack.enter_async_context(repeating(period, work, name))
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await self._write_the_last()
 
     async def _read_evidence(self) -> None:
         """Of all days at first; then of today and of one earlier day in turn, since late ratings change those."""
@@ -103,16 +101,8 @@ class Upkeep:
             async with asyncio.timeout(LAST_WRITE):
                 await self._recorder.write()
         except (Unavailable, TimeoutError):
-            self._metrics.dropped.labels("stopped").inc(self._recorder.waiting)
-            log.warning("Redis is away, and %d decisions are lost to the journal", self._recorder.waiting)
-
-
-async def _repeat(period: float, work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await work()
-        except Unavailable:
-            pass  # the breaker has told, and lets it be tried again
-        except Exception:  # whatever it is, the journal must go on
-            log.exception("the journal's upkeep failed")
-        await asyncio.sleep(period)
+            waiting, lost = self._recorder.waiting, self._recorder.not_ahead
+            self._metrics.dropped.labels("stopped").inc(lost)
+            log.warning(
+                "Redis is away: %d receipts wait on disk for the next gateway, and %d are lost", waiting - lost, lost
+            )

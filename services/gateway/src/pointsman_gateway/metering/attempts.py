@@ -58,12 +58,15 @@ class Try:
             self.cached, self.hedged, self.waited = cached, hedged, waited
 
     def came(self, chunks: Chunks) -> None:
-        """A part of the answer has come. This stands in the way of every piece."""
-        self.pieces += len(chunks)
-        if self.first_piece is None:
+        """A part of the answer has come. This stands in the way of every piece.
+
+        Each is looked at by itself: how many come at once is a matter of the network, and must not be one of money.
+        """
+        for chunk in chunks:
+            if chunk.content or chunk.extra:
+                self.pieces += 1
+        if self.first_piece is None and self.pieces:
             self.first_piece = time.perf_counter()
-        if chunks[-1].finish_reason is not None:
-            self.pieces -= len([chunk for chunk in chunks if not (chunk.content or chunk.extra)])
 
     @property
     def overhead(self) -> float:

@@ -36,7 +36,7 @@ class EngineAccount:
         self.dollars: dict[str, float] = {IDLE: 0.0}
         """By path, of all the time that is shared out."""
         self.opened = self.shared_until = opened
-        self._rate = dollars_per_hour / 3600
+        self.dollars_per_hour = dollars_per_hour
         self._lag = lag
         self._visits: dict[Visit, None] = {}
         """Those whose end is not known; the oldest first."""
@@ -74,7 +74,7 @@ class EngineAccount:
         """Another price from now on."""
         self._lag, lag = 0.0, self._lag
         self.share_out(now)
-        self._lag, self._rate = lag, dollars_per_hour / 3600
+        self._lag, self.dollars_per_hour = lag, dollars_per_hour
 
     def _sweep(self, until: float) -> None:
         while self._known and self._known[0][0] < until:
@@ -106,4 +106,4 @@ class EngineAccount:
         self.shared_until = until
 
     def _owe(self, path: str, seconds: float) -> None:
-        self.dollars[path] = self.dollars.get(path, 0.0) + seconds * self._rate
+        self.dollars[path] = self.dollars.get(path, 0.0) + seconds * self.dollars_per_hour / 3600

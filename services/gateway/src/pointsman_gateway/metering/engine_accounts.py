@@ -13,9 +13,12 @@ from pointsman_gateway.metering.prometheus import OTHER
 
 NAME = "pointsman_engine_cost_usd"
 PERIOD = 1.0
-"""Seconds between two times that what is known is shared out; a scrape does it too."""
+"""Seconds between two looks at which engines there are, and at what can be shared out; a scrape looks too."""
 
 Stay = tuple[EngineAccount, Visit]
+
+Prices = Callable[[], Mapping[str, float]]
+"""Dollars an hour of the engines that there are now and that have a price, by name: members of groups come and go."""
 
 
 class EngineAccounts(Collector):
@@ -25,18 +28,12 @@ class EngineAccounts(Collector):
         self._clock = clock
         self._accounts: dict[str, EngineAccount] = {}
         self._paths: frozenset[str] = frozenset()
+        self._prices: Prices = dict
 
-    def obey(self, dollars_per_hour: Mapping[str, float], paths: Collection[str]) -> None:
-        """The engines' prices from now on, and the paths that are told by their names. An engine that has none any more
-        costs nothing any more, and what it has cost goes on being told."""
-        now = self._clock()
-        self._paths = frozenset(paths)
-        for name in self._accounts.keys() | dollars_per_hour.keys():
-            price, account = dollars_per_hour.get(name, 0.0), self._accounts.get(name)
-            if account is None:
-                self._accounts[name] = EngineAccount(price, now)
-            else:
-                account.at_price(price, now)
+    def obey(self, prices: Prices, paths: Collection[str]) -> None:
+        """The engines' prices from now on, and the paths that are told by their names."""
+        self._prices, self._paths = prices, frozenset(paths)
+        self._look(self._clock())
 
     def account(self, engine: str) -> EngineAccount:
         """Raises KeyError where it has none."""
@@ -54,8 +51,19 @@ class EngineAccounts(Collector):
 
     def share_out(self) -> None:
         now = self._clock()
+        self._look(now)
         for account in self._accounts.values():
             account.share_out(now)
+
+    def _look(self, now: float) -> None:
+        """Who has come is paid from now on. Who has gone costs nothing any more, and what it has cost stays told."""
+        prices = self._prices()
+        for name in self._accounts.keys() | prices.keys():
+            price, account = prices.get(name, 0.0), self._accounts.get(name)
+            if account is None:
+                self._accounts[name] = EngineAccount(price, now)
+            elif account.dollars_per_hour != price:
+                account.at_price(price, now)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -38,12 +38,13 @@ class _Series:
     prompt: Count
     cached: Count
     completion: Count
+    sent: Sent
+    """Shared by all kinds that the path has been of: a change of the configuration may make it another."""
     outcomes: dict[tuple[str, str], Count] = field(default_factory=dict)
     dollars: dict[str, Count] = field(default_factory=dict)
     """In picodollars."""
     phases: dict[str, Histogram] = field(default_factory=dict)
     """With the time to the first token and the whole time among them."""
-    sent: Sent = field(default_factory=Sent)
 
 
 class Metrics:
@@ -74,6 +75,8 @@ class Metrics:
             "pointsman_refused", "Requests that came to no decision: refused, or given up.", ["code", "fault"]
         )
         self._series: dict[tuple[str, str, str], _Series] = {}
+        self._sent: dict[tuple[str, str], Sent] = {}
+        """By task and path."""
         self._by_receipt: dict[tuple[str, str, str], _Series] = {}
         """The same by path, fingerprint and task, as receipts name them: their labels are not made each time."""
         self._by_decision: dict[tuple[str, str, str], Count] = {}
@@ -159,8 +162,8 @@ class Metrics:
 
     def sent(self) -> Iterator[tuple[str, str, Sent]]:
         """By task and path."""
-        for (path, _, task), series in self._series.items():
-            yield task, path, series.sent
+        for (task, path), sent in self._sent.items():
+            yield task, path, sent
 
     def ended(self, receipt: Receipt, asked: int) -> None:
         """`asked`: the tokens that the request had of its own."""
@@ -210,12 +213,14 @@ class Metrics:
         return dollars
 
     def _begin(self, labels: tuple[str, str, str]) -> _Series:
+        path, _, task = labels
         series = self._series[labels] = _Series(
             labels,
             per_token=self._per_token.cell(*labels),
             prompt=self._tokens.cell(*labels, "prompt"),
             cached=self._tokens.cell(*labels, "cached"),
             completion=self._tokens.cell(*labels, "completion"),
+            sent=self._sent.setdefault((task, path), Sent()),
             phases={"total": self._seconds.cell(*labels), "first_token": self._first_token.cell(*labels)},
         )
         return series

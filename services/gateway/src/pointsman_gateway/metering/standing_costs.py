@@ -1,13 +1,12 @@
 """Dollars that pass with the hours, whoever asks: a path's own engines, and its adapter's training."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.config.schema import ModelsFile
 from pointsman_gateway.domain import Path
 from pointsman_gateway.metering.pricing import Pricing
 
@@ -16,20 +15,21 @@ from pointsman_gateway.metering.pricing import Pricing
 class Standing:
     """What of one generation of the configuration costs something whether it is used or not."""
 
-    models: ModelsFile
+    prices_as_of: date
     pricing: Pricing
     paths: Sequence[Path]
     version_of: Callable[[Path], str]
     """Names the adapter's version that would answer along a path now."""
     adapters: Callable[[], Iterable[tuple[str, str]]]
     """Base model and version of all adapters whose training report is known."""
+    engines_usd_per_hour: Callable[[], Mapping[str, float]]
+    """Of the own engines that there are now, by their base model."""
 
     def fixed_usd_per_hour(self, path: Path) -> float:
         """Of engines whose model no other path uses, and of its adapter's training. An engine that several paths share
         would be paid for without any one of them."""
         alone = sum(other.model == path.model for other in self.paths) == 1
-        engines = self.models.engines.values() if alone else ()
-        of_engines = sum(e.dollars_per_hour or 0.0 for e in engines if e.model == path.model)
+        of_engines = self.engines_usd_per_hour().get(path.model, 0.0) if alone else 0.0
         return of_engines + self.pricing.training_usd_per_hour(path.model, self.version_of(path))
 
 
@@ -57,7 +57,7 @@ class StandingCosts(Collector):
         for version, dollars in {v: standing.pricing.training_usd(m, v) for m, v in standing.adapters()}.items():
             training.add_metric([version], dollars)
         yield training
-        day = datetime.combine(standing.models.prices_as_of, time(), UTC)
+        day = datetime.combine(standing.prices_as_of, time(), UTC)
         told = "Unix time of the day on which the prices were last looked at."
         yield GaugeMetricFamily("pointsman_prices_as_of_timestamp_seconds", told, value=day.timestamp())
 

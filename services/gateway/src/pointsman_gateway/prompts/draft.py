@@ -1,5 +1,6 @@
 """A prompt in the making, to which each strategy adds its part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pointsman_gateway.domain import Message, Passage, Request, Vector
@@ -25,12 +26,19 @@ class Draft:
 
     def messages(self) -> tuple[Message, ...]:
         """One system message (ours, then the client's own), the examples, the conversation."""
-        own = [m.content for m in self.request.messages if m.role == "system"]
-        system = "\n\n".join([*self.system, *own])
-        head = (Message("system", system),) if system else ()
         shown = tuple(
             message
             for said, answered in self.examples
             for message in (Message("user", said), Message("assistant", answered))
         )
-        return (*head, *shown, *(m for m in self.request.messages if m.role != "system"))
+        return conversation(self.system, self.request.messages, shown)
+
+
+def conversation(
+    system: Sequence[str], said: Sequence[Message], shown: tuple[Message, ...] = ()
+) -> tuple[Message, ...]:
+    """One system message (ours, then the client's own), what is `shown`, and what was said beside."""
+    own = [message.content for message in said if message.role == "system"]
+    rest = tuple([message for message in said if message.role != "system"]) if own else tuple(said)
+    text = "\n\n".join([*system, *own])
+    return (Message("system", text), *shown, *rest) if text else (*shown, *rest)

@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pointsman_gateway.domain import Decision, Prompt, Request
-from pointsman_gateway.prompts.draft import Draft
-from pointsman_gateway.prompts.strategies import Strategy, apply_all
+from pointsman_gateway.prompts.draft import Draft, conversation
+from pointsman_gateway.prompts.strategies import Instruction, Strategy, apply_all
 
 
 class Prompts:
@@ -14,17 +14,31 @@ class Prompts:
     def __init__(self, strategies: Mapping[str, Sequence[Strategy]]) -> None:
         """`strategies` by path; a path that is not there (a model named by the caller) has none."""
         self._strategies = strategies
+        self._constant = {path: texts for path, them in strategies.items() if (texts := _constant(them)) is not None}
+        """What is before each conversation, of paths of which that is all."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
         started = time.perf_counter()
+        path = decision.path.name
+        system = self._constant.get(path) if path in self._strategies else ()
+        if system is not None:
+            messages = conversation(system, request.messages)
+            return Prompt(messages, seconds={"prompt": time.perf_counter() - started})
         begun = Draft(request, decision.vector, is_last=not decision.alternatives)
-        draft = await apply_all(self._strategies.get(decision.path.name, ()), begun)
+        draft = await apply_all(self._strategies[path], begun)
         seconds = {"prompt": time.perf_counter() - started - draft.retrieval_seconds}
         if draft.searches:
             seconds["retrieval"] = draft.retrieval_seconds
         return Prompt(
             draft.messages(), draft.passages, draft.searches, seconds, draft.versions, _embeddings(begun, draft)
         )
+
+
+def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:
+    """The system texts, where the strategies add nothing else, and the same ones to every request."""
+    texts = [strategy.constant for strategy in strategies if isinstance(strategy, Instruction)]
+    known = [text for text in texts if text is not None]
+    return tuple(known) if len(known) == len(strategies) else None
 
 
 def _embeddings(begun: Draft, draft: Draft) -> int:

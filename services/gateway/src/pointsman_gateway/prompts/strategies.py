@@ -53,6 +53,8 @@ class Instruction:
         templates.try_out(prompt, query="?")
         self._templates = templates
         self._prompt = prompt
+        self.constant = templates.constant(prompt)
+        """The text, where it is the same for every request."""
 
     async def apply(self, draft: Draft) -> Draft:
         return draft.with_system(self._templates.render(self._prompt, query=draft.request.query))

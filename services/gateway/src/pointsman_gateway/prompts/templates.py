@@ -37,6 +37,10 @@ class Templates:
                 with suppress(*_FAILURES):
                     self._constant[name] = self._templates[name].render({}).strip()
 
+    def constant(self, name: str) -> str | None:
+        """The text, where it is the same for every request."""
+        return self._constant.get(name)
+
     def render(self, name: str, **values: Any) -> str:
         """Raises Internal ("prompt_failed"), which says nothing of the values."""
         try:

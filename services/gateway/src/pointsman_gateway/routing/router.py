@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound, PermissionDenied
@@ -98,7 +99,7 @@ class Router:
         key = request.user or number
         if request.model != AUTO:
             path = aimed(self._named(request.model), key, self._adapters)
-            return self._decision(number, request, labels, [path], Plan((path.name,), "forced"))
+            return self._decision(number, request, labels, [path], _forced(path.name))
         wanted = self._by_task(request, labels, key)
         return self._decision(number, request, labels, [self._path(name, key) for name in wanted.paths], wanted)
 
@@ -250,7 +251,7 @@ def _considered(
 ) -> tuple[Considered, ...]:
     """Every path that was looked at, and why it was taken or not; those that may not stand in for another last."""
     if len(wanted) == 1 and not (away or how.said):
-        return (Considered(chosen.name, "chosen", how.reason),)
+        return _alone(chosen.name, how.reason)
     rows = dict.fromkeys(path.name for path in wanted)
     told = {name: Considered(name, "skipped", how.said[name]) for name in how.said if name not in rows}
     for name in rows:
@@ -262,3 +263,13 @@ def _considered(
             told[name] = Considered(name, "fallback", how.said.get(name, "in reserve"))
     told |= {row.path: row for row in in_case(chosen, escalation, how.streams_freely)}
     return tuple(told[name] for name in [*rows, *(name for name in told if name not in rows)])
+
+
+@lru_cache(maxsize=1024)
+def _forced(path: str) -> Plan:
+    return Plan((path,), "forced")
+
+
+@lru_cache(maxsize=1024)
+def _alone(path: str, reason: str) -> tuple[Considered, ...]:
+    return (Considered(path, "chosen", reason),)

@@ -7,10 +7,11 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.domain import Answered, Decision, Labels, Receipt, Request, Undecided
+from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.prometheus import Metrics
-from pointsman_gateway.pipeline import Line, Pipeline
+from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.tenancy.no_keys import NoKeys
 
 

@@ -41,7 +41,8 @@ class ShadowMetrics:
         )
 
     def ended(self, task: str, path: str, outcome: str, usd: float = 0.0) -> None:
-        """`outcome` is "ok", why it was not begun or ended ("crowded", "too_many", "spent"), or an error's code."""
+        """`outcome` is "ok"; or why it was not begun, or broken off: "crowded", "too_many", "spent", "unsettled",
+        "stopped", or an error's code."""
         self._shadows.labels(task, path, outcome).inc()
         if usd:
             self._spent.labels(task, path).inc(usd)

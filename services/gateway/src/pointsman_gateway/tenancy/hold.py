@@ -8,7 +8,7 @@ from pointsman_servicekit.keys.money import nanodollars, picodollars
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.tenancy import refusals
 from pointsman_gateway.tenancy.account import Account
-from pointsman_gateway.tenancy.books import Book, Purse, Ways
+from pointsman_gateway.tenancy.books import Accounts, Book, Purse, Ways
 from pointsman_gateway.tenancy.clock import Clock
 from pointsman_gateway.tenancy.ledger import Needs
 from pointsman_gateway.tenancy.tallies import Tallies
@@ -113,13 +113,18 @@ class Hold:
 
 def headers_of(ways: Ways, now: float) -> dict[str, str]:
     headers: dict[str, str] = {}
-    for what, accounts in (("requests", ways.requests), ("tokens", ways.tokens)):
-        if accounts:
-            tightest = min(accounts, key=Account.remaining)
-            headers[f"x-ratelimit-limit-{what}"] = str(tightest.most)
-            headers[f"x-ratelimit-remaining-{what}"] = str(tightest.remaining())
-            headers[f"x-ratelimit-reset-{what}"] = duration(max(0.0, tightest.ends - now))
+    if ways.requests:
+        _tell(headers, "requests", ways.requests, now)
+    if ways.tokens:
+        _tell(headers, "tokens", ways.tokens, now)
     return headers
+
+
+def _tell(headers: dict[str, str], what: str, accounts: Accounts, now: float) -> None:
+    tightest = accounts[0] if len(accounts) == 1 else min(accounts, key=Account.remaining)
+    headers["x-ratelimit-limit-" + what] = str(tightest.most)
+    headers["x-ratelimit-remaining-" + what] = str(tightest.remaining())
+    headers["x-ratelimit-reset-" + what] = duration(max(0.0, tightest.ends - now))
 
 
 def duration(seconds: float) -> str:

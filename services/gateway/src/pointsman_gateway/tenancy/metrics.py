@@ -23,8 +23,8 @@ class TenancyMetrics:
         )
         self.slices = Gauge("pointsman_limit_slices", "Slices of limits held.", registry=registry)
         self.keys = Gauge("pointsman_keys_known", "Keys of which a verified copy is held.", registry=registry)
-        self.usage_lost = Counter(
-            "pointsman_usage_lost_requests", "Requests whose usage could not be written.", registry=registry
+        self.unwritten = Gauge(
+            "pointsman_usage_unwritten_seconds", "Since all that keys have used was last written.", registry=registry
         )
         for limit in WINDOWS:
             self.refusals.labels(limit)

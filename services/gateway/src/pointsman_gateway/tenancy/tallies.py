@@ -45,6 +45,8 @@ class Tallies:
         """Sent, and not yet known to be written."""
         self._number = 0
         self._writing = asyncio.Lock()
+        self._written = clock.monotonic()
+        """When nothing waited last."""
 
     def count(self, book: Book, usage: Usage, picodollars: int, outcome: str) -> None:
         """One request that has ended, today."""
@@ -70,6 +72,11 @@ class Tallies:
         counts = [*self._waiting.values(), *([self._batch.counts] if self._batch else [])]
         return sum(n for one in counts for name, n in one.items() if name.endswith(":requests"))
 
+    @property
+    def unwritten_seconds(self) -> float:
+        """Since all was last written: a fraction of one while all is well, however much is asked."""
+        return self._clock.monotonic() - self._written
+
     async def write(self) -> None:
         """Writes all that waits. Raises Unavailable, and then keeps it."""
         async with self._writing:
@@ -78,6 +85,7 @@ class Tallies:
                 self._batch = batch
                 await self._write(batch)
                 self._batch = None
+            self._written = self._clock.monotonic()
 
     async def _write(self, batch: Batch) -> None:
         arguments: list[str | int] = [batch.number, KEPT_DAYS * layout.A_DAY, len(batch.counts)]

@@ -37,6 +37,7 @@ class Upkeep:
     ) -> None:
         self.ledger, self._books, self._tallies, self._identities = ledger, books, tallies, identities
         self._metrics = metrics
+        metrics.unwritten.set_function(lambda: tallies.unwritten_seconds)
         self._low, self._changed = asyncio.Event(), asyncio.Event()
         self._heard = True
         """Whether the last question was answered."""
@@ -122,8 +123,7 @@ class Upkeep:
                 await self.speak(clock.monotonic())
                 await self.ledger.leave()
         except (Unavailable, TimeoutError):
-            lost = self._tallies.waiting
-            self._metrics.usage_lost.inc(lost)
+            lost = self._tallies.waiting  # nobody asks for metrics any more: the log alone can say so
             log.warning("Redis is away: the usage of %d requests is lost, and slices come back by themselves", lost)
 
 

@@ -8,8 +8,9 @@ from pointsman_servicekit.tracing.spans import Spans, current, http_heads
 
 from pointsman_gateway.backends.call import Client
 from pointsman_gateway.embeddings.stage import Embedder
+from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
-from pointsman_gateway.pipeline import Journal, Line
+from pointsman_gateway.pipeline import Journal
 from pointsman_gateway.tracing.embeddings import TracedEmbedder
 from pointsman_gateway.tracing.engines import TracedClient
 from pointsman_gateway.tracing.journal import TracedJournal

@@ -4,7 +4,7 @@ from pointsman_servicekit.tracing.spans import Spans
 
 from pointsman_gateway.backends.call import Opened
 from pointsman_gateway.domain import Decision, Labels, Prompt, Request
-from pointsman_gateway.pipeline import Classifies, Opens, Prompting
+from pointsman_gateway.line import Classifies, Opens, Prompting
 
 
 class TracedClassification:

@@ -116,7 +116,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         freshness = FreshnessWatch(board, client, settings.freshness_seconds)
         await stack.enter_async_context(watching_event_loop(registry))
         money = Money.registered(registry, metrics)
-        engine_client = traced.client(OpenAIClient(pool), gen_ai)
+        straight = OpenAIClient(pool)
+        engine_client = traced.client(straight, gen_ai)
         around = Surroundings(
             engine_client,
             retriever,
@@ -128,6 +129,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
             trials,
             board,
             accounts=money.accounts,
+            posts=straight if engine_client is straight else None,  # the express lane makes no spans
         )
         of_embeddings = EmbeddingMetrics(registry, gen_ai)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.backends.engines import Engine, Engines
+from pointsman_gateway.backends.express import Express, Posts
 from pointsman_gateway.backends.loading import Loading
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.stage import Backends, Client
@@ -20,6 +21,7 @@ from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
+from pointsman_gateway.line import Line
 from pointsman_gateway.metering.engine_accounts import EngineAccounts
 from pointsman_gateway.metering.expected_cost import ExpectedCost, Habits
 from pointsman_gateway.metering.gen_ai import OPENAI, VLLM, GenAi
@@ -27,7 +29,6 @@ from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.pricing import Pricing
 from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.metering.stage import Metering
-from pointsman_gateway.pipeline import Line
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Search, Shown, Strategy
 from pointsman_gateway.prompts.templates import Templates
@@ -53,6 +54,7 @@ class Surroundings:
     freshness: Freshness = ALWAYS_FRESH
     habits: Habits = field(default_factory=Habits)
     accounts: EngineAccounts = field(default_factory=EngineAccounts)
+    posts: Posts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,21 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
             around.freshness,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
+        express=Express(backends, around.posts, _with_more_to_do(config)),
         answers=cached(loading, around.cache, config, paths, engines, learned.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, around.metrics, around.trials, around.gen_ai),
     )
+
+
+def _with_more_to_do(config: Config) -> list[str]:
+    """Paths that search for their prompts, or keep their answers."""
+
+    def searches(strategy: StrategyConfig) -> bool:
+        few = strategy.few_shot
+        return strategy.retrieval is not None or (few is not None and few.choose == "nearest")
+
+    return [name for name, path in config.paths.paths.items() if path.cache or any(map(searches, path.strategies))]
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:

@@ -9,10 +9,12 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.domain import Path
+from pointsman_gateway.journal.counterfoil_book import CounterfoilBook
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.feedback import FeedbackBox
 from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.recorder import Recorder
+from pointsman_gateway.journal.recovery import Recovery
 from pointsman_gateway.journal.silent import NoFeedback, NoJournal
 from pointsman_gateway.journal.spool import Spool
 from pointsman_gateway.journal.store import JournalStore
@@ -61,7 +63,10 @@ async def remembering(
         spool = Spool(settings.spool, metrics.spool_bytes.set)
         stack.callback(spool.close)
         store = JournalStore(redis, config.tasks.journal)
-        recorder = Recorder(store, board, metrics, redaction)
+        book = CounterfoilBook(settings.spool, store.writer, metrics)
+        stack.callback(book.close)
+        recorder = Recorder(store, board, metrics, book, redaction)
+        await stack.enter_async_context(Recovery(store, settings.spool, metrics).running())
         await stack.enter_async_context(Upkeep(store, recorder, board, spool, metrics).running())
         box = FeedbackBox(store, recorder, spool, metrics, redaction)
         yield Memory(board, recorder, box, ShadowStore(redis, redaction))

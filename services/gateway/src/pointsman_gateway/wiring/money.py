@@ -1,12 +1,13 @@
 """What tells of money beside the receipts, and follows the configuration as it changes."""
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.backends.engines import Engines
+from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.schema import TaskConfig
+from pointsman_gateway.config.schema import ModelsFile, TaskConfig
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.metering.counterfactual import Counterfactual
 from pointsman_gateway.metering.engine_accounts import EngineAccounts
@@ -37,11 +38,44 @@ class Money:
         default = config.tasks.default_path
         choices = {name: [paths[path] for path in _choices(task, default)] for name, task in config.tasks.tasks.items()}
         self.counterfactual.obey(metering.expected_cost, choices | {UNKNOWN: [paths[default]]})
-        by_the_hour = {name: engine.dollars_per_hour for name, engine in config.models.engines.items()}
-        self.accounts.obey({name: price for name, price in by_the_hour.items() if price}, label_values(config)[0])
+        hourly = Hourly(config.models, engines.all)
+        self.accounts.obey(hourly.by_name, label_values(config)[0])
         self.standing.obey(
-            Standing(config.models, metering.pricing, tuple(paths.values()), engines.version_of, engines.trained)
+            Standing(
+                config.models.prices_as_of,
+                metering.pricing,
+                tuple(paths.values()),
+                engines.version_of,
+                engines.trained,
+                hourly.by_model,
+            )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Hourly:
+    """What one generation's engines cost an hour; each member of a group costs what is written of the group."""
+
+    models: ModelsFile
+    engines: Callable[[], Iterable[Engine]]
+    """Those that there are now."""
+
+    def by_name(self) -> Mapping[str, float]:
+        return {engine.name: price for engine, price in self._priced()}
+
+    def by_model(self) -> Mapping[str, float]:
+        """Of all engines of a base model together."""
+        sums: dict[str, float] = {}
+        for engine, price in self._priced():
+            sums[engine.model] = sums.get(engine.model, 0.0) + price
+        return sums
+
+    def _priced(self) -> Iterator[tuple[Engine, float]]:
+        for engine in self.engines():
+            written = self.models.engines[engine.group or engine.name]
+            stands_for_nobody = written.group is not None and not engine.group
+            if written.dollars_per_hour and not stands_for_nobody:
+                yield engine, written.dollars_per_hour
 
 
 def _choices(task: TaskConfig, default: str) -> list[str]:

@@ -6,8 +6,9 @@ from pointsman_servicekit.grpc_client import Interceptors
 
 from pointsman_gateway.backends.call import Client
 from pointsman_gateway.embeddings.stage import Embedder
+from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
-from pointsman_gateway.pipeline import Journal, Line
+from pointsman_gateway.pipeline import Journal
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans

@@ -11,9 +11,9 @@ from pointsman_gateway.backends.stage import Call
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
 from pointsman_gateway.domain import AUTO, Chunks, Decision, Vector
+from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
 from pointsman_gateway.metering.prometheus import Metrics
-from pointsman_gateway.pipeline import Line
 from pointsman_gateway.prompts.strategies import Found
 from pointsman_gateway.routing.evidence import Evidence
 from pointsman_gateway.wiring.line import Learned, Surroundings, build_line

@@ -1,0 +1,278 @@
+"""The express lane where a request is not what it seems, or ends where nobody looks: nothing is left behind."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from doubles.engine import ScriptedEngine, answer, beginning
+from doubles.gateway import Gateway, Neighbours
+from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
+from doubles.waiting import until
+from pointsman_gateway.backends.call import Call
+from pointsman_gateway.backends.express import Express, Failed, Sent
+from pointsman_gateway.backends.http1 import Connection, Pool
+from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.domain import Chunks, Message, Request
+from pointsman_gateway.doors.express import ExpressLane
+from pointsman_gateway.doors.express_connection import ExpressConnection
+from pointsman_gateway.doors.guarded_http import Guard
+from pointsman_gateway.doors.http import build_app
+from pointsman_gateway.doors.http_door import HttpDoor
+from pointsman_gateway.doors.http_server import serving_http
+from pointsman_servicekit.errors import PointsmanError
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+MANY = [f"x-{number}: 1" for number in range(150)]
+
+
+@pytest.fixture
+async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    to = urlsplit(url)
+    reader, writer = await asyncio.open_connection(to.hostname, to.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def request(model: str, *headers: str, stream: bool = False) -> bytes:
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "stream": stream}).encode()
+    lines = ["POST /v1/chat/completions HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    for model in ("path:handbook", "path:small_talk"):
+        async with connected(gateway.url) as (reader, writer):
+            writer.write(request(model, *MANY))
+            assert (await reader.read()).startswith(b"HTTP/1.1 431"), model
+        assert gateway.metric("pointsman_in_flight") == 0, model
+
+
+async def test_what_is_handed_over_and_refused_leaves_its_place(gateway: Gateway) -> None:
+    house = gateway.house
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    strict = Guard(headers=10)
+    async with (
+        serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=strict, lane=ExpressLane(door)) as address,
+        connected(f"http://{address}") as (reader, writer),
+    ):
+        writer.write(request("path:handbook", *MANY[:20]))
+        assert (await reader.read()).startswith(b"HTTP/1.1 431")
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
+
+
+async def test_a_request_that_has_half_come_keeps_the_lane_closed(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello", " there"))
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /healthz HTTP/1.1\r\nx-header: ")
+        await reader.readuntil(b"\r\n\r\n")
+        before = await reader.read(1024)
+        writer.write(request("path:small_talk"))
+        told = await reader.readuntil(b"\r\n\r\n")
+    assert b"x-pointsman-decision-id" not in before + told
+    assert not engine.bodies
+
+
+async def test_what_an_engine_says_after_its_end_is_nobody_elses(neighbours: Neighbours) -> None:
+    word = {"choices": [{"index": 0, "delta": {"content": "mine"}}]}
+    late = {"choices": [{"index": 0, "delta": {"content": "theirs"}}]}
+    goes_on = asyncio.Event()
+    async with running_raw_engine() as raw:
+        neighbours.engine.url = raw.url
+        await neighbours.ready()
+        async with neighbours.gateway() as gateway, connected(gateway.url) as (reader, writer):
+            raw.says(HEAD, in_chunks([event(word), b"data: [DONE]\n\n"]), goes_on, in_chunks([event(late)]), LAST)
+            writer.write(request("path:small_talk", stream=True))
+            assert b"mine" in await reader.readuntil(b"0\r\n\r\n")
+            goes_on.set()
+            await until(lambda: raw.running == 0)
+            raw.says(HEAD, in_chunks([event(word), b"data: [DONE]\n\n"]), LAST)
+            writer.write(request("path:small_talk", stream=True))
+            assert b"theirs" not in await reader.readuntil(b"0\r\n\r\n")
+
+
+async def test_who_is_cut_at_the_end_leaves_a_receipt(neighbours: Neighbours, engine: ScriptedEngine) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway:
+        to = urlsplit(gateway.url)
+        reader, writer = await asyncio.open_connection(to.hostname, to.port)
+        writer.write(request("path:small_talk", stream=True))
+        await reader.readuntil(b"Hello")
+    writer.transport.abort()
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
+
+
+class Heard:
+    """Implements a `Listener`."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def came(self, chunks: Chunks) -> None:
+        self.said.append(chunks)
+
+    def ended(self) -> None:
+        self.said.append("ended")
+
+    def broke_off(self, error: PointsmanError) -> None:
+        self.said.append(error)
+
+    def not_begun(self, failed: Failed | None) -> None:
+        self.said.append(failed)
+
+
+class Connecting(OpenAIClient):
+    """Has no connection at hand, and does something as soon as it has one."""
+
+    def __init__(self, then: Callable[[Connection], Awaitable[None]]) -> None:
+        super().__init__(Pool())
+        self.connections: list[Connection] = []
+        self._then = then
+
+    async def connect(self, call: Call) -> Connection:
+        connection = await super().connect(call)
+        self.connections.append(connection)
+        await self._then(connection)
+        return connection
+
+
+async def sent_by(gateway: Gateway, posts: OpenAIClient) -> tuple[Sent, Heard]:
+    pipeline, heard = gateway.house.pipeline, Heard()
+    deadline = asyncio.get_running_loop().time() + 10
+    begun = pipeline.begin(Request("path:small_talk", (Message("user", "Hello"),), deadline=deadline))
+    assert begun.decision is not None
+    prompt = await begun.line.prompts.build(begun.request, begun.decision)
+    pipeline.end(begun, "cancelled")  # what follows is about the engine alone
+    sent = Express(begun.line.express.backends, posts).ask(begun.request, begun.decision, prompt, heard)
+    assert sent is not None
+    return sent, heard
+
+
+async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    async def close_next(connection: Connection) -> None:
+        asyncio.get_running_loop().call_soon(sent.close, asyncio.CancelledError())  # once there is a result
+
+    posts = Connecting(close_next)
+    sent, heard = await sent_by(gateway, posts)
+    await until(lambda: posts.connections and not posts.connections[0].open)
+    assert not engine.bodies
+    assert not heard.said
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+
+
+async def test_a_connection_that_is_lost_before_it_is_used_has_failed(gateway: Gateway) -> None:
+    async def lose(connection: Connection) -> None:
+        connection.close()
+        await until(lambda: connection.failure)
+
+    _, heard = await sent_by(gateway, Connecting(lose))
+    await until(lambda: heard.said)
+    assert isinstance(heard.said[0], Failed)
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+
+
+@pytest.mark.parametrize("beside", [{}, {"top_k": 3}], ids=["express", "ordinary"])
+async def test_a_number_that_no_engine_can_be_told_is_refused(gateway: Gateway, beside: dict[str, int]) -> None:
+    asked = {"model": "path:small_talk", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10**400}
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=10, verify=False) as client:
+        told = await client.post("/v1/chat/completions", json=asked | beside)
+    assert (told.status_code, told.json()["error"]["param"]) == (400, "max_tokens")
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+
+
+async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer(*["x" * 2**20] * 16))
+    house, refusals = gateway.house, list[str]()
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    brisk = Guard(idle_seconds=0.2, stalled_seconds=0.2, refused=refusals.append)
+    async with (
+        serving_http(build_app(door), "127.0.0.1:0", grace=1, guard=brisk, lane=ExpressLane(door)) as address,
+        connected(f"http://{address}") as (_, writer),
+    ):
+        writer.write(request("path:small_talk"))
+        await until(lambda: refusals == ["reads_nothing"], within=20)
+
+
+class Wire(asyncio.Transport):
+    """Delivers what was on its way when it was closed, as TLS does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self._closing = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self._closing = True
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+
+async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
+    house = gateway.house
+    door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    config, full = Config(build_app(door), log_config=None), Guard(connections=0)
+    connection = ExpressConnection(config, ServerState(), {}, full, ExpressLane(door))
+    wire = Wire()
+    connection.connection_made(wire)
+    connection.data_received(request("path:small_talk"))
+    assert wire.written.startswith(b"HTTP/1.1 503")
+    assert gateway.metric("pointsman_in_flight") == 0
+
+
+async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbours) -> None:
+    word = {"choices": [{"index": 0, "delta": {"content": "Hello"}}]}
+    heads: list[bytes] = []
+
+    async def answers_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(HEAD + in_chunks([event(word), b"data: [DONE]\n\n"]) + LAST)
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")  # behind the first one's body
+        writer.transport.abort()
+
+    engine = await asyncio.start_server(answers_once, "127.0.0.1", 0)
+    neighbours.engine.url = "http://{}:{}".format(*engine.sockets[0].getsockname())
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, connected(gateway.url) as (reader, writer):
+        for name in ("first", "second"):
+            writer.write(request("path:small_talk", f"x-request-id: {name}", stream=True))
+            assert b"Hello" in await reader.readuntil(b"0\r\n\r\n")
+    engine.close()
+    assert [b"x-request-id: second" in head for head in heads] == [False, True]
+
+
+class Broken(OpenAIClient):
+    def at_hand(self, call: Call) -> Connection | None:
+        raise ValueError("nobody foresaw this")
+
+
+async def test_what_nobody_foresaw_leaves_no_engine_busy(gateway: Gateway) -> None:
+    with pytest.raises(ValueError, match="foresaw"):
+        await sent_by(gateway, Broken(Pool()))
+    assert gateway.metric("pointsman_engine_in_flight") == 0

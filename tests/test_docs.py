@@ -1,0 +1,98 @@
+"""What README.md, CONTRIBUTING.md and docs/ name is there: pages, files, targets, commands, settings, metrics."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from pointsman_cli.app import build_app
+from pointsman_gateway.settings import Settings as GatewaySettings
+from pointsman_lora_server.settings import Settings as LoraSettings
+from pointsman_retriever.settings import Settings as RetrieverSettings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+FOLDERS = ("benchmarks", "cli", "deploy", "docs", "examples", "libs", "proto", "services", "tests")
+SETTINGS = {
+    f"{settings.model_config['env_prefix']}{field.upper()}"
+    for settings in (GatewaySettings, RetrieverSettings, LoraSettings)
+    for field in settings.model_fields
+}
+page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@cache
+def sources() -> dict[str, str]:
+    files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")]
+    return {str(file): file.read_text() for file in files if file.suffix in {".py", ".proto", ".yaml", ".yml"}}
+
+
+@cache
+def names() -> set[str]:
+    return {*SETTINGS, *map(series, re.findall(r"(?i)\bpointsman_[a-z0-9_]+", "\n".join(sources().values())))}
+
+
+def series(metric: str) -> str:
+    return re.sub(r"_(total|bucket|sum|count)$", "", metric)
+
+
+def code_of(page: Path) -> str:
+    """A page's blocks of code, then each piece of code within a sentence on a line of its own."""
+    blocks = re.split(r"^```.*$", page.read_text(), flags=re.MULTILINE)
+    inline = [" ".join(code.split()) for prose in blocks[::2] for code in re.findall(r"`([^`]+)`", prose)]
+    return "\n".join([*blocks[1::2], *inline])
+
+
+def variables_of(page: Path) -> set[str]:
+    """`POINTSMAN_LORA_{JOBS,STORE}` is two; a beginning, as in `POINTSMAN_LORA_`, is none."""
+    found = re.findall(r"(POINTSMAN_[A-Z0-9_]+)(?:\{([A-Z0-9_,]+)\})?", page.read_text())
+    return {stem + end for stem, ends in found for end in ends.split(",") if not (stem + end).endswith("_")}
+
+
+@page
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{link}: there is no such file"
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, f"{link}: no such heading; there are {', '.join(sorted(anchors))}"
+
+
+@page
+def test_every_file_target_setting_and_metric_is_there(page: Path) -> None:
+    code, targets = code_of(page), re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    paths = re.findall(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w", code)
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    modules = re.findall(r"(?<![\w/.{-])(?:[a-z_0-9-]+/)*[a-z_0-9]+\.(?:py|proto)\b", code)
+    missing |= {module for module in modules if not any(file.endswith(f"/{module}") for file in sources())}
+    missing |= {f"make {name}" for name in re.findall(r"^make ([a-z0-9-]+)", code, re.MULTILINE) if name not in targets}
+    metrics = re.findall(r"\bpointsman_[a-z0-9_]*[a-z0-9](?![\w*])", code)
+    missing |= {*map(series, metrics), *variables_of(page)} - names()
+    assert not missing, f"named, but not there: {', '.join(sorted(missing))}"
+    assert not re.search(r"^(<{7} |>{7} |={7}$)", page.read_text(), re.MULTILINE), "a merge has left its marks"
+
+
+@page
+def test_every_command_and_option_is_there(page: Path) -> None:
+    for line in re.findall(
+        r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?pointsman ((?:[a-z]|--).*)", code_of(page), re.MULTILINE
+    ):
+        command: Any = typer.main.get_command(build_app())
+        for word in line.replace("|", " ").split():
+            if not hasattr(command, "commands") or word.startswith("-"):
+                break
+            assert word in command.commands, f"pointsman {line}: '{word}' is none of {', '.join(command.commands)}"
+            command = command.commands[word]
+        known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        unknown = {*re.findall(r"(?<!\S)--[a-z0-9-]+", line)} - known
+        assert not unknown, f"pointsman {line}: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+
+
+def test_nothing_is_left_out() -> None:
+    assert variables_of(ROOT / "docs/architecture.md") >= SETTINGS, "docs/architecture.md lists every setting"
+    listed = {*re.findall(r"\]\((docs/\w+\.md)\)", (ROOT / "README.md").read_text())}
+    assert listed >= {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")}, "README.md leads to every page"
