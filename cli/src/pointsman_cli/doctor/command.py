@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from pointsman_cli import example, run_file
+from pointsman_cli.doctor.cluster import Cluster, check_cluster
 from pointsman_cli.doctor.finding import Finding, Level, fail, ok
 from pointsman_cli.doctor.hardware import check_hardware
 from pointsman_cli.doctor.installation import check_installation
@@ -34,11 +35,24 @@ def doctor(
     grpc: Annotated[str, typer.Option(help="The port to check for the gRPC door.")] = "127.0.0.1:8081",
     home: HomeOption = Path(".pointsman"),
     engine_python: EnginePythonOption = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="URL", help="Look at the deployment behind this HTTP door instead, from outside.")
+    ] = "",
+    cluster_grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Its gRPC door too.")] = "",
+    key_env: Annotated[str, typer.Option(metavar="NAME", help="The variable that holds a key for it.")] = "",
+    ask: Annotated[bool, typer.Option("--ask", help="Have one request answered there, which costs money.")] = False,
 ) -> None:
-    """Say what is missing or wrong on this machine, and what to do. Exit code 1 where a line says fail."""
+    """Say what is missing or wrong on this machine, and what to do. Exit code 1 where a line says fail.
+
+    With --cluster: what is wrong with a running deployment, as it looks from here.
+    """
     console = Console()
     failed = False
-    for finding in _findings(folder, http, grpc, Home.at(home), engine_python):
+    if cluster:
+        found = run_interruptibly(_of_cluster(Cluster(cluster.rstrip("/"), cluster_grpc, _key(key_env), ask)))
+    else:
+        found = list(_findings(folder, http, grpc, Home.at(home), engine_python))
+    for finding in found:
         failed |= finding.level is Level.FAIL
         console.print(f"{finding.level.value:4}", style=_STYLES[finding.level], end=" ")
         console.print(f"{finding.what}: {finding.detail}", markup=False, highlight=False, soft_wrap=True)
@@ -54,6 +68,16 @@ def _findings(folder: Path | None, http: str, grpc: str, home: Home, engine_pyth
     if folder is not None:
         yield from check_example(folder)
     yield from run_interruptibly(check_running(run))
+
+
+def _key(name: str) -> str:
+    if name and not os.environ.get(name):
+        raise Misused(f"the environment variable {name} holds no key; set it, or leave --key-env out")
+    return os.environ.get(name, "") if name else ""
+
+
+async def _of_cluster(cluster: Cluster) -> list[Finding]:
+    return [finding async for finding in check_cluster(cluster)]
 
 
 def check_example(folder: Path) -> Iterator[Finding]:

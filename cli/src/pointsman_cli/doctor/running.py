@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Mapping
 
 import grpc
 import httpx
@@ -55,9 +56,14 @@ async def _service(name: str, address: str, run: Run) -> Finding:
 
 async def check_configuration(url: str) -> Finding:
     """Whether what is in the configuration folder is what serves."""
+    async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
+        return await configuration_finding(client)
+
+
+async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
+    """The same, by whoever asks."""
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
-            told = (await client.get("/v1/configuration")).raise_for_status().json()
+        told = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         return fail("configuration serves", f"cannot be told: {error or type(error).__name__}")
     if told["problem"]:

@@ -1,0 +1,167 @@
+"""Judges a running deployment from outside, as a client and an operator see it; starts nothing and changes nothing."""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from pointsman_servicekit.grpc_client import open_channel
+
+from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.doctor.running import configuration_finding
+from pointsman_cli.top.scrape import Scrape, parse
+from pointsman_cli.up.ready import is_serving
+
+ANSWER_SECONDS = 5.0
+ASK_SECONDS = 120.0
+WEEKS_LEFT = 3
+"""A certificate that ends sooner should have been renewed by now."""
+_A_WEEK = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where it is, and how it is to be asked."""
+
+    url: str
+    """Of the HTTP door: https://pointsman.example."""
+    grpc: str = ""
+    """HOST:PORT of the gRPC door; empty: it is not looked at."""
+    key: str = ""
+    asks: bool = False
+    """Whether one request may be answered, which costs what it costs."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
+
+async def check_cluster(cluster: Cluster) -> AsyncIterator[Finding]:
+    """Ends early where nothing can be reached."""
+    address = await _address(cluster.url)
+    yield address
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
+        alive = await _says(client, "gateway lives", "/healthz")
+        yield alive
+        if alive.level.value == "fail":
+            return
+        yield await _certificate(cluster.url)
+        yield await _says(client, "gateway is ready", "/readyz")
+        yield await _keys(client, cluster)
+        yield await configuration_finding(client, cluster.headers)
+        async for finding in _metrics(client):
+            yield finding
+        yield await _decision(client, cluster)
+        if cluster.asks:
+            yield await _answer(client, cluster)
+    if cluster.grpc:
+        yield await _grpc(cluster.grpc)
+
+
+async def _address(url: str) -> Finding:
+    host = urlsplit(url).hostname or ""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return fail("address", f"{host or url} has none: {error.strerror or error}")
+    return ok("address", f"{host} is {', '.join(sorted({str(each[4][0]) for each in found}))}")
+
+
+async def _certificate(url: str) -> Finding:
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        return warn("certificate", "none: requests, keys among them, travel in the clear")
+    try:
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port or 443, ssl=ssl.create_default_context())
+        ends = ssl.cert_time_to_seconds(writer.get_extra_info("peercert")["notAfter"])
+        writer.close()
+    except (OSError, ssl.SSLError) as error:
+        return fail("certificate", str(error))
+    weeks = (ends - time.time()) / _A_WEEK
+    told = f"ends in {weeks:.0f} weeks"
+    return ok("certificate", told) if weeks >= WEEKS_LEFT else fail("certificate", f"{told}; renew it")
+
+
+async def _says(client: httpx.AsyncClient, what: str, path: str) -> Finding:
+    try:
+        answer = await client.get(path)
+    except httpx.HTTPError as error:
+        return fail(what, f"{client.base_url} cannot be reached: {error or type(error).__name__}")
+    said = answer.text.strip()[:200]
+    return ok(what, said) if answer.status_code == 200 else fail(what, f"{path} answers {answer.status_code}: {said}")
+
+
+async def _keys(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
+    bare = (await client.get("/v1/models")).status_code
+    if bare == 200:
+        return warn("keys", "off: whoever reaches the gateway may use all of it (POINTSMAN_GATEWAY_KEYS=on)")
+    if not cluster.key:
+        return warn("keys", "on; name a key (--key-env) for the checks that need one")
+    status = (await client.get("/v1/models", headers=cluster.headers)).status_code
+    return ok("keys", "on, and this one is known") if status == 200 else fail("keys", f"this one is answered {status}")
+
+
+async def _metrics(client: httpx.AsyncClient) -> AsyncIterator[Finding]:
+    try:
+        answer = (await client.get("/metrics", headers={"accept": "text/plain"})).raise_for_status()
+        scrape = parse(answer.text, 0.0, ("pointsman_",))
+    except (httpx.HTTPError, ValueError) as error:
+        yield warn("metrics", f"cannot be read from here: {error or type(error).__name__}")
+        return
+    yield _engines(scrape)
+    if scrape.value("pointsman_redis_up") == 0:
+        yield fail("redis", "does not answer in time: keys go by copies, limits by leases, feedback waits on disk")
+    elif "pointsman_redis_up" in scrape.samples:
+        yield ok("redis", "answers")
+
+
+def _engines(scrape: Scrape) -> Finding:
+    ready = {
+        dict(labels)["engine"]: value for labels, value in scrape.samples.get("pointsman_engine_ready", {}).items()
+    }
+    up = [name for name, value in ready.items() if value]
+    down = sorted(ready.keys() - set(up))
+    if not up:
+        return fail("engines", f"none is ready of {len(ready)}: {', '.join(down) or 'none is configured'}")
+    told = f"{len(up)} of {len(ready)} are ready"
+    return warn("engines", f"{told}; not {', '.join(down)}") if down else ok("engines", told)
+
+
+async def _decision(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
+    told = await _post(client, "/v1/route", cluster, ANSWER_SECONDS)
+    if isinstance(told, str):
+        return fail("decision", told)
+    return ok("decision", f"'{told['path']}' for task '{told['task']}' ({told['reason']})")
+
+
+async def _answer(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
+    begun = time.perf_counter()
+    told = await _post(client, "/v1/chat/completions", cluster, ASK_SECONDS)
+    if isinstance(told, str):
+        return fail("answer", told)
+    seconds = time.perf_counter() - begun
+    return ok("answer", f"{told['usage']['completion_tokens']} tokens in {seconds:.2f} s from '{told['model']}'")
+
+
+async def _post(client: httpx.AsyncClient, path: str, cluster: Cluster, seconds: float) -> dict[str, Any] | str:
+    """What was answered, or what is wrong."""
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+    try:
+        answer = await client.post(path, json=body, headers=cluster.headers, timeout=seconds)
+        told: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        return f"{path}: {error or type(error).__name__}"
+    if answer.status_code == 200:
+        return told
+    return f"{path} answers {answer.status_code}: {told.get('error', {}).get('message', '')}"
+
+
+async def _grpc(address: str) -> Finding:
+    async with open_channel(address) as channel:
+        serving = await is_serving(channel)
+    return ok("grpc", f"serves at {address}") if serving else fail("grpc", f"does not serve at {address}")
