@@ -141,7 +141,7 @@ class HotSwap:
 
     def _load_once(self, version: AdapterVersion, make_room: bool) -> "asyncio.Task[bool]":
         name, task = version.version, self._loads.get(version.version)
-        # One that is done, and is not off the shelf yet, must not be joined: awaiting it gives nobody else a turn, and so
+        # One that is done and not off the shelf yet must not be joined: awaiting it gives nobody else a turn, and so
         # not to the callback either that takes it off the shelf.
         if task is None or task.done():
             task = self._loads[name] = _kept(self._loads, name, self._load(version, make_room))
