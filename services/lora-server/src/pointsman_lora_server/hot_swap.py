@@ -140,10 +140,12 @@ class HotSwap:
             await asyncio.wait(tasks, timeout=1.0)
 
     def _load_once(self, version: AdapterVersion, make_room: bool) -> "asyncio.Task[bool]":
-        name = version.version
-        if name not in self._loads:
-            self._loads[name] = _kept(self._loads, name, self._load(version, make_room))
-        return self._loads[name]
+        name, task = version.version, self._loads.get(version.version)
+        # One that is done and not off the shelf yet must not be joined: awaiting it gives nobody else a turn, and so
+        # not to the callback either that takes it off the shelf.
+        if task is None or task.done():
+            task = self._loads[name] = _kept(self._loads, name, self._load(version, make_room))
+        return task
 
     async def _load(self, version: AdapterVersion, make_room: bool) -> bool:
         name, until = version.version, time.monotonic() + self._longest_wait
