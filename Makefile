@@ -266,6 +266,10 @@ bench-metering: $(VENV)/.done ## measure what metering costs a request, beside a
 bench-adapters: models ## measure hot-swapping under load, promotion, slots and the CPU kernels; ARGS="--quick --only swap"
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
+.PHONY: bench-capacity
+bench-capacity: models ## measure one engine under closed loops, and fit what `pointsman capacity` plans by (4 minutes)
+	$(BIN)/python -m benchmarks.capacity $(ARGS)
+
 .PHONY: experiment
 experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"
 	$(BIN)/python -m benchmarks.experiment $(ARGS)

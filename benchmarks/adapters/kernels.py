@@ -90,9 +90,9 @@ def measure(rounds: int = 6) -> dict[str, float]:
 def compare(rounds: int) -> tuple[Engine, Engine]:
     """The engine with the plugin, and the one without, after so many rounds each. Raises CannotMeasure."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
-        adapters = {name: _random_adapter(Path(folder) / name, seed) for seed, name in enumerate(ADAPTERS)}
+        adapters = {name: random_adapter(Path(folder) / name, seed) for seed, name in enumerate(ADAPTERS)}
         engines = [
-            running.enter_context(_engine(Path(folder) / f"plugin-{switch}.log", adapters, switch))
+            running.enter_context(engine_running(Path(folder) / f"plugin-{switch}.log", adapters, switch))
             for switch in ("on", "off")
         ]
         for engine, word in zip(engines, ("are active", "are off"), strict=True):
@@ -107,7 +107,7 @@ def compare(rounds: int) -> tuple[Engine, Engine]:
 
 
 @contextmanager
-def _engine(log: Path, adapters: dict[str, Path], switch: str) -> Iterator[Engine]:
+def engine_running(log: Path, adapters: dict[str, Path], switch: str) -> Iterator[Engine]:
     (port,) = free_ports(1)
     cores = sorted(os.sched_getaffinity(0))
     command = [
@@ -150,7 +150,7 @@ def _wait(engine: Engine, process: "subprocess.Popen[bytes]") -> None:
     raise CannotMeasure(f"the engine does not come up:\n{engine.log.read_text('utf-8', 'replace')[-2000:]}")
 
 
-def _random_adapter(folder: Path, seed: int) -> Path:
+def random_adapter(folder: Path, seed: int) -> Path:
     """Of every linear layer, with an effect that leaves text to be decoded."""
     chance, tensors = np.random.default_rng(seed), {}
     with safe_open(BASE_MODEL / "model.safetensors", "numpy") as base:

@@ -1,0 +1,1 @@
+"""Measures what one engine does, and fits the figures by which `pointsman capacity` plans."""

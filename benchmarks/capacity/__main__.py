@@ -1,0 +1,174 @@
+"""Runs one real engine under closed loops of several sizes, and fits its step from some of the runs.
+
+    python -m benchmarks.capacity [--seconds 12] [--out FOLDER]
+
+Writes runs.yaml (all runs: what the simulator must reproduce) and prints the engine's figures. `fitted` runs are those
+that the figures were taken from; the others show whether they hold. The last line is a JSON object.
+"""
+
+import argparse
+import json
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import yaml
+from pointsman_cli.capacity.figures import EngineFigures
+from pointsman_cli.capacity.truth import Measured, Truth, beside
+from pointsman_cli.capacity.workload import PathLoad
+from scipy.optimize import nnls
+
+from benchmarks.adapters.kernels import ADAPTERS, BASE, engine_running, random_adapter
+from benchmarks.gateway_load.machine import CannotMeasure, described
+
+SLOTS, LOAD, DOLLARS = 8, 1.66, 0.04
+"""Of the adapters' benchmark: slots, seconds of a load under load (Zipf); the example's assumed price of an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    name: str
+    clients: int
+    prompt: int
+    tokens: int
+    models: Sequence[str]
+    fitted: bool
+
+
+RUNS = (
+    Run("base, 1 client, short prompts", 1, 16, 48, (BASE,), True),
+    Run("base, 4 clients, short prompts", 4, 16, 48, (BASE,), False),
+    Run("base, 8 clients, short prompts", 8, 16, 48, (BASE,), False),
+    Run("base, 16 clients, short prompts", 16, 16, 48, (BASE,), True),
+    Run("base, 4 clients, long prompts", 4, 512, 16, (BASE,), True),
+    Run("base, 8 clients, middling prompts", 8, 256, 32, (BASE,), False),
+    Run("adapters, 16 clients, short prompts", 16, 16, 48, ADAPTERS, True),
+    Run("adapters, 8 clients, short prompts", 8, 16, 48, ADAPTERS, False),
+    Run("adapters, 4 clients, long prompts", 4, 512, 16, ADAPTERS, True),
+    Run("adapters, 8 clients, middling prompts", 8, 256, 32, ADAPTERS, False),
+)
+
+
+def ask(url: str, run: Run, seconds: float) -> tuple[float, float]:
+    """Tokens a second, and the median of the requests' seconds; what ended in the first fifth is left out."""
+    stop, times = threading.Event(), list[tuple[float, float]]()  # when, and how long it took
+    begun = time.perf_counter()
+
+    def client(number: int) -> None:
+        chance = random.Random(number)
+        with httpx.Client(trust_env=False, timeout=300) as http:
+            while not stop.is_set():
+                # Of like length as the simulator's, a third up or down; random tokens, so that no prompt is cached.
+                prompt = [chance.randrange(100, 40_000) for _ in range(_around(run.prompt, chance))]
+                tokens, sent = _around(run.tokens, chance), time.perf_counter()
+                body = {"model": chance.choice(run.models), "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+                answer = http.post(f"{url}/v1/completions", json=body | {"ignore_eos": True})
+                if answer.status_code != 200:
+                    raise CannotMeasure(f"the engine answers {answer.status_code}: {answer.text[:300]}")
+                now = time.perf_counter()
+                times.append((now, now - sent))
+
+    with ThreadPoolExecutor(run.clients) as pool:
+        clients = [pool.submit(client, number) for number in range(run.clients)]
+        time.sleep(seconds)
+        stop.set()
+        for done in clients:
+            done.result()
+    kept = [took for at, took in times if at - begun > seconds / 5]
+    median = statistics.median(kept)
+    return run.clients * run.tokens / statistics.fmean(kept), median
+
+
+def _around(mean: int, chance: random.Random) -> int:
+    return max(1, round(mean * chance.uniform(2 / 3, 4 / 3)))
+
+
+def fit(measured: Sequence[tuple[Run, float]]) -> dict[str, float]:
+    """Least squares, nothing below 0, over the mean seconds of a step in which every client has a token.
+
+    In a closed loop of n clients each answer takes (its tokens) steps; a step carries n rows and, on average, as many
+    tokens of prompts as tokens are answered times prompt / tokens.
+    """
+    rows, right = [], []
+    for run, tokens_per_second in measured:
+        if not run.fitted:
+            continue
+        seconds = run.clients / tokens_per_second  # of a step: every client gets one token of it
+        read = run.clients * run.prompt / run.tokens
+        adapters = run.models != (BASE,)
+        nothing, work = (0.0, 0.0), (float(run.clients), read)
+        rows.append([1.0, *(nothing if adapters else work), *(work if adapters else nothing)])
+        right.append(seconds)
+    found, _ = nnls(np.array(rows), np.array(right))
+    names = ("step", "row", "prompt_token", "adapter_row", "adapter_prompt_token")
+    return {name: round(float(value), 6) for name, value in zip(names, found, strict=True)}
+
+
+def measure(seconds: float) -> list[tuple[Run, float, float]]:
+    """Raises CannotMeasure."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapters = {name: random_adapter(Path(folder) / name, seed) for seed, name in enumerate(ADAPTERS)}
+        with engine_running(Path(folder) / "engine.log", adapters, "on") as engine:
+            found = []
+            for run in RUNS:
+                ask(engine.url, run, 2.0)  # the first requests with an adapter read its files
+                tokens, median = ask(engine.url, run, seconds)
+                found.append((run, tokens, median))
+                print(f"{run.name}: {tokens:.1f} tokens/s, p50 {median:.2f} s", flush=True)
+            return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
+    parser.add_argument("--out", type=Path, default=Path("build/capacity"), help="where runs.yaml goes")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the engine ends with us
+    found = measure(given.seconds)
+    figures = EngineFigures(
+        **fit([(run, tokens) for run, tokens, _ in found]),
+        most_rows=256,
+        most_tokens=2048,
+        slots=SLOTS,
+        load=LOAD,
+        dollars_per_hour=DOLLARS,
+    )
+    truth = Truth(
+        about=described(),
+        runs=tuple(
+            Measured(
+                name=run.name,
+                clients=run.clients,
+                path=PathLoad(
+                    share=1,
+                    prompt_tokens=run.prompt,
+                    completion_tokens=run.tokens,
+                    adapters=0 if run.models == (BASE,) else len(run.models),
+                ),
+                tokens_per_second=round(tokens, 2),
+                total_p50=round(median, 3),
+                fitted=run.fitted,
+            )
+            for run, tokens, median in found
+        ),
+    )
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "runs.yaml").write_text(yaml.safe_dump(truth.model_dump(), sort_keys=False, width=120))
+    print(yaml.safe_dump({"engine": figures.model_dump()}, sort_keys=False))
+    for one in beside(truth, figures):
+        print(f"{one.run}: {one.figure} {one.measured:.2f} measured, {one.simulated:.2f} simulated ({one.off:+.0%})")
+    print(json.dumps({"worst_off": max(abs(one.off) for one in beside(truth, figures) if not one.fitted)}))
+
+
+if __name__ == "__main__":
+    main()
