@@ -126,7 +126,7 @@ def test_from_feedback_to_a_version_that_serves(company: Company, first: Turn) -
     assert first.examination["gain"]["low"] > 0.1
     assert steps["canary"]["facts"]["requests"] >= 8
     assert aliases(company) == {"sort@prod": first.version}
-    assert asyncio.run(share_right(company)) > 0.7
+    assert asyncio.run(share_right(company)) > 0.8
 
 
 def test_the_version_knows_the_data_that_it_was_made_of(company: Company, first: Turn) -> None:
@@ -153,4 +153,4 @@ def test_from_poisoned_feedback_to_a_refusal(company: Company, first: Turn, deci
     ]
     assert change["reason"] == second.state["reason"][: len(change["reason"])]
     assert aliases(company) == {"sort@prod": first.version}
-    assert asyncio.run(share_right(company)) > 0.7
+    assert asyncio.run(share_right(company)) > 0.8

@@ -39,7 +39,7 @@ async def find(version):
     raise AssertionError("no job of this test has a parent")
 
 async def main(folder, python, base):
-    place = Place(Path(folder), Path(python), Path(base), "tiny", os.environ, checkpoint_seconds=0.5)
+    place = Place(Path(folder), Path(python), Path(base), "tiny", os.environ, checkpoint_seconds=0)
     async with opening(place, register, find) as line:
         add = training_pb2_grpc.add_TrainingServicer_to_server
         async with serving("127.0.0.1:0", [SERVICE], lambda server: add(TrainingServicer(line), server)) as server:
