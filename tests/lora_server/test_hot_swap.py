@@ -344,6 +344,36 @@ async def test_who_waits_for_one_version_is_not_starved_by_requests_for_another(
         await asyncio.wait(greedy)
 
 
+async def test_a_steady_load_starves_nobody_where_the_engine_tells_slowly_what_it_holds(
+    swapping: RunEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it has told, someone was promised the adapter meanwhile; and who was, is served all the same."""
+    async with swapping(slots=1) as engine:
+        told = engine.engine.adapters
+
+        async def adapters() -> Any:
+            held = await told()
+            await asyncio.sleep(0.1)
+            return held
+
+        monkeypatch.setattr(engine.engine, "adapters", adapters)
+
+        async def ask_for_a() -> None:
+            while True:
+                await engine.hot_swap.ensure(A)
+                await engine.chat(A)
+
+        greedy = [asyncio.create_task(ask_for_a()) for _ in range(4)]
+        await engine.until_resident(A)
+        async with asyncio.timeout(8):
+            await engine.hot_swap.ensure(B)
+        failed = [task.exception() for task in greedy if task.done()]
+        for task in greedy:
+            task.cancel()
+        await asyncio.wait(greedy)
+        assert failed == []
+
+
 async def test_what_the_engine_refuses_has_failed_and_is_not_tried_again(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.folders.behaviours[A.version] = {"behaviour": "refused"}

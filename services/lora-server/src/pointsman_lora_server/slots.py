@@ -94,6 +94,8 @@ class Slots:
             victim = self._idle(mine, asked)
             if victim is None and time.monotonic() - started > PATIENCE:
                 victim = self._least_used(mine, asked)
+                if victim is not None:
+                    await self._let_promised_ask(victim)
             if victim is None:
                 await asyncio.sleep(LOOK)
             else:
@@ -145,10 +147,26 @@ class Slots:
 
     def _least_used(self, held: Mapping[str, Usage], asked: float) -> str | None:
         return min(
-            (name for name, usage in held.items() if usage.open and not self._is_promised(name, usage, asked)),
-            key=lambda name: (name in self.placed, held[name].in_flight, name),
+            (name for name, usage in held.items() if usage.open),
+            key=lambda name: (
+                name in self.placed,
+                self._is_promised(name, held[name], asked),
+                held[name].in_flight,
+                name,
+            ),
             default=None,
         )
+
+    async def _let_promised_ask(self, version: str) -> None:
+        """Promises no more, and gives whoever holds a promise the time to use it: under a steady load one is always
+        open, so waiting for a moment without any could take for ever."""
+        self._board.drains(version)
+        while True:
+            asked = time.monotonic()
+            usage = (await self._engine.adapters()).get(version)
+            if usage is None or not self._is_promised(version, usage, asked):
+                return
+            await asyncio.sleep(LOOK)
 
     def _is_promised(self, name: str, usage: Usage, asked: float) -> bool:
         since = self._promised.get(name)
