@@ -407,22 +407,29 @@ async def test_a_job_that_is_being_registered_is_not_cancelled(
         assert (await end_of(line, job)).state is State.SUCCEEDED
 
 
-def test_a_trainer_dies_with_the_server_that_is_killed() -> None:
-    """A server of its own process that starts a trainer, and is killed."""
+def test_a_trainer_dies_with_the_server_that_is_killed_and_what_it_told_is_kept(tmp_path: Path) -> None:
+    """A server of its own process that starts a trainer, hears nothing of it, and is killed."""
     script = (
-        "import asyncio, os, sys\n"
+        "import asyncio, os, pathlib, sys, time\n"
         "from pointsman_lora_server.jobs.trainer import Trainer\n"
         "async def main():\n"
-        "    trainer = await Trainer.start([sys.executable, '-c', sys.argv[1]], dict(os.environ))\n"
-        "    await trainer.wait(lambda line: print(line, flush=True), print)\n"
+        "    events = pathlib.Path(sys.argv[2])\n"
+        "    await Trainer.start([sys.executable, '-c', sys.argv[1]], dict(os.environ), events)\n"
+        "    print('started', flush=True)\n"
+        "    time.sleep(60)\n"
         "asyncio.run(main())\n"
     )
-    waits = "import os, signal; print(os.getpid(), flush=True)\nwhile True: signal.pause()"
-    with subprocess.Popen([sys.executable, "-c", script, waits], stdout=subprocess.PIPE) as server:
+    waits = "import os, signal; print(*range(100), os.getpid(), sep='\\n', flush=True)\nwhile True: signal.pause()"
+    events, deadline = tmp_path / "events.jsonl", time.monotonic() + PATIENCE
+    with subprocess.Popen([sys.executable, "-c", script, waits, str(events)], stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
-        pid = int(server.stdout.readline())
+        assert server.stdout.readline() == b"started\n"
+        while events.read_text().count("\n") < 101:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         server.kill()
-    deadline = time.monotonic() + PATIENCE
+    *told, pid = map(int, events.read_text().split())
+    assert told == list(range(100))
     while _is_alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)

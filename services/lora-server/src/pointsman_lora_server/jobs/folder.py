@@ -1,4 +1,7 @@
-"""A job's folder: job.json is replaced as a whole, events.jsonl only grows; what a kill cut off is taken away."""
+"""A job's folder: job.json is replaced as a whole, events.jsonl only grows; what a kill cut off is taken away.
+
+Two append to events.jsonl, whole lines: the trainer, and this server what becomes of the job.
+"""
 
 import json
 import os
@@ -25,6 +28,17 @@ class JobFolder:
     def out(self) -> Path:
         """Named as its parent is not: the trainer gets the adapter's name beside it."""
         return self.path / "out"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / _EVENTS
+
+    def size_of_events(self) -> int:
+        """Bytes."""
+        try:
+            return self.events_file.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def make(self, job: Job) -> Job:
         """With the order's files copied, since theirs may change while the job waits. Raises OSError."""
@@ -58,19 +72,19 @@ class JobFolder:
             raise ValueError(f"{self.path / _JOB} is not a job's: {error}") from error
 
     def append(self, event: Mapping[str, Any]) -> None:
-        with (self.path / _EVENTS).open("a", encoding="utf-8") as file:
+        with self.events_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """Whole ones from a byte on, each with the byte behind it."""
         try:
-            with (self.path / _EVENTS).open("rb") as file:
+            with self.events_file.open("rb") as file:
                 file.seek(offset)
                 for line in file:
                     if not line.endswith(b"\n"):
                         return
                     offset += len(line)
-                    yield offset, json.loads(line)
+                    yield offset, _event(line)
         except FileNotFoundError:
             return
 
@@ -82,7 +96,7 @@ class JobFolder:
     def mend(self) -> None:
         """Cuts off half an event."""
         try:
-            with (self.path / _EVENTS).open("rb+") as file:
+            with self.events_file.open("rb+") as file:
                 content = file.read()
                 file.truncate(content.rfind(b"\n") + 1)
         except FileNotFoundError:
@@ -100,6 +114,17 @@ class JobFolder:
         target.parent.mkdir(parents=True)
         shutil.copyfile(source, target)
         return target
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """What a library printed among them is a warning."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if isinstance(event, dict) and isinstance(event.get("event"), str):
+        return event
+    return {"event": "warning", "text": line.decode(errors="replace").rstrip()}
 
 
 def _plain(value: object) -> str:

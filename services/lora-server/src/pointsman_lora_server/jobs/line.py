@@ -156,7 +156,7 @@ class Line:
         if job.id in self._cancelled:  # while it was being started
             process.stop()
         try:
-            return await running.to_end(process, lambda event: self._tell(job.id, event))
+            return await running.to_end(process, folder, lambda event: self._tell(job.id, event), self._wake)
         finally:
             self._trainer = None
 

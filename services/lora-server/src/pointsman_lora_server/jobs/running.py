@@ -1,6 +1,6 @@
 """One job from its trainer's first line to its last."""
 
-import json
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ SIGNALLED = 128
 STOPPED = 130
 """The trainer's own, when it was asked to stop."""
 
+LOOK = 0.1
+"""Seconds between two looks at what the trainer has written."""
+
 Tell = Callable[[Mapping[str, Any]], None]
 
 
@@ -32,8 +35,8 @@ class Ended:
         return self.code < 0 or (self.code > SIGNALLED and self.code != STOPPED)
 
 
-class Output:
-    """Sorts what the trainer says: events, warnings, and its last words."""
+class ErrorOutput:
+    """Sorts what the trainer says on standard error: warnings, and its last words."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -44,16 +47,6 @@ class Output:
         return "\n".join(self._error)
 
     def line(self, line: str) -> None:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if isinstance(event, dict) and isinstance(event.get("event"), str):
-            self._tell(event)
-        else:
-            self._tell({"event": "warning", "text": line})
-
-    def error_line(self, line: str) -> None:
         """What begins with "error:" is the end, with all lines after it."""
         if self._error or line.startswith("error: "):
             self._error.append(line.removeprefix("error: "))
@@ -63,15 +56,29 @@ class Output:
 
 async def start(place: Place, folder: JobFolder, job: Job, parent: Path | None) -> Trainer:
     """`parent` is the folder of the adapter to start from. Raises OSError."""
-    return await Trainer.start(
-        command(place, folder, job, parent), trainer.environment(place.environment, place.folder)
-    )
+    variables = trainer.environment(place.environment, place.folder)
+    return await Trainer.start(command(place, folder, job, parent), variables, folder.events_file)
 
 
-async def to_end(process: Trainer, tell: Tell) -> Ended:
-    output = Output(tell)
-    code = await process.wait(output.line, output.error_line)
+async def to_end(process: Trainer, folder: JobFolder, tell: Tell, more: Callable[[], None]) -> Ended:
+    """`tell` gets what the trainer does not write into the folder itself; `more` is called when it has."""
+    output = ErrorOutput(tell)
+    watching = asyncio.create_task(_watch(folder, more))
+    try:
+        code = await process.wait(output.line)
+    finally:
+        watching.cancel()
+        more()
     return Ended(code, output.error or f"the trainer ended with exit code {code}")
+
+
+async def _watch(folder: JobFolder, more: Callable[[], None]) -> None:
+    size = folder.size_of_events()
+    while True:
+        await asyncio.sleep(LOOK)
+        if (now := folder.size_of_events()) != size:
+            size = now
+            more()
 
 
 def command(place: Place, folder: JobFolder, job: Job, parent: Path | None) -> list[str]:

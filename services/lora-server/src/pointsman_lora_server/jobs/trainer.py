@@ -1,4 +1,4 @@
-"""The trainer as a process that cannot outlive us: started, read line by line, stopped."""
+"""The trainer as a process that cannot outlive us: started, heard to its end, stopped."""
 
 import asyncio
 import os
@@ -46,13 +46,15 @@ class Trainer:
         self._hand: int | None = hand
 
     @classmethod
-    async def start(cls, command: Sequence[str], variables: Mapping[str, str]) -> "Trainer":
+    async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "Trainer":
+        """It appends to the file of events itself: what lay in a pipe would be lost with us. Raises OSError."""
         leash_end, hand = os.pipe()
+        written = events.open("ab")
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", str(Path(leash.__file__)), *command),
                 stdin=leash_end,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=written,
                 stderr=asyncio.subprocess.PIPE,
                 env=dict(variables),
                 start_new_session=True,
@@ -62,6 +64,7 @@ class Trainer:
             os.close(hand)
             raise
         finally:
+            written.close()
             os.close(leash_end)
         return cls(process, hand)
 
@@ -70,11 +73,10 @@ class Trainer:
         """Its process group, for those who want to see it."""
         return self._process.pid
 
-    async def wait(self, on_line: _OnLine, on_error_line: _OnLine) -> int:
-        """Reads it to its end; its exit code, 128 + a signal where one ended it. Cancelled, it is stopped first."""
-        assert self._process.stdout is not None
+    async def wait(self, on_error_line: _OnLine) -> int:
+        """Until its end; its exit code, 128 + a signal where one ended it. Cancelled, it is stopped first."""
         assert self._process.stderr is not None
-        reading = asyncio.gather(_each(self._process.stdout, on_line), _each(self._process.stderr, on_error_line))
+        reading = asyncio.create_task(_each(self._process.stderr, on_error_line))
         try:
             await asyncio.shield(reading)
             return await self._process.wait()
@@ -86,7 +88,7 @@ class Trainer:
         with suppress(ProcessLookupError):
             self._process.terminate()
 
-    async def _end(self, reading: "asyncio.Future[tuple[None, None]]") -> None:
+    async def _end(self, reading: "asyncio.Task[None]") -> None:
         if self._process.returncode is None:
             self.stop()
             with suppress(TimeoutError):
