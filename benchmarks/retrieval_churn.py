@@ -4,10 +4,10 @@
     python benchmarks/retrieval_churn.py crash --rounds 50
 
 Churn: a collection of one-chunk documents with their vectors is searched without a pause, by text, by a client in a
-process of its own; then again while another client's stream replaces documents, at 1,000 a second; then alone once
-more, so that what else the machine does meets both; and at last while they are replaced as fast as it goes. Crash: the
-process is killed amid upserts, ingests and deletes; after each start every row is verified and compared with what was
-acknowledged.
+process of its own; then again while another client replaces documents, 1,000 a second, by calls of Upsert with 20 in
+each; then while an ingest stream does, which answers for each by itself; then alone once more, so that what else the
+machine does meets all; and at last while a stream replaces them as fast as it goes. Crash: the process is killed amid
+upserts, ingests and deletes; after each start every row is verified and compared with what was acknowledged.
 The last line is one JSON object.
 """
 
@@ -21,10 +21,11 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -43,6 +44,7 @@ COLLECTION = "bench"
 GONE = 0
 SEARCHES = "searches"  # what the searching client's process is started with, and the retriever's address
 WARM_UP = 100  # searches
+A_CALL = 20  # documents of an Upsert
 RATE = 1_020.0  # documents sent a second, so that 1,000 are acknowledged, the wait for the last of them included
 
 
@@ -175,6 +177,18 @@ async def stream(stub, documents: Sequence[pb.Document], rate: float) -> tuple[i
     return written, time.perf_counter() - begun
 
 
+async def upserts(stub, documents: Sequence[pb.Document], rate: float) -> tuple[int, float]:
+    """The same by calls, each of which is sent when its time has come, whether or not the last was answered."""
+    begun, calls = time.perf_counter(), list[asyncio.Task[pb.UpsertResponse]]()
+    for number in range(0, len(documents), A_CALL):
+        await asyncio.sleep(begun + number / rate - time.perf_counter())
+        call = pb.UpsertRequest(collection=COLLECTION, documents=documents[number : number + A_CALL])
+        calls.append(asyncio.ensure_future(stub.Upsert(call)))
+    answers = await asyncio.gather(*calls)
+    assert not sum(answer.unchanged for answer in answers)
+    return sum(answer.documents for answer in answers), time.perf_counter() - begun
+
+
 async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
     fingerprint = MiniLM.load(MODEL).fingerprint
     with tempfile.TemporaryDirectory() as folder:
@@ -183,22 +197,27 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
             await stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION))
             filled, fill_seconds = await stream(stub, with_vectors(rows, fingerprint, 1), 0.0)
             print(f"filled with {filled:,} documents at {filled / fill_seconds:,.0f} a second", flush=True)
-            others = with_vectors(min(rows, int(rate * seconds)), fingerprint, 2)
-            yet_others = with_vectors(min(rows, int(2 * rate * seconds)), fingerprint, 3)
+            others = [with_vectors(min(rows, int(rate * seconds)), fingerprint, seed) for seed in (2, 3)]
+            yet_others = with_vectors(min(rows, int(2 * rate * seconds)), fingerprint, 4)
             before = await idle_for(running.address, seconds / 2)
-            paced = await under(running, others, rate)
+            called = await under(running, upserts(stub, others[0], rate))
+            streamed = await under(running, stream(stub, others[1], rate))
             idle = Latencies(before + await idle_for(running.address, seconds / 2))
-            fast = await under(running, yet_others, 0.0)
+            fast = await under(running, stream(stub, yet_others, 0.0))
             verified = await stub.Verify(pb.VerifyRequest(collection=COLLECTION))
             assert not verified.problems, verified.problems
     result = {
         "rows": rows,
         "idle_p50_ms": idle.at(0.5),
         "idle_p99_ms": idle.at(0.99),
-        "churn_upserts_per_s": paced[1],
-        "churn_p50_ms": paced[0].at(0.5),
-        "churn_p99_ms": paced[0].at(0.99),
-        "churn_p99_ratio": paced[0].at(0.99) / idle.at(0.99),
+        "churn_upserts_per_s": called[1],
+        "churn_p50_ms": called[0].at(0.5),
+        "churn_p99_ms": called[0].at(0.99),
+        "churn_p99_ratio": called[0].at(0.99) / idle.at(0.99),
+        "streamed_upserts_per_s": streamed[1],
+        "streamed_p50_ms": streamed[0].at(0.5),
+        "streamed_p99_ms": streamed[0].at(0.99),
+        "streamed_p99_ratio": streamed[0].at(0.99) / idle.at(0.99),
         "flat_out_upserts_per_s": fast[1],
         "flat_out_p99_ms": fast[0].at(0.99),
     }
@@ -207,10 +226,10 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
     return result
 
 
-async def under(running: Service, documents: Sequence[pb.Document], rate: float) -> tuple[Latencies, float]:
+async def under(running: Service, writing: Coroutine[Any, Any, tuple[int, float]]) -> tuple[Latencies, float]:
     """Searches while documents are replaced, and how many of these a second."""
     async with searching(running.address) as found:
-        written, seconds = await stream(running.stub, documents, rate)
+        written, seconds = await writing
     return Latencies(found), written / seconds
 
 
