@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import aiohttp
@@ -342,6 +344,26 @@ async def test_who_waits_for_one_version_is_not_starved_by_requests_for_another(
         for task in greedy:
             task.cancel()
         await asyncio.wait(greedy)
+
+
+async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> None:
+    """Beside one whose version went again at once, who asked joined it over and over, and let nothing else run."""
+
+    def give_up(signal_: int, frame: FrameType | None) -> None:
+        raise AssertionError("it goes round and round")
+
+    async with swapping() as engine:
+        ended = asyncio.create_task(asyncio.sleep(0, True))
+        await ended
+        engine.hot_swap._loads[A.version] = ended
+        before = signal.signal(signal.SIGALRM, give_up)  # no timeout of the event loop's would come
+        signal.setitimer(signal.ITIMER_REAL, 5)
+        try:
+            await engine.hot_swap.ensure(A)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert await engine.asked("load") == [f"load {A.version}"]
 
 
 async def test_a_steady_load_starves_nobody_where_the_engine_tells_slowly_what_it_holds(
