@@ -19,6 +19,9 @@ CPU_LORA := services/lora-server/vllm_cpu_lora
 MODELS := .pointsman/models
 # Slow checks have targets of their own.
 ELSEWHERE := $(patsubst %,--ignore tests/%,faults rollout monitoring trainings flywheel policy images console swaps)
+# Most tests wait for processes, so one more of them runs than there are cores; those with the real engine run alone.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+WITHOUT_ENGINE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/together $(ELSEWHERE)
 
 .PHONY: help
 help: ## list the targets
@@ -33,7 +36,8 @@ demo: env ## start everything, ask down every kind of path, print what came of i
 .PHONY: test
 test: models ## all checks, and all tests but the slow ones, which have targets of their own; the real engine is among them
 	$(MAKE) lint types imports
-	$(BIN)/python -m pytest $(ELSEWHERE)
+	$(BIN)/python -m pytest $(WITHOUT_ENGINE)
+	$(BIN)/python -m pytest tests/together
 
 # -- environments
 
@@ -86,7 +90,7 @@ imports: $(VENV)/.done ## who may import whom
 
 .PHONY: test-fast
 test-fast: $(VENV)/.done ## the tests that need no engine
-	$(BIN)/python -m pytest --ignore tests/together $(ELSEWHERE)
+	$(BIN)/python -m pytest $(WITHOUT_ENGINE)
 
 .PHONY: test-together
 test-together: env ## the tests that run the real services and the real engine
@@ -105,7 +109,7 @@ test-rollout: models ## restart each service under 50 streams, gateways behind a
 	$(BIN)/python -m pytest tests/rollout
 
 .PHONY: test-trainings
-test-trainings: env ## train by every method on a tiny model, kill and resume (5 minutes)
+test-trainings: models ## train by every method on a tiny model, and on the real one; kill and resume (7 minutes)
 	$(BIN)/python -m pytest tests/trainings
 
 .PHONY: test-flywheel
