@@ -14,19 +14,17 @@ from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Point
 from pointsman_servicekit.logs import request_id
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from pointsman_gateway.backends.express import Failed, Sent
-from pointsman_gateway.begun import AtOnce, first_step
-from pointsman_gateway.domain import Chunk, Chunks, Finished, Receipt, Started, Undecided
-from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.domain.outcome import CANCELLED
 from pointsman_gateway.doors import openai_answers as answers
-from pointsman_gateway.doors.answering import EVENTS, JSON, STALLED, encoded, error_answer, told
+from pointsman_gateway.doors.answering import EVENTS, JSON, STALLED, encoded, error_answer
 from pointsman_gateway.doors.callers import shown_by
 from pointsman_gateway.doors.edge import name_of
 from pointsman_gateway.doors.express_request import Heads, head_of, read_body
+from pointsman_gateway.doors.express_ride import Ride
 from pointsman_gateway.doors.handed_over import HandedOver
 from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
 from pointsman_gateway.doors.openai_answers import ChatEncoder, Headers
-from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.pipeline import Pipeline
 
 CHUNKED = (b"transfer-encoding", b"chunked")
@@ -104,88 +102,21 @@ class ExpressLane:
             request_id.reset(token)
 
 
-class Passenger:
-    """One request on the lane, from its sending to an engine to the end of its answer. Implements a `Listener`."""
+class Passenger(Ride):
+    """One request of an HTTP connection."""
 
     def __init__(self, pipeline: Pipeline, client: Client, handed: HandedOver, data: bytes) -> None:
-        self._pipeline = pipeline
+        super().__init__(pipeline, handed.begun, handed.name)
         self._client = client
         self._handed = handed
         self._data = data
-        self._begun = handed.begun
-        self._tried: Try
-        self._sent: Sent | None = None
         self._encoder = ChatEncoder(handed.include_usage)
-        self._started: Started | None = None
         self._chunks: list[Chunk] = []
         """Of a plain answer, so far."""
-        self._finish_reason = ""
-        self._heard = False
-        """Whether a token has been handed on."""
         self._stalled: asyncio.TimerHandle | None = None
-        self._over = False
-
-    def departs(self) -> bool:
-        """Sends it to an engine; False where that takes more than is done here, or is told there what is wrong."""
-        try:
-            return self._departs()
-        except Exception as error:
-            self._begun.error = error
-            return False
-
-    def _departs(self) -> bool:
-        begun = self._begun
-        decision, line = begun.decision, begun.line
-        if begun.error is not None or decision is None or not begun.afforded or not line.express.carries(decision):
-            return False
-        if line.validation.judge(begun.request, decision).judges:
-            return False
-        if self._pipeline.journal.wants_answers(begun.request, decision):
-            return False
-        tried = begun.meter.tries(decision.path)
-        built = first_step(line.prompts.build(begun.request, decision))
-        assert isinstance(built, AtOnce)  # of a path that the express carries
-        tried.prompted(built.result)
-        begun.asked = built.result, tried
-        self._tried = tried
-        self._sent = line.express.ask(begun.request, decision, built.result, self)
-        return self._sent is not None
-
-    # -- what the engine does
-
-    def came(self, chunks: Chunks) -> None:
-        """A part of the answer."""
-        try:
-            self._take(chunks)
-        except Exception as error:
-            self._crash(error)
-
-    def ended(self) -> None:
-        """All of the answer has come."""
-        if self._over:
-            return
-        try:
-            self._finish()
-        except Exception as error:
-            self._crash(error)
-
-    def broke_off(self, error: PointsmanError) -> None:
-        """After its first part, so that nobody else can be asked any more."""
-        if not self._over:
-            self._arrive()
-            self._settle(error.code, error)
-            self._say(error)
-
-    def not_begun(self, failed: Failed | None) -> None:
-        """Nothing has been sent yet: the line goes on from here."""
-        self._arrive()
-        self._begun.failed = failed
-        self._client.hand_over(self._handed, self._data)
-
-    # -- what the client does
 
     def pause(self) -> None:
-        """It does not read on for now."""
+        """The client does not read on for now."""
         if self._sent is not None and not self._over:
             self._sent.pause()
             loop, deadline = asyncio.get_running_loop(), self._begun.request.deadline
@@ -196,75 +127,40 @@ class Passenger:
         if self._sent is not None and not self._over:
             self._sent.resume()
 
-    def gone(self) -> None:
-        """It has hung up."""
-        if not self._over:
-            self._stop()
-            self._settle(CANCELLED)
+    def _opened(self, started: Started) -> None:
+        if self._handed.streams:
+            headers = [*EVENTS, *self._headers(started), CHUNKED]
+            self._client.transport.write(_head(200, [*self._client.default_headers, *headers]))
+            self._write_chunk(self._encoder.begun(started))
 
-    # -- what becomes of it
-
-    def _take(self, chunks: Chunks) -> None:
-        meter = self._begun.meter
-        usage = chunks[-1].usage
-        if usage is not None:
-            meter.used(usage)
-            chunks = chunks[:-1]
-        if not chunks:
-            return
-        if self._started is None:
-            self._start()
-        self._tried.came(chunks)
-        self._heard = self._heard or meter.handed_on(chunks)
-        for chunk in chunks:
-            if chunk.finish_reason:
-                self._finish_reason = chunk.finish_reason
+    def _piece(self, chunks: Chunks) -> None:
         if self._handed.streams:
             self._write_chunk(self._encoder.chunks(chunks))
         else:
             self._chunks.extend(chunks)
 
-    def _start(self) -> None:
-        begun, sent = self._begun, self._sent
-        assert sent is not None
-        assert begun.decision is not None
-        assert begun.hold is not None
-        self._tried.opened(sent.model)
-        self._started = Started(begun.decision, sent.model, begun.meter.overhead, "", begun.hold.headers)
-        if self._handed.streams:
-            headers = [*EVENTS, *self._headers(self._started), CHUNKED]
-            self._client.transport.write(_head(200, [*self._client.default_headers, *headers]))
-            self._write_chunk(self._encoder.begun(self._started))
-
-    def _finish(self) -> None:
-        if self._started is None:  # the engine has counted, and said nothing
-            self._start()
-        started = self._started
-        assert started is not None
-        self._arrive()
-        receipt = self._settle(OK)
-        assert isinstance(receipt, Receipt)  # it was decided
-        finished = Finished(self._finish_reason, receipt)
+    def _arrived(self, started: Started, finished: Finished) -> None:
         if self._handed.streams:
             self._write_chunk(self._encoder.finished(finished), last=True)
         else:
-            headers = [JSON, *self._headers(started), answers.cost_header(receipt)]
+            headers = [JSON, *self._headers(started), answers.cost_header(finished.receipt)]
             self._write_whole(200, headers, self._encoder.whole(started, self._chunks, finished))
         self._client.freed()
 
-    def _crash(self, error: Exception) -> None:
-        """What nobody foresaw."""
-        token = request_id.set(self._handed.name)
-        try:
-            said = told(error)
-        finally:
-            request_id.reset(token)
-        if self._over:
-            self._client.freed(close=True)
-            return
-        self._stop()
-        self._settle(INTERNAL)
-        self._say(said)
+    def _failed(self, error: PointsmanError) -> None:
+        """As an answer of its own, or where one has begun as its last event."""
+        if self._handed.streams and self._started is not None:
+            self._write_chunk(self._encoder.failed(error), last=True)
+        else:
+            status, headers, body = error_answer(error, self._beside)
+            self._write_whole(status, headers, body)
+        self._client.freed()
+
+    def _left(self) -> None:
+        self._client.hand_over(self._handed, self._data)
+
+    def _crashed(self, error: PointsmanError) -> None:
+        self._client.freed(close=True)
 
     def _stall(self) -> None:
         """Who does not read its answer keeps neither the engine nor a place here for longer than its time."""
@@ -274,42 +170,14 @@ class Passenger:
             self._settle(said.code, said)
             self._client.freed(close=True)
 
-    def _settle(self, outcome: str, failure: PointsmanError | None = None) -> Receipt | Undecided:
-        """Under the request's name, which its receipt is given."""
-        token = request_id.set(self._handed.name)
-        try:
-            return self._pipeline.end(self._begun, outcome, failure)
-        finally:
-            request_id.reset(token)
-
-    def _stop(self) -> None:
-        """Nobody wants the rest."""
-        sent = self._sent
-        self._arrive()
-        if sent is not None:
-            sent.close(asyncio.CancelledError())
-
     def _arrive(self) -> None:
-        """Nothing more is heard of the engine. They let go of each other, or the collector would have to find them."""
-        self._over = True
-        self._sent = None
+        super()._arrive()
         self._unwatch()
 
     def _unwatch(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-
-    # -- how it is written
-
-    def _say(self, error: PointsmanError) -> None:
-        """As an answer of its own, or where one has begun as its last event."""
-        if self._handed.streams and self._started is not None:
-            self._write_chunk(self._encoder.failed(error), last=True)
-        else:
-            status, headers, body = error_answer(error, self._beside)
-            self._write_whole(status, headers, body)
-        self._client.freed()
 
     @property
     def _beside(self) -> Headers:

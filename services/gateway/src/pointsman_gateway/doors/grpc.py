@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
@@ -17,10 +16,11 @@ from pointsman_gateway.domain import Caller, Chunk, Event, Operation, Path, Rece
 from pointsman_gateway.doors import grpc_answers as answers
 from pointsman_gateway.doors import grpc_metadata as metadata
 from pointsman_gateway.doors.answering import told
-from pointsman_gateway.doors.cache_control import USE, wish_of
+from pointsman_gateway.doors.cache_control import wish_of
 from pointsman_gateway.doors.callers import Tenancy, caller_of
 from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.doors.grpc_requests import to_feedback, to_request
+from pointsman_gateway.doors.grpc_ride import GrpcRide, Whole
 from pointsman_gateway.doors.limits import check_counts
 from pointsman_gateway.generations import Names
 from pointsman_gateway.pipeline import Pipeline
@@ -103,22 +103,17 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     async def GenerateOnce(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
     ) -> pb.GenerateOnceResponse:
-        started = finished = None
-        chunks: list[Chunk] = []
+        gathering = _Gathering()
         try:
             asked = await self._asked("chat", request, context)
-            async with aclosing(self._pipeline.answer(asked)) as events:  # type: ignore[type-var]  # a generator's
-                async for event in events:
-                    if isinstance(event, tuple):
-                        chunks.extend(event)
-                    elif isinstance(event, Started):
-                        started = event
-                    else:
-                        finished = event
+            ride = GrpcRide(self._pipeline, self._pipeline.begin(asked))
+            # What OpenAI's other fields ask for may be more than the lane has been shown to do.
+            whole = await ride.arrival() if not asked.sampling.extra and ride.departs() else None
+            if whole is None:
+                whole = await gathering.all(self._pipeline.answer(asked, ride.begun))
         except Exception as error:
-            await _abort(context, error, started)
-        assert started is not None
-        assert finished is not None
+            await _abort(context, error, gathering.started)
+        started, chunks, finished = whole
         context.set_trailing_metadata(metadata.trailers(finished.receipt.decision, finished.receipt, started.limits))
         return answers.whole_response(started, chunks, finished)
 
@@ -149,7 +144,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         """Raises PointsmanError; a request that comes no further leaves its receipt here."""
         arrived = time.perf_counter()
         try:
-            return replace(await self._decoded(request, context), arrived=arrived)
+            return await self._decoded(request, context, arrived)
         except asyncio.CancelledError:
             self._pipeline.turned_away(wanted, None, arrived)
             raise
@@ -158,11 +153,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             self._pipeline.turned_away(wanted, refusal, arrived)
             raise refusal from error
 
-    async def _decoded(self, request: pb.GenerateRequest | pb.RouteRequest, context: Context) -> Request:
-        asked = to_request(request, self._deadline(context), await self._caller(context))
+    async def _decoded(
+        self, request: pb.GenerateRequest | pb.RouteRequest, context: Context, arrived: float
+    ) -> Request:
+        cache = wish_of(metadata.cache_control(context.invocation_metadata()))
+        asked = to_request(request, self._deadline(context), await self._caller(context), cache, arrived)
         check_counts(asked.messages, asked.sampling.extra)
-        wish = wish_of(metadata.cache_control(context.invocation_metadata()))
-        return asked if wish == USE else replace(asked, cache=wish)
+        return asked
 
     async def _caller(self, context: Context) -> Caller:
         return await caller_of(self._tenancy, metadata.authorization(context.invocation_metadata()))
@@ -173,6 +170,29 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         if left is not None:
             seconds = min(seconds, left - min(TELLING, left / 10))
         return asyncio.get_running_loop().time() + seconds
+
+
+class _Gathering:
+    """One answer, until it is whole."""
+
+    def __init__(self) -> None:
+        self.started: Started | None = None
+
+    async def all(self, events: AsyncIterator[Event]) -> Whole:
+        """Raises what the line raises."""
+        chunks: list[Chunk] = []
+        finished = None
+        async with aclosing(events):  # type: ignore[type-var]  # a generator's
+            async for event in events:
+                if isinstance(event, tuple):
+                    chunks.extend(event)
+                elif isinstance(event, Started):
+                    self.started = event
+                else:
+                    finished = event
+        assert self.started is not None
+        assert finished is not None
+        return self.started, chunks, finished
 
 
 class _Writing:

@@ -19,7 +19,9 @@ FIELDS = frozenset(
 _AS_THE_PATH_SAYS = Sampling()
 
 
-def to_request(asked: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller) -> Request:
+def to_request(
+    asked: pb.GenerateRequest | pb.RouteRequest, deadline: float, caller: Caller, cache: str, arrived: float
+) -> Request:
     """Raises InvalidArgument."""
     return Request(
         model=asked.model,
@@ -29,6 +31,8 @@ def to_request(asked: pb.GenerateRequest | pb.RouteRequest, deadline: float, cal
         user=asked.user,
         deadline=deadline,
         caller=caller,
+        cache=cache,
+        arrived=arrived,
     )
 
 

@@ -1,0 +1,194 @@
+"""What is alike on the express lane, whichever door the request came through: from its departure to its end."""
+
+import asyncio
+
+from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.logs import request_id
+
+from pointsman_gateway.backends.express import Failed, Sent
+from pointsman_gateway.begun import AtOnce, Begun, first_step
+from pointsman_gateway.domain import Chunks, Finished, Receipt, Started, Undecided
+from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
+from pointsman_gateway.doors.answering import told
+from pointsman_gateway.metering.attempts import Try
+from pointsman_gateway.pipeline import Pipeline
+
+
+class Ride:
+    """One request on the lane, from its sending to an engine to the end of its answer. Implements a `Listener`.
+
+    Doors say how the answer is written: of `_opened`, `_piece`, and at last one of `_arrived`, `_failed`, `_left`.
+    """
+
+    def __init__(self, pipeline: Pipeline, begun: Begun, name: str) -> None:
+        """`name` is the one by which the request is known."""
+        self._pipeline = pipeline
+        self._begun = begun
+        self._name = name
+        self._tried: Try
+        self._sent: Sent | None = None
+        self._started: Started | None = None
+        self._finish_reason = ""
+        self._heard = False
+        """Whether a token has been handed on."""
+        self._over = False
+
+    def departs(self) -> bool:
+        """Sends it to an engine; False where that takes more than is done here, or is told there what is wrong."""
+        try:
+            return self._departs()
+        except Exception as error:
+            self._begun.error = error
+            return False
+
+    # -- what the engine does
+
+    def came(self, chunks: Chunks) -> None:
+        """A part of the answer."""
+        try:
+            self._take(chunks)
+        except Exception as error:
+            self._crash(error)
+
+    def ended(self) -> None:
+        """All of the answer has come."""
+        if self._over:
+            return
+        try:
+            self._finish()
+        except Exception as error:
+            self._crash(error)
+
+    def broke_off(self, error: PointsmanError) -> None:
+        """After its first part, so that nobody else can be asked any more."""
+        if not self._over:
+            self._arrive()
+            self._settle(error.code, error)
+            self._failed(error)
+
+    def not_begun(self, failed: Failed | None) -> None:
+        """Nothing has been sent yet: the line goes on from here."""
+        self._arrive()
+        self._begun.failed = failed
+        self._left()
+
+    # -- what the client does
+
+    def gone(self) -> None:
+        """It has hung up."""
+        if not self._over:
+            self._stop()
+            self._settle(CANCELLED)
+
+    # -- how it is written
+
+    def _opened(self, started: Started) -> None:
+        """The answer begins."""
+
+    def _piece(self, chunks: Chunks) -> None:
+        """A part of it, never empty."""
+        raise NotImplementedError
+
+    def _arrived(self, started: Started, finished: Finished) -> None:
+        """It is whole, and has its receipt."""
+        raise NotImplementedError
+
+    def _failed(self, error: PointsmanError) -> None:
+        """It ends here, with its receipt in the error."""
+        raise NotImplementedError
+
+    def _left(self) -> None:
+        """The lane is left before anything was written."""
+        raise NotImplementedError
+
+    def _crashed(self, error: PointsmanError) -> None:
+        """At its very end: its receipt is written, or is not to be had; or what was to be written last could not be."""
+        raise NotImplementedError
+
+    # -- what becomes of it
+
+    def _departs(self) -> bool:
+        begun = self._begun
+        decision, line = begun.decision, begun.line
+        if begun.error is not None or decision is None or not begun.afforded or not line.express.carries(decision):
+            return False
+        if line.validation.judge(begun.request, decision).judges:
+            return False
+        if self._pipeline.journal.wants_answers(begun.request, decision):
+            return False
+        tried = begun.meter.tries(decision.path)
+        built = first_step(line.prompts.build(begun.request, decision))
+        assert isinstance(built, AtOnce)  # of a path that the express carries
+        tried.prompted(built.result)
+        begun.asked = built.result, tried
+        self._tried = tried
+        self._sent = line.express.ask(begun.request, decision, built.result, self)
+        return self._sent is not None
+
+    def _take(self, chunks: Chunks) -> None:
+        meter = self._begun.meter
+        usage = chunks[-1].usage
+        if usage is not None:
+            meter.used(usage)
+            chunks = chunks[:-1]
+        if not chunks:
+            return
+        if self._started is None:
+            self._start()
+        self._tried.came(chunks)
+        self._heard = self._heard or meter.handed_on(chunks)
+        for chunk in chunks:
+            if chunk.finish_reason:
+                self._finish_reason = chunk.finish_reason
+        self._piece(chunks)
+
+    def _start(self) -> Started:
+        begun, sent = self._begun, self._sent
+        assert sent is not None
+        assert begun.decision is not None
+        assert begun.hold is not None
+        self._tried.opened(sent.model)
+        self._started = Started(begun.decision, sent.model, begun.meter.overhead, "", begun.hold.headers)
+        self._opened(self._started)
+        return self._started
+
+    def _finish(self) -> None:
+        started = self._started or self._start()  # an engine may have counted, and said nothing
+        self._arrive()
+        receipt = self._settle(OK)
+        assert isinstance(receipt, Receipt)  # it was decided
+        self._arrived(started, Finished(self._finish_reason, receipt))
+
+    def _crash(self, error: Exception) -> None:
+        """What nobody foresaw."""
+        token = request_id.set(self._name)
+        try:
+            said = told(error)
+        finally:
+            request_id.reset(token)
+        if self._over:
+            self._crashed(said)
+            return
+        self._stop()
+        self._settle(INTERNAL)
+        self._failed(said)
+
+    def _settle(self, outcome: str, failure: PointsmanError | None = None) -> Receipt | Undecided:
+        """Under the request's name, which its receipt is given."""
+        token = request_id.set(self._name)
+        try:
+            return self._pipeline.end(self._begun, outcome, failure)
+        finally:
+            request_id.reset(token)
+
+    def _stop(self) -> None:
+        """Nobody wants the rest."""
+        sent = self._sent
+        self._arrive()
+        if sent is not None:
+            sent.close(asyncio.CancelledError())
+
+    def _arrive(self) -> None:
+        """Nothing more is heard of the engine. They let go of each other, or the collector would have to find them."""
+        self._over = True
+        self._sent = None

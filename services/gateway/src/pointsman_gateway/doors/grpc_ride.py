@@ -1,0 +1,49 @@
+"""A plain answer over gRPC on the express lane: the call's own coroutine waits once, for all of it."""
+
+import asyncio
+
+from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.logs import request_id
+
+from pointsman_gateway.begun import Begun
+from pointsman_gateway.domain import Chunk, Chunks, Finished, Started
+from pointsman_gateway.doors.express_ride import Ride
+from pointsman_gateway.pipeline import Pipeline
+
+Whole = tuple[Started, list[Chunk], Finished]
+
+
+class GrpcRide(Ride):
+    """One call of `GenerateOnce`."""
+
+    def __init__(self, pipeline: Pipeline, begun: Begun) -> None:
+        super().__init__(pipeline, begun, request_id.get())
+        self.begun = begun
+        self._chunks: list[Chunk] = []
+        self._whole: asyncio.Future[Whole | None] = asyncio.get_running_loop().create_future()
+
+    async def arrival(self) -> Whole | None:
+        """None where the line is to go on from here. Raises PointsmanError, with its receipt."""
+        try:
+            return await self._whole
+        except asyncio.CancelledError:
+            self.gone()
+            raise
+
+    def _piece(self, chunks: Chunks) -> None:
+        self._chunks.extend(chunks)
+
+    def _arrived(self, started: Started, finished: Finished) -> None:
+        if not self._whole.done():
+            self._whole.set_result((started, self._chunks, finished))
+
+    def _failed(self, error: PointsmanError) -> None:
+        if not self._whole.done():
+            self._whole.set_exception(error)
+
+    def _left(self) -> None:
+        if not self._whole.done():
+            self._whole.set_result(None)
+
+    def _crashed(self, error: PointsmanError) -> None:
+        self._failed(error)
