@@ -5,9 +5,10 @@
 
 Churn: a collection of one-chunk documents with their vectors is searched without a pause, by text, by a client in a
 process of its own; then again while another client replaces documents, 1,000 a second, by calls of Upsert with 20 in
-each; then while an ingest stream does, which answers for each by itself; then alone once more, so that what else the
-machine does meets all; and at last while a stream replaces them as fast as it goes. Crash: the process is killed amid
-upserts, ingests and deletes; after each start every row is verified and compared with what was acknowledged.
+each; then while an ingest stream does, 20 in a message; then while one does with a message for each ("singly"); then
+alone once more, so that what else the machine does meets all; and at last while a stream replaces them as fast as it
+goes. Crash: the process is killed amid upserts, ingests and deletes; after each start every row is verified and
+compared with what was acknowledged.
 The last line is one JSON object.
 """
 
@@ -157,22 +158,27 @@ async def idle_for(address: str, seconds: float) -> list[float]:
     return found
 
 
-async def stream(stub, documents: Sequence[pb.Document], rate: float) -> tuple[int, float]:
-    """Documents acknowledged, and in how many seconds; `rate` is a second, 0 as fast as it goes."""
+async def stream(stub, documents: Sequence[pb.Document], rate: float, together: int = 1) -> tuple[int, float]:
+    """Documents acknowledged, and in how many seconds; `rate` is a second, 0 as fast as it goes; `together` go into one
+    message, and their outcomes into as few as can be."""
     begun = time.perf_counter()
 
     async def steps() -> AsyncIterator[pb.IngestRequest]:
-        yield pb.IngestRequest(begin=pb.IngestBegin(collection=COLLECTION))
-        for number, document in enumerate(documents):
+        yield pb.IngestRequest(begin=pb.IngestBegin(collection=COLLECTION, together=together > 1))
+        for number in range(0, len(documents), together):
             if rate and (ahead := begun + number / rate - time.perf_counter()) > 0.0:
                 await asyncio.sleep(ahead)
-            yield pb.IngestRequest(document=document)
+            if together > 1:
+                yield pb.IngestRequest(documents=pb.Documents(documents=documents[number : number + together]))
+            else:
+                yield pb.IngestRequest(document=documents[number])
         yield pb.IngestRequest(end=pb.IngestEnd())
 
     written = 0
     async for event in stub.Ingest(steps()):
-        if event.HasField("outcome"):
-            assert event.outcome.state == pb.DocumentOutcome.WRITTEN, event.outcome
+        outcomes = [event.outcome] if event.HasField("outcome") else event.outcomes.outcomes
+        for outcome in outcomes:
+            assert outcome.state == pb.DocumentOutcome.WRITTEN, outcome
             written += 1
     return written, time.perf_counter() - begun
 
@@ -197,11 +203,12 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
             await stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION))
             filled, fill_seconds = await stream(stub, with_vectors(rows, fingerprint, 1), 0.0)
             print(f"filled with {filled:,} documents at {filled / fill_seconds:,.0f} a second", flush=True)
-            others = [with_vectors(min(rows, int(rate * seconds)), fingerprint, seed) for seed in (2, 3)]
-            yet_others = with_vectors(min(rows, int(2 * rate * seconds)), fingerprint, 4)
+            others = [with_vectors(min(rows, int(rate * seconds)), fingerprint, seed) for seed in (2, 3, 4)]
+            yet_others = with_vectors(min(rows, int(2 * rate * seconds)), fingerprint, 5)
             before = await idle_for(running.address, seconds / 2)
             called = await under(running, upserts(stub, others[0], rate))
-            streamed = await under(running, stream(stub, others[1], rate))
+            streamed = await under(running, stream(stub, others[1], rate, A_CALL))
+            singly = await under(running, stream(stub, others[2], rate))
             idle = Latencies(before + await idle_for(running.address, seconds / 2))
             fast = await under(running, stream(stub, yet_others, 0.0))
             verified = await stub.Verify(pb.VerifyRequest(collection=COLLECTION))
@@ -218,6 +225,10 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
         "streamed_p50_ms": streamed[0].at(0.5),
         "streamed_p99_ms": streamed[0].at(0.99),
         "streamed_p99_ratio": streamed[0].at(0.99) / idle.at(0.99),
+        "singly_upserts_per_s": singly[1],
+        "singly_p50_ms": singly[0].at(0.5),
+        "singly_p99_ms": singly[0].at(0.99),
+        "singly_p99_ratio": singly[0].at(0.99) / idle.at(0.99),
         "flat_out_upserts_per_s": fast[1],
         "flat_out_p99_ms": fast[0].at(0.99),
     }

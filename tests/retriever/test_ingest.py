@@ -88,6 +88,24 @@ async def test_who_waits_for_each_answer_before_the_next_document_gets_it(client
     assert (await call.read()).summary.written == 3
 
 
+async def test_what_is_sent_together_is_answered_together_and_in_its_order(client):
+    documents = [
+        pb.Document(id=f"n{n}", text=f"Note {n}.", media_type="image/png" if n == 3 else "") for n in range(200)
+    ]
+    requests = [
+        pb.IngestRequest(begin=pb.IngestBegin(collection="notes", together=True)),
+        *(pb.IngestRequest(documents=pb.Documents(documents=documents[n : n + 50])) for n in range(0, 200, 50)),
+        pb.IngestRequest(end=pb.IngestEnd()),
+    ]
+    events = [event async for event in client.stub.Ingest(iter(requests))]
+    assert all(event.HasField("outcomes") for event in events[:-1])
+    assert len(events) <= 10
+    outcomes = [outcome for event in events[:-1] for outcome in event.outcomes.outcomes]
+    assert [outcome.id for outcome in outcomes] == [f"n{n}" for n in range(200)]
+    assert [outcome.id for outcome in outcomes if outcome.state == FAILED] == ["n3"]
+    assert (events[-1].summary.written, events[-1].summary.failed) == (199, 1)
+
+
 async def test_the_same_again_embeds_nothing_and_changes_nothing(counting):
     client, model = counting
     documents = [pb.Document(id=f"n{n}", title="Note", text=f"Note {n}.", metadata={"n": str(n)}) for n in range(5)]

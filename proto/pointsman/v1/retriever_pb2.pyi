@@ -396,24 +396,34 @@ class ConfigureSearchRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., collection: _Optional[str] = ..., settings: _Optional[_Union[SearchSettings, _Mapping]] = ...) -> None: ...
 
 class IngestRequest(_message.Message):
-    __slots__ = ("begin", "document", "end")
+    __slots__ = ("begin", "document", "end", "documents")
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     begin: IngestBegin
     document: Document
     end: IngestEnd
-    def __init__(self, begin: _Optional[_Union[IngestBegin, _Mapping]] = ..., document: _Optional[_Union[Document, _Mapping]] = ..., end: _Optional[_Union[IngestEnd, _Mapping]] = ...) -> None: ...
+    documents: Documents
+    def __init__(self, begin: _Optional[_Union[IngestBegin, _Mapping]] = ..., document: _Optional[_Union[Document, _Mapping]] = ..., end: _Optional[_Union[IngestEnd, _Mapping]] = ..., documents: _Optional[_Union[Documents, _Mapping]] = ...) -> None: ...
+
+class Documents(_message.Message):
+    __slots__ = ("documents",)
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    documents: _containers.RepeatedCompositeFieldContainer[Document]
+    def __init__(self, documents: _Optional[_Iterable[_Union[Document, _Mapping]]] = ...) -> None: ...
 
 class IngestBegin(_message.Message):
-    __slots__ = ("tenant", "collection", "source")
+    __slots__ = ("tenant", "collection", "source", "together")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     collection: str
     source: str
-    def __init__(self, tenant: _Optional[str] = ..., collection: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    together: bool
+    def __init__(self, tenant: _Optional[str] = ..., collection: _Optional[str] = ..., source: _Optional[str] = ..., together: _Optional[bool] = ...) -> None: ...
 
 class IngestEnd(_message.Message):
     __slots__ = ("remove_missing",)
@@ -422,12 +432,20 @@ class IngestEnd(_message.Message):
     def __init__(self, remove_missing: _Optional[bool] = ...) -> None: ...
 
 class IngestResponse(_message.Message):
-    __slots__ = ("outcome", "summary")
+    __slots__ = ("outcome", "summary", "outcomes")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     outcome: DocumentOutcome
     summary: IngestSummary
-    def __init__(self, outcome: _Optional[_Union[DocumentOutcome, _Mapping]] = ..., summary: _Optional[_Union[IngestSummary, _Mapping]] = ...) -> None: ...
+    outcomes: DocumentOutcomes
+    def __init__(self, outcome: _Optional[_Union[DocumentOutcome, _Mapping]] = ..., summary: _Optional[_Union[IngestSummary, _Mapping]] = ..., outcomes: _Optional[_Union[DocumentOutcomes, _Mapping]] = ...) -> None: ...
+
+class DocumentOutcomes(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[DocumentOutcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[DocumentOutcome, _Mapping]]] = ...) -> None: ...
 
 class DocumentOutcome(_message.Message):
     __slots__ = ("id", "state", "chunks", "code", "message")

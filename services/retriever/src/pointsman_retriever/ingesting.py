@@ -102,8 +102,13 @@ class Ingest:
             asyncio.Queue()
         )
 
-    async def run(self, line: Line, sent: AsyncIterator[RawDocument | End]) -> AsyncIterator[Outcome | Summary]:
-        """Raises what ends the whole: InvalidArgument, NotFound, FailedPrecondition, and what the disk says."""
+    async def run(
+        self, line: Line, sent: AsyncIterator[RawDocument | End]
+    ) -> AsyncIterator[Sequence[Outcome] | Summary]:
+        """What became of the documents, of those together that were written together; and at last the sum.
+
+        Raises what ends the whole: InvalidArgument, NotFound, FailedPrecondition, and what the disk says.
+        """
         limits.check_source(self._source)
         self._library.version(self._collection)
         with line.place():
@@ -151,7 +156,7 @@ class Ingest:
         if self._open is not None:
             self._open.complete()
 
-    async def _answers(self) -> AsyncIterator[Outcome | Summary]:
+    async def _answers(self) -> AsyncIterator[Sequence[Outcome] | Summary]:
         summary = Summary()
         while True:
             item = await self._in_hand.get()
@@ -167,7 +172,7 @@ class Ingest:
                 self._room.leave(len(group.documents), group.bytes)
             for outcome in outcomes:
                 summary = _counted(summary, outcome)
-                yield outcome
+            yield outcomes
 
     async def _ended(self, summary: Summary, remove: bool) -> Summary:
         removed = 0

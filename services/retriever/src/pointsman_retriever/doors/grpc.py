@@ -67,7 +67,8 @@ class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
             begin = await streams.begin_ingest(requests)
             ingest = Ingest(self._library, self._loader, to_id(begin.tenant, begin.collection), begin.source)
             async for event in ingest.run(self._ingests, streams.ingest_steps(requests)):
-                yield from_event(event)
+                for response in from_event(event, begin.together):
+                    yield response
         except PointsmanError:
             await streams.discard(requests)
             raise

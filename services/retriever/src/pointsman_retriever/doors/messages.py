@@ -1,5 +1,7 @@
 """What travels over gRPC, to and from the retriever's nouns: all but searches."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from pointsman.v1 import retriever_pb2 as pb
 
@@ -67,24 +69,31 @@ def from_shown(shown: Shown) -> pb.Collection:
     return from_collection(shown.collection, shown.problem)
 
 
-def from_event(event: Outcome | Summary) -> pb.IngestResponse:
-    if isinstance(event, Outcome):
-        return pb.IngestResponse(
-            outcome=pb.DocumentOutcome(
-                id=event.id,
-                state=_STATES[event.state],
+def from_event(event: Sequence[Outcome] | Summary, together: bool) -> Iterator[pb.IngestResponse]:
+    """`together`: outcomes in one message."""
+    if isinstance(event, Summary):
+        yield pb.IngestResponse(
+            summary=pb.IngestSummary(
+                written=event.written,
+                unchanged=event.unchanged,
+                failed=event.failed,
+                removed=event.removed,
                 chunks=event.chunks,
-                code=event.code,
-                message=event.message,
+                version=event.version,
             )
         )
-    return pb.IngestResponse(
-        summary=pb.IngestSummary(
-            written=event.written,
-            unchanged=event.unchanged,
-            failed=event.failed,
-            removed=event.removed,
-            chunks=event.chunks,
-            version=event.version,
-        )
+    elif together:
+        yield pb.IngestResponse(outcomes=pb.DocumentOutcomes(outcomes=map(_from_outcome, event)))
+    else:
+        for outcome in event:
+            yield pb.IngestResponse(outcome=_from_outcome(outcome))
+
+
+def _from_outcome(outcome: Outcome) -> pb.DocumentOutcome:
+    return pb.DocumentOutcome(
+        id=outcome.id,
+        state=_STATES[outcome.state],
+        chunks=outcome.chunks,
+        code=outcome.code,
+        message=outcome.message,
     )

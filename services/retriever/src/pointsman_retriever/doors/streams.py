@@ -36,6 +36,9 @@ async def ingest_steps(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterat
     async for request in requests:
         if request.HasField("document"):
             yield to_raw(request.document)
+        elif request.HasField("documents"):
+            for document in request.documents.documents:
+                yield to_raw(document)
         elif request.HasField("end"):
             yield End(request.end.remove_missing)
             return
