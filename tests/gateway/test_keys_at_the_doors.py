@@ -66,6 +66,7 @@ async def over_grpc(gateway: Gateway, key: str, text: str = IN_CHAT, model: str 
         return dict([*await call.initial_metadata(), *await call.trailing_metadata()])
 
 
+OF_DECISION = {over_http: "x-pointsman-decision-id", over_grpc: "pointsman-decision-id"}
 DOORS = pytest.mark.parametrize("ask", [over_http, over_grpc])
 
 
@@ -182,3 +183,23 @@ async def test_a_hung_up_request_gives_its_stream_back(
     await until(lambda: guarded.metric("pointsman_in_flight") == 0)
     engine.says(*answer("Hello"))
     assert await over_http(guarded, issued.credential.text)
+
+
+@DOORS
+async def test_a_tenant_s_answers_are_not_there_for_what_another_says(
+    guarded: Gateway, valkey: Valkey, ask: Any
+) -> None:
+    ours, theirs = [(await issue(valkey.url, tenant=name)).credential.text for name in ("acme", "other")]
+    said = {"decision_id": (await ask(guarded, ours))[OF_DECISION[ask]], "rating": 1.0}
+    async with open_http_client(guarded) as client:
+        told = [
+            await client.post("/v1/feedback", json=said, headers={"authorization": f"Bearer {key}"})
+            for key in (theirs, ours)
+        ]
+    async with open_channel(guarded.grpc_address) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Feedback(pb.FeedbackRequest(**said), metadata=(("authorization", f"Bearer {theirs}"),))
+    assert [one.status_code for one in told] == [404, 200]
+    assert told[0].json()["error"]["code"] == "unknown_decision"
+    assert from_rpc_error(refused.value, "gateway").code == "unknown_decision"

@@ -31,3 +31,5 @@ class Feedback:
     """What was wrong with it, in words."""
     right_task: str = ""
     right_answer: str = ""
+    tenant: str = ""
+    """Whose caller says it; empty: nobody's in particular, who may speak of every answer."""

@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from pointsman_gateway.domain import Feedback
+from pointsman_gateway.domain import Caller, Feedback
 
 
 class Stored(Protocol):
@@ -40,8 +40,8 @@ class FeedbackBody(BaseModel):
     right_task: str = Field(default="", description='the task that it should have been; "unknown": none')
     right_answer: str = Field(default="", description="what should have been answered")
 
-    def to_feedback(self) -> Feedback:
-        return Feedback(**self.model_dump())
+    def to_feedback(self, caller: Caller) -> Feedback:
+        return Feedback(**self.model_dump(), tenant=caller.tenant)
 
 
 def feedback_answer(stored: Stored) -> Response:

@@ -126,8 +126,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     async def Feedback(  # the contract's name
         self, request: pb.FeedbackRequest, context: Context
     ) -> pb.FeedbackResponse:
-        await self._caller(context)
-        stored = await self._feedback.take(to_feedback(request))
+        stored = await self._feedback.take(to_feedback(request, await self._caller(context)))
         return pb.FeedbackResponse(stored=stored.where, known_already=stored.known_already)
 
     async def ListPaths(  # the contract's name

@@ -36,7 +36,7 @@ def to_request(
     )
 
 
-def to_feedback(said: pb.FeedbackRequest) -> Feedback:
+def to_feedback(said: pb.FeedbackRequest, caller: Caller) -> Feedback:
     return Feedback(
         decision_id=said.decision_id,
         id=said.id,
@@ -44,6 +44,7 @@ def to_feedback(said: pb.FeedbackRequest) -> Feedback:
         correction=said.correction,
         right_task=said.right_task,
         right_answer=said.right_answer,
+        tenant=caller.tenant,
     )
 
 

@@ -44,8 +44,8 @@ async def route(body: RouteBody, request: Request) -> Response:
 
 async def feedback(body: FeedbackBody, request: Request) -> Response:
     """Takes what someone says of an answer; 202 where it waits on disk for the journal."""
-    await caller_of_request(request)
-    return feedback_answer(await door_of(request).feedback.take(body.to_feedback()))
+    caller = await caller_of_request(request)
+    return feedback_answer(await door_of(request).feedback.take(body.to_feedback(caller)))
 
 
 async def configuration(request: Request) -> dict[str, Any]:

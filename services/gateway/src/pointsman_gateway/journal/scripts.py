@@ -64,7 +64,7 @@ SAY = """
 -- before; what was said earlier, and comes late, fills the gaps. Its rating counts once, in the day of the decision.
 local decisions, index, feedback, said_of, evidence = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, name, now, most, per_rating = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local keep = tonumber(ARGV[6])
+local keep, tenant = tonumber(ARGV[6]), ARGV[11]
 local things = {'rating', 'correction', 'right_task', 'right_answer'}
 
 local function read(stream, place)
@@ -79,6 +79,10 @@ local place = redis.call('HGET', said_of, id)
 local before = read(feedback, place)
 local decided = before or read(decisions, redis.call('HGET', index, id))
 if not decided then return 'unknown' end
+if tenant ~= '' then -- another tenant's answers are not there for it; those made without keys are nobody's
+  local whose = cjson.decode(decided.entry).tenant
+  if whose ~= nil and whose ~= '' and whose ~= tenant then return 'unknown' end
+end
 before = before or {ids = '', unix_ms = '0', rating = '', correction = '', right_task = '', right_answer = ''}
 local ids = {name .. '@' .. now}
 for known in string.gmatch(before.ids, '%S+') do

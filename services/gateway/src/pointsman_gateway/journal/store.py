@@ -74,7 +74,8 @@ class JournalStore:
         return int(await self._redis.call(lambda: self._write(keys=names, args=arguments)))
 
     async def say(self, feedback: Feedback, unix_ms: int) -> str:
-        """Returns "stored", "known" (the same was there already) or "unknown" (the decision is not)."""
+        """Returns "stored", "known" (the same was there already), "unknown" (the decision is not, or is another
+        tenant's)."""
         names = [keys.DECISIONS, keys.INDEX, keys.FEEDBACK, keys.FEEDBACK_INDEX, keys.EVIDENCE]
         said = [
             "" if feedback.rating is None else f"{feedback.rating:.6g}",
@@ -90,6 +91,7 @@ class JournalStore:
             PER_RATING,
             self._kept,
             *said,
+            feedback.tenant,
         ]
         return str(await self._redis.call(lambda: self._say(keys=names, args=arguments)))
 
