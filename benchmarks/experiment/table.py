@@ -135,9 +135,12 @@ def _advice(report: Report, costs: Mapping[str, float]) -> Iterator[str]:
     yield f"`pointsman advise` at {MONTHLY:,} requests a month: **{said.verdict}** ({said.path})."
     if advice.rivals:
         pair = next(each for each in advice.break_evens if (each.trained, each.untrained) == advice.rivals)
-        earned = "never, by price alone" if pair.requests is None else f"after {pair.requests:,.0f} requests"
-        right = "never" if pair.right_answers is None else f"after {pair.right_answers:,.0f} right answers"
-        yield f"Against {pair.untrained}, the training of {pair.trained} is earned back {earned}; {right}."
+        earned = "never" if pair.requests is None else f"after {pair.requests:,.0f} requests"
+        right = "never" if pair.right_answers is None else f"after {pair.right_answers:,.0f} of them"
+        yield (
+            f"Against {pair.untrained}, {pair.trained} earns its training back by what a request costs: {earned}; "
+            f"by what a right answer costs: {right}."
+        )
 
 
 def _best(task: TaskReport, kinds: Iterable[str]) -> PathFigures:

@@ -126,7 +126,8 @@ def test_the_best_beyond_chance_is_recommended(paths: list[PathFigures], verdict
 
 def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_known() -> None:
     as_good = {"chance": (("few_shot", "adapter"),)}
-    without = advice(FEW_SHOT, LORA, **as_good).recommendation
+    few_shot = path("few_shot", "prompt", 0.78, FEW_SHOT.usd_per_1000)
+    without = advice(few_shot, LORA, **as_good).recommendation
     assert without.path == "few_shot"
     assert (
         "an adapter would be as good: adapter pays from 200 requests on; give --monthly to weigh it" in without.reasons
@@ -134,7 +135,16 @@ def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_
     # the training is 0.05 dollars a month, which 0.003 a request earn back from 17 on
     for monthly, chosen in [(16, "few_shot"), (17, "adapter")]:
         terms = Terms(training=TRAINED.training, monthly=monthly)
-        assert advice(FEW_SHOT, LORA, terms=terms, **as_good).recommendation.path == chosen
+        assert advice(few_shot, LORA, terms=terms, **as_good).recommendation.path == chosen
+
+
+def test_a_small_set_does_not_make_a_cheap_path_as_good_that_is_hardly_ever_right() -> None:
+    """As it came out on sums of fares: 5 of 40 right, and none."""
+    right, cheap = path("few_shot", "prompt", 0.125, {"prompt": 4.0}), path("adapter", "lora", 0.0, {"prompt": 1.0})
+    terms = Terms(training=TRAINED.training, monthly=1e6)
+    said = advice(right, cheap, terms=terms, chance=(("few_shot", "adapter"),)).recommendation
+    assert said.path == "few_shot"
+    assert "that is few: a floor (--floor) says what would be enough" in said.reasons
 
 
 def test_with_a_floor_the_cheapest_that_reaches_it_is_enough() -> None:

@@ -7,6 +7,7 @@ from pointsman_cli.eval.report import PathFigures, TaskReport
 from pointsman_cli.eval.tables import probability
 
 _NEAR_THE_WINDOW = 0.5  # share of the context window from which a prompt's length is worth a word
+_FEW = 0.5  # score below which it is worth a word
 
 
 def reasons(
@@ -26,6 +27,8 @@ def _accuracy(
 ) -> Iterator[str]:
     assert chosen.score is not None
     yield f"accuracy: {chosen.path} scores {chosen.score.mean:.3f} ({chosen.score.low:.2f} to {chosen.score.high:.2f})"
+    if chosen.score.mean < _FEW:
+        yield "that is few: a floor (--floor) says what would be enough"
     others = [path for path in equals if path.path != chosen.path]
     if others:
         yield f"good enough too: {', '.join(f'{path.path} {_mean(path):.3f}' for path in others)}"

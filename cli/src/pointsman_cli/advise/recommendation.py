@@ -8,6 +8,9 @@ from pointsman_cli.advise.reasons import reasons
 from pointsman_cli.eval.report import Pair, PathFigures, TaskReport
 
 SIGNIFICANT = 0.05
+MARGIN = 0.03
+"""Of the score, by which a path may be below the best one and still be as good: on a small set a test tells few paths
+apart, and that it does not is no sign that they are alike."""
 
 VERDICTS = {
     "prompt": "stay with prompting",
@@ -63,14 +66,18 @@ def _misses(path: PathFigures, needs: Needs) -> Iterator[str]:
 
 
 def _as_good_as_the_best(paths: Sequence[PathFigures], pairs: Sequence[Pair]) -> list[PathFigures]:
-    """The best by its mean, and those of which the test does not say that they are worse."""
-    best = max(paths, key=lambda path: path.score.mean if path.score else 0.0)
+    """The best by its mean, and those that are little below it, and not surely worse."""
+    best = max(paths, key=_mean)
     worse = {
         pair.second if pair.first == best.path else pair.first
         for pair in pairs
         if best.path in (pair.first, pair.second) and pair.p_adjusted < SIGNIFICANT
     }
-    return [path for path in paths if path.path not in worse]
+    return [path for path in paths if path.path not in worse and _mean(best) - _mean(path) <= MARGIN]
+
+
+def _mean(path: PathFigures) -> float:
+    return path.score.mean if path.score else 0.0
 
 
 def _cheapest(paths: Sequence[PathFigures], terms: Terms) -> PathFigures:
