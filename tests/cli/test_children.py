@@ -155,7 +155,8 @@ async def test_all_children_are_stopped_even_when_stopping_is_cut_short(
     for service in services:
         await crew.start(service)
     await until(lambda: all("up" in service.log.read_text() for service in services), "both are up")
-    trees = [process_tree.tree(child.pid) for child in crew.children]
+    children = list(crew.children)
+    trees = [process_tree.tree(child.pid) for child in children]
     said: list[str] = []
     stopping = asyncio.create_task(crew.stop(said.append))
     await until(lambda: said == ["stopping gateway"], "it is stopping the first")
@@ -166,3 +167,4 @@ async def test_all_children_are_stopped_even_when_stopping_is_cut_short(
     await asyncio.wait({stopping})
 
     await until(lambda: not any(process_tree.alive(tree) for tree in trees), "both are gone")
+    assert [await child.ended() for child in children] == ["killed by SIGKILL"] * 2

@@ -22,7 +22,7 @@ import yaml
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.console.visitor import CHROMIUM, visiting
-from tests.gateway.doubles.processes import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "helpdesk"

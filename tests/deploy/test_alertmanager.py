@@ -1,6 +1,5 @@
 """Who is told of an alert, by a real Alertmanager with the configuration as it is."""
 
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 from doubles.waiting import found
+
+from tests.ports import free_port
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "prometheus" / "alertmanager.yml"
 
@@ -24,9 +25,7 @@ def test_pages_and_tickets_go_to_their_receivers(labels: str, receiver: str, say
 async def alertmanager(tmp_path: Path, tool: Callable[..., str]) -> AsyncIterator[httpx.AsyncClient]:
     """A client of one that is ready, on a free port."""
     program = tool("prometheus-alertmanager", "alertmanager")  # the first is Debian's name for it
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     own = [f"--config.file={CONFIG}", f"--storage.path={tmp_path}", f"--web.listen-address={address}"]
     command = [program, *own, "--cluster.listen-address="]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: ASYNC220  # it forks at once

@@ -12,10 +12,11 @@ from doubles.dns_server import DnsServer, running_dns
 from doubles.load import Load, Outcome, under_load
 from doubles.process_engine import ProcessEngine
 from doubles.process_gateway import ProcessGateway
-from doubles.processes import free_port
 from doubles.town import MODEL, RESILIENCE
 from doubles.waiting import found
 from pointsman_embedding.prepare import prepare
+
+from tests.ports import free_port
 
 NAME = "engines.pointsman.svc"
 CLIENTS = 16

@@ -12,11 +12,11 @@ import httpx
 import pytest
 from doubles.config_folder import IN_POLICY
 from doubles.gateway import Gateway, Neighbours, open_http_client
-from doubles.processes import free_port
 from doubles.recorded import Recorded
 from doubles.waiting import found
 
 from deploy.grafana import committed
+from tests.ports import free_port
 
 CONFIGURATION = """
 global: {{scrape_interval: 1s}}

@@ -18,9 +18,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
+from pointsman_gateway.begun import Begun
 from pointsman_gateway.domain import Caller, Decision, Event, Request
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline import Journal, Pipeline
 from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
@@ -330,9 +331,21 @@ class Overheard:
     pipeline: Pipeline
     callers: list[Caller]
 
-    def answer(self, request: Request) -> AsyncIterator[Event]:
+    @property
+    def journal(self) -> Journal:
+        return self.pipeline.journal
+
+    def begin(self, request: Request) -> Begun:
         self.callers.append(request.caller)
-        return self.pipeline.answer(request)
+        return self.pipeline.begin(request)
+
+    def answer(self, request: Request, begun: Begun | None = None) -> AsyncIterator[Event]:
+        if begun is None:
+            self.callers.append(request.caller)
+        return self.pipeline.answer(request, begun)
+
+    def end(self, *begun: Any) -> Any:
+        return self.pipeline.end(*begun)
 
     async def decide(self, request: Request) -> Decision:
         self.callers.append(request.caller)

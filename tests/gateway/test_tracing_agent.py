@@ -15,8 +15,9 @@ from doubles.gateway import Neighbours
 from doubles.otlp_agent import Agent, running_agent
 from doubles.process_gateway import ProcessGateway, process_gateway
 from doubles.process_retriever import process_retriever
-from doubles.processes import free_port
 from doubles.waiting import until
+
+from tests.ports import free_port
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "auto", "messages": [{"role": "user", "content": IN_POLICY}]}

@@ -12,7 +12,6 @@ import pytest
 from building import Built, Workshop, base_tar, workshop
 from doubles.lora_server import READY, running_lora_server
 from doubles.process_engine import process_engine
-from doubles.processes import free_port
 from doubles.valkey import running_valkey
 from doubles.waiting import found
 from manifest_lint.cluster import Cluster, Workload
@@ -23,6 +22,7 @@ from rendering import overlay
 from running import Container, running
 
 from deploy.supply.versions import version
+from tests.ports import free_port
 
 NAMES = ("gateway", "retriever", "lora-server")
 """The last one on a base without an engine: vLLM's image is too large to be built by a test."""

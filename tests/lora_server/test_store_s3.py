@@ -13,6 +13,8 @@ from pointsman_lora_server.checks.base import Base
 from pointsman_lora_server.store import Store, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 
+from tests.ports import free_port
+
 s3fs = pytest.importorskip("s3fs", reason="pip install pointsman-lora-server[s3]")
 pytest.importorskip("moto.server", reason="requirements-dev.txt names what it needs")
 
@@ -23,9 +25,7 @@ BUCKET = "adapters"
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """The server's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
@@ -115,9 +115,7 @@ def test_a_changed_object_is_not_handed_out_and_is_mended_by_registering_again(
 def test_a_service_that_is_away_is_unavailable(
     bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = Store(bucket, base, 8, kept_here=tmp_path / "here")
 

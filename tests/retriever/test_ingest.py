@@ -89,9 +89,8 @@ async def test_who_waits_for_each_answer_before_the_next_document_gets_it(client
 
 
 async def test_what_is_sent_together_is_answered_together_and_in_its_order(client):
-    documents = [
-        pb.Document(id=f"n{n}", text=f"Note {n}.", media_type="image/png" if n == 3 else "") for n in range(200)
-    ]
+    documents = [pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(200)]
+    documents[3] = pb.Document(id="n3", content=b"\x89PNG", media_type="image/png")
     requests = [
         pb.IngestRequest(begin=pb.IngestBegin(collection="notes", together=True)),
         *(pb.IngestRequest(documents=pb.Documents(documents=documents[n : n + 50])) for n in range(0, 200, 50)),

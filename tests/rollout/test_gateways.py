@@ -14,11 +14,12 @@ from doubles.envoy import Envoy, running_envoy
 from doubles.load import Load, under_load
 from doubles.process_engine import process_engine
 from doubles.process_gateway import ProcessGateway
-from doubles.processes import free_port
 from doubles.waiting import found, until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.ports import free_port
 
 STREAMS = 50
 CALLS = 10

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from doubles.processes import Process, free_port
+from doubles.processes import Process
 from doubles.valkey import running_valkey
 from doubles.waiting import until
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"

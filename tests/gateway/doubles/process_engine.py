@@ -11,7 +11,8 @@ from pathlib import Path
 from aiohttp import web
 
 from doubles.engine import DONE, chunk, usage
-from doubles.processes import Process, free_port
+from doubles.processes import Process
+from tests.ports import free_port
 
 
 class ProcessEngine(Process):

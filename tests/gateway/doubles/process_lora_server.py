@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from doubles.lora_server import READY, running_lora_server
-from doubles.processes import Process, free_port
+from doubles.processes import Process
+from tests.ports import free_port
 
 VERSION = "triage@3f9a1c0b77de"
 OTHER = "triage@0123456789ab"

@@ -9,7 +9,8 @@ from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
-from doubles.processes import Process, free_port
+from doubles.processes import Process
+from tests.ports import free_port
 
 HANDBOOK = {
     "bicycles.md": "Bicycles ride free outside the rush hour; a folded one is luggage.",

