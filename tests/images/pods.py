@@ -42,7 +42,9 @@ class Pods:
     def unmake(self) -> None:
         for pod, _ in list(self._running):
             self.kill(pod)
-        for name in self._names:
+        for number, name in enumerate(self._names):
+            # Or the kernel does so some time after the end of its space.
+            _ip("link", "delete", f"pm{number}a", check=False)
             _ip("netns", "delete", self._space(name), check=False)
             shutil.rmtree(Path("/etc/netns", self._space(name)), ignore_errors=True)
         _ip("link", "delete", BRIDGE, check=False)
