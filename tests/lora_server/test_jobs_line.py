@@ -50,6 +50,9 @@ if what == "hang" or (what == "hang_once" and life == 0):
         signal.pause()
 if what == "die" and life < int(more[0]):
     os.kill(os.getpid(), signal.SIGKILL)
+if what == "die_amid_an_event" and life == 0:
+    os.write(1, b'{"event": "st')
+    os.kill(os.getpid(), signal.SIGKILL)
 if what == "refuse":
     print("error: rows.jsonl:1: not JSON", "rows.jsonl:2: not JSON", sep="\\n", file=sys.stderr)
     sys.exit(1)
@@ -224,6 +227,18 @@ async def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(enter: Enter
         job = await end_of(line, await line.start(order("die 2")))
         lives = [found["life"] async for _, found in line.watch(job.id, 0) if found["event"] == "start"]
     assert (job.state, job.resumed, lives) == (State.SUCCEEDED, 2, [0, 1, 2])
+
+
+async def test_half_an_event_of_a_trainer_that_was_killed_spoils_none_that_comes_after_it(
+    enter: Enter, order: Callable[..., Order]
+) -> None:
+    async with enter() as line:
+        job = await end_of(line, await line.start(order("die_amid_an_event")))
+        told = [found async for _, found in line.watch(job.id, 0)]
+    assert (job.state, job.resumed) == (State.SUCCEEDED, 1)
+    states = [(found["state"], found.get("resumed", 0)) for found in told if found["event"] == "state"]
+    assert states == [("queued", 0), ("running", 0), ("running", 1), ("succeeded", 1)]
+    assert not [found for found in told if "{" in found.get("text", "")]
 
 
 async def test_a_trainer_that_is_killed_again_and_again_is_given_up(enter: Enter, order: Callable[..., Order]) -> None:

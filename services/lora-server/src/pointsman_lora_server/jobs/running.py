@@ -68,6 +68,7 @@ async def to_end(process: Trainer, folder: JobFolder, tell: Tell, more: Callable
         code = await process.wait(output.line)
     finally:
         watching.cancel()
+        folder.mend()  # before anything else is told: a trainer that was killed may have told half of something
         more()
     return Ended(code, output.error or f"the trainer ended with exit code {code}")
 

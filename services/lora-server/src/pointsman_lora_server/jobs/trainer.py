@@ -48,24 +48,23 @@ class Trainer:
     @classmethod
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "Trainer":
         """It appends to the file of events itself: what lay in a pipe would be lost with us. Raises OSError."""
-        leash_end, hand = os.pipe()
-        written = events.open("ab")
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", str(Path(leash.__file__)), *command),
-                stdin=leash_end,
-                stdout=written,
-                stderr=asyncio.subprocess.PIPE,
-                env=dict(variables),
-                start_new_session=True,
-                limit=LONGEST_LINE,
-            )
-        except BaseException:
-            os.close(hand)
-            raise
-        finally:
-            written.close()
-            os.close(leash_end)
+        with events.open("ab") as written:
+            leash_end, hand = os.pipe()
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", str(Path(leash.__file__)), *command),
+                    stdin=leash_end,
+                    stdout=written,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=dict(variables),
+                    start_new_session=True,
+                    limit=LONGEST_LINE,
+                )
+            except BaseException:
+                os.close(hand)
+                raise
+            finally:
+                os.close(leash_end)
         return cls(process, hand)
 
     @property

@@ -16,6 +16,9 @@ from pointsman_lora_server.training.errors import TrainingError
 from pointsman_lora_server.training.job import DPO, Job, parse
 from pointsman_lora_server.training.preferences import PreferenceSplit, gather_preferences
 
+LONGEST_EVENT = 1 << 20
+"""Bytes."""
+
 
 def main() -> int:
     started = time.monotonic()
@@ -80,8 +83,11 @@ def _check_targets(job: Job) -> None:
 
 
 def _take_stdout() -> TextIO:
-    """The events' own stream: what libraries print from now on goes to standard error."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """The events' own stream: what libraries print from now on goes to standard error.
+
+    Each is written in one piece, however long: a server may append to the same file.
+    """
+    events = os.fdopen(os.dup(1), "w", buffering=LONGEST_EVENT, encoding="utf-8")
     os.dup2(2, 1)
     return events
 
