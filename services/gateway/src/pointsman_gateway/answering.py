@@ -110,7 +110,7 @@ class Answering:
             return await line.express.go_on(failed), tried
         return await line.answers.open(self._judge.asked(self._request), decision, prompt), tried
 
-    async def _hold(self, answer: Answer, reading: "Reading") -> Answer:
+    async def _hold(self, answer: Answer, reading: Reading) -> Answer:
         """The answer once it is judged; one that is too long to be judged goes on as it comes."""
         held = []
         async for chunks in answer.chunks:
