@@ -106,11 +106,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         gathering = _Gathering()
         try:
             asked = await self._asked("chat", request, context)
-            ride = GrpcRide(self._pipeline, self._pipeline.begin(asked))
+            begun = self._pipeline.begin(asked)
+            ride = GrpcRide(self._pipeline, begun)
             # What OpenAI's other fields ask for may be more than the lane has been shown to do.
             whole = await ride.arrival() if not asked.sampling.extra and ride.departs() else None
             if whole is None:
-                whole = await gathering.all(self._pipeline.answer(asked, ride.begun))
+                whole = await gathering.all(self._pipeline.answer(asked, begun))
         except Exception as error:
             await _abort(context, error, gathering.started)
         started, chunks, finished = whole

@@ -18,7 +18,6 @@ class GrpcRide(Ride):
 
     def __init__(self, pipeline: Pipeline, begun: Begun) -> None:
         super().__init__(pipeline, begun, request_id.get())
-        self.begun = begun
         self._chunks: list[Chunk] = []
         self._whole: asyncio.Future[Whole | None] = asyncio.get_running_loop().create_future()
 
