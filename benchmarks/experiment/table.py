@@ -63,11 +63,11 @@ def _claims(tasks: Mapping[str, TaskReport]) -> Iterator[str]:
 
 def _triage(task: TaskReport) -> Iterator[str]:
     adapter, prompting = _best(task, ["lora"]), _best(task, ["prompt", "rag"])
-    points = 100 * (_mean(adapter) - _mean(prompting))
+    points = 100 * (adapter.mean - prompting.mean)
     share = adapter.prompt_tokens / prompting.prompt_tokens
     yield (
         "| triage: the adapter beats the best path without one by 20 points of exact match or more | "
-        f"{_mean(adapter):.3f} against {_mean(prompting):.3f} ({prompting.path}): {points:+.1f} points"
+        f"{adapter.mean:.3f} against {prompting.mean:.3f} ({prompting.path}): {points:+.1f} points"
         f"{_significance(task, adapter, prompting)} | {_yes(points >= 20)} |"
     )
     yield (
@@ -79,17 +79,17 @@ def _triage(task: TaskReport) -> Iterator[str]:
 def _policy(task: TaskReport) -> Iterator[str]:
     rag, adapter = _best(task, ["rag"]), _best(task, ["lora"])
     yield (
-        f"| policy questions: retrieval beats the adapter | {_mean(rag):.3f} ({rag.path}) against {_mean(adapter):.3f}"
-        f"{_significance(task, rag, adapter)} | {_yes(_mean(rag) > _mean(adapter))} |"
+        f"| policy questions: retrieval beats the adapter | {rag.mean:.3f} ({rag.path}) against {adapter.mean:.3f}"
+        f"{_significance(task, rag, adapter)} | {_yes(rag.mean > adapter.mean)} |"
     )
 
 
 def _hybrid(name: str, task: TaskReport) -> Iterator[str]:
     hybrid, alone, untrained = _best(task, ["hybrid"]), _best(task, ["lora"]), _best(task, ["prompt", "rag"])
-    better = _mean(hybrid) > max(_mean(alone), _mean(untrained))
-    measured = [f"{_mean(hybrid):.3f} ({hybrid.path})"]
+    better = hybrid.mean > max(alone.mean, untrained.mean)
+    measured = [f"{hybrid.mean:.3f} ({hybrid.path})"]
     for other in (alone, untrained):
-        measured.append(f"{_mean(other):.3f} ({other.path}){_significance(task, hybrid, other)}")
+        measured.append(f"{other.mean:.3f} ({other.path}){_significance(task, hybrid, other)}")
     yield f"| {name}: a hybrid beats both | {' against '.join(measured[:2])}, {measured[2]} | {_yes(better)} |"
 
 
@@ -101,7 +101,7 @@ def _task(name: str, report: Report, costs: Mapping[str, float]) -> Iterator[str
     yield ""
     yield "| path | kind | score | interval | form | tokens in (cached) | out | p50, p95 s | $ per 1,000 | front |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
-    for path in sorted(task.paths, key=_mean, reverse=True):
+    for path in sorted(task.paths, key=lambda path: path.mean, reverse=True):
         yield _row(path, short(path.path, name))
     failed = [f"{path.path} {json.dumps(dict(path.failures))}" for path in task.paths if path.failed]
     if failed:
@@ -145,11 +145,7 @@ def _advice(report: Report, costs: Mapping[str, float]) -> Iterator[str]:
 
 def _best(task: TaskReport, kinds: Iterable[str]) -> PathFigures:
     """By its mean, and of equals the cheaper one."""
-    return max((path for path in task.paths if path.kind in kinds), key=lambda path: (_mean(path), -path.cost))
-
-
-def _mean(path: PathFigures) -> float:
-    return path.score.mean if path.score else 0.0
+    return max((path for path in task.paths if path.kind in kinds), key=lambda path: (path.mean, -path.cost))
 
 
 def _significance(task: TaskReport, one: PathFigures, other: PathFigures) -> str:

@@ -31,10 +31,10 @@ def _accuracy(
         yield "that is few: a floor (--floor) says what would be enough"
     others = [path for path in equals if path.path != chosen.path]
     if others:
-        yield f"good enough too: {', '.join(f'{path.path} {_mean(path):.3f}' for path in others)}"
-    below = sorted((path for path in scored if path not in equals), key=_mean, reverse=True)
+        yield f"good enough too: {', '.join(f'{path.path} {path.mean:.3f}' for path in others)}"
+    below = sorted((path for path in scored if path not in equals), key=lambda path: path.mean, reverse=True)
     if below:
-        yield f"below: {', '.join(f'{path.path} {_mean(path):.3f}{_chance(task, chosen, path)}' for path in below)}"
+        yield f"below: {', '.join(f'{path.path} {path.mean:.3f}{_chance(task, chosen, path)}' for path in below)}"
 
 
 def _chance(task: TaskReport, one: PathFigures, other: PathFigures) -> str:
@@ -100,7 +100,3 @@ def _window(scored: Sequence[PathFigures]) -> Iterator[str]:
                 f"prompt length: {path.path} fills {share:.0%} of the {path.context_window:,} tokens of the window at "
                 "p95; an adapter needs no examples in its prompt"
             )
-
-
-def _mean(path: PathFigures) -> float:
-    return path.score.mean if path.score else 0.0

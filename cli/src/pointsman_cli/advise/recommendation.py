@@ -67,17 +67,13 @@ def _misses(path: PathFigures, needs: Needs) -> Iterator[str]:
 
 def _as_good_as_the_best(paths: Sequence[PathFigures], pairs: Sequence[Pair]) -> list[PathFigures]:
     """The best by its mean, and those that are little below it, and not surely worse."""
-    best = max(paths, key=_mean)
+    best = max(paths, key=lambda path: path.mean)
     worse = {
         pair.second if pair.first == best.path else pair.first
         for pair in pairs
         if best.path in (pair.first, pair.second) and pair.p_adjusted < SIGNIFICANT
     }
-    return [path for path in paths if path.path not in worse and _mean(best) - _mean(path) <= MARGIN]
-
-
-def _mean(path: PathFigures) -> float:
-    return path.score.mean if path.score else 0.0
+    return [path for path in paths if path.path not in worse and best.mean - path.mean <= MARGIN]
 
 
 def _cheapest(paths: Sequence[PathFigures], terms: Terms) -> PathFigures:
@@ -91,7 +87,7 @@ def _cheapest(paths: Sequence[PathFigures], terms: Terms) -> PathFigures:
 
 def best_of(paths: Sequence[PathFigures]) -> PathFigures | None:
     """By its mean, and of equals the one that costs less."""
-    return max(paths, key=lambda path: (path.score.mean if path.score else 0.0, -path.cost), default=None)
+    return max(paths, key=lambda path: (path.mean, -path.cost), default=None)
 
 
 def rivals(task: TaskReport) -> tuple[PathFigures, PathFigures] | None:

@@ -54,6 +54,11 @@ class PathFigures:
     """No other path is as good for less, or better for as much."""
 
     @property
+    def mean(self) -> float:
+        """Of its score; 0 where nothing was scored."""
+        return self.score.mean if self.score else 0.0
+
+    @property
     def cost(self) -> float:
         """Dollars for a thousand answers."""
         return sum(self.usd_per_1000.values())
