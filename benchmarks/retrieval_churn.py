@@ -217,24 +217,25 @@ async def churn(rows: int, seconds: float, rate: float) -> dict[str, float]:
         "rows": rows,
         "idle_p50_ms": idle.at(0.5),
         "idle_p99_ms": idle.at(0.99),
-        "churn_upserts_per_s": called[1],
-        "churn_p50_ms": called[0].at(0.5),
-        "churn_p99_ms": called[0].at(0.99),
-        "churn_p99_ratio": called[0].at(0.99) / idle.at(0.99),
-        "streamed_upserts_per_s": streamed[1],
-        "streamed_p50_ms": streamed[0].at(0.5),
-        "streamed_p99_ms": streamed[0].at(0.99),
-        "streamed_p99_ratio": streamed[0].at(0.99) / idle.at(0.99),
-        "singly_upserts_per_s": singly[1],
-        "singly_p50_ms": singly[0].at(0.5),
-        "singly_p99_ms": singly[0].at(0.99),
-        "singly_p99_ratio": singly[0].at(0.99) / idle.at(0.99),
+        **_beside(idle, "churn", called),
+        **_beside(idle, "streamed", streamed),
+        **_beside(idle, "singly", singly),
         "flat_out_upserts_per_s": fast[1],
         "flat_out_p99_ms": fast[0].at(0.99),
     }
     for name, value in result.items():
         print(f"{name}: {value:,.2f}")
     return result
+
+
+def _beside(idle: Latencies, name: str, found: tuple[Latencies, float]) -> dict[str, float]:
+    latencies, upserts_per_s = found
+    return {
+        f"{name}_upserts_per_s": upserts_per_s,
+        f"{name}_p50_ms": latencies.at(0.5),
+        f"{name}_p99_ms": latencies.at(0.99),
+        f"{name}_p99_ratio": latencies.at(0.99) / idle.at(0.99),
+    }
 
 
 async def under(running: Service, writing: Coroutine[Any, Any, tuple[int, float]]) -> tuple[Latencies, float]:
