@@ -1,7 +1,7 @@
 """Who hangs up stops vLLM within 200 ms, in every phase and at every door, by vLLM's own gauges.
 
 vLLM sets its gauges once a step, after it has dropped what was aborted meanwhile; it never interrupts a step. Its steps
-are therefore kept short here: 64 tokens take some 100 ms of two cores. With its default a step may be thousands.
+are therefore kept short here: 32 tokens take some 50 to 70 ms of two cores. With its default a step may be thousands.
 """
 
 import asyncio
@@ -28,7 +28,10 @@ from pointsman_servicekit.grpc_client import open_channel
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
 PLACES = 2
-ENGINE_ARGS = f"--max-num-seqs {PLACES} --max-num-batched-tokens 64"
+ENVIRONMENT = {
+    "POINTSMAN_LORA_ENGINE_ARGS": f"--max-num-seqs {PLACES} --max-num-batched-tokens 32",
+    "POINTSMAN_LORA_PROBE_SECONDS": "3600",  # a probe's tokens would be counted as the request's
+}
 LONGEST_START = 420
 """Seconds; a first start also makes the models."""
 
@@ -64,7 +67,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     with (home / "up.log").open("wb") as log:
         up = subprocess.Popen(
             [*command, "--http", http, "--grpc", grpc_address],
-            cwd=ROOT, stdout=log, stderr=log, env=os.environ | {"POINTSMAN_LORA_ENGINE_ARGS": ENGINE_ARGS},
+            cwd=ROOT, stdout=log, stderr=log, env=os.environ | ENVIRONMENT,
         )  # fmt: skip
         try:
             run = _run_of(up, home)
