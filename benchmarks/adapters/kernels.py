@@ -39,12 +39,12 @@ STARTS_WITHIN = 300.0
 """Seconds; 30 are usual on two idle cores."""
 
 CONCURRENT = 16
-DECODED = 32
+DECODED = 64
 """Tokens a request in decoding; its prompt has PROMPT tokens."""
 PROMPT = 8
 PREFILLED = 256
 """Tokens of a prompt in prefill, of which PROMPTS come at once; one token is decoded."""
-PROMPTS = 4
+PROMPTS = 8
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Engine:
 
 
 def measure(rounds: int = 6) -> dict[str, float]:
-    """The ratios of a run; blocks for some three minutes. Raises CannotMeasure."""
+    """The ratios of a run; blocks for some five minutes. Raises CannotMeasure."""
     return _ratios(*compare(rounds))
 
 

@@ -40,7 +40,7 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
         """`y` [tokens, outputs] is changed in place; `buffer` is not needed."""
         known = self._layers.get(id(lora_a_stacked))
         weights = known[1] if known else self._learn(lora_a_stacked, lora_b_stacked, output_slices)
-        kernels.add(self._tokens, y, x.to(weights.a.dtype), weights, scale)
+        kernels.add(self._tokens, y, x, weights, scale)
 
     def add_lora_logits(
         self,
@@ -59,7 +59,7 @@ class SegmentedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc] # the chec
         x, y = x.view(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         width = min(y.shape[1], lora_b_stacked.shape[2])
         b = lora_b_stacked[:, 0, :width].transpose(1, 2)
-        kernels.add(self._samples, y[:, :width], x.to(b.dtype), Stacked(lora_a_stacked[:, 0], b), scale)
+        kernels.add(self._samples, y[:, :width], x, Stacked(lora_a_stacked[:, 0], b), scale)
 
     def add_lora_embedding(
         self, y: torch.Tensor, x: torch.Tensor, lora_b_stacked: torch.Tensor, add_inputs: bool = True, **more: Any
