@@ -245,11 +245,17 @@ def test_an_adapter_is_registered_with_what_is_known_of_it(adapters: Any, server
     )
 
 
+def test_a_folder_by_its_whole_path_is_for_the_lora_server_to_find(adapters: Any, server: LoraServer) -> None:
+    adapters("register", "triage", "/on/the/pods/claim/triage")
+    (asked,) = server.asked
+    assert asked.folder == "/on/the/pods/claim/triage"
+
+
 def test_what_cannot_be_meant_is_refused_before_anyone_is_asked(
     adapters: Any, server: LoraServer, tmp_path: Path
 ) -> None:
     for arguments, word in (
-        (("register", "triage", tmp_path / "none"), "is no folder"),
+        (("register", "triage", "none"), "is no folder here"),
         (("register", "triage", tmp_path, "--fact", "seed"), "KEY=VALUE"),
         (("canary", PROD), "--end"),
         (("canary", PROD, NEW, "--end"), "--end"),

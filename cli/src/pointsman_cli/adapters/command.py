@@ -89,7 +89,10 @@ def show(
 
 def register(
     name: Annotated[str, typer.Argument(help="The adapter's: 1 to 64 of a-z, 0-9, - and _.")],
-    folder: Annotated[Path, typer.Argument(help="With adapter_config.json and adapter_model.safetensors.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="With adapter_config.json and adapter_model.safetensors; on the lora-server's machine."),
+    ],
     alias: Annotated[str, typer.Option(metavar="WORD", help="Then move NAME@WORD to it; none without it.")] = "",
     fact: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of its making; may be repeated.")] = None,
     parent: Annotated[str, typer.Option(metavar="VERSION", help="What its training started from.")] = "",
@@ -99,8 +102,8 @@ def register(
     home: HomeOption = HERE,
 ) -> None:
     """Have the lora-server check, keep, try and load an adapter; takes a minute where its trial starts cold."""
-    if not folder.is_dir():
-        raise Misused(f"{folder} is no folder; the lora-server reads it on this machine")
+    if not folder.is_absolute() and not folder.is_dir():
+        raise Misused(f"{folder} is no folder here; name one on the lora-server's machine by its whole path")
     facts = dict(_fact(each) for each in fact or ())
     work = have_registered(
         lora_server_address(lora_server, home),
