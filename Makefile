@@ -190,6 +190,12 @@ licences: $(VENV)/.done ## write docs/licences.md
 sbom: .venv-supply/.done ## write each image's bill of materials (CycloneDX) to build/sbom
 	.venv-supply/bin/python -m deploy.supply.bill
 
+IMAGES ?=
+
+.PHONY: pin-images
+pin-images: $(VENV)/.done ## write pushed images' places and digests into the manifests; IMAGES="registry.example/pointsman-gateway@sha256:... ..."
+	$(BIN)/python -m deploy.supply.pins $(IMAGES)
+
 ADVISORIES ?= advisories.zip
 
 .PHONY: audit

@@ -49,9 +49,21 @@ def write(new: str) -> None:
     for pattern, around in PLACES:
         for file in PROJECT.glob(pattern):
             text = file.read_text()
-            changed = re.sub(around, lambda found: f"{found[1]}{new}{found[2]}", text)
+            changed = renewed(text, around, new)
             if changed != text:
                 file.write_text(changed)
+
+
+def renewed(text: str, around: str, new: str) -> str:
+    """With another version, and without the digests that were the old one's."""
+
+    def line(found: re.Match[str]) -> str:
+        if found[0] == f"{found[1]}{new}{found[2]}":
+            return found[0]
+        before = re.sub(r"digest: sha256:[0-9a-f]{64}, ", "", found[1])
+        return f"{before}{new}{found[2]}"
+
+    return re.sub(around, line, text)
 
 
 if __name__ == "__main__":
