@@ -208,7 +208,11 @@ images-tools: ## install buildah, runc, mmdebstrap, HAProxy and redis-cli for te
 
 .PHONY: test-images
 test-images: models ## build the images, and run them as their manifests say (as root; 5 minutes)
-	$(BIN)/python -m pytest tests/images
+	$(BIN)/python -m pytest tests/images --ignore tests/images/test_engine_image.py
+
+.PHONY: test-engine-image
+test-engine-image: $(VENV)/.done ## build the engine's image and the lora-server's on it, and run them; 25 GB of disk (as root; 12 minutes)
+	$(BIN)/python -m pytest tests/images/test_engine_image.py
 
 .PHONY: format
 format: $(VENV)/.done ## format the code

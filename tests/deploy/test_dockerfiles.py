@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rendering import PROJECT
 
-from deploy.supply.images import IMAGES, Image
+from deploy.supply.images import ENGINE, IMAGES, Image
 
 FILES = sorted((PROJECT / "deploy" / "docker").glob("*.Dockerfile"))
 HADOLINT = Path(sys.executable).parent / "hadolint"
@@ -48,6 +48,17 @@ def test_an_image_takes_its_lock_with_hashes_and_builds_what_the_lock_was_made_f
     assert re.findall(r"\./(\S+)", re.findall(r"--wheel-dir wheels \\\n(.+?)\\\n", text)[0]) == list(
         image.distributions
     )
+
+
+def test_the_engine_takes_its_lock_with_hashes_and_torch_apart() -> None:
+    text = (PROJECT / "deploy" / "docker" / "engine-cpu.Dockerfile").read_text()
+    torch = re.findall(r"(?m)^ARG TORCH=(torch==\S+)$", text)[0]
+    assert torch in (PROJECT / "services/lora-server/engine/requirements-cpu.txt").read_text().splitlines()
+    installs = re.findall(r"pip install ([^\\\n&]+)", text)
+    assert [line for line in installs if "--require-hashes" not in line and "--no-index --no-deps" not in line] == [
+        '--only-binary :all: "${TORCH}" '
+    ]
+    assert f"-r locks/{ENGINE.lock.name}" in text
 
 
 def test_what_is_sent_to_the_build_is_what_is_copied() -> None:

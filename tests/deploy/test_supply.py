@@ -13,11 +13,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.supply import audit, versions
-from deploy.supply.images import BUILD, IMAGES, PROJECT, Image
+from deploy.supply.images import BUILD, ENGINE, ENGINE_REQUIREMENTS, IMAGES, PROJECT, Image
 from deploy.supply.licences import is_accepted, licence_of, listed, packages
+from deploy.supply.lock import without_torch
 from deploy.supply.locked import locked
 
-LOCKS = (*IMAGES, BUILD)
+LOCKS = (*IMAGES, BUILD, ENGINE)
 
 
 def _named(image: Image) -> Any:
@@ -60,6 +61,28 @@ def _asked(image: Image) -> list[Requirement]:
     for extra in image.extras:
         written += _project(image.distributions[-1])["optional-dependencies"][extra]
     return [Requirement(text) for text in written]
+
+
+def test_the_engines_lock_holds_a_fitting_version_of_all_that_vllm_and_the_trainer_need_but_torch() -> None:
+    pins = {each.name: each.version for each in locked(ENGINE.lock)}
+    folder = PROJECT / "services" / "lora-server" / "engine"
+    lines = [line.partition("#")[0].strip() for line in (folder / "requirements-cpu.txt").read_text().splitlines()]
+    asked = [Requirement(line) for line in (*lines, ENGINE_REQUIREMENTS[-1]) if line]
+    unfit = [str(r) for r in asked if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"))]
+    assert unfit == [next(line for line in lines if line.startswith("torch=="))], "make locks"
+    assert [name for name in pins if name.startswith(("nvidia-", "cuda-"))] == []
+
+
+def test_vllm_is_the_same_in_the_image_as_on_this_machine() -> None:
+    assert f"VLLM := {ENGINE_REQUIREMENTS[-1]}\n" in (PROJECT / "Makefile").read_text()
+
+
+def test_a_lock_without_torch_keeps_all_others_whole() -> None:
+    hashed = " \\\n    --hash=sha256:" + "0" * 64 + "\n"
+    text = {
+        name: f"{name}==1{hashed}" for name in ("cuda-toolkit", "numpy", "nvidia-nvtx", "torch", "torchao", "triton")
+    }
+    assert without_torch("".join(text.values())) == text["numpy"] + text["torchao"] + text["triton"]
 
 
 def test_a_line_that_is_no_pin_is_refused(tmp_path: Path) -> None:

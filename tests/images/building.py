@@ -24,11 +24,18 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 class Built:
     """An image, unpacked."""
 
+    name: str
+    """By which it may be another's base."""
     root: Path
     arguments: Sequence[str]
     environment: Sequence[str]
     user: str
     labels: Mapping[str, str]
+
+    @property
+    def leftovers(self) -> list[str]:
+        """What the build needed and no image should hold."""
+        return [path for path in ("src", "etc/pip.conf", "opt/build", "root/.cache") if (self.root / path).exists()]
 
 
 class Workshop:
@@ -62,7 +69,7 @@ class Workshop:
         about: dict[str, Any] = json.loads(self._say("inspect", "--type", "image", tag))["OCIv1"]["config"]
         arguments = [*about.get("Entrypoint", []), *about.get("Cmd", [])]
         root = Path(self._say("mount", container))
-        return Built(root, arguments, about["Env"], about["User"], about.get("Labels", {}))
+        return Built(tag, root, arguments, about["Env"], about["User"], about.get("Labels", {}))
 
     def throw_away(self) -> None:
         self._say("rm", "--all")

@@ -1,4 +1,5 @@
-"""Runs an unpacked image by runc as its manifest says: the user, the root that cannot be written, no capabilities."""
+"""Runs an unpacked image by runc as its manifest says: the user, the root that cannot be written, no capabilities, the
+system calls of a runtime's own profile."""
 
 import asyncio
 import json
@@ -10,9 +11,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from building import Built
 from manifest_lint.cluster import Cluster, Workload
+from seccomp import default_profile
 
+NAMESPACES = ("pid", "ipc", "uts", "mount")
 CAPABILITIES = ("bounding", "effective", "inheritable", "permitted", "ambient")
 SYSTEM = [
     {"destination": "/proc", "type": "proc", "source": "proc"},
@@ -34,6 +38,8 @@ class Container:
         self._folder = folder
         self._name = f"pointsman-{workload.name}-{os.getpid()}"
         self._runc = ["runc", "--root", str(folder / "runc")]
+        self.limits = _limits(workload)
+        """Bytes: of "memory", and of each volume that has one, by where it is mounted."""
         container = workload.pod["containers"][0]
         environment = dict(line.split("=", 1) for line in image.environment)
         environment |= cluster.environment(workload, container) | dict(settings)
@@ -43,7 +49,7 @@ class Container:
             "root": {"path": str(image.root), "readonly": container["securityContext"]["readOnlyRootFilesystem"]},
             "hostname": workload.name,
             "mounts": [*SYSTEM, *_volumes(folder, cluster, workload)],
-            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]},
+            "linux": {"namespaces": [{"type": kind} for kind in NAMESPACES], "seccomp": default_profile()},
         }
         (folder / "config.json").write_text(json.dumps(bundle))
         self._process_of: asyncio.subprocess.Process | None = None
@@ -55,6 +61,15 @@ class Container:
     @property
     def runs(self) -> bool:
         return self._process_of is not None and self._process_of.returncode is None
+
+    async def is_ready(self, url: str) -> bool:
+        """Whether it says so there. Raises AssertionError with its words where it has ended."""
+        assert self.runs, self.words
+        try:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                return (await http.get(url)).status_code == 200
+        except httpx.TransportError:
+            return False
 
     async def start(self) -> None:
         with (self._folder / "log").open("wb") as log:
@@ -79,6 +94,10 @@ class Container:
             await self._process_of.wait()
         subprocess.run([*self._runc, "delete", "--force", self._name], check=False, capture_output=True)  # noqa: ASYNC221
 
+    def volume(self, name: str) -> Path:
+        """The folder that lies behind a claim."""
+        return self._folder / "volumes" / name
+
     def inside(self, program: str) -> str:
         """What a Python program says that runs in it, as its user."""
         command = [*self._runc, "exec", self._name, "/opt/pointsman/venv/bin/python", "-c", program]
@@ -88,6 +107,7 @@ class Container:
         container, pod = workload.pod["containers"][0], workload.pod["securityContext"]
         own = container["securityContext"]
         assert own["capabilities"] == {"drop": ["ALL"]}
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
         return {
             "user": {"uid": pod["runAsUser"], "gid": pod["runAsGroup"], "additionalGids": [pod["fsGroup"]]},
             "args": [*container.get("command", image.arguments), *container.get("args", [])],
@@ -117,7 +137,8 @@ def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[st
     for mount in mounts:
         path, volume = mount["mountPath"], volumes.get(mount["name"], {})
         if "emptyDir" in volume:
-            made.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=0777"]})
+            options = ["nosuid", "mode=0777", *_size(volume["emptyDir"])]
+            made.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": options})
             continue
         source = folder / "volumes" / mount["name"]
         source.mkdir(parents=True)
@@ -134,3 +155,21 @@ def _volumes(folder: Path, cluster: Cluster, workload: Workload) -> list[dict[st
         options = ["rbind", "ro" if mount.get("readOnly") else "rw"]
         made.append({"destination": path, "type": "bind", "source": str(source), "options": options})
     return made
+
+
+def _limits(workload: Workload) -> dict[str, int]:
+    container = workload.pod["containers"][0]
+    empty = {volume["name"]: volume.get("emptyDir", {}) for volume in workload.pod.get("volumes", [])}
+    mounted = {mount["mountPath"]: empty.get(mount["name"], {}).get("sizeLimit") for mount in container["volumeMounts"]}
+    limits = {"memory": container["resources"]["limits"]["memory"], **mounted}
+    return {name: _bytes(limit) for name, limit in limits.items() if limit}
+
+
+def _bytes(quantity: str) -> int:
+    """Of "512Mi" or "2Gi"."""
+    return int(quantity[:-2]) * {"Mi": 1 << 20, "Gi": 1 << 30}[quantity[-2:]]
+
+
+def _size(empty: Mapping[str, str]) -> list[str]:
+    """A limit is the size of one in memory; of one on the disk it is looked at from time to time."""
+    return [f"size={_bytes(empty['sizeLimit'])}"] if empty.get("medium") == "Memory" else []

@@ -1,8 +1,5 @@
 """The images, built and run as the manifests say: the gateway answers a request, with the retriever behind it."""
 
-import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 from building import Built, Workshop, base_tar, workshop
+from commands import made_key
+from confinement import CONFINED, confinement
 from doubles.lora_server import READY, running_lora_server
 from doubles.process_engine import process_engine
 from doubles.valkey import running_valkey
 from doubles.waiting import found
-from manifest_lint.cluster import Cluster, Workload
+from manifest_lint.cluster import Cluster
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
@@ -25,7 +24,7 @@ from deploy.supply.versions import version
 from tests.ports import free_port
 
 NAMES = ("gateway", "retriever", "lora-server")
-"""The last one on a base without an engine: vLLM's image is too large to be built by a test."""
+"""The last one on a base without an engine: `test_engine_image.py` has one."""
 
 HANDBOOK = "A bicycle travels free outside the rush hour, but its space must be reserved."
 
@@ -47,25 +46,19 @@ def cluster() -> Cluster:
     return Cluster.of(overlay("cpu"))
 
 
-def _workload(cluster: Cluster, name: str) -> Workload:
-    return next(workload for workload in cluster.workloads if workload.name == name)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_says_what_it_is_and_holds_nothing_of_the_build(images: dict[str, Built], name: str) -> None:
     image = images[name]
     assert image.user == "10001:10001"
     assert image.labels["org.opencontainers.image.version"] == version()
-    assert not (image.root / "src").exists()
-    assert not (image.root / "etc" / "pip.conf").exists()
-    assert not (image.root / "opt" / "build").exists()
+    assert image.leftovers == []
 
 
 async def test_a_lora_server_on_an_image_without_an_engine_says_what_is_missing(
     images: dict[str, Built], cluster: Cluster, tmp_path: Path
 ) -> None:
     settings = {"POINTSMAN_LORA_REDIS_URL": "redis://127.0.0.1:1/0", "POINTSMAN_LORA_ENGINE_LISTEN": "127.0.0.1:8101"}
-    workload = _workload(cluster, "lora-server")
+    workload = cluster.workload("lora-server")
     async with running(Container(tmp_path / "it", images["lora-server"], cluster, workload, settings)) as container:
         assert await container.ended(within=60) == 1
         assert "there is no /opt/engine/bin/python; name the python of vLLM's environment" in container.words
@@ -93,7 +86,7 @@ async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> A
                 tmp_path / "retriever",
                 images["retriever"],
                 cluster,
-                _workload(cluster, "retriever"),
+                cluster.workload("retriever"),
                 {"POINTSMAN_RETRIEVER_LISTEN": retrieval, "POINTSMAN_RETRIEVER_METRICS_LISTEN": metrics},
             )
         ) as retriever,
@@ -107,12 +100,12 @@ async def house(images: dict[str, Built], cluster: Cluster, tmp_path: Path) -> A
             "POINTSMAN_GATEWAY_REDIS_URL": valkey.url,
             "POINTSMAN_LORA_SERVER": lora_server.address,
         }
-        container = Container(tmp_path / "gateway", images["gateway"], cluster, _workload(cluster, "gateway"), settings)
+        container = Container(tmp_path / "gateway", images["gateway"], cluster, cluster.workload("gateway"), settings)
         async with running(container) as gateway:
-            await found(lambda: _is_ready(f"http://{metrics}/readyz", retriever), within=120)
+            await found(lambda: retriever.is_ready(f"http://{metrics}/readyz"), within=120)
             await _fill(retrieval)
-            await found(lambda: _is_ready(f"http://{http}/readyz", gateway), within=120)
-            yield Running(gateway, retriever, client, _key(valkey.url))
+            await found(lambda: gateway.is_ready(f"http://{http}/readyz"), within=120)
+            yield Running(gateway, retriever, client, made_key(valkey.url))
 
 
 async def test_a_gateway_under_its_manifests_rules_answers_and_looks_things_up(house: Running) -> None:
@@ -129,46 +122,9 @@ async def test_a_gateway_under_its_manifests_rules_answers_and_looks_things_up(h
     assert answer.headers["x-pointsman-path"] == "small_talk"
 
     for container in (house.gateway, house.retriever):
-        said = json.loads(container.inside(_LOOK))
-        assert said == {
-            "uid": 10001,
-            "capabilities": 0,
-            "no_new_privileges": "1",
-            "root": "read-only",
-            "tmp": "written",
-        }
+        assert confinement(container) == CONFINED
     assert await house.gateway.stop(within=60) == 0
     assert await house.retriever.stop(within=60) == 0
-
-
-CONFINED = {"uid": 10001, "capabilities": 0, "no_new_privileges": "1", "root": "read-only", "tmp": "written"}
-
-_LOOK = """
-import json, os
-status = dict(line.split(":\\t", 1) for line in open("/proc/1/status").read().splitlines() if ":\\t" in line)
-try:
-    open("/opt/pointsman/x", "w")
-    root = "written"
-except OSError as error:
-    root = "read-only" if error.errno == 30 else str(error)
-open("/tmp/x", "w").write("x")
-print(json.dumps({
-    "uid": os.getuid(),
-    "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
-    "no_new_privileges": status["NoNewPrivs"],
-    "root": root,
-    "tmp": "written",
-}))
-"""
-
-
-async def _is_ready(url: str, container: Container) -> bool:
-    try:
-        async with httpx.AsyncClient() as http:
-            return (await http.get(url)).status_code == 200
-    except httpx.TransportError:
-        assert container.runs, container.words
-        return False
 
 
 async def _fill(address: str) -> None:
@@ -177,9 +133,3 @@ async def _fill(address: str) -> None:
         await stub.CreateCollection(pb.CreateCollectionRequest(name="handbook", if_missing=True))
         document = pb.Document(id="bicycles.md", title="Bicycles", text=HANDBOOK)
         await stub.Upsert(pb.UpsertRequest(collection="handbook", documents=[document]))
-
-
-def _key(redis_url: str) -> str:
-    command = [sys.executable, "-m", "pointsman_cli", "keys", "create", "test", "--tenant", "acme", "--json"]
-    done = subprocess.run([*command, "--redis", redis_url], capture_output=True, text=True, check=True)
-    return str(json.loads(done.stdout)["key"])

@@ -87,6 +87,9 @@ class Cluster:
     def workloads(self) -> list[Workload]:
         return [Workload(object) for object in self.all(*WORKLOADS)]
 
+    def workload(self, name: str) -> Workload:
+        return next(workload for workload in self.workloads if workload.name == name)
+
     @property
     def services(self) -> list[Workload]:
         """Those that run until they are told to stop."""

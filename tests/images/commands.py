@@ -1,0 +1,17 @@
+"""`pointsman`, as one calls it beside the containers."""
+
+import json
+import subprocess
+import sys
+
+
+def pointsman(*arguments: str) -> str:
+    """What it says. Raises AssertionError with its words where it fails."""
+    done = subprocess.run([sys.executable, "-m", "pointsman_cli", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, f"pointsman {' '.join(arguments)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def made_key(redis_url: str) -> str:
+    said = pointsman("keys", "create", "test", "--tenant", "acme", "--json", "--redis", redis_url)
+    return str(json.loads(said)["key"])

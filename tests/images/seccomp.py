@@ -1,0 +1,39 @@
+"""The system calls that a container may make (`seccompProfile: RuntimeDefault`), as runc wants to be told."""
+
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PROFILE = Path("/usr/share/containers/seccomp.json")
+"""Podman's, which comes with buildah; containerd's is its twin, but for what follows."""
+
+ONLY_WITH_SYS_NICE = {"get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"}
+"""containerd and Docker refuse these without the capability, and vLLM on CPUs asks for them."""
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def default_profile() -> dict[str, Any]:
+    """For a container without capabilities, on this machine."""
+    said = json.loads(PROFILE.read_text())
+    machine = f"SCMP_ARCH_{platform.machine().upper()}"
+    return {
+        "defaultAction": said["defaultAction"],
+        "defaultErrnoRet": said["defaultErrnoRet"],
+        "architectures": [machine],
+        "syscalls": list(_rules(said["syscalls"])),
+    }
+
+
+def _rules(said: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for rule in said:
+        needs = rule.get("includes", {})
+        if needs.get("caps") or ARCHITECTURES[platform.machine()] not in needs.get("arches", ARCHITECTURES.values()):
+            continue
+        allowed = rule["action"] == "SCMP_ACT_ALLOW"
+        names = [name for name in rule["names"] if not (allowed and name in ONLY_WITH_SYS_NICE)]
+        kept = {key: rule[key] for key in ("action", "args", "errnoRet") if rule.get(key)}
+        yield {"names": names, **kept}
+    yield {"names": sorted(ONLY_WITH_SYS_NICE), "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
