@@ -19,7 +19,7 @@ from rendering import PROJECT, overlay
 from running import Container, running
 
 from deploy.supply.versions import version
-from tests.ports import free_port
+from tests.ports import free_address
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,7 +70,7 @@ class House:
 async def house(images: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
     """A gateway and a lora-server in containers, and a real Valkey beside."""
     folder, cluster = tmp_path_factory.mktemp("house"), Cluster.of(overlay("cpu"))
-    http, grpc, metrics, engine = (f"127.0.0.1:{free_port()}" for _ in range(4))
+    http, grpc, metrics, engine = (free_address() for _ in range(4))
     async with running_valkey(folder / "valkey") as valkey:
         to_lora_server = {
             "POINTSMAN_LORA_LISTEN": grpc,
