@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from doubles.otlp_agent import Arrived
+
 from deploy.grafana import committed
 from deploy.grafana.committed import Panel
 from tests.monitoring.house import House
@@ -51,6 +53,10 @@ class Evening:
     rules: list[dict[str, Any]] = field(default_factory=list)
     told_before: list[dict[str, str]] = field(default_factory=list)
     told: list[dict[str, str]] = field(default_factory=list)
+    spans: list[Arrived] = field(default_factory=list)
+    """What the collector behind the OpenTelemetry agent has got."""
+    exemplars: set[str] = field(default_factory=set)
+    """Trace ids that Prometheus keeps beside the latencies of requests."""
 
 
 async def spend(house: House, folder: Path) -> Evening:
@@ -95,6 +101,7 @@ async def _read(evening: Evening, prometheus: Prometheus, started: float, calm: 
             asked = prometheus.instant(expr, calm) if target.instant else prometheus.range(expr, started, ended)
             series[target.letter] = await asked
         evening.panels.append(Shown(panel, series))
+    evening.exemplars = await prometheus.exemplars("pointsman_request_seconds_bucket", started, ended)
     evening.rules = await prometheus.rules()
     for rule in evening.rules:
         if rule["type"] == "recording":

@@ -52,15 +52,16 @@ class House:
 
 
 @contextmanager
-def running_house(home: Path, http: str, grpc: str) -> Iterator[House]:
-    """`home` is an empty folder, `http` and `grpc` are free addresses."""
+def running_house(home: Path, http: str, grpc: str, agent: str) -> Iterator[House]:
+    """`home` is an empty folder, `http` and `grpc` are free addresses; `agent` is the URL that traces are sent to."""
     (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # made once, not once a run
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     _edit(example / "config" / "models.yaml", ("cache",), {"hit": 1e-7})
     _edit(example / "config" / "paths.yaml", ("paths", "handbook_answer", "cache"), {"exact": True})
     # One slot for two adapters: each is loaded when it is asked for, and lets the other go.
-    environment = {**os.environ, "POINTSMAN_GATEWAY_KEYS": "on", "POINTSMAN_LORA_MAX_LORAS": "1"}
+    settings = {"POINTSMAN_GATEWAY_KEYS": "on", "POINTSMAN_LORA_MAX_LORAS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": agent}
+    environment = os.environ | settings
     command = [str(POINTSMAN), "up", str(example), "--home", str(home), "--http", http, "--grpc", grpc]
     with (home / "up.log").open("wb") as log:
         up = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)

@@ -94,6 +94,11 @@ class Prometheus:
         """Each series with its values at every third second."""
         return await self._series("query_range", {"query": expr, "start": start, "end": end, "step": 3})
 
+    async def exemplars(self, selector: str, start: float, end: float) -> set[str]:
+        """Their trace ids."""
+        found = await self._data("query_exemplars", {"query": selector, "start": start, "end": end})
+        return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+
     async def rules(self) -> list[dict[str, Any]]:
         groups = (await self._data("rules", {}))["groups"]
         return [rule for group in groups for rule in group["rules"]]
