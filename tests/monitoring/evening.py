@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from doubles.otlp_agent import Arrived
 
 from deploy.grafana import committed
@@ -53,6 +54,8 @@ class Evening:
     rules: list[dict[str, Any]] = field(default_factory=list)
     told_before: list[dict[str, str]] = field(default_factory=list)
     told: list[dict[str, str]] = field(default_factory=list)
+    exported: dict[str, str] = field(default_factory=dict)
+    """What each service of ours has at /metrics after a minute, by its job."""
     spans: list[Arrived] = field(default_factory=list)
     """What the collector behind the OpenTelemetry agent has got."""
     exemplars: set[str] = field(default_factory=set)
@@ -70,7 +73,7 @@ async def spend(house: House, folder: Path) -> Evening:
         house.change_configuration()
         await until(begun + MINUTE)
         calm = time.time()
-        evening.told_before = list(receiver.told)
+        evening.told_before, evening.exported = list(receiver.told), await _exported(house)
         house.kill_engine()
         await found(lambda: _alarmed(receiver), LONGEST_ALARM, f"alerts; told was {receiver.told}")
         asking.cancel()
@@ -79,6 +82,12 @@ async def spend(house: House, folder: Path) -> Evening:
         evening.kinds, evening.statuses, evening.told = dict(load.kinds), dict(load.statuses), receiver.told
         await _read(evening, prometheus, started, calm)
         return evening
+
+
+async def _exported(house: House) -> dict[str, str]:
+    async with httpx.AsyncClient() as client:
+        jobs = house.targets.keys() - {"engine"}
+        return {job: (await client.get(f"http://{house.targets[job]}/metrics")).text for job in jobs}
 
 
 async def _all_up(prometheus: Prometheus, house: House) -> bool:

@@ -26,6 +26,7 @@ LONGEST_START = 420
 @dataclass(frozen=True)
 class House:
     url: str
+    grpc: str
     key: str
     narrow_key: str
     """One that may ask twice a minute."""
@@ -67,13 +68,13 @@ def running_house(home: Path, http: str, grpc: str, agent: str) -> Iterator[Hous
         up = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
         try:
             run = _wait_for(home / "run.json", up, home / "up.log")
-            yield _house(run, home, example / "config")
+            yield _house(run, grpc, home, example / "config")
         finally:
             up.send_signal(signal.SIGINT)
             up.wait(timeout=90)
 
 
-def _house(run: dict[str, Any], home: Path, config: Path) -> House:
+def _house(run: dict[str, Any], grpc: str, home: Path, config: Path) -> House:
     addresses = {
         "gateway": run["gateway_metrics"],
         "retriever": run["retriever_metrics"],
@@ -82,7 +83,7 @@ def _house(run: dict[str, Any], home: Path, config: Path) -> House:
     }
     targets = {job: url.removeprefix("http://").removesuffix("/metrics") for job, url in addresses.items()}
     keys = _key(home), _key(home, "--requests-per-minute", "2")
-    return House(run["http"], *keys, targets, config, targets["engine"].rpartition(":")[2])
+    return House(run["http"], grpc, *keys, targets, config, targets["engine"].rpartition(":")[2])
 
 
 def _key(home: Path, *limits: str) -> str:

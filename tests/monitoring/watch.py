@@ -16,6 +16,7 @@ from aiohttp import web
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 PROMETHEUS = ("prometheus",)
+PROMTOOL = ("promtool",)
 ALERTMANAGER = ("prometheus-alertmanager", "alertmanager")
 """The first is Debian's name for it."""
 
