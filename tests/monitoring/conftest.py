@@ -10,7 +10,7 @@ from doubles.otlp_agent import running_agent
 
 from tests.monitoring.evening import Evening, spend
 from tests.monitoring.house import House, running_house
-from tests.monitoring.watch import ALERTMANAGER, PROMETHEUS, free_address, program
+from tests.monitoring.watch import ALERTMANAGER, PROMETHEUS, program
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +25,8 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Evening:
 async def _spend(home: Path, watch: Path, of_agent: Path) -> Evening:
     """The house ends first, so that all of its spans have arrived."""
     async with running_agent(of_agent) as agent:
-        house = running_house(home, free_address(), free_address(), agent.url)
-        async with _beside(house) as living:
-            evening = await spend(living, watch)
+        async with _beside(running_house(home, agent.url)) as house:
+            evening = await spend(house, watch)
         evening.spans = agent.collector.spans
     return evening
 

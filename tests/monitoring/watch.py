@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -13,6 +12,8 @@ from typing import Any, TypeVar
 import httpx
 import yaml
 from aiohttp import web
+
+from tests.ports import free_address
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 PROMETHEUS = ("prometheus",)
@@ -31,12 +32,6 @@ Found = TypeVar("Found")
 
 def program(names: tuple[str, ...]) -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 async def found(look: Callable[[], Awaitable[Found]], within: float, what: str) -> Found:
