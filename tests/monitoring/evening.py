@@ -13,7 +13,7 @@ from doubles.otlp_agent import Arrived
 from deploy.grafana import committed
 from deploy.grafana.committed import Panel
 from tests.monitoring.house import House
-from tests.monitoring.load import Load, until
+from tests.monitoring.load import KINDS, Load, until
 from tests.monitoring.watch import (
     Prometheus,
     Receiver,
@@ -24,6 +24,12 @@ from tests.monitoring.watch import (
 
 MINUTE = 60.0
 """Seconds of load before the fault."""
+
+ANSWERS = 3
+"""Of each kind of path before the fault; there is no rate of a series that is born at its one value."""
+
+LONGEST_WAIT = 180.0
+"""Seconds for them beyond the minute: on a busy machine two adapters that take turns in one slot have few."""
 
 LONGEST_ALARM = 60.0
 """Seconds from the fault until somebody must have been told."""
@@ -72,6 +78,7 @@ async def spend(house: House, folder: Path) -> Evening:
         await until(begun + MINUTE / 3)
         house.change_configuration()
         await until(begun + MINUTE)
+        await found(lambda: _all_kinds(load), LONGEST_WAIT, f"{ANSWERS} answers of each kind of path")
         calm = time.time()
         evening.told_before, evening.exported = list(receiver.told), await _exported(house)
         house.kill_engine()
@@ -82,6 +89,10 @@ async def spend(house: House, folder: Path) -> Evening:
         evening.kinds, evening.statuses, evening.told = dict(load.kinds), dict(load.statuses), receiver.told
         await _read(evening, prometheus, started, calm)
         return evening
+
+
+async def _all_kinds(load: Load) -> bool:
+    return len(load.kinds) == len(KINDS) and min(load.kinds.values()) >= ANSWERS
 
 
 async def _exported(house: House) -> dict[str, str]:

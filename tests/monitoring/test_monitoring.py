@@ -11,6 +11,7 @@ import pytest
 
 from tests.monitoring.empty_by_nature import EMPTY, reason
 from tests.monitoring.evening import Evening, Series, Shown
+from tests.monitoring.load import KINDS
 from tests.monitoring.watch import PROMTOOL, program
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ def _empty(evening: Evening) -> dict[str, str]:
 
 
 def test_all_four_kinds_of_path_answered_and_a_limit_was_met(evening: Evening) -> None:
-    assert set(evening.kinds) == {"prompt", "rag", "lora", "hybrid"}
+    assert set(evening.kinds) == KINDS
     assert min(evening.kinds.values()) >= 2
     assert evening.statuses[429] >= 1
 
