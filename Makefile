@@ -128,7 +128,7 @@ dashboards: .venv-dashboards/.done ## write Grafana's dashboards from their code
 	.venv-dashboards/bin/python -m deploy.grafana.generate
 
 .PHONY: test-monitoring
-test-monitoring: models .venv-dashboards/.done ## real Prometheus, services and load; an engine dies; no panel may be empty (3 minutes)
+test-monitoring: models .venv-dashboards/.done ## real Prometheus, services and load; an engine dies; no panel may be empty (3 to 6 minutes)
 	$(BIN)/python -m pytest tests/monitoring
 
 .PHONY: monitoring-tools

@@ -26,7 +26,8 @@ COST = Row(
         ),
         stack(
             "Engines' dollars an hour",
-            "An own engine's price, shared out by its own time. `idle` is what nobody used.",
+            "An own engine's price, shared out by its own time. `idle` is what nobody used, or, of several gateways, "
+            "what they did not use on the average.",
             "currencyUSD",
             Query("sum by (path) (engine_path:pointsman_engine_cost_usd:per_hour_rate1h)", "{{path}}"),
         ),

@@ -19,9 +19,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.begun import Begun
-from pointsman_gateway.domain import Caller, Decision, Event, Request
+from pointsman_gateway.domain import Caller, Event, Request
 from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
-from pointsman_gateway.pipeline import Journal, Pipeline
+from pointsman_gateway.pipeline import Journal, Pipeline, Routed
 from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
@@ -347,9 +347,9 @@ class Overheard:
     def end(self, *begun: Any) -> Any:
         return self.pipeline.end(*begun)
 
-    async def decide(self, request: Request) -> Decision:
+    async def decide(self, request: Request, *wanted: Any) -> Routed:
         self.callers.append(request.caller)
-        return await self.pipeline.decide(request)
+        return await self.pipeline.decide(request, *wanted)
 
     def turned_away(self, *request: Any) -> None:
         self.pipeline.turned_away(*request)

@@ -132,6 +132,30 @@ async def test_a_decision_alone_leaves_a_receipt_that_costs_nothing(
     assert gateway.metric("pointsman_routed_total", path="small_talk", task="chat") == counted(gateway) == 1
 
 
+async def test_what_is_looked_up_for_a_decisions_prompt_is_timed_on_its_receipt(
+    door: Door, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
+) -> None:
+    await door.route(IN_POLICY, include_prompt=True)
+    receipt = await the_one(valkey)
+    assert (receipt["outcome"], receipt["fault"], receipt["cost_usd"]) == ("routed", "none", 0)
+    assert receipt["seconds"]["retrieval"] > 0
+    assert sum(receipt["seconds"][phase] for phase in ("retrieval", "prompt")) < receipt["seconds"]["total"]
+    assert receipt["seconds"].get("prefill", 0) == 0
+    assert retriever.ids[-1] == (receipt["request_id"], receipt["id"])
+
+
+async def test_a_decision_whose_prompt_cannot_be_made_leaves_a_receipt_that_says_why(
+    door: Door, gateway: Gateway, retriever: ScriptedRetriever, valkey: Valkey
+) -> None:
+    retriever.error = Unavailable("the disk is full", code="retriever_unavailable")
+    with pytest.raises(Unavailable):
+        await door.route(IN_POLICY, include_prompt=True)
+    receipt = await the_one(valkey)
+    assert (receipt["outcome"], receipt["fault"], receipt["cost_usd"]) == ("retriever_unavailable", "retriever", 0)
+    assert receipt["path"] == "handbook"
+    assert gateway.metric("pointsman_routed_total", path="handbook") == counted(gateway) == 1
+
+
 async def test_a_decision_that_is_refused_leaves_a_receipt(door: Door, gateway: Gateway, valkey: Valkey) -> None:
     with pytest.raises(PointsmanError):
         await door.route(IN_CHAT, "junk")

@@ -41,7 +41,7 @@ def spoil(artefact: Path, content: bytes | None) -> None:
 
 
 async def task_of(gateway: Gateway, text: str) -> str:
-    return (await gateway.house.pipeline.decide(Request(AUTO, (Message("user", text),)))).task
+    return (await gateway.house.pipeline.decide(Request(AUTO, (Message("user", text),)))).decision.task
 
 
 async def test_new_examples_wait_for_the_classifier_that_knows_them(

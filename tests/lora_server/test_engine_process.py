@@ -244,6 +244,38 @@ def test_other_arguments_are_handed_on(more: str) -> None:
     assert made.arguments[-len(more.split()) :] == tuple(more.split())
 
 
+def test_vllm_is_told_where_its_spans_go_by_the_protocol_that_we_speak() -> None:
+    made = vllm(settings(traces="http://agent:4318/v1/traces"), {"OTEL_EXPORTER_OTLP_HEADERS": "key=x"}, {0})
+
+    assert option(made, "--otlp-traces-endpoint") == "http://agent:4318/v1/traces"
+    assert made.environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    assert made.environment["OTEL_EXPORTER_OTLP_HEADERS"] == "key=x"
+    assert made.environment["OTEL_SERVICE_NAME"] == "vllm"
+    assert made.traced
+
+
+def test_the_operators_name_for_the_engines_spans_stays() -> None:
+    told = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=engines,zone=a"}
+    assert "OTEL_SERVICE_NAME" not in vllm(settings(traces="http://agent"), told, {0}).environment
+
+
+def test_vllm_sends_no_spans_where_none_are_wanted_though_the_environment_names_a_place() -> None:
+    made = vllm(settings(), {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://agent/v1/traces"}, {0})
+
+    assert "--otlp-traces-endpoint" not in made.arguments
+    assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" not in made.environment
+    assert not made.traced
+
+
+@pytest.mark.parametrize("more", ["--otlp-traces-endpoint http://own:4317", "--otlp_traces=http://own:4317"])
+def test_who_tells_vllm_where_to_says_all_of_it(more: str) -> None:
+    made = vllm(settings(traces="http://agent/v1/traces", more=more), {}, {0})
+
+    assert "http://agent/v1/traces" not in made.arguments
+    assert "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" not in made.environment
+    assert made.traced
+
+
 @pytest.mark.parametrize(
     ("cores", "text"), [({0, 1}, "0-1"), ({3}, "3"), ({0, 1, 2, 5}, "0-2,5"), ({7, 2, 4}, "2,4,7")]
 )

@@ -14,28 +14,38 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt  # what draws without a screen is chosen first
+from matplotlib.ticker import EngFormatter
 
 ACROSS = 24
 """Columns of Grafana's grid."""
 COLUMN, LINE = 0.85, 0.42
 """Inches of one column, and of one line, of the grid."""
-MOST_NAMES = 10
+MOST_NAMES = 12
 """In a legend."""
+PLOT = 0.72
+"""Of a panel's width; the rest is its legend's."""
 
 
 def main() -> None:
     panels = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(sys.argv[2])
+    evening = _evening(panels)
     for title in dict.fromkeys(panel["dashboard"] for panel in panels):
         own = [panel for panel in panels if panel["dashboard"] == title]
-        _draw_dashboard(title, own, folder / f"{_slug(title)}.png")
+        _draw_dashboard(title, own, evening, folder / f"{_slug(title)}.png")
         (folder / _slug(title)).mkdir(exist_ok=True)
         for number, panel in enumerate(own, start=1):
             name = f"{number:02}-{_slug(panel['row'])}-{_slug(panel['title'])}.png"
-            _draw_alone(panel, folder / _slug(title) / name)
+            _draw_alone(panel, evening, folder / _slug(title) / name)
 
 
-def _draw_dashboard(title: str, panels: list[dict[str, Any]], path: Path) -> None:
+def _evening(panels: list[dict[str, Any]]) -> tuple[float, float]:
+    """Its first and its last moment, of all panels alike: what happened at once stands below each other."""
+    moments = [at for panel in panels for one in panel["series"] for at, _ in one["points"]]
+    return min(moments), max(moments)
+
+
+def _draw_dashboard(title: str, panels: list[dict[str, Any]], evening: tuple[float, float], path: Path) -> None:
     bottom = max(panel["at"]["y"] + panel["at"]["h"] for panel in panels)
     figure = plt.figure(figsize=(ACROSS * COLUMN, (bottom + 2) * LINE))
     figure.text(0.01, 1 - 0.7 / (bottom + 2), title, fontsize=16, weight="bold")
@@ -47,52 +57,79 @@ def _draw_dashboard(title: str, panels: list[dict[str, Any]], path: Path) -> Non
         # A margin within the panel's place: names to the left, time below, the title above.
         left, width = (at["x"] + 0.7) / ACROSS, (at["w"] - 1.0) / ACROSS
         low, height = 1 - (at["y"] + 2 + at["h"] - 1.1) / (bottom + 2), (at["h"] - 2.0) / (bottom + 2)
-        _draw(figure.add_axes((left, low, width, height)), panel)
-    figure.savefig(path, dpi=70)
+        _draw(figure.add_axes((left, low, width * PLOT, height)), panel, evening)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
-def _draw_alone(panel: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    _draw(axes, panel)
-    figure.savefig(path, dpi=80)
+def _draw_alone(panel: dict[str, Any], evening: tuple[float, float], path: Path) -> None:
+    figure = plt.figure(figsize=(8, 3.2))
+    _draw(figure.add_axes((0.09, 0.14, PLOT - 0.1, 0.74)), panel, evening)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
-def _draw(axes: Any, panel: dict[str, Any]) -> None:
-    axes.set_title(f"{panel['title']}  [{panel['unit'].removeprefix('suffix: ')}]", fontsize=8, loc="left")
+def _draw(axes: Any, panel: dict[str, Any], evening: tuple[float, float]) -> None:
+    unit = panel["unit"].removeprefix("suffix: ")
+    axes.set_title(panel["title"] if unit == "none" else f"{panel['title']}  [{unit}]", fontsize=8, loc="left")
     axes.tick_params(labelsize=6)
     if not panel["series"]:
         axes.text(0.5, 0.5, "nothing", ha="center", va="center", color="firebrick", transform=axes.transAxes)
         axes.set_axis_off()
     elif panel["sort"] == "stat":
-        value = panel["series"][0]["points"][-1][1]
-        axes.text(0.5, 0.4, f"{value:.4g}", ha="center", va="center", fontsize=18, transform=axes.transAxes)
+        value = _told(unit, panel["series"][0]["points"][-1][1])
+        axes.text(0.5, 0.4, value, ha="center", va="center", fontsize=18, transform=axes.transAxes)
         axes.set_axis_off()
     elif panel["sort"] == "bargauge":
         axes.barh([one["name"] for one in panel["series"]], [one["points"][-1][1] for one in panel["series"]])
+        axes.xaxis.set_major_formatter(lambda value, _: _told(unit, value))
     elif panel["sort"] == "heatmap":
-        _draw_heat(axes, panel["series"])
+        _draw_heat(axes, panel["series"], evening)
     else:
-        _draw_lines(axes, panel["series"], panel["stacked"])
+        _draw_lines(axes, panel["series"], panel["stacked"], evening)
+        axes.yaxis.set_major_formatter(lambda value, _: _told(unit, value))
 
 
-def _draw_lines(axes: Any, series: list[dict[str, Any]], stacked: bool) -> None:
+def _told(unit: str, value: float) -> str:
+    """Short, with its unit where that is a sign; units in words stand in the title."""
+    if unit == "percentunit":
+        return f"{100 * value:.3g}%"
+    if unit == "currencyUSD":
+        return f"{'-' if value < 0 else ''}${abs(value):.3g}"
+    if unit == "bytes":
+        return f"{EngFormatter(places=0)(value)}B"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _draw_lines(axes: Any, series: list[dict[str, Any]], stacked: bool, evening: tuple[float, float]) -> None:
     moments = sorted({at for one in series for at, _ in one["points"]})
-    seconds = [at - moments[0] for at in moments]
+    seconds = [at - evening[0] for at in moments]
     lines = [(one["name"], dict(map(tuple, one["points"]))) for one in series]
+    colours = plt.get_cmap("tab10" if len(lines) <= 10 else "tab20").colors
+    axes.set_prop_cycle(color=colours)
     if stacked:
         values = [[points.get(at, 0.0) for at in moments] for _, points in lines]
-        axes.stackplot(seconds, values, labels=[name for name, _ in lines], alpha=0.8)
+        axes.stackplot(seconds, values, labels=[name for name, _ in lines], colors=colours, alpha=0.8)
     else:
         for name, points in lines:
-            axes.plot(seconds, [points.get(at, float("nan")) for at in moments], label=name, linewidth=1)
+            values = [points.get(at, float("nan")) for at in moments]
+            axes.plot(seconds, values, label=name, linewidth=1, marker=".", markersize=2)  # one value alone, too
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    if names := axes.get_legend_handles_labels()[1][:MOST_NAMES]:
-        axes.legend(names, fontsize=5, loc="upper left", framealpha=0.5)
+    axes.set_xlim(0, evening[1] - evening[0])
+    axes.set_xlabel("seconds", fontsize=6, labelpad=1)
+    _name_lines(axes)
 
 
-def _draw_heat(axes: Any, series: list[dict[str, Any]]) -> None:
+def _name_lines(axes: Any) -> None:
+    """Beside them, where they hide nothing."""
+    drawn, names = axes.get_legend_handles_labels()
+    more = len(names) - MOST_NAMES
+    title = f"and {more} more" if more > 0 else None
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.03), "frameon": False}
+    axes.legend(drawn[:MOST_NAMES], names[:MOST_NAMES], title=title, title_fontsize=6, fontsize=6, **beside)
+
+
+def _draw_heat(axes: Any, series: list[dict[str, Any]], evening: tuple[float, float]) -> None:
     """The series are cumulative: a bucket has in it what the one below does not."""
     edges = sorted(series, key=lambda one: float(one["name"].replace("+Inf", "inf")))
     moments = sorted({at for one in series for at, _ in one["points"]})
@@ -101,7 +138,9 @@ def _draw_heat(axes: Any, series: list[dict[str, Any]]) -> None:
     own = [
         [max(0.0, a - b) for a, b in zip(upper, lower, strict=True)] for upper, lower in zip(counts, below, strict=True)
     ]
-    axes.imshow(own, origin="lower", aspect="auto", cmap="YlOrRd", interpolation="nearest")
+    sides = (moments[0] - evening[0], moments[-1] - evening[0], -0.5, len(edges) - 0.5)
+    axes.imshow(own, origin="lower", aspect="auto", cmap="YlOrRd", interpolation="nearest", extent=sides)
+    axes.set_xlim(0, evening[1] - evening[0])
     axes.set_yticks(range(len(edges)), [one["name"] for one in edges])
 
 

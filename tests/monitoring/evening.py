@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+from doubles.otlp_agent import Arrived
+
 from deploy.grafana import committed
 from deploy.grafana.committed import Panel
 from tests.monitoring.house import House
-from tests.monitoring.load import Load, until
+from tests.monitoring.load import KINDS, Load, until
 from tests.monitoring.watch import (
     Prometheus,
     Receiver,
@@ -21,6 +24,12 @@ from tests.monitoring.watch import (
 
 MINUTE = 60.0
 """Seconds of load before the fault."""
+
+ANSWERS = 3
+"""Of each kind of path before the fault; there is no rate of a series that is born at its one value."""
+
+LONGEST_WAIT = 180.0
+"""Seconds for them beyond the minute: on a busy machine two adapters that take turns in one slot have few."""
 
 LONGEST_ALARM = 60.0
 """Seconds from the fault until somebody must have been told."""
@@ -51,6 +60,12 @@ class Evening:
     rules: list[dict[str, Any]] = field(default_factory=list)
     told_before: list[dict[str, str]] = field(default_factory=list)
     told: list[dict[str, str]] = field(default_factory=list)
+    exported: dict[str, str] = field(default_factory=dict)
+    """What each service of ours has at /metrics after a minute, by its job."""
+    spans: list[Arrived] = field(default_factory=list)
+    """What the collector behind the OpenTelemetry agent has got."""
+    exemplars: set[str] = field(default_factory=set)
+    """Trace ids that Prometheus keeps beside the latencies of requests."""
 
 
 async def spend(house: House, folder: Path) -> Evening:
@@ -63,8 +78,9 @@ async def spend(house: House, folder: Path) -> Evening:
         await until(begun + MINUTE / 3)
         house.change_configuration()
         await until(begun + MINUTE)
+        await found(lambda: _all_kinds(load), LONGEST_WAIT, f"{ANSWERS} answers of each kind of path")
         calm = time.time()
-        evening.told_before = list(receiver.told)
+        evening.told_before, evening.exported = list(receiver.told), await _exported(house)
         house.kill_engine()
         await found(lambda: _alarmed(receiver), LONGEST_ALARM, f"alerts; told was {receiver.told}")
         asking.cancel()
@@ -73,6 +89,16 @@ async def spend(house: House, folder: Path) -> Evening:
         evening.kinds, evening.statuses, evening.told = dict(load.kinds), dict(load.statuses), receiver.told
         await _read(evening, prometheus, started, calm)
         return evening
+
+
+async def _all_kinds(load: Load) -> bool:
+    return len(load.kinds) == len(KINDS) and min(load.kinds.values()) >= ANSWERS
+
+
+async def _exported(house: House) -> dict[str, str]:
+    async with httpx.AsyncClient() as client:
+        jobs = house.targets.keys() - {"engine"}
+        return {job: (await client.get(f"http://{house.targets[job]}/metrics")).text for job in jobs}
 
 
 async def _all_up(prometheus: Prometheus, house: House) -> bool:
@@ -95,6 +121,7 @@ async def _read(evening: Evening, prometheus: Prometheus, started: float, calm: 
             asked = prometheus.instant(expr, calm) if target.instant else prometheus.range(expr, started, ended)
             series[target.letter] = await asked
         evening.panels.append(Shown(panel, series))
+    evening.exemplars = await prometheus.exemplars("pointsman_request_seconds_bucket", started, ended)
     evening.rules = await prometheus.rules()
     for rule in evening.rules:
         if rule["type"] == "recording":

@@ -5,27 +5,20 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "helpdesk"
-POINTSMAN = Path(sys.executable).parent / "pointsman"
-
-LONGEST_START = 420
-"""Seconds; a first start also makes the models."""
+from tests.standing import EXAMPLE, POINTSMAN, Standing, standing
 
 
 @dataclass(frozen=True)
 class House:
     url: str
+    grpc: str
     key: str
     narrow_key: str
     """One that may ask twice a minute."""
@@ -52,36 +45,27 @@ class House:
 
 
 @contextmanager
-def running_house(home: Path, http: str, grpc: str) -> Iterator[House]:
-    """`home` is an empty folder, `http` and `grpc` are free addresses."""
-    (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
-    (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # made once, not once a run
+def running_house(home: Path, agent: str) -> Iterator[House]:
+    """`home` is an empty folder; `agent` is the URL that traces are sent to."""
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
     _edit(example / "config" / "models.yaml", ("cache",), {"hit": 1e-7})
     _edit(example / "config" / "paths.yaml", ("paths", "handbook_answer", "cache"), {"exact": True})
     # One slot for two adapters: each is loaded when it is asked for, and lets the other go.
-    environment = {**os.environ, "POINTSMAN_GATEWAY_KEYS": "on", "POINTSMAN_LORA_MAX_LORAS": "1"}
-    command = [str(POINTSMAN), "up", str(example), "--home", str(home), "--http", http, "--grpc", grpc]
-    with (home / "up.log").open("wb") as log:
-        up = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
-        try:
-            run = _wait_for(home / "run.json", up, home / "up.log")
-            yield _house(run, home, example / "config")
-        finally:
-            up.send_signal(signal.SIGINT)
-            up.wait(timeout=90)
+    settings = {"POINTSMAN_GATEWAY_KEYS": "on", "POINTSMAN_LORA_MAX_LORAS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": agent}
+    with standing(example, home, settings) as it:
+        yield _house(it, example / "config")
 
 
-def _house(run: dict[str, Any], home: Path, config: Path) -> House:
+def _house(it: Standing, config: Path) -> House:
     addresses = {
-        "gateway": run["gateway_metrics"],
-        "retriever": run["retriever_metrics"],
-        "lora-server": run["lora_server_metrics"],
-        "engine": run["engine"],
+        "gateway": it.run["gateway_metrics"],
+        "retriever": it.run["retriever_metrics"],
+        "lora-server": it.run["lora_server_metrics"],
+        "engine": it.run["engine"],
     }
     targets = {job: url.removeprefix("http://").removesuffix("/metrics") for job, url in addresses.items()}
-    keys = _key(home), _key(home, "--requests-per-minute", "2")
-    return House(run["http"], *keys, targets, config, targets["engine"].rpartition(":")[2])
+    keys = _key(it.home), _key(it.home, "--requests-per-minute", "2")
+    return House(it.url, it.grpc, *keys, targets, config, targets["engine"].rpartition(":")[2])
 
 
 def _key(home: Path, *limits: str) -> str:
@@ -96,13 +80,3 @@ def _edit(path: Path, keys: tuple[str, ...], value: object) -> None:
         inner = inner[key]
     inner[keys[-1]] = value
     path.write_text(yaml.safe_dump(written, sort_keys=False))
-
-
-def _wait_for(run_file: Path, up: "subprocess.Popen[bytes]", log: Path) -> dict[str, Any]:
-    deadline = time.monotonic() + LONGEST_START
-    while time.monotonic() < deadline and up.poll() is None:
-        if run_file.exists():
-            run: dict[str, Any] = json.loads(run_file.read_text())
-            return run
-        time.sleep(0.2)
-    raise AssertionError(f"pointsman up did not come up:\n{log.read_text()[-4000:]}")

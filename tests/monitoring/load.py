@@ -1,4 +1,4 @@
-"""What people ask meanwhile: every kind of path, streamed and plain, with all that a busy gateway meets."""
+"""What people ask meanwhile: every kind of path, streamed and plain, through both doors, and what a gateway meets."""
 
 import asyncio
 import time
@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import grpc
 import httpx
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+from pointsman_servicekit.grpc_client import open_channel
 
 from tests.monitoring.house import House
 
@@ -35,6 +39,9 @@ QUESTIONS = (
     Question("hello there, how are you today?"),
 )
 
+BY_GRPC = QUESTIONS[-1]
+KINDS = {"prompt", "rag", "lora", "hybrid"}
+
 
 class Load:
     def __init__(self, house: House) -> None:
@@ -47,10 +54,12 @@ class Load:
         """Until it is cancelled."""
         async with (
             httpx.AsyncClient(base_url=f"{self._house.url}/v1", timeout=60) as client,
+            open_channel(self._house.grpc) as channel,
             asyncio.TaskGroup() as tasks,
         ):
             for number in range(CLIENTS):
                 tasks.create_task(self._ask_on(client, number))
+            tasks.create_task(self._ask_over_grpc(gateway_pb2_grpc.GatewayStub(channel)))
             tasks.create_task(self._do_the_rest(client))
 
     async def _ask_on(self, client: httpx.AsyncClient, first: int) -> None:
@@ -70,6 +79,19 @@ class Load:
                 await self._rate(client, answer.headers["x-pointsman-decision-id"])
             return answer.status_code
         return 0
+
+    async def _ask_over_grpc(self, gateway: gateway_pb2_grpc.GatewayStub) -> None:
+        """Now and then, and nothing that needs an adapter: those have enough to do with the others' questions."""
+        asked = pb.GenerateRequest(
+            model=BY_GRPC.model,
+            messages=[pb.Message(role="user", content=BY_GRPC.text)],
+            sampling=pb.Sampling(max_tokens=4),
+        )
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                async for _ in gateway.Generate(asked, metadata=tuple(self._as(self._house.key).items())):
+                    pass
+            await asyncio.sleep(1)
 
     async def _rate(self, client: httpx.AsyncClient, decision: str) -> None:
         body = {"decision_id": decision, "rating": 1.0}

@@ -11,6 +11,8 @@ import pytest
 
 from tests.monitoring.empty_by_nature import EMPTY, reason
 from tests.monitoring.evening import Evening, Series, Shown
+from tests.monitoring.load import KINDS
+from tests.monitoring.watch import PROMTOOL, program
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".venv-dashboards" / "bin" / "python"
@@ -34,7 +36,7 @@ def _empty(evening: Evening) -> dict[str, str]:
 
 
 def test_all_four_kinds_of_path_answered_and_a_limit_was_met(evening: Evening) -> None:
-    assert set(evening.kinds) == {"prompt", "rag", "lora", "hybrid"}
+    assert set(evening.kinds) == KINDS
     assert min(evening.kinds.values()) >= 2
     assert evening.statuses[429] >= 1
 
@@ -51,6 +53,17 @@ def test_every_reason_for_emptiness_is_needed(evening: Evening) -> None:
 def test_every_rule_is_evaluated_without_an_error(evening: Evening) -> None:
     assert {rule["name"]: rule["lastError"] for rule in evening.rules if rule["health"] != "ok"} == {}
     assert {rule["type"] for rule in evening.rules} == {"recording", "alerting"}
+
+
+@pytest.mark.parametrize("service", ["gateway", "retriever", "lora-server"])
+def test_promtool_finds_nothing_in_what_a_busy_service_exports(evening: Evening, service: str) -> None:
+    promtool = program(PROMTOOL)
+    assert promtool, "promtool is not installed: make monitoring-tools"
+    said = evening.exported[service]
+    assert said.count("# TYPE pointsman_") >= 5
+    assert said.count("# TYPE gen_ai_") >= 1
+    checked = subprocess.run([promtool, "check", "metrics"], input=said, capture_output=True, text=True, timeout=60)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,8 +13,11 @@ import httpx
 import yaml
 from aiohttp import web
 
+from tests.ports import free_address
+
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 PROMETHEUS = ("prometheus",)
+PROMTOOL = ("promtool",)
 ALERTMANAGER = ("prometheus-alertmanager", "alertmanager")
 """The first is Debian's name for it."""
 
@@ -30,12 +32,6 @@ Found = TypeVar("Found")
 
 def program(names: tuple[str, ...]) -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 async def found(look: Callable[[], Awaitable[Found]], within: float, what: str) -> Found:
@@ -93,6 +89,11 @@ class Prometheus:
     async def range(self, expr: str, start: float, end: float) -> list[dict[str, Any]]:
         """Each series with its values at every third second."""
         return await self._series("query_range", {"query": expr, "start": start, "end": end, "step": 3})
+
+    async def exemplars(self, selector: str, start: float, end: float) -> set[str]:
+        """Their trace ids."""
+        found = await self._data("query_exemplars", {"query": selector, "start": start, "end": end})
+        return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
 
     async def rules(self) -> list[dict[str, Any]]:
         groups = (await self._data("rules", {}))["groups"]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from pointsman_servicekit.tracing.exporting import OtelSettingsError, are_wanted
+from pointsman_servicekit.tracing.exporting import OtelSettingsError, are_wanted, traces_endpoint
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 
@@ -38,6 +38,22 @@ def test_there_are_traces_where_there_is_an_endpoint(environment: dict[str, str]
 def test_what_is_not_here_is_refused_by_name(more: dict[str, str], told: str) -> None:
     with pytest.raises(OtelSettingsError, match=told):
         are_wanted(ENDPOINT | more)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, ""),
+        (ENDPOINT, "http://127.0.0.1:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://agent/Tenant/"}, "http://agent/Tenant/v1/traces"),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://other:1/Here"}, "http://other:1/Here"),
+        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"}, ""),
+    ],
+)
+def test_who_is_told_by_an_argument_is_told_the_url_that_opentelemetry_would_use(
+    environment: dict[str, str], url: str
+) -> None:
+    assert traces_endpoint(environment) == url
 
 
 @pytest.mark.parametrize("service", ["gateway", "retriever", "lora_server"])

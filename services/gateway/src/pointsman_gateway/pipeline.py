@@ -27,8 +27,10 @@ from pointsman_gateway.domain import (
     Undecided,
 )
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
+from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.pricing import expected_tokens
+from pointsman_gateway.metering.stage import Meter
 
 
 class Journal(Protocol):
@@ -61,6 +63,15 @@ class Tenancy(Protocol):
     def headers(self, caller: Caller) -> Mapping[str, str]:
         """How the caller's limits stand, as OpenAI words it."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What a request would come to, which asks for that alone."""
+
+    decision: Decision
+    prompt: Prompt | None
+    """Where it was wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +156,19 @@ class Pipeline:
         self._close(begun.request, begun.hold, receipt, answers)
         return receipt
 
-    async def decide(self, request: Request) -> Decision:
-        """The decision alone."""
+    async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
+        """The decision alone, and the prompt that `answer` would send where that is wanted. Raises PointsmanError."""
         line = self.current()
         meter = line.metering.start(replace(request, operation="route"))
-        outcome, hold, failure = CANCELLED, None, None
+        outcome, hold, failure, decision = CANCELLED, None, None, None
         try:
             async with self.admission.admitted(request):
                 hold = self._enter_now(request, 0) or await self._enter(request, 0)
                 meter.admitted()
                 decision = line.router.decide(request, await line.classification.label(request))
                 meter.decided(decision)
+                decision_id.set(decision.id)
+                prompt = await _prompted(line, meter, request, decision) if with_prompt else None
             outcome = ROUTED
         except PointsmanError as error:
             outcome, failure = error.code, error
@@ -166,13 +179,11 @@ class Pipeline:
             outcome = INTERNAL
             raise
         finally:
-            if outcome != ROUTED:
-                receipt = meter.finish(outcome, failure)
-                if failure is not None:
-                    failure.receipt = receipt
-                self._close(request, hold, receipt)
-        self._close(request, hold, meter.routed())
-        return decision
+            receipt = meter.finish(outcome, failure) if decision is None else _routed(meter, outcome, failure)
+            if failure is not None:
+                failure.receipt = receipt
+            self._close(request, hold, receipt)
+        return Routed(decision, prompt)
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
         """Dollars by path, of those that were considered: what the request is likely to cost there."""
@@ -187,10 +198,6 @@ class Pipeline:
         receipt = meter.finish(error.code if error else CANCELLED, error)
         assert isinstance(receipt, Undecided)  # nothing has decided
         self.journal.note_undecided(receipt)
-
-    async def prompt(self, request: Request, decision: Decision) -> Prompt:
-        """The prompt that `answer` would send for this decision."""
-        return await self.current().prompts.build(request, decision)
 
     def _advance(self, begun: Begun) -> None:
         """To its first wait."""
@@ -258,3 +265,16 @@ def _decide(begun: Begun, hold: Hold, labels: Labels) -> None:
     begun.decision = decision = begun.line.router.decide(begun.request, labels)
     begun.meter.decided(decision)
     begun.afforded = hold.afford_now(decision.expected_cost_usd)
+
+
+async def _prompted(line: Line, meter: Meter, request: Request, decision: Decision) -> Prompt:
+    tried = meter.tries(decision.path)
+    prompt = await line.prompts.build(request, decision)
+    tried.prompted(prompt)
+    tried.ended = tried.sent  # it goes to no engine
+    return prompt
+
+
+def _routed(meter: Meter, outcome: str, failure: PointsmanError | None) -> Receipt:
+    """Costs nothing, also where the prompt that was wanted could not be made."""
+    return replace(meter.routed(), outcome=outcome_of(outcome), fault=fault_of(outcome, failure))

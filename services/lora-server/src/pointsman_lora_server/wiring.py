@@ -15,6 +15,7 @@ from pointsman_servicekit.build_info import tell_build
 from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.tracing.exporting import traces_endpoint
 from prometheus_client import CollectorRegistry
 
 from pointsman_lora_server.board import Board
@@ -87,6 +88,7 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
         max_lora_rank=settings.max_lora_rank,
         max_model_len=settings.max_model_len,
         more=settings.engine_args,
+        traces=traces_endpoint(environment),
     )
     return engine_command.vllm(engine, environment, os.sched_getaffinity(0))
 
@@ -110,7 +112,7 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
     async with (
         open_redis(settings.redis_url, metrics.redis_answers) as redis,
         vllm_api.opening(
-            f"http://{settings.engine_listen}", secret, command.environment.get("VLLM_API_KEY", "")
+            f"http://{settings.engine_listen}", secret, command.environment.get("VLLM_API_KEY", ""), command.traced
         ) as engine,
         watching_event_loop(metrics.registry),
         asyncio.TaskGroup() as tasks,

@@ -37,6 +37,17 @@ def are_wanted(environment: Mapping[str, str]) -> bool:
     return exporter == "otlp"
 
 
+def traces_endpoint(environment: Mapping[str, str]) -> str:
+    """The URL that spans are sent to, as OpenTelemetry makes it of its variables; empty where no traces are wanted.
+
+    For a process that is told by an argument. Raises OtelSettingsError.
+    """
+    if not are_wanted(environment):
+        return ""
+    whole, base = (environment.get(name, "").strip() for name in ENDPOINTS)
+    return whole or f"{base.rstrip('/')}/v1/traces"
+
+
 @contextmanager
 def exporting(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
     """Records spans for the block's length, and sends what is left at its end; None where no traces are wanted.

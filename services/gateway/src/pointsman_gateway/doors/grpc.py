@@ -120,9 +120,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:  # the contract's name
         asked = await self._asked("route", request, context)
-        decision = await self._pipeline.decide(asked)
-        prompt = await self._pipeline.prompt(asked, decision) if request.include_prompt else None
-        return answers.route_response(decision, self._pipeline.costs(asked, decision), prompt)
+        routed = await self._pipeline.decide(asked, request.include_prompt)
+        costs = self._pipeline.costs(asked, routed.decision)
+        return answers.route_response(routed.decision, costs, routed.prompt)
 
     async def Feedback(  # the contract's name
         self, request: pb.FeedbackRequest, context: Context

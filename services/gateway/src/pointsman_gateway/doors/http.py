@@ -37,9 +37,9 @@ async def route(body: RouteBody, request: Request) -> Response:
     door = door_of(request)
     asked = body.to_request(deadline_of(request), await caller_of_request(request))
     request.scope[IN_THE_LINE] = True
-    decision = await door.pipeline.decide(asked)
-    prompt = await door.pipeline.prompt(asked, decision) if body.include_prompt else None
-    return JSONResponse(answers.decision_body(decision, door.pipeline.costs(asked, decision), prompt))
+    routed = await door.pipeline.decide(asked, body.include_prompt)
+    costs = door.pipeline.costs(asked, routed.decision)
+    return JSONResponse(answers.decision_body(routed.decision, costs, routed.prompt))
 
 
 async def feedback(body: FeedbackBody, request: Request) -> Response:

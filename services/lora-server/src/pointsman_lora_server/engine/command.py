@@ -15,6 +15,8 @@ stop, since its own drain was seen to cut answers short. By itself it would cut 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's --max-lora-rank takes."""
 
+TRACES = "--otlp-traces-endpoint"
+
 GUARD = "pointsman_engine_guard.Guard"
 GUARD_FOLDER = Path(__file__).parent / "guard"
 
@@ -52,12 +54,16 @@ class EngineSettings:
     max_lora_rank: int
     max_model_len: int
     more: str = ""
+    traces: str = ""
+    """Where vLLM sends its spans, a URL that takes OTLP over HTTP; empty: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
+    traced: bool = False
+    """Whether it makes spans of what it is asked."""
 
 
 def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> Command:
@@ -69,6 +75,8 @@ def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterab
     rank = min(rank for rank in RANKS if rank >= settings.max_lora_rank)
     more = shlex.split(settings.more)
     _check(more)
+    told_elsewhere = any(_may_mean(_name_of(argument), TRACES) for argument in more)
+    traces = "" if told_elsewhere else settings.traces
     arguments = (
         # Absolute but not resolved: a virtual environment's python is a link that knows its environment by its place.
         *(os.path.abspath(settings.python), "-m", "vllm.entrypoints.openai.api_server"),
@@ -80,6 +88,7 @@ def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterab
         *("--max-lora-rank", str(rank), "--middleware", GUARD),
         *("--shutdown-timeout", str(DRAIN), "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
         "--disable-uvicorn-access-log",
+        *((TRACES, traces) if traces else ()),
         *more,
     )
     defaults = {
@@ -90,8 +99,12 @@ def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterab
         "VLLM_CPU_OMP_THREADS_BIND": ranges(cores),
         "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # the probe asks how many there were
         "PYTHONUNBUFFERED": "1",
+        **(_told_of_traces(environment) if traces else {}),
     }
-    return Command(arguments, defaults | _passed_on(environment) | {"PYTHONPATH": str(GUARD_FOLDER)})
+    passed_on = _passed_on(environment)
+    return Command(
+        arguments, defaults | passed_on | {"PYTHONPATH": str(GUARD_FOLDER)}, traced=bool(traces or told_elsewhere)
+    )
 
 
 def with_secrets(command: Command, secret: Secret) -> Callable[[], Command]:
@@ -111,13 +124,28 @@ def ranges(cores: Iterable[int]) -> str:
 
 
 def _check(more: Sequence[str]) -> None:
-    """As vLLM reads them: "_" for "-", "--lora-config.x=1", and any beginning of a name that only one has."""
     for argument in more:
-        name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
-        name = _SHORT.get(name, name)
+        name = _name_of(argument)
         for refused, why in _NOT_TO_BE_GIVEN.items():
-            if name == refused or (len(name) > 3 and name.startswith("--") and refused.startswith(name)):
+            if _may_mean(name, refused):
                 raise ValueError(f"POINTSMAN_LORA_ENGINE_ARGS: '{argument}' cannot be given: {refused} {why}")
+
+
+def _name_of(argument: str) -> str:
+    """As vLLM reads it: "_" for "-", "--lora-config.x=1"."""
+    name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
+    return _SHORT.get(name, name)
+
+
+def _may_mean(name: str, option: str) -> bool:
+    """vLLM takes any beginning of a name that only one option has."""
+    return name == option or (len(name) > 3 and name.startswith("--") and option.startswith(name))
+
+
+def _told_of_traces(environment: Mapping[str, str]) -> dict[str, str]:
+    """vLLM's usual protocol is gRPC, whatever the endpoint; and without a name its spans are an unknown service's."""
+    named = "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"} | ({} if named else {"OTEL_SERVICE_NAME": "vllm"})
 
 
 def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
@@ -135,5 +163,7 @@ _KEPT_BACK = frozenset(
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # a chat request could load any folder, given a resolver
         "VLLM_SKIP_MODEL_NAME_VALIDATION",  # who asks for an adapter that is gone would be answered by the base model
         "VLLM_SERVER_DEV_MODE",
+        # From it vLLM's processes would send spans, by gRPC, unasked; told to trace, vLLM tells them by itself.
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     )
 )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
 
@@ -160,9 +161,16 @@ class VllmApi:
 
 
 @asynccontextmanager
-async def opening(url: str, secret: Callable[[], str], api_key: str = "") -> AsyncIterator[VllmApi]:
-    """`api_key` is what VLLM_API_KEY in the engine's environment says, where it is set."""
+async def opening(
+    url: str, secret: Callable[[], str], api_key: str = "", traced: bool = False
+) -> AsyncIterator[VllmApi]:
+    """`api_key` is what VLLM_API_KEY in the engine's environment says, where it is set.
+
+    `traced`: the engine makes spans; of probes and warming it is asked to make none, since no request caused them.
+    """
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    if traced:
+        headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-00"  # W3C's flag 00: not recorded
     async with aiohttp.ClientSession(headers=headers) as session:
         yield VllmApi(session, url, secret)
 

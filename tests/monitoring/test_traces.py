@@ -1,0 +1,65 @@
+"""One trace goes from either door of the gateway to vLLM, through a real OpenTelemetry agent; no span stands alone."""
+
+import pytest
+from doubles.otlp_agent import Arrived
+
+from tests.monitoring.evening import Evening
+
+DOORS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/Generate"}
+ENOUGH = 10
+"""Requests that a minute of load certainly holds."""
+
+
+@pytest.fixture(scope="module")
+def by_id(evening: Evening) -> dict[str, Arrived]:
+    return {span.span_id: span for span in evening.spans}
+
+
+@pytest.fixture(scope="module")
+def of_the_engine(evening: Evening) -> list[Arrived]:
+    return [span for span in evening.spans if (span.service, span.name) == ("vllm", "llm_request")]
+
+
+def test_every_request_of_the_engine_is_in_the_trace_of_the_gateways_question(
+    by_id: dict[str, Arrived], of_the_engine: list[Arrived]
+) -> None:
+    assert len(of_the_engine) >= ENOUGH
+    doors = set()
+    for span in of_the_engine:
+        asked = by_id[span.parent_id]  # so the lora-server's own questions make none
+        assert (asked.service, asked.trace_id) == ("pointsman-gateway", span.trace_id)
+        assert asked.name.startswith("chat ")
+        doors.add(_top(asked, by_id).name)
+    assert doors == DOORS
+
+
+def test_the_engine_counts_the_tokens_of_a_request_as_the_gateway_does(
+    by_id: dict[str, Arrived], of_the_engine: list[Arrived]
+) -> None:
+    heard = [
+        (by_id[span.parent_id].attributes, span.attributes)
+        for span in of_the_engine
+        if "gen_ai.usage.output_tokens" in by_id[span.parent_id].attributes  # else its end was not heard
+    ]
+    assert len(heard) >= ENOUGH
+    for asked, told in heard:
+        assert told["gen_ai.usage.prompt_tokens"] == asked["gen_ai.usage.input_tokens"]
+        assert told["gen_ai.usage.completion_tokens"] == asked["gen_ai.usage.output_tokens"]
+        assert told["gen_ai.latency.time_in_model_inference"] > 0
+
+
+def test_all_three_services_and_the_engine_have_sent_spans_and_none_has_a_name_of_nobody(evening: Evening) -> None:
+    services = {span.service for span in evening.spans}
+    assert services == {"pointsman-gateway", "pointsman-retriever", "pointsman-lora-server", "vllm"}
+
+
+def test_an_exemplar_of_a_panel_leads_to_its_trace(evening: Evening) -> None:
+    known = {span.trace_id for span in evening.spans}
+    assert evening.exemplars
+    assert evening.exemplars <= known
+
+
+def _top(span: Arrived, by_id: dict[str, Arrived]) -> Arrived:
+    while span.parent_id in by_id:
+        span = by_id[span.parent_id]
+    return span
