@@ -18,3 +18,8 @@ def free_port() -> int:
             except OSError:
                 continue
         return port
+
+
+def free_address() -> str:
+    """Of 127.0.0.1, as `host:port`."""
+    return f"127.0.0.1:{free_port()}"

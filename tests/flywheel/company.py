@@ -2,11 +2,7 @@
 
 import json
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +12,7 @@ from typing import Any
 import yaml
 
 from tests.flywheel.messages import deciding, traffic
-
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "helpdesk"
-POINTSMAN = Path(sys.executable).parent / "pointsman"
-LONGEST_START = 420
-"""Seconds; a first start also makes the models."""
+from tests.standing import EXAMPLE, POINTSMAN, ROOT, standing
 
 _PATHS = {
     "sort_adapter": {"model": "smollm2-135m", "adapter": "sort@prod", "max_tokens": 16, "temperature": 0},
@@ -103,36 +94,9 @@ def write(folder: Path) -> Path:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Company]:
-    home = folder / "home"
-    home.mkdir()
-    (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
-    (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # made once, not once a run
-    http = _free_address()
-    command = [str(POINTSMAN), "up", str(write(folder / "company")), "--home", str(home), "--http", http]
-    with (folder / "up.log").open("wb") as log:
-        up = subprocess.Popen([*command, "--grpc", _free_address()], cwd=ROOT, stdout=log, stderr=log)
-        try:
-            yield Company(f"http://{http}", home, _wait_for(home / "run.json", up, folder / "up.log"))
-        finally:
-            up.send_signal(signal.SIGINT)
-            up.wait(timeout=90)
+    with standing(write(folder / "company"), folder / "home") as it:
+        yield Company(it.url, it.home, it.run)
 
 
 def _write_lines(file: Path, rows: list[dict[str, str]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def _wait_for(run_file: Path, up: "subprocess.Popen[bytes]", log: Path) -> dict[str, Any]:
-    deadline = time.monotonic() + LONGEST_START
-    while time.monotonic() < deadline and up.poll() is None:
-        if run_file.exists():
-            run: dict[str, Any] = json.loads(run_file.read_text())
-            return run
-        time.sleep(0.2)
-    raise AssertionError(f"pointsman up did not come up:\n{log.read_text()[-4000:]}")

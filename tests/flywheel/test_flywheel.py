@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.flywheel.company import ROOT, Company, running
+from tests.flywheel.company import Company, running
 from tests.flywheel.messages import Message, deciding, poisoned, traffic
+from tests.standing import ROOT
 
 LONGEST_RUN = 1200
 """Seconds of one turn, on two cores that others use too."""

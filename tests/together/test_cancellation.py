@@ -1,17 +1,13 @@
 """Who hangs up stops vLLM within 200 ms, in every phase and at every door, by vLLM's own gauges.
 
 vLLM sets its gauges once a step, after it has dropped what was aborted meanwhile; it never interrupts a step. Its steps
-are therefore kept short here: 32 tokens take some 50 to 70 ms of two cores. With its default a step may be thousands.
+are therefore kept short here: 16 tokens take some 40 ms of two cores. With its default a step may be thousands.
 """
 
 import asyncio
-import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -25,19 +21,18 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
 
-ROOT = Path(__file__).parents[2]
+from tests.standing import EXAMPLE, standing
+
 MODEL = "smollm2-135m"
 PLACES = 2
 ENVIRONMENT = {
-    "POINTSMAN_LORA_ENGINE_ARGS": f"--max-num-seqs {PLACES} --max-num-batched-tokens 32",
+    "POINTSMAN_LORA_ENGINE_ARGS": f"--max-num-seqs {PLACES} --max-num-batched-tokens 16",
     "POINTSMAN_LORA_PROBE_SECONDS": "3600",  # a probe's tokens would be counted as the request's
 }
-LONGEST_START = 420
-"""Seconds; a first start also makes the models."""
 
 PROMISED = 0.2
 """Seconds. Where other work has the cores a measurement may be late, so that one of TRIES must keep it, ..."""
-TRIES = 5
+TRIES = 10
 ALWAYS = 2.0
 """... and each of them this."""
 
@@ -59,38 +54,9 @@ class Desk:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """The example with an engine of few places and short steps."""
     home = tmp_path_factory.mktemp("home")
-    (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
-    (home / "models").symlink_to(ROOT / ".pointsman" / "models")
-    example = shutil.copytree(ROOT / "examples" / "helpdesk", home / "helpdesk")
-    http, grpc_address = _free_address(), _free_address()
-    command = [str(Path(sys.executable).parent / "pointsman"), "up", str(example), "--home", str(home)]
-    with (home / "up.log").open("wb") as log:
-        up = subprocess.Popen(
-            [*command, "--http", http, "--grpc", grpc_address],
-            cwd=ROOT, stdout=log, stderr=log, env=os.environ | ENVIRONMENT,
-        )  # fmt: skip
-        try:
-            run = _run_of(up, home)
-            yield Desk(f"http://{http}", grpc_address, run["engine"], run["processes"]["retriever"]["pid"])
-        finally:
-            up.send_signal(signal.SIGINT)
-            up.wait(timeout=90)
-
-
-def _free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def _run_of(up: "subprocess.Popen[bytes]", home: Path) -> dict[str, Any]:
-    deadline = time.monotonic() + LONGEST_START
-    while time.monotonic() < deadline and up.poll() is None:
-        if (home / "run.json").exists():
-            run: dict[str, Any] = json.loads((home / "run.json").read_text())
-            return run
-        time.sleep(0.2)
-    pytest.fail(f"pointsman up did not come up:\n{(home / 'up.log').read_text()[-4000:]}")
+    example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
+    with standing(example, home, ENVIRONMENT) as it:
+        yield Desk(it.url, it.grpc, it.run["engine"], it.run["processes"]["retriever"]["pid"])
 
 
 # -- asking
@@ -177,7 +143,7 @@ class Look:
         begun = time.monotonic()
         async with asyncio.timeout(within):
             while not holds(*await self.read(*names)):  # noqa: ASYNC110  # the condition is another process's gauge
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.02)
         return time.monotonic() - begun
 
 

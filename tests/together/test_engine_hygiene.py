@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import os
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -27,6 +26,8 @@ from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.vllm_api import VllmApi
 from pointsman_servicekit.errors import ResourceExhausted
 from safetensors.numpy import save_file
+
+from tests.ports import free_address
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -100,7 +101,7 @@ class Meter:
 async def house() -> AsyncIterator[House]:
     _make_base_model()
     logging.getLogger("engine").setLevel(logging.INFO)
-    listen, secret, board, meter = _free_address(), Secret(), Board(), Meter()
+    listen, secret, board, meter = free_address(), Secret(), Board(), Meter()
     settings = EngineSettings(
         ENGINE_PYTHON, listen, BASE_MODEL, NAME, max_loras=SLOTS, max_lora_rank=8, max_model_len=512
     )
@@ -333,9 +334,3 @@ def _make_base_model() -> None:
     module = ("-m", "pointsman_lora_server.base_model", str(BASE_MODEL))
     sources = {"PYTHONPATH": str(ROOT / "services" / "lora-server" / "src")}
     subprocess.run([ENGINE_PYTHON, *module], env=os.environ | sources, check=True, timeout=600)
-
-
-def _free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"

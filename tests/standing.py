@@ -1,0 +1,60 @@
+"""`pointsman up`, with the real engine, for as long as a test needs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.ports import free_address
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "helpdesk"
+POINTSMAN = Path(sys.executable).parent / "pointsman"
+LONGEST_START = 420
+"""Seconds; a first start also makes the models."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of the addresses those that applications use; the others are in `run`."""
+
+    url: str
+    grpc: str
+    run: dict[str, Any]
+    """What `run.json` says: addresses and process ids."""
+    home: Path
+
+
+@contextmanager
+def standing(folder: Path, home: Path, environment: Mapping[str, str] | None = None) -> Iterator[Standing]:
+    """What `folder` has a pointsman.yaml of. `home` is made, or empty; `environment` comes on top of our own."""
+    home.mkdir(exist_ok=True)
+    (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
+    (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # made once, not once a run
+    http, grpc = free_address(), free_address()
+    command = [str(POINTSMAN), "up", str(folder), "--home", str(home), "--http", http, "--grpc", grpc]
+    with (home / "up.log").open("wb") as log:
+        up = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | dict(environment or {}))
+        try:
+            yield Standing(f"http://{http}", grpc, _told(home, up), home)
+        finally:
+            up.send_signal(signal.SIGINT)
+            code = up.wait(timeout=90)
+    assert code == 0, (home / "up.log").read_text()
+
+
+def _told(home: Path, up: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    deadline = time.monotonic() + LONGEST_START
+    while time.monotonic() < deadline and up.poll() is None:
+        if (home / "run.json").exists():
+            run: dict[str, Any] = json.loads((home / "run.json").read_text())
+            return run
+        time.sleep(0.2)
+    raise AssertionError(f"pointsman up did not come up:\n{(home / 'up.log').read_text()[-4000:]}")
