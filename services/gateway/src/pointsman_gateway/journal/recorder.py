@@ -25,8 +25,8 @@ MOST_WAITING_CHARACTERS = 64 * 1024 * 1024
 MOST_IN_A_BATCH = 256
 MOST_CHARACTERS_IN_A_BATCH = 512 * 1024
 """A batch is written within Redis's deadline."""
-ENCODED_AT_ONCE = 16
-"""Decisions, some 50 µs each; then whoever else is waiting has a turn."""
+ENCODED_AT_ONCE = 4
+"""Decisions, some 20 to 50 µs each; then whoever else is waiting has a turn."""
 
 
 class Book(Protocol):
