@@ -16,6 +16,7 @@ from doubles.config_folder import IN_CHAT, IN_TRIAGE
 from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
 from doubles.engine_scripts import Script, scripts
 from doubles.gateway import TRIAGE, Gateway, Neighbours
+from doubles.leases import held_back
 from doubles.raw_engine import RawEngine, running_raw_engine
 from doubles.tenancy import issue
 from doubles.valkey import Valkey
@@ -47,7 +48,6 @@ class WatchedLane(ExpressLane):
 
     carried = 0
     handed_over = 0
-    """Since limits had to be leased first, for example."""
 
     @property
     def taken(self) -> int:
@@ -281,6 +281,55 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
         )
         assert ways.lane.taken == taken + 1
         assert ways.gateway.metric("pointsman_in_flight") == 0
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+async def test_who_must_wait_for_its_limits_rides_on(
+    ways: Ways, engine: ScriptedEngine, streams: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*answer("Hello", " there"))
+    given, before = held_back(ways.gateway.house.tenancy, monkeypatch), ways.lane.carried
+    asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
+    asking = asyncio.create_task(ways.clients["express"].post("/v1/chat/completions", json=asked))
+    await until(lambda: ways.lane.carried == before + 1)
+    assert ways.gateway.metric("pointsman_in_flight") == 1
+    assert ways.gateway.metric("pointsman_engine_in_flight") == 0
+    given.set()
+    assert (await asking).status_code == 200
+    assert engine.bodies[-1]["messages"][-1] == said("Hello")[0]
+    assert ways.lane.carried == before + 1
+
+
+async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
+    ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*answer("Hello", " there"))
+    given, asked_before = held_back(ways.gateway.house.tenancy, monkeypatch), len(engine.bodies)
+    asked = {"model": "path:small_talk", "messages": said("Hello")}
+    asking = asyncio.create_task(ways.clients["express"].post("/v1/chat/completions", json=asked))
+    await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await until(lambda: ways.gateway.metric("pointsman_in_flight") == 0)
+    assert ways.gateway.metric("pointsman_refused_total", code="cancelled") == 1
+    given.set()
+    assert (await ways.clients["express"].post("/v1/chat/completions", json=asked)).status_code == 200
+    assert len(engine.bodies) == asked_before + 1
+
+
+async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
+    ways: Ways, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = held_back(ways.gateway.house.tenancy, monkeypatch)
+    asked = {"model": "path:small_talk", "messages": said("Hello"), "max_tokens": 10**9 + 1}
+    asking = asyncio.create_task(ways.clients["express"].post("/v1/chat/completions", json=asked))
+    await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
+    given.set()
+    told = await asking
+    assert told.status_code == 429
+    assert told.json()["error"]["code"] == "tokens_per_minute"
+    assert int(told.headers["x-ratelimit-limit-tokens"]) == 10**9
+    assert ways.gateway.metric("pointsman_in_flight") == 0
 
 
 async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, engine: ScriptedEngine) -> None:

@@ -339,6 +339,9 @@ class Overheard:
         self.callers.append(request.caller)
         return self.pipeline.begin(request)
 
+    async def go_on(self, begun: Begun) -> None:
+        await self.pipeline.go_on(begun)
+
     def answer(self, request: Request, begun: Begun | None = None) -> AsyncIterator[Event]:
         if begun is None:
             self.callers.append(request.caller)

@@ -9,6 +9,7 @@ from doubles.answers import Answer
 from doubles.doors import opening_door
 from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
 from doubles.gateway import TRIAGE, Gateway
+from doubles.leases import held_back
 from doubles.waiting import until
 from pointsman_gateway.backends.express import Sent
 from pointsman_gateway.breaker import Breaker
@@ -113,6 +114,25 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(
         await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
     assert lane.carried == 1
     assert gateway.metric("pointsman_in_flight") == 0
+
+
+async def test_who_must_wait_for_its_limits_rides_on_or_hangs_up(
+    gateway: Gateway, engine: ScriptedEngine, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*answer("Hello"))
+    given = held_back(gateway.house.tenancy, monkeypatch)
+    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
+        leaving, staying = [asyncio.create_task(door.ask("Hello", "path:small_talk")) for _ in range(2)]
+        await until(lambda: gateway.metric("pointsman_in_flight") == 2)
+        leaving.cancel()
+        await until(lambda: gateway.metric("pointsman_in_flight") == 1)
+        assert engine.bodies == []
+        given.set()
+        await staying
+    assert lane.carried == 1
+    assert len(engine.bodies) == 1
+    await until(lambda: gateway.metric("pointsman_in_flight") == 0)
+    assert gateway.metric("pointsman_refused_total", code="cancelled") == 1
 
 
 async def test_what_goes_wrong_at_the_very_end_is_told(

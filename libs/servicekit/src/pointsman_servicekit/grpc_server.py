@@ -150,12 +150,20 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
 class ErrorHandler(grpc.aio.ServerInterceptor):
     """Turns what a servicer raises into a rich status; unknown errors go to the log, with an id for the client."""
 
+    def __init__(self) -> None:
+        self._guarded: dict[Handler, Handler] = {}
+        """By what they are around: a servicer has few, and each call asks for one."""
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        return wrapped(await continuation(handler_call_details), _guarded_unary, _guarded_stream)
+        handler = await continuation(handler_call_details)
+        guarded = self._guarded.get(handler)
+        if guarded is None:
+            guarded = self._guarded[handler] = wrapped(handler, _guarded_unary, _guarded_stream)
+        return guarded
 
 
 def _guarded_unary(behaviour: Any) -> Callable[..., Awaitable[Any]]:

@@ -56,6 +56,11 @@ class Begun:
     failed: Failed | None = None
     """What came of that, where it did not begin to answer."""
 
+    @property
+    def lacks_little(self) -> bool:
+        """Whether it is in the house, and waits for its limits or its labels alone."""
+        return self.place.taken and self.error is None and not self.afforded
+
 
 class UnderWay(Generic[Result]):
     """A coroutine that has come to its first wait; awaited, it goes on from there."""

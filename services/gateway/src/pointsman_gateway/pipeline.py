@@ -91,6 +91,16 @@ class Pipeline:
             begun.error = error
         return begun
 
+    async def go_on(self, begun: Begun) -> None:
+        """What `begin` could not do at once, for one that has a place. An error is left in `begun`, for who ends it.
+
+        Whoever is cancelled here ends it too.
+        """
+        try:
+            await self._ready(begun)
+        except Exception as error:
+            begun.error = error
+
     async def answer(self, request: Request, begun: Begun | None = None) -> AsyncIterator[Event]:
         """One Started, Chunks, one Finished; or an error. Closing the iterator stops the engine's work.
 
@@ -230,6 +240,7 @@ class Pipeline:
         assert decision is not None
         if not begun.afforded:
             await hold.afford(decision.expected_cost_usd)
+            begun.afforded = True
         return decision, hold
 
     def _enter_now(self, request: Request, tokens: int) -> Hold | None:

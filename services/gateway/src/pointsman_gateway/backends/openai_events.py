@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from pointsman_gateway.backends.event_frame import EventFrame, frame_of
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
 
 BEGIN, END = b"data: ", b"\n\n"
@@ -13,6 +14,9 @@ DONE = b"[DONE]"
 NOTHING: Mapping[str, Any] = {}
 
 LONGEST_LINE = 4 * 1024 * 1024
+
+MOST_FRAMES = 3
+"""That are looked for in one stream: an engine whose events differ in more than their text has none."""
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -79,16 +83,29 @@ class EventReader:
         self.failure = ""
         """Why the stream cannot be read any further: what it holds, or what the engine says there."""
         self._rest = b""
+        self._frame: EventFrame | None = None
+        self._frame_index = 0
+        """Of its choice."""
+        self._frames = 0
 
     def read(self, piece: bytes) -> Chunks:
         """The chunks that end in this piece, up to what ends the stream; the usage, where it is told, last."""
-        told = self._told(piece)
+        if self._frame is not None and not self._rest:
+            text = self._frame.text_in(piece)
+            if text:
+                return (Chunk(self._frame_index, text, None, NOTHING, None, piece[len(BEGIN) : -len(END)]),)
+        return self._chunks(self._told(piece))
+
+    def _chunks(self, told: list[bytes]) -> Chunks:
         if DONE in told:
             self.done = True
             del told[told.index(DONE) :]
         chunks: list[Chunk] = []
         add, usage, metrics = chunks.append, None, None
-        for event, data in zip(self._events(told), told, strict=False):
+        events = self._events(told)
+        if len(told) == 1 and self._frames < MOST_FRAMES:
+            self._learn_frame(events, told[0])
+        for event, data in zip(events, told, strict=False):
             if event.usage is not None:
                 usage, metrics = event.usage, event.metrics
             choices = event.choices or ()
@@ -102,6 +119,17 @@ class EventReader:
         if usage is not None:
             chunks.append(Chunk(usage=_counted(usage, metrics)))
         return tuple(chunks)
+
+    def _learn_frame(self, events: Sequence[_Event | _AnyEvent], data: bytes) -> None:
+        """Of an event that came alone, and says a text and nothing else."""
+        event = events[0] if events else None
+        if not isinstance(event, _Event) or event.usage is not None or not event.choices or len(event.choices) > 1:
+            return
+        choice = event.choices[0]
+        if choice.delta and choice.delta.content and not choice.finish_reason and choice.logprobs is None:
+            self._frames += 1
+            frame = frame_of(data, choice.delta.content, event, _decode)
+            self._frame, self._frame_index = frame.around(BEGIN, END) if frame else None, choice.index
 
     def _told(self, piece: bytes) -> list[bytes]:
         """The data of all events that end in this piece."""

@@ -60,8 +60,10 @@ class Classifier:
         likely, gate = probabilities(seen.logits, temperature), self._fitted.gate
         if gate is None:
             return self._labels(read, seen, likely, seen.familiarity, STATIC)
+        if seen.familiarity < gate.least_familiarity:
+            return None
         second, first = np.partition(likely, -2)[-2:]
-        if first - second < gate.least_margin or seen.familiarity < gate.least_familiarity:
+        if first - second < gate.least_margin:
             return None
         return self._labels(read, seen, likely, gate.slope * seen.familiarity + gate.offset, STATIC)
 

@@ -59,9 +59,10 @@ class Languages:
         return next(iter(found))
 
     def _is_english(self, words: list[str]) -> bool:
-        return "en" in self._known and sum(word.lower() in OF_ENGLISH_ALONE for word in words) >= ENGLISH_SHARE * len(
-            words
-        )
+        if "en" not in self._known:
+            return False
+        telling = [word for word in map(str.lower, words) if word in OF_ENGLISH_ALONE]
+        return len(telling) >= ENGLISH_SHARE * len(words)
 
 
 def _mostly_other_letters(words: list[str]) -> bool:

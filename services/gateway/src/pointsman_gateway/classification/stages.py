@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from pointsman_gateway.classification.fitted import Lexicon, Stage
 from pointsman_gateway.classification.softmax_regression import Floats
+from pointsman_gateway.classification.word_rows import WordRows
 from pointsman_gateway.classification.words import different, pairs_of, pieces_of, words_of
 from pointsman_gateway.domain import Vector
-
-MOST_WORDS = 8192
-"""Whose rows are kept: 13 MB with 150 tasks."""
 
 
 class StaticModel(Protocol):
@@ -84,14 +82,14 @@ class StaticStage:
         self._pairs = {tuple(pair.split(" ")): number for number, pair in enumerate(lexicon.pairs)}
         self._piece_rows = _rows(lexicon.piece_weights, lexicon.piece_rarity)
         self._pair_rows = _rows(lexicon.pair_weights, lexicon.pair_rarity)
-        self._words: dict[str, Floats] = {}
+        self._words = WordRows(self._row)
 
     def see(self, text: str) -> Sight | None:
         """None for a text without a letter or a digit, and for one of which no word, no piece and no token is known."""
         words = words_of(text)
         if not any(map(str.isalnum, words)):
             return None
-        total = np.add.reduce([self._row(word) for word in different(words)])
+        total = self._words.sum_of(different(words))
         pairs = [number for pair in pairs_of(words) if (number := self._pairs.get(pair)) is not None]
         lexical = total[self._dimensions :]
         if pairs:
@@ -106,14 +104,8 @@ class StaticStage:
 
     def _row(self, word: str) -> Floats:
         """(dimensions + tasks + 1,): the word's vector, its share of the logits, its squared length."""
-        row = self._words.get(word)
-        if row is None:
-            pieces = [number for piece in pieces_of(word) if (number := self._pieces.get(piece)) is not None]
-            row = np.concatenate([self._model.sum_of(word), self._piece_rows[pieces].sum(axis=0)])
-            if len(self._words) >= MOST_WORDS:
-                self._words = {}
-            self._words[word] = row
-        return row
+        pieces = [number for piece in pieces_of(word) if (number := self._pieces.get(piece)) is not None]
+        return np.concatenate([self._model.sum_of(word), self._piece_rows[pieces].sum(axis=0)])
 
 
 class EncoderStage:

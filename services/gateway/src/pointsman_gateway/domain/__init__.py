@@ -15,6 +15,7 @@ from pointsman_gateway.domain.answer import (
     Started,
     Undecided,
     Usage,
+    to_microseconds,
 )
 from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
 from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
@@ -56,4 +57,5 @@ __all__ = [
     "Undecided",
     "Usage",
     "Vector",
+    "to_microseconds",
 ]

@@ -14,6 +14,11 @@ PICO = 10**12
 for a million tokens is one of these a token."""
 
 
+def to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    """By phase, as they are told: to six digits behind the point. `round` takes three times as long for that."""
+    return {phase: round(value * 1e6) / 1e6 for phase, value in seconds.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     document_id: str

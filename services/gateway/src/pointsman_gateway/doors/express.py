@@ -89,6 +89,9 @@ class ExpressLane:
             begun = self._pipeline.begin(chat.to_request(deadline, caller, head.cache, arrived))
             handed = HandedOver(begun, chat.stream, chat.includes_usage, name)
             passenger = Passenger(self._pipeline, client, handed, data)
+            if begun.lacks_little:
+                passenger.wait()
+                return passenger
             return passenger if passenger.departs() else handed
         finally:
             request_id.reset(token)
@@ -114,6 +117,26 @@ class Passenger(Ride):
         self._chunks: list[Chunk] = []
         """Of a plain answer, so far."""
         self._stalled: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.Task[None] | None = None
+
+    def wait(self) -> None:
+        """Departs later: as soon as there is what `begin` could not have at once."""
+        self._waiting = asyncio.create_task(self._pipeline.go_on(self._begun))
+        self._waiting.add_done_callback(self._waited)
+
+    def gone(self) -> None:
+        if self._waiting is None:
+            super().gone()
+        else:
+            self._over = True
+            self._waiting.cancel()  # what it has got by then is given back once it has ended
+
+    def _waited(self, waiting: "asyncio.Task[None]") -> None:
+        self._waiting = None
+        if self._over or waiting.cancelled():
+            self._settle(CANCELLED)
+        elif not self.departs():
+            self._left()
 
     def pause(self) -> None:
         """The client does not read on for now."""

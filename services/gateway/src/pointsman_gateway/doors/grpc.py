@@ -108,6 +108,8 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             asked = await self._asked("chat", request, context)
             begun = self._pipeline.begin(asked)
             ride = GrpcRide(self._pipeline, begun)
+            if begun.lacks_little:
+                await ride.wait()
             # What OpenAI's other fields ask for may be more than the lane has been shown to do.
             whole = await ride.arrival() if not asked.sampling.extra and ride.departs() else None
             if whole is None:

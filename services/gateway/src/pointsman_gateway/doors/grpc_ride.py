@@ -21,6 +21,14 @@ class GrpcRide(Ride):
         self._chunks: list[Chunk] = []
         self._whole: asyncio.Future[Whole | None] = asyncio.get_running_loop().create_future()
 
+    async def wait(self) -> None:
+        """Until there is what `begin` could not have at once."""
+        try:
+            await self._pipeline.go_on(self._begun)
+        except asyncio.CancelledError:
+            self.gone()
+            raise
+
     async def arrival(self) -> Whole | None:
         """None where the line is to go on from here. Raises PointsmanError, with its receipt."""
         try:

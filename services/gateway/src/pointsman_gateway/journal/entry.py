@@ -2,12 +2,22 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from pointsman_gateway.domain import PICO, Answered, Caller, Decision, Receipt, Request, Undecided, Usage
+from pointsman_gateway.domain import (
+    PICO,
+    Answered,
+    Caller,
+    Decision,
+    Receipt,
+    Request,
+    Undecided,
+    Usage,
+    to_microseconds,
+)
+from pointsman_gateway.domain.noun import noun
 from pointsman_gateway.journal.evidence import Tally, cell_of, tally_of
 from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
@@ -21,7 +31,7 @@ LONGEST_TEXT = 64 * 1024
 """Bytes of a request's messages; longer ones are left out, never cut."""
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Noted:
     """What the pipeline told; what comes of it in Redis is made later, away from the request."""
 
@@ -41,7 +51,7 @@ class Noted:
         return tally_of(self.receipt, day_of(self.unix_seconds))
 
 
-@dataclass(frozen=True, slots=True)
+@noun
 class Entry:
     decision_id: str
     cell: str
@@ -66,12 +76,19 @@ class Entry:
 def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
     receipt = noted.receipt
     decision = noted.decision
-    body = {"v": VERSION, "id": decision.id, "unix_ms": round(noted.unix_seconds * 1000)}
-    body |= _decided(decision)
-    body |= _lost(noted.request) if noted.recovered else _asked(noted.request, keep_text, redaction)
-    body |= _caller(noted.request.caller)
-    body |= _came_of_it(receipt)
-    body |= {"model": receipt.model, "escalated_from": receipt.escalated_from, "cached": receipt.cached}
+    asked = _lost(noted.request) if noted.recovered else _asked(noted.request, keep_text, redaction)
+    body = {
+        "v": VERSION,
+        "id": decision.id,
+        "unix_ms": round(noted.unix_seconds * 1000),
+        **_decided(decision),
+        **asked,
+        **_caller(noted.request.caller),
+        **_came_of_it(receipt),
+        "model": receipt.model,
+        "escalated_from": receipt.escalated_from,
+        "cached": receipt.cached,
+    }
     return Entry(
         decision.id,
         str(cell_of(receipt)) if receipt.model else "",
@@ -101,7 +118,7 @@ def _decided(decision: Decision) -> dict[str, Any]:
         "kind": decision.path.kind.value,
         "fingerprint": decision.path.fingerprint,
         "reason": decision.reason,
-        "considered": [{"path": c.path, "outcome": c.outcome, "reason": c.reason} for c in decision.considered],
+        "considered": decision.considered,
         "expected_cost_usd": decision.expected_cost_usd,
     }
 
@@ -172,7 +189,7 @@ def _came_of_it(receipt: Receipt | Undecided) -> dict[str, Any]:
         "usage": _counted(receipt.usage),
         "cost_usd": receipt.cost_usd,
         "cost_parts_usd": {component: amount / PICO for component, amount in receipt.picodollars.items()},
-        "seconds": {phase: round(seconds, 6) for phase, seconds in receipt.seconds.items()},
+        "seconds": to_microseconds(receipt.seconds),
     }
 
 

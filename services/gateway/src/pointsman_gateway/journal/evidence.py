@@ -131,12 +131,12 @@ class EvidenceBoard:
         """The same where its entry waits to be written: Redis is told of both as one, after `let_go`."""
         self._answered(receipt, day, tied=True)
 
-    def let_go(self, tally: Tally) -> None:
-        """What waited with its entry is handed over with all else from now on."""
+    def let_go(self, tallies: Iterable[Tally]) -> None:
+        """What waited with their entries is handed over with all else from now on."""
         self._count_new()
-        counts = {tally.cell: dict(tally.counts)}
-        _add(self._tied.get(tally.day, {}), counts, -1)
-        _add(self._untold.setdefault(tally.day, {}), counts)
+        for day, counts in gather(tallies).items():
+            _add(self._tied.get(day, {}), counts, -1)
+            _add(self._untold.setdefault(day, {}), counts)
 
     def _answered(self, receipt: Receipt, day: str, *, tied: bool) -> None:
         if not _counts(receipt):

@@ -1,6 +1,5 @@
 """The accounts that a key's requests draw on: its own, and those that it shares with the other keys of its tenant."""
 
-import asyncio
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -11,6 +10,7 @@ from pointsman_servicekit.keys.records import KeyRecord, Limits, TenantRecord
 
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.tenancy.account import Account
+from pointsman_gateway.tenancy.speaking import Speaking
 
 Accounts = tuple[Account, ...]
 
@@ -46,7 +46,7 @@ class Purse:
 
     def __init__(self, tenant: str) -> None:
         self.tenant = tenant
-        self.speaking = asyncio.Lock()
+        self.speaking = Speaking()
         self.accounts: dict[tuple[str, str], Account] = {}
         """By whose it is, and which limit."""
         self.books: set[str] = set()

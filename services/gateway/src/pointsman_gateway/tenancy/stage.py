@@ -127,11 +127,11 @@ class Tenancy:
             self._refuse(account, need, now, alone=False)
 
     async def lease(self, purse: Purse, needs: Needs) -> None:
+        while (short := self._short(needs)) and purse.speaking.under_way:
+            await purse.speaking.over()
+        if not short:
+            return  # somebody else has asked meanwhile
         async with purse.speaking:
-            now = self._monotonic()
-            short = {a: need for a, need in needs.items() if a.free < need[0] or now >= a.until}
-            if not short:
-                return  # somebody else has asked meanwhile
             try:
                 await self._ledger.exchange(short)
             except Unavailable:
@@ -139,6 +139,11 @@ class Tenancy:
                 for account, (need, _) in short.items():
                     if account.free < need:
                         self._refuse(account, need, self._monotonic(), alone=True)
+
+    def _short(self, needs: Needs) -> Needs:
+        """Of these, what there is too little of here."""
+        now = self._monotonic()
+        return {account: need for account, need in needs.items() if account.free < need[0] or now >= account.until}
 
     def _refuse(self, account: Account, need: int, now: float, alone: bool) -> None:
         self._metrics.refusals.labels(account.limit).inc()

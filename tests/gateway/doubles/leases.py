@@ -1,0 +1,25 @@
+"""Limits that are not to be had at once."""
+
+import asyncio
+
+import pytest
+from pointsman_gateway.domain import Caller
+from pointsman_gateway.tenancy.hold import Hold
+from pointsman_gateway.tenancy.no_keys import NoKeys
+from pointsman_gateway.tenancy.stage import Tenancy
+
+
+def held_back(tenancy: Tenancy | NoKeys, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Until it is set, whoever comes waits."""
+    given, enter_now, enter = asyncio.Event(), tenancy.enter_now, tenancy.enter
+
+    def now(caller: Caller, tokens: int) -> Hold | None:
+        return enter_now(caller, tokens) if given.is_set() else None  # type: ignore[return-value]  # either's hold
+
+    async def later(caller: Caller, tokens: int) -> Hold:
+        await given.wait()
+        return await enter(caller, tokens)  # type: ignore[return-value]  # either's hold
+
+    monkeypatch.setattr(tenancy, "enter_now", now)
+    monkeypatch.setattr(tenancy, "enter", later)
+    return given
