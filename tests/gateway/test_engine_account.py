@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pointsman_gateway.metering.engine_account import IDLE, EngineAccount, Visit
 from pointsman_gateway.metering.engine_accounts import EngineAccounts
@@ -112,6 +112,7 @@ def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(stays=STAYS, looks=st.lists(st.floats(0, 400), max_size=20))
+@example(stays=[Stay("plain", 4.0, 5.0, 2.0**-52)], looks=[])
 def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
     stays: Sequence[Stay], looks: Sequence[float]
 ) -> None:
@@ -119,7 +120,9 @@ def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
     engine = EngineAccount(HOUR, 0.0, lag=1000.0)
     run(engine, stays, looks)
     engine.share_out(400.0)
-    assert engine.dollars == pytest.approx(by_definition(stays), abs=1e-9)
+    owed = by_definition(stays)
+    nobody = dict.fromkeys([*owed, *engine.dollars], 0.0)  # a stay may be too short for one of the two to see
+    assert nobody | engine.dollars == pytest.approx(nobody | owed, abs=1e-9)
 
 
 def run(engine: EngineAccount, stays: Sequence[Stay], looks: Sequence[float]) -> None:

@@ -10,6 +10,7 @@ from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE
 from doubles.doors import Door, HttpDoor
 from doubles.engine import ScriptedEngine, answer
 from doubles.gateway import TRIAGE, Gateway
+from doubles.remembering import ended
 from pointsman_gateway.domain import Event, Finished, Message, Receipt, Request, Usage
 from pointsman_servicekit.correlation import TraceIds, trace
 from pointsman_servicekit.errors import NotFound
@@ -64,7 +65,8 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
 ) -> None:
     for model in ("auto", TRIAGE):
         await HttpDoor(http).ask(IN_POLICY, model)
-    line, gen_ai = gateway.house.generations.line(), gateway.house.generations.line().metering.gen_ai
+    counting = gateway.house.generations.line().metering.counting
+    gen_ai = counting.gen_ai
     receipt = await _receipt(gateway)
 
     async def junk(number: int) -> None:
@@ -74,10 +76,8 @@ async def test_ten_thousand_names_of_models_and_adapters_make_no_series(
         gen_ai.called("chat", version, "ok", 0.1)
         gen_ai.used("chat", version, Usage(1, 1))
         named = replace(receipt.decision.path, name=f"adapter:{version}", adapter=version, fingerprint="")
-        request = Request(version, (Message("user", "x"),))
         odd = replace(receipt, model=version, decision=replace(receipt.decision, path=named, task=f"task-{number}"))
-        line.metering.metrics.ended(odd, 10)
-        gen_ai.answered(request, odd)
+        counting.ended(ended(odd, version))
 
     await junk(0)
     before, size = set(_series(gateway)), len(generate_latest(gateway.house.registry))

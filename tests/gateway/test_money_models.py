@@ -14,12 +14,12 @@ from doubles.doors import Door, HttpDoor
 from doubles.engine import ScriptedEngine, Step, beginning, chunk, usage
 from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
 from doubles.lora_server import READY
-from doubles.remembering import ADAPTED, decision, receipt
+from doubles.remembering import ADAPTED, decision, ended, receipt
 from doubles.waiting import until
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import PICO, Path, Receipt, Usage
 from pointsman_gateway.metering.counterfactual import Counterfactual, Sent
-from pointsman_gateway.metering.prometheus import Metrics
+from pointsman_gateway.metering.counting import Counting
 from prometheus_client import CollectorRegistry
 
 ENGINE = "pointsman_engine_cost_usd_total"
@@ -182,9 +182,7 @@ def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be()
     }
     assert told(counterfactual) == pytest.approx(expected)
     assert told(counterfactual) == pytest.approx(expected)  # looking again adds nothing
-    rows[0][2].answered += 1
-    rows[0][2].tokens += 10
-    rows[0][2].paid += 60
+    rows[0] = ("chat", "plain", sent(4, 310, 3060, 50))
     assert told(counterfactual) == pytest.approx(
         {("chat", "plain"): expected["chat", "plain"] + 60, ("chat", "tuned"): expected["chat", "tuned"] + 110}
     )
@@ -198,15 +196,15 @@ def test_where_all_is_sent_along_one_path_nothing_is_saved_beside_it() -> None:
 
 
 def test_a_path_that_an_edit_makes_another_kind_counts_on_from_where_it_was() -> None:
-    metrics = Metrics(CollectorRegistry())
-    metrics.know(["plain"], ["chat"])
-    counterfactual = Counterfactual(metrics.sent)
+    counting = Counting(CollectorRegistry())
+    counting.know((["plain"], ["chat"]), ({}, set(), []))
+    counterfactual = Counterfactual(counting.metrics.sent)
     counterfactual.obey(Linear(), {"chat": [PLAIN]})
-    metrics.ended(receipt(decision(path=PLAIN), cost_usd=3e-6), 10)
+    counting.ended(ended(receipt(decision(path=PLAIN), cost_usd=3e-6)))
     assert told(counterfactual)["chat", "plain"] == pytest.approx(3_000_000)
     looks_up = replace(PLAIN, strategies=("retrieval",), fingerprint="f2")
     for _ in range(2):
-        metrics.ended(receipt(decision(path=looks_up), cost_usd=1e-6), 10)
+        counting.ended(ended(receipt(decision(path=looks_up), cost_usd=1e-6)))
     assert told(counterfactual)["chat", "plain"] == pytest.approx(5_000_000)
 
 
@@ -220,10 +218,12 @@ def test_a_path_that_nobody_knows_waits_until_somebody_does() -> None:
 
 
 def test_the_training_of_adapters_is_in_no_counterfactual() -> None:
-    receipt = Receipt(decision(path=ADAPTED), Usage(1, 1), {"prompt": 5, "training": 100}, {"total": 1.0}, "ok")
-    row = Sent()
-    row.add(receipt, 7)
-    assert row == Sent(1, 7, 5, 0)
+    counting = Counting(CollectorRegistry())
+    counting.know(([ADAPTED.name], ["chat"]), ({}, set(), []))
+    cost = {"prompt": 5, "training": 100}
+    counting.ended(ended(Receipt(decision(path=ADAPTED), Usage(1, 1), cost, {"total": 1.0}, "ok")))
+    counting.ended(ended(Receipt(decision(path=ADAPTED), Usage(1, 0), cost, {"total": 1.0}, "cancelled")))
+    assert list(counting.metrics.sent()) == [("chat", ADAPTED.name, Sent(1, 10, 5, 5))]
 
 
 async def test_the_road_not_taken_is_priced_by_the_tasks_own_paths(gateway: Gateway, http: httpx.AsyncClient) -> None:

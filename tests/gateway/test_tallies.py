@@ -2,8 +2,10 @@
 
 import random
 
-from pointsman_gateway.metering.tallies import Tallies, counter, histogram
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+import pytest
+from pointsman_gateway.metering.tallies import Histogram, Tallies, counter, histogram
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import Histogram as TheirHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
 EDGES = (0.005, 0.01, 0.1, 1, 2.5)
@@ -15,7 +17,7 @@ def test_they_say_what_prometheus_clients_own_would_say() -> None:
     took = histogram("took_seconds", "Time.", ["path"], EDGES)
     ours.register(Tallies([asked], [took]))
     their_asked = Counter("asked", "Requests.", ["path"], registry=theirs)
-    their_took = Histogram("took_seconds", "Time.", ["path"], buckets=EDGES, registry=theirs)
+    their_took = TheirHistogram("took_seconds", "Time.", ["path"], buckets=EDGES, registry=theirs)
     values = [*EDGES, 0.0, 3.0, *(random.Random(7).uniform(0, 3) for _ in range(200))]
     for number, value in enumerate(values):
         path = f"p{number % 3}"
@@ -24,6 +26,18 @@ def test_they_say_what_prometheus_clients_own_would_say() -> None:
         their_asked.labels(path).inc()
         their_took.labels(path).observe(value)
     assert _said(ours) == _said(theirs)
+
+
+def test_many_numbers_at_once_are_counted_as_one_by_one() -> None:
+    drawn = random.Random(7)
+    for number in (0, 1, 20, 40, 500):
+        values = [*EDGES, *(drawn.uniform(0, 3) for _ in range(number))]
+        one_by_one, at_once = Histogram(EDGES), Histogram(EDGES)
+        for value in values:
+            one_by_one.observe(value)
+        at_once.add(values)
+        assert at_once.counts == one_by_one.counts
+        assert at_once.sum == pytest.approx(one_by_one.sum)
 
 
 def test_a_series_is_made_when_it_is_first_asked_for() -> None:

@@ -17,6 +17,7 @@ from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.recorder import Recorder
 from pointsman_gateway.journal.recovery import Recovery
 from pointsman_gateway.journal.store import JournalStore
+from pointsman_gateway.metering.counting import Ended
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
@@ -38,6 +39,11 @@ def receipt(
     of: Decision, seconds: float = 0.5, cost_usd: float = 1e-6, outcome: str = "ok", model: str = "tiny"
 ) -> Receipt:
     return Receipt(of, Usage(20, 2), {"prompt": round(cost_usd * PICO)}, {"total": seconds}, outcome, model=model)
+
+
+def ended(receipt: Receipt, model: str = "auto") -> Ended:
+    """As it is counted, of a request for `model` with ten tokens of its own."""
+    return receipt, receipt.decision, "chat", model, 10, False
 
 
 def routed(of: Decision) -> Receipt:

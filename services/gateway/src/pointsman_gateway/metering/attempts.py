@@ -1,51 +1,80 @@
 """What each path was given to do for one request, and what that took."""
 
-import time
+from collections.abc import Iterable, Mapping, Sequence
+from time import perf_counter
+from typing import TypeVar
 
 from pointsman_gateway.domain import Chunks, Path, Prompt, Usage
 from pointsman_gateway.metering.pricing import Parts, Pricing, tokens_of
 
 NO_PROMPT = Prompt(())
 
+Amount = TypeVar("Amount", int, float)
+
+Work = tuple[Usage, Parts, dict[str, float]]
+"""Tokens, picodollars by component, and seconds by phase."""
+
 
 class Try:
-    """One path's work. What is not set on it stands on its class: one is made for each request."""
+    """One path's work."""
 
-    prompt = NO_PROMPT
-    sent: float | None = None
-    first_piece: float | None = None
-    pieces = 0
-    held = 0.0
-    usage: Usage | None = None
-    model = ""
-    cached = ""
-    hedged = 0
-    waited = 0.0
-    """Seconds until its adapter was loaded, or was not."""
-    failure = ""
-    """The code of what kept it from answering."""
-    refused = False
-    """By a validator."""
-    ended: float | None = None
-    """When its work had come to its end, where another path's came after it."""
+    # Reading a slot takes a tenth of what reading a default takes that stands on the class.
+    __slots__ = (
+        "begun",
+        "cached",
+        "ended",
+        "failure",
+        "first_piece",
+        "hedged",
+        "held",
+        "model",
+        "path",
+        "pieces",
+        "prompt",
+        "refused",
+        "sent",
+        "usage",
+        "waited",
+    )
 
     def __init__(self, path: Path, begun: float) -> None:
         self.path = path
         self.begun = begun
+        self.prompt = NO_PROMPT
+        self.sent: float | None = None
+        self.first_piece: float | None = None
+        self.pieces = 0
+        self.held = 0.0
+        self.usage: Usage | None = None
+        self.model = ""
+        self.cached = ""
+        self.hedged = 0
+        self.waited = 0.0
+        """Seconds until its adapter was loaded, or was not."""
+        self.failure = ""
+        """The code of what kept it from answering."""
+        self.refused = False
+        """By a validator."""
+        self.ended: float | None = None
+        """When its work had come to its end, where another path's came after it."""
 
-    @property
-    def counted(self) -> Usage:
-        """The engine's own count; where an answer was cut before it came, an estimate.
+    def work(self, pricing: Pricing) -> Work:
+        """What it came to."""
+        usage = self.usage
+        if usage is None:
+            usage = self._estimate()
+        return usage, self._parts(pricing, usage), self._seconds(usage)
+
+    def _estimate(self) -> Usage:
+        """Where an answer was cut before the engine's own count came.
 
         That is the pieces that arrived (a token or more each), and the prompt by its length: it has been read by then.
         """
-        if self.usage is not None or not self.pieces:
-            return self.usage or Usage()
-        return Usage(tokens_of(self.prompt.messages), self.pieces)
+        return Usage(tokens_of(self.prompt.messages), self.pieces) if self.pieces else Usage()
 
     def prompted(self, prompt: Prompt) -> None:
         """Its prompt is made, and goes to an engine."""
-        self.prompt, self.sent = prompt, time.perf_counter()
+        self.prompt, self.sent = prompt, perf_counter()
 
     def opened(self, model: str, cached: str = "", hedged: int = 0, waited: float = 0.0) -> None:
         """`model` has begun to answer, or what it once answered was found in the cache.
@@ -66,37 +95,36 @@ class Try:
             if chunk.content or chunk.extra:
                 self.pieces += 1
         if self.first_piece is None and self.pieces:
-            self.first_piece = time.perf_counter()
+            self.first_piece = perf_counter()
 
-    @property
     def overhead(self) -> float:
         """Seconds from beginning to sending, without retrieval."""
         return 0.0 if self.sent is None else self.sent - self.begun - self.prompt.seconds.get("retrieval", 0.0)
 
-    @property
-    def seconds(self) -> dict[str, float]:
+    def _seconds(self, usage: Usage) -> dict[str, float]:
         """By phase, up to the first piece; and those for which the answer was held back after it. Until its first piece
         it was in the engine's queue, where the engine tells that, and beyond it."""
-        seconds = dict(self.prompt.seconds)
+        seconds = {**self.prompt.seconds}
         if self.waited:
             seconds["adapter"] = self.waited
         if self.sent is not None and not self.cached:
-            waiting = (self.first_piece or self.ended or time.perf_counter()) - self.sent - self.waited
-            usage = self.usage
-            if usage is not None and usage.seconds is not None and usage.seconds.queue is not None:
-                queue = seconds["queue"] = min(usage.seconds.queue, max(waiting, 0.0))
+            waiting = (self.first_piece or self.ended or perf_counter()) - self.sent - self.waited
+            waiting = waiting if waiting > 0 else 0.0
+            of_engine = usage.seconds
+            if of_engine is not None and of_engine.queue is not None:
+                queue = seconds["queue"] = of_engine.queue if of_engine.queue < waiting else waiting
                 waiting -= queue
-            seconds["prefill"] = waiting if waiting > 0 else 0.0
+            seconds["prefill"] = waiting
         if self.held:
             seconds["held"] = self.held
         return seconds
 
-    def parts(self, pricing: Pricing) -> Parts:
+    def _parts(self, pricing: Pricing, usage: Usage) -> Parts:
         """What it cost; of an adapter that has answered, a share of its training too."""
         if self.cached:
             parts = pricing.hit()
         else:
-            parts = pricing.parts(self.path.model, self.counted)
+            parts = pricing.parts(self.path.model, usage)
             if self.hedged:
                 # They have read the prompt, and tell nothing of it; so it is priced as for the one that answered.
                 parts["hedge"] = (parts["prompt"] + parts["cached"]) * self.hedged
@@ -110,3 +138,18 @@ class Try:
         if prompt.embeddings and (embedding := pricing.embeddings(prompt.embeddings)):
             parts["embedding"] = embedding
         return parts
+
+
+def together(work: Sequence[Work]) -> Work:
+    """Of all tries; nothing, of none."""
+    usages, parts, seconds = zip(*work, strict=True) if work else ((), (), ())
+    return sum(usages, Usage()), _added(parts), _added(seconds)
+
+
+def _added(of_each: Iterable[Mapping[str, Amount]]) -> dict[str, Amount]:
+    """Name by name."""
+    added: dict[str, Amount] = {}
+    for amounts in of_each:
+        for name, amount in amounts.items():
+            added[name] = added[name] + amount if name in added else amount
+    return added

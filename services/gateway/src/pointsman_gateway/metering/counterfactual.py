@@ -11,13 +11,12 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.domain import PICO, Path, Receipt
-from pointsman_gateway.domain.outcome import OK
+from pointsman_gateway.domain import PICO, Path
 
 NAME = "pointsman_counterfactual_cost_usd"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Sent:
     """The requests of one task that were sent along one path, added up."""
 
@@ -29,16 +28,6 @@ class Sent:
     lost: int = 0
     """Picodollars that those cost which were not answered."""
 
-    def add(self, receipt: Receipt, asked: int) -> None:
-        parts = receipt.picodollars
-        cost = sum(parts.values()) - parts.get("training", 0)
-        if receipt.outcome == OK:
-            self.answered += 1
-            self.tokens += asked
-            self.paid += cost
-        else:
-            self.lost += cost
-
     def __sub__(self, before: "Sent") -> "Sent":
         return Sent(
             self.answered - before.answered,
@@ -46,9 +35,6 @@ class Sent:
             self.paid - before.paid,
             self.lost - before.lost,
         )
-
-    def copy(self) -> "Sent":
-        return Sent(self.answered, self.tokens, self.paid, self.lost)
 
 
 class Costs(Protocol):
@@ -107,4 +93,4 @@ class Counterfactual(Collector):
         if cost is None:
             return
         self._told[task, path.name] = self._told.get((task, path.name), 0.0) + cost + more.lost
-        self._seen[place] = sent.copy()
+        self._seen[place] = sent

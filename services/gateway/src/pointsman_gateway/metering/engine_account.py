@@ -11,8 +11,8 @@ up to the moment at which the last of it came. So time is shared out behind the 
 at most `LAG` behind the present; who is awaited for longer counts as at work meanwhile.
 """
 
+from bisect import bisect_left
 from heapq import heappop, heappush
-from itertools import count
 
 IDLE = "idle"
 LAG = 30.0
@@ -22,9 +22,10 @@ LAG = 30.0
 class Visit:
     """One answer's stay at the engine."""
 
-    __slots__ = ("path", "since")
+    __slots__ = ("account", "path", "since")
 
-    def __init__(self, path: str, since: float) -> None:
+    def __init__(self, account: "EngineAccount", path: str, since: float) -> None:
+        self.account = account
         self.path = path
         self.since = since
 
@@ -40,24 +41,25 @@ class EngineAccount:
         self._lag = lag
         self._visits: dict[Visit, None] = {}
         """Those whose end is not known; the oldest first."""
-        self._known: list[tuple[float, float, int, str]] = []
-        """A heap: from when to when somebody was at work, and along which path; not shared out yet."""
-        self._numbers = count()
-        self._at_work: list[tuple[float, int, str, float]] = []
+        self._known: list[tuple[float, float, str]] = []
+        """From when to when somebody was at work, and along which path; not shared out yet."""
+        self._at_work: list[tuple[float, str, float]] = []
         """A heap: until when, and along which path, somebody is at work, and up to which virtual time it has paid."""
         self._virtual = 0.0
 
     def begin(self, path: str, now: float) -> Visit:
-        visit = Visit(path, now)
+        visit = Visit(self, path, now)
         self._visits[visit] = None
         return visit
 
     def end(self, visit: Visit, now: float, inference: float | None = None) -> None:
         """`inference`: the seconds that the engine says it worked on it; None: all of its stay, for all we know."""
         del self._visits[visit]
-        begun = visit.since if inference is None else max(visit.since, now - inference)
+        begun = visit.since
+        if inference is not None and now - inference > begun:
+            begun = now - inference
         if now > begun:
-            heappush(self._known, (begun, now, next(self._numbers), visit.path))
+            self._known.append((begun, now, visit.path))
 
     def share_out(self, now: float) -> None:
         """As far as it is known who was at work."""
@@ -65,7 +67,7 @@ class EngineAccount:
         for visit in self._visits:
             if visit.since >= latest:
                 break
-            heappush(self._known, (visit.since, latest, next(self._numbers), visit.path))
+            self._known.append((visit.since, latest, visit.path))
             visit.since = latest
         oldest = next(iter(self._visits), None)
         self._sweep(now if oldest is None else oldest.since)
@@ -77,21 +79,24 @@ class EngineAccount:
         self._lag, self.dollars_per_hour = lag, dollars_per_hour
 
     def _sweep(self, until: float) -> None:
-        while self._known and self._known[0][0] < until:
-            begun, ended, number, path = heappop(self._known)
+        known = self._known
+        known.sort()
+        due = bisect_left(known, (until,))
+        for begun, ended, path in known[:due]:
             self._pass(begun)
-            heappush(self._at_work, (ended, number, path, self._virtual))
+            heappush(self._at_work, (ended, path, self._virtual))
+        del known[:due]
         self._pass(until)
-        for _, _, path, paid in self._at_work:
+        for _, path, paid in self._at_work:
             self._owe(path, self._virtual - paid)
-        self._at_work = [(ended, number, path, self._virtual) for ended, number, path, _ in self._at_work]
+        self._at_work = [(ended, path, self._virtual) for ended, path, _ in self._at_work]
 
     def _pass(self, until: float) -> None:
         """Time goes on to `until`: whose work ends before then goes."""
-        while self._at_work and self._at_work[0][0] <= until:
-            ended, _, path, paid = self._at_work[0]
-            self._elapse(ended)
-            heappop(self._at_work)
+        at_work = self._at_work
+        while at_work and at_work[0][0] <= until:
+            self._elapse(at_work[0][0])
+            _, path, paid = heappop(at_work)
             self._owe(path, self._virtual - paid)
         self._elapse(until)
 

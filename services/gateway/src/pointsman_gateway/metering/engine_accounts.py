@@ -15,8 +15,6 @@ NAME = "pointsman_engine_cost_usd"
 PERIOD = 1.0
 """Seconds between two looks at which engines there are, and at what can be shared out; a scrape looks too."""
 
-Stay = tuple[EngineAccount, Visit]
-
 Prices = Callable[[], Mapping[str, float]]
 """Dollars an hour of the engines that there are now and that have a price, by name: members of groups come and go."""
 
@@ -39,15 +37,14 @@ class EngineAccounts(Collector):
         """Raises KeyError where it has none."""
         return self._accounts[engine]
 
-    def begin(self, engine: str, path: str) -> Stay | None:
+    def begin(self, engine: str, path: str) -> Visit | None:
         account = self._accounts.get(engine)
         if account is None:
             return None
-        return account, account.begin(path if path in self._paths else OTHER, self._clock())
+        return account.begin(path if path in self._paths else OTHER, self._clock())
 
-    def end(self, stay: Stay, inference: float | None) -> None:
-        account, visit = stay
-        account.end(visit, self._clock(), inference)
+    def end(self, stay: Visit, inference: float | None) -> None:
+        stay.account.end(stay, self._clock(), inference)
 
     def share_out(self) -> None:
         now = self._clock()

@@ -25,12 +25,6 @@ class Habit:
     beside: float
     """Picodollars of searches, embeddings and hedges."""
 
-    def move(self, overhead: float, cached: float, completion: float, beside: float) -> None:
-        self.overhead += PACE * (overhead - self.overhead)
-        self.cached += PACE * (cached - self.cached)
-        self.completion += PACE * (completion - self.completion)
-        self.beside += PACE * (beside - self.beside)
-
 
 class Habits:
     """Of all paths, each as it is configured; generations of the configuration share them."""
@@ -44,13 +38,16 @@ class Habits:
 
     def learn(self, path: Path, asked: int, usage: Usage, beside: int) -> None:
         """One answer that came to its end: `asked` are the request's own tokens, `beside` is in picodollars."""
-        cached = usage.cached_tokens / usage.prompt_tokens if usage.prompt_tokens else 0.0
-        seen = (usage.prompt_tokens - asked, cached, usage.completion_tokens, beside)
-        habit = self.of(path)
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        cached = usage.cached_tokens / prompt if prompt else 0.0
+        habit = self._habits.get((path.name, path.fingerprint))
         if habit is not None:
-            habit.move(*seen)
+            habit.overhead += PACE * (prompt - asked - habit.overhead)
+            habit.cached += PACE * (cached - habit.cached)
+            habit.completion += PACE * (completion - habit.completion)
+            habit.beside += PACE * (beside - habit.beside)
         elif len(self._habits) < MOST:
-            self._habits[path.name, path.fingerprint] = Habit(*seen)
+            self._habits[path.name, path.fingerprint] = Habit(prompt - asked, cached, completion, beside)
 
 
 class ExpectedCost:

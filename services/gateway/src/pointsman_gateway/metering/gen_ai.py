@@ -5,14 +5,17 @@ release that held them: v1.42.0 moved them to github.com/open-telemetry/semantic
 none yet. Labels name what the configuration names, and "other": neither a client nor a registered adapter makes series.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pointsman_servicekit.correlation import recorded_trace
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import AUTO, Operation, Receipt, Request, Usage
-from pointsman_gateway.metering.tallies import Histogram, Tallies, histogram
+from pointsman_gateway.domain.outcome import OK
+from pointsman_gateway.metering.prometheus import has_pace
+from pointsman_gateway.metering.sorts import Cell
+from pointsman_gateway.metering.tallies import Histogram, Tallies, histogram, nothing_waits
 
 OTHER = "other"
 OURS = "pointsman"
@@ -38,7 +41,8 @@ _NAMES: Mapping[Operation, str] = {"chat": "chat", "completion": "text_completio
 class GenAi:
     """As a server to its callers, and as a client of its engines."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, settle: Callable[[], None] = nothing_waits) -> None:
+        """`settle` counts what waits; it is called before anybody reads."""
         self._providers: Mapping[str, str] = {}
         self._adapters: frozenset[str] = frozenset()
         self._asked: frozenset[str] = frozenset()
@@ -57,10 +61,9 @@ class GenAi:
         self._tokens = histogram(
             "gen_ai_client_token_usage", "Of an engine's answer.", [*CALLED, "gen_ai_token_type"], TOKENS
         )
-        self._known_served: dict[tuple[str, str, str, str], _Served] = {}
         self._known_called: dict[tuple[str, str, str], _Called] = {}
         timed = [self._durations, self._first_tokens, self._per_token, self._operations, self._tokens]
-        registry.register(Tallies([], timed))
+        registry.register(Tallies([], timed, settle))
 
     def know(self, providers: Mapping[str, str], adapters: Collection[str], paths: Collection[str]) -> None:
         """The names allowed from now on: models with their engines' provider, adapters without version, paths."""
@@ -70,54 +73,56 @@ class GenAi:
 
     def refused(self, request: Request, outcome: str, seconds: float) -> None:
         """Before it was decided who answers."""
-        self._durations.cell(*self._served(request, "").labels, outcome).observe(seconds, recorded_trace())
+        self._durations.cell(*self._served(request.operation, request.model, ""), outcome).observe(
+            seconds, recorded_trace()
+        )
 
-    def answered(self, request: Request, receipt: Receipt) -> None:
-        served, trace, seconds = self._served(request, receipt.model), recorded_trace(), receipt.seconds
-        if receipt.outcome != "ok":
-            self._durations.cell(*served.labels, receipt.outcome).observe(seconds["total"], trace)
+    def cells(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Cell]]:
+        """What is told of an answer, by the name of the number; `model` was asked for."""
+        labels = self._served(operation, model, receipt.model)
+        if receipt.outcome != OK:
+            yield "total", self._durations.cell(*labels, receipt.outcome)
             return
-        served.durations.observe(seconds["total"], trace)
-        first = seconds.get("first_token")
-        if first is None:
-            return
-        served.first_tokens.observe(first, trace)
-        further = receipt.usage.completion_tokens - 1
-        if further > 0:
-            served.per_token.observe((seconds["total"] - first) / further, trace)
+        yield "total", self._durations.cell(*labels, "")
+        if "first_token" in receipt.seconds:
+            yield "first_token", self._first_tokens.cell(*labels)
+        if has_pace(receipt):
+            yield "per_token", self._per_token.cell(*labels)
+
+    def cells_of_tokens(self, operation: Operation, model: str) -> Iterator[tuple[str, Cell]]:
+        """What an engine itself has counted of an answer; the conventions want no estimates."""
+        called = self._called(operation, model)
+        yield "read", called.input
+        yield "completion", called.output
 
     def called(self, operation: Operation, model: str, outcome: str, seconds: float) -> None:
         """Implements the backends' `Calls`."""
         called = self._called(operation, model)
-        durations = called.durations if outcome == "ok" else self._operations.cell(*called.labels, outcome)
+        durations = called.durations if outcome == OK else self._operations.cell(*called.labels, outcome)
         durations.observe(seconds, recorded_trace())
 
     def used(self, operation: Operation, model: str, usage: Usage) -> None:
-        """What the engine itself has counted; the conventions want no estimates."""
+        """The same, of one of several answers to a request."""
         called = self._called(operation, model)
         called.input.observe(usage.prompt_tokens)
         called.output.observe(usage.completion_tokens)
 
     def embedded(self, model: str, outcome: str, seconds: float) -> None:
         """`model` is its name in the configuration."""
-        error = "" if outcome == "ok" else outcome
+        error = "" if outcome == OK else outcome
         self._durations.cell("embeddings", OURS, model, model, error).observe(seconds, recorded_trace())
 
     def embedded_tokens(self, model: str, tokens: int) -> None:
         self._tokens.cell("embeddings", OURS, model, "input").observe(tokens)
 
-    def _served(self, request: Request, model: str) -> "_Served":
-        asked = request.model if request.model in self._asked else self._label(request.model)[0]
-        labels = (_NAMES[request.operation], OURS, asked, self._label(model)[0] if model else "")
-        served = self._known_served.get(labels)
-        if served is None:
-            served = self._known_served[labels] = _Served(
-                labels,
-                self._durations.cell(*labels, ""),
-                self._first_tokens.cell(*labels),
-                self._per_token.cell(*labels),
-            )
-        return served
+    def _served(self, operation: Operation, asked: str, model: str) -> tuple[str, str, str, str]:
+        """The labels of one sort of request, whose series are born together: so a rate is right from the first on."""
+        named = asked if asked in self._asked else self._label(asked)[0]
+        labels = (_NAMES[operation], OURS, named, self._label(model)[0] if model else "")
+        self._durations.cell(*labels, "")
+        self._first_tokens.cell(*labels)
+        self._per_token.cell(*labels)
+        return labels
 
     def _called(self, operation: Operation, model: str) -> "_Called":
         label, provider = self._label(model)
@@ -146,18 +151,8 @@ class GenAi:
 
 
 @dataclass(frozen=True, slots=True)
-class _Served:
-    """Series of one sort of request; born with it, so that a rate is right from the first one on."""
-
-    labels: tuple[str, str, str, str]
-    durations: Histogram
-    first_tokens: Histogram
-    per_token: Histogram
-
-
-@dataclass(frozen=True, slots=True)
 class _Called:
-    """Series of one sort of question to an engine."""
+    """Series of one sort of question to an engine; born together, too."""
 
     labels: tuple[str, str, str]
     durations: Histogram

@@ -14,13 +14,19 @@ TYPICAL_ANSWER = 128
 Parts = dict[str, int]
 """Picodollars by component."""
 
+Prices = tuple[float, float, float]
+"""Picodollars a token: of the prompt, of its cached part, of the answer."""
+
 TrainingSeconds = Callable[[str, str], float]
 """Of a base model's adapter version; 0 where nobody knows."""
 
 
 def tokens_of(messages: Iterable[Message]) -> int:
     """About as many as an engine will count."""
-    return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
+    characters = 0
+    for message in messages:
+        characters += len(message.content)
+    return characters // CHARACTERS_PER_TOKEN
 
 
 def expected_tokens(request: Request) -> int:
@@ -46,23 +52,32 @@ class Pricing:
             name: (of.prompt * PICO / PER, of.cached * PICO / PER, of.completion * PICO / PER)
             for name, of in prices.items()
         }
+        # Sums of whole prices, which nearly all are, need no rounding; that takes longer than the rest.
+        self._whole = {name: whole for name, of in self._of_tokens.items() if (whole := _whole(of))}
         self._search = round(models.retrieval.search * PICO)
         self._embedding = round(models.retrieval.embedding * PICO)
         self._hit = round(models.cache.hit * PICO) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
 
-    def of_tokens(self, model: str) -> tuple[float, float, float]:
-        """Picodollars a token: of the prompt, of its cached part, of the answer."""
+    def of_tokens(self, model: str) -> Prices:
         return self._of_tokens[model]
 
     def parts(self, model: str, usage: Usage) -> Parts:
         """Of what an engine did; cached tokens are priced apart from the rest of the prompt."""
-        prompt, cached, completion = self._of_tokens[model]
+        whole = self._whole.get(model)
+        if whole is not None:
+            prompt, cached, completion = whole
+            return {
+                "prompt": (usage.prompt_tokens - usage.cached_tokens) * prompt,
+                "cached": usage.cached_tokens * cached,
+                "completion": usage.completion_tokens * completion,
+            }
+        fresh_price, cached_price, completion_price = self._of_tokens[model]
         return {
-            "prompt": round((usage.prompt_tokens - usage.cached_tokens) * prompt),
-            "cached": round(usage.cached_tokens * cached),
-            "completion": round(usage.completion_tokens * completion),
+            "prompt": round((usage.prompt_tokens - usage.cached_tokens) * fresh_price),
+            "cached": round(usage.cached_tokens * cached_price),
+            "completion": round(usage.completion_tokens * completion_price),
         }
 
     def hit(self) -> Parts:
@@ -91,3 +106,10 @@ class Pricing:
         """Its dollars, spread over the time that the version is to serve."""
         terms = self._training
         return self.training_usd(model, version) / (terms.days * 24) if terms else 0.0
+
+
+def _whole(prices: Prices) -> tuple[int, int, int] | None:
+    """None where one of them is no whole number; what a float is short of one is no part of a price."""
+    prompt, cached, completion = map(round, prices)
+    near = all(abs(price - round(price)) < 1e-6 for price in prices)
+    return (prompt, cached, completion) if near else None

@@ -1,16 +1,14 @@
 """All metrics of the gateway; their labels come from the configuration only."""
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterator
 
-from pointsman_servicekit.correlation import recorded_trace
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pointsman_gateway.domain import PICO, Decision, Path, Receipt
 from pointsman_gateway.domain.outcome import OK
 from pointsman_gateway.metering.counterfactual import Sent
-from pointsman_gateway.metering.tallies import Count, Histogram, Tallies, counter, histogram
+from pointsman_gateway.metering.sorts import Cell
+from pointsman_gateway.metering.tallies import Count, Histogram, Tallies, counter, histogram, nothing_waits
 
 OTHER = "other"
 
@@ -23,34 +21,37 @@ CONFIDENCE = tuple(step / 20 for step in range(1, 21))
 
 BY_PATH = ["path", "kind", "task"]
 
-MOST_REMEMBERED = 4096
-
-Key = TypeVar("Key")
-Cell = TypeVar("Cell")
+TOKENS = {"fresh": "prompt", "cached": "cached", "completion": "completion"}
+"""What tokens are called as labels, by the names of their numbers."""
 
 
-@dataclass(slots=True)
-class _Series:
-    """What is counted of the requests of one path, kind and task."""
+class _Sending:
+    """Counts what makes a `Sent`; kinds share it that the path has been of: a change of the configuration may make it
+    another."""
 
-    labels: tuple[str, str, str]
-    per_token: Histogram
-    prompt: Count
-    cached: Count
-    completion: Count
-    sent: Sent
-    """Shared by all kinds that the path has been of: a change of the configuration may make it another."""
-    outcomes: dict[tuple[str, str], Count] = field(default_factory=dict)
-    dollars: dict[str, Count] = field(default_factory=dict)
-    """In picodollars."""
-    phases: dict[str, Histogram] = field(default_factory=dict)
-    """With the time to the first token and the whole time among them."""
+    def __init__(self) -> None:
+        self.answered, self.tokens, self.paid, self.lost = Count(), Count(), Count(), Count()
+
+    def told(self) -> Sent:
+        return Sent(*(int(count.value) for count in (self.answered, self.tokens, self.paid, self.lost)))
+
+
+def has_pace(receipt: Receipt) -> bool:
+    """Whether it can be said how long each token took after the first."""
+    return receipt.usage.completion_tokens > 1 and "generation" in receipt.seconds
+
+
+def usd(component: str) -> str:
+    """The name of the number that says what it cost."""
+    return component + "_usd"
 
 
 class Metrics:
-    """Counts receipts."""
+    """The gateway's own. Receipts are counted in the `cells` that it names."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, settle: Callable[[], None] = nothing_waits) -> None:
+        """`settle` counts what waits; it is called before anybody reads."""
+        self._settle = settle
         self._paths: frozenset[str] = frozenset()
         self._tasks: frozenset[str] = frozenset()
         self._requests = counter(
@@ -74,16 +75,12 @@ class Metrics:
         self._turned_away = counter(
             "pointsman_refused", "Requests that came to no decision: refused, or given up.", ["code", "fault"]
         )
-        self._series: dict[tuple[str, str, str], _Series] = {}
-        self._sent: dict[tuple[str, str], Sent] = {}
+        self._sendings: dict[tuple[str, str], _Sending] = {}
         """By task and path."""
-        self._by_receipt: dict[tuple[str, str, str], _Series] = {}
-        """The same by path, fingerprint and task, as receipts name them: their labels are not made each time."""
-        self._by_decision: dict[tuple[str, str, str], Count] = {}
-        """Reasons by path, task and reason, for the same purpose."""
         tallies = Tallies(
             [self._requests, self._reasons, self._tokens, self._cost, self._routed, self._turned_away],
             [self._seconds, self._first_token, self._per_token, self._phases, decisions, self._confidence],
+            settle,
         )
         registry.register(tallies)
         self._fallbacks = Counter(
@@ -118,7 +115,6 @@ class Metrics:
     def know(self, paths: Collection[str], tasks: Collection[str]) -> None:
         """The label values allowed from now on; any other is counted as "other"."""
         self._paths, self._tasks = frozenset(paths), frozenset(tasks)
-        self._by_receipt, self._by_decision = {}, {}
 
     def reloaded(self, outcome: str, generation: str) -> None:
         """`outcome` is "swapped" or "refused"; `generation` is the one that serves now."""
@@ -129,17 +125,13 @@ class Metrics:
         self._generation.clear()
         self._generation.labels(generation).set(1)
 
-    def decided(self, decision: Decision, seconds: float) -> None:
-        self._decisions.observe(seconds)
-        named = (decision.path.name, decision.task, decision.reason)
-        count = self._by_decision.get(named)
-        if count is None:
-            reason = decision.reason.partition(":")[0]
-            count = self._reasons.cell(self._path(decision.path), self._task(decision.task), reason)
-            _remember(self._by_decision, named, count)
-        count.value += 1
+    def cells_of_decision(self, decision: Decision) -> Iterator[tuple[str, Cell]]:
+        """What a decision is counted in, by the name of the number."""
+        task = self._task(decision.task)
+        yield "requests", self._reasons.cell(self._path(decision.path), task, decision.reason.partition(":")[0])
+        yield "deciding", self._decisions
         if decision.probabilities:
-            self._confidence.cell(self._task(decision.task)).observe(decision.confidence)
+            yield "confidence", self._confidence.cell(task)
 
     def fell_back(self, source: Path, target: Path) -> None:
         self._fallbacks.labels(self._path(source), self._path(target)).inc()
@@ -153,8 +145,12 @@ class Metrics:
         self._escalations.labels(self._task(decision.task), self._path(source), target, validator).inc()
 
     def routed(self, receipt: Receipt) -> None:
-        path = receipt.decision.path
-        self._routed.cell(self._path(path), path.kind.value, self._task(receipt.decision.task)).value += 1
+        """Of a request that wanted the decision alone."""
+        decision, path = receipt.decision, receipt.decision.path
+        self._routed.cell(self._path(path), path.kind.value, self._task(decision.task)).value += 1
+        numbers = {"requests": 1, "deciding": receipt.seconds["classification"], "confidence": decision.confidence}
+        for name, cell in self.cells_of_decision(decision):
+            cell.add([numbers[name]])
 
     def turned_away(self, outcome: str, fault: str) -> None:
         """A request has come to no decision."""
@@ -162,78 +158,53 @@ class Metrics:
 
     def sent(self) -> Iterator[tuple[str, str, Sent]]:
         """By task and path."""
-        for (task, path), sent in self._sent.items():
-            yield task, path, sent
+        self._settle()
+        for (task, path), sending in self._sendings.items():
+            yield task, path, sending.told()
 
-    def ended(self, receipt: Receipt, asked: int) -> None:
-        """`asked`: the tokens that the request had of its own."""
-        series = self._series_of(receipt)
-        end = receipt.outcome, receipt.fault
-        outcome = series.outcomes.get(end) or self._count(series, end)
-        outcome.value += 1
-        trace = recorded_trace()
-        for phase, seconds in receipt.seconds.items():
-            spread = series.phases.get(phase) or self._spread(series, phase)
-            spread.observe(seconds, trace)
-        usage = receipt.usage
-        if receipt.cached:  # no engine has read or made them
-            self._tokens.cell(*series.labels, "replayed").value += usage.prompt_tokens + usage.completion_tokens
-        else:
-            series.prompt.value += usage.prompt_tokens - usage.cached_tokens
-            series.cached.value += usage.cached_tokens
-            series.completion.value += usage.completion_tokens
-            if usage.completion_tokens > 1 and receipt.outcome == OK and "generation" in receipt.seconds:
-                series.per_token.observe(receipt.seconds["generation"] / (usage.completion_tokens - 1), trace)
-        for component, picodollars in receipt.picodollars.items():
-            dollars = series.dollars.get(component) or self._spent(series, component)
-            dollars.value += picodollars
-        series.sent.add(receipt, asked)
-
-    def _series_of(self, receipt: Receipt) -> _Series:
+    def cells(self, receipt: Receipt) -> Iterator[tuple[str, Cell]]:
+        """What a receipt is counted in, by the name of the number."""
         path, task = receipt.decision.path, receipt.decision.task
-        named = (path.name, path.fingerprint, task)
-        series = self._by_receipt.get(named)
-        if series is None:
-            labels = (self._path(path), path.kind.value, self._task(task))
-            series = self._series.get(labels) or self._begin(labels)
-            _remember(self._by_receipt, named, series)
-        return series
+        labels = (self._path(path), path.kind.value, self._task(task))
+        self._bear(labels)
+        yield "requests", self._requests.cell(*labels, receipt.outcome, receipt.fault)
+        for phase in receipt.seconds:
+            yield phase, self._spread(labels, phase)
+        for component in receipt.picodollars:
+            yield usd(component), self._cost.cell(*labels, component)
+        if receipt.cached:  # no engine has read or made them
+            replayed = self._tokens.cell(*labels, "replayed")
+            yield from (("read", replayed), ("completion", replayed))
+        else:
+            for number, sort in TOKENS.items():
+                yield number, self._tokens.cell(*labels, sort)
+            if receipt.outcome == OK and has_pace(receipt):
+                yield "per_token", self._per_token.cell(*labels)
+        yield from self._cells_of_sending(receipt)
 
-    def _count(self, series: _Series, end: tuple[str, str]) -> Count:
-        count = series.outcomes[end] = self._requests.cell(*series.labels, *end)
-        return count
+    def _bear(self, labels: tuple[str, str, str]) -> None:
+        """What is shown of every path from its first request on."""
+        for timed in (self._seconds, self._first_token, self._per_token):
+            timed.cell(*labels)
+        for sort in TOKENS.values():
+            self._tokens.cell(*labels, sort)
 
-    def _spread(self, series: _Series, phase: str) -> Histogram:
-        path, _, _ = series.labels
-        spread = series.phases[phase] = self._phases.cell(path, phase)
-        return spread
+    def _spread(self, labels: tuple[str, str, str], phase: str) -> Histogram:
+        if phase == "total":
+            return self._seconds.cell(*labels)
+        return self._first_token.cell(*labels) if phase == "first_token" else self._phases.cell(labels[0], phase)
 
-    def _spent(self, series: _Series, component: str) -> Count:
-        dollars = series.dollars[component] = self._cost.cell(*series.labels, component)
-        return dollars
-
-    def _begin(self, labels: tuple[str, str, str]) -> _Series:
-        path, _, task = labels
-        series = self._series[labels] = _Series(
-            labels,
-            per_token=self._per_token.cell(*labels),
-            prompt=self._tokens.cell(*labels, "prompt"),
-            cached=self._tokens.cell(*labels, "cached"),
-            completion=self._tokens.cell(*labels, "completion"),
-            sent=self._sent.setdefault((task, path), Sent()),
-            phases={"total": self._seconds.cell(*labels), "first_token": self._first_token.cell(*labels)},
-        )
-        return series
+    def _cells_of_sending(self, receipt: Receipt) -> Iterator[tuple[str, Cell]]:
+        of = (self._task(receipt.decision.task), self._path(receipt.decision.path))
+        sending = self._sendings.setdefault(of, _Sending())
+        if receipt.outcome == OK:
+            yield from (("requests", sending.answered), ("asked", sending.tokens))
+        for component in receipt.picodollars:
+            if component != "training":
+                yield usd(component), sending.paid if receipt.outcome == OK else sending.lost
 
     def _path(self, path: Path) -> str:
         return path.name if path.name in self._paths else OTHER
 
     def _task(self, task: str) -> str:
         return task if task in self._tasks else OTHER
-
-
-def _remember(known: dict[Key, Cell], key: Key, cell: Cell) -> None:
-    """Up to a cap: what callers name themselves is among the keys."""
-    if len(known) >= MOST_REMEMBERED:
-        known.clear()
-    known[key] = cell

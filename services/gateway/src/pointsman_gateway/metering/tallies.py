@@ -5,7 +5,7 @@ that took a third of the time that the gateway spends on a request.
 """
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
@@ -13,6 +13,9 @@ from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetri
 
 Labels = tuple[str, ...]
 Cell = TypeVar("Cell")
+FEW = 24
+"""Numbers that are counted faster one by one than in order."""
+
 Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
@@ -31,11 +34,27 @@ class Histogram:
 
     def observe(self, value: float, trace_id: str = "") -> None:
         """`trace_id` names a recorded trace in which this was observed; empty where there is none."""
-        bucket = bisect_left(self.bounds, value)
-        self.counts[bucket] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
         if trace_id:
-            self.exemplars[bucket] = (trace_id, value, time.time())
+            self.exemplify(value, trace_id, time.time())
+
+    def add(self, values: Sequence[float]) -> None:
+        """Many at once."""
+        if len(values) < FEW:
+            for value in values:
+                self.observe(value)
+            return
+        ordered, begun = sorted(values), 0
+        for bucket, bound in enumerate(self.bounds):
+            ended = bisect_right(ordered, bound, begun)
+            self.counts[bucket] += ended - begun
+            begun = ended
+        self.counts[-1] += len(ordered) - begun
+        self.sum += sum(ordered)
+
+    def exemplify(self, value: float, trace_id: str, unix: float) -> None:
+        self.exemplars[bisect_left(self.bounds, value)] = (trace_id, value, unix)
 
     def buckets(self) -> list[Bucket]:
         """Upper edge, how many are at or below it, and one of those that are in no lower one."""
@@ -85,6 +104,12 @@ class Count:
         self.value: float = 0
         """Stays whole, and so exact, as long as only whole numbers are added."""
 
+    def add(self, numbers: Sequence[float]) -> None:
+        self.value += sum(numbers)
+
+    def exemplify(self, number: float, trace_id: str, unix: float) -> None:
+        """Counters have none."""
+
 
 def counter(name: str, documentation: str, labels: Sequence[str], per: int = 1) -> Family[Count]:
     return Family(name, documentation, labels, Count, per)
@@ -95,14 +120,26 @@ def histogram(name: str, documentation: str, labels: Sequence[str], bounds: Sequ
     return Family(name, documentation, labels, lambda: Histogram(edges))
 
 
+def nothing_waits() -> None:
+    pass
+
+
 class Tallies:
     """Implements the client library's `Collector`."""
 
-    def __init__(self, counters: Sequence[Family[Count]], histograms: Sequence[Family[Histogram]]) -> None:
+    def __init__(
+        self,
+        counters: Sequence[Family[Count]],
+        histograms: Sequence[Family[Histogram]],
+        settle: Callable[[], None] = nothing_waits,
+    ) -> None:
+        """`settle` counts what is yet to be counted; it is called before anybody reads."""
         self._counters = counters
         self._histograms = histograms
+        self._settle = settle
 
     def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
+        self._settle()
         for counted in self._counters:
             counts = CounterMetricFamily(counted.name, counted.documentation, labels=counted.labels)
             for labels, count in counted.cells.items():

@@ -8,9 +8,8 @@ from prometheus_client import CollectorRegistry
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.domain import Answered, Decision, Labels, Receipt, Request, Undecided
 from pointsman_gateway.line import Line
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.counting import Counting
 from pointsman_gateway.metering.outcomes import Trials
-from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.tenancy.no_keys import NoKeys
 
@@ -59,13 +58,13 @@ class Aside:
         """`most` may be under way at once."""
         apart = CollectorRegistry()  # nobody reads it: what shadows do is counted by `ShadowMetrics`
         self._current = current
-        self._metrics, self._gen_ai = Metrics(apart), GenAi(apart)
-        self._admission = Admission(most, self._metrics.in_flight)
+        self._counting = Counting(apart)
+        self._admission = Admission(most, self._counting.metrics.in_flight)
 
     async def answer(self, request: Request, labels: Labels, tell: Callable[[Told], None]) -> None:
         """`tell` hears how it ended, once, also where this is cancelled. Raises PointsmanError."""
         line, notebook = self._current(), _Notebook()
-        metering = line.metering.apart(self._metrics, Trials(), self._gen_ai)
+        metering = line.metering.apart(self._counting, Trials())
         walked = replace(line, classification=_Known(labels), metering=metering)
         answering = Pipeline(self._admission, NoKeys(), lambda: walked, notebook).answer(request)
         try:

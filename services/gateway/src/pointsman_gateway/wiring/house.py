@@ -27,9 +27,8 @@ from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.freshness.board import FreshnessBoard
 from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
 from pointsman_gateway.generations import Generation, Generations
-from pointsman_gateway.metering.gen_ai import GenAi
+from pointsman_gateway.metering.counting import Counting
 from pointsman_gateway.metering.outcomes import Trials
-from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
@@ -96,7 +95,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
     models = await asyncio.to_thread(Models.load, settings.embedding_model)
     school = School(models, settings.classifier)
     registry = _registry()
-    metrics, gen_ai = Metrics(registry), GenAi(registry)
+    counting = Counting(registry)
+    metrics, gen_ai = counting.metrics, counting.gen_ai
     engine_metrics = EngineMetrics(registry, gen_ai)
     trials = Trials(lambda: engine_metrics.told(1, "full"))
     peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
@@ -121,8 +121,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         around = Surroundings(
             engine_client,
             retriever,
-            metrics,
-            gen_ai,
+            counting,
             memory.board,
             engine_metrics,
             cache,
@@ -195,8 +194,7 @@ class _Builder:
         line = self._traced.line(build_line(config, learned, engines, self._around))
         embeddings = build_embeddings(config, self._embedding)
         self._followers.keep(engines, config.models)
-        self._around.metrics.know(*label_values(config))
-        self._around.gen_ai.know(*gen_ai_names(config))
+        self._around.counting.know(label_values(config), gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
         self._money.obey(config, engines, line.metering)
         self._terms.obey(config)

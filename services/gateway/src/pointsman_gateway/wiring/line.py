@@ -22,12 +22,12 @@ from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.line import Line
+from pointsman_gateway.metering.counting import Counting
 from pointsman_gateway.metering.engine_accounts import EngineAccounts
 from pointsman_gateway.metering.expected_cost import ExpectedCost, Habits
-from pointsman_gateway.metering.gen_ai import OPENAI, VLLM, GenAi
+from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
 from pointsman_gateway.metering.outcomes import Trials
 from pointsman_gateway.metering.pricing import Pricing
-from pointsman_gateway.metering.prometheus import Metrics
 from pointsman_gateway.metering.stage import Metering
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Search, Shown, Strategy
@@ -45,8 +45,7 @@ class Surroundings:
 
     client: Client
     search: Search
-    metrics: Metrics
-    gen_ai: GenAi
+    counting: Counting
     evidence: Evidence = field(default_factory=NoEvidence)
     engine_metrics: EngineMetrics | None = None
     cache: Cache | None = None
@@ -94,7 +93,7 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
         express=Express(backends, around.posts, _with_more_to_do(config)),
         answers=cached(loading, around.cache, config, paths, engines, learned.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
-        metering=Metering(pricing, expected_cost, around.metrics, around.trials, around.gen_ai),
+        metering=Metering(pricing, expected_cost, around.counting, around.trials),
     )
 
 

@@ -1,0 +1,134 @@
+"""Receipts wait a little before they are counted, and whoever reads the metrics finds all of them."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from doubles.remembering import PLAIN, decision, ended
+from pointsman_gateway.domain import PICO, Receipt, Usage
+from pointsman_gateway.metering.counting import MOST_ROWS, MOST_SORTS, MOST_WAITING, Counting
+from pointsman_servicekit.correlation import TraceIds, trace
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+LABELS = ([PLAIN.name], ["chat"])
+NAMES = ({"tiny": "vllm"}, set[str](), [PLAIN.name])
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def counting(registry: CollectorRegistry) -> Counting:
+    counting = Counting(registry)
+    counting.know(LABELS, NAMES)
+    return counting
+
+
+def receipt(outcome: str = "ok", tokens: int = 5, task: str = "chat", **fields: object) -> Receipt:
+    """Of an answer whose numbers follow from `tokens`."""
+    seconds = {"prefill": 0.001 * tokens, "classification": 0.0001, "total": 0.01 * tokens}
+    seconds |= {"first_token": 0.002 * tokens, "generation": 0.008 * tokens} if outcome == "ok" else {}
+    parts = {"prompt": 7 * tokens, "completion": 11 * tokens}
+    given = {"model": "tiny"} | fields
+    return Receipt(decision(path=PLAIN, task=task), Usage(3 * tokens, tokens, tokens), parts, seconds, outcome, **given)  # type: ignore[arg-type]
+
+
+def summed(registry: CollectorRegistry, name: str, **labels: str) -> float:
+    return sum(
+        sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
+    counting: Counting, registry: CollectorRegistry
+) -> None:
+    drawn = random.Random(7)
+    spent, tokens, ends = 0, 0, Counter[str]()
+    for number in range(1, 1001):
+        one = receipt(drawn.choice(["ok", "cancelled", "gap_timeout"]), drawn.randint(1, 900))
+        counting.ended(ended(one))
+        spent += sum(one.picodollars.values())
+        tokens += one.usage.prompt_tokens + one.usage.completion_tokens
+        ends[one.outcome] += 1
+        if number % 97 == 0:
+            assert summed(registry, "pointsman_requests_total") == number
+    assert {end: summed(registry, "pointsman_requests_total", outcome=end) for end in ends} == ends
+    assert round(summed(registry, "pointsman_cost_usd_total") * PICO) == spent
+    assert summed(registry, "pointsman_tokens_total") == tokens
+    assert summed(registry, "pointsman_request_seconds_count") == 1000
+    assert summed(registry, "gen_ai_server_time_to_first_token_seconds_count") == ends["ok"]
+
+
+def test_what_nobody_looks_at_does_not_wait_for_ever(counting: Counting) -> None:
+    for _ in range(MOST_ROWS - 1):
+        counting.ended(ended(receipt()))
+    assert counting.waiting == (MOST_WAITING - 1, MOST_ROWS - MOST_WAITING)
+    counting.ended(ended(receipt()))
+    assert counting.waiting == (0, 0)
+
+
+def test_an_answer_out_of_the_cache_replays_tokens_that_no_engine_made(
+    counting: Counting, registry: CollectorRegistry
+) -> None:
+    counting.ended(ended(receipt(tokens=10, cached="exact")))
+    assert summed(registry, "pointsman_tokens_total", type="replayed") == 40
+    assert summed(registry, "pointsman_tokens_total") == 40
+    assert summed(registry, "pointsman_time_per_output_token_seconds_count") == 0
+    assert summed(registry, "gen_ai_server_time_per_output_token_seconds_count") == 1
+
+
+def test_only_an_engines_own_count_is_told_as_its_tokens(counting: Counting, registry: CollectorRegistry) -> None:
+    counting.ended(ended(receipt(tokens=10)))
+    assert summed(registry, "gen_ai_client_token_usage_count") == 0
+    counting.ended((*ended(receipt(tokens=10))[:-1], True))
+    assert summed(registry, "gen_ai_client_token_usage_sum", gen_ai_token_type="input") == 30
+    assert summed(registry, "gen_ai_client_token_usage_sum", gen_ai_token_type="output") == 10
+
+
+def test_a_decision_counts_by_what_was_decided_first_though_another_path_answered(
+    counting: Counting, registry: CollectorRegistry
+) -> None:
+    first, now = decision(path=PLAIN), decision(path=replace(PLAIN, name="unknown"), reason="fallback")
+    counting.ended((replace(receipt(), decision=now), first, "chat", "auto", 10, False))
+    assert summed(registry, "pointsman_decisions_total", path=PLAIN.name, reason="policy") == 1
+    assert summed(registry, "pointsman_decisions_total") == 1
+    assert summed(registry, "pointsman_requests_total", path="other") == 1
+
+
+def test_what_waits_when_labels_change_keeps_those_of_its_time(counting: Counting, registry: CollectorRegistry) -> None:
+    counting.ended(ended(receipt()))
+    counting.know(([], ["chat"]), NAMES)
+    counting.ended(ended(receipt()))
+    assert summed(registry, "pointsman_requests_total", path=PLAIN.name) == 1
+    assert summed(registry, "pointsman_requests_total", path="other") == 1
+
+
+def test_names_beyond_what_is_remembered_are_counted_as_well(counting: Counting, registry: CollectorRegistry) -> None:
+    many = MOST_SORTS + 100
+    for number in range(many):
+        counting.ended(ended(receipt(task=f"junk-{number}"), f"junk-{number}"))
+    assert summed(registry, "pointsman_requests_total", task="other") == many
+
+
+def test_a_recorded_trace_is_named_by_what_was_seen_in_it(counting: Counting, registry: CollectorRegistry) -> None:
+    token = trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
+    counting.ended(ended(receipt(tokens=8)))
+    trace.reset(token)
+    counting.ended(ended(receipt(tokens=8)))
+    named = {
+        sample.name: sample.exemplar.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+        if sample.exemplar and sample.exemplar.labels == {"trace_id": TRACE}
+    }
+    assert named["pointsman_request_seconds_bucket"] == pytest.approx(0.08)
+    assert named["gen_ai_server_time_to_first_token_seconds_bucket"] == pytest.approx(0.016)
