@@ -160,7 +160,8 @@ class Meter:
         if decision is None or first is None:
             return self._turned_away(outcome, fault)
         metering, request, by_engine = self._metering, self._request, False
-        answers, work, asked = self._answers or NOTHING_TRIED, list[Work](), tokens_of(request.messages)
+        answers, asked = self._answers or NOTHING_TRIED, tokens_of(request.messages)
+        work: list[Work] = []
         for tried in self._tries:
             done = usage, parts, seconds = tried.work(metering.pricing)
             work.append(done)
