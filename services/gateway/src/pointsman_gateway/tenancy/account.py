@@ -25,8 +25,8 @@ _SHORTEST = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
 _AHEAD = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
 """Seconds of use at the present rate that a gateway wishes to hold. In a minute without Redis it has a share of its
 own; dollars it spends only out of what it holds, and so wishes to hold them for as long as verified keys are good."""
-_HALF = {Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
-"""Seconds in which what is known of a rate loses half of its weight."""
+_HALF = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
+"""Seconds in which what is known of a rate, or of how many were at once, loses half of its weight."""
 
 
 class Account:
@@ -172,9 +172,12 @@ class Account:
         """How much more than what is used it would be well to hold."""
         if self.closing:
             return 0
-        if self.window is Window.NOW:
-            return self.used // 2 + 2 if self.used else 0
         elapsed = now - self._measured
+        if self.window is Window.NOW:
+            # As many at once as of late, and half as many again: how many there are at this moment says little.
+            self._rate = max(self.used, self._rate * 0.5 ** (elapsed / _HALF[self.window]))
+            self._measured = now
+            return int(self._rate * 1.5) + 2 - self.used if self._rate >= 1 else 0
         rate = max(self.used - self._used_before, 0) / max(elapsed, _SHORTEST[self.window])
         if elapsed >= _SHORTEST[self.window]:
             self._rate *= 0.5 ** (elapsed / _HALF[self.window])

@@ -1,0 +1,42 @@
+"""What a gateway asks Redis for of one limit."""
+
+import pytest
+from pointsman_gateway.tenancy.account import Account
+
+PLENTY = 1000
+
+
+def _of_streams() -> Account:
+    return Account("acme:concurrent_streams", "concurrent_streams", PLENTY, "this gateway")
+
+
+def _exchange(account: Account, now: float) -> int:
+    """Redis gives what is wished for. What may be taken after that."""
+    said = account.ask(0, 0, 1, now)
+    _, used, carried, wish, _ = said
+    held = used + carried + wish
+    account.install([0, 0, held, PLENTY - held, PLENTY - used], said, now, now)
+    return account.free
+
+
+def _in_flight(account: Account, streams: int) -> None:
+    account.free = account.held - streams
+
+
+def test_room_is_kept_for_as_many_streams_as_there_were_a_moment_ago() -> None:
+    account = _of_streams()
+    _in_flight(account, 64)
+    assert _exchange(account, 0.0) == 34  # half as many again, and two
+    _in_flight(account, 5)  # a batch of answers has just ended: as many new requests follow
+    assert _exchange(account, 0.01) >= 64 - 5
+
+
+@pytest.mark.parametrize(("streams", "seconds"), [(1, 2.0), (64, 8.0)])
+def test_room_is_given_back_where_nobody_comes_any_more(streams: int, seconds: float) -> None:
+    account = _of_streams()
+    _in_flight(account, streams)
+    _exchange(account, 0.0)
+    _in_flight(account, 0)
+    assert account.is_due(seconds)
+    assert _exchange(account, seconds) == 0
+    assert account.is_quiet
