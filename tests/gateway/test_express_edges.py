@@ -160,7 +160,9 @@ async def sent_by(gateway: Gateway, posts: OpenAIClient) -> tuple[Sent, Heard]:
     assert begun.decision is not None
     prompt = await begun.line.prompts.build(begun.request, begun.decision)
     pipeline.end(begun, "cancelled")  # what follows is about the engine alone
-    sent = Express(begun.line.express.backends, posts).ask(begun.request, begun.decision, prompt, heard)
+    sent = Express(begun.line.express.backends, begun.line.express.loading, posts).ask(
+        begun.request, begun.decision, prompt, heard
+    )
     assert sent is not None
     return sent, heard
 

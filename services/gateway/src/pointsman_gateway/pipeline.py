@@ -109,7 +109,7 @@ class Pipeline:
         """
         begun = begun or self.begin(request)
         meter = begun.meter
-        decision_id.set(NONE)
+        decision_id.set(begun.decision.id if begun.decision else NONE)
         outcome, failure = CANCELLED, None
         try:
             if begun.error is not None:

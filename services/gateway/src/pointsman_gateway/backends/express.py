@@ -17,6 +17,7 @@ from pointsman_gateway.backends import failures
 from pointsman_gateway.backends.attempt import call_to
 from pointsman_gateway.backends.call import Call, Opened
 from pointsman_gateway.backends.http1 import Connection, ConnectionFailed, TimedOut
+from pointsman_gateway.backends.loading import Loading
 from pointsman_gateway.backends.openai_events import EventReader
 from pointsman_gateway.backends.stage import Backends, Choice
 from pointsman_gateway.domain import Chunks, Decision, Prompt, Request
@@ -84,9 +85,11 @@ class Failed:
 class Express:
     """Of one generation of the configuration."""
 
-    def __init__(self, backends: Backends, posts: Posts | None = None, others: Collection[str] = ()) -> None:
+    def __init__(
+        self, backends: Backends, loading: Loading, posts: Posts | None = None, others: Collection[str] = ()
+    ) -> None:
         """Without `posts` nothing goes this way; nor do the paths `others`, with which there is more to be done."""
-        self.backends = backends
+        self.backends, self.loading = backends, loading
         self._posts = posts
         self._others = frozenset(others)
 
@@ -106,9 +109,25 @@ class Express:
             return None
         return Sent(backends, self._posts, choice, listener)
 
-    async def go_on(self, failed: Failed) -> Opened:
+    async def go_on(self, failed: Failed, request: Request, decision: Decision, prompt: Prompt) -> Opened:
         """What is to be done after a first failure. Raises PointsmanError."""
-        return await self.backends.go_on(failed.choice, failed.error)
+        return await self.loading.open_from(_AskedOnce(self.backends, failed), request, decision, prompt)
+
+
+class _AskedOnce:
+    """Implements `Opens` around the backends, of which one has failed already."""
+
+    def __init__(self, backends: Backends, failed: Failed) -> None:
+        self._backends = backends
+        self._failed: Failed | None = failed
+
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+        failed, self._failed = self._failed, None
+        if failed is None:
+            return await self._backends.open(request, decision, prompt)
+        if isinstance(failed.error, failures.NotResident):
+            raise failed.error
+        return await self._backends.go_on(failed.choice, failed.error)
 
 
 class Sent:
@@ -251,7 +270,7 @@ class Sent:
             self._listener.broke_off(told)
         else:
             self._backends.budget.asked()
-            self._listener.not_begun(None if isinstance(told, failures.NotResident) else Failed(choice, told))
+            self._listener.not_begun(Failed(choice, told))
 
 
 def _throw_away(connecting: "asyncio.Task[Connection]") -> None:

@@ -42,9 +42,13 @@ class Loading:
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
         """Raises NotLoaded, and what the inner one raises."""
+        return await self.open_from(self._inner, request, decision, prompt)
+
+    async def open_from(self, inner: Opens, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+        """The same, of another inner one."""
         if not decision.path.adapter:
-            return await self._inner.open(request, decision, prompt)
-        return await _Load(self._inner, self._engines, self._clock, self._patience, self._bound, request).open(
+            return await inner.open(request, decision, prompt)
+        return await _Load(inner, self._engines, self._clock, self._patience, self._bound, request).open(
             decision, prompt
         )
 

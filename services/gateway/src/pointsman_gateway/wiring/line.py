@@ -90,7 +90,7 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
             around.freshness,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
-        express=Express(backends, around.posts, _with_more_to_do(config)),
+        express=Express(backends, loading, around.posts, _with_more_to_do(config)),
         answers=cached(loading, around.cache, config, paths, engines, learned.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, around.counting, around.trials),
