@@ -1,15 +1,12 @@
 """The trainer as a process that cannot outlive us: started, heard to its end, stopped."""
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pointsman_lora_server
-from pointsman_lora_server.engine import leash
+from pointsman_lora_server.engine.leashed import Leashed
 
 MODULE = "pointsman_lora_server.training"
 GRACE = 20.0
@@ -40,66 +37,46 @@ def environment(ours: Mapping[str, str], folder: Path) -> dict[str, str]:
 class Trainer:
     """Lives from `start` until `wait` returns; then nothing of it is left."""
 
-    def __init__(self, process: asyncio.subprocess.Process, hand: int) -> None:
-        """`hand` is our end of the leash, a file descriptor: when it closes, by whatever death, the trainer dies."""
-        self._process = process
-        self._hand: int | None = hand
+    def __init__(self, leashed: Leashed) -> None:
+        self._leashed = leashed
 
     @classmethod
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "Trainer":
         """It appends to the file of events itself: what lay in a pipe would be lost with us. Raises OSError."""
         with events.open("ab") as written:
-            leash_end, hand = os.pipe()
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", str(Path(leash.__file__)), *command),
-                    stdin=leash_end,
-                    stdout=written,
-                    stderr=asyncio.subprocess.PIPE,
-                    env=dict(variables),
-                    start_new_session=True,
-                    limit=LONGEST_LINE,
-                )
-            except BaseException:
-                os.close(hand)
-                raise
-            finally:
-                os.close(leash_end)
-        return cls(process, hand)
+            return cls(await Leashed.start(command, variables, written, asyncio.subprocess.PIPE, LONGEST_LINE))
 
     @property
     def group(self) -> int:
         """Its process group, for those who want to see it."""
-        return self._process.pid
+        return self._leashed.group
 
     async def wait(self, on_error_line: _OnLine) -> int:
         """Until its end; its exit code, 128 + a signal where one ended it. Cancelled, it is stopped first."""
-        assert self._process.stderr is not None
-        reading = asyncio.create_task(_each(self._process.stderr, on_error_line))
+        process = self._leashed.process
+        assert process.stderr is not None
+        reading = asyncio.create_task(_each(process.stderr, on_error_line))
         try:
             await asyncio.shield(reading)
-            return await self._process.wait()
+            return await process.wait()
         finally:
             await asyncio.shield(self._end(reading))
 
     def stop(self) -> None:
         """Asks it to end, cleanly; `wait` sees to it that it does."""
-        with suppress(ProcessLookupError):
-            self._process.terminate()
+        self._leashed.terminate()
 
     async def _end(self, reading: "asyncio.Task[None]") -> None:
-        if self._process.returncode is None:
+        process = self._leashed.process
+        if process.returncode is None:
             self.stop()
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
-                    await self._process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.wait()
+                    await process.wait()
+        self._leashed.kill()
+        await process.wait()
         await asyncio.gather(reading, return_exceptions=True)
-        if self._hand is not None:
-            os.close(self._hand)
-            self._hand = None
+        self._leashed.let_go()
 
 
 async def _each(stream: asyncio.StreamReader, on_line: _OnLine) -> None:
