@@ -30,6 +30,8 @@ class Standing:
     run: dict[str, Any]
     """What `run.json` says: addresses and process ids."""
     home: Path
+    config: Path
+    """The configuration's folder."""
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def standing(folder: Path, home: Path, environment: Mapping[str, str] | None = N
     with (home / "up.log").open("wb") as log:
         up = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | dict(environment or {}))
         try:
-            yield Standing(f"http://{http}", grpc, _told(home, up), home)
+            yield Standing(f"http://{http}", grpc, _told(home, up), home, folder / "config")
         finally:
             up.send_signal(signal.SIGINT)
             code = up.wait(timeout=90)

@@ -53,10 +53,10 @@ def running_house(home: Path, agent: str) -> Iterator[House]:
     # One slot for two adapters: each is loaded when it is asked for, and lets the other go.
     settings = {"POINTSMAN_GATEWAY_KEYS": "on", "POINTSMAN_LORA_MAX_LORAS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": agent}
     with standing(example, home, settings) as it:
-        yield _house(it, example / "config")
+        yield _house(it)
 
 
-def _house(it: Standing, config: Path) -> House:
+def _house(it: Standing) -> House:
     addresses = {
         "gateway": it.run["gateway_metrics"],
         "retriever": it.run["retriever_metrics"],
@@ -65,7 +65,7 @@ def _house(it: Standing, config: Path) -> House:
     }
     targets = {job: url.removeprefix("http://").removesuffix("/metrics") for job, url in addresses.items()}
     keys = _key(it.home), _key(it.home, "--requests-per-minute", "2")
-    return House(it.url, it.grpc, *keys, targets, config, targets["engine"].rpartition(":")[2])
+    return House(it.url, it.grpc, *keys, targets, it.config, targets["engine"].rpartition(":")[2])
 
 
 def _key(home: Path, *limits: str) -> str:

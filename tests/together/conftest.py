@@ -2,28 +2,16 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.standing import EXAMPLE, standing
-
-
-@dataclass(frozen=True)
-class HelpDesk:
-    url: str
-    grpc: str
-    run: dict[str, Any]
-    """What `run.json` says: addresses and process ids."""
-    config: Path
-    """Its configuration folder, a copy that a test may edit."""
+from tests.standing import EXAMPLE, Standing, standing
 
 
 @pytest.fixture(scope="session")
-def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HelpDesk]:
+def help_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    """With a copy of the configuration, which a test may edit."""
     home = tmp_path_factory.mktemp("home")
-    example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
-    with standing(example, home) as it:
-        yield HelpDesk(it.url, it.grpc, it.run, example / "config")
+    with standing(Path(shutil.copytree(EXAMPLE, home / "helpdesk")), home) as it:
+        yield it
