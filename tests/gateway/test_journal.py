@@ -19,7 +19,9 @@ from pointsman_gateway.domain import Considered, Message, Request, Sampling
 from pointsman_gateway.journal import keys
 from pointsman_gateway.journal.entry import LONGEST_TEXT, Noted, to_entry
 from pointsman_gateway.journal.recorder import MOST_WAITING
+from pointsman_gateway.journal.repeating import repeating
 from pointsman_gateway.journal.store import Batch
+from pointsman_gateway.journal.upkeep import PERIOD
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.prompt_redis import TRIES
 from redis.asyncio import Redis
@@ -189,6 +191,17 @@ async def test_what_waits_is_capped_and_the_oldest_go_and_are_counted(desk: Desk
     in_the_batch = desk.recorder.waiting - MOST_WAITING
     assert 0 < in_the_batch <= 256
     assert desk.metric("pointsman_journal_dropped_total", reason="full") == 500 - in_the_batch
+
+
+async def test_a_gateway_that_never_rests_loses_no_receipt(desk: Desk, valkey: Valkey) -> None:
+    async with repeating(PERIOD, desk.recorder.write, "write the journal"):
+        for turn in range(1200):
+            desk.note(*(f"d{turn}-{number}" for number in range(12)))
+            await asyncio.sleep(0)  # as long as there are requests, the loop goes straight to its next turn
+    await desk.written()
+    assert desk.metric("pointsman_journal_dropped_total", reason="full") == 0
+    assert desk.metric("pointsman_journal_entries_total") == 1200 * 12
+    assert await lengths(valkey) == (1200 * 12,) * 2
 
 
 async def test_while_redis_rests_nobody_asks_it(valkey: Valkey) -> None:

@@ -75,7 +75,10 @@ def gather(tallies: Iterable[Tally]) -> dict[str, Counts]:
     """By day."""
     days: dict[str, Counts] = {}
     for cell, day, counts in tallies:
-        _add(days.setdefault(day, {}), {cell: dict(counts)})
+        named = days.setdefault(day, {}).setdefault(cell, {})
+        for name, number in counts:
+            if number:
+                named[name] = named.get(name, 0) + number
     return days
 
 

@@ -21,12 +21,12 @@ from pointsman_gateway.redaction import Redaction
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 10_000
-MOST_WAITING_CHARACTERS = 64 * 1024 * 1024
+MOST_WAITING_BYTES = 64 * 1024 * 1024
 MOST_IN_A_BATCH = 256
-MOST_CHARACTERS_IN_A_BATCH = 512 * 1024
+MOST_BYTES_IN_A_BATCH = 512 * 1024
 """A batch is written within Redis's deadline."""
-ENCODED_AT_ONCE = 4
-"""Decisions, some 20 to 50 µs each; then whoever else is waiting has a turn."""
+ENCODED_AT_ONCE = 16
+"""Decisions, some 10 to 50 µs each, or half of all that wait; then whoever else is waiting has a turn."""
 
 
 class Book(Protocol):
@@ -63,11 +63,14 @@ class Recorder:
         self._book = book
         self._redaction = redaction
         self._noted: deque[Noted] = deque()
+        self._encoding: asyncio.Handle | None = None
+        """Set while some of them wait: they are encoded with the loop's next turns, as fast as they come. Later would be
+        too late on a busy gateway, and what a request was made of would have to be fetched from far in memory again."""
         self._undecided: deque[tuple[float, Undecided, int]] = deque()
         """With when they were noted, Unix seconds, and their positions in the book."""
         self._waiting: deque[Entry] = deque()
         """Encoded, so that no request is kept in memory for as long as Redis is away."""
-        self._waiting_characters = 0
+        self._waiting_bytes = 0
         self._batch: Batch | None = None
         """Sent, and not yet known to be written."""
         self._number = 0
@@ -93,6 +96,8 @@ class Recorder:
         position = self._book.decided(now, request, decision, receipt)
         self._noted.append(Noted(now, request, decision, receipt, answers, position))
         self._board.noted(receipt, day_of(now))
+        if self._encoding is None:
+            self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def note_undecided(self, receipt: Undecided) -> None:
         if len(self._undecided) >= MOST_WAITING:
@@ -118,7 +123,9 @@ class Recorder:
         """Writes all that waits. Raises Unavailable, and then keeps what it could not write."""
         async with self._writing:
             try:
-                await self._encode()
+                for _ in range(0, len(self._noted), ENCODED_AT_ONCE):
+                    self._encode(ENCODED_AT_ONCE)
+                    await asyncio.sleep(0)
                 while batch := self._batch or self._next_batch():
                     await self._write(batch)
                     if not (self._waiting or self._undecided or self._over):
@@ -140,9 +147,13 @@ class Recorder:
         self._over = length > self.store.config.most
         self._metrics.entries.inc(len(batch.entries) + len(batch.undecided))
 
-    async def _encode(self) -> None:
+    def _encode_some(self) -> None:
+        self._encode(max(ENCODED_AT_ONCE, len(self._noted) // 2))
+        self._encoding = asyncio.get_running_loop().call_soon(self._encode_some) if self._noted else None
+
+    def _encode(self, most: int) -> None:
         keep_text = self.store.config.keep_text
-        for number in range(len(self._noted)):
+        for _ in range(min(most, len(self._noted))):
             noted = self._noted.popleft()
             try:
                 self._wait_for(self._entry(noted, keep_text))
@@ -150,8 +161,6 @@ class Recorder:
                 log.exception("decision %s cannot be written", noted.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
                 self._wait_for(nothing_of(noted))
-            if number % ENCODED_AT_ONCE == 0:
-                await asyncio.sleep(0)
 
     def _entry(self, noted: Noted, keep_text: bool) -> Entry:
         entry = to_entry(noted, keep_text, self._redaction)
@@ -160,8 +169,8 @@ class Recorder:
 
     def _wait_for(self, entry: Entry) -> None:
         self._waiting.append(entry)
-        self._waiting_characters += entry.size
-        while len(self._waiting) > MOST_WAITING or self._waiting_characters > MOST_WAITING_CHARACTERS:
+        self._waiting_bytes += entry.size
+        while len(self._waiting) > MOST_WAITING or self._waiting_bytes > MOST_WAITING_BYTES:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
@@ -172,13 +181,13 @@ class Recorder:
     def _next_batch(self) -> Batch | None:
         entries: list[Entry] = []
         taken: list[Entry] = []
-        characters = 0
-        while self._waiting and len(entries) < MOST_IN_A_BATCH and characters < MOST_CHARACTERS_IN_A_BATCH:
+        bytes_taken = 0
+        while self._waiting and len(entries) < MOST_IN_A_BATCH and bytes_taken < MOST_BYTES_IN_A_BATCH:
             entry = self._next_entry()
             taken.append(entry)
             if entry.json:
                 entries.append(entry)
-                characters += entry.size
+                bytes_taken += entry.size
         self._let_go(taken)
         undecided = [self._undecided.popleft() for _ in range(min(len(self._undecided), MOST_IN_A_BATCH))]
         for _, _, position in undecided:
@@ -204,11 +213,10 @@ class Recorder:
 
     def _next_entry(self) -> Entry:
         entry = self._waiting.popleft()
-        self._waiting_characters -= entry.size
+        self._waiting_bytes -= entry.size
         return entry
 
     def _let_go(self, oldest: Sequence[Noted | Entry]) -> None:
         """What they count for is told with the next batch, and that they are done with."""
-        for one in oldest:
-            self._upto = self._upto.and_decided(one.position)
+        self._upto = self._upto.and_decided(max([one.position for one in oldest], default=0))
         self._board.let_go([tally for one in oldest if (tally := one.tally) is not None])
