@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -31,7 +32,7 @@ LONGEST_TEXT = 64 * 1024
 """Bytes of a request's messages; longer ones are left out, never cut."""
 
 
-@noun
+@dataclass(slots=True)
 class Noted:
     """What the pipeline told; what comes of it in Redis is made later, away from the request."""
 
@@ -45,10 +46,12 @@ class Noted:
     """Among the counterfoils; 0 where it has none."""
     recovered: bool = False
     """From its counterfoil: the request has no more than what stands there."""
+    day: str = field(init=False)
+    tally: Tally | None = field(init=False)
 
-    @property
-    def tally(self) -> Tally | None:
-        return tally_of(self.receipt, day_of(self.unix_seconds))
+    def __post_init__(self) -> None:
+        self.day = day_of(self.unix_seconds)
+        self.tally = tally_of(self.receipt, self.day)
 
 
 @noun
@@ -57,7 +60,7 @@ class Entry:
     cell: str
     """What a rating counts for; empty where nothing was answered."""
     day: str
-    json: bytes
+    json: str
     """Empty where it cannot be written."""
     tenant: str = ""
     lesson: str = ""
@@ -161,14 +164,12 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
         cached=receipt.cached,
     )
     cell = str(cell_of(receipt)) if receipt.model else ""
-    return Entry(
-        decision.id, cell, day_of(noted.unix_seconds), _encode(body), tally=noted.tally, position=noted.position
-    )
+    return Entry(decision.id, cell, noted.day, _encode(body).decode(), tally=noted.tally, position=noted.position)
 
 
 def nothing_of(noted: Noted) -> Entry:
     """Stands in its place where it cannot be written."""
-    return Entry(noted.decision.id, "", "", b"", tally=noted.tally, position=noted.position)
+    return Entry(noted.decision.id, "", "", "", tally=noted.tally, position=noted.position)
 
 
 def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, Any]] | None, str | None]:

@@ -17,7 +17,7 @@ PER_RATING = 10**6
 off again."""
 
 MOST_UNCOUNTED = 256
-"""Answers of one cell."""
+"""Answers."""
 
 NOTHING = PathEvidence()
 
@@ -112,9 +112,8 @@ class EvidenceBoard:
         self._untold: dict[str, Counts] = {}
         self._tied: dict[str, Counts] = {}
         """Untold too, until their entries are written."""
-        self._new: dict[tuple[Cell, bool], list[tuple[int, float]]] = {}
-        """Picodollars and seconds of answers that have not been counted yet, all of `_day`; whether they are tied."""
-        self._day = ""
+        self._new: tuple[list[Tally], list[Tally]] = ([], [])
+        """Of answers that have not been counted yet; the second ones are tied."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         """What is known now, over the days of the window. Zeros where nothing is."""
@@ -128,11 +127,13 @@ class EvidenceBoard:
 
     def answered(self, receipt: Receipt) -> None:
         """Counts an answer, if it is one that counts."""
-        self._answered(receipt, today(), tied=False)
+        tally = tally_of(receipt, today())
+        if tally is not None:
+            self._answered(tally, tied=False)
 
-    def noted(self, receipt: Receipt, day: str) -> None:
+    def noted(self, tally: Tally) -> None:
         """The same where its entry waits to be written: Redis is told of both as one, after `let_go`."""
-        self._answered(receipt, day, tied=True)
+        self._answered(tally, tied=True)
 
     def let_go(self, tallies: Iterable[Tally]) -> None:
         """What waited with their entries is handed over with all else from now on."""
@@ -141,26 +142,21 @@ class EvidenceBoard:
             _add(self._tied.get(day, {}), counts, -1)
             _add(self._untold.setdefault(day, {}), counts)
 
-    def _answered(self, receipt: Receipt, day: str, *, tied: bool) -> None:
-        if not _counts(receipt):
-            return
-        if day != self._day:
-            self._count_new()
-            self._day = day
-        answers = self._new.setdefault((cell_of(receipt), tied), [])
-        answers.append((sum(receipt.picodollars.values()), receipt.seconds["total"]))
-        if len(answers) >= MOST_UNCOUNTED:
+    def _answered(self, tally: Tally, *, tied: bool) -> None:
+        new = self._new[tied]
+        new.append(tally)
+        if len(new) >= MOST_UNCOUNTED:
             self._count_new()
 
     def _count_new(self) -> None:
         """All answers since the last time; together that takes a tenth of what one by one does."""
-        new, self._new = self._new, {}
-        for (cell, tied), answers in new.items():
-            named = {ANSWERS: len(answers), COST: sum([picodollars for picodollars, _ in answers])}
-            for _, seconds in answers:
-                bucket = BUCKET + str(bucket_of(seconds))
-                named[bucket] = named.get(bucket, 0) + 1
-            self._count(self._tied if tied else self._untold, cell, self._day, named.items())
+        untied, tied = self._new
+        if untied or tied:
+            self._new = ([], [])
+            for tallies, for_redis in ((untied, self._untold), (tied, self._tied)):
+                for day, counts in gather(tallies).items():
+                    for cell, named in counts.items():
+                        self._count(for_redis, cell, day, named.items())
 
     def rated(self, cell: Cell, day: str, rating: float) -> None:
         """Counts a rating that nobody gave by feedback, 0 to 1, for an answer of that day."""

@@ -11,7 +11,6 @@ from typing import Protocol
 from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
 from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, nothing_of, to_entry, to_undecided_json
 from pointsman_gateway.journal.evidence import Counts, EvidenceBoard
-from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.journal.lessons import is_wanted, to_lesson
 from pointsman_gateway.journal.metrics import JournalMetrics
 from pointsman_gateway.journal.positions import Upto
@@ -94,8 +93,10 @@ class Recorder:
             self._drop_oldest()
         now = time.time()
         position = self._book.decided(now, request, decision, receipt)
-        self._noted.append(Noted(now, request, decision, receipt, answers, position))
-        self._board.noted(receipt, day_of(now))
+        noted = Noted(now, request, decision, receipt, answers, position)
+        self._noted.append(noted)
+        if noted.tally is not None:
+            self._board.noted(noted.tally)
         if self._encoding is None:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
@@ -156,11 +157,12 @@ class Recorder:
         for _ in range(min(most, len(self._noted))):
             noted = self._noted.popleft()
             try:
-                self._wait_for(self._entry(noted, keep_text))
+                entry = self._entry(noted, keep_text)
             except Exception:  # one that cannot be written must not keep back the others
                 log.exception("decision %s cannot be written", noted.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
-                self._wait_for(nothing_of(noted))
+                entry = nothing_of(noted)
+            self._wait_for(entry)
 
     def _entry(self, noted: Noted, keep_text: bool) -> Entry:
         entry = to_entry(noted, keep_text, self._redaction)
@@ -174,8 +176,9 @@ class Recorder:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        oldest = self._next_entry() if self._waiting else self._noted.popleft()
-        self._let_go([oldest])
+        if not self._waiting:
+            self._encode(1)
+        self._let_go([self._next_entry()])
         self._metrics.dropped.labels("full").inc()
 
     def _next_batch(self) -> Batch | None:
@@ -216,7 +219,7 @@ class Recorder:
         self._waiting_bytes -= entry.size
         return entry
 
-    def _let_go(self, oldest: Sequence[Noted | Entry]) -> None:
+    def _let_go(self, oldest: Sequence[Entry]) -> None:
         """What they count for is told with the next batch, and that they are done with."""
         self._upto = self._upto.and_decided(max([one.position for one in oldest], default=0))
         self._board.let_go([tally for one in oldest if (tally := one.tally) is not None])

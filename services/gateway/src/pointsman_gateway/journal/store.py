@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_gateway.config.schema import JournalConfig, LearningConfig
@@ -13,6 +14,8 @@ from pointsman_gateway.journal import keys, scripts
 from pointsman_gateway.journal.entry import Entry
 from pointsman_gateway.journal.evidence import PER_RATING, Counts, from_fields, to_fields
 from pointsman_gateway.journal.positions import NOTHING_YET, Upto
+
+_pack = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,9 @@ class JournalStore:
 
     async def _send(self, writer: str, batch: Batch, last: str = "") -> int:
         most_lessons = self.learning.most if self.learning else 0
-        arguments: list[Any] = [self.config.most, self._kept, batch.number, len(batch.entries), most_lessons]
+        decisions = [(one.decision_id, one.cell, one.day, one.json, one.tenant, one.lesson) for one in batch.entries]
+        arguments: list[Any] = [self.config.most, self._kept, batch.number, _pack(decisions), most_lessons]
         arguments += (self.config.most_undecided, len(batch.undecided), last, *batch.undecided)
-        for entry in batch.entries:
-            arguments += (entry.decision_id, entry.cell, entry.day, entry.json, entry.tenant, entry.lesson)
         for counts in batch.counts.values():
             fields = to_fields(counts)
             arguments.append(len(fields))
