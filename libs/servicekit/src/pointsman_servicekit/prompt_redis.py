@@ -18,6 +18,12 @@ log = logging.getLogger(__name__)
 DEADLINE = 0.05
 """Seconds a call: a slow Redis is treated as a dead one."""
 
+LAST_LOOKS = 6
+"""Turns of the event loop after the deadline in which an answer may still be found to have come: as many as redis-py
+takes for one. Where the loop has nothing else to do they are over at once."""
+LONGEST_LOOK = 0.25
+"""Seconds that they may take."""
+
 TRIES = 3
 """While Redis is up: on a busy machine one can miss the deadline by chance."""
 
@@ -89,11 +95,40 @@ class PromptRedis:
 
     async def _within_deadline(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         cancellations = pending_cancellations()
-        async with asyncio.timeout(self._deadline):
+        async with _listening_for(self._deadline):
             answer = await call()
         if pending_cancellations() > cancellations:
             raise asyncio.CancelledError
         return answer
+
+
+@asynccontextmanager
+async def _listening_for(seconds: float) -> AsyncIterator[None]:
+    """As `asyncio.timeout`, but that a busy loop, which looks too rarely, gives no call up whose answer is there."""
+    async with asyncio.timeout(None) as limit:
+        ear = _Ear(limit, seconds)
+        try:
+            yield
+        finally:
+            ear.timer.cancel()
+
+
+class _Ear:
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._left = LAST_LOOKS
+        due = self._loop.time() + seconds
+        self._latest = due + LONGEST_LOOK
+        self.timer: asyncio.Handle = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._left and now < self._latest:
+            self._left -= 1
+            self.timer = self._loop.call_soon(self._look)
+        else:
+            self._limit.reschedule(now)
 
 
 def pending_cancellations() -> int:
