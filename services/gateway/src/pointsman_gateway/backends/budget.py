@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 MEMORY = 10.0
 """Seconds in which what was asked fades to a third."""
+SHORTEST = 0.001
+"""Seconds for which nothing is thought to fade."""
 
 
 class RetryBudget:
@@ -34,7 +36,7 @@ class RetryBudget:
 
     def _fade(self) -> None:
         now = self._clock()
-        if now > self._at:
+        if now > self._at + SHORTEST:
             kept = math.exp((self._at - now) / MEMORY)
             self._requests *= kept
             self._spent *= kept

@@ -15,7 +15,7 @@ for a million tokens is one of these a token."""
 
 
 def to_microseconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """By phase, as they are told: to six digits behind the point. `round` takes three times as long for that."""
+    """To six digits behind the point, by phase. `round` takes three times as long for that."""
     return {phase: round(value * 1e6) / 1e6 for phase, value in seconds.items()}
 
 
@@ -100,7 +100,7 @@ class Receipt:
     picodollars: Mapping[str, int]
     """By component."""
     seconds: Mapping[str, float]
-    """By phase; beside them "first_token" and "total", both since the request's arrival."""
+    """By phase, in whole microseconds; beside them "first_token" and "total", both since the request's arrival."""
     outcome: str
     """ "ok", "routed", "cancelled" or the code of an error; one of `OUTCOMES`."""
     sources: Sequence[Passage] = ()

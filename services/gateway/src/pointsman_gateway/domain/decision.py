@@ -63,14 +63,17 @@ class Path:
     """Of all that the configuration says of it, its prompts included: evidence is of a path as it was."""
     aim: Aim | None = None
     """The version that one request means by `adapter`; None before that is decided, and where there is no adapter."""
+    kind: Kind = field(init=False, compare=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What there is to say of its adapter."""
         return self.aim.notes if self.aim is not None else ()
 
-    @property
-    def kind(self) -> Kind:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self._kind())
+
+    def _kind(self) -> Kind:
         looks_up = "retrieval" in self.strategies
         if self.adapter:
             return Kind.HYBRID if looks_up or "few_shot" in self.strategies else Kind.LORA

@@ -1,6 +1,6 @@
 """The choices of a whole answer, collected from its chunks, in the terms of neither door."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,10 @@ class Choice:
     logprobs: dict[str, Any] | None = None
 
 
-def collected(chunks: Iterable[Chunk]) -> list[Choice]:
+def collected(chunks: Sequence[Chunk]) -> list[Choice]:
     """By index."""
+    if all([chunk.index == 0 for chunk in chunks]):
+        return [_choice(0, chunks)] if chunks else []
     by_index: dict[int, list[Chunk]] = {}
     for chunk in chunks:
         if chunk.index in by_index:
@@ -31,7 +33,7 @@ def collected(chunks: Iterable[Chunk]) -> list[Choice]:
     return [_choice(index, by_index[index]) for index in sorted(by_index)]
 
 
-def _choice(index: int, chunks: list[Chunk]) -> Choice:
+def _choice(index: int, chunks: Sequence[Chunk]) -> Choice:
     choice = Choice(index, "".join([chunk.content for chunk in chunks]))
     for chunk in chunks:
         if chunk.finish_reason:

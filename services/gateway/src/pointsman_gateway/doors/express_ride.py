@@ -112,7 +112,7 @@ class Ride:
         decision, line = begun.decision, begun.line
         if begun.error is not None or decision is None or not begun.afforded or not line.express.carries(decision):
             return False
-        if line.validation.judge(begun.request, decision).judges:
+        if line.validation.judges(decision):
             return False
         if self._pipeline.journal.wants_answers(begun.request, decision):
             return False

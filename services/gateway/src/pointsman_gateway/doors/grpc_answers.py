@@ -29,7 +29,7 @@ def finished_response(finished: Finished) -> pb.GenerateResponse:
     )
 
 
-def whole_response(started: Started, chunks: Iterable[Chunk], finished: Finished) -> pb.GenerateOnceResponse:
+def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished) -> pb.GenerateOnceResponse:
     return pb.GenerateOnceResponse(
         started=_started(started),
         choices=[_choice(choice) for choice in collected(chunks)],

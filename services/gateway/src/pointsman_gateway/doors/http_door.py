@@ -67,15 +67,19 @@ def deadline_of(request: Request) -> float:
 
 
 def deadline_after(wanted: bytes | None, longest: float) -> float:
-    """On the loop's clock: after as many seconds as are wanted, `longest` at most. Raises InvalidArgument."""
-    seconds = longest
-    if wanted:
-        try:
-            seconds = min(longest, float(wanted))
-        except ValueError:
-            raise InvalidArgument(
-                f"x-request-timeout is {wanted[:50].decode('latin-1')!r}; write seconds",
-                code="bad_parameter",
-                param="x-request-timeout",
-            ) from None
-    return asyncio.get_running_loop().time() + seconds
+    """On the loop's clock. Raises InvalidArgument."""
+    return asyncio.get_running_loop().time() + seconds_of(wanted, longest)
+
+
+def seconds_of(wanted: bytes | None, longest: float) -> float:
+    """As many as are wanted, `longest` at most. Raises InvalidArgument."""
+    if not wanted:
+        return longest
+    try:
+        return min(longest, float(wanted))
+    except ValueError:
+        raise InvalidArgument(
+            f"x-request-timeout is {wanted[:50].decode('latin-1')!r}; write seconds",
+            code="bad_parameter",
+            param="x-request-timeout",
+        ) from None

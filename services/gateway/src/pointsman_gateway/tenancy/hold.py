@@ -1,6 +1,7 @@
 """What one request holds of its key's limits, from its admission to its end."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Protocol
 
 from pointsman_servicekit.keys.money import nanodollars, picodollars
@@ -15,6 +16,10 @@ from pointsman_gateway.tenancy.tallies import Tallies
 
 MOST_TRIES = 20
 """Times that others may take what was just leased for a request."""
+
+
+_OF_REQUESTS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
+_OF_TOKENS = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
 
 
 class Desk(Protocol):
@@ -114,22 +119,28 @@ class Hold:
 def headers_of(ways: Ways, now: float) -> dict[str, str]:
     headers: dict[str, str] = {}
     if ways.requests:
-        _tell(headers, "requests", ways.requests, now)
+        _tell(headers, _OF_REQUESTS, ways.requests, now)
     if ways.tokens:
-        _tell(headers, "tokens", ways.tokens, now)
+        _tell(headers, _OF_TOKENS, ways.tokens, now)
     return headers
 
 
-def _tell(headers: dict[str, str], what: str, accounts: Accounts, now: float) -> None:
+def _tell(headers: dict[str, str], names: tuple[str, str, str], accounts: Accounts, now: float) -> None:
     tightest = accounts[0] if len(accounts) == 1 else min(accounts, key=Account.remaining)
-    headers["x-ratelimit-limit-" + what] = str(tightest.most)
-    headers["x-ratelimit-remaining-" + what] = str(tightest.remaining())
-    headers["x-ratelimit-reset-" + what] = duration(max(0.0, tightest.ends - now))
+    limit, remaining, reset = names
+    headers[limit] = str(tightest.most)
+    headers[remaining] = str(tightest.remaining())
+    headers[reset] = duration(max(0.0, tightest.ends - now))
 
 
 def duration(seconds: float) -> str:
     """ "250ms", "12s", "6m0s"."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
-    minutes, rest = divmod(round(seconds), 60)
+    return _in_words(round(seconds))
+
+
+@lru_cache(maxsize=128)
+def _in_words(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"

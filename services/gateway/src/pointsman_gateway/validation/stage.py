@@ -52,6 +52,10 @@ class Validation:
         """`validators` by task; one that is not there has none."""
         self._validators = validators
 
+    def judges(self, decision: Decision) -> bool:
+        """Whether there is anything to be judged of the decision's answer."""
+        return bool(self._validators.get(decision.task))
+
     def judge(self, request: Request, decision: Decision) -> "Judge":
         return Judge(self._validators.get(decision.task, ()), request)
 
