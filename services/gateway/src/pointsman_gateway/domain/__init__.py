@@ -1,4 +1,4 @@
-"""The nouns that travel down the line; they know the standard library and arrays, nothing else."""
+"""The nouns that travel down the line; they know the standard library, arrays and msgspec's structs, nothing else."""
 
 from pointsman_gateway.domain.adapters import Aim, Alias, Outcomes
 from pointsman_gateway.domain.answer import (

@@ -18,6 +18,8 @@ class Choice:
     message: dict[str, Any] = field(default_factory=dict)
     """What OpenAI's message holds beside role and content: tool calls, reasoning, ..."""
     logprobs: dict[str, Any] | None = None
+    ended: bytes = b""
+    """The engine's event that ended it; empty where that may not be sent on."""
 
 
 def collected(chunks: Sequence[Chunk]) -> list[Choice]:
@@ -37,7 +39,7 @@ def _choice(index: int, chunks: Sequence[Chunk]) -> Choice:
     choice = Choice(index, "".join([chunk.content for chunk in chunks]))
     for chunk in chunks:
         if chunk.finish_reason:
-            choice.finish_reason = chunk.finish_reason
+            choice.finish_reason, choice.ended = chunk.finish_reason, chunk.raw
         if chunk.extra:
             _gather(choice, chunk.extra)
     return choice

@@ -223,4 +223,4 @@ class Passenger(Ride):
 
 
 def _head(status: int, headers: Headers) -> bytes:
-    return b"".join([STATUS_LINE[status], *[b"%b: %b\r\n" % header for header in headers], b"\r\n"])
+    return STATUS_LINE[status] + b"\r\n".join(map(b": ".join, headers)) + b"\r\n\r\n"

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,14 +16,11 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def decision_headers(started: Started) -> Headers:
-    decision = started.decision
+    decision, path = started.decision, started.decision.path
     headers = [
         (b"x-pointsman-decision-id", decision.id.encode()),
-        (b"x-pointsman-task", decision.task.encode()),
-        (b"x-pointsman-path", decision.path.name.encode("latin-1")),
-        (b"x-pointsman-kind", decision.path.kind.value.encode()),
+        *_of_its_sort(decision.task, path.name, path.kind, decision.reason),
         (b"x-pointsman-confidence", b"%.4f" % decision.confidence),
-        (b"x-pointsman-reason", decision.reason.encode("latin-1")),
         (b"x-pointsman-overhead-ms", b"%.2f" % (started.overhead_seconds * 1000)),
     ]
     if decision.path.adapter:
@@ -30,6 +28,17 @@ def decision_headers(started: Started) -> Headers:
     if started.cached:
         headers.append((b"x-pointsman-cache", started.cached.encode()))
     return headers
+
+
+@lru_cache(maxsize=1024)
+def _of_its_sort(task: str, path: str, kind: str, reason: str) -> Headers:
+    """Decisions that differ in nothing of this come again and again."""
+    return [
+        (b"x-pointsman-task", task.encode()),
+        (b"x-pointsman-path", path.encode("latin-1")),
+        (b"x-pointsman-kind", kind.encode()),
+        (b"x-pointsman-reason", reason.encode("latin-1")),
+    ]
 
 
 def cost_header(receipt: Receipt) -> tuple[bytes, bytes]:
@@ -161,15 +170,18 @@ class ChatEncoder:
 
 def completion(started: Started, chunks: Sequence[Chunk], finished: Finished) -> dict[str, Any]:
     """A plain answer: the stream, collected; what is not known here, from its first event and each choice's last."""
-    first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
-    last = {chunk.index: chunk.raw for chunk in chunks if chunk.raw and chunk.finish_reason}
+    first = b""
+    for chunk in chunks:
+        if chunk.raw:
+            first = chunk.raw
+            break
     return {
         **(_unknown(_decode_top(first)) if first else {}),
         "id": "chatcmpl-" + started.decision.id,
         "object": "chat.completion",
         "created": int(time.time()),
         "model": started.model,
-        "choices": [_choice(choice, last.get(choice.index, b"")) for choice in collected(chunks)],
+        "choices": [_choice(choice) for choice in collected(chunks)],
         "usage": usage_body(finished.receipt.usage),
         "pointsman": receipt_body(finished.receipt),
     }
@@ -185,8 +197,7 @@ def _unknown_of_a_choice(choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in choice.items() if key not in _KNOWN_OF_A_CHOICE}
 
 
-def _choice(choice: Choice, last: bytes) -> dict[str, Any]:
-    """`last` is the engine's event that ended it; empty where it may not be sent on."""
+def _choice(choice: Choice) -> dict[str, Any]:
     instead = "tool_calls" in choice.message or "refusal" in choice.message
     return {
         "index": choice.index,
@@ -198,7 +209,7 @@ def _choice(choice: Choice, last: bytes) -> dict[str, Any]:
         },
         "finish_reason": choice.finish_reason or "stop",
         "logprobs": {"refusal": None, **choice.logprobs} if choice.logprobs else None,
-        **(_unknown_of_a_choice(_decode_ended(last).choices) if last else {}),
+        **(_unknown_of_a_choice(_decode_ended(choice.ended).choices) if choice.ended else {}),
     }
 
 

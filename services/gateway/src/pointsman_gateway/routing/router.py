@@ -204,7 +204,7 @@ class Router:
             wanted, how = _within(request.caller.scope, labels.task, wanted, how)
         away = {path.name: why for path in wanted if (why := self._availability.why_not(path))}
         # Where nothing can be used, the first is tried all the same, and its own error says what is wrong.
-        chosen, *others = [path for path in wanted if path.name not in away] or wanted[:1]
+        chosen, *others = ([path for path in wanted if path.name not in away] or wanted[:1]) if away else wanted
         escalation = self._escalation(labels.task, chosen, others) if how.escalates else ()
         return Decision(
             id=number,
