@@ -127,7 +127,7 @@ async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, flo
 
 
 async def _come_to_rest(one: Contender) -> None:
-    """What is left of its work (answers that nobody waits for any more, a journal) must not be the next one's burden."""
+    """What is left of its work (answers that nobody waits for, a journal) must not be the next one's burden."""
     until = time.monotonic() + LONGEST_REST
     before = one.cpu_seconds()
     while time.monotonic() < until:

@@ -24,8 +24,8 @@ class Choice:
 
 def collected(chunks: Sequence[Chunk]) -> list[Choice]:
     """By index."""
-    if all([chunk.index == 0 for chunk in chunks]):
-        return [_choice(0, chunks)] if chunks else []
+    if {chunk.index for chunk in chunks} == {0}:
+        return [_choice(0, chunks)]
     by_index: dict[int, list[Chunk]] = {}
     for chunk in chunks:
         if chunk.index in by_index:

@@ -1,7 +1,7 @@
 """From the gateway's nouns to the gRPC contract's answers."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pointsman.v1 import gateway_pb2 as pb

@@ -63,8 +63,8 @@ class Recorder:
         self._redaction = redaction
         self._noted: deque[Noted] = deque()
         self._encoding: asyncio.Handle | None = None
-        """Set while some of them wait: they are encoded with the loop's next turns, as fast as they come. Later would be
-        too late on a busy gateway, and what a request was made of would have to be fetched from far in memory again."""
+        """Set while some of them wait: they are encoded with the loop's next turns, as fast as they come, since a busy
+        gateway has no better moment, and what a request was made of goes out of the processor's caches."""
         self._undecided: deque[tuple[float, Undecided, int]] = deque()
         """With when they were noted, Unix seconds, and their positions in the book."""
         self._waiting: deque[Entry] = deque()
