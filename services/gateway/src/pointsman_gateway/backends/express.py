@@ -57,8 +57,8 @@ class Posts(Protocol):
 class Listener(Protocol):
     """Who is told of an answer, and of its end once."""
 
-    def came(self, chunks: Chunks) -> None:
-        """A part of it, never empty."""
+    def came(self, chunks: Chunks, last: bool) -> None:
+        """A part of it, never empty; `last`: its end follows at once."""
         ...
 
     def ended(self) -> None:
@@ -230,7 +230,7 @@ class Sent:
         piece, reader = connection.taken(), self._reader
         chunks = reader.read(piece)
         if chunks:
-            self._hand_on(connection, chunks)
+            self._hand_on(connection, chunks, reader.done)
         if reader.failure:
             self._fail(failures.broke_off(self._call, reader.failure))
         elif reader.done:
@@ -242,7 +242,7 @@ class Sent:
         elif connection.complete:
             self._fail(failures.broke_off(self._call, "the stream ended without [DONE]"))
 
-    def _hand_on(self, connection: Connection, chunks: Chunks) -> None:
+    def _hand_on(self, connection: Connection, chunks: Chunks, last: bool) -> None:
         self._last = chunks
         if self._begun:
             self._attempt.goes_on()
@@ -251,7 +251,7 @@ class Sent:
             self._backends.budget.asked()
             self._attempt.began()
             connection.limit(self._call.timeouts.gap, self._call.deadline)
-        self._listener.came(chunks)
+        self._listener.came(chunks, last)
 
     def _lost(self, connection: Connection, failure: ConnectionFailed) -> None:
         if self._is_new or connection.status or isinstance(failure, TimedOut):

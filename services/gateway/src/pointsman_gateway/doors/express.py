@@ -117,6 +117,8 @@ class Passenger(Ride):
         self._encoder = ChatEncoder(handed.include_usage)
         self._chunks: list[Chunk] = []
         """Of a plain answer, so far."""
+        self._unwritten = b""
+        """Of a stream: what goes with the next piece, which follows at once; to write twice takes twice as long."""
         self._stalled: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Task[None] | None = None
 
@@ -154,14 +156,16 @@ class Passenger(Ride):
     def _opened(self, started: Started) -> None:
         if self._handed.streams:
             headers = [*EVENTS, *self._headers(started), CHUNKED]
-            self._client.transport.write(_head(200, [*self._client.default_headers, *headers]))
-            self._write_chunk(self._encoder.begun(started))
+            self._unwritten = _head(200, [*self._client.default_headers, *headers])
+            self._unwritten += _chunk(self._encoder.begun(started))
 
-    def _piece(self, chunks: Chunks) -> None:
-        if self._handed.streams:
-            self._write_chunk(self._encoder.chunks(chunks))
-        else:
+    def _piece(self, chunks: Chunks, last: bool) -> None:
+        if not self._handed.streams:
             self._chunks.extend(chunks)
+        elif last:
+            self._unwritten += _chunk(self._encoder.chunks(chunks))
+        else:
+            self._write_chunk(self._encoder.chunks(chunks))
 
     def _arrived(self, started: Started, finished: Finished) -> None:
         if self._handed.streams:
@@ -215,11 +219,16 @@ class Passenger(Ride):
         self._client.transport.write(_head(status, [*self._client.default_headers, *headers, length]) + body)
 
     def _write_chunk(self, piece: bytes, *, last: bool = False) -> None:
-        chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+        written = self._unwritten + _chunk(piece)
         if last:
-            chunk += LAST_CHUNK
-        if chunk:
-            self._client.transport.write(chunk)
+            written += LAST_CHUNK
+        if written:
+            self._unwritten = b""
+            self._client.transport.write(written)
+
+
+def _chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
 
 
 def _head(status: int, headers: Headers) -> bytes:

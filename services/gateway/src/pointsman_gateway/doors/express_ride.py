@@ -43,10 +43,10 @@ class Ride:
 
     # -- what the engine does
 
-    def came(self, chunks: Chunks) -> None:
-        """A part of the answer."""
+    def came(self, chunks: Chunks, last: bool) -> None:
+        """A part of the answer; `last`: its end follows at once."""
         try:
-            self._take(chunks)
+            self._take(chunks, last)
         except Exception as error:
             self._crash(error)
 
@@ -85,8 +85,8 @@ class Ride:
     def _opened(self, started: Started) -> None:
         """The answer begins."""
 
-    def _piece(self, chunks: Chunks) -> None:
-        """A part of it, never empty."""
+    def _piece(self, chunks: Chunks, last: bool) -> None:
+        """A part of it, never empty; `last`: its end follows at once."""
         raise NotImplementedError
 
     def _arrived(self, started: Started, finished: Finished) -> None:
@@ -125,7 +125,7 @@ class Ride:
         self._sent = line.express.ask(begun.request, decision, built.result, self)
         return self._sent is not None
 
-    def _take(self, chunks: Chunks) -> None:
+    def _take(self, chunks: Chunks, last: bool) -> None:
         meter = self._begun.meter
         usage = chunks[-1].usage
         if usage is not None:
@@ -140,7 +140,7 @@ class Ride:
         for chunk in chunks:
             if chunk.finish_reason:
                 self._finish_reason = chunk.finish_reason
-        self._piece(chunks)
+        self._piece(chunks, last)
 
     def _start(self) -> Started:
         begun, sent = self._begun, self._sent

@@ -37,7 +37,7 @@ class GrpcRide(Ride):
             self.gone()
             raise
 
-    def _piece(self, chunks: Chunks) -> None:
+    def _piece(self, chunks: Chunks, last: bool) -> None:
         self._chunks.extend(chunks)
 
     def _arrived(self, started: Started, finished: Finished) -> None:
