@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 from pointsman_gateway.domain import Chunk, Decision, Request
 from pointsman_gateway.validation.transcript import Choice, Transcript
 
@@ -79,7 +81,7 @@ class Judge:
         if not self._strips or "logprobs" not in chunk.extra:
             return chunk
         extra = {key: value for key, value in chunk.extra.items() if key != "logprobs"}
-        left = replace(chunk, extra=extra, raw=b"")
+        left = msgspec.structs.replace(chunk, extra=extra, raw=b"")
         return None if left == Chunk(chunk.index) else left
 
     def verdicts(self, transcript: Transcript) -> tuple[Verdict, ...]:
