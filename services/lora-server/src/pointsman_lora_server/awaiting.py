@@ -12,6 +12,7 @@ from pointsman_lora_server.reconcile import Reconciler
 
 LOOK = 0.25  # seconds between two looks, though nothing is heard
 PATIENCE_WITH_REDIS = 3.0  # seconds: on a busy machine it can miss its deadline and be back at once
+LAST_WORD = 1.0  # seconds that an engine is down before its version hears of that alone: perhaps it is what did it
 LETTING_GO = 5.0  # seconds that a deletion waits for the engines that still hold the version
 
 
@@ -23,7 +24,7 @@ class Awaiting:
 
     async def until_ready(self, version: str) -> None:
         """Until it has been tried out. Raises what went wrong."""
-        silent_since = time.monotonic()
+        silent_since = up_at = time.monotonic()
         while True:
             standing = self._reconciler.desired.standings.get(version)
             if standing is None and time.monotonic() - silent_since < PATIENCE_WITH_REDIS:
@@ -33,7 +34,10 @@ class Awaiting:
                 raise FailedPrecondition(f"{version} was retired meanwhile", code="not_ready")
             if standing.phase is Phase.FAILED:
                 raise InvalidArgument(standing.error, code=standing.error_code, param="folder")
-            self._check_engine(version)
+            if self._board.state.status is EngineStatus.READY:
+                up_at = time.monotonic()
+            elif standing.phase is Phase.READY or time.monotonic() - up_at > LAST_WORD:
+                raise self._not_ready(version)
             if standing.phase is Phase.READY:
                 return
             await self._wait_on(version)
@@ -48,7 +52,8 @@ class Awaiting:
                 return  # it has been there, and someone has moved it since
             if standing.phase is Phase.FAILED:
                 raise InvalidArgument(standing.error, code=standing.error_code, param="folder")
-            self._check_engine(version)
+            if self._board.state.status is not EngineStatus.READY:
+                raise self._not_ready(version)
             await self._wait_on(version)
 
     async def _wait_on(self, version: str) -> None:
@@ -57,14 +62,13 @@ class Awaiting:
             raise problem
         await self._reconciler.until_news(LOOK)
 
-    def _check_engine(self, version: str) -> None:
-        state = self._board.state
-        if state.status is not EngineStatus.READY:
-            raise Unavailable(
-                f"{version} is registered; the engine is not ready now ({state.detail}): the rest is done when it is",
-                code="engine_not_ready",
-                retry_after=5,
-            )
+    def _not_ready(self, version: str) -> Unavailable:
+        why = self._board.state.detail
+        return Unavailable(
+            f"{version} is registered; the engine is not ready now ({why}): the rest is done when it is",
+            code="engine_not_ready",
+            retry_after=5,
+        )
 
     async def until_let_go(self, version: str, holders_of: Callable[[str], Awaitable[list[str]]]) -> None:
         """Until no engine holds it. Raises FailedPrecondition ("in_use")."""
