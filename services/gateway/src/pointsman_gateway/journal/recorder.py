@@ -149,8 +149,10 @@ class Recorder:
         self._metrics.entries.inc(len(batch.entries) + len(batch.undecided))
 
     def _encode_some(self) -> None:
+        self._encoding = None
         self._encode(max(ENCODED_AT_ONCE, len(self._noted) // 2))
-        self._encoding = asyncio.get_running_loop().call_soon(self._encode_some) if self._noted else None
+        if self._noted:
+            self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def _encode(self, most: int) -> None:
         keep_text = self.store.config.keep_text
