@@ -111,7 +111,7 @@ class Receipt:
     picodollars: Mapping[str, int]
     """By component."""
     seconds: Mapping[str, float]
-    """By phase, in whole microseconds; beside them "first_token" and "total", both since the request's arrival."""
+    """By phase; beside them "first_token" and "total", both since the request's arrival."""
     outcome: str
     """ "ok", "routed", "cancelled" or the code of an error; one of `OUTCOMES`."""
     sources: Sequence[Passage] = ()

@@ -112,7 +112,7 @@ class _Body(msgspec.Struct, gc=False):
     usage: dict[str, int]
     cost_usd: float
     cost_parts_usd: dict[str, float]
-    seconds: Mapping[str, float]
+    seconds: dict[str, float]
     model: str
     escalated_from: str
     cached: str
@@ -158,7 +158,7 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
         usage=_counted(receipt.usage),
         cost_usd=receipt.cost_usd,
         cost_parts_usd=receipt.cost_parts_usd,
-        seconds=receipt.seconds,
+        seconds=to_microseconds(receipt.seconds),
         model=receipt.model,
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,

@@ -5,7 +5,7 @@ from time import perf_counter
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, Undecided, Usage, to_microseconds
+from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, Undecided, Usage
 from pointsman_gateway.domain.outcome import OK, ROUTED, Fault
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.metering.attempts import Try, Work, together
@@ -231,7 +231,7 @@ class Meter:
         if self._first_token is not None:
             seconds["first_token"] = self._first_token
             seconds["generation"] = total - self._first_token
-        return to_microseconds(seconds)
+        return seconds
 
     def _tell_tokens(self) -> None:
         """Of each answer, where the receipt has those of several."""
