@@ -74,7 +74,7 @@ async def test_it_may_end_in_its_own_way(caplog: pytest.LogCaptureFixture) -> No
         "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('set', flush=True); time.sleep(60)"
     )
     process, engine, child = await start(caplog, then)
-    await until(lambda: "set" in caplog.text)
+    await until(lambda: "set" in caplog.messages)  # a line of its own: the command, which is logged too, has the word
 
     assert await process.stop() == 7
     await until_gone(engine, child)
@@ -83,7 +83,7 @@ async def test_it_may_end_in_its_own_way(caplog: pytest.LogCaptureFixture) -> No
 async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> None:
     then = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('set', flush=True); time.sleep(60)"
     process, engine, child = await start(caplog, then)
-    await until(lambda: "set" in caplog.text)
+    await until(lambda: "set" in caplog.messages)  # a line of its own: the command, which is logged too, has the word
 
     await process.stop(grace=0.1)
 
