@@ -1,68 +1,67 @@
 """A deadline for Redis is one for Redis, not for an event loop that is busy with other things."""
 
 import asyncio
-import socketserver
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import DEADLINE, LONGEST_LOOK, PromptRedis, open_redis
+from pointsman_servicekit.prompt_redis import DEADLINE, LONGEST_CALL, PromptRedis
 
-
-class Slow(socketserver.BaseRequestHandler):
-    """Answers each command 20 ms later with PONG."""
-
-    def handle(self) -> None:
-        while data := self.request.recv(4096):
-            time.sleep(0.02)
-            self.request.sendall(b"+PONG\r\n" * data.count(b"*"))
+IN_TIME = 0.8 * DEADLINE
+TURNS = 4
+"""Of the loop, from when an answer is there until who waits for it has it: redis-py reads, parses, and wakes others."""
 
 
 @pytest.fixture
-def address() -> Iterator[str]:
-    """Of somebody in a thread of his own, whom our loop does not keep waiting."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Slow) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"redis://127.0.0.1:{server.server_address[1]}/0?protocol=2"
-        server.shutdown()
+async def busy() -> AsyncIterator[None]:
+    """The loop's turns take 10 ms, as with many requests at once."""
+
+    async def work() -> None:
+        while True:
+            time.sleep(0.01)  # noqa: ASYNC251  # that is what is meant
+            await asyncio.sleep(0)
+
+    working = asyncio.create_task(work())
+    yield
+    working.cancel()
 
 
-async def busy(seconds: float) -> None:
-    """The loop's turns are that long, as with many requests at once."""
-    while True:
-        time.sleep(seconds)  # noqa: ASYNC251  # that is what is meant
+def calls(changes: list[bool]) -> PromptRedis:
+    """Where calls are ours: Redis itself is not asked."""
+    return PromptRedis(None, changes.append)  # type: ignore[arg-type]
+
+
+async def answered_in_time() -> str:
+    await asyncio.sleep(IN_TIME)
+    for _ in range(TURNS):
         await asyncio.sleep(0)
+    return "PONG"
 
 
-async def test_an_answer_that_came_in_time_is_heard_by_a_loop_that_is_late(address: str) -> None:
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_an_answer_that_came_in_time_is_heard_by_a_loop_that_is_late(busy: None) -> None:
     changes: list[bool] = []
-    async with open_redis(address, changes.append) as redis:
-        await redis.call(redis.client.ping)  # it is connected
-        for turn in (0.015, 0.03):
-            working = asyncio.create_task(busy(turn))
-            for _ in range(5):
-                assert await redis.call(redis.client.ping)
-            working.cancel()
+    redis = calls(changes)
+    for _ in range(5):
+        assert await redis.call(answered_in_time) == "PONG"
     assert changes == []
 
 
-async def test_nothing_is_waited_for_much_longer_than_its_deadline() -> None:
-    async def never() -> None:
-        await asyncio.Event().wait()
-
+async def test_a_busy_loop_waits_little_longer_for_what_never_comes(busy: None) -> None:
     changes: list[bool] = []
-    redis = PromptRedis(None, changes.append)  # type: ignore[arg-type]  # nobody asks it
-    working = asyncio.create_task(busy(0.03))
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="nothing within 50 ms"):
+        await calls(changes).call(never)
+    assert time.monotonic() - begun < LONGEST_CALL + 1.0
+    assert changes == [False]
+
+
+async def test_a_loop_that_rests_waits_for_the_deadlines_alone() -> None:
     begun = time.monotonic()
     with pytest.raises(Unavailable):
-        await redis.call(never)
-    assert time.monotonic() - begun < 3 * (DEADLINE + LONGEST_LOOK) + 1.0
-    working.cancel()
-    begun = time.monotonic()
-    redis = PromptRedis(None, changes.append)  # type: ignore[arg-type]
-    with pytest.raises(Unavailable):
-        await redis.call(never)
+        await calls([]).call(never)
     assert 3 * DEADLINE <= time.monotonic() - begun < 1.0
-    assert changes == [False, False]

@@ -21,11 +21,14 @@ DEADLINE = 0.05
 LAST_LOOKS = 6
 """Turns of the event loop after the deadline in which an answer may still be found to have come: as many as redis-py
 takes for one. Where the loop has nothing else to do they are over at once."""
-LONGEST_LOOK = 0.25
-"""Seconds that they may take."""
+LONGEST_LOOK = 0.12
+"""Seconds that they may take, in all tries of a call together."""
 
 TRIES = 3
 """While Redis is up: on a busy machine one can miss the deadline by chance."""
+
+LONGEST_CALL = TRIES * DEADLINE + LONGEST_LOOK
+"""Seconds, and at most one more turn of the loop for each try."""
 
 REST = 1.0
 """Seconds after a failure in which nobody asks; then one call is let through, to see."""
@@ -50,27 +53,30 @@ class PromptRedis:
         self._resting_until = 0.0
 
     async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Raises Unavailable ("redis_unavailable"): at once while Redis rests, else after its deadline."""
+        """Raises Unavailable ("redis_unavailable"): at once while Redis rests, else after its deadlines."""
         async with self._places:
             return await self._call(call)
 
     async def _call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         if self._up:
-            return await self._try(call, TRIES)
+            return await self._try(call, TRIES, LONGEST_LOOK)
         if self._probing or asyncio.get_running_loop().time() < self._resting_until:
             raise _unavailable("it did not a moment ago")
         self._probing = True
         try:
-            return await self._try(call, 1)
+            return await self._try(call, 1, LONGEST_LOOK)
         finally:
             self._probing = False
 
-    async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int) -> Answer:
+    async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int, look: float) -> Answer:
+        """`look`: seconds that may be spent on answers which are found late."""
+        due = asyncio.get_running_loop().time() + self._deadline
         try:
-            answer = await self._within_deadline(call)
+            answer = await self._by(due, due + look, call)
         except TimeoutError as error:
             if tries > 1:
-                return await self._try(call, tries - 1)
+                late = asyncio.get_running_loop().time() - due
+                return await self._try(call, tries - 1, look - late)
             why = f"nothing within {self._deadline * 1000:.0f} ms"
             self._failed(why)
             raise _unavailable(why) from error
@@ -93,9 +99,9 @@ class PromptRedis:
             self._up = False
             self._tell(False)
 
-    async def _within_deadline(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _by(self, due: float, latest: float, call: Callable[[], Awaitable[Answer]]) -> Answer:
         cancellations = pending_cancellations()
-        async with _listening_for(self._deadline):
+        async with _listening(due, latest):
             answer = await call()
         if pending_cancellations() > cancellations:
             raise asyncio.CancelledError
@@ -103,10 +109,11 @@ class PromptRedis:
 
 
 @asynccontextmanager
-async def _listening_for(seconds: float) -> AsyncIterator[None]:
-    """As `asyncio.timeout`, but that a busy loop, which looks too rarely, gives no call up whose answer is there."""
+async def _listening(due: float, latest: float) -> AsyncIterator[None]:
+    """As `asyncio.timeout_at(due)`, but that a busy loop, which looks too rarely, gives no call up whose answer is
+    there. By `latest` it gives up."""
     async with asyncio.timeout(None) as limit:
-        ear = _Ear(limit, seconds)
+        ear = _Ear(limit, due, latest)
         try:
             yield
         finally:
@@ -114,12 +121,11 @@ async def _listening_for(seconds: float) -> AsyncIterator[None]:
 
 
 class _Ear:
-    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+    def __init__(self, limit: asyncio.Timeout, due: float, latest: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._limit = limit
         self._left = LAST_LOOKS
-        due = self._loop.time() + seconds
-        self._latest = due + LONGEST_LOOK
+        self._latest = latest
         self.timer: asyncio.Handle = self._loop.call_at(due, self._look)
 
     def _look(self) -> None:
