@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from pointsman_gateway.metering.tallies import Histogram, Tallies, counter, histogram
+from pointsman_gateway.tallies import Histogram, Tallies, counter, histogram
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client import Histogram as TheirHistogram
 from prometheus_client.parser import text_string_to_metric_families

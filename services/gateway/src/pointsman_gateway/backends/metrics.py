@@ -1,16 +1,16 @@
 """What is counted of engines; the labels are names in models.yaml, a number within a group, and codes of the code."""
 
-from collections import Counter as TallyOf
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pointsman_gateway.backends.call import Call
 from pointsman_gateway.backends.engines import Cell
 from pointsman_gateway.domain import Operation
+from pointsman_gateway.tallies import Tallies, counter
 
 
 class Calls(Protocol):
@@ -33,8 +33,10 @@ class EngineMetrics:
 
     def __init__(self, registry: CollectorRegistry, calls: Calls | None = None) -> None:
         self._calls = calls or NobodyTimes()
-        self._attempts = _Attempts()
-        registry.register(self._attempts)
+        self._attempts = counter(
+            "pointsman_engine_attempts", "What engines were asked, by its end.", ["engine", "outcome"]
+        )
+        registry.register(Tallies([self._attempts], []))
         self._opened = Counter(
             "pointsman_engine_breaker_opened", "Times that an engine was given up.", ["engine"], registry=registry
         )
@@ -93,7 +95,7 @@ class EngineMetrics:
     def ended(self, call: Call, outcome: str, seconds: float) -> None:
         """`outcome` is "ok", "cancelled" or the code of an error."""
         self._calls.called(call.operation, call.model, outcome, seconds)
-        self._attempts.ended[call.engine, outcome] += 1
+        self._attempts.cell(call.engine, outcome).value += 1
 
     def opened(self, engine: str) -> None:
         self._opened.labels(engine).inc()
@@ -133,22 +135,6 @@ class EngineMetrics:
         """The configuration names it no more."""
         self._members.remove(group)
         self._left_out.remove(group)
-
-
-class _Attempts(Collector):
-    """Plain numbers: every request makes one of these."""
-
-    def __init__(self) -> None:
-        self.ended: TallyOf[tuple[str, str]] = TallyOf()
-        """By engine and outcome."""
-
-    def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(
-            "pointsman_engine_attempts", "What engines were asked, by its end.", labels=["engine", "outcome"]
-        )
-        for labels, count in self.ended.items():
-            family.add_metric(labels, count)
-        yield family
 
 
 class EngineStates(Collector):

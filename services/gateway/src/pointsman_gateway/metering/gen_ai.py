@@ -15,7 +15,7 @@ from pointsman_gateway.domain import AUTO, Operation, Receipt, Request, Usage
 from pointsman_gateway.domain.outcome import OK
 from pointsman_gateway.metering.prometheus import has_pace
 from pointsman_gateway.metering.sorts import Cell
-from pointsman_gateway.metering.tallies import Histogram, Tallies, histogram, nothing_waits
+from pointsman_gateway.tallies import Histogram, Tallies, histogram, nothing_waits
 
 OTHER = "other"
 OURS = "pointsman"

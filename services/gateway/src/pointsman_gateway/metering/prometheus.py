@@ -8,7 +8,7 @@ from pointsman_gateway.domain import PICO, Decision, Path, Receipt
 from pointsman_gateway.domain.outcome import OK
 from pointsman_gateway.metering.counterfactual import Sent
 from pointsman_gateway.metering.sorts import Cell
-from pointsman_gateway.metering.tallies import Count, Histogram, Tallies, counter, histogram, nothing_waits
+from pointsman_gateway.tallies import Count, Histogram, Tallies, counter, histogram, nothing_waits
 
 OTHER = "other"
 
