@@ -173,6 +173,25 @@ async def test_a_slice_serves_many_requests_without_asking(valkey: Valkey, times
         assert counter.metric("pointsman_lease_exchanges_total", outcome="done") < 200
 
 
+async def test_what_comes_at_once_after_a_rest_waits_for_one_exchange(valkey: Valkey, times: Times) -> None:
+    limits = Limits(requests_per_minute=1600, concurrent_streams=1600, dollars_per_day=16.0)
+    issued = await issue(valkey.url, limits)
+    async with counter_at(valkey.url, times) as counter:
+        caller = await counter.caller(issued)
+        before = counter.metric("pointsman_lease_exchanges_total", outcome="done")
+
+        async def enter() -> Hold:
+            hold = await counter.tenancy.enter(caller, 1)
+            await hold.afford(0.01)
+            return hold
+
+        holds = await asyncio.gather(*(enter() for _ in range(64)))
+        asked = counter.metric("pointsman_lease_exchanges_total", outcome="done") - before
+        for hold in holds:
+            hold.settle(NOTHING, 0, "ok")
+        assert asked <= 2  # one, and perhaps one of the upkeep's
+
+
 async def test_one_busy_gateway_does_not_keep_all_from_another(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(requests_per_minute=1000))
     async with counter_at(valkey.url, times) as busy, counter_at(valkey.url, times) as other:

@@ -40,3 +40,20 @@ def test_room_is_given_back_where_nobody_comes_any_more(streams: int, seconds: f
     assert account.is_due(seconds)
     assert _exchange(account, seconds) == 0
     assert account.is_quiet
+
+
+def test_with_who_waits_others_are_let_in_too() -> None:
+    account = _of_streams()
+    said = account.ask(1, 1, 1, 0.0)
+    assert said[3] == PLENTY // 16
+    account.install([0, 0, PLENTY // 16, PLENTY - PLENTY // 16, PLENTY], said, 0.0, 0.0)
+    account.left = 4  # the others have taken almost all
+    assert account.ask(1, 1, 1, 0.1)[3] == (4 + PLENTY // 16) // 2
+    assert _exchange(account, 8.0) == 0  # nobody came
+
+
+def test_little_is_asked_for_where_little_is_left() -> None:
+    account = _of_streams()
+    account.left = 10
+    assert account.ask(1, 1, 1, 0.0)[3] == 5
+    assert account.ask(1, 1, 5, 0.0)[3] == 1

@@ -20,6 +20,8 @@ REFUSED = 0.1
 """Seconds for which an answer "there is nothing left" holds, so that Redis is not asked again for each refusal."""
 ALONE = 1.0
 """Seconds that a gateway goes on by itself before it tries Redis again."""
+FIRST = 16
+"""Who waits is not alone for long: that part of the limit is asked for with what it needs, where there is as much."""
 _SHORTEST = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
 """Seconds; what was used within less says little about the rate."""
 _AHEAD = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
@@ -100,7 +102,8 @@ class Account:
         """What to say to Redis; from now on no more is held than is wished."""
         spare = max(self.free, 0)
         fair = (self.left + spare) // (2 * gateways)
-        wish = max(need, min(max(self._wish(now), waiting), fair))
+        first = self.most // FIRST if waiting else 0
+        wish = max(need, min(max(self._wish(now), waiting, first), fair))
         if spare > wish:
             self.held -= spare - wish
             self.free = wish

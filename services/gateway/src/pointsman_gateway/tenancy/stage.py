@@ -155,4 +155,5 @@ def _needs(book: Book, tokens: int) -> Needs:
     return {
         **dict.fromkeys(ways.ones, (1, book.waiting)),
         **dict.fromkeys(ways.tokens, (tokens, book.waiting_tokens)),
+        **dict.fromkeys(ways.dollars, (0, 1)),  # they are needed next: one exchange does for both
     }
