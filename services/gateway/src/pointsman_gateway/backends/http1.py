@@ -17,8 +17,9 @@ import httptools
 
 MOST_UNREAD = 256 * 1024
 """Bytes of a body that are kept until they are read; beyond them the engine is left waiting."""
-LONGEST_IDLE = 4.0
-"""Seconds that a connection is kept without use; vLLM closes one that rests for 5."""
+LONGEST_IDLE = 60.0
+"""Seconds that a connection is kept without use: some hundred that must be made anew at once take longer than their
+requests. vLLM by itself closes one that rests for 5, the lora-server's for 75; which is seen, or found out in time."""
 MOST_IDLE = 512
 """Connections that are kept to one engine."""
 TIME_TO_END = 1.0

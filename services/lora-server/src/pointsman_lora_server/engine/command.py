@@ -98,6 +98,7 @@ def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterab
         "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; the GPU build does not read it, nor the next
         "VLLM_CPU_OMP_THREADS_BIND": ranges(cores),
         "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # the probe asks how many there were
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",  # seconds; gateways keep their connections for 60
         "PYTHONUNBUFFERED": "1",
         **(_told_of_traces(environment) if traces else {}),
     }
