@@ -1,6 +1,8 @@
 """Who is measured: the mock engine alone, nginx, other gateways and ours, on the same core before the same engine."""
 
+import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -24,6 +26,10 @@ from benchmarks.gateway_load.upstreams import Upstreams, nginx_command, nginx_ve
 DIRECT, NGINX, LITELLM, PORTKEY_GATEWAY = "direct", "nginx", "LiteLLM", "Portkey"
 VLLM_ROUTER, VLLM_ROUTER_DEFAULT = "vllm-router", "vllm-router, as it comes"
 OURS, OURS_AUTO = "Pointsman, path named", "Pointsman, auto"
+
+LOOK = 0.5
+LONGEST_REST = 20.0
+"""Seconds."""
 
 PASSING_ON = """
 upstream {name} {{ server {host}:{port}; keepalive 256; keepalive_requests 1000000000; }}
@@ -54,6 +60,17 @@ class Contender:
 
     def resident_mb(self) -> float:
         return sum(each.resident_mb() for each in self.programs) / max(len(self.programs), 1)
+
+    async def come_to_rest(self) -> None:
+        """What is left of its work (answers that nobody waits for, a journal) must not be the next one's burden."""
+        until = time.monotonic() + LONGEST_REST
+        before = self.cpu_seconds()
+        while time.monotonic() < until:
+            await asyncio.sleep(LOOK)
+            now = self.cpu_seconds()
+            if now - before < 0.05 * LOOK:
+                return
+            before = now
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ async def measure(
     for _ in range(rounds):
         for one in contenders:
             found[one.name].append(await ask_at(one.plain, with_model(asked, one.plain.model), rate, seconds))
+            await one.come_to_rest()
     return {
         name: Waited(median(w.p50_ms for w in waited), median(w.p99_ms for w in waited), sum(w.failed for w in waited))
         for name, waited in found.items()

@@ -75,6 +75,7 @@ async def measure(
     for _ in range(rounds):
         for one in contenders:
             found[one.name].append(await _round(one, asked, pace))
+            await one.come_to_rest()
     return {name: _over(each) for name, each in found.items()}
 
 
@@ -92,7 +93,6 @@ async def _round(one: Contender, asked: list[dict[str, object]], pace: Pace) -> 
     for connection, stream in zip(connections, streams, strict=True):
         stream.ended(now)
         connection.close()
-    await asyncio.sleep(0.5)  # who is cut off gives its places back before the next comes
     return _judged(streams, pace)
 
 

@@ -14,9 +14,6 @@ from benchmarks.gateway_load.http_client import HOST, Target
 from benchmarks.gateway_load.machine import CannotMeasure, program
 
 CONNECTIONS = 64
-LOOK = 0.5
-LONGEST_REST = 10.0
-"""Seconds."""
 Bodies = list[dict[str, object]]
 
 SCRIPT = """
@@ -85,11 +82,11 @@ async def measure(asked: Sequence[tuple[Contender, Bodies]], plan: Plan, folder:
     rounds: dict[str, list[Round]] = {one.name: [] for one, _ in scripts}
     for one, script in scripts:
         await run_wrk(one.plain, script, plan.warm_up)
-        await _come_to_rest(one)
+        await one.come_to_rest()
     for _ in range(plan.rounds):
         for one, script in scripts:
             rounds[one.name].append(await _round(one, script, plan.seconds))
-            await _come_to_rest(one)
+            await one.come_to_rest()
     return {one.name: _over(rounds[one.name], one.resident_mb()) for one, _ in scripts}
 
 
@@ -124,18 +121,6 @@ async def run_wrk(target: Target, script: Path, seconds: float) -> dict[str, flo
             found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
             return found
     raise CannotMeasure(f"wrk says nothing of port {target.port}: {output.decode()[-500:]}")
-
-
-async def _come_to_rest(one: Contender) -> None:
-    """What is left of its work (answers that nobody waits for, a journal) must not be the next one's burden."""
-    until = time.monotonic() + LONGEST_REST
-    before = one.cpu_seconds()
-    while time.monotonic() < until:
-        await asyncio.sleep(LOOK)
-        now = one.cpu_seconds()
-        if now - before < 0.05 * LOOK:
-            return
-        before = now
 
 
 async def _round(one: Contender, script: Path, seconds: float) -> Round:
