@@ -241,6 +241,22 @@ async def test_half_an_event_of_a_trainer_that_was_killed_spoils_none_that_comes
     assert not [found for found in told if "{" in found.get("text", "")]
 
 
+@pytest.mark.parametrize("half", ['{"event": "st', '{"ev', '{"event": "step"}'])
+def test_what_is_told_beside_half_an_event_is_whole(tmp_path: Path, half: str) -> None:
+    """Its warnings are heard over another pipe, maybe before it is known that the trainer has been killed."""
+    folder = JobFolder(tmp_path)
+    folder.append({"event": "start"})
+    with folder.events_file.open("a") as file:
+        file.write(half)
+    folder.append({"event": "warning", "text": "a warning of a library"})
+    with folder.events_file.open("a") as file:
+        file.write("\n")
+    folder.append({"event": "end"})
+    told = [found["event"] for _, found in folder.events()]
+    assert told == ["start", *(["step"] if half.endswith("}") else []), "warning", "end"]
+    assert [found["event"] for _, found in folder.events(next(iter(folder.events()))[0])] == told[1:]
+
+
 async def test_a_trainer_that_is_killed_again_and_again_is_given_up(enter: Enter, order: Callable[..., Order]) -> None:
     async with enter() as line:
         job = await end_of(line, await line.start(order("die 99")))

@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pointsman_lora_server.jobs.job import Job, Order, State
 
 _JOB, _EVENTS = "job.json", "events.jsonl"
+_BEGINNING = b'{"event": '
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,10 @@ class JobFolder:
             raise ValueError(f"{self.path / _JOB} is not a job's: {error}") from error
 
     def append(self, event: Mapping[str, Any]) -> None:
-        with self.events_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        """On a line of its own, also where a trainer that was killed has left half of one."""
+        with self.events_file.open("ab+") as file:
+            begin = "" if _ends_a_line(file) else "\n"
+            file.write(f"{begin}{json.dumps(event, ensure_ascii=False)}\n".encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """Whole ones from a byte on, each with the byte behind it."""
@@ -84,7 +87,9 @@ class JobFolder:
                     if not line.endswith(b"\n"):
                         return
                     offset += len(line)
-                    yield offset, _event(line)
+                    event = _event(line)
+                    if event is not None:
+                        yield offset, event
         except FileNotFoundError:
             return
 
@@ -116,14 +121,24 @@ class JobFolder:
         return target
 
 
-def _event(line: bytes) -> dict[str, Any]:
-    """What a library printed among them is a warning."""
+def _ends_a_line(file: BinaryIO) -> bool:
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """What a library printed among them is a warning; None for half an event, and for nothing."""
     try:
         event = json.loads(line)
     except ValueError:
         event = None
     if isinstance(event, dict) and isinstance(event.get("event"), str):
         return event
+    said = line.strip()
+    if said.startswith(_BEGINNING) or _BEGINNING.startswith(said):
+        return None
     return {"event": "warning", "text": line.decode(errors="replace").rstrip()}
 
 
