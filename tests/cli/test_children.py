@@ -16,7 +16,7 @@ from pointsman_cli.up.plan import Service
 MakeService = Callable[..., Service]
 Until = Callable[..., Any]
 
-RUNS = "import signal; print('up', flush=True); signal.pause()"
+RUNS = "import time; print('up', flush=True)\nwhile True: time.sleep(0.02)"
 IGNORES_SIGTERM = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + RUNS
 DIES = "import sys; sys.exit('the configuration has no paths')"
 AT_ONCE = Backoff(first=0.01, longest=0.02)
