@@ -63,6 +63,23 @@ async def test_in_a_new_minute_without_redis_all_together_let_in_no_more_than_th
         await bring_back(valkey, how)
 
 
+async def test_a_path_that_costs_nothing_is_open_where_a_budget_is_spent_and_redis_away(
+    valkey: Valkey, times: Times
+) -> None:
+    issued = await issue(valkey.url, Limits(requests_per_minute=10, dollars_per_day=1.0))
+    async with counter_at(valkey.url, times, deadline=DEADLINE) as counter:
+        caller = await counter.caller(issued)
+        hold = await counter.tenancy.enter(caller, 1)
+        await hold.afford(0.5)
+        hold.settle(Usage(), 3.0, "ok")
+        valkey.kill()
+        times.enter_the_next(Window.MINUTE)
+        hold = await counter.tenancy.enter(caller, 1)
+        with pytest.raises(ResourceExhausted):
+            await hold.afford(0.5)
+        assert hold.afford_now(0.0)
+
+
 async def test_the_minute_in_which_redis_dies_is_overspent_by_no_more_than_a_share_each(
     valkey: Valkey, times: Times
 ) -> None:

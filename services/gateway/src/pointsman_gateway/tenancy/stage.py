@@ -21,7 +21,7 @@ from pointsman_servicekit.prompt_redis import PromptRedis
 from pointsman_gateway.domain import Caller
 from pointsman_gateway.tenancy import refusals
 from pointsman_gateway.tenancy.account import Account
-from pointsman_gateway.tenancy.books import Book, Books, KnownCaller, Purse
+from pointsman_gateway.tenancy.books import Accounts, Book, Books, KnownCaller, Purse
 from pointsman_gateway.tenancy.clock import Clock
 from pointsman_gateway.tenancy.hold import MOST_TRIES, Hold, headers_of
 from pointsman_gateway.tenancy.identities import Copies, Identities
@@ -111,7 +111,7 @@ class Tenancy:
                 hold = self.enter_now(caller, tokens)
                 if hold is not None:
                     return hold
-                await self.lease(book.purse, _needs(book, tokens))
+                await self.lease(book.purse, _needs(book, tokens), book.ways.dollars)
             raise refusals.contended()
         finally:
             book.waiting -= 1
@@ -126,14 +126,15 @@ class Tenancy:
         if account.is_refused(need, now):
             self._refuse(account, need, now, alone=False)
 
-    async def lease(self, purse: Purse, needs: Needs) -> None:
+    async def lease(self, purse: Purse, needs: Needs, next_needed: Accounts = ()) -> None:
+        """`next_needed` are asked about in the same exchange, where nothing is held of them."""
         while (short := self._short(needs)) and purse.speaking.under_way:
             await purse.speaking.over()
         if not short:
             return  # somebody else has asked meanwhile
         async with purse.speaking:
             try:
-                await self._ledger.exchange(short)
+                await self._ledger.exchange({**self._run_out(next_needed), **short})
             except Unavailable:
                 self._ledger.go_on_alone(list(short))
                 for account, (need, _) in short.items():
@@ -145,6 +146,10 @@ class Tenancy:
         now = self._monotonic()
         return {account: need for account, need in needs.items() if account.free < need[0] or now >= account.until}
 
+    def _run_out(self, accounts: Accounts) -> Needs:
+        now = self._monotonic()
+        return {account: (0, 1) for account in accounts if now >= account.until}
+
     def _refuse(self, account: Account, need: int, now: float, alone: bool) -> None:
         self._metrics.refusals.labels(account.limit).inc()
         raise refusals.exhausted(account, need, now, alone)
@@ -155,5 +160,4 @@ def _needs(book: Book, tokens: int) -> Needs:
     return {
         **dict.fromkeys(ways.ones, (1, book.waiting)),
         **dict.fromkeys(ways.tokens, (tokens, book.waiting_tokens)),
-        **dict.fromkeys(ways.dollars, (0, 1)),  # they are needed next: one exchange does for both
     }
