@@ -9,17 +9,17 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.prompt_redis import DEADLINE, LONGEST_CALL, PromptRedis
 
 IN_TIME = 0.8 * DEADLINE
-TURNS = 4
+TURNS = 3
 """Of the loop, from when an answer is there until who waits for it has it: redis-py reads, parses, and wakes others."""
 
 
 @pytest.fixture
 async def busy() -> AsyncIterator[None]:
-    """The loop's turns take 10 ms, as with many requests at once."""
+    """The loop's turns take 5 ms, as with many requests at once."""
 
     async def work() -> None:
         while True:
-            time.sleep(0.01)  # noqa: ASYNC251  # that is what is meant
+            time.sleep(0.005)  # noqa: ASYNC251  # that is what is meant
             await asyncio.sleep(0)
 
     working = asyncio.create_task(work())
