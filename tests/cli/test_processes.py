@@ -45,8 +45,9 @@ async def test_cancelling_interrupts_it_and_lets_it_clean_up(tmp_path: Path, unt
     out: list[str] = []
     cleaned = tmp_path / "cleaned"
     code = (
-        "import time; from pathlib import Path\n"
-        "try:\n    print('up')\n    while True: time.sleep(0.02)  # what comes just before a pause does not end it\n"
+        "import signal, time; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored\n"
+        "try:\n    print('up')\n    while True: time.sleep(0.02)\n"
         f"except KeyboardInterrupt:\n    Path({str(cleaned)!r}).touch(); print('cleaned up')\n"
     )
     running = asyncio.create_task(run_to_end(python(code), {}, out.append))
