@@ -57,6 +57,11 @@ class Posts(Protocol):
 class Listener(Protocol):
     """Who is told of an answer, and of its end once."""
 
+    @property
+    def as_a_whole(self) -> bool:
+        """Whether nobody asks in which pieces it came."""
+        ...
+
     def came(self, chunks: Chunks, last: bool) -> None:
         """A part of it, never empty; `last`: its end follows at once."""
         ...
@@ -143,7 +148,7 @@ class Sent:
         self._choice = choice
         self._context = copy_context()
         self._listener = listener
-        self._reader = EventReader()
+        self._reader = EventReader(listener.as_a_whole)
         self._last: Chunks = ()
         self._begun = self._paused = self._is_new = False
         self._connecting: asyncio.Task[Connection] | None = None

@@ -1,7 +1,7 @@
 """An engine's server-sent events, read into chunks; the events stay beside them as they came."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -14,6 +14,9 @@ DONE = b"[DONE]"
 NOTHING: Mapping[str, Any] = {}
 
 LONGEST_LINE = 4 * 1024 * 1024
+
+LAST = 3
+"""Events that are more than text: what ends the answer, its usage, [DONE]."""
 
 MOST_FRAMES = 3
 """That are looked for in one stream: an engine whose events differ in more than their text has none."""
@@ -69,15 +72,38 @@ class _AnyEvent(msgspec.Struct, gc=False):
     metrics: Any = None
 
 
+class _TextDelta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    role: str | None = None
+    content: str = ""
+
+
+class _TextChoice(msgspec.Struct, gc=False):
+    delta: _TextDelta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _TextEvent(msgspec.Struct, gc=False):
+    """That says a text, and nothing else."""
+
+    choices: Annotated[list[_TextChoice], msgspec.Meta(min_length=1, max_length=1)]
+    usage: None = None
+    error: None = None
+
+
 _decode = msgspec.json.Decoder(_Event).decode
 _decode_all = msgspec.json.Decoder(list[_Event]).decode
+_decode_texts = msgspec.json.Decoder(list[_TextEvent]).decode
 _decode_any = msgspec.json.Decoder(_AnyEvent).decode
 
 
 class EventReader:
     """Takes a stream's bytes piece by piece; an engine sends the data of each event on one line."""
 
-    def __init__(self) -> None:
+    def __init__(self, as_a_whole: bool = False) -> None:
+        """`as_a_whole`: nobody asks which texts were one event, so those that come together may be one chunk."""
+        self._as_a_whole = as_a_whole
         self.done = False
         """Whether [DONE] has come."""
         self.failure = ""
@@ -94,7 +120,23 @@ class EventReader:
             text = self._frame.text_in(piece)
             if text:
                 return (Chunk(self._frame_index, text, None, NOTHING, None, piece[len(BEGIN) : -len(END)]),)
-        return self._chunks(self._told(piece))
+        told = self._told(piece)
+        if self._as_a_whole and len(told) > LAST + 1:
+            return self._joined(told)
+        return self._chunks(told)
+
+    def _joined(self, told: list[bytes]) -> Chunks:
+        """The texts before the last events as one chunk, if they are nothing but texts."""
+        try:
+            events = _decode_texts(b"[%b]" % b",".join(told[:-LAST]))
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return self._chunks(told)
+        texts = [event.choices[0].delta.content for event in events]
+        pieces = len(texts) - texts.count("")  # a mere role is no token
+        if not pieces or len(texts) != len(told) - LAST:
+            return self._chunks(told)
+        first = told[0] if texts[0] else told[texts.index(next(filter(None, texts)))]
+        return (Chunk(0, "".join(texts), None, NOTHING, None, first, pieces), *self._chunks(told[-LAST:]))
 
     def _chunks(self, told: list[bytes]) -> Chunks:
         if DONE in told:

@@ -86,6 +86,8 @@ class Chunk(msgspec.Struct, gc=False, eq=False):
     usage: Usage | None = None
     raw: bytes = b""
     """The engine's event as it came (JSON), where it holds this choice alone; empty where it may not be sent on."""
+    pieces: int = 1
+    """Of the engine's events, how many it says: more than one where they came together, and are wanted as a whole."""
 
     def __eq__(self, other: object) -> bool:
         """Whether it says the same, however that was written."""

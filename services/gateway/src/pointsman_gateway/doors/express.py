@@ -110,7 +110,7 @@ class Passenger(Ride):
     """One request of an HTTP connection."""
 
     def __init__(self, pipeline: Pipeline, client: Client, handed: HandedOver, data: bytes) -> None:
-        super().__init__(pipeline, handed.begun, handed.name)
+        super().__init__(pipeline, handed.begun, handed.name, as_a_whole=not handed.streams)
         self._client = client
         self._handed = handed
         self._data = data

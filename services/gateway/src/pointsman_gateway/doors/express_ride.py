@@ -20,8 +20,9 @@ class Ride:
     Doors say how the answer is written: of `_opened`, `_piece`, and at last one of `_arrived`, `_failed`, `_left`.
     """
 
-    def __init__(self, pipeline: Pipeline, begun: Begun, name: str) -> None:
-        """`name` is the one by which the request is known."""
+    def __init__(self, pipeline: Pipeline, begun: Begun, name: str, as_a_whole: bool) -> None:
+        """`name` is the one by which the request is known; its answer is sent `as_a_whole`, or as it comes."""
+        self.as_a_whole = as_a_whole
         self._pipeline = pipeline
         self._begun = begun
         self._name = name

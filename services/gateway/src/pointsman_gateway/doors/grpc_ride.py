@@ -17,7 +17,7 @@ class GrpcRide(Ride):
     """One call of `GenerateOnce`."""
 
     def __init__(self, pipeline: Pipeline, begun: Begun) -> None:
-        super().__init__(pipeline, begun, request_id.get())
+        super().__init__(pipeline, begun, request_id.get(), as_a_whole=True)
         self._chunks: list[Chunk] = []
         self._whole: asyncio.Future[Whole | None] = asyncio.get_running_loop().create_future()
 

@@ -93,7 +93,7 @@ class Try:
         """
         for chunk in chunks:
             if chunk.content or chunk.extra:
-                self.pieces += 1
+                self.pieces += chunk.pieces
         if self.first_piece is None and self.pieces:
             self.first_piece = perf_counter()
 
