@@ -59,7 +59,7 @@ def test_a_prompt_stays_where_it_is_known(engines: Engines) -> None:
 
 def test_an_engine_that_goes_takes_only_its_own_prompts_with_it(engines: Engines, cells: list[Cell]) -> None:
     before = [choice(engines, key_of(number)) for number in range(300)]
-    cells[1].engine = Engine("b", "tiny", ready=False)
+    cells[1].hear(Engine("b", "tiny", ready=False))
     after = [choice(engines, key_of(number)) for number in range(300)]
     assert all(new == old for old, new in zip(before, after, strict=True) if old != "b")
     assert {new for old, new in zip(before, after, strict=True) if old == "b"} == {"a", "c"}

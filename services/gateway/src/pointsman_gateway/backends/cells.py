@@ -79,6 +79,9 @@ class LoraServer(Protocol):
 class Cell:
     """The latest word on one engine, and how it does; generations of the configuration that name it share its cell."""
 
+    words = 0
+    """That any cell has heard so far: as long as there are no more, nothing that follows from them has changed."""
+
     __slots__ = ("_rests_until", "breaker", "clock", "desk", "engine", "in_flight", "lora_server", "seed")
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
@@ -95,10 +98,15 @@ class Cell:
         """By which prompts are spread over engines."""
         self._rests_until = 0.0
 
+    def hear(self, engine: Engine) -> None:
+        """Takes the latest word on it."""
+        self.engine = engine
+        Cell.words += 1
+
     def lacks(self, version: str, told: Engine) -> None:
         """It has refused to know a version that it held by the word `told`; a newer word stands."""
         if self.engine is told:
-            self.engine = told.lacking(version)
+            self.hear(told.lacking(version))
 
     def may_load(self, version: str) -> bool:
         return self.lora_server is not None and not self.lora_server.rest_left(version) and self.may_be_asked

@@ -50,7 +50,8 @@ class Target:
 class _Known:
     """Who can answer, as long as nothing else is heard of the engines."""
 
-    engines: tuple[Engine, ...]
+    words: int
+    """`Cell.words`, when this was found out."""
     able: tuple[Target, ...]
     offering: tuple[Target, ...]
     """Those that could load what is wanted."""
@@ -103,7 +104,7 @@ class Engines:
         self._aliases.hear(engine.name, engine.model, engine.aliases)
         cell = self._by_name[engine.name]
         if cell.engine != engine:  # else all that is kept in mind would be looked up again for nothing
-            cell.engine = engine
+            cell.hear(engine)
 
     def get(self, name: str) -> Engine:
         return self._by_name[name].engine
@@ -211,13 +212,7 @@ class Engines:
     def _look_up(self, model: str, version: str) -> _Known:
         """All that are up, serve the model and hold the adapter's version, and all that could load it."""
         known = self._known.get((model, version))
-        if known is not None:
-            for cell, engine in zip(self._cells, known.engines, strict=True):
-                if cell.engine is not engine:
-                    break
-            else:
-                return known
-        return self._look(model, version)
+        return known if known is not None and known.words == Cell.words else self._look(model, version)
 
     def _look(self, model: str, version: str) -> _Known:
         up = [cell for cell in self._cells if cell.engine.serves(model, "")]
@@ -225,7 +220,7 @@ class Engines:
         offering = [self._target(cell, version) for cell in up if version in cell.engine.loadable]
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
-        known = self._known[model, version] = _Known(tuple(self.all()), tuple(able), tuple(offering))
+        known = self._known[model, version] = _Known(Cell.words, tuple(able), tuple(offering))
         return known
 
     def _target(self, cell: Cell, model: str) -> Target:

@@ -95,7 +95,7 @@ class Group:
             self._metrics.looked_up(self._name, "failed")
             self._tell(error.message)
             if not self._members:
-                self._empty.engine = replace(self._empty.engine, detail=error.message)
+                self._empty.hear(replace(self._empty.engine, detail=error.message))
         else:
             self._metrics.looked_up(self._name, "answered")
             self.take(addresses)

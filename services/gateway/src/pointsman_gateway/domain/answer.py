@@ -125,6 +125,8 @@ class Receipt:
     """ "exact" or "semantic" where the answer came out of the cache; empty where an engine made it."""
     fault: str = "none"
     request_id: str = ""
+    _in_dollars: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
+    _rounded: dict[str, float] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def cost_usd(self) -> float:
@@ -132,8 +134,17 @@ class Receipt:
 
     @property
     def cost_parts_usd(self) -> dict[str, float]:
-        """By component."""
-        return {component: amount / PICO for component, amount in self.picodollars.items()}
+        """By component. Told to the caller and to the journal, and so made once."""
+        if self._in_dollars is None:
+            self._in_dollars = {component: amount / PICO for component, amount in self.picodollars.items()}
+        return self._in_dollars
+
+    @property
+    def microseconds(self) -> dict[str, float]:
+        """The seconds by phase, `to_microseconds`; made once, too."""
+        if self._rounded is None:
+            self._rounded = to_microseconds(self.seconds)
+        return self._rounded
 
 
 @dataclass(frozen=True, slots=True)

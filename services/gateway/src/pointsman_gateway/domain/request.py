@@ -42,6 +42,15 @@ class Request:
     arrived: float = 0.0
     """By `time.perf_counter`, before its body was read; 0: when the line begins with it."""
     operation: Operation = "chat"
+    _characters: int = field(default=-1, init=False, repr=False, compare=False)
+
+    @property
+    def characters(self) -> int:
+        """Of all messages; counted once."""
+        if self._characters < 0:
+            # Nobody can tell that it was not there before.
+            self._characters = sum([len(message.content) for message in self.messages])  # type: ignore[misc]
+        return self._characters
 
     @property
     def query(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.domain import Chunk, Chunks, Decision, Finished, Prompt, Receipt, Started, Usage, to_microseconds
+from pointsman_gateway.domain import Chunk, Chunks, Decision, Finished, Prompt, Receipt, Started, Usage
 from pointsman_gateway.doors.choices import Choice, collected
 
 Headers = list[tuple[bytes, bytes]]
@@ -228,7 +228,7 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
         "kind": receipt.decision.path.kind.value,
         "cost_usd": receipt.cost_usd,
         "cost_parts_usd": receipt.cost_parts_usd,
-        "seconds": to_microseconds(receipt.seconds),
+        "seconds": receipt.microseconds,
         "sources": [
             {"document_id": p.document_id, "title": p.title, "score": round(p.score, 4)} for p in receipt.sources
         ],

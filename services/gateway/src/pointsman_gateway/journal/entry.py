@@ -158,12 +158,13 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
         usage=_counted(receipt.usage),
         cost_usd=receipt.cost_usd,
         cost_parts_usd=receipt.cost_parts_usd,
-        seconds=to_microseconds(receipt.seconds),
+        seconds=receipt.microseconds,
         model=receipt.model,
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
     )
-    cell = str(cell_of(receipt)) if receipt.model else ""
+    counted = noted.tally.cell if noted.tally is not None else cell_of(receipt)
+    cell = str(counted) if receipt.model else ""
     return Entry(decision.id, cell, noted.day, _encode(body).decode(), tally=noted.tally, position=noted.position)
 
 
@@ -185,7 +186,7 @@ def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, A
 
 def messages_of(request: Request) -> list[dict[str, Any]] | None:
     """As they were sent; None where they are too long."""
-    if sum(len(message.content) for message in request.messages) > LONGEST_TEXT:
+    if request.characters > LONGEST_TEXT:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
     return messages if len(_encode(messages)) <= LONGEST_TEXT else None

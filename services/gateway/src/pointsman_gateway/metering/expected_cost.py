@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pointsman_gateway.domain import PICO, Path, Request, Usage
-from pointsman_gateway.metering.pricing import TYPICAL_ANSWER, Pricing, choices_of, tokens_of
+from pointsman_gateway.metering.pricing import TYPICAL_ANSWER, Pricing, choices_of, tokens_asked
 
 PACE = 0.05
 """How far each answer moves its path's means: they are over about the last 20."""
@@ -61,9 +61,9 @@ class ExpectedCost:
         """Before a path's first answer, an estimate from lengths alone. The training of adapters is not in it."""
         habit = self.habits.of(path)
         if habit is not None:
-            return self._picodollars(path.model, habit, tokens_of(request.messages)) / PICO
+            return self._picodollars(path.model, habit, tokens_asked(request)) / PICO
         answer = (request.sampling.max_tokens or path.sampling.max_tokens or TYPICAL_ANSWER) * choices_of(request)
-        parts = self._pricing.parts(path.model, Usage(tokens_of(request.messages), answer))
+        parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
         return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICO
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:

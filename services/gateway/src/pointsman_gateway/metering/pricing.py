@@ -23,15 +23,17 @@ TrainingSeconds = Callable[[str, str], float]
 
 def tokens_of(messages: Iterable[Message]) -> int:
     """About as many as an engine will count."""
-    characters = 0
-    for message in messages:
-        characters += len(message.content)
-    return characters // CHARACTERS_PER_TOKEN
+    return sum([len(message.content) for message in messages]) // CHARACTERS_PER_TOKEN
+
+
+def tokens_asked(request: Request) -> int:
+    """Of the request's own messages."""
+    return request.characters // CHARACTERS_PER_TOKEN
 
 
 def expected_tokens(request: Request) -> int:
     """Of prompt and answer, before a path is chosen: what its prompt adds is not known yet."""
-    return tokens_of(request.messages) + (request.sampling.max_tokens or TYPICAL_ANSWER) * choices_of(request)
+    return tokens_asked(request) + (request.sampling.max_tokens or TYPICAL_ANSWER) * choices_of(request)
 
 
 def choices_of(request: Request) -> int:

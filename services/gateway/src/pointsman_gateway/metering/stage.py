@@ -12,7 +12,7 @@ from pointsman_gateway.metering.attempts import Try, Work, together
 from pointsman_gateway.metering.counting import Counting
 from pointsman_gateway.metering.expected_cost import ExpectedCost
 from pointsman_gateway.metering.outcomes import Trials
-from pointsman_gateway.metering.pricing import Parts, Pricing, tokens_of
+from pointsman_gateway.metering.pricing import Parts, Pricing, tokens_asked
 
 NOBODYS = Fault.NONE.value
 NOTHING_TRIED = Try(Path("", ""), 0.0)
@@ -160,7 +160,7 @@ class Meter:
         if decision is None or first is None:
             return self._turned_away(outcome, fault)
         metering, request, by_engine = self._metering, self._request, False
-        answers, asked = self._answers or NOTHING_TRIED, tokens_of(request.messages)
+        answers, asked = self._answers or NOTHING_TRIED, tokens_asked(request)
         work: list[Work] = []
         for tried in self._tries:
             done = usage, parts, seconds = tried.work(metering.pricing)
