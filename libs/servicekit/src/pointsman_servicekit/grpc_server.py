@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +104,7 @@ async def serving(
     had, TlsError where the files of `tls` cannot be used.
     """
     server = grpc.aio.server(interceptors=[*interceptors, ErrorHandler()], options=limits.options())
+    server.add_registered_method_handlers = _by_name_alone  # type: ignore[method-assign]
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -120,6 +121,11 @@ async def serving(
     finally:
         await health_servicer.enter_graceful_shutdown()
         await server.stop(grace)
+
+
+def _by_name_alone(service_name: str, method_handlers: Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]) -> None:
+    """A server waits for calls of each registered method by a task of its own, and with every call `asyncio.wait` goes
+    through all of them; of generic handlers, which the same servicers add too, it finds the method by its name."""
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
