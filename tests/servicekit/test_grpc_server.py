@@ -51,6 +51,13 @@ async def test_an_error_without_a_parameter_or_a_wait_has_neither(servicer: Any,
     assert (told.param, told.retry_after) == (None, None)
 
 
+async def test_no_task_waits_for_the_calls_of_one_method(channel: grpc.aio.Channel) -> None:
+    await gateway_pb2_grpc.GatewayStub(channel).Route(pb.RouteRequest(model="auto"))
+    waiting = [repr(task) for task in asyncio.all_tasks()]
+    assert [task for task in waiting if "AioServer._request_call" in task]
+    assert not [task for task in waiting if "AioServer._request_registered_call" in task]
+
+
 async def test_an_unknown_error_goes_to_the_log_and_its_id_to_the_client(
     servicer: Any, call: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
