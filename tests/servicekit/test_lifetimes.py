@@ -1,10 +1,13 @@
-"""A process that waits until it is told to stop."""
+"""A process that waits until it is told to stop, and its threads."""
 
+import asyncio
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
+from pointsman_servicekit.lifetimes import start_workers
 
 PROGRAM = """
 import asyncio
@@ -26,3 +29,13 @@ def test_a_signal_ends_the_wait_and_is_named(which: signal.Signals) -> None:
         process.send_signal(which)
         assert process.stdout.read() == f"{which.name}\n"
     assert process.returncode == 0
+
+
+async def test_all_workers_are_there_from_the_start() -> None:
+    await start_workers(3)
+    before = threading.active_count()
+    here = threading.Barrier(3)
+    await asyncio.gather(*[asyncio.to_thread(here.wait, 10) for _ in range(3)])
+    names = await asyncio.gather(*[asyncio.to_thread(lambda: threading.current_thread().name) for _ in range(20)])
+    assert threading.active_count() == before
+    assert set(names) <= {"worker_0", "worker_1", "worker_2"}

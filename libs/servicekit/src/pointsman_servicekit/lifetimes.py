@@ -4,8 +4,13 @@ import asyncio
 import gc
 import logging
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 log = logging.getLogger(__name__)
+
+WORKERS = 6
+"""Threads for what would hold up the event loop: files, models, an encoder."""
 
 
 async def until_told_to_stop() -> signal.Signals:
@@ -34,6 +39,16 @@ async def give_notice(told_by: signal.Signals, seconds: float) -> None:
     if told_by == signal.SIGTERM and seconds:
         log.info("leaving: not ready any more, serving on for %g s", seconds)
         await asyncio.sleep(seconds)
+
+
+async def start_workers(count: int = WORKERS) -> None:
+    """Has all threads of `asyncio.to_thread` there from the start.
+
+    One that is made when that many things first overlap brings a stack and a heap of its own, which may be after hours.
+    """
+    loop, all_there = asyncio.get_running_loop(), Barrier(count)
+    loop.set_default_executor(ThreadPoolExecutor(count, "worker"))
+    await asyncio.gather(*[asyncio.to_thread(all_there.wait) for _ in range(count)])
 
 
 def spare_the_collector() -> None:

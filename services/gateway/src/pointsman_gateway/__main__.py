@@ -13,7 +13,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import ServerLimits, serving
-from pointsman_servicekit.lifetimes import spare_the_collector, until_told_to_stop
+from pointsman_servicekit.lifetimes import spare_the_collector, start_workers, until_told_to_stop
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, around_servers, exporting
 from threadpoolctl import threadpool_limits
@@ -74,6 +74,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     wiring.check(config)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     guard = Guard(connections=settings.http_connections)
+    await start_workers()
     async with wiring.building(settings, config, spans) as house:
         door = HttpDoor(
             house.pipeline,
