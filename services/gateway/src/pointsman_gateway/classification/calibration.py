@@ -37,8 +37,8 @@ def temperature(logits: Floats, y: NDArray[np.intp]) -> tuple[float, float]:
 def probabilities(logits: Floats, temperature: float) -> Floats:
     """(rows, tasks) or (tasks,), adding up to 1."""
     scaled = logits * np.float32(1 / temperature)
-    scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
+    scaled = np.exp(scaled - np.maximum.reduce(scaled, axis=-1, keepdims=True))
+    return np.asarray(scaled / np.add.reduce(scaled, axis=-1, keepdims=True))
 
 
 def cross_entropy(logits: Floats, y: NDArray[np.intp]) -> float:

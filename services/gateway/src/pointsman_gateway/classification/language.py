@@ -61,8 +61,8 @@ class Languages:
     def _is_english(self, words: list[str]) -> bool:
         if "en" not in self._known:
             return False
-        telling = [word for word in map(str.lower, words) if word in OF_ENGLISH_ALONE]
-        return len(telling) >= ENGLISH_SHARE * len(words)
+        telling = sum(map(OF_ENGLISH_ALONE.__contains__, map(str.lower, words)))
+        return telling >= ENGLISH_SHARE * len(words)
 
 
 def _mostly_other_letters(words: list[str]) -> bool:

@@ -63,11 +63,13 @@ class Scorer:
         return products[: self._tasks] + self._bias, products
 
     def familiarity(self, logits: Floats, products: Floats) -> float:
-        most = logits.max()
-        energy = float(most) + float(np.log(np.exp(logits - most).sum()))
+        most = np.maximum.reduce(logits)  # half of `logits.max()` is finding that
+        energy = float(most) + float(np.log(np.add.reduce(np.exp(logits - most))))
         foreign = products[self._known :]
         return self._scale.score_one(
-            energy, float(products[self._tasks : self._known].max()), float(foreign.max()) if len(foreign) else 0.0
+            energy,
+            float(np.maximum.reduce(products[self._tasks : self._known])),
+            float(np.maximum.reduce(foreign)) if len(foreign) else 0.0,
         )
 
 
@@ -79,9 +81,11 @@ class StaticStage:
         self._model, self._scorer = model, Scorer(stage)
         self._dimensions, self._tasks = stage.weights.shape
         self._pieces = {piece: number for number, piece in enumerate(lexicon.pieces)}
-        self._pairs = {tuple(pair.split(" ")): number for number, pair in enumerate(lexicon.pairs)}
+        self._pairs = {tuple(pair.split(" ")): number for number, pair in enumerate(lexicon.pairs, start=1)}
         self._piece_rows = _rows(lexicon.piece_weights, lexicon.piece_rarity)
-        self._pair_rows = _rows(lexicon.pair_weights, lexicon.pair_rarity)
+        pair_rows = _rows(lexicon.pair_weights, lexicon.pair_rarity)
+        self._pair_rows = np.concatenate([np.zeros_like(pair_rows[:1]), pair_rows])
+        """The first one is nobody's: no number is 0, so that `filter` takes the numbers alone."""
         self._words = WordRows(self._row)
 
     def see(self, text: str) -> Sight | None:
@@ -90,10 +94,10 @@ class StaticStage:
         if not any(map(str.isalnum, words)):
             return None
         total = self._words.sum_of(different(words))
-        pairs = [number for pair in pairs_of(words) if (number := self._pairs.get(pair)) is not None]
+        pairs = list(filter(None, map(self._pairs.get, pairs_of(words))))
         lexical = total[self._dimensions :]
         if pairs:
-            lexical = lexical + self._pair_rows[pairs].sum(axis=0)
+            lexical = lexical + np.add.reduce(self._pair_rows[pairs])
         vector = total[: self._dimensions]
         length, squared = float(vector @ vector) ** 0.5, float(lexical[-1])
         if length == 0 and squared == 0:

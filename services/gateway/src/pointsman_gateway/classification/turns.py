@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from enum import Enum
+from itertools import filterfalse
 
 from pointsman_gateway.classification import english
 from pointsman_gateway.domain import Message
@@ -42,7 +43,7 @@ def shape_of(turn: str) -> Shape:
     if len(turn) > LONG:
         return Shape.WHOLE
     words = _WORD.findall(turn.lower())
-    telling = [word for word in words if word not in english.SAY_NOTHING]
+    telling = list(filterfalse(english.SAY_NOTHING.__contains__, words))
     if not telling:
         return Shape.BARE
     if not english.THANKS.isdisjoint(words) and english.COURTESIES.issuperset(telling):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from threading import Lock
 
 import numpy as np
@@ -32,7 +33,7 @@ class WordRows:
     def sum_of(self, words: Sequence[str]) -> Floats:
         """Of words that are different; at least one."""
         kept = self._kept
-        numbers = [kept.numbers.get(word, NOT_KEPT) for word in words]
+        numbers = list(map(kept.numbers.get, words, repeat(NOT_KEPT)))
         if NOT_KEPT in numbers:
             kept = self._with(words)
             numbers = [kept.numbers[word] for word in words]
