@@ -255,7 +255,8 @@ class Sent:
             self._begun = True
             self._backends.budget.asked()
             self._attempt.began()
-            connection.limit(self._call.timeouts.gap, self._call.deadline)
+            if not last:
+                connection.limit(self._call.timeouts.gap, self._call.deadline)
         self._listener.came(chunks, last)
 
     def _lost(self, connection: Connection, failure: ConnectionFailed) -> None:

@@ -91,6 +91,11 @@ class Router:
         self._best_value = BestValuePolicy()
         self._generation = generation
         self._freshness = freshness
+        self._abstained = Plan((default_path,), "abstained")
+        self._fixed = {
+            name: self._with_reserves(task, plan(task.policy, "")) for name, task in tasks.items() if task.policy.fixed
+        }
+        """Plans that are the same for every request of their task."""
 
     def decide(self, request: Request, labels: Labels) -> Decision:
         """Raises NotFound where the request names a model, adapter or path that there is not."""
@@ -163,16 +168,19 @@ class Router:
 
     def _by_task(self, request: Request, labels: Labels, key: str) -> Plan:
         if labels.abstained:
-            return Plan((self._default.name,), "abstained")
+            return self._abstained
         task = self._tasks[labels.task]
-        if task.policy.best_value:
-            wanted = self._weighed(request, labels.task, task.policy.best_value, key)
-        else:
-            wanted = plan(task.policy, key)
-        names = tuple(dict.fromkeys([*wanted.paths, *task.fallback, self._default.name]))
-        rule = labels.stage.startswith("rule:")
-        told = replace(wanted, paths=names, reason=labels.stage if rule else wanted.reason)
-        return self._refreshed(task.stale, told, key) if task.stale else told
+        wanted = self._fixed.get(labels.task)
+        if wanted is None and task.policy.best_value:
+            wanted = self._with_reserves(task, self._weighed(request, labels.task, task.policy.best_value, key))
+        elif wanted is None:
+            wanted = self._with_reserves(task, plan(task.policy, key))
+        if labels.stage.startswith("rule:"):
+            wanted = replace(wanted, reason=labels.stage)
+        return self._refreshed(task.stale, wanted, key) if task.stale else wanted
+
+    def _with_reserves(self, task: TaskConfig, wanted: Plan) -> Plan:
+        return replace(wanted, paths=tuple(dict.fromkeys([*wanted.paths, *task.fallback, self._default.name])))
 
     def _refreshed(self, stale: Stale, wanted: Plan, key: str) -> Plan:
         """First the path that looks things up, where too much has changed since the wanted adapter was trained."""
@@ -250,8 +258,8 @@ def _considered(
     chosen: Path, wanted: Sequence[Path], escalation: Sequence[Path], how: Plan, away: Mapping[str, str]
 ) -> tuple[Considered, ...]:
     """Every path that was looked at, and why it was taken or not; those that may not stand in for another last."""
-    if len(wanted) == 1 and not (away or how.said):
-        return _alone(chosen.name, how.reason)
+    if not (away or how.said or escalation):
+        return _in_order(tuple([path.name for path in wanted]), how.reason)
     rows = dict.fromkeys(path.name for path in wanted)
     told = {name: Considered(name, "skipped", how.said[name]) for name in how.said if name not in rows}
     for name in rows:
@@ -271,5 +279,7 @@ def _forced(path: str) -> Plan:
 
 
 @lru_cache(maxsize=1024)
-def _alone(path: str, reason: str) -> tuple[Considered, ...]:
-    return (Considered(path, "chosen", reason),)
+def _in_order(paths: tuple[str, ...], reason: str) -> tuple[Considered, ...]:
+    """The first is taken, the others are in reserve."""
+    chosen, *others = dict.fromkeys(paths)
+    return (Considered(chosen, "chosen", reason), *[Considered(path, "fallback", "in reserve") for path in others])
