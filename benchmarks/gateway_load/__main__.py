@@ -2,6 +2,7 @@
 
     python -m benchmarks.gateway_load [--quick] [--profile] [--only rps|auto|latency|streams|grpc|junk ...]
     python -m benchmarks.gateway_load --soak [--minutes 20] [--rate 300]
+    python -m benchmarks.gateway_load --instructions
 
 Its last line is one JSON object. What is not installed is left out, and said.
 """
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.gateway_load import mixed_load, report, soak
+from benchmarks.gateway_load import instructions, mixed_load, report, soak
 from benchmarks.gateway_load.machine import CannotMeasure, NotInstalled, described, take_cores
 from benchmarks.gateway_load.our_gateway import start_gateway
-from benchmarks.gateway_load.phases import PHASES, Bench, Extent
+from benchmarks.gateway_load.phases import PACE, PHASES, Bench, Extent
 from benchmarks.gateway_load.processes import Crew
 from benchmarks.gateway_load.upstreams import start_upstreams
 
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--soak", action="store_true", help="instead: whether memory stays flat under mixed load")
     parser.add_argument("--minutes", type=float, default=20.0, help="of the soak")
     parser.add_argument("--rate", type=int, default=300, help="requests/s of the soak")
+    parser.add_argument("--instructions", action="store_true", help="instead: bytecode instructions a request")
     given = parser.parse_args()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -56,13 +58,20 @@ async def until_told_to_stop(given: argparse.Namespace) -> str:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     with tempfile.TemporaryDirectory(prefix="gateway-load-") as folder, Crew(Path(folder)) as crew:
         print(described(), flush=True)
-        return await (soaked(crew, given) if given.soak else measured(crew, given))
+        if given.soak:
+            return await soaked(crew, given)
+        return await (counted(crew) if given.instructions else measured(crew, given))
 
 
 async def soaked(crew: Crew, given: argparse.Namespace) -> str:
     cores = take_cores()
     gateway = await start_gateway(crew, cores, await start_upstreams(crew, cores, mixed_load.PACE))
     return soak.printed(await soak.soak(gateway, given.minutes, given.rate))
+
+
+async def counted(crew: Crew) -> str:
+    cores = take_cores()
+    return instructions.printed(await instructions.count(crew, cores, await start_upstreams(crew, cores, PACE)))
 
 
 async def measured(crew: Crew, given: argparse.Namespace) -> str:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,10 @@ def credential(redis_url: str) -> str:
     return made.stdout.strip()
 
 
-async def start_gateway(crew: Crew, cores: Cores, upstreams: Upstreams) -> Gateway:
-    """Raises CannotMeasure where it does not come up, or answers wrongly."""
+async def start_gateway(
+    crew: Crew, cores: Cores, upstreams: Upstreams, program: Sequence[str] = ("-m", "pointsman_gateway")
+) -> Gateway:
+    """`program` is what Python runs. Raises CannotMeasure where it does not come up, or answers wrongly."""
     if not MODEL.exists():
         raise CannotMeasure(f"{MODEL} is not there: `make models` makes it")
     http, grpc, valkey = free_ports(3)
@@ -90,7 +92,7 @@ async def start_gateway(crew: Crew, cores: Cores, upstreams: Upstreams) -> Gatew
         "POINTSMAN_GATEWAY_SPOOL": str(crew.folder / "spool"),
         "POINTSMAN_GATEWAY_KEYS": "on",
     }
-    running = crew.start("pointsman", cores.measured, [sys.executable, "-m", "pointsman_gateway"], environment)
+    running = crew.start("pointsman", cores.measured, [sys.executable, *program], environment)
     await running.until_ready(lambda: answers_at(http, "/readyz"), within=120)
     return Gateway(running, http, grpc, {"authorization": f"Bearer {key}"})
 

@@ -1,0 +1,100 @@
+"""How many bytecode instructions a request takes: a count that no neighbour on the machine can change."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from benchmarks.gateway_load import counted_gateway
+from benchmarks.gateway_load.conversations import bodies, read_texts, with_model
+from benchmarks.gateway_load.http_client import Connection, Target
+from benchmarks.gateway_load.machine import CannotMeasure, Cores
+from benchmarks.gateway_load.our_gateway import Gateway, start_gateway
+from benchmarks.gateway_load.processes import Crew
+from benchmarks.gateway_load.upstreams import Upstreams
+
+CONNECTIONS = 16
+REQUESTS = 800
+PATIENCE = 20.0
+"""Seconds until what was counted is written."""
+ONCE = 0.5
+"""Calls a request, from which on a function is one of the request's own; what a gateway does by the clock is none."""
+MADE = "<string>"
+"""Where dataclasses have their constructors from."""
+MOST_ROWS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Of one request, on average."""
+
+    instructions: float
+    calls: float
+    by_file: Counter[str]
+
+
+async def count(crew: Crew, cores: Cores, upstreams: Upstreams) -> dict[str, Counted]:
+    """Named, streamed and auto. Raises CannotMeasure."""
+    file = crew.folder / "counted.json"
+    program = (counted_gateway.__file__, str(file))
+    gateway = await start_gateway(crew, cores, upstreams, program)
+    asked = list(bodies(read_texts().asked, REQUESTS))
+    path = gateway.path("fast")
+    wanted = {"named": (path, False), "stream": (path, True), "auto": (gateway.auto, False)}
+    found = {}
+    for name, (target, stream) in wanted.items():
+        requests = [target.request(body) for body in with_model(asked, target.model, stream=stream)]
+        await _ask(target, requests)  # what is learned, cached and connected at first is no request's
+        await asyncio.sleep(1)
+        os.kill(gateway.running.pid, signal.SIGUSR2)
+        await _ask(target, requests)
+        await asyncio.sleep(1)
+        os.kill(gateway.running.pid, signal.SIGUSR2)
+        found[name] = await _read(gateway, crew)
+    return found
+
+
+async def _ask(target: Target, requests: list[bytes]) -> None:
+    connections = [await Connection.to(target.port) for _ in range(CONNECTIONS)]
+
+    async def ask(number: int) -> None:
+        for request in islice(cycle(requests), number, REQUESTS, CONNECTIONS):
+            answer = await connections[number].ask(request)
+            if answer.status != 200:
+                raise CannotMeasure(f"the gateway answers {answer.status}: {answer.body[:200]!r}")
+
+    try:
+        await asyncio.gather(*map(ask, range(CONNECTIONS)))
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+async def _read(gateway: Gateway, crew: Crew) -> Counted:
+    file = crew.folder / "counted.json"
+
+    async def is_there() -> bool:
+        return file.exists()
+
+    await gateway.running.until_ready(is_there, within=PATIENCE)
+    rows = json.loads(file.read_text())
+    file.unlink()
+    own = [row for row in rows if row[3] >= ONCE * REQUESTS and ("/pointsman_" in row[0] or row[0] == MADE)]
+    by_file: Counter[str] = Counter()
+    for name, _, instructions, _ in own:
+        by_file[name.rpartition("/src/")[2]] += instructions / REQUESTS
+    return Counted(sum(row[2] for row in own) / REQUESTS, sum(row[3] for row in own) / REQUESTS, by_file)
+
+
+def printed(found: dict[str, Counted]) -> str:
+    """For people, and as its last line one JSON object."""
+    lines = [f"bytecode instructions (Python {sys.version.split()[0]}) a request, in our own functions that it calls:"]
+    for name, counted in found.items():
+        lines.append(f"  {name}: {counted.instructions:.0f} in {counted.calls:.0f} calls")
+    lines += [f"{instructions:8.0f}  {file}" for file, instructions in found["named"].by_file.most_common(MOST_ROWS)]
+    result = {f"instructions_{name}": round(counted.instructions) for name, counted in found.items()}
+    return "\n".join([*lines, json.dumps(result)])
