@@ -122,10 +122,12 @@ async def test_who_is_cut_at_the_end_leaves_a_receipt(neighbours: Neighbours, en
 class Heard:
     """Implements a `Listener`."""
 
+    as_a_whole = False
+
     def __init__(self) -> None:
         self.said: list[object] = []
 
-    def came(self, chunks: Chunks) -> None:
+    def came(self, chunks: Chunks, last: bool) -> None:
         self.said.append(chunks)
 
     def ended(self) -> None:
