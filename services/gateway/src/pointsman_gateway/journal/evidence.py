@@ -92,8 +92,13 @@ def from_fields(fields: Mapping[str, str]) -> Counts:
     for field, number in fields.items():
         cell, bracket, name = field.rpartition("]")
         if int(number):
-            counts.setdefault(Cell(*json.loads(cell + bracket)), {})[name] = int(number)
+            counts.setdefault(_read(cell + bracket), {})[name] = int(number)
     return counts
+
+
+@lru_cache(maxsize=4096)
+def _read(written: str) -> Cell:
+    return Cell(*json.loads(written))
 
 
 class EvidenceBoard:

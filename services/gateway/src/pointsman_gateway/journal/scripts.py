@@ -126,3 +126,8 @@ if over > 0 then
 end
 return 'stored'
 """
+
+EVIDENCE = """
+-- KEYS: the evidence of a day. Returns its fields and numbers in turns, as one JSON text.
+return cjson.encode(redis.call('HGETALL', KEYS[1]))
+"""
