@@ -11,6 +11,8 @@ log = logging.getLogger(__name__)
 
 WORKERS = 6
 """Threads for what would hold up the event loop: files, models, an encoder."""
+ALL_THERE = 10.0
+"""Seconds in which they must be there; where the system makes no more threads, those that are do not wait for ever."""
 
 
 async def until_told_to_stop() -> signal.Signals:
@@ -45,8 +47,9 @@ async def start_workers(count: int = WORKERS) -> None:
     """Has all threads of `asyncio.to_thread` there from the start.
 
     One that is made when that many things first overlap brings a stack and a heap of its own, which may be after hours.
+    Raises RuntimeError where the system does not give as many.
     """
-    loop, all_there = asyncio.get_running_loop(), Barrier(count)
+    loop, all_there = asyncio.get_running_loop(), Barrier(count, timeout=ALL_THERE)
     loop.set_default_executor(ThreadPoolExecutor(count, "worker"))
     await asyncio.gather(*[asyncio.to_thread(all_there.wait) for _ in range(count)])
 
