@@ -3,12 +3,14 @@
 import asyncio
 import json
 import random
+import sys
 
 import pytest
 
 from benchmarks.gateway_load import answers, report
 from benchmarks.gateway_load.aims import aims
 from benchmarks.gateway_load.contenders import LITELLM, OURS, VLLM_ROUTER
+from benchmarks.gateway_load.counted_gateway import Counting
 from benchmarks.gateway_load.findings import Findings
 from benchmarks.gateway_load.flatness import slope
 from benchmarks.gateway_load.http_client import Broken, Connection, Target
@@ -155,3 +157,27 @@ def test_the_last_line_has_every_figure_and_null_for_what_was_not_measured():
 def test_an_aim_that_is_missed_is_said_to_be():
     (aim,) = aims(Findings(rates={OURS: reached(9000), VLLM_ROUTER: reached(10_000)}))
     assert (aim.figure, aim.reached) == (0.9, False)
+
+
+def test_instructions_are_counted_by_function_between_two_turns(tmp_path):
+    def once():
+        return 1
+
+    def thrice():
+        return once() + once() + once()
+
+    counting, before = Counting(tmp_path / "counted.json"), sys.gettrace()
+    once()  # nobody counts yet
+    try:
+        counting.turn()
+        thrice()
+        counting.turn()
+    finally:
+        sys.settrace(before)
+    rows = {
+        name.rpartition(".")[2]: (count, calls)
+        for _, name, count, calls in json.loads((tmp_path / "counted.json").read_text())
+    }
+    assert (rows["once"][1], rows["thrice"][1]) == (3, 1)
+    assert rows["once"][0] >= 3 * 2
+    assert rows["thrice"][0] > rows["once"][0] / 3

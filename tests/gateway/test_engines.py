@@ -150,6 +150,14 @@ def test_what_is_kept_in_mind_is_never_older_than_the_last_word() -> None:
     assert engines.targets(PLAIN)[0].engine.url == "http://elsewhere"
 
 
+def test_a_word_that_one_generation_hears_of_a_cell_is_known_to_the_others() -> None:
+    cells = [Cell(Engine(name, "tiny", f"http://{name}", ready=True)) for name in ("a", "b")]
+    before, after = Engines(cells), Engines(cells)
+    assert [target.engine.name for target in before.targets(PLAIN)] == ["a", "b"]
+    after.put(Engine("b", "tiny", "http://b", ready=False))
+    assert [target.engine.name for target in before.targets(PLAIN)] == ["a"]
+
+
 def test_generations_share_how_an_engine_does_but_not_how_it_is_treated() -> None:
     cell = Cell(Engine("a", "tiny", "http://a", ready=True))
     before = Engines([cell], {"a": Plan(Timeouts(gap=1))})
