@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pointsman_lora_server.jobs import line as jobs_line
+from pointsman_lora_server.jobs import trainer
 from pointsman_lora_server.jobs.folder import JobFolder
 from pointsman_lora_server.jobs.job import Job, Order, Place, Result, State
 from pointsman_lora_server.jobs.line import Line
@@ -36,16 +37,16 @@ def tell(event, **facts):
     print(json.dumps({"event": event, **facts}), flush=True)
 def stop(*_):
     sys.exit(130)
-signal.signal(signal.SIGTERM, stop)
+what, *more = pathlib.Path(given["--data"]).read_text().split()
+signal.signal(signal.SIGTERM, signal.SIG_IGN if what == "ignore" else stop)
 out, checkpoint = pathlib.Path(given["--out"]), pathlib.Path(given["--checkpoint"])
 lives = checkpoint / "lives"
 checkpoint.mkdir(exist_ok=True)
 life = len(lives.read_text()) if lives.exists() else 0
 lives.write_text("x" * (life + 1))
-what, *more = pathlib.Path(given["--data"]).read_text().split()
 tell("start", life=life, given=given, pid=os.getpid(), environment=sorted(os.environ))
 print("a warning of a library", file=sys.stderr, flush=True)
-if what == "hang" or (what == "hang_once" and life == 0):
+if what in ("hang", "ignore") or (what == "hang_once" and life == 0):
     while True:
         signal.pause()
 if what == "die" and life < int(more[0]):
@@ -214,6 +215,18 @@ async def test_a_job_in_line_is_cancelled_at_once_and_never_runs(
         await within(line.cancel(first.id))
         assert [found["event"] async for _, found in line.watch(second.id, 0)] == ["state", "state"]
     assert registrar.results == []
+
+
+async def test_a_trainer_that_does_not_stop_is_killed(
+    enter: Enter, order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "GRACE", 0.3)
+    async with enter() as line:
+        job = await line.start(order("ignore"))
+        pid = (await event(line, job, "start"))["pid"]
+        assert (await within(line.cancel(job.id))).state is State.CANCELLED
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 async def test_a_trainer_that_refuses_is_a_failure_in_its_own_words(enter: Enter, order: Callable[..., Order]) -> None:

@@ -39,6 +39,7 @@ class Trainer:
 
     def __init__(self, leashed: Leashed) -> None:
         self._leashed = leashed
+        self._asked = asyncio.Event()
 
     @classmethod
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "Trainer":
@@ -56,15 +57,23 @@ class Trainer:
         process = self._leashed.process
         assert process.stderr is not None
         reading = asyncio.create_task(_each(process.stderr, on_error_line))
+        insisting = asyncio.create_task(self._insist())
         try:
             await asyncio.shield(reading)
             return await process.wait()
         finally:
+            insisting.cancel()
             await asyncio.shield(self._end(reading))
 
     def stop(self) -> None:
         """Asks it to end, cleanly; `wait` sees to it that it does."""
         self._leashed.terminate()
+        self._asked.set()
+
+    async def _insist(self) -> None:
+        await self._asked.wait()
+        await asyncio.sleep(GRACE)
+        self._leashed.kill()
 
     async def _end(self, reading: "asyncio.Task[None]") -> None:
         process = self._leashed.process

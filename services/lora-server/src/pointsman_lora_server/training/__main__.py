@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import TextIO
 
 from pointsman_lora_server.training.adapter_files import check_merged_target, check_target
@@ -15,6 +14,7 @@ from pointsman_lora_server.training.data import Split, gather
 from pointsman_lora_server.training.errors import TrainingError
 from pointsman_lora_server.training.job import DPO, Job, parse
 from pointsman_lora_server.training.preferences import PreferenceSplit, gather_preferences
+from pointsman_lora_server.training.stopping import on_signals
 
 LONGEST_EVENT = 1 << 20
 """Bytes."""
@@ -25,7 +25,7 @@ def main() -> int:
     job = parse()
     # A shell starts background jobs with SIGINT ignored, and Python would leave it so. What stops a job in a container
     # is SIGTERM: the same clean stop.
-    _on_signals(signal.default_int_handler)
+    on_signals(signal.default_int_handler)
     os.nice(job.nice)
     # Threads that wait shall sleep. When they spin, all wait for the one whose core is shared: on two cores with a busy
     # process beside it, 480 tokens/s this way and 90 to 220 the other. Alone it is 576 and 786: ACTIVE suits that.
@@ -44,7 +44,7 @@ def main() -> int:
         _warn(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        _on_signals(signal.SIG_IGN)  # a second one would only cut the farewell short
+        on_signals(signal.SIG_IGN)  # a second one would only cut the farewell short
         file = job.keeping.file
         _warn("stopped: no adapter was written" + ("; --resume goes on" if file and file.exists() else ""))
         return 130
@@ -94,11 +94,6 @@ def _take_stdout() -> TextIO:
 
 def _warn(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _on_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
-    signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, handler)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from pointsman_lora_server.training.errors import TrainingError
 from pointsman_lora_server.training.learner import Weights
 from pointsman_lora_server.training.schedule import Course, Record
+from pointsman_lora_server.training.stopping import held
 
 FORMAT = 1
 
@@ -41,7 +42,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "best": checkpoint.best,
     }
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
+    # From C++ torch writes to a file of Python's: an exception that comes up there ends the process, or is another one.
+    with held(), unfinished.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())

@@ -1,0 +1,98 @@
+"""What asks a run to stop while it must not."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pointsman_lora_server.training.stopping import SIGNALS, held, on_signals
+
+from tests.lora_server import trainings
+from tests.lora_server.trainings import PYTHON
+
+TIMES = 60
+
+# A thread interrupts the saving of a checkpoint again and again, each time once the one before has been heard of.
+INTERRUPTED = """
+import os, random, sys, threading, time
+from pathlib import Path
+from signal import SIGTERM, default_int_handler
+import torch
+from pointsman_lora_server.training import checkpoint
+from pointsman_lora_server.training.schedule import Course, Record
+from pointsman_lora_server.training.stopping import on_signals
+
+file, times = Path(sys.argv[1]), int(sys.argv[2])
+weights = {f"a{number}": torch.zeros(64, 8) for number in range(28)}
+kept = checkpoint.Checkpoint({}, {}, Record(Course(10)), weights, weights, checkpoint.random_state(), weights)
+heard, ready = 0, threading.Event()
+
+def interrupt():
+    for _ in range(times):
+        ready.wait()
+        ready.clear()
+        time.sleep(random.uniform(0, 0.02))
+        os.kill(os.getpid(), SIGTERM)
+
+on_signals(default_int_handler)
+threading.Thread(target=interrupt, daemon=True).start()
+while heard < times:
+    try:
+        ready.set()
+        while True:
+            checkpoint.save(file, kept)
+    except KeyboardInterrupt:
+        heard += 1
+        assert checkpoint.load(file, {}) is not None
+print("heard", heard)
+"""
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    on_signals(signal.default_int_handler)
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_is_held_comes_at_the_end_once(number: signal.Signals) -> None:
+    did = []
+
+    def interrupted() -> None:
+        with held():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            did.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert did == ["all of it"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+
+
+def test_where_nothing_comes_nothing_is_told() -> None:
+    with held():
+        pass
+    assert [signal.getsignal(number) for number in SIGNALS] == [signal.default_int_handler] * 2
+
+
+def test_an_error_of_the_block_is_told_first() -> None:
+    def failing() -> None:
+        with held():
+            signal.raise_signal(signal.SIGTERM)
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        failing()
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="needs the engine's environment")
+def test_whoever_stops_a_run_amid_its_checkpoint_stops_it_as_ever(tmp_path: Path) -> None:
+    program = [str(PYTHON), "-c", INTERRUPTED, str(tmp_path / "checkpoint.pt"), str(TIMES)]
+    ran = subprocess.run(program, env=trainings.environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.returncode, ran.stdout) == (0, f"heard {TIMES}\n"), ran.stderr
