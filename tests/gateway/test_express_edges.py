@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,8 +18,8 @@ from pointsman_gateway.backends.call import Call
 from pointsman_gateway.backends.express import Express, Failed, Sent
 from pointsman_gateway.backends.http1 import Connection, Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
-from pointsman_gateway.domain import Chunks, Message, Request
-from pointsman_gateway.doors.express import ExpressLane
+from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Started
+from pointsman_gateway.doors.express import ExpressLane, Passenger
 from pointsman_gateway.doors.express_connection import ExpressConnection
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
@@ -222,13 +224,20 @@ async def test_who_reads_nothing_of_a_whole_answer_loses_its_connection(
 class Wire(asyncio.Transport):
     """Delivers what was on its way when it was closed, as TLS does."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: list[str] | None = None) -> None:
         super().__init__()
         self.written = b""
         self._closing = False
+        self._log = log
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+        if self._log is not None:
+            self._log.append("written")
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
     def close(self) -> None:
         self._closing = True
@@ -247,6 +256,76 @@ async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
     connection.data_received(request("path:small_talk"))
     assert wire.written.startswith(b"HTTP/1.1 503")
     assert gateway.metric("pointsman_in_flight") == 0
+
+
+@dataclass
+class Logged:
+    """Implements the line's `Journal`, `Tenancy` and `Hold`, and tells when each was called."""
+
+    inner: Any
+    log: list[str]
+
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        return bool(self.inner.wants_answers(request, decision))
+
+    def note(self, *what: Any) -> None:
+        self.log.append("noted")
+        self.inner.note(*what)
+
+    def enter_now(self, caller: Caller, tokens: int) -> "Logged | None":
+        self.log.append("entered")
+        hold = self.inner.enter_now(caller, tokens)
+        return hold and Logged(hold, self.log)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {**self.inner.headers}
+
+    def afford_now(self, usd: float) -> bool:
+        return bool(self.inner.afford_now(usd))
+
+    def settle(self, *what: Any) -> None:
+        self.log.append("settled")
+        self.inner.settle(*what)
+
+
+async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_enters(
+    gateway: Gateway, engine: ScriptedEngine
+) -> None:
+    engine.says(*answer("Hello", " there"))
+    house, log = gateway.house, list[str]()
+    pipeline = replace(
+        house.pipeline, journal=Logged(house.pipeline.journal, log), tenancy=Logged(house.pipeline.tenancy, log)
+    )
+    door = HttpDoor(pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
+    connection = ExpressConnection(
+        Config(build_app(door), log_config=None), ServerState(), {}, Guard(), ExpressLane(door)
+    )
+    wire = Wire(log)
+    connection.connection_made(wire)
+    connection.data_received(request("path:small_talk"))
+    connection.data_received(request("path:small_talk"))
+    await until(lambda: log.count("settled") == 2)
+    connection.connection_lost(None)
+    assert log == ["entered", "noted", "written", "settled"] * 2
+    assert wire.written.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(
+    gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+
+    def broken(passenger: Passenger, started: Started) -> None:
+        raise ValueError("nobody foresaw this")
+
+    monkeypatch.setattr(Passenger, "_foreseen", broken)
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(request("path:small_talk"))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 500")
+    assert gateway.metric("pointsman_engine_in_flight") == 0
+    assert gateway.metric("pointsman_in_flight") == 0
+    assert gateway.metric("pointsman_requests_total", outcome="internal") == 1
 
 
 async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbours) -> None:

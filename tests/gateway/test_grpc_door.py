@@ -350,6 +350,12 @@ class Overheard:
     def end(self, *begun: Any) -> Any:
         return self.pipeline.end(*begun)
 
+    def write(self, *begun: Any) -> Any:
+        return self.pipeline.write(*begun)
+
+    def settle(self, *begun: Any) -> None:
+        self.pipeline.settle(*begun)
+
     async def decide(self, request: Request, *wanted: Any) -> Routed:
         self.callers.append(request.caller)
         return await self.pipeline.decide(request, *wanted)

@@ -153,18 +153,36 @@ class Pipeline:
         failure: PointsmanError | None = None,
         answers: tuple[Answered, ...] = (),
     ) -> Receipt | Undecided:
-        """Settles all that was held for the request, and writes its receipt. Called once.
+        """Writes the request's receipt, and settles all that was held for it. Called once.
 
         `outcome` is "ok", "cancelled", "internal" or the code of `failure`, which is given the receipt.
         """
+        try:
+            return self.write(begun, outcome, failure, answers)
+        finally:
+            self.settle(begun)
+
+    def write(
+        self,
+        begun: Begun,
+        outcome: str,
+        failure: PointsmanError | None = None,
+        answers: tuple[Answered, ...] = (),
+    ) -> Receipt | Undecided:
+        """The first half of `end`, before the caller hears the end."""
+        begun.receipt = receipt = begun.meter.finish(outcome, failure)
+        if failure is not None:
+            failure.receipt = receipt
+        self._note(begun.request, receipt, answers)
+        return receipt
+
+    def settle(self, begun: Begun) -> None:
+        """The second half of `end`, for which no caller has to wait."""
         begun.place.leave()
         if begun.labelling is not None:
             begun.labelling.close()
-        receipt = begun.meter.finish(outcome, failure)
-        if failure is not None:
-            failure.receipt = receipt
-        self._close(begun.request, begun.hold, receipt, answers)
-        return receipt
+        if begun.hold is not None and begun.receipt is not None:
+            _settle(begun.hold, begun.receipt)
 
     async def decide(self, request: Request, with_prompt: bool = False) -> Routed:
         """The decision alone, and the prompt that `answer` would send where that is wanted. Raises PointsmanError."""
@@ -192,7 +210,9 @@ class Pipeline:
             receipt = meter.finish(outcome, failure) if decision is None else _routed(meter, outcome, failure)
             if failure is not None:
                 failure.receipt = receipt
-            self._close(request, hold, receipt)
+            if hold is not None:
+                _settle(hold, receipt)
+            self._note(request, receipt)
         return Routed(decision, prompt)
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
@@ -257,19 +277,15 @@ class Pipeline:
             error.limits = self.tenancy.headers(request.caller)
             raise
 
-    def _close(
-        self,
-        request: Request,
-        hold: Hold | None,
-        receipt: Receipt | Undecided,
-        answers: tuple[Answered, ...] = (),
-    ) -> None:
-        if hold is not None:
-            hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
+    def _note(self, request: Request, receipt: Receipt | Undecided, answers: tuple[Answered, ...] = ()) -> None:
         if isinstance(receipt, Receipt):
             self.journal.note(request, receipt.decision, receipt, answers)
         else:
             self.journal.note_undecided(receipt)
+
+
+def _settle(hold: Hold, receipt: Receipt | Undecided) -> None:
+    hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
 
 
 def _decide(begun: Begun, hold: Hold, labels: Labels) -> None:

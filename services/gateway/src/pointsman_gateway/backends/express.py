@@ -239,9 +239,9 @@ class Sent:
         if reader.failure:
             self._fail(failures.broke_off(self._call, reader.failure))
         elif reader.done:
+            self._listener.ended()  # first of all: the caller waits for it
             self._posts.release(self._call, connection)
             self._attempt.ended(None, self._last)
-            self._listener.ended()
         elif connection.failure is not None:
             self._lost(connection, connection.failure)
         elif connection.complete:

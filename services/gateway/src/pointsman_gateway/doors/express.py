@@ -27,7 +27,7 @@ from pointsman_gateway.doors.http_door import HttpDoor, seconds_of
 from pointsman_gateway.doors.openai_answers import ChatEncoder, Headers
 from pointsman_gateway.pipeline import Pipeline
 
-CHUNKED = (b"transfer-encoding", b"chunked")
+CHUNKED = [(b"transfer-encoding", b"chunked")]
 LONGEST_BODY = 256 * 1024
 """Bytes; longer ones are collected where there is a better bound on them."""
 
@@ -117,6 +117,8 @@ class Passenger(Ride):
         self._encoder = ChatEncoder(handed.include_usage)
         self._chunks: list[Chunk] = []
         """Of a plain answer, so far."""
+        self._head = b""
+        """Of the answer, but for what is known at its beginning or its end only."""
         self._unwritten = b""
         """Of a stream: what goes with the next piece, which follows at once; to write twice takes twice as long."""
         self._stalled: asyncio.TimerHandle | None = None
@@ -153,10 +155,13 @@ class Passenger(Ride):
         if self._sent is not None and not self._over:
             self._sent.resume()
 
+    def _foreseen(self, started: Started) -> None:
+        sort = EVENTS if self._handed.streams else [JSON]
+        self._head = _lines([*sort, *self._beside, *answers.decision_headers(started), *encoded(started.limits)])
+
     def _opened(self, started: Started) -> None:
         if self._handed.streams:
-            headers = [*EVENTS, *self._headers(started), CHUNKED]
-            self._unwritten = _head(200, [*self._client.default_headers, *headers])
+            self._unwritten = _head(200, self._client.default_headers, self._head, CHUNKED)
             self._unwritten += _chunk(self._encoder.begun(started))
 
     def _piece(self, chunks: Chunks, last: bool) -> None:
@@ -171,8 +176,10 @@ class Passenger(Ride):
         if self._handed.streams:
             self._write_chunk(self._encoder.finished(finished), last=True)
         else:
-            headers = [JSON, *self._headers(started), answers.cost_header(finished.receipt)]
-            self._write_whole(200, headers, self._encoder.whole(started, self._chunks, finished))
+            body = self._encoder.whole(started, self._chunks, finished)
+            self._write_whole(200, self._head, [answers.cost_header(finished.receipt)], body)
+
+    def _freed(self) -> None:
         self._client.freed()
 
     def _failed(self, error: PointsmanError) -> None:
@@ -181,7 +188,7 @@ class Passenger(Ride):
             self._write_chunk(self._encoder.failed(error), last=True)
         else:
             status, headers, body = error_answer(error, self._beside)
-            self._write_whole(status, headers, body)
+            self._write_whole(status, b"", headers, body)
         self._client.freed()
 
     def _left(self) -> None:
@@ -211,12 +218,9 @@ class Passenger(Ride):
     def _beside(self) -> Headers:
         return [(b"x-request-id", self._handed.name.encode())]
 
-    def _headers(self, started: Started) -> Headers:
-        return [*self._beside, *answers.decision_headers(started), *encoded(started.limits)]
-
-    def _write_whole(self, status: int, headers: Headers, body: bytes) -> None:
-        length = (b"content-length", b"%d" % len(body))
-        self._client.transport.write(_head(status, [*self._client.default_headers, *headers, length]) + body)
+    def _write_whole(self, status: int, foreseen: bytes, headers: Headers, body: bytes) -> None:
+        headers.append((b"content-length", b"%d" % len(body)))
+        self._client.transport.write(_head(status, self._client.default_headers, foreseen, headers) + body)
 
     def _write_chunk(self, piece: bytes, *, last: bool = False) -> None:
         written = self._unwritten + _chunk(piece)
@@ -231,5 +235,9 @@ def _chunk(piece: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
 
 
-def _head(status: int, headers: Headers) -> bytes:
-    return STATUS_LINE[status] + b"\r\n".join(map(b": ".join, headers)) + b"\r\n\r\n"
+def _head(status: int, first: Headers, foreseen: bytes, last: Headers) -> bytes:
+    return b"%b%b%b%b\r\n" % (STATUS_LINE[status], _lines(first), foreseen, _lines(last))
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

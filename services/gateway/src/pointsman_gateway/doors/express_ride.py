@@ -27,6 +27,7 @@ class Ride:
         self._begun = begun
         self._name = name
         self._tried: Try
+        self._ready: Started
         self._sent: Sent | None = None
         self._started: Started | None = None
         self._finish_reason = ""
@@ -37,8 +38,13 @@ class Ride:
     def departs(self) -> bool:
         """Sends it to an engine; False where that takes more than is done here, or is told there what is wrong."""
         try:
-            return self._departs()
+            if not self._departs():
+                return False
+            self._make_ready()
+            return True
         except Exception as error:
+            if self._sent is not None:
+                self._stop()
             self._begun.error = error
             return False
 
@@ -83,6 +89,9 @@ class Ride:
 
     # -- how it is written
 
+    def _foreseen(self, started: Started) -> None:
+        """So the answer is to begin, if it does."""
+
     def _opened(self, started: Started) -> None:
         """The answer begins."""
 
@@ -93,6 +102,9 @@ class Ride:
     def _arrived(self, started: Started, finished: Finished) -> None:
         """It is whole, and has its receipt."""
         raise NotImplementedError
+
+    def _freed(self) -> None:
+        """After `_arrived`, and all that was held for it is settled: the client may ask the next thing."""
 
     def _failed(self, error: PointsmanError) -> None:
         """It ends here, with its receipt in the error."""
@@ -126,6 +138,15 @@ class Ride:
         self._sent = line.express.ask(begun.request, decision, built.result, self)
         return self._sent is not None
 
+    def _make_ready(self) -> None:
+        """What is known of the answer before it comes: while the engine reads, nobody waits for us."""
+        begun, sent = self._begun, self._sent
+        assert sent is not None
+        assert begun.decision is not None
+        assert begun.hold is not None
+        self._ready = Started(begun.decision, sent.model, begun.meter.overhead, "", begun.hold.headers)
+        self._foreseen(self._ready)
+
     def _take(self, chunks: Chunks, last: bool) -> None:
         meter = self._begun.meter
         usage = chunks[-1].usage
@@ -144,21 +165,20 @@ class Ride:
         self._piece(chunks, last)
 
     def _start(self) -> Started:
-        begun, sent = self._begun, self._sent
-        assert sent is not None
-        assert begun.decision is not None
-        assert begun.hold is not None
-        self._tried.opened(sent.model)
-        self._started = Started(begun.decision, sent.model, begun.meter.overhead, "", begun.hold.headers)
-        self._opened(self._started)
-        return self._started
+        self._started = started = self._ready
+        self._tried.opened(started.model)
+        self._opened(started)
+        return started
 
     def _finish(self) -> None:
         started = self._started or self._start()  # an engine may have counted, and said nothing
         self._arrive()
-        receipt = self._settle(OK)
-        assert isinstance(receipt, Receipt)  # it was decided
-        self._arrived(started, Finished(self._finish_reason, receipt))
+        try:
+            receipt = self._written()
+            self._arrived(started, Finished(self._finish_reason, receipt))
+        finally:
+            self._pipeline.settle(self._begun)
+        self._freed()
 
     def _crash(self, error: Exception) -> None:
         """What nobody foresaw."""
@@ -173,6 +193,16 @@ class Ride:
         self._stop()
         self._settle(INTERNAL)
         self._failed(said)
+
+    def _written(self) -> Receipt:
+        """As `_settle`, of one that ended well; without settling."""
+        token = request_id.set(self._name)
+        try:
+            receipt = self._pipeline.write(self._begun, OK)
+        finally:
+            request_id.reset(token)
+        assert isinstance(receipt, Receipt)  # it was decided
+        return receipt
 
     def _settle(self, outcome: str, failure: PointsmanError | None = None) -> Receipt | Undecided:
         """Under the request's name, which its receipt is given."""
