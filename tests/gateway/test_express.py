@@ -4,10 +4,11 @@ import asyncio
 import gc
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -342,6 +343,72 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, en
         await until(lambda: not [one for one in gc.get_objects() if isinstance(one, Passenger | Sent)])
     finally:
         gc.enable()
+
+
+@contextmanager
+def all_let_go() -> Iterator[None]:
+    """Asserts that nothing of the gateway's is left for the collector to find."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield
+        gc.collect()
+        ours = [one for one in gc.garbage if _is_ours(one)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not ours
+
+
+def _is_ours(one: Any) -> bool:
+    if isinstance(one, FrameType):
+        return "/pointsman_gateway/" in one.f_code.co_filename
+    return type(one).__module__.startswith("pointsman_gateway")
+
+
+async def cut_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    engine.says(*beginning("Hello"), asyncio.Event())
+    asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": True}
+    async with ways.clients[way].stream("POST", "/v1/chat/completions", json=asked) as answered:
+        assert "Hello" in await anext(answered.aiter_text())
+    await until(lambda: ways.gateway.metric("pointsman_in_flight") == 0)
+
+
+async def failing(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    engine.refuses(500, {"error": {"message": "out of order"}})
+    for _ in range(8):  # in the end it is left alone
+        await ways.told(way, {"model": "path:small_talk", "messages": said("Hello")}, {})
+
+
+async def refusing(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    engine.refuses(400, {"error": {"message": "not so"}})
+    await ways.told(way, {"model": "path:small_talk", "messages": said("Hello")}, {})
+
+
+async def breaking_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    engine.says(*beginning("Hello"), BREAK)
+    for stream in (False, True):
+        await ways.told(way, {"model": "path:small_talk", "messages": said("Hello"), "stream": stream}, {})
+
+
+async def beyond_its_limits(ways: Ways, engine: ScriptedEngine, way: str) -> None:
+    told = await ways.told(way, {"model": "tiny", "messages": said("Hello"), "max_tokens": 10**10}, {})
+    assert told.status == 429
+
+
+@pytest.mark.parametrize("way", ["ordinary", "express"])
+@pytest.mark.parametrize("ends", [cut_off, failing, refusing, breaking_off, beyond_its_limits])
+async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
+    ways: Ways, engine: ScriptedEngine, way: str, ends: Callable[[Ways, ScriptedEngine, str], Awaitable[None]]
+) -> None:
+    """What it has to find lies about for half a minute, by megabytes where much goes wrong."""
+    await ends(ways, engine, way)  # what is made once, and kept
+    ways.gateway.house.engines.cell("local").breaker = Breaker()
+    with all_let_go():
+        await ends(ways, engine, way)
+        await asyncio.sleep(0.1)
 
 
 async def test_what_is_sent_behind_a_request_waits_its_turn(ways: Ways, engine: ScriptedEngine) -> None:

@@ -144,6 +144,7 @@ class Pipeline:
         finally:
             if outcome != OK:
                 self.end(begun, outcome, failure)
+            failure = None  # its traceback is to hold this frame
         yield Finished(finish_reason, receipt)  # it has its receipt: whatever happens to the reader now is no other end
 
     def end(
@@ -172,12 +173,13 @@ class Pipeline:
         """The first half of `end`, before the caller hears the end."""
         begun.receipt = receipt = begun.meter.finish(outcome, failure)
         if failure is not None:
-            failure.receipt = receipt
+            _give(failure, receipt)
         self._note(begun.request, receipt, answers)
         return receipt
 
     def settle(self, begun: Begun) -> None:
         """The second half of `end`, for which no caller has to wait."""
+        begun.error = begun.failed = None
         begun.place.leave()
         if begun.labelling is not None:
             begun.labelling.close()
@@ -209,10 +211,11 @@ class Pipeline:
         finally:
             receipt = meter.finish(outcome, failure) if decision is None else _routed(meter, outcome, failure)
             if failure is not None:
-                failure.receipt = receipt
+                _give(failure, receipt)
             if hold is not None:
                 _settle(hold, receipt)
             self._note(request, receipt)
+            failure = None  # as above
         return Routed(decision, prompt)
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:
@@ -282,6 +285,12 @@ class Pipeline:
             self.journal.note(request, receipt.decision, receipt, answers)
         else:
             self.journal.note_undecided(receipt)
+
+
+def _give(failure: PointsmanError, receipt: Receipt | Undecided) -> None:
+    """Where it came from nobody asks any more, and those frames hold what holds it: a cycle for the collector."""
+    failure.receipt = receipt
+    failure.__traceback__ = None
 
 
 def _settle(hold: Hold, receipt: Receipt | Undecided) -> None:

@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self.taken()  # what came behind the answer before belongs to nobody
         self.status, self.retry_after, self.complete = 0, "", False
         if self._transport is None:
-            raise self._failure or ConnectionFailed("there is no connection")
+            raise _anew(self._failure) if self._failure else ConnectionFailed("there is no connection")
         self._transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
 
     async def begun(self) -> int:
@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
 
     async def _wait(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise _anew(self._failure)
         self._last = self._loop.time()
         self._waiter = self._loop.create_future()
         try:
@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
         if self._failure is not None and not self._pieces:
-            raise self._failure
+            raise _anew(self._failure)
 
     # -- time
 
@@ -226,6 +226,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        del self._parser  # it holds us, too
         self._unwatch()
         self._fail(ConnectionFailed(str(error) if error else "the connection was closed"))
 
@@ -272,6 +273,11 @@ class Connection(asyncio.Protocol):
         if self._at_end is not None:
             then, self._at_end = self._at_end, None
             then()
+
+
+def _anew(failure: ConnectionFailed) -> ConnectionFailed:
+    """The frames in the traceback of one that is raised hold the connection that has it."""
+    return type(failure)(*failure.args)
 
 
 async def _begun(connection: Connection, head: bytes, body: bytes, patience: Patience) -> Connection:

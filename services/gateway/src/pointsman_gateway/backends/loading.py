@@ -119,7 +119,11 @@ class _Load:
                 raise NotLoadedInTime(waited) from error
             raise NotLoaded(f"adapter '{version}' is not loaded within {self._patience:g} s", waited) from error
         told = f": {failed.message}" if failed else ""
-        raise NotLoaded(f"adapter '{version}' is not loaded{told}", self._waited + self._clock() - began) from failed
+        try:
+            waited = self._waited + self._clock() - began
+            raise NotLoaded(f"adapter '{version}' is not loaded{told}", waited) from failed
+        finally:
+            del failed  # its traceback holds this frame
 
     async def _load_on(self, target: Target, version: str) -> None:
         server = target.cell.lora_server

@@ -50,25 +50,31 @@ class Retrying:
             raise  # nothing has failed: who knows of adapters knows where to go
         except Unavailable as error:
             failed = error
-        return await self.again(target, others, asked, failed)
+        try:
+            return await self.again(target, others, asked, failed)
+        finally:
+            del failed  # its traceback holds this frame; as a cycle both would wait for the garbage collector
 
     async def again(self, target: Target, others: Candidates, asked: Asked, failed: Unavailable) -> Opened:
         """After `target` has been asked, and has failed."""
         asking: Target | None = target
         tried = 0
-        while asking is not None and self._worth_it(asking, others, failed, tried):
-            await self._pause(tried, asked.deadline, failed)
-            if others.alone:
-                others.put_back(asking)
-            asking, tried = others.take(), tried + 1
-            if asking is not None:
-                try:
-                    return await self._inner.open(asking, others, asked)
-                except failures.NotResident:
-                    raise
-                except Unavailable as error:
-                    failed = error
-        raise failed
+        try:
+            while asking is not None and self._worth_it(asking, others, failed, tried):
+                await self._pause(tried, asked.deadline, failed)
+                if others.alone:
+                    others.put_back(asking)
+                asking, tried = others.take(), tried + 1
+                if asking is not None:
+                    try:
+                        return await self._inner.open(asking, others, asked)
+                    except failures.NotResident:
+                        raise
+                    except Unavailable as error:
+                        failed = error
+            raise failed
+        finally:
+            del failed  # as above
 
     def _worth_it(self, target: Target, others: Candidates, failed: Unavailable, tried: int) -> bool:
         same_again = others.alone and isinstance(failed, failures.Passing) and target.cell.may_be_asked

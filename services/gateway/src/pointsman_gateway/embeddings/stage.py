@@ -124,6 +124,7 @@ class Embeddings:
             raise
         finally:
             self._leave(offer, wanted.request, bill)
+            bill.error = None  # its traceback holds this frame, and so the bill
         return embedded
 
     async def _held(self, offer: Offer, wanted: Wanted, bill: _Bill) -> Embedded:
