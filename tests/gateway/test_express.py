@@ -4,11 +4,10 @@ import asyncio
 import gc
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import httpx
@@ -16,6 +15,7 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_TRIAGE
 from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usage
 from doubles.engine_scripts import Script, scripts
+from doubles.garbage import nothing_is_left
 from doubles.gateway import TRIAGE, Gateway, Neighbours
 from doubles.leases import held_back
 from doubles.raw_engine import RawEngine, running_raw_engine
@@ -345,29 +345,6 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, en
         gc.enable()
 
 
-@contextmanager
-def all_let_go() -> Iterator[None]:
-    """Asserts that nothing of the gateway's is left for the collector to find."""
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        yield
-        gc.collect()
-        ours = [one for one in gc.garbage if _is_ours(one)]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-    assert not ours
-
-
-def _is_ours(one: Any) -> bool:
-    if isinstance(one, FrameType):
-        return "/pointsman_gateway/" in one.f_code.co_filename
-    return type(one).__module__.startswith("pointsman_gateway")
-
-
 async def cut_off(ways: Ways, engine: ScriptedEngine, way: str) -> None:
     engine.says(*beginning("Hello"), asyncio.Event())
     asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": True}
@@ -404,11 +381,14 @@ async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
     ways: Ways, engine: ScriptedEngine, way: str, ends: Callable[[Ways, ScriptedEngine, str], Awaitable[None]]
 ) -> None:
     """What it has to find lies about for half a minute, by megabytes where much goes wrong."""
-    await ends(ways, engine, way)  # what is made once, and kept
-    ways.gateway.house.engines.cell("local").breaker = Breaker()
-    with all_let_go():
+
+    async def once_more() -> None:
+        ways.gateway.house.engines.cell("local").breaker = Breaker()
         await ends(ways, engine, way)
         await asyncio.sleep(0.1)
+
+    await once_more()  # what is made once, and kept
+    await nothing_is_left(once_more)
 
 
 async def test_what_is_sent_behind_a_request_waits_its_turn(ways: Ways, engine: ScriptedEngine) -> None:

@@ -8,16 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 import httpx
 import pytest
 from doubles.engine import ScriptedEngine, answer, beginning
+from doubles.garbage import nothing_is_left
 from doubles.gateway import Gateway, Neighbours
 from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
 from doubles.waiting import until
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.backends.call import Call
 from pointsman_gateway.backends.express import Express, Failed, Sent
 from pointsman_gateway.backends.http1 import Connection, Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Started
 from pointsman_gateway.doors.express import ExpressLane, Passenger
 from pointsman_gateway.doors.express_connection import ExpressConnection
@@ -26,6 +31,7 @@ from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -134,6 +140,9 @@ class Heard:
 
     def ended(self) -> None:
         self.said.append("ended")
+
+    def freed(self) -> None:
+        self.said.append("freed")
 
     def broke_off(self, error: PointsmanError) -> None:
         self.said.append(error)
@@ -308,6 +317,7 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
     await until(lambda: log.count("settled") == 2)
     connection.connection_lost(None)
     assert log == ["entered", "noted", "written", "settled"] * 2
+    assert len(engine.connections) == 1
     assert wire.written.count(b"HTTP/1.1 200 OK") == 2
 
 
@@ -326,6 +336,28 @@ async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(
     assert gateway.metric("pointsman_engine_in_flight") == 0
     assert gateway.metric("pointsman_in_flight") == 0
     assert gateway.metric("pointsman_requests_total", outcome="internal") == 1
+
+
+async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(neighbours: Neighbours) -> None:
+    neighbours.engine.url = "http://127.0.0.1:9"  # nobody listens there
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_channel(gateway.grpc_address) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+
+        async def ask() -> None:
+            gateway.house.engines.cell("local").breaker = Breaker()
+            async with connected(gateway.url) as (reader, writer):
+                writer.write(request("path:small_talk"))
+                assert b" 503 " in await reader.readline()
+            for model in ("path:small_talk", "nobody"):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stub.GenerateOnce(
+                        pb.GenerateRequest(model=model, messages=[pb.Message(role="user", content="Hello")])
+                    )
+            await asyncio.sleep(0.1)
+
+        await ask()
+        await nothing_is_left(ask)
 
 
 async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbours) -> None:

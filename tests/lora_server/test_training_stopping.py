@@ -35,6 +35,7 @@ def interrupt():
         time.sleep(random.uniform(0, 0.02))
         os.kill(os.getpid(), SIGTERM)
 
+checkpoint.save(file, kept)
 on_signals(default_int_handler)
 threading.Thread(target=interrupt, daemon=True).start()
 while heard < times:

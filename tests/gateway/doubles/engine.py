@@ -41,6 +41,8 @@ class ScriptedEngine:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
         self.paths: list[str] = []
+        self.connections: set[Any] = set()
+        """That chats came over, by where they come from."""
         self.running = 0
         self.sent = 0
         """Events since the last request came."""
@@ -66,6 +68,8 @@ class ScriptedEngine:
         self.bodies.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.paths.append(request.path)
+        assert request.transport is not None
+        self.connections.add(request.transport.get_extra_info("peername"))
         model = body["model"]
         unknown = self.adapters is not None and "@" in model and model not in self.adapters
         script = no_such_model(model) if unknown else self.script(body)

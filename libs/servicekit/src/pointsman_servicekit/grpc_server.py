@@ -174,13 +174,18 @@ class ErrorHandler(grpc.aio.ServerInterceptor):
 
 def _guarded_unary(behaviour: Any) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: Context) -> Any:
-        _take_ids(context)
         try:
-            return await behaviour(request, context)
-        except (grpc.aio.AbortError, asyncio.CancelledError):
+            _take_ids(context)
+            try:
+                return await behaviour(request, context)
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                raise
+            except Exception as error:
+                await context.abort_with_status(to_status(_told(error)))
+        except grpc.aio.AbortError as aborted:
+            _forget_where(aborted)
+            del request, context
             raise
-        except Exception as error:
-            await context.abort_with_status(to_status(_told(error)))
 
     return call
 
@@ -190,19 +195,30 @@ def _guarded_stream(behaviour: Any) -> Any:
         return behaviour  # health's Watch writes to the context itself
 
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        _take_ids(context)
-        responses = behaviour(request, context)
         try:
-            async for response in responses:
-                yield response
-        except (grpc.aio.AbortError, asyncio.CancelledError):
+            _take_ids(context)
+            responses = behaviour(request, context)
+            try:
+                async for response in responses:
+                    yield response
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                raise
+            except Exception as error:
+                await context.abort_with_status(to_status(_told(error)))
+            finally:
+                await responses.aclose()
+        except grpc.aio.AbortError as aborted:
+            _forget_where(aborted)
+            del request, context, responses
             raise
-        except Exception as error:
-            await context.abort_with_status(to_status(_told(error)))
-        finally:
-            await responses.aclose()
 
     return call
+
+
+def _forget_where(aborted: grpc.aio.AbortError) -> None:
+    """The context keeps it, and frames in its traceback keep the context: all of a call would wait for the garbage
+    collector. What went wrong has been told."""
+    aborted.__traceback__ = aborted.__context__ = None
 
 
 def _take_ids(context: Context) -> None:

@@ -107,7 +107,10 @@ class Answering:
             prompt = await line.prompts.build(self._request, decision)
             tried.prompted(prompt)
         if failed is not None:
-            return await line.express.go_on(failed, self._request, decision, prompt), tried
+            try:
+                return await line.express.go_on(failed, self._request, decision, prompt), tried
+            finally:
+                del failed  # its error's traceback is to hold this frame
         return await line.answers.open(self._judge.asked(self._request), decision, prompt), tried
 
     async def _hold(self, answer: Answer, reading: Reading) -> Answer:

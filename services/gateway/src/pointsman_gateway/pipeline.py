@@ -144,7 +144,7 @@ class Pipeline:
         finally:
             if outcome != OK:
                 self.end(begun, outcome, failure)
-            failure = None  # its traceback is to hold this frame
+            failure = None  # its traceback may hold this frame
         yield Finished(finish_reason, receipt)  # it has its receipt: whatever happens to the reader now is no other end
 
     def end(

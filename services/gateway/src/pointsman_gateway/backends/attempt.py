@@ -84,7 +84,10 @@ class Asking:
             told = self.not_there(error, target)
             attempt.ended(told)
             await stream.aclose()  # type: ignore[attr-defined]  # a generator's
-            raise told from error
+            try:
+                raise told from error
+            finally:
+                del told  # its traceback is to hold this frame
         except BaseException as error:
             attempt.ended(error)
             await stream.aclose()  # type: ignore[attr-defined]  # a generator's

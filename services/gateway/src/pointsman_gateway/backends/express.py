@@ -70,6 +70,10 @@ class Listener(Protocol):
         """All of it has come."""
         ...
 
+    def freed(self) -> None:
+        """After `ended`, once nothing of the engine is held any more."""
+        ...
+
     def broke_off(self, error: PointsmanError) -> None:
         """After its first part."""
         ...
@@ -130,9 +134,12 @@ class _AskedOnce:
         failed, self._failed = self._failed, None
         if failed is None:
             return await self._backends.open(request, decision, prompt)
-        if isinstance(failed.error, failures.NotResident):
-            raise failed.error
-        return await self._backends.go_on(failed.choice, failed.error)
+        try:
+            if isinstance(failed.error, failures.NotResident):
+                raise failed.error
+            return await self._backends.go_on(failed.choice, failed.error)
+        finally:
+            del failed  # its traceback is to hold this frame
 
 
 class Sent:
@@ -206,6 +213,8 @@ class Sent:
             self._let_go()
             self._attempt.ended(error)
             self._listener.not_begun(None)
+        finally:
+            del connecting  # what it raises has this frame in its traceback
 
     def _post(self, connection: Connection) -> None:
         self._connection, call = connection, self._call
@@ -239,9 +248,12 @@ class Sent:
         if reader.failure:
             self._fail(failures.broke_off(self._call, reader.failure))
         elif reader.done:
-            self._listener.ended()  # first of all: the caller waits for it
-            self._posts.release(self._call, connection)
-            self._attempt.ended(None, self._last)
+            try:
+                self._listener.ended()  # first of all: the caller waits for it
+            finally:
+                self._posts.release(self._call, connection)
+                self._attempt.ended(None, self._last)
+            self._listener.freed()
         elif connection.failure is not None:
             self._lost(connection, connection.failure)
         elif connection.complete:

@@ -226,7 +226,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        del self._parser  # it holds us, too
+        self._at_end = None
+        del self._parser  # these hold us, too
         self._unwatch()
         self._fail(ConnectionFailed(str(error) if error else "the connection was closed"))
 

@@ -113,15 +113,14 @@ class _Load:
                         return await self._load_on(target, version)
                     except Unavailable as error:
                         failed = error
+            told = f": {failed.message}" if failed else ""
+            waited = self._waited + self._clock() - began
+            raise NotLoaded(f"adapter '{version}' is not loaded{told}", waited) from failed
         except TimeoutError as error:
             waited = self._waited + self._clock() - began
             if self._clock() >= self._request.deadline:
                 raise NotLoadedInTime(waited) from error
             raise NotLoaded(f"adapter '{version}' is not loaded within {self._patience:g} s", waited) from error
-        told = f": {failed.message}" if failed else ""
-        try:
-            waited = self._waited + self._clock() - began
-            raise NotLoaded(f"adapter '{version}' is not loaded{told}", waited) from failed
         finally:
             del failed  # its traceback holds this frame
 

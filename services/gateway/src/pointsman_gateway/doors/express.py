@@ -1,6 +1,7 @@
 """The express lane: a chat request from the bytes that came to the bytes that go, without a task and a framework.
 
-    bytes -> Head, Chat -> Pipeline.begin -> Express.ask -> Passenger.came ... -> Pipeline.end -> bytes
+    bytes -> Head, Chat -> Pipeline.begin -> Express.ask -> Passenger.came ... -> Pipeline.write -> bytes
+                                                                                             -> Pipeline.settle
 
 It does what `ChatRoute` and `Answering` do, with the same line, the same encoder and the same books. Whatever takes
 waiting, and whatever is out of the ordinary, is handed over to them, as far as it has come.
@@ -136,6 +137,9 @@ class Passenger(Ride):
             self._over = True
             self._waiting.cancel()  # what it has got by then is given back once it has ended
 
+    def freed(self) -> None:
+        self._client.freed()
+
     def _waited(self, waiting: "asyncio.Task[None]") -> None:
         self._waiting = None
         if self._over or waiting.cancelled():
@@ -178,9 +182,6 @@ class Passenger(Ride):
         else:
             body = self._encoder.whole(started, self._chunks, finished)
             self._write_whole(200, self._head, [answers.cost_header(finished.receipt)], body)
-
-    def _freed(self) -> None:
-        self._client.freed()
 
     def _failed(self, error: PointsmanError) -> None:
         """As an answer of its own, or where one has begun as its last event."""

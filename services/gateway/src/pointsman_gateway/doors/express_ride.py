@@ -17,7 +17,8 @@ from pointsman_gateway.pipeline import Pipeline
 class Ride:
     """One request on the lane, from its sending to an engine to the end of its answer. Implements a `Listener`.
 
-    Doors say how the answer is written: of `_opened`, `_piece`, and at last one of `_arrived`, `_failed`, `_left`.
+    Doors say how the answer is written: of `_foreseen`, `_opened`, `_piece`, and at last one of `_arrived`, `_failed`,
+    `_left`.
     """
 
     def __init__(self, pipeline: Pipeline, begun: Begun, name: str, as_a_whole: bool) -> None:
@@ -66,6 +67,9 @@ class Ride:
         except Exception as error:
             self._crash(error)
 
+    def freed(self) -> None:
+        """Nothing is held for it any more, here or at the engine: the client may ask the next thing."""
+
     def broke_off(self, error: PointsmanError) -> None:
         """After its first part, so that nobody else can be asked any more."""
         if not self._over:
@@ -102,9 +106,6 @@ class Ride:
     def _arrived(self, started: Started, finished: Finished) -> None:
         """It is whole, and has its receipt."""
         raise NotImplementedError
-
-    def _freed(self) -> None:
-        """After `_arrived`, and all that was held for it is settled: the client may ask the next thing."""
 
     def _failed(self, error: PointsmanError) -> None:
         """It ends here, with its receipt in the error."""
@@ -178,7 +179,6 @@ class Ride:
             self._arrived(started, Finished(self._finish_reason, receipt))
         finally:
             self._pipeline.settle(self._begun)
-        self._freed()
 
     def _crash(self, error: Exception) -> None:
         """What nobody foresaw."""

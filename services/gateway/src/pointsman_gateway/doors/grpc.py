@@ -152,8 +152,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             raise
         except Exception as error:
             refusal = told(error)
-            self._pipeline.turned_away(wanted, refusal, arrived)
-            raise refusal from error
+            try:
+                self._pipeline.turned_away(wanted, refusal, arrived)
+                if refusal is error:
+                    raise
+                raise refusal from error
+            finally:
+                del refusal  # its traceback is to hold this frame
 
     async def _decoded(
         self, request: pb.GenerateRequest | pb.RouteRequest, context: Context, arrived: float

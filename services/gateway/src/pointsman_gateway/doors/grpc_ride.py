@@ -19,7 +19,7 @@ class GrpcRide(Ride):
     def __init__(self, pipeline: Pipeline, begun: Begun) -> None:
         super().__init__(pipeline, begun, request_id.get(), as_a_whole=True)
         self._chunks: list[Chunk] = []
-        self._whole: asyncio.Future[Whole | None] = asyncio.get_running_loop().create_future()
+        self._whole: asyncio.Future[Whole | None] | None = asyncio.get_running_loop().create_future()
 
     async def wait(self) -> None:
         """Until there is what `begin` could not have at once."""
@@ -30,26 +30,29 @@ class GrpcRide(Ride):
             raise
 
     async def arrival(self) -> Whole | None:
-        """None where the line is to go on from here. Raises PointsmanError, with its receipt."""
+        """None where the line is to go on from here. Raises PointsmanError, with its receipt. Awaited once."""
+        assert self._whole is not None
         try:
             return await self._whole
         except asyncio.CancelledError:
             self.gone()
             raise
+        finally:
+            self._whole = None  # it keeps what it raises, in whose traceback there is this frame
 
     def _piece(self, chunks: Chunks, last: bool) -> None:
         self._chunks.extend(chunks)
 
     def _arrived(self, started: Started, finished: Finished) -> None:
-        if not self._whole.done():
+        if self._whole is not None and not self._whole.done():
             self._whole.set_result((started, self._chunks, finished))
 
     def _failed(self, error: PointsmanError) -> None:
-        if not self._whole.done():
+        if self._whole is not None and not self._whole.done():
             self._whole.set_exception(error)
 
     def _left(self) -> None:
-        if not self._whole.done():
+        if self._whole is not None and not self._whole.done():
             self._whole.set_result(None)
 
     def _crashed(self, error: PointsmanError) -> None:

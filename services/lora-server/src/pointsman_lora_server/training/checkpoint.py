@@ -47,7 +47,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(path)
+        unfinished.replace(path)
     _sync(path.parent)
 
 

@@ -1,0 +1,43 @@
+"""What of the gateway only Python's collector can free."""
+
+import gc
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Any
+
+TRIES = 3
+"""What goes on beside a request, such as a call of Redis's that takes too long, may leave something of its own."""
+
+
+async def nothing_is_left(work: Callable[[], Awaitable[None]]) -> None:
+    """Asserts that, whenever it has been done, all that it took is free."""
+    ours: list[Any] = []
+    for _ in range(TRIES):
+        ours = await _left_by(work)
+        if not ours:
+            return
+    raise AssertionError(f"{len(ours)} are left: {[_named(one) for one in ours[:40]]}")
+
+
+async def _left_by(work: Callable[[], Awaitable[None]]) -> list[Any]:
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await work()
+        gc.collect()
+        return [one for one in gc.garbage if _is_ours(one)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def _is_ours(one: Any) -> bool:
+    if isinstance(one, FrameType):
+        return "/pointsman_gateway/" in one.f_code.co_filename
+    return type(one).__module__.startswith("pointsman_gateway")
+
+
+def _named(one: Any) -> str:
+    return one.f_code.co_qualname if isinstance(one, FrameType) else type(one).__qualname__
