@@ -143,7 +143,7 @@ async def test_what_goes_wrong_at_the_very_end_is_told(
     def broken(*args: object, **named: object) -> None:
         raise RuntimeError("no books")
 
-    monkeypatch.setattr(Pipeline, "end", broken)
+    monkeypatch.setattr(Pipeline, "write", broken)
     async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door, asyncio.timeout(10):
         with pytest.raises(Internal):
             await door.ask("Hello", "path:small_talk")
