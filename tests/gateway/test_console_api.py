@@ -17,7 +17,10 @@ from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 
 OTHER = "triage@0123456789ab"
 OURS = {"x-pointsman-console": "1"}
-BEST_VALUE = {"paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.7, "least_ratings": 2}
+BEST_VALUE = {
+    "paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.7, "least_ratings": 2,
+    "trial_share": 0,  # or one request in twenty would go elsewhere
+}  # fmt: skip
 
 
 @pytest.fixture
