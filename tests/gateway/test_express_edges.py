@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import grpc
 import httpx
 import pytest
-from doubles.engine import ScriptedEngine, answer, beginning
+from doubles.engine import DONE, ScriptedEngine, answer, beginning
 from doubles.garbage import nothing_is_left
 from doubles.gateway import Gateway, Neighbours
 from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
@@ -319,6 +319,34 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
     assert log == ["entered", "noted", "written", "settled"] * 2
     assert len(engine.connections) == 1
     assert wire.written.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def test_a_request_that_breaks_at_its_last_piece_frees_its_client_once(
+    gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one rides by then, and must not be taken for it."""
+    whole = b"".join([event(step) for step in answer("Hello", " there") if isinstance(step, dict)]) + DONE
+    goes_on = asyncio.Event()
+    engine.script = lambda body: [goes_on, whole] if len(engine.bodies) == 1 else [*beginning("Hello"), asyncio.Event()]
+    takes = Passenger._piece
+
+    def breaks_once(passenger: Passenger, chunks: Chunks, last: bool) -> None:
+        if len(engine.bodies) == 1:
+            raise ValueError("nobody foresaw this")
+        takes(passenger, chunks, last)
+
+    monkeypatch.setattr(Passenger, "_piece", breaks_once)
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(request("path:small_talk"))
+        await until(lambda: len(engine.bodies) == 1)
+        writer.write(request("path:small_talk", stream=True))
+        await asyncio.sleep(0.1)
+        goes_on.set()
+        assert b" 500 " in await reader.readline()
+        await until(lambda: len(engine.bodies) == 2)
+        writer.write(request("path:small_talk", stream=True))
+        await asyncio.sleep(0.2)
+        assert len(engine.bodies) == 2, "two ride on one connection"
 
 
 async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(

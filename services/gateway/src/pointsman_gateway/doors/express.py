@@ -122,6 +122,7 @@ class Passenger(Ride):
         """Of the answer, but for what is known at its beginning or its end only."""
         self._unwritten = b""
         """Of a stream: what goes with the next piece, which follows at once; to write twice takes twice as long."""
+        self._has_freed = False
         self._stalled: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Task[None] | None = None
 
@@ -138,7 +139,7 @@ class Passenger(Ride):
             self._waiting.cancel()  # what it has got by then is given back once it has ended
 
     def freed(self) -> None:
-        self._client.freed()
+        self._free()
 
     def _waited(self, waiting: "asyncio.Task[None]") -> None:
         self._waiting = None
@@ -190,13 +191,13 @@ class Passenger(Ride):
         else:
             status, headers, body = error_answer(error, self._beside)
             self._write_whole(status, b"", headers, body)
-        self._client.freed()
+        self._free()
 
     def _left(self) -> None:
         self._client.hand_over(self._handed, self._data)
 
     def _crashed(self, error: PointsmanError) -> None:
-        self._client.freed(close=True)
+        self._free(close=True)
 
     def _stall(self) -> None:
         """Who does not read its answer keeps neither the engine nor a place here for longer than its time."""
@@ -204,7 +205,13 @@ class Passenger(Ride):
             self._stop()
             said = DeadlineExceeded("the answer was not read in the request's time", code="deadline_exceeded")
             self._settle(said.code, said)
-            self._client.freed(close=True)
+            self._free(close=True)
+
+    def _free(self, *, close: bool = False) -> None:
+        """Once: when it is said again, the client may be busy with its next request."""
+        if not self._has_freed:
+            self._has_freed = True
+            self._client.freed(close=close)
 
     def _arrive(self) -> None:
         super()._arrive()

@@ -1,6 +1,7 @@
 """What is alike on the express lane, whichever door the request came through: from its departure to its end."""
 
 import asyncio
+from collections.abc import Callable
 
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
@@ -12,6 +13,9 @@ from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.doors.answering import told
 from pointsman_gateway.metering.attempts import Try
 from pointsman_gateway.pipeline import Pipeline
+
+Came = Receipt | Undecided
+Writing = Callable[[Begun, str, PointsmanError | None], Came]
 
 
 class Ride:
@@ -175,7 +179,8 @@ class Ride:
         started = self._started or self._start()  # an engine may have counted, and said nothing
         self._arrive()
         try:
-            receipt = self._written()
+            receipt = self._under_its_name(self._pipeline.write, OK)
+            assert isinstance(receipt, Receipt)  # it was decided
             self._arrived(started, Finished(self._finish_reason, receipt))
         finally:
             self._pipeline.settle(self._begun)
@@ -194,21 +199,14 @@ class Ride:
         self._settle(INTERNAL)
         self._failed(said)
 
-    def _written(self) -> Receipt:
-        """As `_settle`, of one that ended well; without settling."""
-        token = request_id.set(self._name)
-        try:
-            receipt = self._pipeline.write(self._begun, OK)
-        finally:
-            request_id.reset(token)
-        assert isinstance(receipt, Receipt)  # it was decided
-        return receipt
+    def _settle(self, outcome: str, failure: PointsmanError | None = None) -> None:
+        self._under_its_name(self._pipeline.end, outcome, failure)
 
-    def _settle(self, outcome: str, failure: PointsmanError | None = None) -> Receipt | Undecided:
-        """Under the request's name, which its receipt is given."""
+    def _under_its_name(self, writes: Writing, outcome: str, failure: PointsmanError | None = None) -> Came:
+        """The request's, which its receipt is given."""
         token = request_id.set(self._name)
         try:
-            return self._pipeline.end(self._begun, outcome, failure)
+            return writes(self._begun, outcome, failure)
         finally:
             request_id.reset(token)
 
