@@ -1,5 +1,6 @@
 """A reader that does not read stops the engine's stream instead of filling the gateway, at each streaming door."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from itertools import count
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from doubles.config_folder import IN_CHAT
 from doubles.engine import chunk, usage
+from doubles.garbage import nothing_is_left
 from doubles.gateway import Gateway, Neighbours, open_http_client
 from doubles.http_doors import HttpStreamDoor
 from doubles.raw_engine import HEAD, LAST, RawEngine, event, in_chunks, running_raw_engine
@@ -36,17 +38,22 @@ async def engine() -> AsyncIterator[RawEngine]:
 
 
 @asynccontextmanager
-async def over_http(gateway: Gateway) -> AsyncIterator[Texts]:
+async def over_http(gateway: Gateway, **asked: Any) -> AsyncIterator[Texts]:
     async def texts(events: AsyncIterator[dict[str, Any]]) -> Texts:
         async for told in events:
             for choice in told["choices"]:
                 yield choice["delta"].get("content") or ""
 
-    body = {"model": "tiny", "messages": [{"role": "user", "content": IN_CHAT}], "stream": True}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": IN_CHAT}], "stream": True, **asked}
     async with open_http_client(gateway) as client:
         client.timeout = None
         async with aclosing(HttpStreamDoor(client).events(body)) as events:
             yield texts(events)
+
+
+def off_the_lane(gateway: Gateway) -> Any:
+    """A field that the express lane does not know goes the ordinary way."""
+    return over_http(gateway, presence_penalty=0)
 
 
 @asynccontextmanager
@@ -136,3 +143,19 @@ async def test_a_reader_that_never_comes_back_is_let_go_when_the_requests_time_r
         await until(lambda: engine.hung_up == 1, within=10)
         await until(lambda: ended(gateway, "deadline_exceeded") == 1)
         assert gateway.metric("pointsman_in_flight") == 0
+
+
+@pytest.mark.parametrize("over", [over_http, off_the_lane, over_grpc])
+async def test_a_reader_that_never_comes_back_leaves_nothing_for_the_garbage_collector(
+    short_of_time: None, over: Over, engine: RawEngine, gateway: Gateway
+) -> None:
+    async def never_reads() -> None:
+        let_go = engine.hung_up
+        async with over(gateway) as texts:
+            await anext(texts)
+            await until(lambda: engine.hung_up > let_go, within=10)
+            await until(lambda: gateway.metric("pointsman_in_flight") == 0)
+        await asyncio.sleep(0.2)
+
+    await never_reads()
+    await nothing_is_left(never_reads)

@@ -110,7 +110,7 @@ class Answering:
             try:
                 return await line.express.go_on(failed, self._request, decision, prompt), tried
             finally:
-                del failed  # its error's traceback is to hold this frame
+                del failed  # or it and this frame, which is in its traceback, hold each other
         return await line.answers.open(self._judge.asked(self._request), decision, prompt), tried
 
     async def _hold(self, answer: Answer, reading: Reading) -> Answer:

@@ -144,15 +144,11 @@ class Pipeline:
         finally:
             if outcome != OK:
                 self.end(begun, outcome, failure)
-            failure = None  # its traceback may hold this frame
+            failure = None  # or it and this frame, which is in its traceback, hold each other
         yield Finished(finish_reason, receipt)  # it has its receipt: whatever happens to the reader now is no other end
 
     def end(
-        self,
-        begun: Begun,
-        outcome: str,
-        failure: PointsmanError | None = None,
-        answers: tuple[Answered, ...] = (),
+        self, begun: Begun, outcome: str, failure: PointsmanError | None = None, answers: tuple[Answered, ...] = ()
     ) -> Receipt | Undecided:
         """Writes the request's receipt, and settles all that was held for it. Called once.
 
@@ -164,11 +160,7 @@ class Pipeline:
             self.settle(begun)
 
     def write(
-        self,
-        begun: Begun,
-        outcome: str,
-        failure: PointsmanError | None = None,
-        answers: tuple[Answered, ...] = (),
+        self, begun: Begun, outcome: str, failure: PointsmanError | None = None, answers: tuple[Answered, ...] = ()
     ) -> Receipt | Undecided:
         """The first half of `end`, before the caller hears the end."""
         begun.receipt = receipt = begun.meter.finish(outcome, failure)
@@ -215,7 +207,7 @@ class Pipeline:
             if hold is not None:
                 _settle(hold, receipt)
             self._note(request, receipt)
-            failure = None  # as above
+            failure = None  # or it and this frame, which is in its traceback, hold each other
         return Routed(decision, prompt)
 
     def costs(self, request: Request, decision: Decision) -> Mapping[str, float]:

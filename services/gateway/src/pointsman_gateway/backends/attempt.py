@@ -87,7 +87,7 @@ class Asking:
             try:
                 raise told from error
             finally:
-                del told  # its traceback is to hold this frame
+                del told  # or it and this frame, which is in its traceback, hold each other
         except BaseException as error:
             attempt.ended(error)
             await stream.aclose()  # type: ignore[attr-defined]  # a generator's

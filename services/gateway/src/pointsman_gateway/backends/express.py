@@ -139,7 +139,7 @@ class _AskedOnce:
                 raise failed.error
             return await self._backends.go_on(failed.choice, failed.error)
         finally:
-            del failed  # its traceback is to hold this frame
+            del failed  # or it and this frame, which is in its traceback, hold each other
 
 
 class Sent:
@@ -214,7 +214,7 @@ class Sent:
             self._attempt.ended(error)
             self._listener.not_begun(None)
         finally:
-            del connecting  # what it raises has this frame in its traceback
+            del connecting  # or it and this frame, which is in its traceback, hold each other
 
     def _post(self, connection: Connection) -> None:
         self._connection, call = connection, self._call

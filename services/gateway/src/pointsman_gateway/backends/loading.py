@@ -122,7 +122,7 @@ class _Load:
                 raise NotLoadedInTime(waited) from error
             raise NotLoaded(f"adapter '{version}' is not loaded within {self._patience:g} s", waited) from error
         finally:
-            del failed  # its traceback holds this frame
+            del failed  # or it and this frame, which is in its traceback, hold each other
 
     async def _load_on(self, target: Target, version: str) -> None:
         server = target.cell.lora_server

@@ -53,7 +53,7 @@ class Retrying:
         try:
             return await self.again(target, others, asked, failed)
         finally:
-            del failed  # its traceback holds this frame; as a cycle both would wait for the garbage collector
+            del failed  # or it and this frame, which is in its traceback, hold each other
 
     async def again(self, target: Target, others: Candidates, asked: Asked, failed: Unavailable) -> Opened:
         """After `target` has been asked, and has failed."""
@@ -74,7 +74,7 @@ class Retrying:
                         failed = error
             raise failed
         finally:
-            del failed  # as above
+            del failed  # or it and this frame, which is in its traceback, hold each other
 
     def _worth_it(self, target: Target, others: Candidates, failed: Unavailable, tried: int) -> bool:
         same_again = others.alone and isinstance(failed, failures.Passing) and target.cell.may_be_asked

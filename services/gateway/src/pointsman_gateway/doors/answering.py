@@ -121,9 +121,12 @@ class Answering(Response):
                 await self._send_events(send, headers, started, events)
         except TimeoutError as error:
             stalled = DeadlineExceeded("the answer was not read in the request's time", code="deadline_exceeded")
-            with suppress(StopAsyncIteration, DeadlineExceeded):
-                await events.athrow(stalled)  # type: ignore[attr-defined]  # a generator's; it is metered as what it is
-            raise ClientGone from error
+            try:
+                with suppress(StopAsyncIteration, DeadlineExceeded):
+                    await events.athrow(stalled)  # type: ignore[attr-defined]  # a generator's; it is metered as what it is
+                raise ClientGone from error
+            finally:
+                del stalled  # or it and this frame, which is in its traceback, hold each other
 
     async def _send_events(self, send: Send, headers: Headers, started: Started, events: AsyncIterator[Event]) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [*EVENTS, *headers]})

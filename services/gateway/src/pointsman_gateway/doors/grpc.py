@@ -158,7 +158,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
                     raise
                 raise refusal from error
             finally:
-                del refusal  # its traceback is to hold this frame
+                del refusal  # or it and this frame, which is in its traceback, hold each other
 
     async def _decoded(
         self, request: pb.GenerateRequest | pb.RouteRequest, context: Context, arrived: float
@@ -219,9 +219,12 @@ class _Writing:
             stalled = DeadlineExceeded(
                 "the request's time ran out before its answer was read", code="deadline_exceeded"
             )
-            with suppress(StopAsyncIteration):
-                await events.athrow(stalled)  # type: ignore[attr-defined]  # a generator's; so it is metered as what it is
-            raise stalled from error
+            try:
+                with suppress(StopAsyncIteration):
+                    await events.athrow(stalled)  # type: ignore[attr-defined]  # a generator's; it is metered as what it is
+                raise stalled from error
+            finally:
+                del stalled  # or it and this frame, which is in its traceback, hold each other
 
     async def _write(self, event: Event) -> None:
         if isinstance(event, tuple):

@@ -38,22 +38,27 @@ class GrpcRide(Ride):
             self.gone()
             raise
         finally:
-            self._whole = None  # it keeps what it raises, in whose traceback there is this frame
+            self._whole = None  # it keeps what it raises, whose traceback has this frame, which has us
+
+    @property
+    def _waiting(self) -> "asyncio.Future[Whole | None] | None":
+        """None where nobody waits any more."""
+        return None if self._whole is None or self._whole.done() else self._whole
 
     def _piece(self, chunks: Chunks, last: bool) -> None:
         self._chunks.extend(chunks)
 
     def _arrived(self, started: Started, finished: Finished) -> None:
-        if self._whole is not None and not self._whole.done():
-            self._whole.set_result((started, self._chunks, finished))
+        if waiting := self._waiting:
+            waiting.set_result((started, self._chunks, finished))
 
     def _failed(self, error: PointsmanError) -> None:
-        if self._whole is not None and not self._whole.done():
-            self._whole.set_exception(error)
+        if waiting := self._waiting:
+            waiting.set_exception(error)
 
     def _left(self) -> None:
-        if self._whole is not None and not self._whole.done():
-            self._whole.set_result(None)
+        if waiting := self._waiting:
+            waiting.set_result(None)
 
     def _crashed(self, error: PointsmanError) -> None:
         self._failed(error)

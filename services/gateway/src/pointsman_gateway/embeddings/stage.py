@@ -124,7 +124,7 @@ class Embeddings:
             raise
         finally:
             self._leave(offer, wanted.request, bill)
-            bill.error = None  # its traceback holds this frame, and so the bill
+            bill.error = None  # or it and this frame, which is in its traceback, hold each other
         return embedded
 
     async def _held(self, offer: Offer, wanted: Wanted, bill: _Bill) -> Embedded:

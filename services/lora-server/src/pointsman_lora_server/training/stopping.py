@@ -9,6 +9,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def on_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    """Has all of `SIGNALS` handled so."""
     for number in SIGNALS:
         signal.signal(number, handler)
 
