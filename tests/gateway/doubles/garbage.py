@@ -35,8 +35,8 @@ async def _left_by(work: Callable[[], Awaitable[None]]) -> list[Any]:
 
 def _is_ours(one: Any) -> bool:
     if isinstance(one, FrameType):
-        return "/pointsman_gateway/" in one.f_code.co_filename
-    return type(one).__module__.startswith("pointsman_gateway")
+        return "/pointsman_" in one.f_code.co_filename
+    return type(one).__module__.startswith("pointsman_")
 
 
 def _named(one: Any) -> str:

@@ -7,11 +7,11 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from pointsman_servicekit.correlation import NONE, decision_id, request_id
 from pointsman_servicekit.errors import Internal, PointsmanError
@@ -21,6 +21,8 @@ from pointsman_servicekit.tls import ServerTls, TlsError
 
 log = logging.getLogger(__name__)
 
+TIME_TO_TELL = 1.0
+"""Seconds in which those that watch a server's health take what is said of it."""
 MAX_MESSAGE_BYTES = 40 * 1024 * 1024  # an Upsert may hold 32 MiB of text
 
 
@@ -31,6 +33,8 @@ class ServerLimits:
     message_bytes: int = MAX_MESSAGE_BYTES
     metadata_bytes: int = 16 * 1024
     """Of a call's metadata, all together."""
+    connections: int = 2000
+    """At once, of all clients; of gRPC's own server they have no bound."""
     streams: int = 1024
     """Calls at once on one connection; further ones wait at the client."""
     handshake_seconds: float = 10.0
@@ -64,13 +68,51 @@ class ServerLimits:
 LIMITS = ServerLimits()
 
 
+class Wire(Protocol):
+    """What speaks gRPC for a server; what servicers are added to as to a `grpc.aio.Server`."""
+
+    async def listen(self, address: str, tls: ServerTls | None) -> int:
+        """Serves there; the port. Raises OSError, TlsError."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Takes nothing new; what is under way gets `grace` seconds."""
+        ...
+
+
+class GrpcCore:
+    """gRPC's own."""
+
+    def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor], limits: ServerLimits) -> None:
+        self._server = grpc.aio.server(interceptors=interceptors, options=limits.options())
+        self.add_generic_rpc_handlers = self._server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
+    ) -> None:
+        """A server waits for calls of each registered method by a task of its own, and with every call `asyncio.wait`
+        goes through all of them; of generic handlers, which the same servicers add too, it finds the method by its
+        name."""
+
+    async def listen(self, address: str, tls: ServerTls | None) -> int:
+        """Serves there; the port. Raises OSError, TlsError."""
+        server = self._server
+        try:
+            port = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        await server.start()
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Takes nothing new; what is under way gets `grace` seconds."""
+        await self._server.stop(grace)
+
+
 class GrpcServer:
     """A running server: its port, and the switch of its health."""
 
-    def __init__(
-        self, server: grpc.aio.Server, host: str, port: int, health_servicer: health.aio.HealthServicer
-    ) -> None:
-        self._server = server
+    def __init__(self, host: str, port: int, health_servicer: health.aio.HealthServicer) -> None:
         self._health = health_servicer
         self.port = port
         self.address = f"{host}:{port}"
@@ -78,54 +120,62 @@ class GrpcServer:
     async def set_serving(self, serving: bool) -> None:
         """Says over gRPC health (the empty service name, the whole server) whether requests are welcome."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self._health.set("", status)
+        await _told(self._health.set("", status))
 
     async def take_leave(self) -> None:
         """Says so for good: requests are no longer welcome, and are served still."""
-        await self._health.enter_graceful_shutdown()
+        await _told(self._health.enter_graceful_shutdown())
 
 
 @asynccontextmanager
 async def serving(
     listen: str,
     services: Sequence[str],
-    register: Callable[[grpc.aio.Server], None],
+    register: Callable[[Any], None],
     *,
     grace: float = 5.0,
     ready: bool = True,
     limits: ServerLimits = LIMITS,
     tls: ServerTls | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    wire: Callable[[Sequence[grpc.aio.ServerInterceptor], ServerLimits], Wire] = GrpcCore,
 ) -> AsyncIterator[GrpcServer]:
     """Runs a server at `listen` ("127.0.0.1:0" takes a free port) for the block's length.
 
     `services` are the full names that reflection lists, `register` adds the servicers, `interceptors` stand around the
-    one that handles errors. At the end, calls in flight get `grace` seconds. Raises OSError where the port cannot be
-    had, TlsError where the files of `tls` cannot be used.
+    one that handles errors, `wire` speaks gRPC. At the end, calls in flight get `grace` seconds. Raises OSError where
+    the port cannot be had, TlsError where the files of `tls` cannot be used.
     """
-    server = grpc.aio.server(interceptors=[*interceptors, ErrorHandler()], options=limits.options())
-    server.add_registered_method_handlers = _by_name_alone  # type: ignore[method-assign]
+    server: Any = wire([*interceptors, ErrorHandler()], limits)
     register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    names = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    reflecting: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+    reflecting(reflection.aio.ReflectionServicer(names), server)
     try:
-        port = server.add_secure_port(listen, _credentials(tls)) if tls else server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {listen}: {error}") from error
-    await server.start()
-    running = GrpcServer(server, listen.rpartition(":")[0], port, health_servicer)
+        port = await server.listen(listen, tls)
+    except TlsError:
+        raise
+    except OSError as error:
+        raise OSError(f"cannot listen on {listen}: {error.strerror or error}") from error
+    running = GrpcServer(listen.rpartition(":")[0], port, health_servicer)
     await running.set_serving(ready)
     try:
         yield running
     finally:
-        await health_servicer.enter_graceful_shutdown()
+        await running.take_leave()
         await server.stop(grace)
 
 
-def _by_name_alone(service_name: str, method_handlers: Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]) -> None:
-    """A server waits for calls of each registered method by a task of its own, and with every call `asyncio.wait` goes
-    through all of them; of generic handlers, which the same servicers add too, it finds the method by its name."""
+async def _told(telling: Awaitable[None]) -> None:
+    """Whoever watches our health and does not take what is said to it holds up those behind it: not for long."""
+    try:
+        await asyncio.wait_for(telling, TIME_TO_TELL)
+    except TimeoutError:
+        log.warning(
+            "who watches the health of this server does not read: it was not told to all within %g s", TIME_TO_TELL
+        )
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
@@ -181,7 +231,7 @@ def _guarded_unary(behaviour: Any) -> Callable[..., Awaitable[Any]]:
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception as error:
-                await context.abort_with_status(to_status(_told(error)))
+                await context.abort_with_status(to_status(_as_ours(error)))
         except grpc.aio.AbortError as aborted:
             _forget_where(aborted)
             del request, context
@@ -204,7 +254,7 @@ def _guarded_stream(behaviour: Any) -> Any:
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception as error:
-                await context.abort_with_status(to_status(_told(error)))
+                await context.abort_with_status(to_status(_as_ours(error)))
             finally:
                 await responses.aclose()
         except grpc.aio.AbortError as aborted:
@@ -228,7 +278,7 @@ def _take_ids(context: Context) -> None:
     decision_id.set(str(sent.get("x-pointsman-decision-id", NONE))[:64])
 
 
-def _told(error: Exception) -> PointsmanError:
+def _as_ours(error: Exception) -> PointsmanError:
     if isinstance(error, PointsmanError):
         return error
     error_id = secrets.token_hex(6)

@@ -1,8 +1,11 @@
 """TLS for what we listen with and for whom we call: files checked before they are used, with errors that name them."""
 
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class TlsError(OSError):
@@ -63,6 +66,33 @@ class ClientTls:
             return _read(self.ca), None, None
         _show(context, self.certificate, self.key)
         return _read(self.ca), _read(self.key), _read(self.certificate)
+
+
+class FollowedTls:
+    """A context for handshakes that follows its files; who serves calls `follow` now and then.
+
+    What clients must be vouched for by stays what it was at the start.
+    """
+
+    def __init__(self, tls: ServerTls) -> None:
+        """Raises TlsError."""
+        self._tls = tls
+        self._stamp = tls.stamp()
+        self.context: ssl.SSLContext = tls.context()
+
+    def follow(self) -> None:
+        """A changed certificate is shown from now on; one that cannot be used is not, and the log says why."""
+        now = self._tls.stamp()
+        if now == self._stamp:
+            return
+        self._stamp = now
+        try:
+            self._tls.context()  # as a whole first: what does not fit must not get half-way into ours
+            self._tls.load_into(self.context)
+        except TlsError as error:
+            log.error("the changed certificate is not used, the one before goes on: %s", error)
+        else:
+            log.info("the certificate %s was read anew", self._tls.certificate)
 
 
 def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:

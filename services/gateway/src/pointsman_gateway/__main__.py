@@ -13,6 +13,7 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import ServerLimits, serving
+from pointsman_servicekit.grpc_wire.server import GrpcWire
 from pointsman_servicekit.lifetimes import spare_the_collector, start_workers, until_told_to_stop
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, around_servers, exporting
@@ -86,7 +87,8 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
             house.console if settings.console == "on" else None,
         )
         app = build_app(door, spans)
-        stopping = asyncio.create_task(until_told_to_stop())  # before the doors open, so that no signal is missed
+        stopping = asyncio.create_task(until_told_to_stop())
+        await asyncio.sleep(0)  # it listens from its first turn on, before the doors open: no signal is missed
         servicer = GatewayServicer(
             house.pipeline, house.feedback, settings.request_timeout, house.generations, house.tenancy
         )
@@ -99,6 +101,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 limits=ServerLimits(message_bytes=LIMITS.bytes, age_seconds=settings.grpc_connection_age),
                 tls=tls,
                 interceptors=around_servers(spans),
+                wire=GrpcWire,
             ) as grpc_server,
             serving_http(
                 app,

@@ -8,12 +8,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
-from pointsman_servicekit.tls import ServerTls
+from pointsman_servicekit.tls import FollowedTls, ServerTls
 from starlette.types import ASGIApp
 
 from pointsman_gateway.doors.express_connection import ExpressConnection, Lane
 from pointsman_gateway.doors.guarded_http import Guard, GuardedProtocol
-from pointsman_gateway.doors.tls import FollowedTls
 
 GUARD = Guard()
 

@@ -1,0 +1,111 @@
+"""A client that speaks HTTP/2 frame by frame, and may say whatever it likes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from hpack import Decoder, Encoder
+from pointsman_servicekit.grpc_wire import frames
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    kind: int
+    flags: int
+    stream: int
+    payload: bytes
+
+
+class Http2Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._encoder = Encoder()
+        self._decoder = Decoder()
+        self._next = -1
+        self.seen: list[Frame] = []
+
+    def say(self, *written: bytes) -> None:
+        self._writer.write(b"".join(written))
+
+    def greet(self, settings: dict[Any, int] | None = None) -> None:
+        self.say(frames.PREFACE, frames.settings(settings or {}))
+
+    def block(self, path: str, more: Iterable[tuple[str, str]] = ()) -> bytes:
+        return bytes(
+            self._encoder.encode(
+                [
+                    (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "here"),
+                    ("te", "trailers"), ("content-type", "application/grpc"), *more,
+                ]
+            )
+        )  # fmt: skip
+
+    def stream(self) -> int:
+        """The next one."""
+        self._next += 2
+        return self._next
+
+    def call(self, path: str, message: bytes | None, more: Iterable[tuple[str, str]] = ()) -> int:
+        """Begins a call, and with a message says all of it; its stream."""
+        stream = self.stream()
+        self.say(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, self.block(path, more)))
+        if message is not None:
+            self.say(frames.frame(frames.DATA, frames.END_STREAM, stream, message))
+        return stream
+
+    async def next(self, *kinds: int, stream: int | None = None) -> Frame:
+        """The next frame of one of these kinds. Raises IncompleteReadError at the connection's end."""
+        async with asyncio.timeout(10):
+            while True:
+                head = await self._reader.readexactly(frames.HEAD_BYTES)
+                high, low, kind, flags, of = frames.read_head(head)
+                payload = await self._reader.readexactly(high << 8 | low)
+                frame = Frame(kind, flags, of, payload)
+                self.seen.append(frame)
+                if kind in kinds and stream in (None, of):
+                    return frame
+
+    async def ended(self) -> list[Frame]:
+        """All that comes until the connection is closed."""
+        before = len(self.seen)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await self.next()
+        return self.seen[before:]
+
+    async def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
+        """Data and trailers of one that is answered while no other is. Raises ConnectionResetError."""
+        data, told = b"", {}
+        while True:
+            frame = await self.next(frames.DATA, frames.HEADERS, frames.RST_STREAM, stream=stream)
+            if frame.kind == frames.RST_STREAM:
+                raise ConnectionResetError(f"stream {stream} is reset by {int.from_bytes(frame.payload, 'big')}")
+            if frame.kind == frames.DATA:
+                data += frame.payload
+            else:
+                told |= self.headers(frame)
+            if frame.flags & frames.END_STREAM:
+                return data, told
+
+    def headers(self, frame: Frame) -> dict[str, str]:
+        return dict(self._decoder.decode(frame.payload))
+
+    async def close(self) -> None:
+        self._writer.transport.abort()
+
+
+@asynccontextmanager
+async def speaking(address: str, settings: dict[Any, int] | None = None) -> AsyncIterator[Http2Client]:
+    """A client that has greeted."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    client = Http2Client(reader, writer)
+    client.greet(settings)
+    try:
+        yield client
+    finally:
+        await client.close()
