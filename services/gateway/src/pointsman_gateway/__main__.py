@@ -98,7 +98,11 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 [SERVICE],
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
                 grace=LAST_BYTES,
-                limits=ServerLimits(message_bytes=LIMITS.bytes, age_seconds=settings.grpc_connection_age),
+                limits=ServerLimits(
+                    message_bytes=LIMITS.bytes,
+                    connections=settings.grpc_connections,
+                    age_seconds=settings.grpc_connection_age,
+                ),
                 tls=tls,
                 interceptors=around_servers(spans),
                 wire=GrpcWire,

@@ -60,7 +60,8 @@ class Settings(BaseSettings):
     )
     peer_certificate: Path | None = Field(default=None, description="PEM, shown to them; with peer_key")
     peer_key: Path | None = None
-    http_connections: int = Field(default=2000, ge=1, description="at once; keep it below `ulimit -n`")
+    http_connections: int = Field(default=2000, ge=1, description="at once; keep both together below `ulimit -n`")
+    grpc_connections: int = Field(default=2000, ge=1, description="at once")
     redaction: str = Field(
         default="",
         description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",

@@ -24,6 +24,8 @@ MOST_HELD = 8
 """So many times the largest message may wait on one connection, of all its calls."""
 MOST_IDLE_FRAMES = 1_000
 """Frames in a row that bring nothing."""
+THERE, LEAVING = b"there?  ", b"leaving "
+"""What we ask in pings."""
 LONGEST_WORD = 200
 """Characters, of why a connection is broken."""
 MOST_RESETS = 8
@@ -158,7 +160,7 @@ class GrpcConnection(asyncio.Protocol):
                 self._transport.abort()
         elif now - self._heard > limits.silence_seconds:
             self._asked = now
-            self.out.say(frames.frame(frames.PING, 0, 0, b"there?  "))
+            self.out.say(frames.frame(frames.PING, 0, 0, THERE))
         if self._old_at is not None and now > self._old_at:
             self.leave()
         if self._leaving is not None and not self._left and now - self._leaving > TIME_TO_HEAR:
@@ -170,10 +172,8 @@ class GrpcConnection(asyncio.Protocol):
             self._old_at = None
             self._leaving = self.clock()
             if self._greeted:
-                leaving = frames.goaway(frames.LARGEST_WINDOW, Code.NO_ERROR) + frames.frame(
-                    frames.PING, 0, 0, b"leaving "
-                )
-                self.out.say(leaving)
+                asked = frames.frame(frames.PING, 0, 0, LEAVING)
+                self.out.say(frames.goaway(frames.LARGEST_WINDOW, Code.NO_ERROR) + asked)
             else:
                 self._leave_for_good()
 
@@ -280,24 +280,19 @@ class GrpcConnection(asyncio.Protocol):
                 raise Broken(Code.ENHANCE_YOUR_CALM, "headers do not end")
             self._block = stream, flags, block
             return
-        call = self.calls.get(stream)
+        head: Head | None = None
         try:
             head = self._heads.read(block)
         except BadHead as bad:
-            if call is not None:
-                self._trailers(call, flags)
-            elif stream > self._last:
-                self._last = stream
-                self.out.say(
-                    self.out.headers(stream, frames.END_STREAM, NOT_GRPC) + frames.reset(stream, Code.NO_ERROR)
-                )
-                log.debug("%s asked for what is no call: %s", self.peer, bad)
-            return
+            log.debug("%s asks for what is no call: %s", self.peer, bad)
+        call = self.calls.get(stream)
         if call is not None:
             self._trailers(call, flags)
         elif stream > self._last:
             self._last = stream
-            self._begin(stream, flags, head)
+            if not self._left:  # else the client has heard which calls were the last, and asks elsewhere
+                self._taken = stream
+                self._begin(stream, flags, head)
         # else it belongs to a call that has ended here, while this was on its way
 
     def _trailers(self, call: Call, flags: int) -> None:
@@ -306,11 +301,11 @@ class GrpcConnection(asyncio.Protocol):
             raise Broken(Code.PROTOCOL_ERROR, f"stream {call.id} begins twice")
         self._half_close(call)
 
-    def _begin(self, stream: int, flags: int, head: Head) -> None:
-        if self._left:
-            return  # the client has heard which calls were the last, and asks elsewhere
-        self._taken = stream
+    def _begin(self, stream: int, flags: int, head: Head | None) -> None:
         self._idle_frames = 0
+        if head is None:
+            self._end_at_once(stream, flags, NOT_GRPC)
+            return
         if max(len(self.calls), self.at_work) >= self.limits.streams:
             self.out.say(frames.reset(stream, Code.REFUSED_STREAM))
             return
@@ -329,7 +324,10 @@ class GrpcConnection(asyncio.Protocol):
                 self._half_close(call)
 
     def _refuse(self, stream: int, flags: int, code: grpc.StatusCode, told: str) -> None:
-        self.out.say(self.out.headers(stream, frames.END_STREAM, BEGINNING + status_block(code, told)))
+        self._end_at_once(stream, flags, BEGINNING + status_block(code, told))
+
+    def _end_at_once(self, stream: int, flags: int, block: bytes) -> None:
+        self.out.say(self.out.headers(stream, frames.END_STREAM, block))
         if not flags & frames.END_STREAM:
             self.out.say(frames.reset(stream, Code.NO_ERROR))
 
@@ -406,7 +404,7 @@ class GrpcConnection(asyncio.Protocol):
         if stream or len(payload) != 8:
             raise Broken(Code.FRAME_SIZE_ERROR if not stream else Code.PROTOCOL_ERROR, "this is no ping")
         if flags & frames.ACK:
-            if payload == b"leaving " and self._leaving is not None:
+            if payload == LEAVING and self._leaving is not None:
                 self._leave_for_good()
             return
         self.out.say(frames.frame(frames.PING, frames.ACK, 0, payload))
