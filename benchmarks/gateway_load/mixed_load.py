@@ -1,4 +1,4 @@
-"""The soak's load: plain answers, streams, clients that hang up, engines that fail and that break off."""
+"""The soak's load at both doors: plain answers, streams, clients that hang up, engines that fail or break off."""
 
 import asyncio
 import random
@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from benchmarks.gateway_load.answers import DONE, TICK
 from benchmarks.gateway_load.conversations import bodies, read_texts, with_model
 from benchmarks.gateway_load.http_client import Broken, Connection, Target
+from benchmarks.gateway_load.mixed_calls import PATHS, MixedCalls, expected
 from benchmarks.gateway_load.our_gateway import Gateway
 from benchmarks.gateway_load.upstream import Pace
 
 PACE = Pace(chunks=20, least_gap=0.005, most_gap=0.015)
-MIX = {"plain": 45, "auto": 15, "stream": 20, "cancelled": 10, "failing": 5, "cut": 5}
+MIX = {
+    "plain": 40, "auto": 13, "stream": 15, "cancelled": 8, "failing": 4, "cut": 5,
+    "call": 6, "call streamed": 5, "call cancelled": 2, "call failing": 2,
+}  # fmt: skip
 """Of a hundred requests."""
 AT_ONCE = 200
 DIFFERENT = 512
@@ -27,6 +31,7 @@ class MixedLoad:
 
     gateway: Gateway
     requests: dict[str, tuple[Target, list[bytes]]]
+    calls: MixedCalls
     outcomes: Counter[str] = field(default_factory=Counter)
     free: list[Connection] = field(default_factory=list)
     busy: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -51,8 +56,20 @@ class MixedLoad:
             await asyncio.wait(self.busy, timeout=PATIENCE)
         for connection in self.free:
             connection.close()
+        await self.calls.close()
 
     async def _ask(self, kind: str) -> None:
+        outcome = await (self._call(kind) if kind in PATHS else self._request(kind))
+        self.outcomes[f"{kind} as expected" if EXPECTED[kind](outcome) else f"{kind}: {outcome[:120]}"] += 1
+
+    async def _call(self, kind: str) -> str:
+        try:
+            async with asyncio.timeout(PATIENCE + 1):
+                return await self.calls.ask(kind)
+        except TimeoutError:
+            return "no end"
+
+    async def _request(self, kind: str) -> str:
         target, bodies = self.requests[kind]
         request = target.request(self.chosen.choice(bodies))
         try:
@@ -65,7 +82,7 @@ class MixedLoad:
                 connection.close()
         except (Broken, OSError, TimeoutError) as error:
             outcome = f"{type(error).__name__} {error}"
-        self.outcomes[f"{kind} as expected" if EXPECTED[kind](outcome) else f"{kind}: {outcome[:120]}"] += 1
+        return outcome
 
 
 EXPECTED: dict[str, Callable[[str], bool]] = {
@@ -75,6 +92,7 @@ EXPECTED: dict[str, Callable[[str], bool]] = {
     "cancelled": lambda outcome: outcome == "hung up",
     "failing": lambda outcome: outcome.startswith("503"),
     "cut": lambda outcome: outcome.startswith("503") or outcome.endswith("error"),
+    **expected(PACE.chunks),
 }
 """What each kind must come to: a failing engine and one that cuts off are errors, never a clean end."""
 
@@ -100,7 +118,8 @@ async def _cancel(connection: Connection, request: bytes) -> str:
 
 
 def mixed_load(gateway: Gateway) -> MixedLoad:
-    return MixedLoad(gateway, _requests(gateway, list(bodies(read_texts().asked, DIFFERENT))))
+    asked = list(bodies(read_texts().asked, DIFFERENT))
+    return MixedLoad(gateway, _requests(gateway, asked), MixedCalls(gateway, asked, PATIENCE))
 
 
 def _requests(gateway: Gateway, asked: list[dict[str, object]]) -> dict[str, tuple[Target, list[bytes]]]:

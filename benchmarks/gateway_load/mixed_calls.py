@@ -1,0 +1,81 @@
+"""The soak's calls over gRPC: whole answers, streams, clients that cancel, engines that fail."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from pointsman.v1 import gateway_pb2 as pb
+from pointsman.v1 import gateway_pb2_grpc
+
+from benchmarks.gateway_load.http_client import HOST
+from benchmarks.gateway_load.our_gateway import Gateway
+
+CONNECTIONS = 4
+CALLS_A_CONNECTION = 500
+"""Then it is made anew, as by clients that come and go."""
+PATHS = {"call": "fast", "call streamed": "paced", "call cancelled": "paced", "call failing": "failing"}
+
+
+class MixedCalls:
+    """Clients of the other door."""
+
+    def __init__(self, gateway: Gateway, asked: Sequence[dict[str, Any]], patience: float) -> None:
+        self._address = f"{HOST}:{gateway.grpc}"
+        self._metadata = tuple(gateway.headers.items())
+        self._asked = asked
+        self._patience = patience
+        self._chosen = random.Random(7)
+        self._channels: list[grpc.aio.Channel] = []
+        self._made = 0
+
+    async def ask(self, kind: str) -> str:
+        """What came of it, in words."""
+        stub = gateway_pb2_grpc.GatewayStub(await self._channel())
+        request, beside = self._request(PATHS[kind]), {"metadata": self._metadata, "timeout": self._patience}
+        try:
+            if kind == "call streamed":
+                kinds = [one.WhichOneof("event") async for one in stub.Generate(request, **beside)]
+                return f"{kinds.count('delta')} deltas, {kinds[0]}, {kinds[-1]}"
+            if kind == "call cancelled":
+                return await _cancel(stub.Generate(request, **beside))
+            return (await stub.GenerateOnce(request, **beside)).choices[0].finish_reason
+        except grpc.aio.AioRpcError as error:
+            return f"{error.code().name} {error.details()}"
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    async def _channel(self) -> grpc.aio.Channel:
+        self._made += 1
+        if len(self._channels) < CONNECTIONS or self._made % CALLS_A_CONNECTION == 0:
+            own = (("grpc.use_local_subchannel_pool", 1),)  # or all channels would share one connection
+            self._channels.append(grpc.aio.insecure_channel(self._address, options=own))
+        if len(self._channels) > CONNECTIONS:
+            await self._channels.pop(0).close(grace=self._patience)
+        return self._chosen.choice(self._channels)
+
+    def _request(self, path: str) -> pb.GenerateRequest:
+        asked = self._chosen.choice(self._asked)
+        messages = [pb.Message(role=message["role"], content=message["content"]) for message in asked["messages"]]
+        return pb.GenerateRequest(model=f"path:{path}", messages=messages, sampling=pb.Sampling(max_tokens=64))
+
+
+async def _cancel(call: Any) -> str:
+    """At the first piece."""
+    async for response in call:
+        if response.WhichOneof("event") == "delta":
+            call.cancel()
+            return "hung up"
+    return "nothing to hang up on"
+
+
+def expected(chunks: int) -> dict[str, Callable[[str], bool]]:
+    """What each kind must come to, where a stream has so many chunks."""
+    return {
+        "call": lambda outcome: outcome == "stop",
+        "call streamed": lambda outcome: outcome == f"{chunks + 1} deltas, started, finished",
+        "call cancelled": lambda outcome: outcome == "hung up",
+        "call failing": lambda outcome: outcome.startswith("UNAVAILABLE"),
+    }
