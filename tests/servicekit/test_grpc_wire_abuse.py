@@ -1,6 +1,7 @@
 """What clients may not say to our own HTTP/2, and how much of what they may."""
 
 import asyncio
+import logging
 from typing import Any
 
 import grpc
@@ -95,6 +96,18 @@ async def test_what_breaks_the_connection_is_told_by_its_code(client: Http2Clien
     said, code = BROKEN[what]
     client.say(said)
     assert (await sent_away(client))[0] == code
+
+
+async def test_headers_that_cannot_be_read_are_not_quoted(
+    client: Http2Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    key = b"\x00\x0dauthorization\x10Bearer pm_secret!"
+    client.say(frame(frames.HEADERS, ALL, 1, key + b"\xff\xff\xff"))
+    code, told = await sent_away(client)
+    assert (code, told) == (Code.COMPRESSION_ERROR, "headers cannot be read")
+    await until(lambda: "headers cannot be read" in caplog.text)
+    assert "pm_secret" not in caplog.text
 
 
 async def test_headers_that_unfold_to_very_many_are_not_read_on(client: Http2Client) -> None:
