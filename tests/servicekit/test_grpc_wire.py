@@ -11,7 +11,7 @@ from doubles.http2_client import Http2Client, speaking
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_servicekit.grpc_server import GrpcServer, serving
+from pointsman_servicekit.grpc_server import GrpcServer, ServerLimits, serving
 from pointsman_servicekit.grpc_wire import frames
 from pointsman_servicekit.grpc_wire.call import WINDOW
 from pointsman_servicekit.grpc_wire.frames import Code, Setting
@@ -284,6 +284,22 @@ async def test_a_deadline_that_passes_ends_the_call_and_its_servicer(client: Htt
 async def test_a_deadline_counts_for_a_message_that_does_not_end(client: Http2Client) -> None:
     stream = client.call(ROUTE, None, [("grpc-timeout", "50m")])
     assert (await status_of(client, stream))[0] == 4
+
+
+async def test_a_message_that_does_not_end_is_not_waited_for_without_end(talker: Any) -> None:
+    def register(server: Any) -> None:
+        gateway_pb2_grpc.add_GatewayServicer_to_server(talker, server)
+
+    limits = ServerLimits(message_seconds=0.1)
+    async with (
+        serving("127.0.0.1:0", [], register, grace=0, limits=limits, wire=GrpcWire) as server,
+        speaking(server.address) as client,
+    ):
+        waiting = client.call(ONCE, with_prefix(b""))  # it has said all, and is waited for
+        assert (await status_of(client, client.call(ROUTE, None)))[0] == 4
+        await asyncio.sleep(0.1)
+        talker.go_on.set()
+        assert (await status_of(client, waiting))[0] == 0
 
 
 async def test_a_deadline_counts_for_an_answer_that_is_not_taken(wire_server: GrpcServer) -> None:

@@ -31,6 +31,8 @@ class ServerLimits:
     """What one client may do to a server."""
 
     message_bytes: int = MAX_MESSAGE_BYTES
+    message_seconds: float = 60.0
+    """In which a call's only message comes, where its client has set no deadline; of gRPC's own server for ever."""
     metadata_bytes: int = 16 * 1024
     """Of a call's metadata, all together."""
     connections: int = 2000

@@ -107,6 +107,8 @@ class Call:
         if head.timeout is not None:
             self._until = self._clock() + head.timeout
             self._timer = connection.loop.call_at(self._until, self._too_late)
+        elif not handler.request_streaming:
+            self._timer = connection.loop.call_later(connection.limits.message_seconds, self._too_late)
 
     # -- what the connection tells
 
@@ -146,6 +148,8 @@ class Call:
         elif self._handler.request_streaming:
             self._wake()
         elif self._messages:
+            if self._until is None:
+                self._unwatch()  # from here on it is the servicer that takes its time
             self._run()
         else:
             self.refuse(grpc.StatusCode.INTERNAL, "no message came; one is read")
