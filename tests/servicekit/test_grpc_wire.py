@@ -167,14 +167,16 @@ async def test_a_message_that_is_none_of_the_methods_is_told_as_such(client: Htt
 # -- heads
 
 
-@pytest.mark.parametrize(
-    "more",
-    [[("content-type", "text/plain")], [("grpc-timeout", "1x")], [("grpc-timeout", "123456789S")]],
-)
-async def test_what_is_no_call_is_answered_as_http(client: Http2Client, more: list[tuple[str, str]]) -> None:
-    _, told = await client.answer(client.call(ROUTE, None, more))
+async def test_what_is_no_call_is_answered_as_http(client: Http2Client) -> None:
+    _, told = await client.answer(client.call(ROUTE, None, [("content-type", "text/plain")]))
     assert told[":status"] == "415"
     assert path_of((await client.answer(client.call(ROUTE, MESSAGE)))[0]) == "auto"
+
+
+@pytest.mark.parametrize("said", ["1x", "123456789S", "S", "-1S"])
+async def test_a_timeout_that_is_none_is_named(client: Http2Client, said: str) -> None:
+    code, told = await status_of(client, client.call(ROUTE, MESSAGE, [("grpc-timeout", said)]))
+    assert (code, told) == (13, "grpc-timeout has up to eight digits and one of H, M, S, m, u, n")
 
 
 async def test_a_binary_value_that_is_none_is_named(client: Http2Client) -> None:
@@ -349,6 +351,31 @@ async def test_who_leaves_says_so_first_and_hears_what_was_on_its_way(talker: An
         await stopping
 
 
+async def test_who_still_reads_when_we_leave_reads_all_of_it(talker: Any) -> None:
+    def register(server: Any) -> None:
+        gateway_pb2_grpc.add_GatewayServicer_to_server(talker, server)
+
+    large = with_prefix(pb.RouteRequest(model="m" * 3_000_000).SerializeToString())
+    async with (
+        serving("127.0.0.1:0", [], register, grace=0, limits=ServerLimits(age_seconds=0.3), wire=GrpcWire) as server,
+        speaking(server.address, {Setting.INITIAL_WINDOW_SIZE: 2**31 - 1}) as client,
+    ):
+        client.say(frames.window_update(0, 2**30))
+        stream = client.call(ROUTE, None)
+        for at in range(0, len(large), 16_000):
+            client.say(frames.frame(frames.DATA, 0, stream, large[at : at + 16_000]))
+            await asyncio.sleep(0)
+        client.say(frames.frame(frames.DATA, frames.END_STREAM, stream, b""))
+        data, ended = 0, False
+        while not ended:
+            frame = await client.next(frames.DATA, frames.HEADERS, stream=stream)
+            data += len(frame.payload) if frame.kind == frames.DATA else 0
+            ended = bool(frame.flags & frames.END_STREAM)
+            client.say(frames.window_update(0, 1))  # what readers say all the time
+            await asyncio.sleep(0.005)
+    assert data > 3_000_000
+
+
 # -- what servicers do
 
 
@@ -359,6 +386,16 @@ async def one_method(servicer: Any, kind: Any = grpc.unary_unary_rpc_method_hand
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("a.B", {"C": kind(servicer)})])
 
     return serving("127.0.0.1:0", [], register, grace=0, wire=GrpcWire)
+
+
+async def test_an_answer_whose_head_cannot_be_said_is_an_error_with_a_head_of_its_own() -> None:
+    async def servicer(request: bytes, context: Any) -> bytes:
+        await context.send_initial_metadata((("beside", "Z\u00fcge"),))
+        return b""
+
+    async with await one_method(servicer) as server, speaking(server.address) as client:
+        _, told = await client.answer(client.call("/a.B/C", with_prefix(b"")))
+        assert (told[":status"], told["grpc-status"]) == ("200", "13")
 
 
 @pytest.mark.parametrize("value", ["Zug\u00fcge", "two\nlines"])

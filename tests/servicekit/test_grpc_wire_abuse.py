@@ -195,7 +195,9 @@ async def test_calls_that_are_taken_back_in_the_same_breath_leave_nothing(client
     await until(lambda: talker.working == 8)
 
 
-async def test_requests_that_wait_are_bounded_by_the_connection(talker: Any) -> None:
+async def test_requests_that_wait_are_bounded_by_the_connection(talker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pointsman_servicekit.grpc_wire.connection.LEAST_HELD", 0)
+
     def register(server: Any) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(talker, server)
 
@@ -317,7 +319,10 @@ class Outbox:
     def close(self) -> None:
         self.closed = True
 
-    abort = close
+    abort = write_eof = close
+
+    def can_write_eof(self) -> bool:
+        return True
 
 
 def any_frame() -> st.SearchStrategy[bytes]:

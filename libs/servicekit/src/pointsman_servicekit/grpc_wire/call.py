@@ -22,6 +22,8 @@ WINDOW = 256 * 1024
 """Bytes that a client may send on a stream beyond what has been read of it."""
 
 
+MESSAGE_BYTES = 100
+"""That a message which waits takes beyond its own."""
 TIME_TO_TAKE = 60.0
 """Seconds in which a client takes an answer that is whole, where it has set no deadline."""
 
@@ -131,6 +133,8 @@ class Call:
             return
         if messages:
             self._messages.extend(messages)
+            self._held += MESSAGE_BYTES * len(messages)
+            connection.held += MESSAGE_BYTES * len(messages)
             self._wake()
         if connection.held > connection.most_held:
             told = f"{connection.held} bytes of requests wait on this connection; at most {connection.most_held}"
@@ -196,8 +200,9 @@ class Call:
         self._still_there()
         if self._begun:
             raise grpc.aio.UsageError("the answer has begun already")
+        block = BEGINNING + block_of(metadata)
         self._begun = True
-        self._send_headers(BEGINNING + block_of(metadata))
+        self._send_headers(block)
 
     async def write(self, message: Any) -> None:
         """Returns once the client takes it. Raises UsageError where the call has ended."""
@@ -296,7 +301,7 @@ class Call:
     def _one(self) -> Any:
         """Ends the call where it cannot be read, and raises CancelledError."""
         raw, deserialize = self._messages.popleft(), self._handler.request_deserializer
-        read = PREFIX_BYTES + len(raw[1])
+        read = MESSAGE_BYTES + PREFIX_BYTES + len(raw[1])
         self._held -= read
         self._connection.held -= read
         try:
@@ -306,6 +311,8 @@ class Call:
             self._end(bad.status, str(bad))
         except Exception:  # whichever its serialization has
             self._end(grpc.StatusCode.INTERNAL, "the message cannot be read")
+        if asyncio.current_task() is not self._task:
+            self._stop()
         raise asyncio.CancelledError
 
     def _serialized(self, message: Any) -> bytes:
@@ -347,10 +354,10 @@ class Call:
     def _too_late(self) -> None:
         self._timer = None
         late = grpc.StatusCode.DEADLINE_EXCEEDED
+        was_pending, self.pending = self.pending, NOTHING
         if not self.over:
             self.refuse(late, "the deadline has passed")
-        elif self.pending:
-            self.pending = NOTHING
+        elif was_pending:
             self._connection.close(self, status_block(late, "the answer was not taken in time"))
 
     def _unwatch(self) -> None:

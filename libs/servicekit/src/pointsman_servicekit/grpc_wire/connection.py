@@ -22,6 +22,8 @@ CONNECTION_WINDOW = 4 * 1024 * 1024
 """Bytes that a client may send on all streams together beyond what has been read off the connection."""
 MOST_HELD = 8
 """So many times the largest message may wait on one connection, of all its calls."""
+LEAST_HELD = 4 * WINDOW
+"""Bytes that may, however small the largest message is."""
 MOST_IDLE_FRAMES = 1_000
 """Frames in a row that bring nothing."""
 THERE, LEAVING = b"there?  ", b"leaving "
@@ -32,7 +34,9 @@ MOST_RESETS = 8
 """So many times the most streams may be taken back between two sweeps."""
 MOST_PING_STRIKES = 2
 TIME_TO_READ = 2.0
-"""Seconds in which a client reads the last that is said to it."""
+"""Seconds in which a client reads why it is sent away."""
+TIME_TO_CLOSE = 30.0
+"""Seconds in which a client whose calls have all ended reads the last of them, and closes."""
 TIME_TO_HEAR = 1.0
 """Seconds after the announcement that we leave until calls which were on their way then have come."""
 
@@ -54,7 +58,7 @@ class GrpcConnection(asyncio.Protocol):
         """Servicers that are busy, among them some whose client wants no more."""
         self.held = 0
         """Bytes of requests that have come and were not read."""
-        self.most_held = MOST_HELD * limits.message_bytes
+        self.most_held = max(MOST_HELD * limits.message_bytes, LEAST_HELD)
         self.first_window = frames.INITIAL_WINDOW
         self.out: Outgoing
         self._find = find
@@ -89,6 +93,10 @@ class GrpcConnection(asyncio.Protocol):
         self._left = False
         """No further calls are taken."""
         self._shut_at: float | None = None
+        self._patience = TIME_TO_CLOSE
+        """Seconds from then on until it is cut."""
+        self._unread = 0
+        """Bytes that the client had not read when it was last looked at."""
 
     # -- the transport
 
@@ -96,10 +104,6 @@ class GrpcConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self.peer = _peer(transport.get_extra_info("peername"))
         self.out = Outgoing(self.loop, self._transport)
-        if len(self._all) >= self.limits.connections:
-            self._break(Broken(Code.ENHANCE_YOUR_CALM, "there are too many connections"))
-            return
-        self._all.add(self)
         said = {
             Setting.MAX_CONCURRENT_STREAMS: self.limits.streams,
             Setting.INITIAL_WINDOW_SIZE: WINDOW,
@@ -107,6 +111,11 @@ class GrpcConnection(asyncio.Protocol):
         }
         more = CONNECTION_WINDOW - frames.INITIAL_WINDOW
         self.out.say(frames.settings(said) + frames.window_update(0, more))
+        if len(self._all) >= self.limits.connections:
+            self.loop.call_later(TIME_TO_READ, self._transport.abort)  # nobody sweeps it
+            self._break(Broken(Code.ENHANCE_YOUR_CALM, "there are too many connections"))
+        else:
+            self._all.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         for call in self.calls.values():
@@ -148,10 +157,13 @@ class GrpcConnection(asyncio.Protocol):
         """Looks who is too slow, too old or gone."""
         self._resets = 0
         limits = self.limits
+        unread, self._unread = self._unread, self._transport.get_write_buffer_size()
         if self._shut_at is not None:
-            if now - self._shut_at > TIME_TO_READ:
+            if now - self._shut_at > self._patience:
                 self._transport.abort()
             return
+        if self._unread < unread:  # it is slow, and there
+            self._heard, self._asked = now, None
         if not self._greeted:
             if now - self._since > limits.handshake_seconds:
                 self._transport.abort()
@@ -176,6 +188,17 @@ class GrpcConnection(asyncio.Protocol):
                 self.out.say(frames.goaway(frames.LARGEST_WINDOW, Code.NO_ERROR) + asked)
             else:
                 self._leave_for_good()
+
+    def has_closed(self, now: float) -> bool:
+        """Whether nothing more is to be waited for; a client that stays without need is not."""
+        return self._shut_at is not None and not self.at_work and now - self._shut_at > TIME_TO_HEAR
+
+    def hang_up(self) -> None:
+        """Whatever the client has not read yet."""
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     def cut(self) -> None:
         """Ends what is still being done, and closes."""
@@ -384,6 +407,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def _drop(self, call: Call, code: Code) -> None:
         """Its client does not keep to the rules."""
+        self._count_reset()
         del self.calls[call.id]
         call.cut()
         self.out.say(frames.reset(call.id, code))
@@ -394,11 +418,14 @@ class GrpcConnection(asyncio.Protocol):
             raise Broken(Code.PROTOCOL_ERROR, f"stream {stream} has not begun")
         call = self.calls.pop(stream, None)
         if call is not None:
-            self._resets += 1
-            if self._resets > MOST_RESETS * self.limits.streams:
-                raise Broken(Code.ENHANCE_YOUR_CALM, "too many calls are taken back at once")
             call.cut()
+            self._count_reset()
             self._rest()
+
+    def _count_reset(self) -> None:
+        self._resets += 1
+        if self._resets > MOST_RESETS * self.limits.streams:
+            raise Broken(Code.ENHANCE_YOUR_CALM, "too many calls are taken back at once")
 
     def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
         if stream or len(payload) != 8:
@@ -481,14 +508,26 @@ class GrpcConnection(asyncio.Protocol):
         for call in self.calls.values():
             call.cut()
         self.calls.clear()
+        self._patience = TIME_TO_READ
         self._shut()
 
     def _shut(self) -> None:
-        """The client may read yet what has been written."""
+        """Says that this was all. What a client that still reads says meanwhile is taken off the socket: were it left
+        there when that is closed, the client would be told of a reset, and lose what it has not read."""
         if self._shut_at is None:
             self._shut_at = self.clock()
             self.out.flush()
-            self._transport.close()
+            if self._transport.is_closing():
+                return
+            if self.out.is_stuffed:
+                self._transport.resume_reading()
+            try:
+                if self._transport.can_write_eof():
+                    self._transport.write_eof()
+                else:
+                    self._transport.close()  # TLS has a goodbye of its own
+            except OSError:  # the client was quicker
+                self._transport.close()
 
 
 def _peer(name: Any) -> str:

@@ -104,6 +104,8 @@ def head_of(headers: Iterable[tuple[bytes, bytes]]) -> Head:
             content_type = value
         elif name == b"grpc-timeout":
             timeout = _timeout(value)
+            if timeout is None:
+                fault = "grpc-timeout has up to eight digits and one of H, M, S, m, u, n"
         elif name == b"grpc-encoding":
             encoding = value.decode("latin-1")
         elif name != b"te" and not name.startswith(b"grpc-"):
@@ -117,10 +119,11 @@ def head_of(headers: Iterable[tuple[bytes, bytes]]) -> Head:
     return Head(path, timeout, encoding, tuple(metadata), size, fault)
 
 
-def _timeout(value: bytes) -> float:
+def _timeout(value: bytes) -> float | None:
+    """Seconds; None where it is none."""
     digits, unit = value[:-1], value[-1:].decode("latin-1")
     if not 1 <= len(digits) <= 8 or not digits.isdigit() or unit not in _SECONDS:
-        raise BadHead("grpc-timeout has up to eight digits and one of H, M, S, m, u, n")
+        return None
     return int(digits) * _SECONDS[unit]
 
 

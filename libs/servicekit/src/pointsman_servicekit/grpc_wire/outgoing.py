@@ -83,7 +83,6 @@ class Outgoing:
 
     def pump(self, stream: Stream) -> bool:
         """Sends of what is pending as much as is taken; whether that was all."""
-        self.answered = True
         pending, at = stream.pending, 0
         while at < len(pending) and not self.is_stuffed:
             size = min(len(pending) - at, stream.window, self.window, LARGEST_FRAME)
@@ -93,6 +92,7 @@ class Outgoing:
             self.window -= size
             self.say(frames.frame(frames.DATA, 0, stream.id, bytes(pending[at : at + size])))
             at += size
+            self.answered = True
         stream.pending = pending[at:]
         if stream.pending or self.is_stuffed:
             return False

@@ -10,7 +10,7 @@ import grpc
 
 from pointsman_servicekit.grpc_handlers import Handler
 from pointsman_servicekit.grpc_server import ServerLimits
-from pointsman_servicekit.grpc_wire.connection import GrpcConnection
+from pointsman_servicekit.grpc_wire.connection import TIME_TO_READ, GrpcConnection
 from pointsman_servicekit.tls import FollowedTls, ServerTls
 
 BETWEEN_SWEEPS = 0.25
@@ -58,6 +58,7 @@ class GrpcWire:
             self._tls = FollowedTls(tls)
             self._tls.context.set_alpn_protocols(["h2"])
             secured = {"ssl": self._tls.context, "ssl_handshake_timeout": self._limits.handshake_seconds}
+            secured["ssl_shutdown_timeout"] = TIME_TO_READ
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
         listening = socket.create_server(
@@ -79,7 +80,7 @@ class GrpcWire:
         until = loop.time() + grace
         for connection in list(self._connections):
             connection.leave()
-        while self._connections and (now := loop.time()) < until:
+        while (now := loop.time()) < until and not all(each.has_closed(now) for each in self._connections):
             for connection in list(self._connections):
                 connection.leave()  # it may have been made just now
                 connection.sweep(now)
@@ -91,6 +92,8 @@ class GrpcWire:
             if not any(connection.at_work for connection in cut):
                 break
             await asyncio.sleep(LAST_LOOKS)
+        for connection in list(self._connections):
+            connection.hang_up()
 
     def find(self, path: str) -> Handler:
         """None where nobody knows it."""
