@@ -306,7 +306,7 @@ async def test_a_message_that_does_not_end_is_not_waited_for_without_end(talker:
 
 async def test_a_deadline_counts_for_an_answer_that_is_not_taken(wire_server: GrpcServer) -> None:
     async with speaking(wire_server.address, {Setting.INITIAL_WINDOW_SIZE: 0}) as client:
-        stream = client.call(ROUTE, MESSAGE, [("grpc-timeout", "50m")])
+        stream = client.call(ROUTE, MESSAGE, [("grpc-timeout", "500m")])
         assert await status_of(client, stream) == (4, "the answer was not taken in time")
 
 

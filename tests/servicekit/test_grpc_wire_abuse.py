@@ -284,7 +284,7 @@ async def test_a_client_that_says_nothing_is_cut() -> None:
 
 
 async def test_a_client_that_falls_silent_is_asked_and_then_cut() -> None:
-    limits = ServerLimits(silence_seconds=0.1, ping_seconds=0.3)
+    limits = ServerLimits(silence_seconds=0.1, ping_seconds=2)
     async with (
         serving("127.0.0.1:0", [], lambda server: None, grace=0, limits=limits, wire=GrpcWire) as server,
         speaking(server.address) as client,
