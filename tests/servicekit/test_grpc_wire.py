@@ -2,11 +2,14 @@
 
 import asyncio
 import gzip
+import ssl
 import zlib
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from doubles.certificates import Authority
 from doubles.http2_client import Http2Client, speaking
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
@@ -17,6 +20,7 @@ from pointsman_servicekit.grpc_wire.call import WINDOW
 from pointsman_servicekit.grpc_wire.frames import Code, Setting
 from pointsman_servicekit.grpc_wire.messages import MessageReader, with_prefix
 from pointsman_servicekit.grpc_wire.server import GrpcWire
+from pointsman_servicekit.tls import ServerTls
 
 ROUTE, GENERATE, ONCE = (f"/pointsman.v1.Gateway/{name}" for name in ("Route", "Generate", "GenerateOnce"))
 ASKED = pb.RouteRequest(model="auto").SerializeToString()
@@ -351,14 +355,18 @@ async def test_who_leaves_says_so_first_and_hears_what_was_on_its_way(talker: An
         await stopping
 
 
-async def test_who_still_reads_when_we_leave_reads_all_of_it(talker: Any) -> None:
+@pytest.mark.parametrize("secured", [False, True])
+async def test_who_still_reads_when_we_leave_reads_all_of_it(talker: Any, tmp_path: Path, secured: bool) -> None:
+    tls, trusting = _tls(tmp_path) if secured else (None, None)
+    limits = ServerLimits(age_seconds=0.3)
+
     def register(server: Any) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(talker, server)
 
     large = with_prefix(pb.RouteRequest(model="m" * 3_000_000).SerializeToString())
     async with (
-        serving("127.0.0.1:0", [], register, grace=0, limits=ServerLimits(age_seconds=0.3), wire=GrpcWire) as server,
-        speaking(server.address, {Setting.INITIAL_WINDOW_SIZE: 2**31 - 1}) as client,
+        serving("127.0.0.1:0", [], register, grace=0, limits=limits, tls=tls, wire=GrpcWire) as server,
+        speaking(server.address, {Setting.INITIAL_WINDOW_SIZE: 2**31 - 1}, trusting) as client,
     ):
         client.say(frames.window_update(0, 2**30))
         stream = client.call(ROUTE, None)
@@ -372,8 +380,16 @@ async def test_who_still_reads_when_we_leave_reads_all_of_it(talker: Any) -> Non
             data += len(frame.payload) if frame.kind == frames.DATA else 0
             ended = bool(frame.flags & frames.END_STREAM)
             client.say(frames.window_update(0, 1))  # what readers say all the time
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
     assert data > 3_000_000
+
+
+def _tls(folder: Path) -> tuple[ServerTls, ssl.SSLContext]:
+    authority = Authority(folder, "ours")
+    signed = authority.sign("server")
+    trusting = ssl.create_default_context(cafile=authority.certificate)
+    trusting.set_alpn_protocols(["h2"])
+    return ServerTls(signed.certificate, signed.key), trusting
 
 
 # -- what servicers do

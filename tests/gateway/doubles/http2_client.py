@@ -1,6 +1,7 @@
 """A client that speaks HTTP/2 frame by frame, and may say whatever it likes."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -99,10 +100,12 @@ class Http2Client:
 
 
 @asynccontextmanager
-async def speaking(address: str, settings: dict[Any, int] | None = None) -> AsyncIterator[Http2Client]:
+async def speaking(
+    address: str, settings: dict[Any, int] | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Http2Client]:
     """A client that has greeted."""
     host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
     client = Http2Client(reader, writer)
     client.greet(settings)
     try:

@@ -512,8 +512,8 @@ class GrpcConnection(asyncio.Protocol):
         self._shut()
 
     def _shut(self) -> None:
-        """Says that this was all. What a client that still reads says meanwhile is taken off the socket: were it left
-        there when that is closed, the client would be told of a reset, and lose what it has not read."""
+        """Says that this was all, and lets the client close. What it says meanwhile is taken off the socket: were it
+        left there when that is closed, the client would be told of a reset, and lose what it has not read."""
         if self._shut_at is None:
             self._shut_at = self.clock()
             self.out.flush()
@@ -522,10 +522,8 @@ class GrpcConnection(asyncio.Protocol):
             if self.out.is_stuffed:
                 self._transport.resume_reading()
             try:
-                if self._transport.can_write_eof():
+                if self._transport.can_write_eof():  # TLS cannot, without closing
                     self._transport.write_eof()
-                else:
-                    self._transport.close()  # TLS has a goodbye of its own
             except OSError:  # the client was quicker
                 self._transport.close()
 
