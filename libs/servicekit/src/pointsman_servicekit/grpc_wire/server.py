@@ -94,6 +94,7 @@ class GrpcWire:
             await asyncio.sleep(LAST_LOOKS)
         for connection in list(self._connections):
             connection.hang_up()
+        await asyncio.sleep(LAST_LOOKS)  # it takes some turns, also where a client left amid its handshake
 
     def find(self, path: str) -> Handler:
         """None where nobody knows it."""
