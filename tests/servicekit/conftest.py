@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from doubles.http2_client import Http2Client, speaking
-from doubles.talker import Talker
+from doubles.talker import Talker, talking
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
@@ -105,10 +105,7 @@ def limits() -> ServerLimits:
 
 @pytest.fixture
 async def wire_server(talker: Talker, limits: ServerLimits) -> AsyncIterator[GrpcServer]:
-    def register(server: Any) -> None:
-        gateway_pb2_grpc.add_GatewayServicer_to_server(talker, server)
-
-    async with serving("127.0.0.1:0", [], register, grace=0, limits=limits, wire=GrpcWire) as server:
+    async with talking(talker, limits) as server:
         yield server
 
 

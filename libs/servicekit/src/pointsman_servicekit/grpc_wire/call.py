@@ -1,8 +1,7 @@
-"""One call: for a servicer its context, for the connection one of its streams."""
+"""One call: for a servicer its context, for its connection one of the streams."""
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from inspect import isasyncgenfunction
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,20 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 
 from pointsman_servicekit.grpc_wire.heads import BEGINNING, OK, Head, Metadata, block_of, status_block
-from pointsman_servicekit.grpc_wire.messages import PREFIX_BYTES, BadMessage, MessageReader, Raw, with_prefix
+from pointsman_servicekit.grpc_wire.inbox import Inbox
+from pointsman_servicekit.grpc_wire.messages import BadMessage, MessageReader, with_prefix
 from pointsman_servicekit.grpc_wire.outgoing import NOTHING
 
 if TYPE_CHECKING:
-    from pointsman_servicekit.grpc_wire.connection import GrpcConnection
+    from pointsman_servicekit.grpc_wire.streams import Streams
 
 log = logging.getLogger(__name__)
 
 WINDOW = 256 * 1024
 """Bytes that a client may send on a stream beyond what has been read of it."""
-
-
-MESSAGE_BYTES = 100
-"""That a message which waits takes beyond its own."""
 TIME_TO_TAKE = 60.0
 """Seconds in which a client takes an answer that is whole, where it has set no deadline."""
 
@@ -43,14 +39,11 @@ class Call:
         "_begun",
         "_clock",
         "_code",
-        "_connection",
         "_details",
         "_handler",
         "_head",
-        "_held",
-        "_messages",
-        "_reader",
-        "_reading",
+        "_inbox",
+        "_streams",
         "_task",
         "_timer",
         "_trailing",
@@ -68,13 +61,13 @@ class Call:
 
     def __init__(
         self,
-        connection: "GrpcConnection",
+        streams: "Streams",
         number: int,
         head: Head,
         handler: Any,  # a grpc.RpcMethodHandler, of whose behaviours it has one
     ) -> None:
         self.id = number
-        self.window = connection.first_window
+        self.window = streams.first_window
         """Bytes that the client still takes on this stream."""
         self.room = WINDOW
         """Bytes that the client may still send."""
@@ -88,17 +81,13 @@ class Call:
         """What follows it."""
         self.waiting: asyncio.Future[None] | None = None
         """Set once nothing is pending."""
-        self._connection = connection
+        self._streams = streams
         self._head = head
         self._handler = handler
-        self._clock = connection.clock
+        self._clock = streams.clock
         self._until: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._reader = MessageReader(head.encoding, connection.limits.message_bytes)
-        self._messages: deque[Raw] = deque()
-        self._held = 0
-        """Bytes of what has come and was not read."""
-        self._reading: asyncio.Future[None] | None = None
+        self._inbox = Inbox(MessageReader(head.encoding, streams.limits.message_bytes), streams)
         self._task: asyncio.Task[None] | None = None
         self._works = False
         """It can be cancelled: a task that is, before it has begun, never does, and never ends what it has to."""
@@ -108,9 +97,9 @@ class Call:
         self._trailing: Metadata = ()
         if head.timeout is not None:
             self._until = self._clock() + head.timeout
-            self._timer = connection.loop.call_at(self._until, self._too_late)
+            self._timer = streams.loop.call_at(self._until, self._too_late)
         elif not handler.request_streaming:
-            self._timer = connection.loop.call_later(connection.limits.message_seconds, self._too_late)
+            self._timer = streams.loop.call_later(streams.limits.message_seconds, self._too_late)
 
     # -- what the connection tells
 
@@ -123,35 +112,24 @@ class Call:
         """A part of what the client says."""
         if self.over:
             return
-        connection, streams = self._connection, self._handler.request_streaming
-        self._held += len(data)
-        connection.held += len(data)
+        inbox, reads_several = self._inbox, self._handler.request_streaming
         try:
-            messages = self._reader.read(data)
+            inbox.put(data)
         except BadMessage as bad:
             self.refuse(bad.status, str(bad))
             return
-        if messages:
-            self._messages.extend(messages)
-            self._held += MESSAGE_BYTES * len(messages)
-            connection.held += MESSAGE_BYTES * len(messages)
-            self._wake()
-        if connection.held > connection.most_held:
-            told = f"{connection.held} bytes of requests wait on this connection; at most {connection.most_held}"
-            self.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
-        elif not streams and self._messages and (len(self._messages) > 1 or self._reader.unfinished):
+        if not reads_several and inbox and (len(inbox) > 1 or inbox.unfinished):
             self.refuse(grpc.StatusCode.INTERNAL, "more than one message came; one is read")
-        elif not self.half_closed and not (streams and self._messages):
-            connection.make_room(self)
+        elif not self.half_closed and not (reads_several and inbox):
+            self._streams.make_room(self)
 
     def ended(self) -> None:
         """The client has said all."""
-        self.half_closed = True
-        if self._reader.unfinished:
+        if self._inbox.unfinished:
             self.refuse(grpc.StatusCode.INTERNAL, "the last message is cut off")
         elif self._handler.request_streaming:
-            self._wake()
-        elif self._messages:
+            self._inbox.close()
+        elif self._inbox:
             if self._until is None:
                 self._unwatch()  # from here on it is the servicer that takes its time
             self._run()
@@ -186,7 +164,7 @@ class Call:
         return None if self._until is None else max(0.0, self._until - self._clock())
 
     def peer(self) -> str:
-        return self._connection.peer
+        return self._streams.peer
 
     def code(self) -> grpc.StatusCode | None:
         """With which it ends, once that is known."""
@@ -210,7 +188,7 @@ class Call:
         if not self._begun:
             self._begun = True
             self._send_headers(BEGINNING)
-        out = self._connection.out
+        out = self._streams.out
         out.send(self, with_prefix(self._serialized(message)))
         if out.must_wait(self):
             await out.taken(self)
@@ -218,18 +196,15 @@ class Call:
 
     async def read(self) -> Any:
         """The next message; `grpc.aio.EOF` behind the last one."""
-        while not self._messages:
-            if self.half_closed:
+        inbox = self._inbox
+        while not inbox:
+            if inbox.full:
                 return grpc.aio.EOF
             self._still_there()
-            self._reading = self._connection.loop.create_future()
-            try:
-                await self._reading
-            finally:
-                self._reading = None
+            await inbox.filled()
         message = self._one()
-        if not self._messages and not self.half_closed:
-            self._connection.make_room(self)
+        if not inbox and not self.half_closed:
+            self._streams.make_room(self)
         return message
 
     async def abort(
@@ -244,7 +219,7 @@ class Call:
         await self.abort(status.code, status.details, status.trailing_metadata)
 
     def _send_headers(self, block: bytes) -> None:
-        out = self._connection.out
+        out = self._streams.out
         out.say(out.headers(self.id, 0, block))
 
     def _still_there(self) -> None:
@@ -258,8 +233,8 @@ class Call:
             self._task.cancel()
 
     def _run(self) -> None:
-        self._connection.at_work += 1
-        self._task = self._connection.loop.create_task(self._answer())
+        self._streams.at_work += 1
+        self._task = self._streams.loop.create_task(self._answer())
 
     async def _answer(self) -> None:
         self._works = True
@@ -277,7 +252,7 @@ class Call:
                 self._end(grpc.StatusCode.UNKNOWN, "the servicer failed")
         finally:
             self._task = None
-            self._connection.done()
+            self._streams.at_work -= 1
 
     async def _served(self) -> None:
         handler = self._handler
@@ -300,12 +275,9 @@ class Call:
 
     def _one(self) -> Any:
         """Ends the call where it cannot be read, and raises CancelledError."""
-        raw, deserialize = self._messages.popleft(), self._handler.request_deserializer
-        read = MESSAGE_BYTES + PREFIX_BYTES + len(raw[1])
-        self._held -= read
-        self._connection.held -= read
+        deserialize = self._handler.request_deserializer
         try:
-            message = self._reader.inflated(raw)
+            message = self._inbox.take()
             return deserialize(message) if deserialize else message
         except BadMessage as bad:
             self._end(bad.status, str(bad))
@@ -345,11 +317,11 @@ class Call:
     def _finish(self, beginning: bytes, data: bytes, trailers: bytes) -> None:
         self.over = True
         self._release()
-        self._connection.finish(self, beginning, data, trailers)
+        self._streams.finish(self, beginning, data, trailers)
         if not self.pending:
             self._unwatch()
         elif self._timer is None:
-            self._timer = self._connection.loop.call_later(TIME_TO_TAKE, self._too_late)
+            self._timer = self._streams.loop.call_later(TIME_TO_TAKE, self._too_late)
 
     def _too_late(self) -> None:
         self._timer = None
@@ -358,7 +330,7 @@ class Call:
         if not self.over:
             self.refuse(late, "the deadline has passed")
         elif was_pending:
-            self._connection.close(self, status_block(late, "the answer was not taken in time"))
+            self._streams.close(self, status_block(late, "the answer was not taken in time"))
 
     def _unwatch(self) -> None:
         if self._timer is not None:
@@ -367,13 +339,6 @@ class Call:
 
     def _release(self) -> None:
         """Nobody reads any more, nor waits for the client to."""
-        self._connection.held -= self._held
-        self._held = 0
-        self._messages.clear()
+        self._inbox.empty()
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_result(None)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._reading is not None and not self._reading.done():
-            self._reading.set_result(None)

@@ -62,7 +62,10 @@ class GrpcWire:
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
         listening = socket.create_server(
-            (host.strip("[]"), int(port)), family=family, backlog=2048, dualstack_ipv6=family == socket.AF_INET6
+            (host.strip("[]"), int(port)),
+            family=family,
+            backlog=2048,
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
         )
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have that from it
         self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listening, **secured)
@@ -78,18 +81,16 @@ class GrpcWire:
             self._sweeping.cancel()
         loop = asyncio.get_running_loop()
         until = loop.time() + grace
-        for connection in list(self._connections):
-            connection.leave()
         while (now := loop.time()) < until and not all(each.has_closed(now) for each in self._connections):
             for connection in list(self._connections):
-                connection.leave()  # it may have been made just now
+                connection.leave()
                 connection.sweep(now)
             await asyncio.sleep(min(LAST_LOOKS, until - now))
         cut = list(self._connections)
         for connection in cut:
             connection.cut()
         for _ in range(round(LAST_WORK / LAST_LOOKS)):
-            if not any(connection.at_work for connection in cut):
+            if not any(connection.streams.at_work for connection in cut):
                 break
             await asyncio.sleep(LAST_LOOKS)
         for connection in list(self._connections):

@@ -37,9 +37,6 @@ the caller then learns what was decided and what it cost, not only that nothing 
 STALLED = 0.5
 """Seconds after the deadline until a stream is cut whose reader does not take what is written."""
 
-_GONE = (grpc.aio.InternalError, grpc.aio.UsageError)
-"""What writing raises where the call has ended already; the cancellation comes a moment later."""
-
 
 class Offer(Protocol):
     """One configuration: what it offers, and what of that could answer now."""
@@ -84,16 +81,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     async def Generate(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        """Writes to the context itself and yields nothing.
-
-        Who yields is cancelled where they are read, hears of it once they are collected, and can set no timeout.
-        """
+        """Writes to the context itself and yields nothing: who yields can set no time for what is not read."""
         writing = _Writing(context)
         try:
             asked = await self._asked("chat", request, context)
             async with aclosing(self._pipeline.answer(asked)) as events:  # type: ignore[type-var]  # a generator's
                 await writing.all(events, asked.deadline + STALLED)
-        except _GONE as error:
+        except grpc.aio.UsageError as error:  # the call has ended; the cancellation comes a moment later
             raise asyncio.CancelledError from error
         except Exception as error:
             await _abort(context, error, writing.started)
@@ -247,7 +241,4 @@ async def _abort(context: Context, error: Exception, started: Started | None) ->
     decision = receipt.decision if receipt else started.decision if started else None
     status = to_status(told(error))
     known = metadata.trailers(decision, receipt, getattr(error, "limits", {}))
-    try:
-        await context.abort(status.code, status.details, (*known, *status.trailing_metadata))
-    except _GONE as gone:
-        raise asyncio.CancelledError from gone
+    await context.abort(status.code, status.details, (*known, *status.trailing_metadata))
