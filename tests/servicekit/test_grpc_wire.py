@@ -119,9 +119,9 @@ async def test_a_message_may_be_compressed(client: Http2Client, name: str, compr
     [
         (compressed(b"x"), "br", 12, "a message is compressed with 'br'; one of identity, gzip, deflate is read"),
         (compressed(b"xyz"), "gzip", 13, "a message cannot be decompressed"),
-        (compressed(gzip.compress(b"x" * 100)[:20]), "gzip", 13, "a compressed message is cut off"),
+        (compressed(gzip.compress(b"x" * 100, mtime=0)[:20]), "gzip", 13, "a compressed message is cut off"),
         (
-            compressed(gzip.compress(bytes(2_000_000))),
+            compressed(gzip.compress(bytes(2_000_000), mtime=0)),
             "gzip",
             8,
             "a message has 1000001 bytes or more; at most 1000000",
