@@ -149,8 +149,9 @@ async def test_a_message_that_is_none_of_the_methods_is_told_as_such(client: Htt
 # -- heads
 
 
-async def test_what_is_no_call_is_answered_as_http(client: Http2Client) -> None:
-    _, told = await client.answer(client.call(ROUTE, None, [("content-type", "text/plain")]))
+@pytest.mark.parametrize("more", [("content-type", "text/plain"), (":protocol", "websocket"), (":method", "POST")])
+async def test_what_is_no_call_is_answered_as_http(client: Http2Client, more: tuple[str, str]) -> None:
+    _, told = await client.answer(client.call(ROUTE, None, [more]))
     assert told[":status"] == "415"
     assert path_of((await client.answer(client.call(ROUTE, MESSAGE)))[0]) == "auto"
 

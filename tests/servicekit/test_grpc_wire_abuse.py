@@ -68,6 +68,7 @@ BROKEN = {
     "a ping of a stream": (frame(frames.PING, 0, 1, bytes(8)), Code.PROTOCOL_ERROR),
     "settings of a stream": (frame(frames.SETTINGS, 0, 1, b""), Code.PROTOCOL_ERROR),
     "settings that are cut off": (frame(frames.SETTINGS, 0, 0, b"x"), Code.FRAME_SIZE_ERROR),
+    "settings with what acknowledges settings": (frame(frames.SETTINGS, frames.ACK, 0, bytes(6)), Code.FRAME_SIZE_ERROR),
     "too large a window to begin with": (
         frames.settings({Setting.INITIAL_WINDOW_SIZE: 2**31}), Code.FLOW_CONTROL_ERROR,
     ),
@@ -90,6 +91,22 @@ async def test_what_breaks_the_connection_is_told_by_its_code(client: Http2Clien
     said, code = BROKEN[what]
     client.say(said)
     assert (await sent_away(client))[0] == code
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [(frames.DATA, 0), (frames.DATA, frames.END_STREAM), (frames.HEADERS, frames.END_HEADERS), (frames.HEADERS, ALL)],
+)
+async def test_who_goes_on_behind_the_end_loses_that_call_alone(
+    client: Http2Client, talker: Any, kind: int, flags: int
+) -> None:
+    stream = client.call(ONCE, MESSAGE)
+    await until(lambda: talker.working)
+    client.say(frame(kind, flags, stream, b""))
+    with pytest.raises(ConnectionResetError, match=f"by {Code.STREAM_CLOSED:d}"):
+        await client.answer(stream)
+    await until(lambda: not talker.working)
+    assert (await client.answer(client.call(ROUTE, MESSAGE)))[0]
 
 
 async def test_headers_that_cannot_be_read_are_not_quoted(

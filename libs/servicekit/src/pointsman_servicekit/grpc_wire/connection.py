@@ -144,6 +144,8 @@ class GrpcConnection(asyncio.Protocol):
         if stream:
             raise Broken(Code.PROTOCOL_ERROR, "settings belong to no stream")
         if flags & frames.ACK:
+            if payload:
+                raise Broken(Code.FRAME_SIZE_ERROR, "who has heard of settings sets none")
             return
         self._manners.brought_nothing()
         before = first_window = self.streams.first_window

@@ -14,6 +14,8 @@ from pointsman_servicekit.grpc_wire.messages import ACCEPTED
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
+PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+"""Of a request (RFC 9113, 8.3.1)."""
 LONGEST_REMEMBERED = 1024
 MOST_REMEMBERED = 64
 ENTRY_BYTES = 32
@@ -97,8 +99,8 @@ def head_of(headers: Iterable[tuple[bytes, bytes]]) -> Head:
     for name, value in headers:
         size += len(name) + len(value) + ENTRY_BYTES
         if name[:1] == b":":
-            if name in pseudo or metadata:
-                raise BadHead(f"{name.decode('latin-1')} stands twice, or behind other headers")
+            if name not in PSEUDO or name in pseudo or metadata:
+                raise BadHead(f"{name.decode('latin-1')} is unknown, stands twice, or behind other headers")
             pseudo[name] = value
         elif name == b"content-type":
             content_type = value

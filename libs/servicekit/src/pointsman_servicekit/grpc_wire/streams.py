@@ -75,6 +75,9 @@ class Streams:
             log.debug("%s asks for what is no call: %s", self.peer, bad)
         call = self.calls.get(stream)
         if call is not None:
+            if call.half_closed:
+                self._drop(call, Code.STREAM_CLOSED)
+                return
             if not flags & frames.END_STREAM:
                 raise Broken(Code.PROTOCOL_ERROR, f"stream {stream} begins twice")
             _half_close(call)  # a client has nothing to say in trailers
@@ -95,11 +98,14 @@ class Streams:
             self.out.say(frames.window_update(0, CONNECTION_WINDOW - self._room))
             self._room = CONNECTION_WINDOW
         call = self.calls.get(stream)
-        if call is None or call.half_closed:
+        if call is None:
             if stream % 2 == 0:
                 raise Broken(Code.PROTOCOL_ERROR, f"a client begins no stream {stream}")
             self._must_have_begun(stream)
             return  # it has ended here, while this was on its way
+        if call.half_closed:
+            self._drop(call, Code.STREAM_CLOSED)
+            return
         call.room -= size
         if call.room < 0:
             self._drop(call, Code.FLOW_CONTROL_ERROR)
