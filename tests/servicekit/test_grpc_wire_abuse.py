@@ -68,7 +68,7 @@ BROKEN = {
     "a ping of a stream": (frame(frames.PING, 0, 1, bytes(8)), Code.PROTOCOL_ERROR),
     "settings of a stream": (frame(frames.SETTINGS, 0, 1, b""), Code.PROTOCOL_ERROR),
     "settings that are cut off": (frame(frames.SETTINGS, 0, 0, b"x"), Code.FRAME_SIZE_ERROR),
-    "settings with what acknowledges settings": (frame(frames.SETTINGS, frames.ACK, 0, bytes(6)), Code.FRAME_SIZE_ERROR),
+    "settings with their acknowledgement": (frame(frames.SETTINGS, frames.ACK, 0, bytes(6)), Code.FRAME_SIZE_ERROR),
     "too large a window to begin with": (
         frames.settings({Setting.INITIAL_WINDOW_SIZE: 2**31}), Code.FLOW_CONTROL_ERROR,
     ),
