@@ -15,7 +15,6 @@ from benchmarks.gateway_load.findings import Findings
 from benchmarks.gateway_load.flatness import slope
 from benchmarks.gateway_load.http_client import Broken, Connection, Target
 from benchmarks.gateway_load.latency import ask_at
-from benchmarks.gateway_load.machine import free_ports
 from benchmarks.gateway_load.profiling import summarised
 from benchmarks.gateway_load.streams import Stream
 from benchmarks.gateway_load.throughput import Measured
@@ -32,15 +31,14 @@ def reached(rps: float) -> Measured:
 @pytest.fixture
 async def engines():
     """The mock engine's behaviours by their ports."""
-    ports = dict(zip(("at_once", "paced", "failing", "cutting"), free_ports(4), strict=True))
     loop = asyncio.get_running_loop()
     pace = Pace(chunks=5, least_gap=0.001, most_gap=0.002)
-    servers = [
-        await loop.create_server(lambda which=behaviour: Engine(which, pace), "127.0.0.1", port)
-        for behaviour, port in ports.items()
-    ]
-    yield ports
-    for server in servers:
+    servers = {
+        behaviour: await loop.create_server(lambda which=behaviour: Engine(which, pace), "127.0.0.1", 0)
+        for behaviour in ("at_once", "paced", "failing", "cutting")
+    }
+    yield {behaviour: server.sockets[0].getsockname()[1] for behaviour, server in servers.items()}
+    for server in servers.values():
         server.close()
 
 
