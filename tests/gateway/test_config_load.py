@@ -286,6 +286,20 @@ def test_a_name_that_stands_twice_is_refused_and_not_dropped(config_folder: Conf
         load_config(config_folder.folder, {})
 
 
+def test_only_a_line_feed_ends_an_example_and_a_mark_of_the_byte_order_is_none(config_folder: ConfigFolder) -> None:
+    file = config_folder.write() / "tasks" / "chat.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + '{"text": "One\u2028two\x85three"}\r\n\r\n{"text": "Four"}\r\n'.encode())
+    texts = [example.text for example in load_config(config_folder.folder, {}).examples["chat"]]
+    assert texts == ["One\u2028two\x85three", "Four"]
+
+
+@pytest.mark.parametrize("line", [r'{"text": "a \ud83d"}', r'{"text": "a", "output": {"b": "\ud83d"}}'])
+def test_half_a_character_in_an_example_is_told_by_file_and_line(config_folder: ConfigFolder, line: str) -> None:
+    (config_folder.write() / "tasks" / "chat.jsonl").write_text('{"text": "Hello"}\n' + line + "\n")
+    with pytest.raises(ConfigError, match=r"chat\.jsonl:2 holds half a character"):
+        load_config(config_folder.folder, {})
+
+
 @pytest.mark.parametrize("line", ["{", "[1]", '{"text": 5}', '{"text": "  "}', '{"texts": "x"}'])
 def test_a_bad_example_is_told_by_file_and_line(config_folder: ConfigFolder, line: str) -> None:
     (config_folder.write() / "tasks" / "chat.jsonl").write_text('{"text": "Hello"}\n' + line + "\n")

@@ -22,6 +22,7 @@ from pointsman_gateway.workbench.datasets.lessons import Answer, Lesson, Said
 from pointsman_gateway.workbench.datasets.plan_report import plan_report
 from pointsman_gateway.workbench.datasets.rows import Row, Source, group_of, key_of
 from pointsman_gateway.workbench.datasets.splitting import split
+from pointsman_gateway.workbench.datasets.taught import read_taught
 from pointsman_gateway.workbench.datasets.writing import Written
 from pointsman_gateway.workbench.history import open_history
 from redis.asyncio import Redis
@@ -239,6 +240,13 @@ async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_acc
     assert IN_TRIAGE in str(lines(written, "train.jsonl", "heldout.jsonl"))  # the task's examples are rows too
 
 
+def test_a_teachers_answer_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    taught = tmp_path / "taught.jsonl"
+    taught.write_text(json.dumps({"text": "hi", "answer": "one\u2028two"}, ensure_ascii=False) + "\n\n", "utf-8")
+    rows, refused = read_taught(taught, ())
+    assert ([row.answer for row in rows], refused) == (["one\u2028two"], 0)
+
+
 def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:
     facts = plan_report(config, "triage").facts
     assert (facts["alias"], facts["asking"]) == ("triage@prod", {"max_tokens": 60, "temperature": 0})
@@ -272,6 +280,8 @@ def test_held_out_rows_are_known_by_what_is_asked_in_them(tmp_path: Path) -> Non
     ]
     file.write_text(json.dumps({"text": "My  HAT", "facts": ["x"]}) + "\n\n" + json.dumps({"messages": two}) + "\n")
     assert closed_keys(file) == {"user: my hat", "user: hi\nassistant: yes?\nuser: my hat"}
+    file.write_text('\ufeff{"text": "one\u2028more"}\n', "utf-8")
+    assert closed_keys(file) == {"user: one more"}
     file.write_text('{"text": "one"}\n{"question": "two"}\n')
     with pytest.raises(ConfigError, match=r"heldout\.jsonl:2 is no held-out row"):
         closed_keys(file)

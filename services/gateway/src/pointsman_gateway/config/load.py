@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pointsman_gateway.config import strict_yaml
+from pointsman_gateway.config.json_lines import numbered
 from pointsman_gateway.config.learning_checks import check_learning
 from pointsman_gateway.config.problems import ConfigError, must_be_known
 from pointsman_gateway.config.schema import ModelsFile, PathsFile, TaskConfig, TasksFile
@@ -95,7 +96,7 @@ def _read(file: FilePath, shape: type[File], environment: Mapping[str, str]) -> 
 
 def _text(file: FilePath) -> str:
     try:
-        return file.read_text("utf-8")
+        return file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8: {error}") from error
 
@@ -264,9 +265,7 @@ def _read_examples(file: FilePath) -> tuple[Example, ...]:
     if not file.is_file():
         raise ConfigError(f"{file} is missing (a task's examples)")
     rows = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered(_text(file)):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -274,12 +273,13 @@ def _read_examples(file: FilePath) -> tuple[Example, ...]:
         if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
             raise ConfigError(f'{file}:{number} must be an object with a non-empty "text"')
         output = row.get("output")
-        rows.append(
-            Example(
-                row["text"],
-                output if output is None or isinstance(output, str) else json.dumps(output, ensure_ascii=False),
-            )
-        )
+        if not (output is None or isinstance(output, str)):
+            output = json.dumps(output, ensure_ascii=False)
+        try:
+            f"{row['text']}{output}".encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{file}:{number} holds half a character") from error
+        rows.append(Example(row["text"], output))
     return tuple(rows)
 
 

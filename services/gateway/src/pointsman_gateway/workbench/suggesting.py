@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman_gateway.classification.fit import embedded, out_of_fold
+from pointsman_gateway.config.json_lines import numbered
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.wiring.learning import Models, texts_of, tuning_of
@@ -59,8 +60,8 @@ def examples_of(config: Config) -> list[Example]:
 
 
 def _lines_of(config: Config, task: str) -> list[int]:
-    lines = (config.folder / config.tasks.tasks[task].examples).read_text("utf-8").splitlines()
-    return [number for number, line in enumerate(lines, 1) if line.strip()]
+    text = (config.folder / config.tasks.tasks[task].examples).read_text("utf-8-sig")
+    return [number for number, _ in numbered(text)]
 
 
 def look_at_examples(config: Config, models: Models, progress: Progress) -> OfExamples:

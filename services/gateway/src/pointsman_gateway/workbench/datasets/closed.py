@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from pointsman_gateway.config.json_lines import numbered
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.workbench.datasets.rows import key_of, texts_of
 
@@ -10,10 +11,10 @@ from pointsman_gateway.workbench.datasets.rows import key_of, texts_of
 def closed_keys(file: Path) -> set[str]:
     """Of lines with "text" or "messages", as `pointsman eval` reads them. Raises ConfigError."""
     try:
-        lines = file.read_text("utf-8").splitlines()
+        text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the held-out rows {file} cannot be read: {error}") from error
-    return {_key(f"{file}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()}
+    return {_key(f"{file}:{number}", line) for number, line in numbered(text)}
 
 
 def _key(where: str, line: str) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pointsman_gateway.config.json_lines import numbered
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.validation.stage import Validator
 from pointsman_gateway.validation.transcript import Choice
@@ -22,7 +23,7 @@ def read_taught(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row,
 
 
 def _lines(file: Path) -> Iterator[tuple[Row, Choice]]:
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    for number, line in numbered(file.read_text("utf-8")):
         try:
             read = json.loads(line)
             text, answer, reason = str(read["text"]), str(read["answer"]), str(read.get("finish_reason", "stop"))
