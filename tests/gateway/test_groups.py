@@ -124,6 +124,8 @@ async def test_who_goes_is_sent_nothing_new_not_even_by_requests_that_have_chose
     gone = hall.seats[0].cell
     gone.rest(1)  # a late answer that asks for a pause
     assert not gone.may_be_asked
+    refused = Engines([gone]).refusal(PLAIN)  # of a request that knows of no other member
+    assert (refused.message, refused.retry_after) == ("path 'plain': fleet/0 has left its group", 5)
 
 
 async def test_a_group_that_is_followed_no_more_answers_those_who_came_while_it_was(hall: Hall) -> None:

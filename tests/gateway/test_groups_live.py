@@ -156,6 +156,27 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
         await until(lambda: fleet.sides["127.0.0.11"][1].watchers == 0)
 
 
+@pytest.mark.parametrize("edit", ["a word that is unknown\n", "# a comment\n"])
+async def test_members_are_followed_also_after_an_edit_that_changed_nothing_in_the_end(
+    fleet: Fleet, neighbours: Neighbours, edit: str
+) -> None:
+    async with opened(neighbours) as (gateway, http):
+        generations = gateway.house.generations
+        await until(lambda: len(places(gateway)) == 2)
+        before, file = generations.current.id, neighbours.config.folder / "tasks.yaml"
+        as_it_was = file.read_text()
+        file.write_text(edit + as_it_was)
+        await generations.reload()
+        file.write_text(as_it_was)
+        await generations.reload()
+        assert (generations.current.id, generations.status.problem) == (before, "")
+        assert gateway.metric("pointsman_config_reloads_total", outcome="swapped") in (None, 0)
+        await fleet.start("127.0.0.13", OTHER)
+        fleet.name("127.0.0.11", "127.0.0.13")
+        await until(lambda: places(gateway) == {"fleet/0": "127.0.0.11", "fleet/1": "127.0.0.13"}, within=20)
+        assert await answered_by(http, OTHER) == "127.0.0.13"
+
+
 async def test_a_gateway_that_comes_before_dns_knows_the_name_becomes_ready_with_it(
     fleet: Fleet, neighbours: Neighbours
 ) -> None:

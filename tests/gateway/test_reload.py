@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,6 +120,29 @@ async def test_a_folder_that_goes_away_stops_nothing(
     shutil.rmtree(neighbours.config.folder)
     await until(lambda: "there is no configuration folder" in gateway.house.generations.status.problem)
     assert await path_of(http, IN_CHAT) == "small_talk"
+
+
+async def test_an_edit_is_found_also_when_a_folder_goes_while_it_is_looked_for(
+    gateway: Gateway, neighbours: Neighbours, http: httpx.AsyncClient
+) -> None:
+    """As Kubernetes puts a new ConfigMap in the place of an old one, though not all the time."""
+    folder, before, stop = neighbours.config.folder, gateway.house.generations.current.id, threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            for number in range(50):
+                (folder / f"..{number}" / "within").mkdir(parents=True)
+            for number in range(50):
+                shutil.rmtree(folder / f"..{number}")
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as both:
+        both.create_task(asyncio.to_thread(come_and_go))
+        await asyncio.sleep(20 * SOON)
+        stop.set()
+    neighbours.config.tasks["chat"]["policy"] = {"fixed": "handbook"}
+    neighbours.config.write()
+    await swapped(gateway, before)
+    assert await path_of(http, IN_CHAT) == "handbook"
 
 
 async def test_new_examples_are_learned_with_the_generation_that_holds_them(

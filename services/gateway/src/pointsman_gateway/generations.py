@@ -109,10 +109,12 @@ class Generations:
         log.error("the changed configuration is refused, generation %s goes on: %s", self.current.id, problem)
 
     def _swap(self, following: Generation) -> None:
+        """Also for one that says the same: the engines of the latest that was built alone are kept true."""
         self._problem = ""
-        if following.id == self.current.id:
+        before, self.current = self.current, following
+        if following.id == before.id:
             return
-        self.current, self._loaded_unix = following, time.time()
+        self._loaded_unix = time.time()
         self._meter.reloaded("swapped", following.id)
         log.info("generation %s serves", following.id)
 
@@ -120,11 +122,17 @@ class Generations:
 def _state(watched: Sequence[Path]) -> tuple[tuple[str, int, int, int], ...]:
     """Name, inode, size and time of every file."""
     state = []
-    for root in watched:
-        for file in sorted([root, *root.rglob("*")]):
-            try:
-                about = file.stat()
-            except OSError:
-                continue  # it went while we looked; the next look tells
-            state.append((str(file), about.st_ino, about.st_size, about.st_mtime_ns))
+    for file in (file for root in watched for file in _files(root)):
+        try:
+            about = file.stat()
+        except OSError:
+            continue  # it went while we looked; the next look tells
+        state.append((str(file), about.st_ino, about.st_size, about.st_mtime_ns))
     return tuple(state)
+
+
+def _files(root: Path) -> list[Path]:
+    try:
+        return sorted([root, *root.rglob("*")])
+    except OSError:  # a folder of it went
+        return [root]

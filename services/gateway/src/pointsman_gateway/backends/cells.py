@@ -113,7 +113,7 @@ class Cell:
 
     def rest(self, seconds: float) -> None:
         """It has asked to be left alone for so long."""
-        if self._rests_until != math.inf:
+        if not self.has_left:
             self._rests_until = self.clock() + seconds
 
     def leave(self) -> None:
@@ -121,8 +121,13 @@ class Cell:
         self._rests_until = math.inf
 
     @property
+    def has_left(self) -> bool:
+        """It is its group's no more."""
+        return self._rests_until == math.inf
+
+    @property
     def rest_left(self) -> float:
-        """Seconds that it has asked for still."""
+        """Seconds that it has asked for still; infinite where it has left."""
         return max(0.0, self._rests_until - self.clock()) if self._rests_until else 0.0
 
     @property

@@ -16,6 +16,8 @@ __all__ = ["Cell", "Engine", "Engines", "Plan", "Target", "plans"]
 
 MOST_KNOWN = 1024
 """Pairs of model and adapter whose engines are kept in mind."""
+SOME_TIME = 5.0
+"""Seconds, where nobody knows how long it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class _Refusal:
 
     why: str
     code: str
-    wait: float = 5.0
+    wait: float = SOME_TIME
     """Seconds after which it may be otherwise."""
 
 
@@ -235,10 +237,10 @@ class Engines:
         if not known.able:
             return self._not_resident(path, known)
         able = [target.cell for target in known.able]
-        wait = max(1.0, min(max(cell.breaker.rest_left, cell.rest_left) for cell in able))
+        waits = [max(cell.breaker.rest_left, cell.rest_left) for cell in able if not cell.has_left]
         told = "; ".join(f"{cell.engine.name} {_why_not_now(cell)}" for cell in able)
         overloaded = all(cell.breaker.closed for cell in able)
-        return _Refusal(told, OVERLOADED if overloaded else "breaker_open", wait)
+        return _Refusal(told, OVERLOADED if overloaded else "breaker_open", max(1.0, min(waits, default=SOME_TIME)))
 
     def _not_resident(self, path: Path, known: _Known) -> _Refusal:
         why = f"adapter '{path.adapter}' is not resident on any engine"
@@ -254,6 +256,8 @@ class Engines:
 
 
 def _why_not_now(cell: Cell) -> str:
+    if cell.has_left:
+        return "has left its group"
     if cell.breaker.rest_left:
         return f"has failed and is tried again in {cell.breaker.rest_left:.0f} s"
     if not cell.breaker.closed:

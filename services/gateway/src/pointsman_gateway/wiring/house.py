@@ -193,15 +193,17 @@ class _Builder:
         engines = await self._followers.engines(config.models, patience)
         line = self._traced.line(build_line(config, learned, engines, self._around))
         embeddings = build_embeddings(config, self._embedding)
+        paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
+        models, catalogue = NamedModels(config, engines), to_catalogue(config)
+        # What can fail is done: from here on all is as this generation has it.
         self._followers.keep(engines, config.models)
         self._around.counting.know(label_values(config), gen_ai_names(config))
         self._memory.obey(config, engines.version_of)
         self._money.obey(config, engines, line.metering)
         self._terms.obey(config)
-        paths = tuple(to_path(name, path, config) for name, path in config.paths.paths.items())
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
         self._freshness.watched = Watched([path for path in paths if path.name in may_be_stale], engines)
-        return Generation(line, engines, NamedModels(config, engines), embeddings, paths, to_catalogue(config))
+        return Generation(line, engines, models, embeddings, paths, catalogue)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
