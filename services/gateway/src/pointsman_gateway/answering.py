@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
@@ -38,6 +38,9 @@ class Answering:
         self._judge = begun.line.validation.judge(begun.request, decision)
         self._meter = begun.meter
         self._keeps = keeps
+        costs = begun.line.metering.expected_cost
+        self._left = decision.expected_cost_usd + costs.beside(decision)
+        """Dollars that are held for the caller, and not owed yet."""
         self._kept: list[Reading] = []
         self._opened: Opened | None = None
 
@@ -60,13 +63,20 @@ class Answering:
         answer = await self._open(decision)
         if answer.refusal is None:
             return answer
-        refused, validator = answer.decision, answer.refusal.validator
-        following = refused.escalated(validator, str(answer.refusal))
+        refused, why = answer.decision, str(answer.refusal)
+        validator = answer.refusal.validator
+        self._left = 0.0  # what was held is owed for the answer that was refused
+        try:
+            following = await self._affordable(refused.escalated(validator, why))
+        except ResourceExhausted as error:
+            kept = refused.kept(why, refused.escalated(validator, why), error.code)
+            self._meter.stayed(kept)
+            return replace(answer, decision=kept)
         self._meter.escalated(refused.path, following, validator)
         try:
             return await self._open(following)
         except PointsmanError as error:
-            kept = refused.kept(str(answer.refusal), following, error.code)
+            kept = refused.kept(why, following, error.code)
             self._meter.failed(error.code, _waited(error))
             self._meter.kept(following.path, kept)
             return replace(answer, decision=kept)
@@ -81,11 +91,37 @@ class Answering:
                 raise
             except Unavailable as error:
                 self._meter.failed(error.code, _waited(error))
+                following = await self._following(decision, error.code)
+                if following is None:
+                    raise
+                self._meter.fell_back(decision.path, following)
+                decision = following
+
+    async def _following(self, decision: Decision, reason: str) -> Decision | None:
+        """By the next path, where that of `decision` failed for `reason`; None where there is none to be had."""
+        if not decision.alternatives:
+            return None
+        try:
+            return await self._affordable(decision.fallen_back(reason))
+        except ResourceExhausted:
+            return None
+
+    async def _affordable(self, decision: Decision) -> Decision:
+        """The decision; by the first alternative that its caller has the dollars for, where its path costs more. Raises
+        ResourceExhausted."""
+        hold, costs = self._begun.hold, self._line.metering.expected_cost
+        assert hold is not None  # it was decided
+        while True:
+            usd = costs.usd(decision.path, self._request) + costs.beside(decision)
+            try:
+                await hold.afford(max(0.0, usd - self._left))
+            except ResourceExhausted as error:
                 if not decision.alternatives:
                     raise
-                failed = decision.path
                 decision = decision.fallen_back(error.code)
-                self._meter.fell_back(failed, decision)
+            else:
+                self._left = max(usd, self._left)
+                return decision
 
     async def _try(self, decision: Decision) -> Answer:
         opened, tried = await self._ask(decision)

@@ -254,8 +254,7 @@ class Pipeline:
         decision = begun.decision
         assert decision is not None
         if not begun.afforded:
-            await hold.afford(decision.expected_cost_usd)
-            begun.afforded = True
+            decision = await _afforded(begun, hold, decision)
         return decision, hold
 
     def _enter_now(self, request: Request, tokens: int) -> Hold | None:
@@ -292,7 +291,31 @@ def _settle(hold: Hold, receipt: Receipt | Undecided) -> None:
 def _decide(begun: Begun, hold: Hold, labels: Labels) -> None:
     begun.decision = decision = begun.line.router.decide(begun.request, labels)
     begun.meter.decided(decision)
-    begun.afforded = hold.afford_now(decision.expected_cost_usd)
+    costs = begun.line.metering.expected_cost
+    try:
+        begun.afforded = hold.afford_now(decision.expected_cost_usd + costs.beside(decision))
+    except ResourceExhausted:
+        if not decision.alternatives:
+            raise
+
+
+async def _afforded(begun: Begun, hold: Hold, decision: Decision) -> Decision:
+    """The decision; by the first alternative that its caller has the dollars for, where its path costs more. Raises
+    ResourceExhausted."""
+    costs, first = begun.line.metering.expected_cost, decision.path
+    while not begun.afforded:
+        try:
+            await hold.afford(decision.expected_cost_usd + costs.beside(decision))
+            begun.afforded = True
+        except ResourceExhausted as error:
+            if not decision.alternatives:
+                raise
+            decision = decision.fallen_back(error.code)
+            decision = replace(decision, expected_cost_usd=costs.usd(decision.path, begun.request))
+    if decision.path is not first:
+        begun.decision = decision
+        begun.meter.fell_back(first, decision)
+    return decision
 
 
 async def _prompted(line: Line, meter: Meter, request: Request, decision: Decision) -> Prompt:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pointsman_gateway.domain import PICO, Path, Request, Usage
+from pointsman_gateway.domain import PICO, Decision, Path, Request, Usage
 from pointsman_gateway.metering.pricing import TYPICAL_ANSWER, Pricing, choices_of, tokens_asked
 
 PACE = 0.05
@@ -65,6 +65,12 @@ class ExpectedCost:
         answer = (request.sampling.max_tokens or path.sampling.max_tokens or TYPICAL_ANSWER) * choices_of(request)
         parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
         return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICO
+
+    def beside(self, decision: Decision) -> float:
+        """Dollars that its receipt will have beyond those of its path: of its adapter's training, of its embedding."""
+        aim = decision.path.aim
+        training = self._pricing.training(decision.path.model, aim.version) if aim is not None else 0
+        return (training + self._pricing.embeddings(decision.vector is not None)) / PICO
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
         """Of so many requests that have so many tokens of their own, all together; None before its first answer."""

@@ -117,6 +117,10 @@ class Meter:
         self._answers, self._refused = self._refused, None
         self.fell_back(source, decision)
 
+    def stayed(self, decision: Decision) -> None:
+        """The answer that was refused is sent; nothing else was tried, as the decision says."""
+        self._decision = decision
+
     def held(self) -> None:
         """The answer was kept back from its first piece until now."""
         self._now.held = perf_counter() - (self._now.first_piece or perf_counter())

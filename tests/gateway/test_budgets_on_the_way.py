@@ -1,0 +1,162 @@
+"""A budget holds on the whole way of a request: also for the path that takes over, and for what no token costs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from doubles.config_folder import IN_TRIAGE
+from doubles.engine import ScriptedEngine, answer
+from doubles.gateway import TRIAGE, VOICE, Gateway, Neighbours, open_http_client
+from doubles.lora_server import READY
+from doubles.tenancy import issue
+from doubles.valkey import Valkey
+from pointsman_gateway.domain import Message, Request, Started
+from pointsman_servicekit.keys.records import Limits
+
+GOOD, BAD = '{"urgency": "low"}', '{"intent": "x"}'
+BUDGET = 0.002
+PRICE = 50e-6 * 10 + 1e-6 * 40
+"""Dollars of an answer down the dear path."""
+
+
+@dataclass(frozen=True)
+class Customer:
+    """Who has BUDGET dollars a day."""
+
+    gateway: Gateway
+    http: httpx.AsyncClient
+    credential: str
+
+    async def ask(self, model: str = "auto") -> httpx.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": IN_TRIAGE}]}
+        authorization = {"authorization": f"Bearer {self.credential}"}
+        return await self.http.post("/v1/chat/completions", json=body, headers=authorization)
+
+    async def considered(self) -> dict[str, tuple[str, str]]:
+        """By path, of one more request."""
+        caller = await self.gateway.house.tenancy.identify(self.credential)
+        deadline = asyncio.get_running_loop().time() + 10
+        request = Request("auto", (Message("user", IN_TRIAGE),), deadline=deadline, caller=caller)
+        said = [event async for event in self.gateway.house.pipeline.answer(request)]
+        assert isinstance(said[0], Started)
+        return {row.path: (row.outcome, row.reason) for row in said[0].decision.considered}
+
+    async def spend(self) -> float:
+        """Dollars, of asking until the dear path is refused."""
+        spent = 0.0
+        for _ in range(20):
+            asked = await self.ask("path:large")
+            if asked.status_code == 429:
+                return spent
+            spent += cost(asked)
+        raise AssertionError("no budget was met")
+
+
+def cost(asked: httpx.Response) -> float:
+    return float(asked.headers["x-pointsman-cost-usd"])
+
+
+def taken(asked: httpx.Response) -> tuple[int, str]:
+    return asked.status_code, asked.headers["x-pointsman-path"]
+
+
+@asynccontextmanager
+async def customer(neighbours: Neighbours, valkey: Valkey) -> AsyncIterator[Customer]:
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        key = await issue(valkey.url, Limits(dollars_per_day=BUDGET))
+        yield Customer(gateway, http, key.credential.text)
+
+
+@pytest.fixture
+async def two_prices(neighbours: Neighbours, valkey: Valkey, second_engine: ScriptedEngine) -> Neighbours:
+    """A path `small` that costs nothing, and a dear path `large`."""
+    neighbours.settings |= {"keys": "on", "redis_url": valkey.url}
+    config = neighbours.config
+    config.models["models"]["tiny"]["prices"] = {"prompt": 0, "cached": 0, "completion": 0}
+    config.models["models"]["grand"] = {
+        "context_window": 4096, "prices": {"prompt": 10.0, "cached": 2.5, "completion": 40.0},
+    }  # fmt: skip
+    config.models["engines"]["far"] = {"model": "grand", "url": second_engine.url}
+    config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"most": 0}}
+    config.paths["small"] = {"model": "tiny"}
+    config.rest_of_tasks["default_path"] = "small"
+    config.paths["large"] = {"model": "grand", "max_tokens": 10}
+    second_engine.says(*answer(GOOD, prompt_tokens=50))
+    await neighbours.ready()
+    return neighbours
+
+
+async def test_a_path_that_takes_over_is_held_too(
+    two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
+) -> None:
+    two_prices.config.tasks["triage"] |= {"policy": {"fixed": "small"}, "fallback": ["large"]}
+    engine.refuses(503, {"error": {"message": "not now"}})
+    async with customer(two_prices, valkey) as caller:
+        answers = [await caller.ask() for _ in range(10)]
+    assert taken(answers[0]) == (200, "large")
+    assert answers[-1].status_code == 503
+    assert sum(cost(one) for one in answers if one.status_code == 200) <= BUDGET + PRICE
+
+
+async def test_an_answer_that_is_refused_is_sent_where_there_is_no_money_for_another(
+    two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
+) -> None:
+    two_prices.config.tasks["triage"] |= {
+        "policy": {"escalate": {"paths": ["small", "large"]}},
+        "validators": [{"json_schema": {"type": "object", "required": ["urgency"]}}],
+        "fallback": [],
+    }
+    engine.says(*answer(BAD))
+    async with customer(two_prices, valkey) as caller:
+        first = await caller.ask()
+        spent = cost(first) + await caller.spend()
+        last = await caller.ask()
+        large = (await caller.considered())["large"]
+        escalations = caller.gateway.metric(
+            "pointsman_escalations_total", task="triage", source="small", target="large", validator="json_schema"
+        )
+    assert (taken(first), first.json()["choices"][0]["message"]["content"]) == ((200, "large"), GOOD)
+    assert (taken(last), last.json()["choices"][0]["message"]["content"], cost(last)) == ((200, "small"), BAD, 0)
+    assert large == ("skipped", "dollars_per_day")
+    assert escalations == 1
+    assert spent <= BUDGET + PRICE
+
+
+async def test_a_path_that_is_too_dear_is_passed_over(
+    two_prices: Neighbours, valkey: Valkey, engine: ScriptedEngine
+) -> None:
+    two_prices.config.tasks["triage"] |= {"policy": {"fixed": "large"}, "fallback": ["small"]}
+    engine.says(*answer("free"))
+    async with customer(two_prices, valkey) as caller:
+        first = await caller.ask()
+        await caller.spend()
+        last = await caller.ask()
+        large = (await caller.considered())["large"]
+        forced = await caller.ask("path:large")
+    assert taken(first) == (200, "large")
+    assert (taken(last), last.headers["x-pointsman-reason"], cost(last)) == ((200, "small"), "fallback", 0)
+    assert large == ("skipped", "dollars_per_day")
+    assert (forced.status_code, forced.json()["error"]["code"]) == (429, "dollars_per_day")
+
+
+async def test_a_share_of_an_adapters_training_is_held_too(
+    neighbours: Neighbours, valkey: Valkey, engine: ScriptedEngine
+) -> None:
+    neighbours.settings |= {"keys": "on", "redis_url": valkey.url}
+    neighbours.config.models["models"]["tiny"]["prices"] = {"prompt": 0, "cached": 0, "completion": 0}
+    neighbours.config.models["training"] = {"dollars_per_hour": 3.6, "requests": 1000, "days": 30}
+    await neighbours.lora_server.say(
+        READY,
+        url=engine.url,
+        resident=[TRIAGE, VOICE],
+        aliases={"triage@prod": TRIAGE, "voice@prod": VOICE},
+        training_seconds={TRIAGE: 1000.0},
+    )
+    neighbours.config.tasks["triage"] |= {"fallback": []}
+    async with customer(neighbours, valkey) as caller:
+        answers = [await caller.ask() for _ in range(6)]
+    dear = [one for one in answers if one.status_code == 200 and cost(one)]
+    assert [taken(one) for one in dear] == 2 * [(200, "triage_adapter")]  # at $0.001
