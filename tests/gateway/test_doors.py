@@ -156,6 +156,8 @@ BAD_REQUESTS: list[tuple[dict[str, Any], type[PointsmanError], str, str]] = [
     ({"messages": "x", "max_tokens": 0}, InvalidArgument, "bad_parameter", "max_tokens"),
     ({"messages": "x", "seed": 2**63}, InvalidArgument, "bad_parameter", "seed"),
     ({"messages": "x", "stop": list("abcde")}, InvalidArgument, "bad_parameter", "stop"),
+    ({"messages": "x", "n": 129}, InvalidArgument, "bad_parameter", "n"),
+    ({"messages": "x", "n": "100"}, InvalidArgument, "bad_parameter", "n"),
     ({"messages": "x", "user": "u" * 513}, InvalidArgument, "bad_parameter", "user"),
     ({"messages": "x", "metadata": {str(i): "" for i in range(17)}}, InvalidArgument, "bad_parameter", "metadata"),
     ({"messages": "x", "metadata": {"k": "v" * 513}}, InvalidArgument, "bad_parameter", "metadata"),

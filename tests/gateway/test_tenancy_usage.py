@@ -91,14 +91,16 @@ async def test_usage_belongs_to_the_day_on_which_the_request_ended(valkey: Valke
     issued = await issue(valkey.url)
     async with counter_at(valkey.url, times, running=False) as counter:
         caller = await counter.caller(issued)
-        hold = await counter.tenancy.enter(caller, 1)
+        hold, late = [await counter.tenancy.enter(caller, 1) for _ in range(2)]
         (await counter.tenancy.enter(caller, 1)).settle(Usage(1, 1), 0, "ok")
         first = layout.day_of(times.wall())
         times.enter_the_next(Window.DAY)
         hold.settle(Usage(2, 2), 0, "ok")
         second = layout.day_of(times.wall())
+        times.pass_by(-layout.A_DAY)  # the clock was ahead, and is put right
+        late.settle(Usage(4, 4), 0, "ok")
         await written(counter)
-    assert (await used(valkey.url, first))["prompt_tokens"] == 1
+    assert (await used(valkey.url, first))["prompt_tokens"] == 1 + 4
     assert (await used(valkey.url, second))["prompt_tokens"] == 2
 
 

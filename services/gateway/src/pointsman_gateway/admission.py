@@ -21,6 +21,8 @@ from pointsman_gateway.domain import Request
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 LONGEST_USER = 512
+MOST_CHOICES = 128
+"""As OpenAI has it."""
 LONGEST_RETRY_AFTER = 30.0
 
 
@@ -217,9 +219,21 @@ def _check(request: Request) -> None:
         _check_metadata(request.metadata)
     if len(request.user) > LONGEST_USER:
         raise InvalidArgument(f"'user' may have {LONGEST_USER} characters", code="bad_parameter", param="user")
+    if (choices := request.sampling.extra.get("n")) is not None:
+        _check_choices(choices)
     query = request.query
     if not query or query.isspace():
         raise InvalidArgument("the last user message is empty", code="empty_message", param="messages")
+
+
+def _check_choices(choices: object) -> None:
+    """Its caller's limits are held for each of them."""
+    if type(choices) is not int or not 1 <= choices <= MOST_CHOICES:
+        raise InvalidArgument(
+            f"'n' is {str(choices)[:50]!r}; it is a whole number from 1 to {MOST_CHOICES}",
+            code="bad_parameter",
+            param="n",
+        )
 
 
 def _bad_role(number: int, role: str) -> InvalidArgument:

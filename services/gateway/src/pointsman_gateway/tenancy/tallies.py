@@ -36,7 +36,7 @@ class Tallies:
         self._clock = clock
         self._write_batch = redis.client.register_script(scripts.COUNT)
         self._writer = layout.USAGE_WRITER + gateway
-        self._day, self._day_ends = "", 0.0
+        self._day, self._day_began, self._day_ends = "", 0.0, 0.0
         self._busy: list[Book] = []
         """Whose tallies are not empty."""
         self._waiting: dict[str, dict[str, int]] = {}
@@ -50,7 +50,7 @@ class Tallies:
 
     def count(self, book: Book, usage: Usage, picodollars: int, outcome: str) -> None:
         """One request that has ended, today."""
-        if self._clock.wall() >= self._day_ends:
+        if not self._day_began <= self._clock.wall() < self._day_ends:
             self._begin_day()
         tally = book.tally
         if not tally.requests:
@@ -95,9 +95,11 @@ class Tallies:
         await self._redis.call(lambda: self._write_batch(keys=names, args=arguments))
 
     def _begin_day(self) -> None:
+        """It may lie before the one of until now: a clock that was ahead is put right."""
         self._collect()
         now = self._clock.wall()
-        self._day, self._day_ends = layout.day_of(now), (now // layout.A_DAY + 1) * layout.A_DAY
+        self._day, self._day_began = layout.day_of(now), now // layout.A_DAY * layout.A_DAY
+        self._day_ends = self._day_began + layout.A_DAY
 
     def _collect(self) -> None:
         """Puts the tallies to what waits for Redis."""
