@@ -11,6 +11,7 @@ from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.begun import Begun
 from pointsman_gateway.domain import Answered, Chunks, Decision
 from pointsman_gateway.metering.attempts import Try
+from pointsman_gateway.prompts.strategies import NothingRelevant
 from pointsman_gateway.reading import Reading
 from pointsman_gateway.validation.stage import Verdict, refusal
 
@@ -126,7 +127,7 @@ class Answering:
     async def _try(self, decision: Decision) -> Answer:
         opened, tried = await self._ask(decision)
         self._opened = opened
-        tried.opened(opened.model, opened.cached, opened.hedged, opened.waited)
+        tried.opened(opened.model, opened.cached, opened.hedged, opened.waited, opened.embeddings)
         reading = Reading(opened, self._judge, self._meter, tried, decision, self._keeps)
         if self._keeps:
             self._kept.append(reading)
@@ -140,7 +141,11 @@ class Answering:
         failed, begun.failed = begun.failed, None
         if prompt is None or tried is None:
             tried = self._meter.tries(decision.path)
-            prompt = await line.prompts.build(self._request, decision)
+            try:
+                prompt = await line.prompts.build(self._request, decision)
+            except NothingRelevant as nothing:
+                tried.prompt = nothing.spent  # it goes to no engine; what was looked up is paid all the same
+                raise
             tried.prompted(prompt)
         if failed is not None:
             try:

@@ -57,5 +57,7 @@ class Opened:
     """How many other engines were given the same prompt, and had not begun when this one did."""
     waited: float = 0.0
     """Seconds until its adapter was loaded."""
+    embeddings: int = 0
+    """Texts that were embedded to look for it in the cache."""
     accepted: Callable[[], None] = nobody_cares
     """To be called at the answer's end, where no validator has refused it."""

@@ -74,13 +74,17 @@ class Caching:
         if asked is None:
             self._count(path.name, "unfit")
             return await self._inner.open(request, decision, prompt)
-        search = _Search(self._cache, asked, asking.config.semantic or 1.0, decision.vector, self._embed)
+        vector = decision.vector if decision.vector is not None else prompt.vector
+        search = _Search(self._cache, asked, asking.config.semantic or 1.0, vector, self._embed)
         found = None if asked.renews else await self._found(search)
         if asked.renews:
             self._count(path.name, "renewed")
         if found is not None:
-            return Opened(found.model, found.replay(), search.outcome)
-        return self._kept(await self._inner.open(request, decision, prompt), asking, search)
+            return Opened(found.model, found.replay(), search.outcome, embeddings=search.embeddings)
+        opened = await self._inner.open(request, decision, prompt)
+        if search.embeddings:
+            opened = replace(opened, embeddings=search.embeddings)
+        return self._kept(opened, asking, search)
 
     async def _found(self, search: "_Search") -> Recorded | None:
         try:
@@ -119,6 +123,8 @@ class _Search:
         self.outcome = "miss"
         self.vector = vector if asked.near else None
         """Of the question, once it is needed and can be had."""
+        self.embeddings = 0
+        """Made for this."""
         self._cache = cache
         self._threshold = threshold
         self._embed = embed
@@ -139,6 +145,7 @@ class _Search:
     async def _alike(self) -> Recorded | None:
         if self.vector is None and self._embed is not None:
             self.vector = await self._embed.embed(self.asked.question)
+            self.embeddings = 1
         if self.vector is None:
             return None
         near, neighbours = self.asked.near, self._cache.neighbours

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from pointsman_gateway.domain.caller import ANYONE, Caller
-from pointsman_gateway.domain.decision import Decision
+from pointsman_gateway.domain.decision import Decision, Vector
 from pointsman_gateway.domain.noun import noun
 from pointsman_gateway.domain.request import Message
 
@@ -43,6 +43,8 @@ class Prompt:
     """(collection, its version) of each search that was answered."""
     embeddings: int = 0
     """Texts that were embedded to make it."""
+    vector: Vector | None = field(default=None, compare=False)
+    """Of the question, where it was known or needed."""
 
 
 @dataclass(frozen=True, slots=True)

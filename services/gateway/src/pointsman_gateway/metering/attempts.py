@@ -22,6 +22,7 @@ class Try:
     __slots__ = (
         "begun",
         "cached",
+        "embeddings",
         "ended",
         "failure",
         "first_piece",
@@ -49,6 +50,7 @@ class Try:
         self.model = ""
         self.cached = ""
         self.hedged = 0
+        self.embeddings = 0
         self.waited = 0.0
         """Seconds until its adapter was loaded, or was not."""
         self.failure = ""
@@ -76,15 +78,15 @@ class Try:
         """Its prompt is made, and goes to an engine."""
         self.prompt, self.sent = prompt, perf_counter()
 
-    def opened(self, model: str, cached: str = "", hedged: int = 0, waited: float = 0.0) -> None:
+    def opened(self, model: str, cached: str = "", hedged: int = 0, waited: float = 0.0, embeddings: int = 0) -> None:
         """`model` has begun to answer, or what it once answered was found in the cache.
 
         `hedged` other engines were given the same prompt, and let go of before they began. `waited` seconds passed
-        until its adapter was loaded.
+        until its adapter was loaded. `embeddings` were made to look for it in the cache.
         """
         self.model = model
-        if cached or hedged or waited:
-            self.cached, self.hedged, self.waited = cached, hedged, waited
+        if cached or hedged or waited or embeddings:
+            self.cached, self.hedged, self.waited, self.embeddings = cached, hedged, waited, embeddings
 
     def came(self, chunks: Chunks) -> None:
         """A part of the answer has come. This stands in the way of every piece.
@@ -135,7 +137,8 @@ class Try:
         prompt = self.prompt
         if prompt.searches:
             parts["retrieval"] = pricing.searches(prompt.searches)
-        if prompt.embeddings and (embedding := pricing.embeddings(prompt.embeddings)):
+        embedded = prompt.embeddings + self.embeddings
+        if embedded and (embedding := pricing.embeddings(embedded)):
             parts["embedding"] = embedding
         return parts
 

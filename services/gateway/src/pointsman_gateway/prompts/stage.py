@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from pointsman_gateway.domain import Decision, Prompt, Request
 from pointsman_gateway.prompts.draft import Draft, conversation
-from pointsman_gateway.prompts.strategies import Instruction, Strategy, apply_all
+from pointsman_gateway.prompts.strategies import Instruction, NothingRelevant, Strategy, apply_all
 
 
 class Prompts:
@@ -18,6 +18,7 @@ class Prompts:
         """What is before each conversation, of paths of which that is all."""
 
     async def build(self, request: Request, decision: Decision) -> Prompt:
+        """Raises PointsmanError."""
         started = time.perf_counter()
         path = decision.path.name
         system = self._constant.get(path) if path in self._strategies else ()
@@ -25,13 +26,19 @@ class Prompts:
             messages = conversation(system, request.messages)
             return Prompt(messages, seconds={"prompt": time.perf_counter() - started})
         begun = Draft(request, decision.vector, is_last=not decision.alternatives)
-        draft = await apply_all(self._strategies[path], begun)
-        seconds = {"prompt": time.perf_counter() - started - draft.retrieval_seconds}
-        if draft.searches:
-            seconds["retrieval"] = draft.retrieval_seconds
-        return Prompt(
-            draft.messages(), draft.passages, draft.searches, seconds, draft.versions, _embeddings(begun, draft)
-        )
+        try:
+            return _prompt(begun, await apply_all(self._strategies[path], begun), started)
+        except NothingRelevant as nothing:
+            nothing.spent = _prompt(begun, nothing.draft, started)
+            raise
+
+
+def _prompt(begun: Draft, draft: Draft, started: float) -> Prompt:
+    seconds = {"prompt": time.perf_counter() - started - draft.retrieval_seconds}
+    if draft.retrieval_seconds:
+        seconds["retrieval"] = draft.retrieval_seconds
+    embeddings = _embeddings(begun, draft)
+    return Prompt(draft.messages(), draft.passages, draft.searches, seconds, draft.versions, embeddings, draft.vector)
 
 
 def _constant(strategies: Sequence[Strategy]) -> tuple[str, ...] | None:

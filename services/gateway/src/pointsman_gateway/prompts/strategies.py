@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_gateway.config.load import Example
-from pointsman_gateway.domain import Passage, Vector
+from pointsman_gateway.domain import Passage, Prompt, Vector
 from pointsman_gateway.prompts.draft import Draft
 from pointsman_gateway.prompts.templates import Templates
 
@@ -113,6 +113,17 @@ class Shown:
         return tuple(sorted(chosen, key=lambda passage: (passage.document_id, passage.start)))
 
 
+class NothingRelevant(Unavailable):
+    """Nothing fits that was looked for: another path is to answer."""
+
+    def __init__(self, collection: str, draft: Draft) -> None:
+        super().__init__(f"nothing in collection '{collection}' is relevant to the request", code="nothing_relevant")
+        self.draft = draft
+        """As far as it came."""
+        self.spent = Prompt(())
+        """What that has taken, once the stage has said so."""
+
+
 class Retrieval:
     """Looks the request up, and shows the passages through a template."""
 
@@ -130,6 +141,8 @@ class Retrieval:
 
     async def apply(self, draft: Draft) -> Draft:
         request, started = draft.request, time.perf_counter()
+        found: Found | None = None
+        passages: tuple[Passage, ...] = ()
         try:
             found = await self._search.search(
                 self._collection, request.query, draft.vector, self._shown.top_k, request.deadline
@@ -138,21 +151,15 @@ class Retrieval:
             if self._required:
                 raise
             log.warning("answering without passages: %s", error)
-            passages: tuple[Passage, ...] = ()
-        else:
+        draft = replace(draft, retrieval_seconds=draft.retrieval_seconds + time.perf_counter() - started)
+        if found is not None:
             passages = self._shown.choose(found)
-            draft = replace(draft, versions=(*draft.versions, (self._collection, found.version)))
+            versions = (*draft.versions, (self._collection, found.version))
+            draft = replace(draft, searches=draft.searches + 1, versions=versions)
             if not passages and self._shown.or_next_path and not draft.is_last:
-                raise Unavailable(
-                    f"nothing in collection '{self._collection}' is relevant to the request", code="nothing_relevant"
-                )
+                raise NothingRelevant(self._collection, draft)
         draft = draft.with_system(self._templates.render(self._prompt, query=request.query, passages=passages))
-        return replace(
-            draft,
-            passages=passages,
-            searches=draft.searches + 1,
-            retrieval_seconds=draft.retrieval_seconds + time.perf_counter() - started,
-        )
+        return replace(draft, passages=passages)
 
 
 async def apply_all(strategies: Sequence[Strategy], draft: Draft) -> Draft:

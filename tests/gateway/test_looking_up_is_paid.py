@@ -1,0 +1,61 @@
+"""Each search and each question that was embedded is paid once: whoever answers in the end, and nothing for neither."""
+
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE
+from doubles.gateway import Neighbours, open_http_client
+from doubles.retriever import ScriptedRetriever
+from doubles.valkey import Valkey
+from pointsman_servicekit.errors import Unavailable
+
+SEARCH, EMBEDDING = 0.01, 0.001
+
+
+async def asked(neighbours: Neighbours, text: str, model: str = "auto", times: int = 1) -> list[dict[str, Any]]:
+    """What each answer says of itself."""
+    await neighbours.ready()
+    body = {"model": model, "messages": [{"role": "user", "content": text}]}
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        answers = [await http.post("/v1/chat/completions", json=body) for _ in range(times)]
+    return [answer.raise_for_status().json()["pointsman"] for answer in answers]
+
+
+@pytest.fixture(autouse=True)
+def prices(neighbours: Neighbours) -> None:
+    neighbours.config.models["retrieval"] = {"search": SEARCH, "embedding": EMBEDDING}
+
+
+async def test_a_search_that_found_nothing_relevant_is_on_the_receipt_of_the_path_that_answers(
+    neighbours: Neighbours, retriever: ScriptedRetriever
+) -> None:
+    neighbours.config.paths["handbook"]["strategies"][1]["retrieval"]["when_nothing"] = "next_path"
+    neighbours.config.tasks["policy"]["fallback"] = ["small_talk"]
+    retriever.relevant = False
+    (told,) = await asked(neighbours, IN_POLICY)
+    assert (told["path"], len(retriever.asked)) == ("small_talk", 1)
+    assert told["cost_parts_usd"]["retrieval"] == SEARCH
+    assert told["seconds"]["retrieval"] > 0
+
+
+async def test_a_search_that_nobody_answers_costs_time_alone(
+    neighbours: Neighbours, retriever: ScriptedRetriever
+) -> None:
+    retriever.error = Unavailable("down", code="retriever_unavailable")
+    for told in await asked(neighbours, IN_NONE, times=6):
+        assert told["path"] == "safe_start"
+        assert "retrieval" not in told["cost_parts_usd"]
+        assert told["seconds"]["retrieval"] > 0
+
+
+@pytest.mark.parametrize(("path", "text"), [("triage_few_shot", IN_TRIAGE), ("small_talk", IN_CHAT)])
+async def test_a_question_is_embedded_once_for_its_examples_and_for_the_cache(
+    neighbours: Neighbours, valkey: Valkey, path: str, text: str
+) -> None:
+    """Its path is named by the caller, so that no classifier has embedded it before."""
+    neighbours.settings |= {"redis_url": valkey.url}
+    neighbours.config.models["cache"] = {"hit": 0}
+    neighbours.config.paths[path] |= {"temperature": 0, "cache": {"semantic": 0.95}}
+    first, again = await asked(neighbours, text, f"path:{path}", times=2)
+    assert first["cost_parts_usd"]["embedding"] == EMBEDDING
+    assert (first["cached"], again["cached"]) == ("", "exact")
