@@ -17,6 +17,8 @@ from pointsman_lora_server.training.errors import DataError
 
 Write = Callable[..., Path]
 
+HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk"
+
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
@@ -156,11 +158,30 @@ def test_a_share_is_held_out_at_random_and_the_same_with_the_same_seed(write: Wr
     assert texts(first.heldout) != texts(other.heldout)
 
 
+def test_rows_of_one_prompt_are_held_out_together(write: Write) -> None:
+    asked = [(f"Where is train {number}?", f"WHERE IS  train {number}?") for number in range(20)]
+    rows = read_conversations(write(*(example(text) for both in asked for text in both)))
+    found = split_by_share(rows, 0.1, 7)
+    assert (len(found.training), len(found.heldout)) == (36, 4)
+    assert {row.key for row in found.training}.isdisjoint(row.key for row in found.heldout)
+    with pytest.raises(DataError, match="one prompt alone cannot be split"):
+        split_by_share(rows[:2], 0.1, 7)
+
+
+def test_the_examples_adapter_is_measured_on_the_rows_that_it_was_measured_on() -> None:
+    made = HELPDESK / "adapters" / "voice"
+    report = json.loads((made / "training.json").read_text("utf-8"))
+    share, seed = report["data"]["heldout_share"], report["recipe"]["seed"]
+    found = gather(HELPDESK / "training" / "voice.jsonl", None, share, None, seed)
+    kept = map(json.loads, (made / "samples.jsonl").read_text("utf-8").splitlines())
+    assert texts(found.heldout) == [row["messages"][-1]["content"] for row in kept]
+
+
 def test_a_small_share_holds_out_one_row_and_no_share_none(write: Write) -> None:
     rows = read_conversations(write(example("a"), example("b"), example("c")))
     assert len(split_by_share(rows, 0.01, 7).heldout) == 1
     assert split_by_share(rows, 0, 7).heldout == ()
-    with pytest.raises(DataError, match="one row cannot be split"):
+    with pytest.raises(DataError, match="one prompt alone cannot be split"):
         split_by_share(rows[:1], 0.1, 7)
 
 

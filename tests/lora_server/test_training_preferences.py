@@ -80,6 +80,15 @@ def test_a_share_is_held_out_where_there_is_no_file(write: Write) -> None:
     assert found == gather_preferences(path, None, 0.2, None, 7)
 
 
+def test_pairs_of_one_prompt_are_held_out_together_and_none_is_lost(write: Write) -> None:
+    rows = [pair(f"question {number}", f"good {way}") for number in range(20) for way in range(5)]
+    found = gather_preferences(write(*rows), None, 0.1, None, 7)
+    assert (len(found.training), len(found.heldout), found.notes) == (90, 10, ())
+    assert {row.prompt for row in found.training}.isdisjoint(row.prompt for row in found.heldout)
+    with pytest.raises(DataError, match="one prompt alone cannot be split"):
+        gather_preferences(write(*rows[:5]), None, 0.1, None, 7)
+
+
 def test_both_answers_of_a_pair_begin_behind_the_same_prompt(write: Write) -> None:
     def render(messages: object, answer_next: bool) -> list[int]:
         turns = [[ord(letter) for letter in message.content] + [1] for message in messages]  # type: ignore[attr-defined]

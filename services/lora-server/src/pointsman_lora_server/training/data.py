@@ -11,7 +11,7 @@ Only the last message is learnt. Standard library only, so that a file can be ch
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,9 @@ from pointsman_lora_server.training.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 MOST_ERRORS = 20
+
+Key = tuple[tuple[str, str], ...]
+"""Of a prompt: (role, content) of each message, without what does not count."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -45,7 +48,7 @@ class Conversation:
         return self.prompt[-1].content
 
     @property
-    def key(self) -> tuple[tuple[str, str], ...]:
+    def key(self) -> Key:
         """Equal for prompts that differ in case and white space only."""
         return tuple((message.role, " ".join(message.content.casefold().split())) for message in self.prompt)
 
@@ -63,7 +66,7 @@ def sha256(path: Path) -> str:
 
 
 def gather(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
-    """Both sides from files, or a `share` of the training rows held out where there is no file for it."""
+    """Both sides from files, or a `share` of the prompts held out where there is no file for it."""
     instruction = read_system(system)
     rows = read_conversations(training, instruction)
     if heldout is None:
@@ -129,24 +132,30 @@ def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> 
 
 
 def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Split:
-    """Holds out a random `share` of the rows: at least one where `share` is above 0, never all of them."""
+    """Holds out all rows of a random `share` of the prompts, as `draw_prompts` has them."""
     whole = split(rows, ())
-    if share == 0:
-        return whole
-    if len(whole.training) < 2:
-        raise DataError("one row cannot be split; give more rows, or --heldout-share 0")
-    count = share_of(len(whole.training), share)
-    chosen = set(random.Random(seed).sample(range(len(whole.training)), count))
+    held = draw_prompts([row.key for row in whole.training], share, seed)
     return Split(
-        tuple(row for index, row in enumerate(whole.training) if index not in chosen),
-        tuple(row for index, row in enumerate(whole.training) if index in chosen),
+        tuple(row for row in whole.training if row.key not in held),
+        tuple(row for row in whole.training if row.key in held),
         whole.notes,
     )
 
 
-def share_of(rows: int, share: float) -> int:
-    """At least one, and never all."""
-    return min(max(1, round(rows * share)), rows - 1)
+def draw_prompts(keys: Sequence[Key], share: float, seed: int) -> Set[Key]:
+    """Which of the prompts are held out: at least one where `share` is above 0, never all of them.
+
+    `keys` has one for each row. The rows of a prompt stay together, since one that is held out beside one that is
+    learnt would measure memory; `share` counts prompts, as scikit-learn's GroupShuffleSplit counts groups. Raises
+    `DataError` where there is one prompt only.
+    """
+    if share == 0:
+        return frozenset()
+    prompts = list(dict.fromkeys(keys))
+    if len(prompts) < 2:
+        raise DataError("one prompt alone cannot be split; give rows with other ones, or --heldout-share 0")
+    count = min(max(1, round(len(prompts) * share)), len(prompts) - 1)
+    return frozenset(random.Random(seed).sample(prompts, count))
 
 
 def _read(path: Path) -> str:

@@ -146,7 +146,7 @@ def _add_material(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, required=True, help="JSON lines: messages, or text and output; for dpo see preferences.py")
     heldout = parser.add_mutually_exclusive_group()
     heldout.add_argument("--heldout", type=Path, help="JSON lines that are measured on and never learnt")
-    heldout.add_argument("--heldout-share", type=_share, help="of the data, held out instead of a file (default: 0.1)")
+    heldout.add_argument("--heldout-share", type=_share, help="of the prompts, instead of a file (default: 0.1)")
     add("--system", type=Path, help="a text file: the system message of rows that have none")
     add("--parent", type=Path, help="an adapter's folder to start from; its rank, alpha and layers are kept")
     add("--parent-name", help="what the report calls it (default: the folder's name)")

@@ -6,7 +6,6 @@
 An answer may also be the assistant's message, alone in a list: the form of published sets.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from pointsman_lora_server.training.data import (
     Message,
     RowError,
     Split,
+    draw_prompts,
     parse_answer,
     parse_messages,
     read_rows,
     read_system,
     refuse_unknown,
-    share_of,
     text_of,
 )
 from pointsman_lora_server.training.errors import DataError
@@ -58,14 +57,9 @@ def gather_preferences(
     """As `data.gather` does it for conversations."""
     instruction = read_system(system)
     pairs = read_preferences(training, instruction)
-    held = read_preferences(heldout, instruction) if heldout else []
-    if heldout is None and share > 0:
-        if len(pairs) < 2:
-            raise DataError("one row cannot be split; give more rows, or --heldout-share 0")
-        chosen = set(random.Random(seed).sample(range(len(pairs)), share_of(len(pairs), share)))
-        held = [pair for index, pair in enumerate(pairs) if index in chosen]
-        pairs = [pair for index, pair in enumerate(pairs) if index not in chosen]
-    return _split(pairs, held)
+    if heldout is None:
+        return _split_by_share(pairs, share, seed)
+    return _split(pairs, read_preferences(heldout, instruction))
 
 
 def read_preferences(path: Path, system: str | None = None) -> list[Preference]:
@@ -97,6 +91,16 @@ def _split(training: Sequence[Preference], heldout: Sequence[Preference]) -> Pre
     if not kept:
         raise DataError("no training rows are left: every one of them is held out too")
     return PreferenceSplit(tuple(kept.values()), tuple(heldout), tuple(notes))
+
+
+def _split_by_share(pairs: Sequence[Preference], share: float, seed: int) -> PreferenceSplit:
+    whole = _split(pairs, ())
+    held = draw_prompts([pair.conversation.key for pair in whole.training], share, seed)
+    return PreferenceSplit(
+        tuple(pair for pair in whole.training if pair.conversation.key not in held),
+        tuple(pair for pair in whole.training if pair.conversation.key in held),
+        whole.notes,
+    )
 
 
 def _parse(row: dict[str, object], system: str | None) -> tuple[tuple[Message, ...], str, str]:
