@@ -30,6 +30,10 @@ def test_labels_are_found_inside_json_and_free_text_is_none() -> None:
     assert examined([row(f"q{n}", f"a reply of its own, number {n}") for n in range(20)]).labels == {}
 
 
+def test_answers_that_are_nested_too_deeply_are_text() -> None:
+    assert examined([row(f"q{n}", "[" * 1000) for n in range(8)]).labels == {}
+
+
 def test_lopsided_labels_are_named_with_their_counts() -> None:
     rows = [row(f"q{n}", "normal" if n else "high") for n in range(40)]
     (warning,) = examined(rows).warnings

@@ -13,6 +13,36 @@ def test_json_is_compared_as_a_value_and_text_without_the_space_around_it() -> N
     assert scored(("refund", "Refund"))["exact"] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("expected", "got"),
+    [
+        ('{"urgent": true, "n": 1}', '{"urgent": 1, "n": true}'),
+        ('{"a": 0}', '{"a": false}'),
+        ('{"a": [1, 0]}', '{"a": [true, 0]}'),
+        ('{"a": {}}', '{"a": []}'),
+        ("true", "1"),
+    ],
+)
+def test_values_of_other_types_are_not_the_same(expected: str, got: str) -> None:
+    assert not Answered(expected, got).exact
+    assert Answered(expected, expected).exact
+
+
+def test_a_number_is_the_same_however_it_is_written() -> None:
+    assert scored(('{"sum": 2.5, "n": 1}', '{"n": 1.0, "sum": 2.50}')) == {"exact": 1.0, "json_f1": 1.0}
+
+
+def test_the_order_of_a_list_counts_for_an_exact_answer() -> None:
+    assert scored(('{"a": ["x", "y"]}', '{"a": ["y", "x"]}')) == {"exact": 0.0, "json_f1": 1.0}
+
+
+@pytest.mark.parametrize("depth", [900, 1000, 100_000])
+def test_an_answer_that_is_nested_too_deeply_is_wrong_and_ends_nothing(depth: int) -> None:
+    deep = '{"a": ' * depth + "1" + "}" * depth
+    assert scored(('{"a": 1}', deep), ('{"a": 1}', "[" * depth)) == {"exact": 0.0, "json_f1": 0.0}
+    assert Answered(deep, deep).exact
+
+
 def test_half_of_the_fields_is_half_of_the_f1() -> None:
     found = scored(('{"intent": "refund", "slots": {"to": "Saltby"}}', '{"intent": "refund", "slots": {"to": "Wray"}}'))
     assert found == {"exact": 0.0, "json_f1": 0.5}

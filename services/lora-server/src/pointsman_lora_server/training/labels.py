@@ -36,7 +36,7 @@ def _are_labels(counts: Counter[str], rows: int) -> bool:
 def _values(answer: str) -> Iterator[tuple[str, str]]:
     try:
         value = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = answer
     if isinstance(value, dict):
         for key, inner in value.items():
