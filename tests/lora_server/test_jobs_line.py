@@ -366,6 +366,28 @@ async def test_the_line_is_bounded(enter: Enter, order: Callable[..., Order]) ->
             await within(line.cancel(job.id))
 
 
+async def test_jobs_that_are_started_at_once_do_not_overfill_the_line(
+    enter: Enter, order: Callable[..., Order]
+) -> None:
+    async with enter() as line:
+        first = await line.start(order("hang"))
+        await event(line, first, "start")
+        starts = [line.start(order()) for _ in range(jobs_line.MOST_WAITING + 5)]
+        found = await asyncio.gather(*starts, return_exceptions=True)
+        assert sum(isinstance(one, ResourceExhausted) for one in found) == 5
+        assert len(line.list("")) == 1 + jobs_line.MOST_WAITING
+        for job in line.list(""):
+            await within(line.cancel(job.id))
+
+
+async def test_a_job_that_cannot_be_made_leaves_its_place_in_line(enter: Enter, order: Callable[..., Order]) -> None:
+    async with enter() as line:
+        for _ in range(jobs_line.MOST_WAITING + 1):
+            with pytest.raises(NotFound):
+                await line.start(order(parent="triage@ffffffffffff"))
+        assert (await end_of(line, await line.start(order()))).state is State.SUCCEEDED
+
+
 async def test_jobs_that_have_ended_are_kept_up_to_a_number(
     enter: Enter, order: Callable[..., Order], place: Place
 ) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +35,7 @@ class Line:
         self._register = register
         self._find = find
         self._jobs: dict[str, Job] = {}  # in the order they were started
+        self._arrivals = 0  # jobs that are being made
         self._changed = asyncio.Event()  # another one after each change
         self._trainer: tuple[str, Trainer] | None = None
         self._registering = ""
@@ -55,25 +57,11 @@ class Line:
     async def start(self, order: Order) -> Job:
         """Raises InvalidArgument; ResourceExhausted where too many wait."""
         await asyncio.to_thread(orders.check, order, self._place.roots)
-        waiting = sum(job.state is State.QUEUED for job in self._jobs.values())
-        if waiting >= MOST_WAITING:
-            raise ResourceExhausted(
-                f"{waiting} training jobs wait in line already; cancel one, or try again later", code="too_many_jobs"
-            )
-        if order.parent:
-            await self._find(order.parent)
-        now = time.time()
-        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S")
-        job = Job(f"{order.name}-{stamp}-{secrets.token_hex(3)}", order, State.QUEUED, int(now * 1000))
-        folder = self._folder(job.id)
-        try:
-            job = await asyncio.to_thread(folder.make, job)
-        except OSError as error:
-            folder.remove()
-            raise InvalidArgument(
-                f"the job's files cannot be copied: {error}", code="bad_path", param="data"
-            ) from error
-        self._put(job)
+        with self._arriving():
+            if order.parent:
+                await self._find(order.parent)
+            job = await self._made(order)
+            self._put(job)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -118,6 +106,34 @@ class Line:
         """Ends the watches."""
         self._closed = True
         self._wake()
+
+    @contextmanager
+    def _arriving(self) -> Iterator[None]:
+        """Holds a place in line for a job that is being made. Raises ResourceExhausted where none is free."""
+        waiting = self._arrivals + sum(job.state is State.QUEUED for job in self._jobs.values())
+        if waiting >= MOST_WAITING:
+            raise ResourceExhausted(
+                f"{waiting} training jobs wait in line already; cancel one, or try again later", code="too_many_jobs"
+            )
+        self._arrivals += 1
+        try:
+            yield
+        finally:
+            self._arrivals -= 1
+
+    async def _made(self, order: Order) -> Job:
+        """With its folder. Raises InvalidArgument."""
+        now = time.time()
+        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S")
+        job = Job(f"{order.name}-{stamp}-{secrets.token_hex(3)}", order, State.QUEUED, int(now * 1000))
+        folder = self._folder(job.id)
+        try:
+            return await asyncio.to_thread(folder.make, job)
+        except OSError as error:
+            folder.remove()
+            raise InvalidArgument(
+                f"the job's files cannot be copied: {error}", code="bad_path", param="data"
+            ) from error
 
     def _first(self) -> Job | None:
         return next((job for job in self._jobs.values() if not job.state.has_ended), None)
