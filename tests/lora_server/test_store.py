@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 from pointsman_lora_server.checks.base import Base, read_base
+from pointsman_lora_server.checks.samples import MOST_ROW_BYTES, MOST_ROWS
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.store import Store, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
@@ -164,6 +165,19 @@ def test_held_out_rows_are_kept_beside_a_version_and_are_no_part_of_its_hash(
     samples = shelf.store().samples(version)
     assert [sample.answer for sample in samples] == ["At Saltby."] * 2
     assert samples[0].messages[0].content == "Where is my train?"
+
+
+def test_held_out_rows_that_fill_their_bounds_are_read_back(store: Store, make_adapter: MakeAdapter) -> None:
+    turns = [{"role": ("user", "assistant")[turn % 2], "content": "a"} for turn in range(1801)]
+    bare = json.dumps({"messages": turns, "answer": ""}, separators=(",", ":"))
+    full = bare.removesuffix('"}') + "y" * (MOST_ROW_BYTES - len(bare)) + '"}'
+    last = full.replace("y" * MOST_ROWS, "y", 1)  # makes room for the ends of the other lines
+    folder = make_adapter()
+    (folder / "samples.jsonl").write_text("\n".join([*[full] * (MOST_ROWS - 1), last]))
+
+    samples = store.samples(store.add("triage", folder, {}))
+
+    assert [len(sample.messages) for sample in samples] == [len(turns)] * MOST_ROWS
 
 
 def test_registering_again_with_other_held_out_rows_replaces_them(store: Store, make_adapter: MakeAdapter) -> None:

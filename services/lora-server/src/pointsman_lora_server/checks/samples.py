@@ -12,7 +12,7 @@ from pointsman_lora_server.checks import json_text
 SAMPLES = "samples.jsonl"
 MOST_ROWS = 16
 MOST_ROW_BYTES = 64 << 10
-MOST_BYTES = MOST_ROWS * MOST_ROW_BYTES
+MOST_BYTES = MOST_ROWS * (MOST_ROW_BYTES + 1)  # with the ends of the lines
 ROLES = ("system", "user", "assistant")
 
 
@@ -39,6 +39,7 @@ def read_samples(raw: bytes) -> tuple[Sample, ...]:
 
 
 def write_samples(samples: Sequence[Sample]) -> bytes:
+    """In the shortest JSON there is: what was within the bounds when it was read is so when it is read back."""
     rows = (
         {
             "messages": [{"role": turn.role, "content": turn.content} for turn in sample.messages],
@@ -46,7 +47,7 @@ def write_samples(samples: Sequence[Sample]) -> bytes:
         }
         for sample in samples
     )
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows).encode()
 
 
 def _sample(number: int, line: bytes) -> Sample:
