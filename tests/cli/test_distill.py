@@ -336,6 +336,19 @@ def test_a_gain_that_chance_could_explain_does_not_pass() -> None:
     assert not examine(gates, [0.0] * 60, many).objections
 
 
+def test_a_few_held_out_rows_are_sure_of_no_gain() -> None:
+    gates = Gates(1, 0.2, 0.95, 0.1)
+    for better in ([1.0], [1.0] * 3, [1.0, 0.8, 1.0], [0.9, 1.0, 1.0, 1.0, 0.9]):
+        (objection,) = examine(gates, [0.0] * len(better), better).objections
+        assert objection.startswith("gain ")
+    assert not examine(gates, [0.0] * 50, [1.0] * 50).objections
+
+
+def test_a_single_row_that_is_better_in_part_is_examined_too() -> None:
+    found = examine(Gates(1, 0.0, 0.95, 0.1), [0.5] + [1.0] * 99, [1.0] * 100)
+    assert (found.gain.mean, found.p_value) == (pytest.approx(0.005), 1)
+
+
 def test_a_gate_below_nought_lets_pass_what_is_nearly_as_good() -> None:
     old, new = [1.0] * 100, [1.0] * 97 + [0.0] * 3
     assert examine(Gates(1, 0.0, 0.95, 0.1), old, new).objections

@@ -50,10 +50,46 @@ def test_other_differences_are_tested_by_flipping_signs() -> None:
     assert chance.p_value == 1
 
 
-def test_paths_that_score_alike_differ_in_nothing() -> None:
-    for scores in ([1.0, 0.0, 1.0], [0.3, 0.4, 0.5]):
+def test_a_single_row_that_differs_is_no_more_than_chance() -> None:
+    found = compare([1.0] * 99 + [0.5], [1.0] * 100)
+    assert (found.test, found.p_value, found.difference.mean) == ("permutation", 1, pytest.approx(-0.005))
+
+
+def test_paths_that_score_alike_differ_in_nothing_that_was_seen() -> None:
+    for scores in ([1.0, 0.0] * 20, [0.3, 0.4] * 20):
         found = compare(scores, scores)
-        assert (found.difference.mean, found.difference.low, found.difference.high, found.p_value) == (0, 0, 0, 1)
+        assert (found.difference.mean, found.p_value) == (0, 1)
+        # Clopper and Pearson: 0 of 40 may be up to 0.0881
+        assert (found.difference.low, found.difference.high) == (
+            pytest.approx(-0.0881, abs=5e-5),
+            -found.difference.low,
+        )
+
+
+@pytest.mark.parametrize(("first", "second"), [([1.0, 1.0], [0.0, 0.0]), ([0.4, 0.3], [0.3, 0.2])])
+def test_differences_that_are_all_equal_are_no_certainty(first: list[float], second: list[float]) -> None:
+    found = compare(first * 5, second * 5).difference
+    assert found.mean == pytest.approx(first[0] - second[0])
+    # Clopper and Pearson: 10 of 10 may be as few as 0.6915; the others are between -1 and 1
+    assert found.low == pytest.approx(0.6915 * found.mean - 0.3085, abs=1e-4)
+    assert found.high == pytest.approx(0.6915 * found.mean + 0.3085, abs=1e-4)
+
+
+def test_few_rows_hold_the_difference_as_often_as_they_say() -> None:
+    draw = np.random.default_rng(1)
+    for rows in (1, 2, 3, 5):
+        held = 0
+        for _ in range(200):
+            first = np.where(draw.random(rows) < 0.9, draw.uniform(0.9, 1, rows), 0)
+            found = compare(first, [0.0] * rows).difference
+            held += found.low <= 0.9 * 0.95 <= found.high
+        assert held >= 190
+
+
+def test_the_interval_of_equal_differences_tells_them_from_chance_where_the_test_does() -> None:
+    for rows in range(1, 12):
+        found = compare([1.0] * rows, [0.0] * rows)
+        assert (found.difference.low > 0) == (found.p_value < 0.05)
 
 
 def test_several_comparisons_are_held_to_more_by_holm() -> None:
