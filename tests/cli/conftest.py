@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,36 @@ def executable(tmp_path: Path) -> Callable[[str], Path]:
         return file
 
     return make
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that anybody can reach, with `sub`, whose permissions a test takes."""
+    with tempfile.TemporaryDirectory() as above:
+        folder = Path(above, "notes")
+        (folder / "sub").mkdir(parents=True)
+        (folder / "lamp.md").write_text("# Lamp\n\nThe lamp is green.\n")
+        (folder / "sub" / "bicycles.md").write_text("# Bicycles\n\nA bicycle travels free.\n")
+        Path(above).chmod(0o755)
+        monkeypatch.chdir(above)
+        yield folder
+        (folder / "sub").chmod(0o755)
+
+
+@pytest.fixture
+def anybody() -> Callable[[], AbstractContextManager[None]]:
+    """Meanwhile we are not root, whom no permission keeps out."""
+
+    @contextmanager
+    def being() -> Iterator[None]:
+        ours = os.geteuid()
+        os.seteuid(ours or 65534)
+        try:
+            yield
+        finally:
+            os.seteuid(ours)
+
+    return being
 
 
 PATIENCE = 30.0  # seconds; only a test that fails takes so long

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,16 @@ def test_all_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
     assert f"{tmp_path / 'zeros.txt'} is binary" in told
     assert f"{tmp_path / 'large.md'} is too large (4.0 MiB; at most 4 MiB)" in told
     assert f"{tmp_path / 'good.txt'} has the same id 'good' as good.md" in told
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])  # it cannot be listed; what it lists cannot be looked at
+def test_what_cannot_be_read_is_named(
+    locked: Path, anybody: Callable[[], AbstractContextManager[None]], mode: int
+) -> None:
+    (locked / "sub").chmod(mode)
+
+    with anybody(), pytest.raises(Misused, match=rf"{locked / 'sub'}\S* cannot be read: Permission denied"):
+        read_documents([locked])
 
 
 def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:

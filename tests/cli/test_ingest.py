@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pointsman_cli.sources import MAX_FILE_BYTES
 from pointsman_servicekit.grpc_client import open_channel
 from real_retriever import running
 
+Anybody = Callable[[], AbstractContextManager[None]]
 Cli = Callable[..., Any]
 
 
@@ -120,6 +122,23 @@ def test_a_file_that_cannot_be_read_here_is_not_taken_for_gone(cli: Cli, retriev
     assert outcome.code == 1
     assert f"note-00.txt has {MAX_FILE_BYTES + 1:,} bytes" in outcome.out
     assert asyncio.run(documents(retriever, "large")) == 21
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])  # it cannot be listed; what it lists cannot be looked at
+def test_a_folder_that_cannot_be_read_is_not_taken_for_gone(
+    cli: Cli, retriever: str, locked: Path, anybody: Anybody, mode: int
+) -> None:
+    collection = f"locked-{mode}"
+    assert cli("ingest", collection, locked, "--retriever", retriever).code == 0
+    (locked / "sub").chmod(mode)
+
+    with anybody():
+        outcome = cli("ingest", collection, locked, "--retriever", retriever)
+
+    assert outcome.code == 1
+    assert "0 written, 1 unchanged, 0 removed" in outcome.out
+    assert re.search(rf"failed: {locked / 'sub'}\S* cannot be read: Permission denied", outcome.out)
+    assert asyncio.run(documents(retriever, collection)) == 2
 
 
 def test_files_of_each_kind_are_found(cli: Cli, retriever: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman_cli.errors import Misused
+from pointsman_cli.folders import look_into
 
 SUFFIXES = (".md", ".txt")
 MAX_BYTES = 4 * 1024 * 1024  # of one document; the retriever's limit
@@ -27,13 +28,14 @@ class Document:
 def read_documents(sources: Sequence[Path]) -> list[Document]:
     """The .md and .txt files that `sources` are or hold, at any depth; hidden files and folders are left out.
 
-    All or nothing: raises `Misused` that names each file that is empty, binary, too large or has the id of another.
+    All or nothing: raises `Misused` that names each folder that cannot be read, and each file that cannot be, is empty,
+    binary, too large or has the id of another.
     """
-    found = [entry for source in sources for entry in _find(source)]
-    if not found:
+    problems: list[str] = []
+    found = [entry for source in sources for entry in _find(source, problems)]
+    if not found and not problems:
         raise Misused(f"there are no {' or '.join(SUFFIXES)} files in {', '.join(str(source) for source in sources)}")
     documents: dict[str, Document] = {}
-    problems = []
     for file, relative in found:
         try:
             document = _read(file, relative)
@@ -49,29 +51,28 @@ def read_documents(sources: Sequence[Path]) -> list[Document]:
     return list(documents.values())
 
 
-def _find(source: Path) -> list[tuple[Path, Path]]:
-    """Files, each with its path inside `source`."""
+def _find(source: Path, problems: list[str]) -> list[tuple[Path, Path]]:
+    """Files, each with its path inside `source`; adds what cannot be read to `problems`."""
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES:
             raise Misused(f"{source} is no {' or '.join(SUFFIXES)} file")
         return [(source, Path(source.name))]
     if not source.is_dir():
         raise Misused(f"{source} is not there")
-    inside = [(file, file.relative_to(source)) for file in sorted(source.rglob("*")) if file.is_file()]
-    return [
-        (file, relative)
-        for file, relative in inside
-        if file.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in relative.parts)
-    ]
+    inside = look_into(source)
+    problems += inside.problems
+    return [(file, file.relative_to(source)) for file in inside.files if file.suffix.lower() in SUFFIXES]
 
 
 def _read(file: Path, relative: Path) -> Document:
     """Raises ValueError with what is wrong with it."""
-    size = file.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"is too large ({size / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} MiB)")
     try:
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"is too large ({size / 2**20:.1f} MiB; at most {MAX_BYTES // 2**20} MiB)")
         text = file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError("is binary, or not in UTF-8") from error
     if "\0" in text:

@@ -55,7 +55,8 @@ async def ingest(
 
 async def _steps(target: Target, source: Source, remove_missing: bool, tally: Tally) -> AsyncIterator[pb.IngestRequest]:
     yield pb.IngestRequest(begin=pb.IngestBegin(tenant=target.tenant, collection=target.collection, source=source.name))
-    all_sent = True
+    tally.problems.extend(source.problems)
+    all_sent = not source.problems
     for file in source.files:
         try:
             content = await asyncio.to_thread(file.read)

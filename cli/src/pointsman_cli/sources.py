@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pointsman_cli.documents import title_of
 from pointsman_cli.errors import Misused
+from pointsman_cli.folders import look_into
 
 MAX_FILE_BYTES = 32 * 1024 * 1024  # the retriever's limit
 
@@ -74,6 +75,8 @@ class Source:
 
     name: str
     files: tuple[File, ...]
+    problems: tuple[str, ...] = ()
+    """Each names a folder inside that cannot be read."""
 
 
 def find(paths: Sequence[Path]) -> list[Source]:
@@ -85,6 +88,8 @@ def find(paths: Sequence[Path]) -> list[Source]:
             raise Misused(f"nothing was ingested: {file.path} has the same id {file.id!r} as {seen[file.id]}")
         seen[file.id] = file.path
     if not seen:
+        if problems := [problem for source in sources for problem in source.problems]:
+            raise Misused(f"there is nothing to ingest: {'; '.join(problems)}")
         known = ", ".join(MEDIA_TYPES)
         raise Misused(f"there is nothing to ingest in {', '.join(map(str, paths))}; known endings: {known}")
     return sources
@@ -97,13 +102,9 @@ def _source(path: Path) -> Source:
         return Source("", (_file(path, Path(path.name)),))
     if not path.is_dir():
         raise Misused(f"{path} is not there")
-    inside = [(file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()]
-    files = [
-        _file(file, relative)
-        for file, relative in inside
-        if file.suffix.lower() in MEDIA_TYPES and not any(part.startswith(".") for part in relative.parts)
-    ]
-    return Source(str(path.resolve()), tuple(files))
+    inside = look_into(path)
+    files = [_file(file, file.relative_to(path)) for file in inside.files if file.suffix.lower() in MEDIA_TYPES]
+    return Source(str(path.resolve()), tuple(files), inside.problems)
 
 
 def _file(path: Path, relative: Path) -> File:
