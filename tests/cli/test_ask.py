@@ -50,6 +50,18 @@ def test_an_answer_is_streamed_and_then_explained_in_one_line(cli: Cli, gateway:
     ]
 
 
+def test_a_streamed_answer_may_have_letters_that_end_lines_elsewhere(cli: Cli, gateway: Any) -> None:
+    said = json.dumps(
+        {"choices": [{"index": 0, "delta": {"content": "They\u2028travel\x85free."}}]}, ensure_ascii=False
+    )
+    gateway.stream = [said, json.dumps(RECEIPT), "[DONE]"]
+
+    outcome = cli("ask", "May I bring a bicycle?", "--url", gateway.url)
+
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("They\u2028travel\x85free.\n")
+
+
 def test_without_streaming_the_answer_comes_whole_and_costs_the_same(cli: Cli, gateway: Any) -> None:
     gateway.body = {**RECEIPT, "choices": [{"index": 0, "message": {"role": "assistant", "content": "Free."}}]}
 

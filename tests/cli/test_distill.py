@@ -297,6 +297,22 @@ def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
         read_texts(tmp_path / "no-such")
 
 
+def test_a_text_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "texts"
+    file.write_text('{"text": "one\u2028two"}\nthree\x85four\n', "utf-8-sig")
+    assert read_texts(file) == ["one\u2028two", "three\x85four"]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"text": ["a"]}', '{"txt": "a"}', '{"text": "cut off', '{"text": " "}', "{name} asks"]
+)
+def test_a_line_that_looks_like_json_and_is_not_as_it_should_be_is_no_text(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "texts"
+    file.write_text(f"I lost my hat\n{line}\n")
+    with pytest.raises(Misused, match=r'texts:2 begins with \{ and is not \{"text": "..."\}'):
+        read_texts(file)
+
+
 def test_a_label_that_the_metric_cannot_use_is_named_before_anybody_is_asked(shelf: Path, tmp_path: Path) -> None:
     file = tmp_path / "heldout.jsonl"
     file.write_text('{"text": "question", "output": "no object"}\n')
@@ -308,14 +324,15 @@ def test_a_label_that_the_metric_cannot_use_is_named_before_anybody_is_asked(she
 
 def test_without_a_file_rows_held_out_of_the_data_decide(shelf: Path, tmp_path: Path) -> None:
     rows = [
-        {"text": "one", "output": "1"},
+        {"text": "one\u2028", "output": "1"},
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
                       {"role": "user", "content": "two"}, {"role": "assistant", "content": "2"}]},
     ]  # fmt: skip
-    (tmp_path / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "heldout.jsonl").write_text(lines, "utf-8")
     state = begin(shelf, "triage", "lora", STEPS).state.with_step("data", facts={"folder": str(tmp_path)})
     found = heldout_rows(PLAN, state)
-    assert [(row.text, len(row.messages), row.output) for row in found] == [("one", 1, "1"), ("two", 3, "2")]
+    assert [(row.text, len(row.messages), row.output) for row in found] == [("one\u2028", 1, "1"), ("two", 3, "2")]
 
 
 def test_a_state_that_cannot_be_read_is_named(shelf: Path) -> None:

@@ -35,10 +35,18 @@ def test_questions_are_asked_as_the_path_does_and_none_twice(gateway: Any, tmp_p
     asked = {one["messages"][0]["content"]: (one["model"], one["max_tokens"]) for one in gateway.asked}
     assert (asked, len(gateway.asked)) == ({"one": (NEW, 9), "two": (NEW, 9)}, 2)
 
-    with file.open("a") as torn:
-        torn.write('{"place": "half')
-    assert [answer.text for answer in ask(gateway, file, "one", "two")] == ["yes"] * 2
-    assert len(gateway.asked) == 2
+    with file.open("ab") as torn:
+        torn.write('{"place": "half of a lett\u00e9'.encode()[:-1])
+    assert [answer.text for answer in ask(gateway, file, "one", "two", "three")] == ["yes"] * 3
+    assert [answer.text for answer in ask(gateway, file, "one", "two", "three")] == ["yes"] * 3
+    assert len(gateway.asked) == 3
+
+
+def test_an_answer_may_have_any_letter_and_is_kept(gateway: Any, tmp_path: Path) -> None:
+    gateway.body = {"choices": [{"message": {"content": "one\u2028two\x85"}, "finish_reason": "stop"}]}
+    for _ in range(2):
+        assert [answer.text for answer in ask(gateway, tmp_path / "answers.jsonl", "one")] == ["one\u2028two\x85"]
+    assert len(gateway.asked) == 1
 
 
 def test_what_one_question_is_refused_for_is_its_answer(gateway: Any, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from pointsman_cli.documents import MAX_BYTES, Document, read_documents
+from pointsman_cli.documents import MAX_BYTES, Document, read_documents, title_of
 from pointsman_cli.errors import Misused
 
 
@@ -28,6 +28,11 @@ def test_a_file_alone_is_a_document(tmp_path: Path) -> None:
     file.write_text("# Refunds\n")
 
     assert read_documents([file]) == [Document("refunds", "Refunds", "# Refunds\n", "refunds.md")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_heading_ends_with_its_line_whatever_letters_it_has(end: str) -> None:
+    assert title_of(f"say\u2028# none{end}# Fares\u2028and zones{end}text") == "Fares\u2028and zones"
 
 
 def test_all_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:

@@ -79,6 +79,20 @@ def test_labels_are_read_line_by_line(tmp_path: Path):
     assert read_labelled(file) == [Labelled("x", frozenset({"a", "7"})), Labelled("y", frozenset())]
 
 
+def test_a_label_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Path):
+    file = tmp_path / "labels.jsonl"
+    file.write_text('{"query": "x\u2028y", "documents": ["a"]}\n', "utf-8-sig")
+    assert read_labelled(file) == [Labelled("x\u2028y", frozenset("a"))]
+
+
+@pytest.mark.parametrize(("content", "told"), [(None, "cannot read"), (b"\xff", "is not UTF-8")])
+def test_a_file_of_labels_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, told: str):
+    file = tmp_path / "labels"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(Misused, match=told):
+        read_labelled(file)
+
+
 @pytest.fixture
 def retriever(tmp_path: Path) -> Iterator[str]:
     """The address of a real one, with a collection whose words mislead: only their meaning finds the answer."""

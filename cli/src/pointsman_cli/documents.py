@@ -1,5 +1,6 @@
 """Text files as documents of a collection."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pointsman_cli.folders import look_into
 SUFFIXES = (".md", ".txt")
 MAX_BYTES = 4 * 1024 * 1024  # of one document; the retriever's limit
 MAX_ID_BYTES = 256  # the retriever's limit
+_LINE_END = re.compile(r"\r\n?|\n")  # Markdown's; U+2028 and its like stand inside of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _read(file: Path, relative: Path) -> Document:
 def title_of(text: str) -> str:
     """The first `# heading`, outside fenced code."""
     fenced = False
-    for line in text.splitlines():
+    for line in _LINE_END.split(text):
         if line.startswith(("```", "~~~")):
             fenced = not fenced
         elif not fenced and line.startswith("# "):

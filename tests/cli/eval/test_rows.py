@@ -33,6 +33,13 @@ def test_a_text_is_a_conversation_of_one_message_and_an_id_is_its_line(tmp_path:
     assert list(second.messages) == conversation
 
 
+def test_a_line_ends_where_json_lines_end_and_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "one\u2028two\x85three", "output": "x"}\r\n', "utf-8-sig", newline="")
+    (row,) = read(file, "chat").rows
+    assert row.text == "one\u2028two\x85three"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

@@ -147,7 +147,7 @@ def _decision_of(headers: httpx.Headers) -> Decision:
 
 async def _events(response: httpx.Response) -> AsyncIterator[Event]:
     ending, finish_reason = Ending(), ""
-    async for line in response.aiter_lines():
+    async for line in _lines(response):
         if not line.startswith("data:"):
             continue
         data = line.removeprefix("data:").strip()
@@ -165,6 +165,16 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
         if chunk.get("usage"):
             ending = _ending(chunk, response.headers, finish_reason)
     raise CommandError("the answer broke off: the stream ended without [DONE]")
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """httpx's own end at U+2028 and its like too, which may stand as they are in JSON's texts."""
+    rest = ""
+    async for piece in response.aiter_text():
+        *lines, rest = (rest + piece).split("\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 def _ending(answer: Mapping[str, Any], headers: httpx.Headers, finish_reason: str | None) -> Ending:

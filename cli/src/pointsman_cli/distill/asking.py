@@ -13,6 +13,7 @@ import httpx
 from pointsman_cli.ask import http_door
 from pointsman_cli.ask.answer import Ending, Text
 from pointsman_cli.errors import CommandError, Refused, Unreachable
+from pointsman_cli.json_lines import whole_lines
 
 AT_ONCE = 4
 TRIES = 6
@@ -114,10 +115,10 @@ def _place(body: Mapping[str, Any]) -> str:
 
 
 def _read(file: Path) -> Iterable[Answer]:
-    """A line that a kill left half written is passed over."""
+    """A line that a kill left half written is cut off."""
     if not file.is_file():
         return
-    for line in file.read_text("utf-8").splitlines():
+    for _, line in whole_lines(file):
         try:
             yield Answer(**json.loads(line))
         except (ValueError, TypeError):

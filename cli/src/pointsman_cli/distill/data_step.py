@@ -11,6 +11,7 @@ from pointsman_cli.distill.machine import Taken
 from pointsman_cli.distill.plan import Plan
 from pointsman_cli.distill.state import Facts, RunState
 from pointsman_cli.errors import Misused
+from pointsman_cli.json_lines import numbered, text_of
 
 PAIRS = "dpo"
 """The method that learns from pairs."""
@@ -80,17 +81,18 @@ class DataStep:
 
 
 def read_texts(file: Path) -> list[str]:
-    """Of lines of {"text": ...}, or of plain text. Raises Misused."""
-    try:
-        lines = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misused(f"--texts {file} cannot be read: {error}") from error
-    return list(dict.fromkeys(_text(line) for line in lines))
+    """Of lines of {"text": ...}, or of plain text. Raises Misused, naming the line."""
+    return list(dict.fromkeys(_text(file, number, line.strip()) for number, line in numbered(text_of(file))))
 
 
-def _text(line: str) -> str:
+def _text(file: Path, number: int, line: str) -> str:
+    if not line.startswith("{"):
+        return line
     try:
-        found = json.loads(line)
-    except ValueError:
-        return line.strip()
-    return str(found["text"]) if isinstance(found, dict) and isinstance(found.get("text"), str) else line.strip()
+        text = json.loads(line)["text"]
+    except (ValueError, RecursionError, KeyError):
+        text = None
+    if not isinstance(text, str) or not text.strip():
+        form = '{"text": "..."}'
+        raise Misused(f"{file}:{number} begins with {{ and is not {form}; write a text that begins so in that form")
+    return text

@@ -18,6 +18,7 @@ from pointsman_cli.errors import CommandError
 from pointsman_cli.eval import rows as labelled
 from pointsman_cli.eval.rows import Row
 from pointsman_cli.eval.scoring import Scorer
+from pointsman_cli.json_lines import numbered, text_of
 
 MOST_SHOWN = 5
 """Rows that are answered worse, in the state."""
@@ -109,8 +110,7 @@ def heldout_rows(plan: Plan, state: RunState) -> Sequence[Row]:
 
 
 def _of_data_set(file: Path, task: str) -> list[Row]:
-    read = enumerate(map(json.loads, file.read_text("utf-8").splitlines()), 1)
-    return [_row(str(number), task, line) for number, line in read]
+    return [_row(str(number), task, json.loads(line)) for number, line in numbered(text_of(file))]
 
 
 def _row(number: str, task: str, read: dict[str, Any]) -> Row:

@@ -1,7 +1,6 @@
 """Answers as they are kept: one JSON object a line, appended as they come."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TextIO
 
 from pointsman_cli.errors import Misused
 from pointsman_cli.eval.plan import Plan
+from pointsman_cli.json_lines import whole_lines
 
 OK = "ok"
 
@@ -102,7 +102,7 @@ class AnswerFile:
         self._open.flush()
 
     def _read(self) -> None:
-        lines = self._whole_lines()
+        lines = self._objects()
         first = next(lines, None)
         if first is None:
             raise Misused(f"{self.file} holds no evaluation to go on with")
@@ -125,16 +125,8 @@ class AnswerFile:
         except TypeError as error:
             raise Misused(f"{self.file} holds something that is no answer: {error}") from None
 
-    def _whole_lines(self) -> Iterator[dict[str, Any]]:
-        """A line that a killed run left half written is cut off."""
-        try:
-            content = self.file.read_bytes()
-        except OSError as error:
-            raise Misused(f"cannot go on with {self.file}: {error.strerror or error}") from error
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self.file, len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
+    def _objects(self) -> Iterator[dict[str, Any]]:
+        for number, line in whole_lines(self.file):
             try:
                 yield dict(json.loads(line))
             except (ValueError, TypeError) as error:

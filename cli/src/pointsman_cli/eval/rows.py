@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_cli.errors import Misused
+from pointsman_cli.json_lines import numbered, text_of
 
 _MOST_PROBLEMS = 5  # that one error names
 _ROLES = ("system", "developer", "user", "assistant")
@@ -42,25 +43,17 @@ class _BadRow(ValueError):
 
 def read(file: Path, task: str, limit: int | None = None) -> Dataset:
     """`task` is of the rows that name none; `limit`: the first so many rows only. Raises Misused, naming the lines."""
-    try:
-        content = file.read_bytes()
-        lines = content.decode("utf-8").split("\n")
-    except OSError as error:
-        raise Misused(f"cannot read {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise Misused(f"{file} is not UTF-8: {error}") from error
-    rows = _rows(file, lines, task)
+    text = text_of(file)
+    rows = _rows(file, text, task)
     if not rows:
         raise Misused(f'{file} has no rows; write one JSON object a line: {{"text": ..., "output": ...}}')
     _must_differ(file, rows)
-    return Dataset(file, hashlib.sha256(content).hexdigest(), tuple(rows[:limit]))
+    return Dataset(file, hashlib.sha256(text.encode()).hexdigest(), tuple(rows[:limit]))
 
 
-def _rows(file: Path, lines: Sequence[str], task: str) -> list[Row]:
+def _rows(file: Path, text: str, task: str) -> list[Row]:
     rows, problems = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered(text):
         try:
             rows.append(_row(line, number, task))
         except _BadRow as error:

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from pointsman.v1 import retriever_pb2 as pb
 
 from pointsman_cli.errors import Misused
+from pointsman_cli.json_lines import numbered, text_of
 
 DEPTH = 10  # nDCG@10
 KEPT = 0.95  # of the queries that have an answer stay relevant
@@ -43,9 +44,7 @@ def ways() -> Ways:
 def read_labelled(file: Path) -> list[Labelled]:
     """JSON lines {"query": ..., "documents": [ids]}; raises Misused."""
     found = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered(text_of(file)):
         try:
             row = json.loads(line)
             found.append(Labelled(str(row["query"]), frozenset(map(str, row["documents"]))))
