@@ -304,12 +304,22 @@ def test_a_text_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "line", ['{"text": ["a"]}', '{"txt": "a"}', '{"text": "cut off', '{"text": " "}', "{name} asks"]
+    ("line", "problem"),
+    [
+        ('{"text": ["a"]}', r'is not \{"text": "..."\}'),
+        ('{"txt": "a"}', r'is not \{"text": "..."\}'),
+        ('{"text": " "}', r'is not \{"text": "..."\}'),
+        ('{"text": "cut off', "is not JSON"),
+        ("{name} asks", "is not JSON"),
+        (r'{"text": "half \ud83d of a pair"}', "holds half of a surrogate pair"),
+    ],
 )
-def test_a_line_that_looks_like_json_and_is_not_as_it_should_be_is_no_text(tmp_path: Path, line: str) -> None:
+def test_a_line_that_looks_like_json_and_is_not_as_it_should_be_is_no_text(
+    tmp_path: Path, line: str, problem: str
+) -> None:
     file = tmp_path / "texts"
     file.write_text(f"I lost my hat\n{line}\n")
-    with pytest.raises(Misused, match=r'texts:2 begins with \{ and is not \{"text": "..."\}'):
+    with pytest.raises(Misused, match=rf"texts:2 begins with {{ and {problem}"):
         read_texts(file)
 
 

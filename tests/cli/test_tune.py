@@ -64,6 +64,8 @@ def test_thresholds_tell_the_queries_with_an_answer_from_those_without():
         ('{"query": "x", "documents": []}', "no query with a document"),
         ('{"query": "x"}', "labels.jsonl:1"),
         ('\n{"query": "x", "documents": ["a"]}\n[1]', "labels.jsonl:3"),
+        (r'{"query": "\ud83d", "documents": ["a"]}', "labels.jsonl:1 .* half of a surrogate pair"),
+        ("[" * 100_000, "labels.jsonl:1 .* not JSON"),
     ],
 )
 def test_labels_that_cannot_be_read_are_told_with_their_line(tmp_path: Path, content: str, told: str):

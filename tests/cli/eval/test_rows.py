@@ -40,11 +40,18 @@ def test_a_line_ends_where_json_lines_end_and_a_byte_order_mark_is_no_part_of_it
     assert row.text == "one\u2028two\x85three"
 
 
+def test_both_halves_of_a_pair_are_one_letter(tmp_path: Path) -> None:
+    (row,) = read(write(tmp_path, r'{"text": "\ud83d\ude82", "output": "x"}'), "chat").rows
+    assert row.text == "\U0001f682"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ("{", "rows.jsonl:2 is not JSON"),
         ("[]", "rows.jsonl:2 is no JSON object"),
+        (r'{"text": "half \ud83d of a pair", "output": "x"}', "rows.jsonl:2 holds half of a surrogate pair"),
+        (r'{"text": "a", "output": {"b": ["\udc00"]}}', "rows.jsonl:2 holds half of a surrogate pair"),
         ('{"output": "x"}', 'must have either "text" or "messages"'),
         ('{"text": "a", "messages": [], "output": "x"}', 'must have either "text" or "messages"'),
         ('{"text": " ", "output": "x"}', '"text" must be a text that is not empty'),

@@ -11,7 +11,7 @@ from pointsman_cli.distill.machine import Taken
 from pointsman_cli.distill.plan import Plan
 from pointsman_cli.distill.state import Facts, RunState
 from pointsman_cli.errors import Misused
-from pointsman_cli.json_lines import numbered, text_of
+from pointsman_cli.json_lines import numbered, parsed, text_of
 
 PAIRS = "dpo"
 """The method that learns from pairs."""
@@ -88,11 +88,11 @@ def read_texts(file: Path) -> list[str]:
 def _text(file: Path, number: int, line: str) -> str:
     if not line.startswith("{"):
         return line
+    form = '{"text": "..."}'
     try:
-        text = json.loads(line)["text"]
-    except (ValueError, RecursionError, KeyError):
-        text = None
+        text, problem = parsed(line).get("text"), f"is not {form}"
+    except ValueError as error:
+        text, problem = None, str(error)
     if not isinstance(text, str) or not text.strip():
-        form = '{"text": "..."}'
-        raise Misused(f"{file}:{number} begins with {{ and is not {form}; write a text that begins so in that form")
+        raise Misused(f"{file}:{number} begins with {{ and {problem}; a text that begins so is written as {form}")
     return text

@@ -1,14 +1,13 @@
 """Labelled requests: one JSON object a line."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pointsman_cli.errors import Misused
-from pointsman_cli.json_lines import numbered, text_of
+from pointsman_cli.json_lines import numbered, parsed, text_of
 
 _MOST_PROBLEMS = 5  # that one error names
 _ROLES = ("system", "developer", "user", "assistant")
@@ -66,9 +65,9 @@ def _rows(file: Path, text: str, task: str) -> list[Row]:
 
 def _row(line: str, number: int, task: str) -> Row:
     try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise _BadRow(f"is not JSON: {error}") from None
+        data = parsed(line)
+    except ValueError as error:
+        raise _BadRow(str(error)) from None
     if not isinstance(data, dict):
         raise _BadRow("is no JSON object")
     of = data.get("task", task)

@@ -1,6 +1,5 @@
 """From labelled queries to the settings of a collection's search; nothing here speaks to anybody."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from statistics import mean, stdev
 from pointsman.v1 import retriever_pb2 as pb
 
 from pointsman_cli.errors import Misused
-from pointsman_cli.json_lines import numbered, text_of
+from pointsman_cli.json_lines import numbered, parsed, text_of
 
 DEPTH = 10  # nDCG@10
 KEPT = 0.95  # of the queries that have an answer stay relevant
@@ -46,7 +45,7 @@ def read_labelled(file: Path) -> list[Labelled]:
     found = []
     for number, line in numbered(text_of(file)):
         try:
-            row = json.loads(line)
+            row = parsed(line)
             found.append(Labelled(str(row["query"]), frozenset(map(str, row["documents"]))))
         except (ValueError, KeyError, TypeError) as error:
             raise Misused(f'{file}:{number} is not {{"query": "...", "documents": ["id", ...]}}: {error!r}') from error
