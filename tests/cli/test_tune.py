@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,29 @@ def test_the_way_changes_only_for_more_than_chance():
     assert choose({"standard": standard, "worse": [0.1] * 6}) == "standard"
 
 
+def runs_that_choose_another(queries: int, ahead: float, runs: int) -> float:
+    """Their share, where all ways differ by chance alone, but one that is `ahead` in truth."""
+    chance = random.Random(7)
+    chosen = []
+    for _ in range(runs):
+        hard = [chance.random() for _ in range(queries)]
+        scores = {way: [one + chance.gauss(0, 0.15) for one in hard] for way in ways()}
+        scores["dense_weight 0.7"] = [one + ahead for one in scores["dense_weight 0.7"]]
+        chosen.append(choose(scores))
+    return sum(way != "by agreement" for way in chosen) / len(chosen)
+
+
+@pytest.mark.parametrize("queries", [6, 20])
+def test_of_ways_that_are_equal_another_is_chosen_in_a_twentieth_of_the_runs_at_most(queries: int):
+    by_chance = (0.05 * 0.95 / 200) ** 0.5  # the standard deviation of such a share of 200
+    assert runs_that_choose_another(queries, 0.0, runs=200) <= 0.05 + 2 * by_chance
+
+
+@pytest.mark.parametrize(("queries", "ahead"), [(10, 0.4), (20, 0.3)])
+def test_a_way_that_is_clearly_better_is_found(queries: int, ahead: float):
+    assert runs_that_choose_another(queries, ahead, runs=100) > 0.9
+
+
 def test_the_first_way_is_what_a_collection_does_unless_told_otherwise():
     assert next(iter(ways().values())) == pb.SearchSettings()
 
@@ -64,6 +88,9 @@ def test_thresholds_tell_the_queries_with_an_answer_from_those_without():
         ('{"query": "x", "documents": []}', "no query with a document"),
         ('{"query": "x"}', "labels.jsonl:1"),
         ('\n{"query": "x", "documents": ["a"]}\n[1]', "labels.jsonl:3"),
+        ('{"query": "x", "documents": "faq"}', 'labels.jsonl:1 has no "documents" that are a list'),
+        ('{"query": "x", "documents": [["a"]]}', 'labels.jsonl:1 has no "documents" that are a list'),
+        ('{"query": 3, "documents": ["a"]}', 'labels.jsonl:1 has no "query" that is a text'),
         (r'{"query": "\ud83d", "documents": ["a"]}', "labels.jsonl:1 .* half of a surrogate pair"),
         ("[" * 100_000, "labels.jsonl:1 .* not JSON"),
     ],
@@ -123,6 +150,12 @@ TOPICS = {
     "money": "The bank charges interest on every loan.",
     "ship": "The vessel left the harbour at dawn.",
     "music": "The orchestra played a symphony.",
+    "garden": "Roses bloom in June.",
+    "school": "The teacher marked every exam.",
+    "bread": "The bakery sells fresh loaves.",
+    "doctor": "The surgeon operated on the patient.",
+    "sport": "The striker scored twice in the match.",
+    "cold": "The pond froze over in December.",
 }
 QUESTIONS = {
     "vehicle": "on page: car engine fuel",
@@ -131,6 +164,12 @@ QUESTIONS = {
     "money": "on page: borrowing cash cost",
     "ship": "on page: boat sailing early",
     "music": "on page: concert of classical tunes",
+    "garden": "on page: flowers in summer",
+    "school": "on page: pupils' test grades",
+    "bread": "on page: buying baked goods",
+    "doctor": "on page: hospital medicine",
+    "sport": "on page: football goals",
+    "cold": "on page: ice on a lake in winter",
 }
 
 

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
+from typing import Any
 
+import numpy as np
 from pointsman.v1 import retriever_pb2 as pb
 
 from pointsman_cli.errors import Misused
@@ -16,6 +18,9 @@ KEPT = 0.95  # of the queries that have an answer stay relevant
 DENSE = tuple(step / 50 for step in range(5, 36))  # 0.10 to 0.70
 COVERAGE_AT_FIRST = 0.6
 COVERAGE = tuple(step / 10 for step in range(3, 11))
+CHANCE = 0.05  # how often, at most, a way is chosen where all are equal
+FLIPS = 9999
+FORM = '{"query": "...", "documents": ["id", ...]}'
 
 Ways = dict[str, pb.SearchSettings]
 
@@ -45,13 +50,22 @@ def read_labelled(file: Path) -> list[Labelled]:
     found = []
     for number, line in numbered(text_of(file)):
         try:
-            row = parsed(line)
-            found.append(Labelled(str(row["query"]), frozenset(map(str, row["documents"]))))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Misused(f'{file}:{number} is not {{"query": "...", "documents": ["id", ...]}}: {error!r}') from error
+            found.append(_labelled(parsed(line)))
+        except ValueError as error:
+            raise Misused(f"{file}:{number} {error}; a line is {FORM}") from error
     if not any(one.documents for one in found):
         raise Misused(f"{file} has no query with a document that answers it; label some first")
     return found
+
+
+def _labelled(row: Any) -> Labelled:
+    """Raises ValueError."""
+    query, documents = (row.get("query"), row.get("documents")) if isinstance(row, dict) else (None, None)
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError('has no "query" that is a text')
+    if not isinstance(documents, list) or not all(isinstance(one, str | int) for one in documents):
+        raise ValueError('has no "documents" that are a list of ids')
+    return Labelled(query, frozenset(map(str, documents)))
 
 
 def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
@@ -60,16 +74,21 @@ def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
 
 
 def choose(scores: Mapping[str, Sequence[float]]) -> str:
-    """The best way by its mean; but the first, unless the best is ahead by more than chance makes of so few queries.
+    """The best by its mean of the ways that are ahead of the first by more than chance makes; the first where none is.
 
-    The yardstick is one standard error of the difference from query to query.
+    A permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): where a
+    way is as good as the first, each query might as well have favoured the other. So the signs of the differences are
+    flipped query by query, for all ways alike, and a way is ahead where the best of all comes as far in at most
+    `CHANCE` of the flips. That holds for few queries too, and however many ways are tried and alike.
     """
-    first = next(iter(scores))
-    best = max(scores, key=lambda way: mean(scores[way]))
-    differences = [ours - theirs for ours, theirs in zip(scores[best], scores[first], strict=True)]
-    if len(differences) < 2 or mean(differences) <= stdev(differences) / math.sqrt(len(differences)):
-        return first
-    return best
+    first, *others = scores
+    differences = np.array([np.subtract(scores[way], scores[first]) for way in others])
+    differences /= np.maximum(np.linalg.norm(differences, axis=1, keepdims=True), 1e-12)  # else the widest alone counts
+    signs = np.random.default_rng(7).choice((-1.0, 1.0), (FLIPS, differences.shape[1]))
+    furthest = (signs @ differences.T).max(axis=1)
+    by_chance = [(1 + np.sum(furthest >= found - 1e-9)) / (1 + FLIPS) for found in differences.sum(axis=1)]
+    ahead = [way for way, chance in zip(others, by_chance, strict=True) if chance <= CHANCE]
+    return max(ahead, key=lambda way: mean(scores[way]), default=first)
 
 
 def thresholds(answered: Sequence[Seen], unanswered: Sequence[Seen]) -> tuple[float, float]:
