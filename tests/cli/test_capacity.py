@@ -14,6 +14,7 @@ from pointsman_cli.capacity.plan import least_engines, plan
 from pointsman_cli.capacity.simulator import simulate, simulate_clients
 from pointsman_cli.capacity.truth import Measured, Truth, beside
 from pointsman_cli.capacity.workload import PathLoad, Workload
+from pointsman_cli.errors import CommandError
 
 Cli = Callable[..., Any]
 Plans = Callable[..., Any]
@@ -129,6 +130,21 @@ def test_a_plan_keeps_first_tokens_has_its_spares_and_adds_up() -> None:
     assert made.dollars_per_1000 == pytest.approx(made.dollars_per_month / (6.0 * 730 * 3600) * 1000)
 
 
+def test_what_is_too_much_for_all_engines_is_not_simulated() -> None:
+    with pytest.raises(CommandError, match=r"20000 requests a second are the work of [\d,]+ engines, and at most 512"):
+        plan(load(20_000), FIGURES)
+
+
+def test_a_retriever_that_holds_more_costs_more() -> None:
+    dollars = [
+        next(part for part in plan(load(searches=1).model_copy(update={"chunks": chunks}), FIGURES).parts
+             if part.name == "retriever").dollars_per_month
+        for chunks in (0, 1_000_000, 50_000_000)
+    ]  # fmt: skip
+    assert dollars[1] == dollars[0]  # 6 of its 8 GiB
+    assert dollars[2] == pytest.approx(35 * dollars[0])  # 279 GiB
+
+
 def test_what_lifts_a_limit_is_named() -> None:
     big = load(1.0, adapters=500).model_copy(update={"chunks": 10**9})
     told = " ".join(plan(big, FIGURES).notes)
@@ -170,6 +186,8 @@ def test_the_command_says_what_it_stands_on_and_then_what_is_needed(plans: Plans
     ("change", "told"),
     [
         ({"requests_per_second": 0}, "requests_per_second"),
+        ({"requests_per_second": float("inf")}, "requests_per_second: Input should be a finite number"),
+        ({"requests_per_second": 1e308}, "at most 512 are planned"),
         ({"paths": {"a": {"share": 0.5, "prompt_tokens": 1, "completion_tokens": 1}}}, "add up to 0.5"),
         ({"rps": 3}, "rps"),
         ({"first_token_seconds": 0.0001}, "engines do not keep first tokens"),

@@ -11,6 +11,8 @@ from pointsman_cli.errors import CommandError
 
 FULL = 0.6
 """Share of a core that a gateway or a retriever should be busy at the busiest hour: beyond it, waiting grows fast."""
+RETRIEVER_GIB = 8
+"""Of memory, that a retriever's price is of, beside one core."""
 MOST_ENGINES = 512
 REQUESTS = 2_000
 """Of one simulation, at least; and at least 40 an engine."""
@@ -55,16 +57,22 @@ def work(path: PathLoad, figures: EngineFigures) -> float:
 
 
 def least_engines(workload: Workload, figures: EngineFigures) -> int:
-    """With fewer the work alone is more than there is time."""
+    """With fewer the work alone is more than there is time. Raises CommandError where it is too much to be planned."""
     seconds = sum(path.share * work(path, figures) for path in workload.paths.values())
-    return max(1, ceil(seconds * workload.requests_per_second))
+    busy = seconds * workload.requests_per_second
+    if busy > MOST_ENGINES:
+        raise CommandError(
+            f"{workload.requests_per_second:g} requests a second are the work of {busy:,.0f} engines, and at most "
+            f"{MOST_ENGINES} are planned; a lower requests_per_second, fewer tokens, or a faster engine would do"
+        )
+    return max(1, ceil(busy))
 
 
 def _engines(workload: Workload, figures: EngineFigures) -> tuple[int, Simulated]:
     """The least number that keeps the first tokens: doubled until it does, then halved between."""
-    low, high = least_engines(workload, figures), least_engines(workload, figures)
+    low = high = least_engines(workload, figures)
     while not (found := _keeps(workload, figures, high)):
-        low, high = high + 1, high * 2
+        low, high = high + 1, min(high * 2, MOST_ENGINES)
         if low > MOST_ENGINES:
             raise CommandError(
                 f"{MOST_ENGINES} engines do not keep first tokens within {workload.first_token_seconds:g} s; "
@@ -94,7 +102,8 @@ def _parts(workload: Workload, figures: Figures, engines: int) -> Iterator[Part]
     if workload.chunks or searches:
         busy, memory = searches * figures.retriever.search, workload.chunks * figures.retriever.chunk_bytes / 2**30
         why = f"{searches:.3g} searches/s: {busy:.2f} cores; {memory:.1f} GiB"
-        yield _part("retriever", 1, why, figures.retriever.dollars_per_hour * max(1, ceil(busy / FULL)))
+        size = max(1, ceil(busy / FULL), ceil(memory / RETRIEVER_GIB))
+        yield _part("retriever", 1, why, figures.retriever.dollars_per_hour * size)
     calls = rate * figures.gateway.redis_calls
     servers = ceil(calls / figures.redis.calls_per_second)
     yield _part("redis", servers * (1 + spare), f"{calls:.3g} calls/s", figures.redis.dollars_per_hour)
