@@ -199,6 +199,15 @@ def test_what_cannot_be_is_refused_by_name(plans: Plans, change: dict[str, Any],
     assert told in done.err
 
 
+def test_a_key_that_stands_twice_is_refused(plans: Plans, cli: Cli, tmp_path: Path) -> None:
+    plans(WORKLOAD)
+    with (tmp_path / "w.yaml").open("a") as workload:
+        workload.write("requests_per_second: 2\n")
+    done = cli("capacity", tmp_path / "w.yaml", "--figures", tmp_path / "f.yaml", "--truth", tmp_path / "t.yaml")
+    assert done.code == 1
+    assert "'requests_per_second' stands twice" in done.err
+
+
 def test_figures_that_do_not_reproduce_the_runs_plan_nothing(plans: Plans) -> None:
     slower = FIGURES.model_copy(update={"engine": ENGINE.model_copy(update={"step": 3 * ENGINE.step})})
     done = plans(WORKLOAD, figures=slower)

@@ -53,6 +53,78 @@ def test_a_mistake_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[st
     assert told in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ("ask", "x", "--url", "http://[::1"),
+            "'http://[::1' is no URL of a door (Invalid IPv6 URL); one is such as http",
+        ),
+        (("route", "x", "--url", "http://127.0.0.1:99999"), "Port out of range 0-65535"),
+        (("feedback", "x", "--rating", "1", "--url", "ftp://gateway"), "it wants http:// or https:// and a host"),
+        (("regret", "--gateway", "127.0.0.1:99999"), "Port out of range 0-65535"),
+        (("top", "--once", "--gateway", "127.0.0.1:99999"), "Port out of range 0-65535"),
+        (("doctor", "--cluster", "http://[::1"), "Invalid IPv6 URL"),
+        (("ask", "half a lett\udcc3"), "the text is not UTF-8"),
+        (("feedback", "x", "--correction", "half a lett\udcc3"), "what is said is not UTF-8"),
+        (("retriever", "tune", "notes", "."), "Is a directory"),
+        (("retriever", "restore", "notes", "."), "is a directory"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_would_be_right(
+    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    outcome = cli(*arguments, "--home", tmp_path)
+
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_snapshot_that_cannot_be_written_is_told_by_its_file(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("retriever", "snapshot", "notes", tmp_path / "none" / "file", "--retriever", "127.0.0.1:9")
+
+    assert outcome.code == 1
+    assert f"{tmp_path / 'none' / 'file'} cannot be written: No such file or directory; name one in" in outcome.err
+
+
+@pytest.mark.parametrize("command", [("ask", "x"), ("retriever", "list"), ("up", "EXAMPLE")])
+def test_a_folder_where_the_run_file_should_be_is_named(
+    cli: Cli, tmp_path: Path, example_folder: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "home" / "run.json").mkdir(parents=True)
+    python = ("--engine-python", sys.executable) if "up" in command else ()
+    arguments = [example_folder if one == "EXAMPLE" else one for one in command]
+
+    outcome = cli(*arguments, *python, "--home", tmp_path / "home")
+
+    assert outcome.code == 2
+    assert "run.json cannot be read: Is a directory; `pointsman up` keeps a file there: remove" in outcome.err
+
+
+def test_a_home_that_is_a_file_is_named(cli: Cli, tmp_path: Path, example_folder: Path) -> None:
+    (tmp_path / "home").touch()
+
+    outcome = cli("up", example_folder, "--engine-python", sys.executable, "--home", tmp_path / "home")
+
+    assert outcome.code == 2
+    assert "cannot be written: " in outcome.err
+    assert "--home" in outcome.err
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("retriever", "list", "--help"), ("--version",)])
+def test_output_for_which_there_is_no_room_is_told_in_one_line(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "pointsman_cli", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "error: what is to be written to the output is not whole: No space left on device; make room there\n"
+    )
+
+
 async def test_ctrl_c_stops_a_training_cleanly_and_in_one_line(
     executable: Callable[[str], Path], tmp_path: Path, until: Until
 ) -> None:

@@ -29,6 +29,10 @@ def test_an_example_is_read_with_absolute_paths(example_folder: Path) -> None:
         ("handbook: handbook", "handbook: handbok", "collections.handbook: "),
         ("adapters/triage", "handbook", "adapters.triage.folder: "),
         ("config: config", "config: [", "is not YAML"),
+        ("config: config", "config: 2026-13-45", "'2026-13-45': month must be in 1..12; in quotes it is a text"),
+        ("config: config", f"config: {'[' * 5000}", "it is nested too deep"),
+        ("config: config", "config: config\nconfig: other", "'config' stands twice"),
+        ("alias: prod}", "alias: prod}\n  triage: {folder: handbook, alias: beta}", "'triage' stands twice"),
     ],
 )
 def test_a_mistake_is_named_with_what_would_be_right(example_folder: Path, before: str, after: str, told: str) -> None:

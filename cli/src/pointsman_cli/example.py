@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pointsman_cli import strict_yaml
 from pointsman_cli.errors import Misused
 
 FILE = "pointsman.yaml"
@@ -59,7 +60,7 @@ def load(folder: Path) -> Example:
     except (OSError, UnicodeDecodeError) as error:
         raise Misused(f"{file} cannot be read: {error}") from error
     try:
-        content = yaml.safe_load(text)
+        content = strict_yaml.load(text)
     except yaml.YAMLError as error:
         raise Misused(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):

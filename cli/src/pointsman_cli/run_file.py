@@ -5,6 +5,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pointsman_cli.errors import Misused
+
 
 @dataclass(frozen=True, slots=True)
 class RunningProcess:
@@ -37,7 +39,7 @@ def write(run: Run, path: Path) -> None:
 
 
 def read(path: Path) -> Run | None:
-    """What runs now; None where nothing does, or where the `up` that wrote the file is dead."""
+    """What runs now; None where nothing does, or where the `up` that wrote the file is dead. Raises Misused."""
     try:
         found = json.loads(path.read_text())
         processes = {name: RunningProcess(**process) for name, process in found.pop("processes").items()}
@@ -46,6 +48,11 @@ def read(path: Path) -> Run | None:
         return None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None  # of another version, and so of another run
+    except OSError as error:
+        raise Misused(
+            f"{path} cannot be read: {error.strerror}; `pointsman up` keeps a file there: remove what is there now, or "
+            "name another folder with --home"
+        ) from error
     return run if is_alive(run.pid) else None
 
 

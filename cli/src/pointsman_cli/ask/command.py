@@ -18,6 +18,7 @@ from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import HomeOption
+from pointsman_cli.urls import web_url
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_GRPC = "127.0.0.1:8081"
@@ -75,23 +76,28 @@ def route(
 def _read(text: str) -> str:
     if text == "-":
         text = sys.stdin.read()
+    must_be_utf8(text, "the text")
     if not text.strip():
         raise Misused("there is nothing to ask: the text is empty")
     return text
 
 
+def must_be_utf8(text: str, what: str) -> None:
+    """Bytes that are none come to us as halves of surrogate pairs. Raises Misused."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Misused(f"{what} is not UTF-8") from error
+
+
 def where(named: str, home: Path, *, over_grpc: bool) -> str:
     """The gateway that is named, else the one that runs, else where one usually is."""
     if named:
-        return named.removeprefix("http://").rstrip("/") if over_grpc else _with_scheme(named)
+        return named.removeprefix("http://").rstrip("/") if over_grpc else web_url(named)
     running = run_file.read(Home.at(home).run_file)
     if over_grpc:
         return running.grpc if running else DEFAULT_GRPC
     return running.http if running else DEFAULT_URL
-
-
-def _with_scheme(url: str) -> str:
-    return url if "://" in url else f"http://{url}"
 
 
 async def _show(events: AsyncIterator[Event], stream: bool) -> None:

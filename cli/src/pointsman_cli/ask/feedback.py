@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from pointsman_cli.ask import http_door
-from pointsman_cli.ask.command import UrlOption, where
+from pointsman_cli.ask.command import UrlOption, must_be_utf8, where
 from pointsman_cli.errors import Misused
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import HomeOption
@@ -28,6 +28,8 @@ def feedback(
     said = {name: text for name, text in said.items() if text} | ({} if rating is None else {"rating": rating})
     if not said:
         raise Misused("nothing is said; give --rating, --right-task, --right-answer or --correction")
+    for text in (decision_id, right_task, right_answer, correction):
+        must_be_utf8(text, "what is said")
     at = where(url, home, over_grpc=False)
     print(_told(run_interruptibly(http_door.feedback(at, {"decision_id": decision_id, **said}))))
 

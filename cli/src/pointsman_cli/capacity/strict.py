@@ -6,6 +6,7 @@ from typing import TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pointsman_cli import strict_yaml
 from pointsman_cli.errors import CommandError
 
 
@@ -19,7 +20,7 @@ Model = TypeVar("Model", bound=Strict)
 def read(file: Path, shape: type[Model]) -> Model:
     """Raises CommandError, which names the file, the key, the value and what would be right."""
     try:
-        return shape.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return shape.model_validate(strict_yaml.load(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

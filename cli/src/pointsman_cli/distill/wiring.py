@@ -25,6 +25,7 @@ from pointsman_cli.distill.state import Ledger, RunState
 from pointsman_cli.distill.train_step import TrainStep
 from pointsman_cli.errors import Misused
 from pointsman_cli.home import Home
+from pointsman_cli.urls import web_url
 
 STEPS = ("data", "train", "evaluate", "canary", "promote")
 
@@ -46,7 +47,7 @@ class Addresses:
             retriever, lora_server = retriever or running.retriever, lora_server or running.lora_server
         if not url or not lora_server:
             raise Misused("nothing runs here; name the gateway with --url and the lora-server with --lora-server")
-        return cls(url, redis, retriever, lora_server)
+        return cls(web_url(url), redis, retriever, lora_server)
 
 
 @dataclass(frozen=True, slots=True)

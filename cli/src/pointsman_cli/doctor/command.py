@@ -21,6 +21,7 @@ from pointsman_cli.errors import Misused
 from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import EnginePythonOption, HomeOption
+from pointsman_cli.urls import web_url
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 _CHECK_SECONDS = 60.0
@@ -49,7 +50,7 @@ def doctor(
     console = Console()
     failed = False
     if cluster:
-        found = run_interruptibly(_of_cluster(Cluster(cluster.rstrip("/"), cluster_grpc, _key(key_env), ask)))
+        found = run_interruptibly(_of_cluster(Cluster(web_url(cluster), cluster_grpc, _key(key_env), ask)))
     else:
         found = list(_findings(folder, http, grpc, Home.at(home), engine_python))
     for finding in found:

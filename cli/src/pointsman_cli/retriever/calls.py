@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pointsman.v1 import retriever_pb2 as pb
@@ -40,7 +41,7 @@ async def verify(address: str, request: pb.VerifyRequest) -> pb.VerifyResponse:
 
 
 async def snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.SnapshotPart:
-    """Returns the last part, which says what it is; `file` is whole, or not there."""
+    """Returns the last part, which says what it is; `file` is whole, or not there. Raises CommandError."""
     unfinished = file.with_name(f".{file.name}.unfinished")
     digest, last = hashlib.sha256(), pb.SnapshotPart()
     try:
@@ -52,8 +53,14 @@ async def snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.
         if last.sha256 != digest.hexdigest():
             raise CommandError("the snapshot did not arrive whole; take it again")
         unfinished.replace(file)
+    except OSError as error:
+        problem = error.strerror or error
+        raise CommandError(
+            f"{file} cannot be written: {problem}; name one in a folder of yours that has room"
+        ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return last
 
 

@@ -83,7 +83,9 @@ def snapshot(
 
 def restore(
     collection: CollectionArgument,
-    file: Annotated[Path, typer.Argument(help="What `pointsman retriever snapshot` wrote.", exists=True)],
+    file: Annotated[
+        Path, typer.Argument(help="What `pointsman retriever snapshot` wrote.", exists=True, dir_okay=False)
+    ],
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of the collection.")] = False,
     retriever: RetrieverOption = "",
     tenant: TenantOption = "default",

@@ -17,5 +17,7 @@ TenantOption = Annotated[str, typer.Option(help="Whose collection it is.")]
 
 
 def retriever_address(given: str, home: Path) -> str:
+    if given:
+        return given
     running = run_file.read(Home.at(home).run_file)
-    return given or (running.retriever if running else DEFAULT_RETRIEVER)
+    return running.retriever if running else DEFAULT_RETRIEVER

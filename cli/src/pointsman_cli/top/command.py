@@ -19,6 +19,7 @@ from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.options import HomeOption
 from pointsman_cli.top.pages import as_json, page
 from pointsman_cli.top.services import Services, View, Where, services
+from pointsman_cli.urls import web_url
 
 DEFAULT_LORA_METRICS = "127.0.0.1:9083"
 WINDOW = 10.0
@@ -63,7 +64,7 @@ def find(gateway: str, lora_server: str, lora_metrics: str, home: Path) -> Where
 
 
 def _metrics_url(address: str) -> str:
-    url = (address if "://" in address else f"http://{address}").rstrip("/")
+    url = web_url(address)
     return url if url.endswith("/metrics") else f"{url}/metrics"
 
 

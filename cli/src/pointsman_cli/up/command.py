@@ -47,6 +47,7 @@ def up(
     engine = engine_environment.find(at, engine_python)
     prometheus = monitoring.find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
+    run_file.read(at.run_file)  # or it could not be written, once everything runs
     with ports.holding(f"{ports.HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
         addresses = ports.choose(http, grpc)
     programs = Programs(engine.python, server_binary())
