@@ -14,7 +14,7 @@ from pointsman_retriever.clock import Clock
 from pointsman_retriever.domain import Collection, CollectionId, Delta, Entries, Passage, Quota, Relevance
 from pointsman_retriever.facts import Size
 from pointsman_retriever.gate import Gate
-from pointsman_retriever.index.contents import Contents
+from pointsman_retriever.index.contents import Contents, Tidied
 from pointsman_retriever.search import Question, Standard, rank, read_standard
 from pointsman_retriever.store import checking, looking
 from pointsman_retriever.store.change import Change, Transaction
@@ -171,19 +171,19 @@ class Shelf:
     def wants_tidying(self) -> bool:
         return self._since is None and self._contents.wants_tidying
 
-    def begin_tidying(self) -> Callable[[], Contents]:
+    def begin_tidying(self) -> Callable[[], Tidied]:
         """What takes long, for any thread; for the thread that writes, as is `end_tidying`."""
         self._since = []
         return self._contents.tidied
 
-    def end_tidying(self, contents: Contents) -> None:
-        """Brings what was tidied to where the shelf is by now, and puts it in the old one's place."""
+    def end_tidying(self, tidied: Tidied) -> None:
+        """Brings what was tidied to where the shelf is by now, and puts it in the old parts' place."""
         if self._since is None:
             return  # others were put in place meanwhile
         for delta in self._since:
-            contents = contents.after(delta)
+            tidied = tidied.after(delta)
         self._since = None
-        self._keep(self.collection.version, contents)
+        self._keep(self.collection.version, self._contents.having(tidied))
 
     def give_up_tidying(self) -> None:
         self._since = None
@@ -245,8 +245,7 @@ class Shelf:
         nothing = np.empty(0, np.int64)
         for entries in held:
             contents = contents.after(Delta(nothing, entries))
-        if contents.wants_tidying:
-            contents = contents.tidied()
+        contents = contents.having(contents.tidied())
         if differences := contents.differences(collection):
             raise Internal(
                 f"collection {str(collection.id)!r} is damaged: {'; '.join(differences)}; restore its last snapshot",

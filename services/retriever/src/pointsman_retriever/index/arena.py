@@ -1,4 +1,8 @@
-"""Rows in memory that are only ever appended to, so that whoever holds the first n of them is never disturbed."""
+"""Rows in memory that are only ever appended to, so that whoever holds the first n of them is never disturbed.
+
+Rows that somebody may hold are never put again, not even the same ones: until the last of them is back, the later
+ones would be missing.
+"""
 
 from typing import Any
 
@@ -36,7 +40,8 @@ class Arena:
 
     def first(self, rows: int) -> NDArray[Any]:
         """At most so many; a later append does not change them."""
-        return self._held[: min(rows, self.rows)]
+        rows = min(rows, self.rows)  # before the array: the one that is there now has them all
+        return self._held[:rows]
 
     def _make_room(self, rows: int) -> None:
         if rows > len(self._held):

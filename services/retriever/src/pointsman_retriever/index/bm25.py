@@ -84,7 +84,7 @@ class WordIndex:
     def tidied(self) -> "WordIndex":
         """The same words in one segment, without the deleted ones; takes seconds where they are many."""
         if not self.segments:
-            return self
+            return empty(self.terms)
         rows = np.flatnonzero(self.alive)
         places = np.cumsum(self.alive, dtype=np.int32) - 1
         one = segment.renumbered(segment.merge(self.segments, self.alive), places)

@@ -12,8 +12,9 @@ class Index(Protocol):
     """Unit vectors by chunk, nearest by inner product, as they are at one moment.
 
     `after` makes the next moment's, and this one stays as it is for those who search it: no reader ever waits for a
-    writer. It is called by one thread at a time. What it made may be thrown away, where a change could not be
-    committed: then `after` is called again on the same index.
+    writer. It is called by one thread at a time, and on the last moment only: moments share their rows, and what
+    follows an earlier one takes the place of later rows that are searched. What it made may be thrown away, where a
+    change could not be committed: then `after` is called again on the same index.
     """
 
     @property
@@ -37,7 +38,10 @@ class Index(Protocol):
         """Whether `tidied` would make much of it."""
 
     def tidied(self) -> "Index":
-        """The same vectors, quicker to search; may take seconds. What has changed meanwhile it is told with `after`."""
+        """The same vectors, quicker to search, in rows of their own; may take seconds, in any thread.
+
+        What has changed meanwhile it is told with `after`, while the moments that followed this one are searched.
+        """
 
     def close(self) -> None:
         """Frees what it holds elsewhere, of all its moments; nobody searches it any more."""
@@ -45,6 +49,8 @@ class Index(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Contents:
+    """`after` is for the last moment only, as Index says, for all its parts."""
+
     vectors: Index
     words: WordIndex
     columns: Columns
@@ -79,12 +85,41 @@ class Contents:
     def wants_tidying(self) -> bool:
         return self.vectors.wants_tidying or self.words.wants_tidying or self.columns.wants_tidying
 
-    def tidied(self) -> "Contents":
+    def tidied(self) -> "Tidied":
+        return Tidied(
+            self.vectors.tidied() if self.vectors.wants_tidying else None,
+            self.words.tidied() if self.words.wants_tidying else None,
+            self.columns.tidied() if self.columns.wants_tidying else None,
+        )
+
+    def having(self, tidied: "Tidied") -> "Contents":
+        """The same moment, with these parts in the place of its own."""
         return Contents(
-            self.vectors.tidied() if self.vectors.wants_tidying else self.vectors,
-            self.words.tidied() if self.words.wants_tidying else self.words,
-            self.columns.tidied() if self.columns.wants_tidying else self.columns,
+            self.vectors if tidied.vectors is None else tidied.vectors,
+            self.words if tidied.words is None else tidied.words,
+            self.columns if tidied.columns is None else tidied.columns,
         )
 
     def close(self) -> None:
         self.vectors.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """Those parts of a moment that wanted tidying, made anew; None for the others.
+
+    These share their rows with no moment, so that `after` can bring them to where the collection is by now while its
+    moments are searched. The others have followed each change already, and must not do so twice.
+    """
+
+    vectors: Index | None
+    words: WordIndex | None
+    columns: Columns | None
+
+    def after(self, delta: Delta) -> "Tidied":
+        removed, added = delta.removed, delta.added
+        return Tidied(
+            self.vectors and self.vectors.after(removed, added.ids, added.vectors),
+            self.words and self.words.after(removed, added.ids, added.texts),
+            self.columns and self.columns.after(removed, added.ids, added.documents, added.metadata),
+        )

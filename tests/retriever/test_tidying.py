@@ -1,0 +1,149 @@
+"""Parts of an index that are made anew catch up with what has changed, and nobody who searches meanwhile notices."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pointsman_retriever.domain import (
+    Chunk,
+    Collection,
+    CollectionId,
+    Delta,
+    Document,
+    Entries,
+    MadeDocument,
+    Vectors,
+    Wishes,
+)
+from pointsman_retriever.filters import Eq
+from pointsman_retriever.index import bm25, columns, dense
+from pointsman_retriever.index.contents import Contents
+from pointsman_retriever.index.dense import Scale
+from pointsman_retriever.index.terms import Terms
+from pointsman_retriever.search import Question
+from pointsman_retriever.shelf import Shelf
+from pointsman_retriever.store.sqlite import Store, make
+
+DIMENSIONS = 8
+SMALL = Scale(flat=200, gathered=5)
+
+
+def unit_vectors(count: int, seed: int) -> Vectors:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSIONS))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def delta(added: range, removed: range = range(0), **metadata: str) -> Delta:
+    ids = np.array(added, np.int64)
+    texts = tuple(f"note {chunk} of {chunk % 7}" for chunk in added)
+    entries = tuple({"parity": "odd" if chunk % 2 else "even"} | metadata for chunk in added)
+    return Delta(
+        np.array(removed, np.int64), Entries(ids, ids * 10, texts, entries, unit_vectors(len(ids), added.start))
+    )
+
+
+def empty_contents(scale: Scale) -> Contents:
+    return Contents(dense.empty(DIMENSIONS, scale), bm25.empty(Terms()), columns.empty())
+
+
+def told(contents: Contents) -> list[object]:
+    """What a moment answers."""
+    odd, tagged = (contents.columns.matching(Eq(*entry)) for entry in (("parity", "odd"), ("tag", "new")))
+    words = contents.words.scored("note of 3")
+    best = words.best(30, None)
+    nearest = contents.vectors.nearest(unit_vectors(1, 99)[0], 30, odd)
+    parts = (odd, tagged, contents.columns.documents_of(odd), best, words.of(best), contents.vectors.of(odd), nearest)
+    return [part.tolist() for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("scale", "rows", "removed", "anew"),
+    [
+        (SMALL, 600, 0, {"vectors"}),
+        (Scale(), 10_000, 4_500, {"words"}),
+        (Scale(), 6_000, 4_900, {"words", "columns"}),
+        (SMALL, 6_000, 4_900, {"vectors", "words", "columns"}),
+    ],
+    ids=["vectors", "words", "words and columns", "all"],
+)
+def test_what_tidied_parts_catch_up_with_changes_no_moment_that_is_searched(
+    scale: Scale, rows: int, removed: int, anew: set[str]
+):
+    moment = empty_contents(scale).after(delta(range(1, rows + 1))).after(delta(range(0), range(1, removed + 1)))
+    tidied = moment.tidied()
+    first, last = removed + 1, rows
+    meanwhile = [
+        delta(range(last + 1, last + 6)),
+        delta(range(last + 6, last + 8), range(first, first + 3), tag="new"),
+        delta(range(0), range(last + 2, last + 4)),
+        delta(range(last + 8, last + 40), range(last + 6, last + 7)),
+    ]
+    moments = [moment]
+    for change in meanwhile:
+        moments.append(moments[-1].after(change))
+    before = [told(one) for one in moments]
+    for change in meanwhile:
+        tidied = tidied.after(change)
+        assert [told(one) for one in moments] == before
+    assert {part for part in ("vectors", "words", "columns") if getattr(tidied, part) is not None} == anew
+    now = moments[-1].having(tidied)
+    assert told(now)[:-1] == before[-1][:-1]  # the nearest may be others, in lists
+    following = delta(range(last + 40, last + 50), range(last + 8, last + 9), tag="new")
+    assert told(now.after(following))[:-1] == told(moments[-1].after(following))[:-1]
+    chunks, checksum = moments[-1].columns.count, moments[-1].vectors.checksum
+    assert now.differences(Collection("notes", "model", DIMENSIONS, chunks=chunks, checksum=checksum)) == []
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    make(tmp_path, Collection("notes", "model", DIMENSIONS))
+    store = Store(CollectionId("default", "notes"), tmp_path, 4)
+    with closing(Shelf(store, lambda _: empty_contents(SMALL))) as shelf:
+        yield shelf
+
+
+def write(shelf: Shelf, *names: str) -> None:
+    def made(name: str) -> MadeDocument:
+        text = f"note {name}"
+        document, chunks = Document(name, "", text, {"kept": "yes"}), (Chunk(text, 0, len(text), ""),)
+        return MadeDocument(document, chunks, unit_vectors(1, len(name)), "given")
+
+    shelf.change([lambda change: [change.put(made(name)) for name in names]])
+
+
+def test_searches_find_what_was_written_all_the_while_that_a_tidied_index_takes_its_place(shelf: Shelf):
+    write(shelf, *(f"old{number}" for number in range(600)))
+    tidied = shelf.begin_tidying()()
+    for number in range(80):
+        write(shelf, f"new{number}")
+    write(shelf, "last")
+    done, wrong, looked = threading.Event(), [], []
+
+    def look() -> None:
+        question = Question("last", unit_vectors(1, len("last"))[0], "model", Eq("kept", "yes"), Wishes(top_k=5))
+        while not done.is_set() and not wrong:
+            try:
+                found = [passage.document_id for passage in shelf.search(question).passages]
+                looked.append(found)
+                if "last" not in found:
+                    wrong.append(found)
+            except Exception as error:
+                wrong.append(error)
+
+    readers = [threading.Thread(target=look) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    while not looked and not wrong:
+        done.wait(0.001)
+    shelf.end_tidying(tidied)
+    before = len(looked)
+    while len(looked) == before and not wrong:
+        done.wait(0.001)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+    assert shelf.checking().problems == ()
