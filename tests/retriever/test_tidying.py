@@ -1,12 +1,13 @@
 """Parts of an index that are made anew catch up with what has changed, and nobody who searches meanwhile notices."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pointsman_retriever.domain import (
     Chunk,
     Collection,
@@ -20,6 +21,7 @@ from pointsman_retriever.domain import (
 )
 from pointsman_retriever.filters import Eq
 from pointsman_retriever.index import bm25, columns, dense
+from pointsman_retriever.index.columns import Column
 from pointsman_retriever.index.contents import Contents
 from pointsman_retriever.index.dense import Scale
 from pointsman_retriever.index.terms import Terms
@@ -28,6 +30,7 @@ from pointsman_retriever.shelf import Shelf
 from pointsman_retriever.store.sqlite import Store, make
 
 DIMENSIONS = 8
+NOTHING = np.empty(0, np.int64)
 SMALL = Scale(flat=200, gathered=5)
 
 
@@ -95,6 +98,31 @@ def test_what_tidied_parts_catch_up_with_changes_no_moment_that_is_searched(
     assert told(now.after(following))[:-1] == told(moments[-1].after(following))[:-1]
     chunks, checksum = moments[-1].columns.count, moments[-1].vectors.checksum
     assert now.differences(Collection("notes", "model", DIMENSIONS, chunks=chunks, checksum=checksum)) == []
+
+
+class WatchedColumn(Column):
+    """Calls back when its rows are read."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        super().__init__()
+        self._then = then
+
+    def rows(self, count: int) -> NDArray[np.int32]:
+        self._then()
+        return super().rows(count)
+
+
+def test_a_new_key_of_metadata_does_not_keep_columns_from_being_tidied():
+    last = columns.empty()
+
+    def write_a_new_key() -> None:
+        last.after(NOTHING, np.array([3]), np.array([3]), [{"new": "x"}])
+
+    last.columns["old"] = WatchedColumn(write_a_new_key)
+    last = last.after(NOTHING, np.array([1, 2]), np.array([1, 2]), [{"old": "x"}, {"old": "y"}])
+    tidied = last.tidied()
+    assert tidied.matching(Eq("old", "y")).tolist() == [2]
+    assert tidied.matching(Eq("new", "x")).tolist() == []
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ class Columns:
         fresh = empty()
         fresh.ids.append(0, self.ids.first(len(self.alive))[rows])
         fresh.documents.append(0, self.documents.first(len(self.alive))[rows])
-        for key, column in self.columns.items():
+        for key, column in list(self.columns.items()):  # whoever writes meanwhile may add one
             fresh.columns[key] = _picked(column, rows, len(self.alive))
         return replace(fresh, alive=np.ones(len(rows), np.bool_), count=len(rows))
 
