@@ -11,6 +11,7 @@ from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
 from pointsman_retriever.ingesting import MOST_IN_HAND
+from pointsman_retriever.limits import MAX_CONTENT_BYTES
 
 SHED = "The ladder hangs in the shed, behind the rakes. " * 12
 ATTIC = "The trunk stands in the attic, under the old maps. " * 12
@@ -213,6 +214,18 @@ async def test_a_line_that_cannot_be_read_keeps_its_document_from_being_removed(
     assert broken.summary.removed == 0
     whole = await ingest(client, file('{"id": "x", "text": "The fox."}'), remove_missing=True)
     assert whole.summary.removed == 1
+
+
+async def test_a_file_of_json_lines_that_is_too_large_keeps_its_documents_from_being_removed(client):
+    def file(content: bytes) -> pb.Document:
+        return pb.Document(id="f", content=content, media_type="application/jsonl")
+
+    lines = b'{"id": "x", "text": "The fox."}\n{"id": "y", "text": "The owl."}\n'
+    await ingest(client, file(lines))
+    large = await ingest(client, file(lines + b" " * MAX_CONTENT_BYTES), remove_missing=True)
+    assert [(one.id, one.state, one.code) for one in large.outcomes] == [("f", FAILED, "document_too_large")]
+    assert large.summary.removed == 0
+    assert (await client.collection()).documents == 2
 
 
 async def test_a_stream_whose_collection_is_deleted_hears_so_however_much_it_still_sends(client, refusal):

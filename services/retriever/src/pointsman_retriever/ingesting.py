@@ -207,20 +207,22 @@ class Ingest:
         try:
             limits.check_content(raw)
         except InvalidArgument as error:
-            self._seen.add(raw.id)
-            yield _failed(raw.id, error)
+            yield self._unread(raw, Failed(raw.id, error))
             return
         async for one in self._loader.load(raw):
             if isinstance(one, Failed):
-                # A line that cannot be read does not say whose it was: that document must not be taken for gone.
-                self._may_remove = self._may_remove and raw.media_type != JSONL
-                self._seen.add(one.id)
-                yield _failed(one.id, one.error)
+                yield self._unread(raw, one)
             elif one.id in self._seen:
                 yield _twice(one.id)
             else:
                 self._seen.add(one.id)
                 yield one
+
+    def _unread(self, raw: RawDocument, failed: Failed) -> Outcome:
+        # Lines that cannot be read do not say whose they were: those documents must not be taken for gone.
+        self._may_remove = self._may_remove and raw.media_type != JSONL
+        self._seen.add(failed.id)
+        return _failed(failed.id, failed.error)
 
     async def _write(self, together: Sequence[Document | Outcome]) -> list[Outcome]:
         """Writes the documents among them, and returns what became of all, in their order."""
