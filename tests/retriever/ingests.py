@@ -48,13 +48,13 @@ def steps(
     ]
 
 
-def pdf(*pages: str, title: str = "") -> bytes:
-    """A PDF by hand: a page for each text, in Helvetica."""
+def pdf(*pages: str, title: str = "", meaning: str = "") -> bytes:
+    """A PDF by hand: a page for each text, in Helvetica; `meaning` is how the font maps its glyphs to characters."""
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(pages)))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
         f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        f"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode {4 + 2 * len(pages)} 0 R >>",
     ]
     for number, text in enumerate(pages):
         stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
@@ -63,6 +63,7 @@ def pdf(*pages: str, title: str = "") -> bytes:
             f"/Contents {5 + 2 * number} 0 R >>"
         )
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+    objects.append(f"<< /Length {len(meaning)} >>\nstream\n{meaning}\nendstream")
     objects.append(f"<< /Title ({title}) >>")
     written, offsets = b"%PDF-1.4\n", []
     for number, content in enumerate(objects, start=1):

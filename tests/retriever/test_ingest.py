@@ -1,6 +1,7 @@
 """A stream of documents: each is answered for, what is the same costs nothing, and what is gone is removed."""
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Sequence
 
@@ -214,6 +215,20 @@ async def test_a_line_that_cannot_be_read_keeps_its_document_from_being_removed(
     assert broken.summary.removed == 0
     whole = await ingest(client, file('{"id": "x", "text": "The fox."}'), remove_missing=True)
     assert whole.summary.removed == 1
+
+
+@pytest.mark.parametrize("key", ["id", "title", "text", "metadata"])
+async def test_a_line_with_half_a_surrogate_pair_is_refused_and_stops_no_other(client, key):
+    half = {"id": "half", "title": "Half", "text": "Half of a pair."}
+    half[key] = {"half": "\ud83d"} if key == "metadata" else "\ud83d"
+    lines = [{"id": "x", "text": "The fox."}, half, {"id": "y", "text": "The owl."}]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    done = await ingest(client, pb.Document(id="f", content=content, media_type="application/jsonl"))
+    assert [(one.id, one.state, one.code) for one in done.outcomes] == [
+        ("x", WRITTEN, ""),
+        ("f:2", FAILED, "unreadable_document"),
+        ("y", WRITTEN, ""),
+    ]
 
 
 async def test_a_file_of_json_lines_that_is_too_large_keeps_its_documents_from_being_removed(client):

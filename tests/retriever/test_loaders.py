@@ -92,6 +92,19 @@ async def test_a_file_that_kills_its_reader_or_takes_too_long_harms_no_other():
             await reader.apart.read("text/html", b"<p>" * 100_000)
 
 
+@pytest.mark.parametrize(
+    ("media_type", "content"),
+    [
+        ("text/html", b'<meta charset="utf-7"><p>half +2D0- of a pair'),
+        ("application/pdf", pdf("half A of a pair", meaning="1 beginbfchar <41> <D83D> endbfchar")),
+    ],
+    ids=["HTML", "PDF"],
+)
+async def test_half_a_surrogate_pair_in_a_file_is_told_as_no_character(media_type, content):
+    async with aclosing(_Closing(ReaderApart())) as reader:
+        assert (await reader.apart.read(media_type, content)).text == "half \ufffd of a pair"
+
+
 class _Closing:
     def __init__(self, apart: ReaderApart) -> None:
         self.apart = apart

@@ -40,4 +40,9 @@ def _checked(line: str) -> Entry:
     metadata = entry.get("metadata", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str | int | float) for value in metadata.values()):
         raise Unreadable("has 'metadata' that is no object of texts and numbers")
+    texts = (entry.get("id", ""), entry.get("title", ""), entry["text"], *metadata, *metadata.values())
+    try:
+        "".join(map(str, texts)).encode()
+    except UnicodeEncodeError as error:
+        raise Unreadable("has half a surrogate pair, which is no character") from error
     return entry

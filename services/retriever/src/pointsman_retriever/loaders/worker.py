@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from pointsman_retriever.loaders.html import read_html
 from pointsman_retriever.loaders.pdf import read_pdf
+from pointsman_retriever.loaders.text import whole
 from pointsman_retriever.loaders.unreadable import Unreadable
 
 MAX_MEMORY = 2 * 1024**3
@@ -31,10 +32,10 @@ def _answer(media_type: str, content: bytes) -> dict[str, str]:
     try:
         read = READERS[media_type](content)
     except Unreadable as error:
-        return {"unreadable": str(error)}
+        return {"unreadable": whole(str(error))}  # it may quote the file
     except MemoryError:
         return {"unreadable": f"takes more than {MAX_MEMORY // 2**20:,} MiB to read"}
-    return {"title": read.title, "text": read.text}
+    return {"title": whole(read.title), "text": whole(read.text)}
 
 
 if __name__ == "__main__":
