@@ -92,6 +92,21 @@ async def test_a_file_that_kills_its_reader_or_takes_too_long_harms_no_other():
             await reader.apart.read("text/html", b"<p>" * 100_000)
 
 
+async def test_a_file_with_more_text_than_is_taken_says_so_and_harms_no_other():
+    async with aclosing(_Closing(ReaderApart(answer_bytes=2_000))) as reader:
+        assert (await reader.apart.read("text/html", page("д" * 900))).text == "д" * 900
+        with pytest.raises(Unreadable, match="more than 2,000 bytes of text"):
+            await reader.apart.read("text/html", page("д" * 1_000))
+        assert (await reader.apart.read("text/html", page("Fine."))).text == "Fine."
+
+
+async def test_a_reader_that_answers_with_more_than_is_taken_is_ended():
+    async with aclosing(_Closing(ReaderApart(answer_bytes=10))) as reader:
+        for _ in range(2):
+            with pytest.raises(Unreadable, match="ended the process"):  # to say that it is too much is too much, too
+                await reader.apart.read("text/html", page("Fine."))
+
+
 @pytest.mark.parametrize(
     ("media_type", "content"),
     [
@@ -103,6 +118,10 @@ async def test_a_file_that_kills_its_reader_or_takes_too_long_harms_no_other():
 async def test_half_a_surrogate_pair_in_a_file_is_told_as_no_character(media_type, content):
     async with aclosing(_Closing(ReaderApart())) as reader:
         assert (await reader.apart.read(media_type, content)).text == "half \ufffd of a pair"
+
+
+def page(text: str) -> bytes:
+    return f'<meta charset="utf-8"><p>{text}'.encode()
 
 
 class _Closing:

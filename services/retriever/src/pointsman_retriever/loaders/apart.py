@@ -13,14 +13,15 @@ from pointsman_retriever.loaders.unreadable import Unreadable
 
 READ_SECONDS = 60.0
 
-_LINE_BYTES = 64 * 1024 * 1024  # the longest answer, more than a document may have
+ANSWER_BYTES = 64 * 1024 * 1024  # of the longest, more than a document may have
 
 
 class ReaderApart:
     """One process, started at the first file, and again after one that killed it. For the event loop's thread."""
 
-    def __init__(self, seconds: float = READ_SECONDS) -> None:
+    def __init__(self, seconds: float = READ_SECONDS, answer_bytes: int = ANSWER_BYTES) -> None:
         self._seconds = seconds
+        self._answer_bytes = answer_bytes
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -35,7 +36,7 @@ class ReaderApart:
             except (OSError, ValueError, asyncio.IncompleteReadError) as error:
                 await self._end()
                 raise Unreadable("could not be read: it ended the process that tried") from error
-            except asyncio.CancelledError:
+            except BaseException:
                 await self._end()  # its answer would be taken for the next one's
                 raise
         if "unreadable" in answer:
@@ -49,10 +50,14 @@ class ReaderApart:
         process = self._process or await self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({"media_type": media_type, "bytes": len(content)}).encode() + b"\n")
+        asked = {"media_type": media_type, "bytes": len(content), "most": self._answer_bytes}
+        process.stdin.write(json.dumps(asked).encode() + b"\n")
         process.stdin.write(content)
         await process.stdin.drain()
-        answer: dict[str, str] = json.loads(await process.stdout.readuntil(b"\n"))
+        size = int.from_bytes(await process.stdout.readexactly(8), "big")
+        if size > self._answer_bytes:
+            raise ValueError(f"the answer has {size} bytes")
+        answer: dict[str, str] = json.loads(await process.stdout.readexactly(size))
         return answer
 
     async def _start(self) -> asyncio.subprocess.Process:
@@ -63,7 +68,7 @@ class ReaderApart:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # the files' own words, which do not belong in a log
-            limit=_LINE_BYTES,
+            limit=ANSWER_BYTES,
         )
         return self._process
 

@@ -1,7 +1,7 @@
 """Reads files that others have made, in a process of its own: `python -m pointsman_retriever.loaders.worker`.
 
-Takes lines of JSON {"media_type", "bytes"}, each followed by that many bytes, and answers each with a line of JSON:
-{"title", "text"} or {"unreadable"}.
+Takes lines of JSON {"media_type", "bytes", "most"}, each followed by that many bytes, and answers each with JSON in
+UTF-8, {"title", "text"} or {"unreadable"}, of at most so many bytes; their number comes before it, in eight bytes.
 """
 
 import json
@@ -23,19 +23,26 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Until `requests` end."""
     while line := requests.readline():
         asked = json.loads(line)
-        answer = _answer(asked["media_type"], requests.read(asked["bytes"]))
-        answers.write(json.dumps(answer).encode() + b"\n")
+        answer = _answer(asked["media_type"], requests.read(asked["bytes"]), asked["most"])
+        answers.write(len(answer).to_bytes(8, "big") + answer)
         answers.flush()
 
 
-def _answer(media_type: str, content: bytes) -> dict[str, str]:
+def _answer(media_type: str, content: bytes, most: int) -> bytes:
     try:
         read = READERS[media_type](content)
+        answer = _encoded(title=read.title, text=read.text)
     except Unreadable as error:
-        return {"unreadable": whole(str(error))}  # it may quote the file
+        return _encoded(unreadable=str(error))  # it may quote the file
     except MemoryError:
-        return {"unreadable": f"takes more than {MAX_MEMORY // 2**20:,} MiB to read"}
-    return {"title": whole(read.title), "text": whole(read.text)}
+        return _encoded(unreadable=f"takes more than {MAX_MEMORY // 2**20:,} MiB to read")
+    if len(answer) > most:
+        return _encoded(unreadable=f"has more than {most:,} bytes of text")
+    return answer
+
+
+def _encoded(**answer: str) -> bytes:
+    return json.dumps({key: whole(text) for key, text in answer.items()}, ensure_ascii=False).encode()
 
 
 if __name__ == "__main__":
