@@ -1,6 +1,7 @@
 """Files of each kind become texts; a file that cannot be read says why, and harms nobody."""
 
 import asyncio
+import json
 from contextlib import aclosing
 
 import pytest
@@ -8,6 +9,7 @@ from ingests import pdf
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.loaders.apart import ReaderApart
 from pointsman_retriever.loaders.html import read_html
+from pointsman_retriever.loaders.jsonl import read_lines
 from pointsman_retriever.loaders.pdf import read_pdf
 from pointsman_retriever.loaders.unreadable import Unreadable
 
@@ -35,6 +37,16 @@ def test_html_in_another_encoding_says_so_itself():
 def test_a_pdf_gives_its_pages_and_its_title():
     read = read_pdf(pdf("The heron waits.", "The otter swims.", title="Birds"))
     assert (read.title, read.text) == ("Birds", "The heron waits.\n\nThe otter swims.")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
+def test_a_line_of_json_lines_ends_at_a_line_feed_and_nowhere_else(separator):
+    text = f"first{separator}second"
+    lines = [json.dumps({"text": text}, ensure_ascii=False), "", '{"text": "third"}', ""]
+    assert [(number, line["text"]) for number, line in read_lines("\r\n".join(lines).encode("utf-8-sig"))] == [
+        (1, text),
+        (3, "third"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ Entry = dict[str, Any]
 
 def read_lines(content: bytes) -> Iterator[tuple[int, Entry | Unreadable]]:
     """Each line that is not blank, by its number: what it holds, or what is wrong with it. Raises Unreadable."""
-    for number, line in enumerate(read_text(content).splitlines(), start=1):
+    for number, line in enumerate(read_text(content).split("\n"), start=1):  # JSON's texts may hold other line breaks
         if line.strip():
             try:
                 yield number, _checked(line)
