@@ -5,7 +5,7 @@ import json
 from contextlib import aclosing
 
 import pytest
-from ingests import pdf
+from ingests import WRITTEN, ingest, pdf
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.loaders.apart import ReaderApart
 from pointsman_retriever.loaders.html import read_html
@@ -74,6 +74,16 @@ async def test_files_are_found_by_what_they_say(client):
     assert (passage.document_id, passage.title) == ("page", "Lost & found")
     assert (await client.found("heron"))[0] == "birds"
     assert (await client.search("Plain")).passages[0].text == "Plain text."
+
+
+async def test_a_media_type_is_known_with_parameters_and_in_capitals_too(client):
+    content = b"<p>The kettle.</p><script>let it = 1</script>"
+    await client.upsert(pb.Document(id="page", content=content, media_type="Text/HTML; charset=utf-8"))
+    assert (await client.search("kettle")).passages[0].text == "The kettle."
+    lines = pb.Document(
+        id="f", content=b'{"id": "x", "text": "The ladder."}', media_type="application/jsonl;charset=utf-8"
+    )
+    assert (await ingest(client, lines)).states == {"x": WRITTEN}
 
 
 async def test_a_file_that_cannot_be_read_keeps_an_upsert_out(client, refusal):

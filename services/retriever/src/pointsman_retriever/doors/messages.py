@@ -35,7 +35,7 @@ def to_raw(message: pb.Document) -> RawDocument:
         title=message.title,
         text=message.text,
         metadata=dict(message.metadata),
-        media_type=message.media_type,
+        media_type=message.media_type.partition(";")[0].strip().lower(),  # without parameters: "; charset=utf-8"
         content=message.content,
         vector=to_vector(message.vector) if message.HasField("vector") else None,
     )
