@@ -286,6 +286,18 @@ def test_a_name_that_stands_twice_is_refused_and_not_dropped(config_folder: Conf
         load_config(config_folder.folder, {})
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [("2026-13-45", r"'2026-13-45': month must be in 1..12; in quotes it is a text"), (2000 * "[", "nested too deep")],
+)
+def test_what_yaml_cannot_make_of_a_value_is_told_with_the_file(
+    config_folder: ConfigFolder, written: str, told: str
+) -> None:
+    (config_folder.write() / "paths.yaml").write_text(f"paths: {written}")
+    with pytest.raises(ConfigError, match=rf"(?s)paths.yaml is not YAML: .*{told}"):
+        load_config(config_folder.folder, {})
+
+
 def test_only_a_line_feed_ends_an_example_and_a_mark_of_the_byte_order_is_none(config_folder: ConfigFolder) -> None:
     file = config_folder.write() / "tasks" / "chat.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + '{"text": "One\u2028two\x85three"}\r\n\r\n{"text": "Four"}\r\n'.encode())

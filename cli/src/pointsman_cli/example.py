@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import yaml
+from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_cli import strict_yaml
 from pointsman_cli.errors import Misused
 
 FILE = "pointsman.yaml"

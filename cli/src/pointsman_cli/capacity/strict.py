@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
+from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pointsman_cli import strict_yaml
 from pointsman_cli.errors import CommandError
 
 

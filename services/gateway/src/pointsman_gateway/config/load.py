@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import regex
 import yaml
+from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ValidationError
 
-from pointsman_gateway.config import strict_yaml
 from pointsman_gateway.config.json_lines import numbered
 from pointsman_gateway.config.learning_checks import check_learning
 from pointsman_gateway.config.problems import ConfigError, must_be_known

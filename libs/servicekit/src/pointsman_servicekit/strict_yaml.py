@@ -1,4 +1,4 @@
-"""YAML in which a key that stands twice is an error: YAML itself would silently drop the first."""
+"""YAML in which a key that stands twice is an error: YAML itself would silently drop the first. Needs PyYAML."""
 
 from collections.abc import Hashable
 from typing import Any
