@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pointsman_gateway.backends.event_frame import EventFrame, frame_of
+from pointsman_gateway.backends.odd_deltas import OddDelta, Straightened, are_logprobs
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Usage
 
 BEGIN, END = b"data: ", b"\n\n"
@@ -22,13 +23,16 @@ MOST_FRAMES = 3
 """That are looked for in one stream: an engine whose events differ in more than their text has none."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
 class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int
-    completion_tokens: int | None = None
+    prompt_tokens: Count
+    completion_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
 
 
@@ -38,7 +42,7 @@ class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
+    index: Count = 0
     delta: _Delta | None = None
     text: str | None = None
     """Of a completion, which has no delta."""
@@ -56,7 +60,7 @@ class _Event(msgspec.Struct, gc=False):
 
 
 class _AnyChoice(msgspec.Struct, gc=False):
-    index: int = 0
+    index: Count | None = 0
     delta: dict[str, Any] | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -113,6 +117,7 @@ class EventReader:
         self._frame_index = 0
         """Of its choice."""
         self._frames = 0
+        self._straightened = Straightened()
 
     def read(self, piece: bytes) -> Chunks:
         """The chunks that end in this piece, up to what ends the stream; the usage, where it is told, last."""
@@ -147,17 +152,20 @@ class EventReader:
         events = self._events(told)
         if len(told) == 1 and self._frames < MOST_FRAMES:
             self._learn_frame(events, told[0])
-        for event, data in zip(events, told, strict=False):
-            if event.usage is not None:
-                usage, metrics = event.usage, event.metrics
-            choices = event.choices or ()
-            raw = data if len(choices) == 1 and event.usage is None else b""
-            for choice in choices:
-                delta = choice.delta
-                if not isinstance(delta, _Delta) or choice.logprobs is not None:
-                    _add(choice, raw, chunks)
-                elif delta.content or choice.finish_reason:  # text, as nearly all are; a mere role is no token
-                    add(Chunk(choice.index, delta.content or "", choice.finish_reason, NOTHING, None, raw))
+        try:
+            for event, data in zip(events, told, strict=False):
+                if event.usage is not None:
+                    usage, metrics = event.usage, event.metrics
+                choices = event.choices or ()
+                raw = data if len(choices) == 1 and event.usage is None else b""
+                for choice in choices:
+                    delta = choice.delta
+                    if not isinstance(delta, _Delta) or choice.logprobs is not None:
+                        self._add(choice, raw, chunks)
+                    elif delta.content or choice.finish_reason:  # text, as nearly all are; a mere role is no token
+                        add(Chunk(choice.index or 0, delta.content or "", choice.finish_reason, NOTHING, None, raw))
+        except OddDelta as odd:
+            self.done, self.failure = False, f"an event of its stream cannot be read: {odd}"
         if usage is not None:
             chunks.append(Chunk(usage=_counted(usage, metrics)))
         return tuple(chunks)
@@ -225,30 +233,32 @@ class EventReader:
             return None
         return event
 
-
-def _add(choice: _Choice | _AnyChoice, raw: bytes, chunks: list[Chunk]) -> None:
-    """Of whatever shape it is."""
-    delta = choice.delta
-    extra: dict[str, Any] = {}
-    content = _taken_apart(delta, extra) if isinstance(delta, dict) else (delta.content if delta else choice.text) or ""
-    if choice.logprobs is not None:
-        extra["logprobs"] = choice.logprobs
-    if content or choice.finish_reason or extra:
-        chunks.append(Chunk(choice.index, content, choice.finish_reason, extra, None, raw))
-
-
-def _taken_apart(delta: dict[str, Any], extra: dict[str, Any]) -> str:
-    rest = {key: value for key, value in delta.items() if key not in ("role", "content") and value is not None}
-    if rest:
-        extra["delta"] = rest
-    return delta.get("content") or ""
+    def _add(self, choice: _Choice | _AnyChoice, raw: bytes, chunks: list[Chunk]) -> None:
+        """Of whatever shape it is; where that is none of OpenAI's, the engine's bytes are not sent on."""
+        index, delta = choice.index or 0, choice.delta
+        extra: dict[str, Any] = {}
+        as_it_came = choice.index is not None
+        if isinstance(delta, dict):
+            content, rest, is_straight = self._straightened.taken_apart(index, delta)
+            as_it_came = as_it_came and is_straight
+            if rest:
+                extra["delta"] = rest
+        else:
+            content = (delta.content if delta else choice.text) or ""
+        if choice.logprobs is not None:
+            if are_logprobs(choice.logprobs):
+                extra["logprobs"] = choice.logprobs
+            else:
+                as_it_came = False
+        if content or choice.finish_reason or extra:
+            chunks.append(Chunk(index, content, choice.finish_reason, extra, None, raw if as_it_came else b""))
 
 
 def _counted(usage: _Usage, metrics: Any) -> Usage:
     details = usage.prompt_tokens_details
     cached = details.cached_tokens if details else None
     told = _seconds(metrics) if isinstance(metrics, dict) else None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached or 0, told)
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, min(cached or 0, usage.prompt_tokens), told)
 
 
 def _seconds(metrics: Mapping[str, Any]) -> EngineSeconds:

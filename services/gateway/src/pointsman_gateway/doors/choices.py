@@ -50,18 +50,24 @@ def _gather(choice: Choice, extra: Mapping[str, Any]) -> None:
     for key, value in extra.get("delta", {}).items():
         if key == "tool_calls":
             _gather_tool_calls(message.setdefault("tool_calls", []), value)
-        elif isinstance(value, str):
-            message[key] = message.get(key, "") + value
-        elif isinstance(value, dict) and isinstance(message.get(key), dict):  # a function_call, in pieces
-            known = message[key]
-            message[key] = {name: known.get(name, "") + value.get(name, "") for name in {**known, **value}}
         else:
-            message[key] = value
+            message[key] = _put_together(message.get(key), value)
     logprobs = extra.get("logprobs")
     if logprobs:
         if choice.logprobs is None:
             choice.logprobs = {"content": []}
         choice.logprobs["content"].extend(logprobs.get("content") or [])
+
+
+def _put_together(known: Any, more: Any) -> Any:
+    """Texts, lists, and objects of texts (a function_call) come in pieces; of anything else the last word counts."""
+    if isinstance(known, str) and isinstance(more, str):
+        return known + more
+    if isinstance(known, list) and isinstance(more, list):
+        return [*known, *more]
+    if isinstance(known, dict) and isinstance(more, dict):
+        return {**known, **{name: _put_together(known.get(name), value) for name, value in more.items()}}
+    return more
 
 
 def _gather_tool_calls(gathered: list[dict[str, Any]], pieces: Iterable[Mapping[str, Any]]) -> None:

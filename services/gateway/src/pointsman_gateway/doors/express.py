@@ -122,6 +122,8 @@ class Passenger(Ride):
         """Of the answer, but for what is known at its beginning or its end only."""
         self._unwritten = b""
         """Of a stream: what goes with the next piece, which follows at once; to write twice takes twice as long."""
+        self._has_answered = False
+        """Whether the end of an answer has been written."""
         self._has_freed = False
         self._stalled: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Task[None] | None = None
@@ -197,6 +199,8 @@ class Passenger(Ride):
         self._client.hand_over(self._handed, self._data)
 
     def _crashed(self, error: PointsmanError) -> None:
+        if not self._has_answered:
+            self._failed(error)
         self._free(close=True)
 
     def _stall(self) -> None:
@@ -228,11 +232,13 @@ class Passenger(Ride):
 
     def _write_whole(self, status: int, foreseen: bytes, headers: Headers, body: bytes) -> None:
         headers.append((b"content-length", b"%d" % len(body)))
+        self._has_answered = True
         self._client.transport.write(_head(status, self._client.default_headers, foreseen, headers) + body)
 
     def _write_chunk(self, piece: bytes, *, last: bool = False) -> None:
         written = self._unwritten + _chunk(piece)
         if last:
+            self._has_answered = True
             written += LAST_CHUNK
         if written:
             self._unwritten = b""

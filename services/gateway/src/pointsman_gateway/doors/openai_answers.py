@@ -142,7 +142,8 @@ class ChatEncoder:
         if id_of_theirs:
             self._theirs = id_of_theirs.group()
         event = _decode(chunk.raw)
-        self._head["created"] = event.get("created") or self._head["created"]
+        created = event.get("created")
+        self._head["created"] = created if created and isinstance(created, int) else self._head["created"]
         first = self._anew(chunk, {"role": "assistant"})
         first["choices"][0].update(_unknown_of_a_choice(event["choices"]))
         return to_event(first | _unknown(event))

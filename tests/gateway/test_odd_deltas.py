@@ -1,0 +1,146 @@
+"""What engines shape otherwise than OpenAI comes to clients in OpenAI's shape, or is an error that says what it is."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from doubles import openai_shapes as shapes
+from doubles.config_folder import IN_CHAT
+from doubles.engine import DONE, ScriptedEngine, Step, answer, chunk, usage
+from doubles.gateway import Gateway
+from doubles.openai_clients import opening_client
+from doubles.raw_engine import event
+from pointsman_gateway.backends.openai_events import EventReader
+from pointsman_gateway.domain import Chunk, Usage
+from pointsman_gateway.doors.openai_answers import ChatEncoder
+
+USER: Any = [{"role": "user", "content": IN_CHAT}]
+PARTS = [{"type": "text", "text": "Hel"}, {"type": "image", "url": "x"}, {"text": "lo"}]
+
+
+def call(name: str = "", arguments: Any = "", **more: Any) -> dict[str, Any]:
+    return {**more, "function": {"name": name or None, "arguments": arguments}}
+
+
+def read(*choices: dict[str, Any]) -> tuple[list[Chunk], str]:
+    """The chunks, and why there are no more."""
+    reader = EventReader()
+    chunks = [piece for choice in choices for piece in reader.read(event({"choices": [choice]}))]
+    return chunks, reader.failure
+
+
+def delta(**delta: Any) -> dict[str, Any]:
+    return {"index": 0, "delta": delta}
+
+
+CALL = {"index": 0, "id": "a", "function": {"name": "pay", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "chunk"),
+    [
+        ({"index": None, "delta": {"content": "Hello"}}, Chunk(0, "Hello")),
+        ({"delta": {"content": PARTS}}, Chunk(0, "Hello")),
+        ({"index": 2, "delta": {"content": PARTS}}, Chunk(2, "Hello")),
+        (delta(content=None, reasoning="so"), Chunk(0, "", None, {"delta": {"reasoning": "so"}})),
+        (delta(tool_calls=CALL), Chunk(0, "", None, {"delta": {"tool_calls": [CALL]}})),
+        (delta(tool_calls=[call("pay", id="a")]),
+         Chunk(extra={"delta": {"tool_calls": [call("pay", id="a", index=0)]}})),
+        (delta(tool_calls=[call("pay", {"to": "Ü"}, index=0, id=7)]),
+         Chunk(extra={"delta": {"tool_calls": [call("pay", '{"to":"Ü"}', index=0, id="7")]}})),
+        (delta(function_call={"name": "pay", "arguments": {}}),
+         Chunk(extra={"delta": {"function_call": {"name": "pay", "arguments": "{}"}}})),
+        ({"index": 0, "delta": {"content": "Hello"}, "logprobs": ["x"]}, Chunk(0, "Hello")),
+        ({"index": 0, "delta": {"content": "Hello"}, "logprobs": {"content": [{"logprob": 1}]}}, Chunk(0, "Hello")),
+    ],
+)  # fmt: skip
+def test_what_is_shaped_otherwise_is_told_in_openais_shape(choice: dict[str, Any], chunk: Chunk) -> None:
+    (told,), failure = read(choice)
+    assert (told, failure) == (chunk, "")
+    assert (told.raw == b"") == (told.extra.get("delta") != {"reasoning": "so"}), "it is not sent on as it came"
+
+
+def test_calls_without_numbers_are_counted_choice_by_choice() -> None:
+    pieces = [call("pay", '{"a', id="a"), call("", '":1}'), call("see", "{}", id="b"), call("go", "{}"), call("", "")]
+    other = {"index": 1, "delta": {"tool_calls": [call("pay", "{}")]}}
+    chunks, failure = read(*(delta(tool_calls=[piece]) for piece in pieces), other)
+    numbers = [piece["index"] for told in chunks for piece in told.extra["delta"]["tool_calls"]]
+    assert (numbers, failure) == ([0, 0, 1, 2, 2, 0], "")
+
+
+def test_a_prompt_has_no_more_cached_tokens_than_tokens() -> None:
+    (told,) = EventReader().read(event(usage(cached_tokens=50)))
+    assert told.usage == Usage(20, 2, 20)
+
+
+@pytest.mark.parametrize(
+    ("choice", "why"),
+    [
+        ({"index": -1, "delta": {"content": "x"}}, "an event of its stream cannot be read: b'{"),
+        ({"index": 2**40, "delta": {"content": "x"}}, "an event of its stream cannot be read: b'{"),
+        (delta(content=7), "content is neither text nor parts"),
+        (delta(tool_calls=["x"]), "a tool call is no object"),
+        (delta(tool_calls=[{"id": [], "index": 0}]), "a tool call's id is no text"),
+        (delta(tool_calls=[{"index": -1}]), "a tool call's index is no number from 0"),
+        (delta(tool_calls=[{"index": True}]), "a tool call's index is no number from 0"),
+        (delta(tool_calls=[{"function": "pay"}]), "a called function is no object"),
+        (delta(tool_calls=[call("pay", 7)]), "a called function's name and arguments are no texts"),
+        (delta(function_call="pay"), "a called function is no object"),
+    ],
+)
+def test_of_what_nothing_can_be_made_ends_the_stream(choice: dict[str, Any], why: str) -> None:
+    chunks, failure = read(delta(content="Hello"), choice)
+    assert [told.content for told in chunks] == ["Hello"]
+    assert why in failure
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with opening_client(gateway) as client:
+        yield client
+
+
+def spoken(index: Any, **delta: Any) -> Step:
+    return {**chunk(""), "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
+
+
+async def test_clients_get_the_published_shape(
+    client: openai.AsyncOpenAI, http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    calls = [spoken(0, tool_calls=call("pay", {"to": "Ann"}, id=1)), spoken(0, tool_calls=[call("see", "{}", id="b")])]
+    engine.says(
+        spoken(None, role="assistant", content=PARTS), spoken(None, content=PARTS), *calls,
+        chunk("", finish="tool_calls"), usage(cached_tokens=500), DONE,
+    )  # fmt: skip
+    for model in ("path:small_talk", "auto"):
+        asked: dict[str, Any] = {"model": model, "messages": USER}
+        whole = await http.post("/v1/chat/completions", json=asked)
+        shapes.chat_completion(whole.json())
+        message = whole.json()["choices"][0]["message"]
+        told = [(told["id"], told["function"]["name"], told["function"]["arguments"]) for told in message["tool_calls"]]
+        assert (message["content"], told) == ("HelloHello", [("1", "pay", '{"to":"Ann"}'), ("b", "see", "{}")])
+        async with client.chat.completions.stream(**asked) as stream:
+            final = await stream.get_final_completion()
+        assert final.choices[0].message.content == "HelloHello"
+        called = final.choices[0].message.tool_calls or []
+        assert [(c.id, c.function.name, c.function.arguments) for c in called] == told
+
+
+@pytest.mark.parametrize("model", ["path:small_talk", "auto"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_cannot_be_written_is_told_as_our_fault(
+    http: httpx.AsyncClient, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, model: str, stream: bool
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise TypeError("nobody foresaw this")
+
+    engine.says(*answer("Hello"))
+    asked = {"model": model, "messages": USER, "stream": stream}
+    with monkeypatch.context() as patch:
+        patch.setattr(ChatEncoder, "finished" if stream else "whole", broken)
+        got = await http.post("/v1/chat/completions", json=asked)
+    assert got.status_code == (200 if stream else 500)
+    assert '"code":"internal"' in got.text
+    assert (await http.post("/v1/chat/completions", json=asked)).status_code == 200
