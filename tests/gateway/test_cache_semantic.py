@@ -76,6 +76,7 @@ OTHERS: dict[str, Any] = {
     "sampling": another(NEAR, sampling=Sampling(max_tokens=9)),
     "response_format": another(NEAR, sampling=Sampling(extra={"response_format": {"type": "json_object"}})),
     "earlier turns": another(NEAR, before=(Message("system", "The customer is Ann."),)),
+    "who speaks": another(NEAR, beside={"name": "ann"}),
     "a figure": another(NEAR, text="May my 2 bikes ride?"),
     "a number in words": another(NEAR, text="May my two bikes ride?"),
     "a negation": another(NEAR, text="May my bike not ride?"),

@@ -87,13 +87,15 @@ class Question:
     sampling: Sampling = field(default_factory=Sampling)
     before: tuple[Message, ...] = ()
     after: tuple[Message, ...] = ()
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """What the question's message says beside its text."""
     user: str = ""
     versions: tuple[tuple[str, int], ...] = (("handbook", 7),)
     passages: tuple[Passage, ...] = (PASSAGE,)
     wish: str = "use"
 
     def request(self) -> Request:
-        messages = (*self.before, Message("user", self.text), *self.after)
+        messages = (*self.before, Message("user", self.text, self.beside), *self.after)
         caller = Caller(tenant=self.tenant)
         return Request("auto", messages, self.sampling, user=self.user, caller=caller, cache=self.wish)
 

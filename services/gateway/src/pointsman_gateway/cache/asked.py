@@ -9,7 +9,7 @@ from pointsman_gateway.cache.likeness import comparable, told_apart_by
 from pointsman_gateway.config.schema import CacheConfig
 from pointsman_gateway.domain import Path, Prompt, Request, Sampling
 
-LAYOUT = 1
+LAYOUT = 2
 """Of the digests and of what is kept; with another one nothing that was kept before is found."""
 
 LONGEST_PROMPT = 64 * 1024
@@ -77,7 +77,8 @@ class Asking:
     def _near(self, request: Request, prompt: Prompt, sampling: Sampling, always: list[Any]) -> str:
         if self.config.semantic is None or not comparable(request, sampling):
             return ""
-        before = [(m.role, m.content, dict(m.extra)) for m in request.messages[:-1]]
+        *earlier, last = request.messages
+        before = [*((m.role, m.content, dict(m.extra)) for m in earlier), dict(last.extra)]
         # The version of a collection that was deleted and made anew may be one that there was before.
         shown = [(p.document_id, p.start, p.text) for p in prompt.passages]
         return _digest(["near", *always, before, shown, told_apart_by(request.query), self._embedding])
