@@ -31,6 +31,13 @@ def asking(text: str = "hello", model: str = "auto", **more: object) -> Request:
 SCHEMA = Sampling(extra={"response_format": {"type": "json_schema"}})
 
 
+@pytest.mark.parametrize("said", [None, "json_schema", {"type": "text"}, {"type": "json_object"}, {"type": None}, {}])
+def test_only_a_json_schema_is_one(said: object) -> None:
+    request = asking(sampling=Sampling(extra={"response_format": said}))
+    assert rules_of(Rule(name="r", json_schema=True)).match(request) == Match("second", "all")
+    assert rules_of(Rule(name="r", json_schema=False)).match(request) == Match("first", "r")
+
+
 @pytest.mark.parametrize(
     ("rule", "holds", "holds_not"),
     [

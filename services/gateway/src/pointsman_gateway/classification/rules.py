@@ -42,5 +42,9 @@ def _holds(rule: Rule, pattern: re.Pattern[str] | None, request: Request, ends: 
         return False
     if pattern is not None and not pattern.search(ends.text):
         return False
-    wants_schema = "response_format" in request.sampling.extra
-    return rule.json_schema is None or rule.json_schema == wants_schema
+    return rule.json_schema is None or rule.json_schema == _wants_schema(request)
+
+
+def _wants_schema(request: Request) -> bool:
+    response_format = request.sampling.extra.get("response_format")
+    return isinstance(response_format, Mapping) and response_format.get("type") == "json_schema"
