@@ -282,6 +282,34 @@ async def test_what_a_tool_call_says_piece_by_piece_is_looked_at_as_a_whole(valk
         assert desk.outcomes("answers") == {"unfit": 2}
 
 
+def _piece(call: int, piece: str) -> dict[str, Any]:
+    return {"delta": {"tool_calls": [{"index": call, "function": {"arguments": piece}}]}}
+
+
+BY_TURNS: dict[str, list[Chunk]] = {
+    "two calls": [Chunk(extra=_piece(0, "an")), Chunk(extra=_piece(1, "{}")), Chunk(extra=_piece(0, "n@x"))],
+    "thoughts beside tokens": [
+        Chunk(extra={"delta": {"reasoning": piece}, "logprobs": {"content": [{"token": piece, "logprob": -1}]}})
+        for piece in ("a", "nn", "@x")
+    ],
+    "two choices": [Chunk(0, "an"), Chunk(1, "Hello"), Chunk(0, "n@x")],
+}
+
+
+@pytest.mark.parametrize("what", BY_TURNS)
+async def test_what_comes_by_turns_is_looked_at_each_for_itself(valkey: Valkey, what: str) -> None:
+    async with cache_desk_at(valkey.url, storable=lambda text: "ann@" not in text) as desk:
+        desk.engine.says = [*((chunk,) for chunk in BY_TURNS[what]), *steps_of()]
+        assert [(await desk.ask(EXACT, QUESTION)).cached for _ in range(2)] == ["", ""]
+        assert desk.outcomes("answers") == {"unfit": 2}
+
+
+async def test_texts_that_do_not_belong_together_are_not_read_as_one(valkey: Valkey) -> None:
+    async with cache_desk_at(valkey.url, storable=lambda text: "ann@" not in text) as desk:
+        desk.engine.says = [(Chunk(extra=_piece(0, "an")),), (Chunk(extra=_piece(1, "n@x")),), *steps_of()]
+        assert await _is_kept(desk)
+
+
 async def _is_kept(desk: CacheDesk) -> bool:
     await desk.ask(EXACT, QUESTION)
     return (await desk.ask(EXACT, QUESTION)).cached == "exact"

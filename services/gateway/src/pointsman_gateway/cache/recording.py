@@ -18,6 +18,10 @@ STEPS_AT_ONCE = 32
 """Of a replayed answer; then whoever else is waiting has a turn."""
 
 
+Place = tuple[Any, ...]
+"""Within an answer: the choice, then names and numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     model: str
@@ -37,7 +41,8 @@ class Whole:
     written: str
     """As `read` reads it."""
     text: str
-    """All that it says, put together: what stands in one word here may have come in many pieces."""
+    """All that it says, put together: what stands in one word here may have come in many pieces. What comes by turns
+    (two choices, the arguments of two calls, thoughts and log-probabilities) stands one below the other."""
 
 
 class Recording:
@@ -47,10 +52,8 @@ class Recording:
         self._model = model
         self._steps: list[str] = []
         self._size = 0
-        self._texts: dict[int, list[str]] = {}
-        """By choice."""
-        self._beside: dict[int, list[str]] = {}
-        """Arguments of tool calls, reasoning and whatever else there is."""
+        self._texts: dict[Place, list[str]] = {}
+        """By choice and place: its content, arguments of each tool call, reasoning and whatever else there is."""
         self._ends: dict[int, str] = {}
         self._ended = False
 
@@ -69,7 +72,7 @@ class Recording:
     def whole(self) -> Whole | None:
         """None where the answer was cut, is too long, says nothing, or came to no clean end."""
         ends = self._ends.values()
-        pieces = [*self._texts.values(), *self._beside.values()]
+        pieces = self._texts.values()
         if not (self._ended and any(pieces) and ends and CLEAN_ENDS.issuperset(ends)) or self.too_long:
             return None
         written = f'{{"model":{json.dumps(self._model)},"steps":[{",".join(self._steps)}]}}'
@@ -83,23 +86,26 @@ class Recording:
         self._steps.append(json.dumps([_written(chunk) for chunk in chunks], separators=(",", ":")))
         self._size += len(self._steps[-1])
         if self.too_long:
-            self._steps, self._texts, self._beside = [], {}, {}
+            self._steps, self._texts = [], {}
 
     def _take(self, chunk: Chunk) -> None:
-        if chunk.content:
-            self._texts.setdefault(chunk.index, []).append(chunk.content)
-        if chunk.extra:
-            self._beside.setdefault(chunk.index, []).extend(_strings(chunk.extra))
+        for place, text in _strings({"content": chunk.content, **chunk.extra}, (chunk.index,)):
+            self._texts.setdefault(place, []).append(text)
         if chunk.usage is None or chunk.content or chunk.extra or chunk.finish_reason:
             self._ends[chunk.index] = chunk.finish_reason or self._ends.get(chunk.index, "")
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
+        if value:
+            yield place, value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _strings(part, (*place, name))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            own = part.get("index") if isinstance(part, dict) else None  # a call's, which comes in pieces
+            yield from _strings(part, (*place, own if isinstance(own, int) else number))
 
 
 def read(whole: str) -> Recorded | None:
