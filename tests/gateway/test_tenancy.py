@@ -99,6 +99,22 @@ async def test_what_an_answer_did_not_take_comes_back_and_what_it_took_beyond_is
         await entered(counter, caller, 100)
 
 
+async def test_what_comes_back_is_not_taken_again_while_more_is_used_than_there_is(
+    valkey: Valkey, times: Times
+) -> None:
+    issued = await issue(valkey.url, Limits(tokens_per_minute=100))
+    async with counter_at(valkey.url, times) as counter:
+        caller = await counter.caller(issued)
+        longer, shorter, other = [await entered(counter, caller, tokens) for tokens in (20, 40, 40)]
+        longer.settle(Usage(10, 70), 0, "ok")  # 60 beyond
+        await refusal(counter, caller, 1)  # Redis knows
+        shorter.settle(Usage(5, 5), 0, "ok")  # 30 beyond
+        await refusal(counter, caller, 1)
+        other.settle(Usage(2, 3), 0, "ok")  # 95 of 100
+        await refusal(counter, caller, 6)
+        await entered(counter, caller, 5)
+
+
 async def test_an_answer_that_ends_in_a_later_minute_gives_nothing_back_to_it(valkey: Valkey, times: Times) -> None:
     issued = await issue(valkey.url, Limits(tokens_per_minute=100))
     async with counter_at(valkey.url, times) as counter:

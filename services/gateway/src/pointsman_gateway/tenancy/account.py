@@ -1,7 +1,8 @@
 """One limit of a key or a tenant, as one gateway holds a slice of it.
 
 All numbers are whole: requests, tokens, streams or nanodollars. `free` is what may still be taken of the slice; it goes
-below 0 where answers took more than had been reserved. `held - free` is what is used of the window.
+below 0 where answers took more than had been reserved. `held - free` is what is used of the window. What all gateways
+together have beyond the limit is taken from what each holds: what comes back of a reservation pays that first.
 """
 
 from math import inf
@@ -119,11 +120,12 @@ class Account:
         else:
             used, self._reported = self.carried, said[2]
             self.window_number, self.began, self._used_before = window, now, 0
+        held += min(self.left, 0)
         self.carried, self.held, self.free = 0, held, held - used
         if self.window is not Window.NOW:
             self.ends = sent + ends_in / 1000
         self.until = min(sent + LEASE, self.ends)
-        self.low = self.free // 2
+        self.low = self.free // 2 if self.free > 0 else self.free
         if held - self._reported < said[4]:
             self.refused_until, self.refused_need = min(now + REFUSED, self.ends), said[4]
 
