@@ -85,6 +85,7 @@ def _drop(part: str, *keys: str) -> Callable[[ConfigFolder], None]:
     return bend
 
 
+FREE = {"prompt": 0, "cached": 0, "completion": 0}
 SEVERAL = [{"persona": {"prompt": "persona.txt"}, "zero_shot": {"prompt": "answer.txt"}}]
 TWICE = [{"persona": {"prompt": "persona.txt"}}, {"persona": {"prompt": "persona.txt"}}]
 FEW = {"few_shot": {"task": "policy", "count": 1}}
@@ -96,6 +97,18 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
     ("bend", "message"),
     [
         # models.yaml
+        (
+            _set("models", "models", "größe", to={"context_window": 9, "prices": FREE}),
+            "'models.größe.[key]': String should match pattern '^[!-~]{1,200}$' (it is 'größe')",
+        ),
+        (
+            _set("models", "models", "a\r\nx-injected: 1", to={"context_window": 9, "prices": FREE}),
+            "String should match pattern '^[!-~]{1,200}$'",
+        ),
+        (
+            _set("models", "embeddings", to={"two words": {"price": 1, "local": True}}),
+            "String should match pattern '^[!-~]{1,200}$' (it is 'two words')",
+        ),
         (_drop("models", "models", "tiny", "prices", "cached"), "models.yaml: 'models.tiny.prices.cached' is missing"),
         (
             _set("models", "models", "tiny", "prices", "prompt", to=-1),
@@ -181,6 +194,13 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
         (
             _set("tasks", "chat", "rules", to=[{"name": "r"}]),
             "rule 'r' has no condition; known: metadata, regex, json_sc",
+        ),
+        *(
+            (
+                _set("tasks", "chat", "rules", to=[{"name": name, "regex": "x"}]),
+                "'tasks.chat.rules.0.name': String should match pattern",
+            )
+            for name in ("", " r", "größe", "r\n", "a\r\nx-injected: 1", "x" * 65)
         ),
         (
             _set("tasks", "unknown", to={"examples": "x", "policy": {"fixed": "handbook"}}),

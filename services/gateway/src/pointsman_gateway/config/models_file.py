@@ -1,7 +1,7 @@
 """The shape of `models.yaml`."""
 
 from datetime import date
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,9 @@ from pointsman_gateway.config.dns_names import DnsName, group_of
 from pointsman_gateway.config.strict import Strict
 
 Terms = TypeVar("Terms", bound=Strict)
+
+ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
+"""As HTTP headers can say it: printable ASCII without spaces."""
 
 
 class Prices(Strict):
@@ -152,12 +155,12 @@ class CachePrices(Strict):
 
 class ModelsFile(Strict):
     prices_as_of: date = Field(description="the day on which the prices were last looked at, YYYY-MM-DD")
-    models: dict[str, ModelConfig]
+    models: dict[ModelName, ModelConfig]
     engines: dict[str, EngineConfig]
     retrieval: RetrievalPrices
     cache: CachePrices | None = Field(default=None, description="must be there where a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
-    embeddings: dict[str, EmbeddingConfig] = Field(default_factory=dict)
+    embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict)
     training: TrainingTerms | None = Field(default=None, description="not set: what training costs is left out")
 
     @model_validator(mode="after")

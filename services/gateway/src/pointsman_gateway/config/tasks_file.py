@@ -11,7 +11,7 @@ from pointsman_gateway.config.strict import Strict
 class Rule(Strict):
     """Takes a request for its task before the classifier is asked; all conditions that are set must hold."""
 
-    name: str
+    name: str = Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="printable ASCII; HTTP headers say it")
     metadata: dict[str, str] = Field(default_factory=dict)
     regex: str = ""
     json_schema: bool | None = Field(default=None, description="whether the request asks for a JSON schema")
