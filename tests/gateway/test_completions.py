@@ -179,7 +179,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "tiny", "prompt": [1, 2]}, "unsupported_prompt", "prompt"),
     ({"model": "tiny", "prompt": [[1], [2]]}, "unsupported_prompt", "prompt"),
     ({"model": "tiny", "prompt": "x", "stop": list("abcde")}, "bad_parameter", "stop"),
-    ({"model": "tiny", "prompt": "x", "max_tokens": 0}, "bad_parameter", "max_tokens"),
+    ({"model": "path:small_talk", "prompt": "x", "max_tokens": 0}, "bad_parameter", "max_tokens"),
+    ({"model": "tiny", "prompt": "x", "max_tokens": -1}, "bad_parameter", "max_tokens"),
     ({"model": "tiny", "prompt": "x", "max_completion_tokens": "many"}, "bad_parameter", "max_completion_tokens"),
     ({"prompt": "x"}, "missing_model", "model"),
 ]

@@ -18,7 +18,7 @@ from prometheus_client import Gauge
 
 from pointsman_gateway.domain import Request
 
-ROLES = frozenset({"system", "user", "assistant", "tool"})
+ROLES = frozenset({"system", "user", "assistant", "tool", "function"})
 MOST_METADATA, LONGEST_KEY, LONGEST_VALUE = 16, 64, 512
 LONGEST_USER = 512
 MOST_CHOICES = 128

@@ -13,6 +13,10 @@ TURNS = "not no never none nobody nothing neither nor without except unless only
 TELLING = frozenset(f"{NUMBERS} {TURNS}".split())
 """English words that turn an answer round, and hardly a vector."""
 
+RESULTS = frozenset({"tool", "function"})
+"""Roles of what a tool has said."""
+CALLS = frozenset({"tool_calls", "function_call"})
+
 
 def comparable(request: Request, sampling: Sampling) -> bool:
     """Whether the request may have the answer to another question.
@@ -25,7 +29,7 @@ def comparable(request: Request, sampling: Sampling) -> bool:
         request.messages[-1].role == "user"
         and 0 < len(request.query) <= LONGEST_QUESTION
         and not (extra.get("tools") or extra.get("functions"))
-        and not any(m.role == "tool" or "tool_calls" in m.extra for m in request.messages)
+        and not any(m.role in RESULTS or not CALLS.isdisjoint(m.extra) for m in request.messages)
         and (extra.get("n") or 1) == 1
     )
 

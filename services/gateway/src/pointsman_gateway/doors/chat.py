@@ -11,7 +11,7 @@ from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
 from pointsman_gateway.doors.limits import check_body
 from pointsman_gateway.doors.openai_answers import ChatEncoder
-from pointsman_gateway.doors.openai_requests import ChatBody, read_chat
+from pointsman_gateway.doors.openai_requests import ChatBody, includes_usage, read_chat
 
 
 class ChatRoute:
@@ -44,7 +44,7 @@ class ChatRoute:
         body = read_chat(read)
         deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
         asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
-        return Answering(door.pipeline, asked, encoder_of(body), body.stream, call.sent_beside)
+        return Answering(door.pipeline, asked, encoder_of(body), bool(body.stream), call.sent_beside)
 
     def _going_on(self, call: Call, handed: HandedOver) -> Answering:
         """Where the express lane has left off."""
@@ -53,5 +53,4 @@ class ChatRoute:
 
 
 def encoder_of(body: ChatBody) -> ChatEncoder:
-    options = body.stream_options
-    return ChatEncoder(include_usage=options is not None and options.include_usage)
+    return ChatEncoder(includes_usage(body.stream_options))

@@ -8,6 +8,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_gateway.domain import Caller, Feedback, Message, Request, Sampling
+from pointsman_gateway.doors.finite_numbers import refuse_infinite
 from pointsman_gateway.doors.limits import check_body
 
 FIELDS = frozenset(
@@ -64,7 +65,7 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
     if sampling.HasField("top_p"):
         given["top_p"] = _within("top_p", _without_noise(sampling.top_p), 1e-9, 1)
     if sampling.HasField("seed"):
-        given["seed"] = _within("seed", sampling.seed, 0, 2**63 - 1)
+        given["seed"] = sampling.seed
     if len(sampling.stop) > 4:
         raise InvalidArgument(f"'stop' has {len(sampling.stop)} entries; at most 4", code="bad_parameter", param="stop")
     return Sampling(**given, stop=tuple(sampling.stop), extra=_extra(sampling.extra_json))
@@ -98,4 +99,5 @@ def _extra(text: str) -> dict[str, Any]:
             code="bad_parameter",
             param="extra_json",
         )
+    refuse_infinite(extra, "extra_json")
     return extra

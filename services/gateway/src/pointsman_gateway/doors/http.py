@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 async def chat(body: ChatBody, request: Request) -> Response:
     """Answers one conversation."""
     # The edge leads straight to the `ChatRoute`, which does the same with less; this is the route as FastAPI knows it.
-    return await respond(request, body.to_request(deadline_of(request)), encoder_of(body), body.stream)
+    return await respond(request, body.to_request(deadline_of(request)), encoder_of(body), bool(body.stream))
 
 
 async def route(body: RouteBody, request: Request) -> Response:

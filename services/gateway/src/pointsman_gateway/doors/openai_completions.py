@@ -13,7 +13,7 @@ from pointsman_gateway.doors.chat_like import chat_request
 from pointsman_gateway.doors.completion_answers import CompletionEncoder
 from pointsman_gateway.doors.half_characters import WholeCharacters
 from pointsman_gateway.doors.http_door import deadline_of, respond
-from pointsman_gateway.doors.openai_requests import StreamOptions
+from pointsman_gateway.doors.openai_requests import StreamOptions, includes_usage
 
 RAW_ONLY = {"echo": False, "suffix": "", "best_of": 1}
 """What no conversation can do, but for these values: for an engine's own `/v1/completions` alone."""
@@ -28,12 +28,12 @@ class CompletionBody(WholeCharacters):
     prompt: str | list[str] | list[int] | list[list[int]] | None = Field(
         default=None, description="one text, alone or in a list; tokens and several prompts are refused"
     )
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1, lt=2**63)
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**63, description="0 for a named model alone")
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20, description="how many alternatives of each token")
     user: str | None = None
@@ -53,7 +53,12 @@ class CompletionBody(WholeCharacters):
             include={"model", "max_tokens", "temperature", "top_p", "seed", "stop", "user", "metadata"}
         )
         message = {"role": "user", "content": self._text()}
+        nothing_new = self.is_raw and self.max_tokens == 0  # of the prompt alone, its log-probabilities
+        if nothing_new:
+            fields["max_tokens"] = None
         request = chat_request({**further, **fields, "messages": [message]}, deadline)
+        if nothing_new:
+            request = replace(request, sampling=replace(request.sampling, max_tokens=0))
         return replace(request, operation="completion") if self.is_raw else request
 
     def _text(self) -> str:
@@ -88,5 +93,5 @@ class CompletionBody(WholeCharacters):
 
 async def complete(body: CompletionBody, request: Request) -> Response:
     """Continues a prompt."""
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    return await respond(request, body.to_request(deadline_of(request)), CompletionEncoder(include_usage), body.stream)
+    asked, encoder = body.to_request(deadline_of(request)), CompletionEncoder(includes_usage(body.stream_options))
+    return await respond(request, asked, encoder, bool(body.stream))

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
 from pointsman_gateway.doors.answering import JSON, encoded, send_error, told
+from pointsman_gateway.doors.finite_numbers import refuse_infinite
 from pointsman_gateway.doors.half_characters import WholeCharacters
 from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
 from pointsman_gateway.doors.http_door import HttpDoor, caller_of_request, deadline_of, door_of
@@ -36,6 +37,7 @@ class EmbeddingBody(WholeCharacters):
         """Raises InvalidArgument."""
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
+        refuse_infinite(self.model_extra or {})
         texts, tokens = self._inputs()
         # Admission and the limits know requests by their messages; no text but the first is looked at there.
         seen = domain.Message("user", texts[0] if texts else "tokens")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pointsman_gateway.domain import ANYONE, Caller, Message, Request, Sampling
 from pointsman_gateway.doors.cache_control import USE
+from pointsman_gateway.doors.finite_numbers import refuse_infinite
 from pointsman_gateway.doors.half_characters import WholeCharacters, refuse_half_characters
 from pointsman_gateway.doors.http_errors import invalid_body
 from pointsman_gateway.doors.limits import check_counts
@@ -27,7 +28,12 @@ class MessageBody(BaseModel):
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    include_usage: bool = False
+    include_usage: bool | None = False
+
+
+def includes_usage(options: StreamOptions | None) -> bool:
+    """Whether a stream is to end with its usage."""
+    return options is not None and bool(options.include_usage)
 
 
 class ChatBody(BaseModel):
@@ -40,13 +46,13 @@ class ChatBody(BaseModel):
         default="", description='"auto", "path:NAME", an adapter\'s alias ("triage@prod"), or a model\'s name'
     )
     messages: list[MessageBody] = Field(default=[])
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, lt=2**63)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**63)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -77,7 +83,10 @@ class ChatBody(BaseModel):
         )
 
     def _extra(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
+        if not self.model_extra:
+            return {}
+        refuse_infinite(self.model_extra)
+        return dict(self.model_extra)
 
 
 def read_chat(body: bytes) -> ChatBody:
@@ -103,7 +112,7 @@ class RouteBody(WholeCharacters, ChatBody):
     """`POST /v1/route`: a chat request, and whether its prompt is wanted too."""
 
     include_prompt: bool = False
-    stream: Literal[False] = False
+    stream: Literal[False] | None = False
 
 
 def _message(number: int, body: MessageBody) -> Message:
@@ -112,15 +121,20 @@ def _message(number: int, body: MessageBody) -> Message:
         content = "".join(_text(number, index, part) for index, part in enumerate(content))
     # OpenAI's newer name for it, which chat templates of open models do not know.
     role = "system" if body.role == "developer" else body.role
+    if body.model_extra:
+        refuse_infinite(body.model_extra, f"messages[{number}]")
     return Message(role, content or "", body.model_extra or NOTHING)
 
 
 def _text(number: int, index: int, part: dict[str, Any]) -> str:
-    if part.get("type") != "text" or not isinstance(part.get("text"), str):
+    """Of a text; of a refusal, which a model's earlier answer may hold."""
+    kind = part.get("type")
+    text = part.get(kind) if kind in ("text", "refusal") else None
+    if not isinstance(text, str):
         where = f"messages[{number}].content[{index}]"
         raise InvalidArgument(
-            f'{where} has type {str(part.get("type"))[:50]!r}; known: "text" with a "text"',
+            f'{where} has type {str(kind)[:50]!r}; known: "text" with a "text", "refusal" with a "refusal"',
             code="unsupported_content",
             param=where,
         )
-    return str(part["text"])
+    return text

@@ -28,13 +28,15 @@ STOP: Schema = {"anyOf": [STRING, {**listing(STRING), "maxItems": 4}]}
 
 
 def _parts(*types: str) -> Schema:
-    return {**listing(record(type=one_of(*types), text=SOME_TEXT)), "minItems": 1}
+    """Of text, and refusals, which an earlier answer may hold."""
+    text = record(type=one_of(*types), text=SOME_TEXT)
+    return {**listing({"anyOf": [text, record(type=one_of("refusal"), refusal=SOME_TEXT)]}), "minItems": 1}
 
 
 CHAT_MESSAGES: Schema = {
     **listing(
         record(
-            role=one_of("system", "developer", "user", "assistant", "tool"),
+            role=one_of("system", "developer", "user", "assistant", "tool", "function"),
             content={"anyOf": [SOME_TEXT, _parts("text")]},
             tool_calls_or_none=listing(TOOL_CALL),
             tool_call_id_or_none=STRING,
@@ -64,7 +66,7 @@ RESPONSE_ITEMS: Schema = {
                         record(
                             role=one_of("system", "developer", "user", "assistant"),
                             content={"anyOf": [SOME_TEXT, _parts("input_text", "output_text")]},
-                            type_or_none=one_of("message"),
+                            type_or_none=nullable(one_of("message")),
                         ),
                         record(type=one_of("function_call"), call_id=STRING, name=STRING, arguments=STRING),
                         record(type=one_of("function_call_output"), call_id=STRING, output=SOME_TEXT),

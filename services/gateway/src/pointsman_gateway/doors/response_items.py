@@ -22,7 +22,7 @@ def to_messages(given: str | Sequence[Mapping[str, Any]]) -> list[Message]:
 
 
 def _add(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
-    match item.get("type", "message"):
+    match item.get("type") or "message":
         case "message":
             role, content = item.get("role"), item.get("content")
             if not isinstance(role, str):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pointsman_gateway.domain import PICO, Decision, Path, Request, Usage
-from pointsman_gateway.metering.pricing import TYPICAL_ANSWER, Pricing, choices_of, tokens_asked
+from pointsman_gateway.metering.pricing import Pricing, answer_tokens, tokens_asked
 
 PACE = 0.05
 """How far each answer moves its path's means: they are over about the last 20."""
@@ -62,7 +62,7 @@ class ExpectedCost:
         habit = self.habits.of(path)
         if habit is not None:
             return self._picodollars(path.model, habit, tokens_asked(request)) / PICO
-        answer = (request.sampling.max_tokens or path.sampling.max_tokens or TYPICAL_ANSWER) * choices_of(request)
+        answer = answer_tokens(request, path.sampling.max_tokens)
         parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
         return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICO
 

@@ -33,7 +33,13 @@ def tokens_asked(request: Request) -> int:
 
 def expected_tokens(request: Request) -> int:
     """Of prompt and answer, before a path is chosen: what its prompt adds is not known yet."""
-    return tokens_asked(request) + (request.sampling.max_tokens or TYPICAL_ANSWER) * choices_of(request)
+    return tokens_asked(request) + answer_tokens(request)
+
+
+def answer_tokens(request: Request, default: int | None = None) -> int:
+    """Of all its choices; where it sets no bound, by the `default` one, or by what is typical."""
+    most = request.sampling.max_tokens
+    return (most if most is not None else default or TYPICAL_ANSWER) * choices_of(request)
 
 
 def choices_of(request: Request) -> int:

@@ -1,0 +1,109 @@
+"""Bodies as OpenAI's own types write them are taken; numbers that JSON does not have are refused by their place."""
+
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT
+from doubles.doors import opening_door
+from doubles.engine import DONE, ScriptedEngine, answer, text_answer, usage
+from doubles.gateway import Gateway
+from pointsman_servicekit.errors import InvalidArgument
+
+CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = (
+    f"/v1/{name}" for name in ("chat/completions", "completions", "responses", "embeddings")
+)
+USER = {"role": "user", "content": IN_CHAT}
+CALL = {"name": "find", "arguments": "{}"}
+
+
+def chat(*before: Any, **more: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [*before, USER], **more}
+
+
+TAKEN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (CHAT, chat(stream=None), {}),
+    (CHAT, chat(stream_options={"include_usage": None}), {}),
+    (CHAT, chat(stream_options=None), {}),
+    (CHAT, chat(seed=-1), {"seed": -1}),
+    (CHAT, chat(seed=-(2**63), tool_choice="none"), {"seed": -(2**63), "tool_choice": "none"}),
+    (COMPLETIONS, {"model": "auto", "prompt": "Hi", "stream": None, "seed": -1}, {"seed": -1}),
+    (COMPLETIONS, {"model": "auto", "prompt": "Hi", "stream_options": {"include_usage": None}}, {}),
+    (RESPONSES, {"model": "auto", "input": [{**USER, "type": None}]}, {}),
+    ("/v1/route", chat(stream=None, seed=-1), {}),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "sent"), TAKEN)
+async def test_what_openais_types_allow_is_taken(
+    http: httpx.AsyncClient, engine: ScriptedEngine, route: str, body: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    engine.says(*answer("Hello"))
+    got = await http.post(route, json=body)
+    assert (got.status_code, got.headers["content-type"]) == (200, "application/json"), got.text
+    if route != "/v1/route":
+        asked = engine.bodies[-1]
+        assert asked["messages"][-1] == {"role": "user", "content": body.get("prompt", IN_CHAT)}
+        assert {name: asked[name] for name in sent} == sent
+
+
+async def test_an_earlier_refusal_and_an_older_tools_result_reach_the_engine(
+    http: httpx.AsyncClient, engine: ScriptedEngine
+) -> None:
+    refused = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "No. "}, {"type": "refusal", "refusal": "Never."}],
+    }
+    called = {"role": "assistant", "content": None, "function_call": CALL}
+    result = {"role": "function", "name": "find", "content": "4"}
+    engine.says(*answer("Hello"))
+    assert (await http.post(CHAT, json=chat(refused, called, result))).status_code == 200
+    assert engine.bodies[-1]["messages"][-4:-1] == [
+        {"role": "assistant", "content": "No. Never."}, {**called, "content": ""}, result,
+    ]  # fmt: skip
+
+
+async def test_no_new_tokens_are_for_a_named_model_alone(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    asked = {"prompt": "Hello there", "max_tokens": 0, "echo": True, "logprobs": 0}
+    engine.says(*text_answer("Hello there")[:1], usage(2, 0), DONE)
+    got = await http.post(COMPLETIONS, json={**asked, "model": "tiny"})
+    assert (got.status_code, got.json()["usage"]["completion_tokens"]) == (200, 0), got.text
+    assert (engine.bodies[-1]["max_tokens"], engine.bodies[-1]["echo"]) == (0, True)
+    refused = await http.post(COMPLETIONS, json={"prompt": "Hi", "max_tokens": 0, "model": "auto"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_tokens")
+
+
+INFINITE: list[tuple[str, str, str]] = [
+    (CHAT, '"logit_bias": {"5": NaN}', "logit_bias.5"),
+    (CHAT, '"top_k": Infinity', "top_k"),
+    (CHAT, '"tools": [{"type": "function", "function": {"parameters": {"maximum": 1e999}}}]',
+     "tools[0].function.parameters.maximum"),
+    (CHAT, '"temperature": NaN', "temperature"),
+    (CHAT, '"messages": [{"role": "user", "content": "x", "weight": -1e999}]', "messages[0].weight"),
+    (COMPLETIONS, '"prompt": "x", "min_p": -Infinity', "min_p"),
+    (COMPLETIONS, '"prompt": "x", "top_p": Infinity', "top_p"),
+    (RESPONSES, '"input": "x", "top_k": 1e400', "top_k"),
+    (EMBEDDINGS, '"input": "x", "scale": NaN', "scale"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("route", "written", "param"), INFINITE)
+async def test_a_number_that_json_does_not_have_is_refused_by_its_place(
+    http: httpx.AsyncClient, engine: ScriptedEngine, route: str, written: str, param: str
+) -> None:
+    messages = (
+        '"messages": [{"role": "user", "content": "x"}], ' if route == CHAT and '"messages"' not in written else ""
+    )
+    as_json = {"content-type": "application/json"}
+    got = await http.post(route, content=f'{{"model": "tiny", {messages}{written}}}', headers=as_json)
+    assert (got.status_code, got.json()["error"]["param"], engine.bodies) == (400, param, []), got.text
+
+
+async def test_over_grpc_too(gateway: Gateway, engine: ScriptedEngine) -> None:
+    engine.says(*answer("Hello"))
+    async with opening_door("grpc", gateway.url, gateway.grpc_address) as door:
+        with pytest.raises(InvalidArgument, match=r"'extra_json\.top_k' is no number that JSON has") as refused:
+            await door.ask(IN_CHAT, top_k=float("inf"))
+        assert (refused.value.param, engine.bodies) == ("extra_json.top_k", [])
+        await door.ask(IN_CHAT, seed=-1)
+        assert engine.bodies[-1]["seed"] == -1
