@@ -70,12 +70,13 @@ async def test_sources_carry_title_and_score(stub: gateway_pb2_grpc.GatewayStub)
 
 
 async def test_what_is_more_than_text_comes_as_json(stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine) -> None:
-    engine.says(chunk("a", logprobs={"content": [1]}), chunk("b", index=1, reasoning="hm"), usage(), DONE)
+    logprobs = {"content": [{"token": "a", "logprob": -0.5}]}
+    engine.says(chunk("a", logprobs=logprobs), chunk("b", index=1, reasoning="hm"), usage(), DONE)
     request = asking(sampling=pb.Sampling(extra_json='{"n": 2, "logprobs": true}'))
     deltas = [r.delta for r in [r async for r in stub.Generate(request)] if r.WhichOneof("event") == "delta"]
     assert [(d.index, d.content) for d in deltas] == [(0, "a"), (1, "b")]
     assert [json.loads(d.extra_json) for d in deltas] == [
-        {"logprobs": {"content": [1]}},
+        {"logprobs": logprobs},
         {"delta": {"reasoning": "hm"}},
     ]
     assert (engine.bodies[0]["n"], engine.bodies[0]["logprobs"]) == (2, True)
