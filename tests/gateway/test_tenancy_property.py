@@ -136,7 +136,6 @@ class Tenants(RuleBasedStateMachine):
         async def make() -> None:
             async with Redis.from_url(self.valkey.url) as redis:
                 await redis.flushall()
-                await redis.config_set("appendfsync", "no")  # for speed: what was written survives a killed process
             own = Limits(requests, tokens, streams, dollars / NANO, 2 * dollars / NANO)
             both = Limits(
                 shared * requests, shared * tokens, shared * streams, shared * dollars / NANO, shared * dollars / NANO
