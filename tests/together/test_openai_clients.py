@@ -37,6 +37,23 @@ def test_a_named_models_completion_is_raw_and_a_paths_a_conversation(client: ope
     assert answered.usage.prompt_tokens > raw.usage.prompt_tokens + 10  # a template, and the path's own words
 
 
+def test_of_a_prompt_alone_its_log_probabilities(client: openai.OpenAI) -> None:
+    prompt = "The capital of France is"
+    got = client.completions.create(model=BASE, prompt=prompt, max_tokens=0, echo=True, logprobs=1)
+    assert got.choices[0].text == prompt
+    assert got.choices[0].logprobs is not None
+    assert got.usage is not None
+    assert len(got.choices[0].logprobs.token_logprobs or ()) == got.usage.prompt_tokens
+
+
+def test_the_engine_takes_a_negative_seed(client: openai.OpenAI) -> None:
+    got = client.chat.completions.create(
+        model=BASE, messages=[{"role": "user", "content": CAPITAL}], temperature=1.0, seed=-1, max_tokens=6
+    )
+    assert got.usage is not None
+    assert 0 < got.usage.completion_tokens <= 6
+
+
 def test_a_response_says_what_a_chat_completion_says(client: openai.OpenAI) -> None:
     chat = client.chat.completions.create(
         model=BASE, messages=[{"role": "user", "content": CAPITAL}], max_tokens=24, temperature=0
