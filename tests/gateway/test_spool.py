@@ -5,8 +5,10 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +145,7 @@ async def test_what_was_taken_outlives_kill_9(
 
 
 def said(number: int, **more: Any) -> Spooled:
-    return Spooled(Feedback(f"d{number}", f"f{number}", rating=0.5, **more), number)
+    return Spooled(Feedback(f"d{number}", f"f{number}", rating=0.5, **more), number, f"c{number}")
 
 
 @contextmanager
@@ -211,6 +213,16 @@ async def test_the_next_gateway_takes_over_and_a_torn_line_is_passed_over(folder
         assert file not in files_in(folder)
 
 
+async def test_what_an_older_gateway_kept_without_its_calls_name_goes_on(folder: Path) -> None:
+    with open_spool(folder) as (spool, _):
+        await spool.keep(replace(said(1), call=""))
+    (file,) = files_in(folder)
+    file.write_text(file.read_text().replace('"call": "", ', ""))
+    with open_spool(folder) as (spool, _):
+        await spool.adopt()
+        assert await all_of(spool) == [replace(said(1), call="")]
+
+
 async def test_gateways_that_share_a_folder_leave_each_others_alone(folder: Path) -> None:
     with open_spool(folder) as (one, _), open_spool(folder) as (other, _):
         await one.keep(said(1))
@@ -250,7 +262,21 @@ async def test_a_second_try_of_one_call_is_no_second_feedback(desk: Desk, valkey
     desk.note("d1")
     await desk.recorder.write()
     feedback = Feedback("d1", "f", rating=1.0)
-    assert [await desk.store.say(feedback, unix_ms) for unix_ms in (1000, 1000, 1001)] == ["stored", "stored", "known"]
+    said = [await desk.store.say(feedback, 1000, call) for call in ("one", "one", "another")]
+    assert said == ["stored", "stored", "known"]
+    assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
+
+
+async def test_the_same_sent_twice_within_a_millisecond_is_told_as_known(
+    desk: Desk, valkey: Valkey, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.note("d1")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    with open_spool(folder) as (spool, _):
+        box = FeedbackBox(desk.store, desk.recorder, spool, desk.metrics)
+        told = [await box.take(Feedback("d1", rating=1.0)) for _ in range(2)]
+    assert told == [Stored("journal"), Stored("journal", known_already=True)]
     assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
 
 

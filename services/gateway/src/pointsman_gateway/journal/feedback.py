@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -55,7 +56,7 @@ class FeedbackBox:
     async def take(self, feedback: Feedback) -> Stored:
         """Raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable where the spool takes no more."""
         check(feedback, self.tasks)
-        spooled = Spooled(self._as_kept(_named(feedback)), round(time.time() * 1000))
+        spooled = Spooled(self._as_kept(_named(feedback)), round(time.time() * 1000), secrets.token_hex(6))
         try:
             stored = await self._put(spooled)
         except Unavailable:
@@ -85,7 +86,7 @@ class FeedbackBox:
 
     async def _say(self, spooled: Spooled) -> str:
         await self._recorder.write()  # the decision may be among what waits here
-        return await self._store.say(spooled.feedback, spooled.unix_ms)
+        return await self._store.say(spooled.feedback, spooled.unix_ms, spooled.call)
 
 
 def check(feedback: Feedback, tasks: Collection[str]) -> None:

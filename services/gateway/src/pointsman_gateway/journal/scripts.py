@@ -64,7 +64,7 @@ SAY = """
 -- before; what was said earlier, and comes late, fills the gaps. Its rating counts once, in the day of the decision.
 local decisions, index, feedback, said_of, evidence = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, name, now, most, per_rating = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local keep, tenant = tonumber(ARGV[6]), ARGV[11]
+local keep, tenant, call = tonumber(ARGV[6]), ARGV[11], ARGV[12]
 local things = {'rating', 'correction', 'right_task', 'right_answer'}
 
 local function read(stream, place)
@@ -84,7 +84,7 @@ if tenant ~= '' then -- another tenant's answers are not there for it; those mad
   if whose ~= nil and whose ~= '' and whose ~= tenant then return 'unknown' end
 end
 before = before or {ids = '', unix_ms = '0', rating = '', correction = '', right_task = '', right_answer = ''}
-local ids = {name .. '@' .. now}
+local ids = {name .. '@' .. call}
 for known in string.gmatch(before.ids, '%S+') do
   if known == ids[1] then return 'stored' end -- by this very call, of which nobody heard the answer
   if string.match(known, '^[^@]+') == name then return 'known' end

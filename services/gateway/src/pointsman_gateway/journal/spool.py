@@ -31,6 +31,8 @@ class Spooled:
     feedback: Feedback
     unix_ms: int
     """When it was taken."""
+    call: str = ""
+    """Names the call that brought it, whose tries are one; empty: an older gateway kept it."""
 
 
 class Spool:
@@ -139,7 +141,7 @@ def _left_behind(folder: Path) -> list[tuple[HeldFile, list[Spooled]]]:
 
 
 def _encode(spooled: Spooled) -> bytes:
-    return json.dumps({"unix_ms": spooled.unix_ms, **asdict(spooled.feedback)}).encode() + b"\n"
+    return json.dumps({"unix_ms": spooled.unix_ms, "call": spooled.call, **asdict(spooled.feedback)}).encode() + b"\n"
 
 
 def _decode(file: HeldFile) -> list[Spooled]:
@@ -148,7 +150,8 @@ def _decode(file: HeldFile) -> list[Spooled]:
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
-            spooled.append(Spooled(unix_ms=values.pop("unix_ms"), feedback=Feedback(**values)))
+            unix_ms, call = values.pop("unix_ms"), values.pop("call", "")
+            spooled.append(Spooled(Feedback(**values), unix_ms, call))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             log.error("%s:%d is no feedback and is passed over: %s", file.path, number, error)
     return spooled

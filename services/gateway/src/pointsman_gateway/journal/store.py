@@ -76,9 +76,9 @@ class JournalStore:
         names = [keys.DECISIONS, keys.INDEX, keys.WRITER + writer, keys.LESSONS, keys.UNDECIDED, *days]
         return int(await self._redis.call(lambda: self._write(keys=names, args=arguments)))
 
-    async def say(self, feedback: Feedback, unix_ms: int) -> str:
+    async def say(self, feedback: Feedback, unix_ms: int, call: str = "") -> str:
         """Returns "stored", "known" (the same was there already), "unknown" (the decision is not, or is another
-        tenant's)."""
+        tenant's). All tries under one name of a call are told the same; without one its time is its name."""
         names = [keys.DECISIONS, keys.INDEX, keys.FEEDBACK, keys.FEEDBACK_INDEX, keys.EVIDENCE]
         said = [
             "" if feedback.rating is None else f"{feedback.rating:.6g}",
@@ -95,6 +95,7 @@ class JournalStore:
             self._kept,
             *said,
             feedback.tenant,
+            call or unix_ms,
         ]
         return str(await self._redis.call(lambda: self._say(keys=names, args=arguments)))
 

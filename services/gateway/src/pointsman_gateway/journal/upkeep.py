@@ -88,7 +88,7 @@ class Upkeep:
     async def _send(self, spooled: Spooled) -> bool:
         """Whether that is done with."""
         name, now = spooled.feedback.id, asyncio.get_running_loop().time()
-        if await self._store.say(spooled.feedback, spooled.unix_ms) == "unknown":
+        if await self._store.say(spooled.feedback, spooled.unix_ms, spooled.call) == "unknown":
             if now < self._in_doubt.setdefault(name, now + self._doubt):
                 return False
             self._metrics.feedback_lost.inc()
