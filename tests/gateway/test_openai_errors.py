@@ -63,8 +63,19 @@ async def test_a_malformed_body_is_the_clients_error(http: httpx.AsyncClient, ro
 
 @pytest.mark.parametrize("route", ROUTES[1:])
 async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, route: str) -> None:
-    answer = await http.post(route, data={"model": "auto"})
-    assert (answer.status_code, shapes.error(answer)["code"]) == (400, "bad_parameter")
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "application/\xff"):
+        answer = await http.post(route, content=b"{}", headers={"content-type": kind.encode("latin-1")})
+        told = shapes.error(answer)
+        assert (answer.status_code, told["code"], told["param"]) == (400, "bad_content_type", "content-type")
+        assert told["message"] == f"content-type is {kind!r}; it must be application/json"
+    told = shapes.error(await http.post(route, content=b"{}"))
+    assert told["message"] == "content-type is missing; it must be application/json"
+
+
+async def test_a_body_that_is_json_by_another_name_is_read(http: httpx.AsyncClient) -> None:
+    kind = {"content-type": "application/vnd.api+json; charset=utf-8"}
+    told = shapes.error(await http.post("/v1/feedback", content=b'{"what": 1}', headers=kind))
+    assert (told["code"], told["param"]) == ("bad_parameter", "what")
 
 
 @pytest.mark.parametrize("route", ROUTES)

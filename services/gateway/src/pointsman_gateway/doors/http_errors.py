@@ -47,6 +47,12 @@ def invalid_body(item: Any) -> InvalidArgument:
     return InvalidArgument(message, code="bad_parameter", param=where or None)
 
 
+def _not_said_to_be_json(request: Request) -> InvalidArgument:
+    kind = request.headers.get("content-type", "")[:100]
+    told = f"content-type is {kind!r}" if kind else "content-type is missing"
+    return InvalidArgument(f"{told}; it must be application/json", code="bad_content_type", param="content-type")
+
+
 def _error_response(error: PointsmanError) -> Response:
     return JSONResponse(answers.error_body(error), error.http_status, answers.error_headers(error))
 
@@ -61,6 +67,8 @@ async def _on_internal(request: Request, error: Any) -> Response:
 
 async def _on_invalid(request: Request, error: Any) -> Response:
     item = error.errors()[0]
+    if isinstance(item["input"], bytes):  # FastAPI has not read it as JSON
+        return _turned_away(request, _not_said_to_be_json(request))
     return _turned_away(request, invalid_body({**item, "loc": item["loc"][1:]}))  # without "body"
 
 
