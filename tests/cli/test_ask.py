@@ -62,6 +62,15 @@ def test_a_streamed_answer_may_have_letters_that_end_lines_elsewhere(cli: Cli, g
     assert outcome.out.startswith("They\u2028travel\x85free.\n")
 
 
+def test_half_a_character_in_an_answer_is_shown_as_one_that_is_not_known(cli: Cli, gateway: Any) -> None:
+    gateway.stream = [delta("Fr\ud83dee."), json.dumps(RECEIPT), "[DONE]"]
+    gateway.body = {**RECEIPT, "choices": [{"index": 0, "message": {"role": "assistant", "content": "\udc80Free."}}]}
+
+    for arguments, shown in (((), "Fr\ufffdee."), (("--no-stream",), "\ufffdFree.")):
+        outcome = cli("ask", "May I bring a bicycle?", *arguments, "--url", gateway.url)
+        assert (outcome.code, outcome.out.splitlines()[0]) == (0, shown), outcome.err
+
+
 def test_without_streaming_the_answer_comes_whole_and_costs_the_same(cli: Cli, gateway: Any) -> None:
     gateway.body = {**RECEIPT, "choices": [{"index": 0, "message": {"role": "assistant", "content": "Free."}}]}
 

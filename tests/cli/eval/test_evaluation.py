@@ -169,6 +169,15 @@ async def test_answers_are_never_written_over(gateway: Gateway, engine: Scripted
     assert engine.bodies == []
 
 
+async def test_answers_that_cannot_be_kept_are_not_asked_for(
+    gateway: Gateway, engine: ScriptedEngine, rows: Rows, tmp_path: Path
+) -> None:
+    (tmp_path / "a_file").touch()
+    with pytest.raises(Misused, match=r"cannot write .*a_file/answers.jsonl: "):
+        await evaluate(gateway.url, rows(ROWS), answers="a_file/answers.jsonl")
+    assert engine.bodies == []
+
+
 UNUSABLE = [
     ({}, Wanted(paths=["nowhere"]), "there is no path 'nowhere'; known: handbook, letter, safe_start"),
     ({}, Wanted(metric="exakt"), "unknown metric 'exakt'; known: exact, json_fields"),

@@ -1,6 +1,7 @@
 """The gateway's HTTP door, asked."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 from pointsman_cli.ask.answer import Considered, Decision, Ending, Event, Question, Text
 from pointsman_cli.errors import CommandError, Refused, Unreachable
 
+_HALVES = re.compile(r"[\ud800-\udfff]")
 _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own for a whole request is 120
 
 
@@ -39,7 +41,7 @@ async def events(client: httpx.AsyncClient, body: Mapping[str, Any]) -> AsyncIte
                     yield event
             else:
                 answer = _json(await response.aread())
-                yield Text(answer["choices"][0]["message"]["content"] or "")
+                yield Text(_whole(answer["choices"][0]["message"]["content"] or ""))
                 yield _ending(answer, response.headers, answer["choices"][0].get("finish_reason"))
 
 
@@ -161,7 +163,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
         for choice in chunk.get("choices", ()):
             finish_reason = choice.get("finish_reason") or finish_reason
             if content := choice.get("delta", {}).get("content"):
-                yield Text(content)
+                yield Text(_whole(content))
         if chunk.get("usage"):
             ending = _ending(chunk, response.headers, finish_reason)
     raise CommandError("the answer broke off: the stream ended without [DONE]")
@@ -175,6 +177,11 @@ async def _lines(response: httpx.Response) -> AsyncIterator[str]:
         for line in lines:
             yield line
     yield rest
+
+
+def _whole(text: str) -> str:
+    """Half of a surrogate pair, which JSON can say and no file or terminal takes, is shown as U+FFFD."""
+    return _HALVES.sub("\ufffd", text)
 
 
 def _ending(answer: Mapping[str, Any], headers: httpx.Headers, finish_reason: str | None) -> Ending:

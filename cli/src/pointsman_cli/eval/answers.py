@@ -78,11 +78,13 @@ class AnswerFile:
     def __enter__(self) -> "AnswerFile":
         if self._resume:
             self._read()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             self._open = self.file.open("a" if self._resume else "x", encoding="utf-8")
-        except FileExistsError:
-            raise Misused(f"{self.file} is there already; --resume {self.file} goes on with it") from None
+        except OSError as error:
+            if isinstance(error, FileExistsError) and self.file.exists():  # it may be of a folder that is a file
+                raise Misused(f"{self.file} is there already; --resume {self.file} goes on with it") from None
+            raise Misused(f"cannot write {self.file}: {error.strerror or error}") from error
         if not self._resume:
             self._write(self._heading)
         return self
