@@ -28,19 +28,19 @@ def ignore(_: object) -> None:
 
 async def test_a_child_that_dies_is_started_again_and_it_is_said(python_service: MakeService, until: Until) -> None:
     said: list[str] = []
-    started: list[int] = []
-    child = Child(python_service(RUNS), started.append)
+    child = Child(python_service(RUNS))
     await child.start()
+    pids = [child.pid]
     keeping = asyncio.create_task(child.keep_running(said.append, AT_ONCE))
 
-    for lives in (1, 2, 3):
-        await until(lambda lives=lives: len(started) == lives, f"{lives} starts")
+    for deaths in (1, 2, 3):
         os.kill(child.pid, signal.SIGKILL)
-    await until(lambda: len(said) == 6, "three deaths and three starts said")
+        await until(lambda deaths=deaths: len(said) == 2 * deaths, f"{deaths} deaths and as many starts said")
+        pids.append(child.pid)
 
     assert said[0] == "tiny died (killed by SIGKILL); starting it again in 0.01 s"
-    assert said[1] == f"tiny was started again (pid {started[1]})"
-    assert len(set(started)) == 4
+    assert said[1] == f"tiny was started again (pid {pids[1]})"
+    assert len(set(pids)) == 4
     keeping.cancel()
     await child.stop()
 
@@ -62,7 +62,7 @@ async def test_stopping_asks_first(python_service: MakeService, until: Until, tm
         f"signal.signal(signal.SIGTERM, lambda *_: (Path({str(left)!r}).touch(), sys.exit())); "
     )
     service = python_service(leave + RUNS)
-    child = Child(service, ignore)
+    child = Child(service)
     await child.start()
     await until(lambda: "up" in service.log.read_text(), "it is up")
 
@@ -73,7 +73,7 @@ async def test_stopping_asks_first(python_service: MakeService, until: Until, tm
 
 async def test_a_child_that_will_not_stop_is_killed_after_its_grace(python_service: MakeService, until: Until) -> None:
     service = python_service(IGNORES_SIGTERM, grace=0.2)
-    child = Child(service, ignore)
+    child = Child(service)
     await child.start()
     await until(lambda: "up" in service.log.read_text(), "it is up")
     began = time.monotonic()
@@ -94,7 +94,7 @@ async def test_what_a_child_leaves_behind_is_killed_with_it(
         f"Path({str(below)!r}).write_text(str(other.pid)); {RUNS}"
     )
     service = python_service(starts_another)
-    child = Child(service, ignore)
+    child = Child(service)
     await child.start()
     await until(lambda: service.log.exists() and service.log.read_text().count("up") == 2, "both are up")
     tree = process_tree.tree(int(below.read_text()))
@@ -106,7 +106,7 @@ async def test_what_a_child_leaves_behind_is_killed_with_it(
 
 
 async def test_a_child_that_dies_while_starting_ends_the_start_with_its_last_words(python_service: MakeService) -> None:
-    crew = Crew(ignore)
+    crew = Crew()
     service = python_service(DIES, name="gateway")
     await crew.start(service)
 
@@ -120,7 +120,7 @@ async def test_a_child_that_dies_while_starting_ends_the_start_with_its_last_wor
 
 
 async def test_a_program_that_is_not_there_is_named_in_the_log(python_service: MakeService, tmp_path: Path) -> None:
-    crew = Crew(ignore)
+    crew = Crew()
     await crew.start(Service("valkey", ("/no/such/valkey",), {}, "", tmp_path / "valkey.log", 1))
 
     with pytest.raises(CommandError, match="cannot run /no/such/valkey: No such file or directory"):
@@ -129,7 +129,7 @@ async def test_a_program_that_is_not_there_is_named_in_the_log(python_service: M
 
 
 async def test_work_that_ends_before_any_child_dies_gives_its_result(python_service: MakeService) -> None:
-    crew = Crew(ignore)
+    crew = Crew()
     await crew.start(python_service(RUNS))
 
     assert await crew.unless_one_dies(asyncio.sleep(0, "ready")) == "ready"
@@ -137,7 +137,7 @@ async def test_work_that_ends_before_any_child_dies_gives_its_result(python_serv
 
 
 async def test_children_are_stopped_in_the_reverse_order(python_service: MakeService) -> None:
-    crew = Crew(ignore)
+    crew = Crew()
     for name in ("valkey", "retriever", "gateway"):
         await crew.start(python_service(RUNS, name=name))
     said: list[str] = []
@@ -150,7 +150,7 @@ async def test_children_are_stopped_in_the_reverse_order(python_service: MakeSer
 async def test_all_children_are_stopped_even_when_stopping_is_cut_short(
     python_service: MakeService, until: Until
 ) -> None:
-    crew = Crew(ignore)
+    crew = Crew()
     services = [python_service(IGNORES_SIGTERM, name=name, grace=60) for name in ("retriever", "gateway")]
     for service in services:
         await crew.start(service)

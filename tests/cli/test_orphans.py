@@ -1,6 +1,8 @@
 """What `pointsman up` leaves when it is killed without a word."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 from pointsman_cli import process_tree
 from pointsman_cli.errors import Misused
-from pointsman_cli.up.crew import guarded
+from pointsman_cli.up.crew import Crew, guarded
+from pointsman_cli.up.plan import Service
 
 Until = Callable[..., Any]
 
@@ -25,16 +28,18 @@ signal.pause()
 """
 
 UP = """
-import asyncio, sys
+import asyncio, sys, time
 from pathlib import Path
 from pointsman_cli.up.crew import Crew, guarded
 from pointsman_cli.up.plan import Service
 
 async def main():
     home, child = map(Path, sys.argv[1:3])
-    async with guarded(home / "up.lock", grace=float(sys.argv[3])) as tell_guard:
-        crew = Crew(tell_guard)
+    async with guarded(home / "up.lock", grace=float(sys.argv[3])) as guard:
+        crew = Crew(guard)
         for name in ("first", "second"):
+            if name in sys.argv[4:]:
+                asyncio.get_running_loop().call_soon(time.sleep, 600)  # once it is there, nothing more is done
             await crew.start(Service(name, (sys.executable, "-I", str(child)), {}, "", home / f"{name}.log", 60))
         await asyncio.Event().wait()
 
@@ -42,18 +47,21 @@ asyncio.run(main())
 """
 
 
-async def start_up(home: Path, child: Path, grace: float, until: Until) -> asyncio.subprocess.Process:
+async def start_up(
+    home: Path, child: Path, grace: float, until: Until, hangs_at: str = ""
+) -> asyncio.subprocess.Process:
     """Starts it with two children, each of which says when all that it starts is up."""
-    up = await asyncio.create_subprocess_exec(sys.executable, "-c", UP, str(home), str(child), str(grace))
+    up = await asyncio.create_subprocess_exec(sys.executable, "-c", UP, str(home), str(child), str(grace), hangs_at)
     logs = [home / "first.log", home / "second.log"]
     await until(lambda: all(log.exists() and "all is up" in log.read_text() for log in logs), "all children are up")
     return up
 
 
-async def test_kill_9_leaves_no_process_behind(tmp_path: Path, until: Until) -> None:
+@pytest.mark.parametrize("hangs_at", ["", "second"])
+async def test_kill_9_leaves_no_process_behind(tmp_path: Path, until: Until, hangs_at: str) -> None:
     child = tmp_path / "child.py"
     child.write_text(STUBBORN)
-    up = await start_up(tmp_path, child, grace=0.3, until=until)
+    up = await start_up(tmp_path, child, grace=0.3, until=until, hangs_at=hangs_at)
     processes = process_tree.tree(up.pid)
     assert len(processes) == 6, "up, its guard, two children and two below them"
 
@@ -105,3 +113,19 @@ async def test_the_lock_is_held_until_the_last_process_of_a_killed_up_is_gone(tm
     await until(lambda: not process_tree.alive(processes), "all are gone")
     async with guarded(tmp_path / "up.lock"):
         pass
+
+
+async def test_children_are_started_though_the_guard_is_gone(tmp_path: Path, until: Until) -> None:
+    async with guarded(tmp_path / "up.lock") as guard:
+        (its,) = (process for process in process_tree.tree(os.getpid()) if _is_guard(process))
+        os.kill(its.pid, signal.SIGKILL)
+        await until(lambda: not process_tree.alive([its]), "the guard is gone")
+        crew = Crew(guard)
+        log = tmp_path / "only.log"
+        await crew.start(Service("only", (sys.executable, "-I", "-c", "print('up')"), {}, "", log, 60))
+        await until(lambda: log.read_text() == "up\n", "the child has run")
+        await crew.stop(lambda _: None)
+
+
+def _is_guard(process: process_tree.Process) -> bool:
+    return b"pointsman_cli.up.guard" in Path(f"/proc/{process.pid}/cmdline").read_bytes()

@@ -28,9 +28,13 @@ class Ended:
         return self.last_error or describe_exit(self.code)
 
 
-def launched(program: Sequence[str], death_signal: signal.Signals = signal.SIGTERM) -> list[str]:
-    """The command line that starts `program` so that it gets `death_signal` when this process dies, even by kill -9."""
-    return [sys.executable, "-I", str(Path(launcher.__file__)), str(int(death_signal)), str(os.getpid()), *program]
+def launched(program: Sequence[str], guard: int = -1) -> list[str]:
+    """The command line that starts `program` so that it gets SIGTERM when this process dies, even by kill -9.
+
+    `guard`: a pipe, which must be passed on, into which it says its pid first.
+    """
+    launching = (str(Path(launcher.__file__)), str(int(signal.SIGTERM)), str(os.getpid()), str(guard))
+    return [sys.executable, "-I", *launching, *program]
 
 
 def describe_exit(code: int) -> str:

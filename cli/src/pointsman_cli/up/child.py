@@ -27,11 +27,10 @@ class Backoff:
 
 
 class Child:
-    """`on_start` gets the pid of each process that is started."""
-
-    def __init__(self, service: Service, on_start: Callable[[int], None]) -> None:
+    def __init__(self, service: Service, guard: int = -1) -> None:
+        """`guard`: the pipe into which each process that is started says its pid; -1: nobody is told."""
         self.service = service
-        self._on_start = on_start
+        self._guard = guard
         self._process: asyncio.subprocess.Process | None = None
         self._started_at = 0.0
 
@@ -44,15 +43,15 @@ class Child:
         self.service.log.parent.mkdir(parents=True, exist_ok=True)
         with self.service.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *launched(self.service.program),
+                *launched(self.service.program, self._guard),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.service.environment},
                 start_new_session=True,  # a Ctrl-C at the terminal is for us alone
+                pass_fds=[self._guard] if self._guard >= 0 else (),
             )
         self._started_at = time.monotonic()
-        self._on_start(self._process.pid)
 
     async def ended(self) -> str:
         """Waits for its end, and returns how it came: "exit code 1", "killed by SIGKILL"."""

@@ -62,8 +62,8 @@ def up(
 
 async def run_up(setup: Setup, screen: Screen, backoff: Backoff) -> None:
     """Runs all until it is cancelled; that is its proper end once everything came up, and an interruption before."""
-    async with guarded(setup.home.lock_file) as tell_guard:
-        crew = Crew(tell_guard)
+    async with guarded(setup.home.lock_file) as guard:
+        crew = Crew(guard)
         try:
             adapters = await start_all(setup, crew, screen)
             run = _write_run(setup, crew)

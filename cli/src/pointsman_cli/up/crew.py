@@ -19,12 +19,13 @@ GUARD_GRACE = 35.0  # seconds; more than any child's own
 
 
 class Crew:
-    def __init__(self, on_start: Callable[[int], None]) -> None:
-        self._on_start = on_start
+    def __init__(self, guard: int = -1) -> None:
+        """`guard` as a `Child` takes it."""
+        self._guard = guard
         self.children: list[Child] = []
 
     async def start(self, service: Service) -> Child:
-        child = Child(service, self._on_start)
+        child = Child(service, self._guard)
         await child.start()
         self.children.append(child)
         return child
@@ -65,8 +66,8 @@ class Crew:
 
 
 @asynccontextmanager
-async def guarded(lock_file: Path, grace: float = GUARD_GRACE) -> AsyncIterator[Callable[[int], None]]:
-    """Yields what is to be told each new child's pid; raises `Misused` where another `up` holds `lock_file`.
+async def guarded(lock_file: Path, grace: float = GUARD_GRACE) -> AsyncIterator[int]:
+    """Yields the pipe into which each new child says its pid; raises `Misused` where another `up` holds `lock_file`.
 
     The lock is the guard's too: after a kill -9 it is free only when the last of the old processes is gone.
     """
@@ -74,25 +75,25 @@ async def guarded(lock_file: Path, grace: float = GUARD_GRACE) -> AsyncIterator[
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        guard = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "pointsman_cli.up.guard", str(grace)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=(lock.fileno(),),
-            start_new_session=True,
-        )
-        assert guard.stdin is not None
-        assert guard.stdout is not None
-        to_guard, from_guard = guard.stdin, guard.stdout
-        try:
-            if await from_guard.readline() != b"ready\n":
-                raise CommandError(f"the guard process did not start (exit code {await guard.wait()})")
-            yield lambda pid: to_guard.write(f"{pid}\n".encode())
-        finally:
-            with suppress(ConnectionError):
-                to_guard.write(b"done\n")
-                to_guard.close()
-            await guard.wait()
+        heard, told = os.pipe()
+        with os.fdopen(told, "wb", buffering=0) as to_guard:
+            with os.fdopen(heard) as its_end:
+                guard = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "pointsman_cli.up.guard", str(grace)),
+                    stdin=its_end,
+                    stdout=asyncio.subprocess.PIPE,
+                    pass_fds=(lock.fileno(),),
+                    start_new_session=True,
+                )
+            assert guard.stdout is not None
+            try:
+                if await guard.stdout.readline() != b"ready\n":
+                    raise CommandError(f"the guard process did not start (exit code {await guard.wait()})")
+                yield to_guard.fileno()
+            finally:
+                with suppress(ConnectionError):
+                    to_guard.write(b"done\n")
+                await guard.wait()
 
 
 def refuse_if_locked(lock_file: Path) -> None:
