@@ -128,4 +128,7 @@ async def test_children_are_started_though_the_guard_is_gone(tmp_path: Path, unt
 
 
 def _is_guard(process: process_tree.Process) -> bool:
-    return b"pointsman_cli.up.guard" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    try:
+        return b"pointsman_cli.up.guard" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False

@@ -1,8 +1,9 @@
 """Outlives `pointsman up` for a moment: when that dies without a word (kill -9), leaves none of its processes behind.
 
-Runs as `python -m pointsman_cli.up.guard GRACE` and reads one line for each process that `up` started, its pid. The
-pipe's end without the line "done" means that `up` is dead: its children have then been told to stop by the kernel (see
-`launcher.py`), and what is still there after GRACE seconds is killed, with everything below it.
+Runs as `python -m pointsman_cli.up.guard GRACE` and reads one line from each process that `up` starts, its pid. The
+pipe's end without the line "done" means that `up` is dead, and that no child is still to say its pid: its children have
+then been told to stop by the kernel (see `launcher.py`), and what is still there after GRACE seconds is killed, with
+everything below it.
 """
 
 import os
