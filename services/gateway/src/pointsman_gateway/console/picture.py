@@ -26,7 +26,7 @@ class Evidence(Protocol):
 def is_open(scope: Scope, path: Path) -> bool:
     """Whether a key may ever use the path."""
     some_task = next(iter(scope.tasks), "") if scope.tasks is not None else ""
-    return scope.why_not(some_task, path) is None
+    return scope.denial_reason(some_task, path) is None
 
 
 def paths_of(
@@ -70,10 +70,10 @@ def forced_paths(records: Sequence[Record], known: Iterable[str], figures: Mappi
 
 
 def _pooled(known: Sequence[PathEvidence]) -> Quality | None:
-    rated = sum(one.rated for one in known)
+    rated = sum(one.ratings for one in known)
     if rated <= 0:
         return None
-    mean = sum(one.rated * one.quality for one in known) / rated
+    mean = sum(one.ratings * one.quality for one in known) / rated
     return Quality(rated, mean, lower_bound(mean, rated, CONFIDENCE))
 
 
@@ -100,12 +100,12 @@ def _name(policy: Policy) -> str:
 
 def _prospect(prospect: Prospect, confidence: float) -> ProspectView:
     known = prospect.known.evidence
-    bound = lower_bound(known.quality, known.rated, confidence)
+    bound = lower_bound(known.quality, known.ratings, confidence)
     return ProspectView(
         path=prospect.path.name,
         kind=prospect.path.kind.value,
         role=prospect.role,
-        quality=Quality(known.rated, known.quality, bound) if known.rated > 0 else None,
+        quality=Quality(known.ratings, known.quality, bound) if known.ratings > 0 else None,
         answers=known.answers,
         usd_per_1k=prospect.known.cost_usd * A_THOUSAND,
         estimated=known.answers <= 0,

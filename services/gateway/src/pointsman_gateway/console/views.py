@@ -6,8 +6,7 @@ from typing import Any
 
 from pointsman_gateway.console.figures import PathFigures, Window
 from pointsman_gateway.console.record import Record
-from pointsman_gateway.domain.adapter_book import AdapterChange, AdapterVersion
-from pointsman_gateway.domain.adapters import Alias
+from pointsman_gateway.domain.adapters import AdapterChange, AdapterVersion, Alias
 
 
 @dataclass(frozen=True, slots=True)

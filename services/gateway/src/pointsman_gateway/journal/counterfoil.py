@@ -5,7 +5,17 @@ from typing import cast
 
 import msgspec
 
-from pointsman_gateway.domain import Caller, Considered, Decision, Path, Receipt, Request, Sampling, Undecided, Usage
+from pointsman_gateway.domain import (
+    Caller,
+    Considered,
+    Decision,
+    Path,
+    Receipt,
+    Request,
+    Sampling,
+    UndecidedReceipt,
+    Usage,
+)
 from pointsman_gateway.domain.request import Operation
 from pointsman_gateway.journal.entry import MOST_PROBABILITIES, Noted, response_format_of
 
@@ -108,8 +118,8 @@ class OfUndecided(msgspec.Struct, array_like=True, tag="u"):
     usage: tuple[int, int, int]
     picodollars: Mapping[str, int]
 
-    def receipt(self) -> Undecided:
-        return Undecided(
+    def receipt(self) -> UndecidedReceipt:
+        return UndecidedReceipt(
             self.request_id,
             self.operation,
             self.outcome,
@@ -183,7 +193,7 @@ def of_decided(position: int, unix_seconds: float, request: Request, decision: D
     )
 
 
-def of_undecided(position: int, unix_seconds: float, receipt: Undecided) -> OfUndecided:
+def of_undecided(position: int, unix_seconds: float, receipt: UndecidedReceipt) -> OfUndecided:
     usage, caller = receipt.usage, receipt.caller
     return OfUndecided(
         position,
@@ -195,7 +205,7 @@ def of_undecided(position: int, unix_seconds: float, receipt: Undecided) -> OfUn
         receipt.seconds,
         caller.tenant,
         caller.key,
-        receipt.counted,
+        receipt.counts_as_request,
         receipt.model,
         (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         receipt.picodollars,

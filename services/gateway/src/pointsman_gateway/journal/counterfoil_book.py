@@ -10,7 +10,7 @@ import secrets
 import time
 from pathlib import Path
 
-from pointsman_gateway.domain import Decision, Receipt, Request, Undecided
+from pointsman_gateway.domain import Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.journal.counterfoil import Line, Sending, of_decided, of_undecided, to_line
 from pointsman_gateway.journal.held_file import HeldFile, hold
 from pointsman_gateway.journal.metrics import JournalMetrics
@@ -59,7 +59,7 @@ class CounterfoilBook:
         self._last = self._page.last = self._last.and_decided(position)
         return position
 
-    def undecided(self, unix_seconds: float, receipt: Undecided) -> int:
+    def undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
         """The same; these have positions of their own."""
         position = self._last.undecided + 1
         if not self._take(of_undecided(position, unix_seconds, receipt)):

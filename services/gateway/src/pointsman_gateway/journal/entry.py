@@ -8,17 +8,17 @@ from typing import Any
 import msgspec
 
 from pointsman_gateway.domain import (
-    PICO,
-    Answered,
+    PICODOLLARS,
+    CompletedAnswer,
     Considered,
     Decision,
     Receipt,
     Request,
-    Undecided,
+    UndecidedReceipt,
     Usage,
-    to_microseconds,
+    round_to_microseconds,
 )
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 from pointsman_gateway.journal.evidence import Tally, cell_of, tally_of
 from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
@@ -40,7 +40,7 @@ class Noted:
     request: Request
     decision: Decision
     receipt: Receipt
-    answers: tuple[Answered, ...] = ()
+    answers: tuple[CompletedAnswer, ...] = ()
     """To be learnt from, in their order: the last one is the caller's. Empty where that is not wanted."""
     position: int = 0
     """Among the counterfoils; 0 where it has none."""
@@ -54,7 +54,7 @@ class Noted:
         self.tally = tally_of(self.receipt, self.day)
 
 
-@noun
+@value
 class Entry:
     decision_id: str
     cell: str
@@ -158,7 +158,7 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
         usage=_counted(receipt.usage),
         cost_usd=receipt.cost_usd,
         cost_parts_usd=receipt.cost_parts_usd,
-        seconds=receipt.microseconds,
+        seconds=receipt.rounded_seconds,
         model=receipt.model,
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
@@ -220,7 +220,7 @@ def _counted(usage: Usage) -> dict[str, int]:
     }
 
 
-def to_undecided_json(receipt: Undecided, unix_seconds: float) -> str:
+def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
     """The receipt of a request that came to no decision."""
     body = {
         "v": VERSION,
@@ -229,13 +229,13 @@ def to_undecided_json(receipt: Undecided, unix_seconds: float) -> str:
         "model": receipt.model,
         "tenant": receipt.caller.tenant,
         "key": receipt.caller.key,
-        "counted": receipt.counted,
+        "counted": receipt.counts_as_request,
         "request_id": receipt.request_id,
         "outcome": receipt.outcome,
         "fault": receipt.fault,
         "usage": _counted(receipt.usage),
         "cost_usd": receipt.cost_usd,
-        "cost_parts_usd": {component: amount / PICO for component, amount in receipt.picodollars.items()},
-        "seconds": to_microseconds(receipt.seconds),
+        "cost_parts_usd": {component: amount / PICODOLLARS for component, amount in receipt.picodollars.items()},
+        "seconds": round_to_microseconds(receipt.seconds),
     }
     return _encode(body).decode()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from pointsman_gateway.domain import PICO, Path, PathEvidence, Receipt
+from pointsman_gateway.domain import PICODOLLARS, Path, PathEvidence, Receipt
 from pointsman_gateway.journal.keys import last_days, today
 from pointsman_gateway.journal.latencies import bucket_of, quantile
 
@@ -233,9 +233,9 @@ def _evidence(counts: Mapping[str, int]) -> PathEvidence:
     rated, answers = counts.get(RATED, 0), counts.get(ANSWERS, 0)
     buckets = {int(name[1:]): number for name, number in counts.items() if name[0] == BUCKET}
     return PathEvidence(
-        rated=rated,
+        ratings=rated,
         quality=counts.get(RATING, 0) / PER_RATING / rated if rated > 0 else 0.0,
         answers=answers,
         p95_seconds=quantile(buckets, 0.95),
-        mean_cost_usd=counts.get(COST, 0) / PICO / answers if answers > 0 else 0.0,
+        mean_cost_usd=counts.get(COST, 0) / PICODOLLARS / answers if answers > 0 else 0.0,
     )

@@ -3,7 +3,7 @@
 import msgspec
 
 from pointsman_gateway.config.schema import LearningConfig
-from pointsman_gateway.domain import Answered, Decision, Request
+from pointsman_gateway.domain import CompletedAnswer, Decision, Request
 from pointsman_gateway.journal.entry import LONGEST_TEXT, Noted, messages_of
 from pointsman_gateway.journal.keys import share_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
@@ -50,6 +50,6 @@ def to_lesson(noted: Noted, redaction: Redaction) -> str:
     return _encode(body).decode()
 
 
-def _answer(answer: Answered, redaction: Redaction) -> dict[str, object]:
+def _answer(answer: CompletedAnswer, redaction: Redaction) -> dict[str, object]:
     verdicts = [(validator, ruling, redaction.text(why)) for validator, ruling, why in answer.verdicts]
     return {"path": answer.path, "text": redaction.text(answer.text), "verdicts": verdicts}

@@ -2,7 +2,7 @@
 
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_gateway.domain import Answered, Decision, Feedback, Receipt, Request, Undecided
+from pointsman_gateway.domain import CompletedAnswer, Decision, Feedback, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.journal.evidence import EvidenceBoard
 from pointsman_gateway.journal.feedback import Stored
 
@@ -17,11 +17,13 @@ class NoJournal:
         """There is nowhere to keep them."""
         return False
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         """Forgets it, but for what it says of the path."""
         self._board.answered(receipt)
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """Forgets it; it has been counted."""
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.domain import PICO, Path
+from pointsman_gateway.domain import PICODOLLARS, Path
 
 NAME = "pointsman_counterfactual_cost_usd"
 
@@ -69,7 +69,7 @@ class Counterfactual(Collector):
         told = "Dollars that all requests of a task would have cost along one path."
         family = CounterMetricFamily(NAME, told, labels=["task", "path"])
         for (task, path), picodollars in self._told.items():
-            family.add_metric([task, path], picodollars / PICO)
+            family.add_metric([task, path], picodollars / PICODOLLARS)
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pointsman_gateway.domain import PICO, Decision, Path, Request, Usage
+from pointsman_gateway.domain import PICODOLLARS, Decision, Path, Request, Usage
 from pointsman_gateway.metering.pricing import Pricing, answer_tokens, tokens_asked
 
 PACE = 0.05
@@ -61,16 +61,16 @@ class ExpectedCost:
         """Before a path's first answer, an estimate from lengths alone. The training of adapters is not in it."""
         habit = self.habits.of(path)
         if habit is not None:
-            return self._picodollars(path.model, habit, tokens_asked(request)) / PICO
+            return self._picodollars(path.model, habit, tokens_asked(request)) / PICODOLLARS
         answer = answer_tokens(request, path.sampling.max_tokens)
         parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
-        return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICO
+        return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICODOLLARS
 
     def beside(self, decision: Decision) -> float:
         """Dollars that its receipt will have beyond those of its path: of its adapter's training, of its embedding."""
-        aim = decision.path.aim
+        aim = decision.path.resolved_adapter
         training = self._pricing.training(decision.path.model, aim.version) if aim is not None else 0
-        return (training + self._pricing.embeddings(decision.vector is not None)) / PICO
+        return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
         """Of so many requests that have so many tokens of their own, all together; None before its first answer."""

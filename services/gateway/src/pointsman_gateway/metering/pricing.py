@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from pointsman_gateway.config.schema import ModelsFile
-from pointsman_gateway.domain import PICO, Message, Request, Usage
+from pointsman_gateway.domain import PICODOLLARS, Message, Request, Usage
 
 PER = 1_000_000
 HOUR = 3600
@@ -58,14 +58,14 @@ class Pricing:
     def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _nobody_knows) -> None:
         prices = {name: model.prices for name, model in models.models.items()}
         self._of_tokens = {
-            name: (of.prompt * PICO / PER, of.cached * PICO / PER, of.completion * PICO / PER)
+            name: (of.prompt * PICODOLLARS / PER, of.cached * PICODOLLARS / PER, of.completion * PICODOLLARS / PER)
             for name, of in prices.items()
         }
         # Sums of whole prices, which nearly all are, need no rounding; that takes longer than the rest.
         self._whole = {name: whole for name, of in self._of_tokens.items() if (whole := _whole(of))}
-        self._search = round(models.retrieval.search * PICO)
-        self._embedding = round(models.retrieval.embedding * PICO)
-        self._hit = round(models.cache.hit * PICO) if models.cache else None
+        self._search = round(models.retrieval.search * PICODOLLARS)
+        self._embedding = round(models.retrieval.embedding * PICODOLLARS)
+        self._hit = round(models.cache.hit * PICODOLLARS) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
 
@@ -109,7 +109,7 @@ class Pricing:
     def training(self, model: str, version: str) -> int:
         """One request's share of it."""
         terms = self._training
-        return round(self.training_usd(model, version) / terms.requests * PICO) if terms else 0
+        return round(self.training_usd(model, version) / terms.requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
         """Its dollars, spread over the time that the version is to serve."""

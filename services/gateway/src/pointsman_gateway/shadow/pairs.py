@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pointsman_gateway.domain import Answered, Receipt
+from pointsman_gateway.domain import CompletedAnswer, Receipt
 from pointsman_gateway.journal.evidence import Cell, cell_of
 
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -45,7 +45,7 @@ class Regret:
     quality: float
 
 
-def side_of(receipt: Receipt, answered: Answered | None) -> Side:
+def side_of(receipt: Receipt, answered: CompletedAnswer | None) -> Side:
     text = answered.text if answered else ""
     quality = _quality(answered) if answered else None
     return Side(cell_of(receipt), receipt.cost_usd, receipt.seconds["total"], text, quality)
@@ -57,7 +57,7 @@ def regret_of(pair: Pair, chosen: float, other: float) -> Regret:
     return Regret(max(0.0, spared), max(0.0, other - chosen))
 
 
-def _quality(answered: Answered) -> float | None:
+def _quality(answered: CompletedAnswer) -> float | None:
     rulings = {ruling for _, ruling, _ in answered.verdicts}
     if REFUSED in rulings:
         return 0.0

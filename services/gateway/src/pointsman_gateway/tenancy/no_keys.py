@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from pointsman_gateway.domain import ANYONE, Caller, Usage
+from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ class NoKeys:
         yield
 
     def identify_now(self, credential: str) -> Caller | None:
-        return ANYONE
+        return ANONYMOUS
 
     async def identify(self, credential: str) -> Caller:
-        return ANYONE
+        return ANONYMOUS
 
     def enter_now(self, caller: Caller, tokens: int) -> FreeHold | None:
         return _FREE
