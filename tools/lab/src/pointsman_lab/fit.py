@@ -13,8 +13,8 @@ from pointsman_gateway.classification.fit import fit_classifier
 from pointsman_gateway.classification.fitted import Fitted
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.wiring.learning import Models, origin, texts_of, tuning_of
-from pointsman_gateway.workbench.progress import Progress
-from pointsman_gateway.workbench.report import Report, Section
+
+from pointsman_lab.report import Progress, Report, Section
 
 ARTEFACT = "classifier.artefact"
 """In the configuration's folder, unless another file is named."""

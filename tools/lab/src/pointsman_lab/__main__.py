@@ -8,25 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from pointsman_embedding import ModelMissing
-from pointsman_servicekit.errors import PointsmanError
-
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.wiring.learning import Models, learn
-from pointsman_gateway.workbench.bench import build_bench
-from pointsman_gateway.workbench.datasets.building import Wish, build
-from pointsman_gateway.workbench.datasets.data_report import data_report
-from pointsman_gateway.workbench.datasets.plan_report import plan_report
-from pointsman_gateway.workbench.evidence import read_evidence
-from pointsman_gateway.workbench.fitting import ARTEFACT, fit
-from pointsman_gateway.workbench.history import open_history, seconds_of
-from pointsman_gateway.workbench.progress import ProgressLines
-from pointsman_gateway.workbench.replay_report import replay_report
-from pointsman_gateway.workbench.replaying import replay
-from pointsman_gateway.workbench.report import Report
-from pointsman_gateway.workbench.suggest_report import suggest_report
-from pointsman_gateway.workbench.suggesting import look_at_examples, look_at_journal, write_proposals
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_lab.datasets.build import Wish, build
+from pointsman_lab.datasets.reports import data_report, plan_report
+from pointsman_lab.fit import ARTEFACT, fit
+from pointsman_lab.replay import build_bench, replay
+from pointsman_lab.replay_report import replay_report
+from pointsman_lab.report import ProgressLines, Report
+from pointsman_lab.request_log import open_history, read_evidence, seconds_of
+from pointsman_lab.suggest_report import suggest_report
+from pointsman_lab.suggestions import look_at_examples, look_at_journal, write_proposals
 
 INTERRUPTED = 130
 
@@ -55,7 +51,7 @@ def _failed(why: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pointsman_gateway.workbench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pointsman_lab", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print what was found as one line of JSON")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     fitting = commands.add_parser("fit", help="learn the tasks from their examples; write what was learned")

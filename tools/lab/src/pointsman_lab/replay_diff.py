@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
 from pointsman_gateway.domain import UNKNOWN, Message
-from pointsman_gateway.workbench.recorded import Replayed
+
+from pointsman_lab.recorded import Replayed
 
 FAILS = "(fails)"
 

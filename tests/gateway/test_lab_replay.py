@@ -17,8 +17,8 @@ from pointsman_gateway.domain import UNKNOWN, Considered, Message, Request
 from pointsman_gateway.domain import Path as AnswerPath
 from pointsman_gateway.journal import keys
 from pointsman_gateway.journal.entry import Noted, to_entry
-from pointsman_gateway.workbench.__main__ import main
-from pointsman_gateway.workbench.history import PAGE
+from pointsman_lab.__main__ import main
+from pointsman_lab.request_log import PAGE
 from redis.asyncio import Redis
 
 Replay = Callable[..., Any]

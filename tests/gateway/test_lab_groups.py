@@ -1,7 +1,6 @@
 import numpy as np
 from pointsman_embedding import MiniLM
-from pointsman_gateway.workbench.groups import groups_of
-from pointsman_gateway.workbench.near_duplicates import ROWS_AT_ONCE, Example, near_duplicates
+from pointsman_lab.similar_texts import ROWS_AT_ONCE, Example, groups_of, near_duplicates
 
 PASSWORD = [
     "I forgot my password, how can I reset it?",

@@ -1,12 +1,41 @@
-"""What the configuration says of a task's flywheel, for whoever turns it."""
+"""What a data set holds, as a report."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import Flywheel, PathConfig
-from pointsman_gateway.workbench.datasets.building import flywheel_of
-from pointsman_gateway.workbench.report import Report, Section
+
+from pointsman_lab.datasets.build import flywheel_of
+from pointsman_lab.datasets.files import Written
+from pointsman_lab.report import Report, Section
+
+
+def data_report(written: Written) -> Report:
+    manifest = written.manifest
+    facts = {"folder": str(written.folder), "new": written.is_new, "manifest": dict(manifest)}
+    counts = manifest["counts"]
+    lines = [
+        f"{written.folder}" + ("" if written.is_new else ", as it was: nothing has changed since"),
+        f"{counts['train']} rows to learn from, {counts['heldout']} held out; "
+        f"{counts['pairs']} pairs of answers, {counts['heldout_pairs']} held out",
+        f"it follows {manifest['parent'] or 'none'}",
+    ]
+    if manifest["withdrawn"]:
+        lines.append(f"{manifest['withdrawn']} answers are gone: their tenants do not consent any more")
+    page = (
+        Section(f"Data set of {manifest['task']}, version {manifest['name']}", tuple(lines)),
+        _counted("Rows to learn from, by whose word they have", manifest["sources"]["train"]),
+        _counted("Left out, by why", manifest["dropped"]),
+    )
+    return Report(facts, page)
+
+
+def _counted(heading: str, counts: Mapping[str, Any]) -> Section:
+    if not counts:
+        return Section(heading, ("none",))
+    return Section(heading, columns=("rows", "which"), rows=tuple((str(n), name) for name, n in counts.items()))
 
 
 def plan_report(config: Config, task: str) -> Report:

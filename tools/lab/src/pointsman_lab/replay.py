@@ -1,23 +1,27 @@
 """A candidate's line: what the gateway would build from the same folder, over engines that are all up."""
 
+from bisect import bisect_left
 from collections.abc import AsyncIterator
 from dataclasses import replace
-
-from pointsman_servicekit.errors import PointsmanError
-from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.backends.stage import Call
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
-from pointsman_gateway.domain import AUTO, Chunks, Decision, Vector
+from pointsman_gateway.domain import AUTO, Chunks, Decision, Request, Vector
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.counting import Counting
 from pointsman_gateway.prompts.strategies import Found
 from pointsman_gateway.routing.evidence import Evidence
+from pointsman_gateway.routing.policy import point
 from pointsman_gateway.wiring.line import Learned, Surroundings, build_line
-from pointsman_gateway.workbench.recorded import Recorded, Replayed
-from pointsman_gateway.workbench.stand_ins import StandIns, as_drawn
+from pointsman_servicekit.errors import PointsmanError
+from prometheus_client.registry import CollectorRegistry
+
+from pointsman_lab.recorded import Recorded, Replayed
+from pointsman_lab.replay_diff import Tally
+from pointsman_lab.report import Progress
+from pointsman_lab.request_log import History
 
 
 class Bench:
@@ -91,3 +95,36 @@ class _NoPassages:
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         raise NotImplementedError
+
+
+COUNT = 1 << 16
+"""A split's border lies between a user and the stand-in about once in so many requests."""
+
+
+class StandIns:
+    """Made once, in a tenth of a second."""
+
+    def __init__(self) -> None:
+        self._keys = sorted((point(key), key) for key in map(str, range(COUNT)))
+
+    def of(self, user_digest: str) -> str:
+        """A name whose place in any split is that of the user with this digest."""
+        place = int(user_digest, 16) / 2 ** (4 * len(user_digest))
+        return self._keys[min(bisect_left(self._keys, (place, "")), COUNT - 1)][1]
+
+
+def as_drawn(request: Request, decision_id: str, user_digest: str, stand_ins: StandIns) -> Request:
+    """With a user whose lot is the same each time: itself, its stand-in, or for nobody the decision's id."""
+    if request.user:
+        return request
+    return replace(request, user=stand_ins.of(user_digest) if user_digest else decision_id)
+
+
+async def replay(bench: Bench, history: History, seconds: float, examples: int, progress: Progress) -> Tally:
+    """Of the last `seconds`; remembers `examples` of each change at most."""
+    tally, total = Tally(examples), await history.count(seconds)
+    async for recorded in history.decisions(seconds):
+        tally.add(await bench.replay(recorded))
+        progress("replaying", tally.decisions, max(total, tally.decisions))
+    progress("replaying", tally.decisions, tally.decisions)
+    return tally

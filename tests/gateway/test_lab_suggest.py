@@ -12,7 +12,7 @@ from doubles.remembering import Desk, decision, routed
 from doubles.valkey import Valkey
 from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import UNKNOWN, Feedback, Message, Request
-from pointsman_gateway.workbench.__main__ import main
+from pointsman_lab.__main__ import main
 
 PASSWORD = [
     "I forgot my password, how can I reset it?",

@@ -15,16 +15,12 @@ from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import Answered, Caller, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.journal import keys
-from pointsman_gateway.workbench.datasets.building import Wish, build
-from pointsman_gateway.workbench.datasets.closed import closed_keys
-from pointsman_gateway.workbench.datasets.gleaning import Terms, glean
-from pointsman_gateway.workbench.datasets.lessons import Answer, Lesson, Said
-from pointsman_gateway.workbench.datasets.plan_report import plan_report
-from pointsman_gateway.workbench.datasets.rows import Row, Source, group_of, key_of
-from pointsman_gateway.workbench.datasets.splitting import split
-from pointsman_gateway.workbench.datasets.taught import read_taught
-from pointsman_gateway.workbench.datasets.writing import Written
-from pointsman_gateway.workbench.history import open_history
+from pointsman_lab.datasets.build import Wish, build, closed_keys, read_taught
+from pointsman_lab.datasets.files import Written
+from pointsman_lab.datasets.reports import plan_report
+from pointsman_lab.datasets.rows import Row, Source, group_of, key_of, split
+from pointsman_lab.datasets.samples import Answer, Lesson, Said, Terms, glean
+from pointsman_lab.request_log import open_history
 from redis.asyncio import Redis
 
 TERMS = Terms("triage", "triage_few_shot", 0.8)

@@ -10,7 +10,7 @@ from doubles.config_folder import ConfigFolder
 from pointsman_gateway.classification.artefact import StaleClassifier, load
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.wiring.learning import Models, origin
-from pointsman_gateway.workbench.__main__ import main
+from pointsman_lab.__main__ import main
 
 Fit = Callable[..., tuple[int, dict[str, Any], str]]
 

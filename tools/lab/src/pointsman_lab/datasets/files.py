@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.workbench.datasets.rows import Pair, Row
-from pointsman_gateway.workbench.datasets.splitting import DataSet
+from pointsman_lab.datasets.rows import DataSet, Pair, Row
 
 VERSION = 1
 MANIFEST, LATEST = "manifest.json", "latest"

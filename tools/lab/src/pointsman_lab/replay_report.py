@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pointsman_gateway.workbench.recorded import Replayed
-from pointsman_gateway.workbench.report import Report, Section, cell
-from pointsman_gateway.workbench.tally import Move, Tally
+from pointsman_lab.recorded import Replayed
+from pointsman_lab.replay_diff import Move, Tally
+from pointsman_lab.report import Report, Section, cell
 
 MOST_ROWS = 50
 

@@ -1,23 +1,24 @@
 """`data`: makes the next version of a task's data set."""
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pointsman_gateway.config.json_lines import numbered
 from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import Flywheel
+from pointsman_gateway.validation.stage import Validator
+from pointsman_gateway.validation.transcript import Choice
 from pointsman_gateway.wiring.line import to_path
 from pointsman_gateway.wiring.validators import to_validators
-from pointsman_gateway.workbench.datasets.closed import closed_keys
-from pointsman_gateway.workbench.datasets.gleaning import Terms, glean
-from pointsman_gateway.workbench.datasets.lessons import Kept, read_lessons
-from pointsman_gateway.workbench.datasets.rows import Pair, Row, Source, canonical
-from pointsman_gateway.workbench.datasets.splitting import split
-from pointsman_gateway.workbench.datasets.taught import read_taught
-from pointsman_gateway.workbench.datasets.writing import Origin, Written, write
-from pointsman_gateway.workbench.history import History
+
+from pointsman_lab.datasets.files import Origin, Written, write
+from pointsman_lab.datasets.rows import Pair, Row, Source, canonical, key_of, split, texts_of
+from pointsman_lab.datasets.samples import Kept, Terms, glean, read_lessons
+from pointsman_lab.request_log import History
 
 NOTHING_KEPT = Kept((), ())
 
@@ -85,3 +86,47 @@ def _consent(config: Config, kept: Kept) -> dict[str, Any]:
     learning = config.tasks.learning
     tenants = sorted({lesson.tenant for lesson in kept.lessons if lesson.tenant})
     return {"tenants": tenants, "without_keys": bool(learning and learning.without_keys)}
+
+
+BLIND = "mean_logprob"
+"""The validator that knows only answers which come with their log-probabilities."""
+
+
+def read_taught(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
+    """Lines of {"text", "answer"}; and how many were refused. Raises ConfigError."""
+    judges = [validator for validator in validators if validator.name != BLIND]
+    asked = list(_lines(file))
+    good = [row for row, choice in asked if not any(judge.objection(choice) for judge in judges)]
+    return tuple(good), len(asked) - len(good)
+
+
+def _lines(file: Path) -> Iterator[tuple[Row, Choice]]:
+    for number, line in numbered(file.read_text("utf-8")):
+        try:
+            read = json.loads(line)
+            text, answer, reason = str(read["text"]), str(read["answer"]), str(read.get("finish_reason", "stop"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'{file}:{number} is no {{"text": ..., "answer": ...}}: {error}') from error
+        yield Row((("user", text),), canonical(answer), Source.TEACHER), Choice(answer, reason)
+
+
+def closed_keys(file: Path) -> set[str]:
+    """Of lines with "text" or "messages", as `pointsman eval` reads them. Raises ConfigError."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the held-out rows {file} cannot be read: {error}") from error
+    return {_key(f"{file}:{number}", line) for number, line in numbered(text)}
+
+
+def _key(where: str, line: str) -> str:
+    try:
+        read = json.loads(line)
+        messages = texts_of(read["messages"] if "messages" in read else [{"role": "user", "content": read["text"]}])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        messages = None
+    if messages is None:
+        raise ConfigError(
+            f'{where} is no held-out row: an object with a "text", or "messages" that end with the user\'s'
+        )
+    return key_of(messages)

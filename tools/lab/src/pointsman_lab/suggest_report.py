@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pointsman_gateway.workbench.groups import REPRESENTATIVES, Group
-from pointsman_gateway.workbench.history import Said
-from pointsman_gateway.workbench.near_duplicates import Example, Pair
-from pointsman_gateway.workbench.report import Report, Section, cell
-from pointsman_gateway.workbench.suggesting import Confused, OfExamples, OfJournal
+from pointsman_lab.report import Report, Section, cell
+from pointsman_lab.request_log import Said
+from pointsman_lab.similar_texts import REPRESENTATIVES, Example, Group, Pair
+from pointsman_lab.suggestions import Confused, OfExamples, OfJournal
 
 MOST_ROWS = 30
 

@@ -1,7 +1,9 @@
 """What a command has found: facts for programs, and a page of sections for people."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,3 +55,24 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield ("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))).rstrip()
+
+
+BETWEEN = 0.1
+"""Seconds from one line to the next; the last of each kind always comes."""
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, how many are done, how many there are."""
+
+
+class ProgressLines:
+    """Writes them to standard error, so that standard output is the report's."""
+
+    def __init__(self) -> None:
+        self._said_at = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - self._said_at < BETWEEN:
+            return
+        self._said_at = now
+        print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)

@@ -6,20 +6,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from pointsman_gateway.classification.examples import Examples
 from pointsman_gateway.classification.fit import embedded, out_of_fold
+from pointsman_gateway.classification.judging import Judged
 from pointsman_gateway.config.json_lines import numbered
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.wiring.learning import Models, texts_of, tuning_of
-from pointsman_gateway.workbench.confusions import Confusion, confusions
-from pointsman_gateway.workbench.groups import MOST_TEXTS, Group, groups_of
-from pointsman_gateway.workbench.history import History, Said
-from pointsman_gateway.workbench.near_duplicates import Example, Pair, near_duplicates
-from pointsman_gateway.workbench.progress import Progress
+
+from pointsman_lab.report import Progress
+from pointsman_lab.request_log import History, Said
+from pointsman_lab.similar_texts import MOST_TEXTS, Example, Group, Pair, groups_of, near_duplicates
 
 MOST_PROPOSALS = 1_000
 LONGEST_TEXT = 2_000
 """Characters that are looked at of a request."""
+
+
+WORST = 3
+"""Examples of each confusion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    task: str
+    """Whose examples they are."""
+    taken_for: str
+    count: int
+    worst: tuple[int, ...]
+    """The rows of the surest mistakes."""
+
+
+def confusions(data: Examples, judged: Judged) -> list[Confusion]:
+    """The most frequent first."""
+    wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
+    pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
+    found = []
+    for (right, taken_for), count in pairs.items():
+        rows = [int(row) for row in wrong if (data.y[row], judged.predicted[row]) == (right, taken_for)]
+        worst = sorted(rows, key=lambda row: -float(judged.confidence[row]))[:WORST]
+        found.append(Confusion(data.tasks[right], data.tasks[taken_for], count, tuple(worst)))
+    return sorted(found, key=lambda confusion: (-confusion.count, confusion.task, confusion.taken_for))
 
 
 @dataclass(frozen=True, slots=True)

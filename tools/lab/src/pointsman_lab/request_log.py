@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeVar
 
+from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Path, Request, Sampling
+from pointsman_gateway.journal import keys
+from pointsman_gateway.journal.entry import VERSION
+from pointsman_gateway.journal.evidence import Counts, EvidenceBoard, from_fields
+from pointsman_gateway.journal.keys import last_days
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.keys import layout
 from pointsman_servicekit.keys.records import TenantRecord
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Request, Sampling
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.entry import VERSION
-from pointsman_gateway.journal.evidence import Counts, from_fields
-from pointsman_gateway.workbench.recorded import Recorded
+from pointsman_lab.recorded import Recorded
 
 PAGE = 100
 """Entries read at once; each has 64 KiB of text at most."""
@@ -191,3 +192,21 @@ def _labels(body: dict[str, Any]) -> Labels:
         familiarity=body["familiarity"],
         notes=tuple(body["notes"]),
     )
+
+
+async def read_evidence(history: History, window: int) -> EvidenceBoard:
+    """Of the last `window` days. An adapter's version is the one that answered along the path most lately."""
+    board, latest = EvidenceBoard(window), _Latest()
+    for day, counts in (await history.evidence(last_days(window)[::-1])).items():
+        board.read(day, counts)
+        latest.versions |= {(cell.path, cell.fingerprint): cell.version for cell in counts}
+    board.versions = latest.of
+    return board
+
+
+class _Latest:
+    def __init__(self) -> None:
+        self.versions: dict[tuple[str, str], str] = {}
+
+    def of(self, path: Path) -> str:
+        return self.versions.get((path.name, path.fingerprint), "")
