@@ -18,7 +18,7 @@ from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.home import Home
 from pointsman_cli.processes import Ended, run_to_end
 
-MODULE = "pointsman_gateway.workbench"
+MODULE = "pointsman_lab"
 TASKS = "tasks.yaml"
 
 _PROGRESS = re.compile(r"(?P<what>.+): (?P<done>\d+) of (?P<total>\d+)")
