@@ -210,12 +210,12 @@ def set_replicas(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Set on how many engines the versions that an alias points to are loaded; the lora-servers choose the engines."""
-    request = pb.PlaceRequest(
+    request = pb.SetPlacementRequest(
         placement=placements.from_words(name, replicas),
         expected=placements.from_words(name, if_replicas) if if_replicas else None,
         author=author_name(author),
     )
-    placed = _ask(lora_server, data_dir, lambda server: server.Place(request, timeout=calls.SECONDS))
+    placed = _ask(lora_server, data_dir, lambda server: server.SetPlacement(request, timeout=calls.SECONDS))
     typer.echo(f"replicas of {name}: {placements.in_words(placed)}")
 
 

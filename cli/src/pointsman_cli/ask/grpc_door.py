@@ -19,7 +19,7 @@ async def ask(address: str, question: Question, key: str = "") -> AsyncIterator[
     )
     async with open_channel(address) as channel:
         with stubs.speaking_to("gateway"):
-            async for event in stubs.gateway(channel).Generate(
+            async for event in stubs.gateway(channel).GenerateStream(
                 request, timeout=_SECONDS, metadata=tuple(bearer(key).items())
             ):
                 match event.WhichOneof("event"):
