@@ -1,0 +1,132 @@
+"""`data`: makes the next version of a task's data set."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsman_gateway.config.json_lines import numbered
+from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.schema import Flywheel
+from pointsman_gateway.validation.stage import Validator
+from pointsman_gateway.validation.transcript import Choice
+from pointsman_gateway.wiring.line import to_path
+from pointsman_gateway.wiring.validators import to_validators
+
+from pointsman_lab.datasets.files import Origin, Written, write
+from pointsman_lab.datasets.rows import Pair, Row, Source, canonical, key_of, split, texts_of
+from pointsman_lab.datasets.samples import Kept, Terms, glean, read_lessons
+from pointsman_lab.request_log import History
+
+NOTHING_KEPT = Kept((), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    task: str
+    root: Path
+    taught: Path | None = None
+    """What the teacher was asked for, if it was."""
+
+
+def flywheel_of(config: Config, task: str) -> Flywheel:
+    """Raises ConfigError."""
+    if task not in config.tasks.tasks:
+        raise ConfigError(f"there is no task '{task}'; known: {', '.join(sorted(config.tasks.tasks))}")
+    flywheel = config.tasks.tasks[task].flywheel
+    if flywheel is None:
+        raise ConfigError(f"tasks.yaml: task '{task}' has no flywheel; write flywheel: {{student: ..., teacher: ...}}")
+    return flywheel
+
+
+async def build(config: Config, history: History | None, wish: Wish) -> Written:
+    """`history` is None where there is no Redis: examples and what was taught are all then. Raises ConfigError."""
+    flywheel = flywheel_of(config, wish.task)
+    kept = await read_lessons(history, config.tasks.learning, wish.task) if history else NOTHING_KEPT
+    terms = Terms(wish.task, flywheel.teacher, flywheel.data.least_rating)
+    gleaned = [glean(lesson, terms) for lesson in kept.lessons]
+    dropped = Counter(one.why_not for one in gleaned if one.why_not)
+    taught, refused = _taught(config, wish)
+    if refused:
+        dropped["refused by a validator"] += refused
+    rows = [*_examples(config, wish.task, flywheel), *taught, *(row for one in gleaned for row in one.rows)]
+    pairs: list[Pair] = [pair for one in gleaned for pair in one.pairs]
+    closed = closed_keys(config.folder / flywheel.heldout) if flywheel.heldout else set()
+    data = split(rows, pairs, closed, flywheel.data.heldout_share)
+    origin = Origin(
+        task=wish.task,
+        configuration=config.digest,
+        consent=_consent(config, kept),
+        dropped=dict(sorted((dropped + Counter(data.dropped)).items())),
+        withdrawn=len(kept.withdrawn),
+        collections=to_path(flywheel.teacher, config.paths.paths[flywheel.teacher], config).collections,
+    )
+    return write(data, origin, wish.root)
+
+
+def _taught(config: Config, wish: Wish) -> tuple[Sequence[Row], int]:
+    if wish.taught is None:
+        return (), 0
+    return read_taught(wish.taught, to_validators(wish.task, config.tasks.tasks[wish.task]))
+
+
+def _examples(config: Config, task: str, flywheel: Flywheel) -> list[Row]:
+    if not flywheel.data.examples:
+        return []
+    return [
+        Row((("user", example.text),), canonical(example.output), Source.EXAMPLE)
+        for example in config.examples[task]
+        if example.output is not None
+    ]
+
+
+def _consent(config: Config, kept: Kept) -> dict[str, Any]:
+    learning = config.tasks.learning
+    tenants = sorted({lesson.tenant for lesson in kept.lessons if lesson.tenant})
+    return {"tenants": tenants, "without_keys": bool(learning and learning.without_keys)}
+
+
+BLIND = "mean_logprob"
+"""The validator that knows only answers which come with their log-probabilities."""
+
+
+def read_taught(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
+    """Lines of {"text", "answer"}; and how many were refused. Raises ConfigError."""
+    judges = [validator for validator in validators if validator.name != BLIND]
+    asked = list(_lines(file))
+    good = [row for row, choice in asked if not any(judge.objection(choice) for judge in judges)]
+    return tuple(good), len(asked) - len(good)
+
+
+def _lines(file: Path) -> Iterator[tuple[Row, Choice]]:
+    for number, line in numbered(file.read_text("utf-8")):
+        try:
+            read = json.loads(line)
+            text, answer, reason = str(read["text"]), str(read["answer"]), str(read.get("finish_reason", "stop"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'{file}:{number} is no {{"text": ..., "answer": ...}}: {error}') from error
+        yield Row((("user", text),), canonical(answer), Source.TEACHER), Choice(answer, reason)
+
+
+def closed_keys(file: Path) -> set[str]:
+    """Of lines with "text" or "messages", as `pointsman eval` reads them. Raises ConfigError."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the held-out rows {file} cannot be read: {error}") from error
+    return {_key(f"{file}:{number}", line) for number, line in numbered(text)}
+
+
+def _key(where: str, line: str) -> str:
+    try:
+        read = json.loads(line)
+        messages = texts_of(read["messages"] if "messages" in read else [{"role": "user", "content": read["text"]}])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        messages = None
+    if messages is None:
+        raise ConfigError(
+            f'{where} is no held-out row: an object with a "text", or "messages" that end with the user\'s'
+        )
+    return key_of(messages)

@@ -1,0 +1,165 @@
+"""What was kept of answers, with what was said of them; of tenants that consent now, all else is removed."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import SAMPLE_VERSION
+from pointsman_servicekit.keys.records import TenantRecord
+
+from pointsman_lab.datasets.rows import Pair, Row, Source, canonical, texts_of
+from pointsman_lab.request_log import History
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Feedback on one decision; what was not said is empty."""
+
+    rating: float | None = None
+    right_task: str = ""
+    right_answer: str = ""
+    unix_ms: int = 0
+
+
+NOTHING = Said()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    path: str
+    text: str
+    rulings: tuple[str, ...] = ()
+    """Of the task's validators."""
+
+    @property
+    def accepted(self) -> bool:
+        """By every validator, and there was one."""
+        return bool(self.rulings) and all(ruling == "accepted" for ruling in self.rulings)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    decision: str
+    tenant: str
+    kind: str
+    """Of the path that answered the caller."""
+    messages: tuple[Mapping[str, Any], ...]
+    answers: tuple[Answer, ...]
+    """The last one is the caller's, those before it were refused."""
+    said: Said = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """Who lets be learnt from the answers of one task."""
+
+    task: str
+    tenants: Mapping[str, TenantRecord]
+    without_keys: bool
+
+    def of(self, tenant: str) -> bool:
+        if not tenant:
+            return self.without_keys
+        record = self.tenants.get(tenant)
+        return record is not None and record.consents_to(self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    lessons: tuple[Lesson, ...]
+    """Oldest first."""
+    withdrawn: tuple[str, ...]
+    """Decisions whose tenant does not consent any more; they are gone from Redis."""
+
+
+async def read_lessons(history: History, learning: LearningConfig | None, task: str) -> Kept:
+    """Of a task that the configuration does not name nothing is read, and nothing removed. Raises Unavailable."""
+    if learning is None or task not in learning.tasks:
+        return Kept((), ())
+    consent = Consent(task, await history.tenants(), learning.without_keys)
+    said = {decision: one async for decision, one in _said(history)}
+    found, withdrawn = [], {}
+    async for place, fields in history.entries(redis_schema.TRAINING_SAMPLES):
+        body = json.loads(fields["lesson"])
+        if body["v"] != SAMPLE_VERSION or body["task"] != task:
+            continue
+        if consent.of(fields["tenant"]):
+            found.append(_lesson(body, said.get(fields["decision"], NOTHING)))
+        elif fields["tenant"]:
+            withdrawn[place] = fields["decision"]
+    await history.forget(redis_schema.TRAINING_SAMPLES, tuple(withdrawn))
+    return Kept(tuple(found), tuple(withdrawn.values()))
+
+
+async def _said(history: History) -> AsyncIterator[tuple[str, Said]]:
+    async for _, fields in history.entries(redis_schema.FEEDBACK):
+        rating = float(fields["rating"]) if fields["rating"] else None
+        yield (
+            fields["decision"],
+            Said(rating, fields["right_task"], fields["right_answer"], int(fields["unix_ms"])),
+        )
+
+
+def _lesson(body: Mapping[str, Any], said: Said) -> Lesson:
+    answers = tuple(
+        Answer(a["path"], a["text"], tuple(verdict[1] for verdict in a["verdicts"])) for a in body["answers"]
+    )
+    return Lesson(body["decision"], body["tenant"], body["kind"], tuple(body["messages"]), answers, said)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    task: str
+    teacher: str
+    """The path whose answers count where nobody rated them: an adapter does not learn from itself unasked."""
+    least_rating: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gleaned:
+    rows: tuple[Row, ...] = ()
+    """One at most."""
+    pairs: tuple[Pair, ...] = ()
+    why_not: str = ""
+    """Why there is no row."""
+
+
+def glean(lesson: Lesson, terms: Terms) -> Gleaned:
+    messages, said = texts_of(lesson.messages), lesson.said
+    if messages is None:
+        return Gleaned(why_not="more than texts")
+    if said.right_task and said.right_task != terms.task:
+        return Gleaned(why_not="of another task")
+    answer, source, why_not = _right(lesson, terms)
+    if source is None:
+        return Gleaned(why_not=why_not)
+    row = Row(messages, canonical(answer), source, lesson.decision, lesson.tenant)
+    return Gleaned((row,), tuple(_pairs(row, lesson)))
+
+
+def _right(lesson: Lesson, terms: Terms) -> tuple[str, Source | None, str]:
+    """The right answer with its source, or why there is none."""
+    said, given = lesson.said, lesson.answers[-1]
+    if said.right_answer.strip():
+        looked_up = lesson.kind in ("rag", "hybrid")
+        return said.right_answer, Source.RETRIEVAL_CORRECTED if looked_up else Source.EXPERT, ""
+    if said.rating is not None:
+        good = said.rating >= terms.least_rating
+        return given.text, Source.RATED if good else None, "rated low"
+    if not given.accepted:
+        return "", None, "nobody said that it is right"
+    return given.text, Source.ACCEPTED if given.path == terms.teacher else None, "not the teacher's, and not rated"
+
+
+def _pairs(row: Row, lesson: Lesson) -> Iterator[Pair]:
+    """The right answer before each that was refused, and before the given one where it was put right."""
+    for answer in _wrong(lesson):
+        if canonical(answer.text) != row.answer:
+            yield Pair(row, canonical(answer.text))
+
+
+def _wrong(lesson: Lesson) -> tuple[Answer, ...]:
+    return lesson.answers if lesson.said.right_answer.strip() else lesson.answers[:-1]

@@ -1,0 +1,130 @@
+"""A candidate's line: what the gateway would build from the same folder, over engines that are all up."""
+
+from bisect import bisect_left
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from pointsman_gateway.backends.engines import Engine, Engines
+from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.config.schema import EngineConfig
+from pointsman_gateway.domain import AUTO, Chunks, Decision, Request, Vector
+from pointsman_gateway.line import Line
+from pointsman_gateway.metering.counting import Counting
+from pointsman_gateway.prompts.strategies import Found
+from pointsman_gateway.routing.evidence import Evidence
+from pointsman_gateway.routing.policy import point
+from pointsman_gateway.wiring.line import Learned, Surroundings, build_line
+from pointsman_servicekit.errors import PointsmanError
+from prometheus_client.registry import CollectorRegistry
+
+from pointsman_lab.recorded import Recorded, Replayed
+from pointsman_lab.replay_diff import Tally
+from pointsman_lab.report import Progress
+from pointsman_lab.request_log import History
+
+
+class Bench:
+    """Decides what was decided before."""
+
+    def __init__(self, config: Config, engines: Engines, line: Line) -> None:
+        self._config = config
+        self._engines = engines
+        self._line = line
+        self._stand_ins = StandIns()
+
+    async def replay(self, recorded: Recorded) -> Replayed:
+        """Anew where there is a text, else from the recorded labels."""
+        task = recorded.labels.task
+        if recorded.request.model == AUTO and not recorded.has_text and not self._knows(recorded):
+            return Replayed(recorded, None, obstacle=f"task '{task}' is gone, and the text was not kept")
+        if recorded.adapter:
+            self._hold(recorded.adapter)
+        try:
+            return self._replayed(recorded, await self._decide(recorded))
+        except PointsmanError as error:
+            return Replayed(recorded, None, failure=error.message)
+
+    def _replayed(self, recorded: Recorded, decision: Decision) -> Replayed:
+        task = self._config.tasks.tasks.get(decision.task)
+        if task is None or recorded.request.model != AUTO:
+            return Replayed(recorded, decision)
+        weighed = task.policy.best_value is not None
+        by_chance = weighed and bool(recorded.user_digest) and not recorded.request.user
+        return Replayed(recorded, decision, by_chance=by_chance, weighed=weighed)
+
+    def _knows(self, recorded: Recorded) -> bool:
+        return recorded.labels.abstained or recorded.labels.task in self._config.tasks.tasks
+
+    def _hold(self, adapter: str) -> None:
+        """No configuration names the adapters that requests may: wherever adapters can be, this one is."""
+        for name, config in self._config.models.engines.items():
+            engine = self._engines.get(name)
+            if config.lora_server and adapter not in engine.resident:
+                self._engines.put(replace(engine, resident=engine.resident | {adapter}))
+
+    async def _decide(self, recorded: Recorded) -> Decision:
+        request = recorded.request
+        labels = await self._line.classification.label(request) if recorded.has_text else recorded.labels
+        drawn = as_drawn(request, recorded.id, recorded.user_digest, self._stand_ins)
+        return self._line.router.decide(drawn, labels)
+
+
+def build_bench(config: Config, learned: Learned, evidence: Evidence) -> Bench:
+    """Raises ConfigError."""
+    resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
+    engines = Engines([_up(name, engine, resident) for name, engine in config.models.engines.items()])
+    around = Surroundings(_NoEngine(), _NoPassages(), Counting(CollectorRegistry()), evidence)
+    return Bench(config, engines, build_line(config, learned, engines, around))
+
+
+def _up(name: str, engine: EngineConfig, resident: frozenset[str]) -> Engine:
+    return Engine(name, engine.model, ready=True, resident=resident if engine.lora_server else frozenset())
+
+
+class _NoEngine:
+    """Nothing is generated on a bench."""
+
+    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
+        raise NotImplementedError
+        yield
+
+
+class _NoPassages:
+    """Nothing is looked up on a bench."""
+
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        raise NotImplementedError
+
+
+COUNT = 1 << 16
+"""A split's border lies between a user and the stand-in about once in so many requests."""
+
+
+class StandIns:
+    """Made once, in a tenth of a second."""
+
+    def __init__(self) -> None:
+        self._keys = sorted((point(key), key) for key in map(str, range(COUNT)))
+
+    def of(self, user_digest: str) -> str:
+        """A name whose place in any split is that of the user with this digest."""
+        place = int(user_digest, 16) / 2 ** (4 * len(user_digest))
+        return self._keys[min(bisect_left(self._keys, (place, "")), COUNT - 1)][1]
+
+
+def as_drawn(request: Request, decision_id: str, user_digest: str, stand_ins: StandIns) -> Request:
+    """With a user whose lot is the same each time: itself, its stand-in, or for nobody the decision's id."""
+    if request.user:
+        return request
+    return replace(request, user=stand_ins.of(user_digest) if user_digest else decision_id)
+
+
+async def replay(bench: Bench, history: History, seconds: float, examples: int, progress: Progress) -> Tally:
+    """Of the last `seconds`; remembers `examples` of each change at most."""
+    tally, total = Tally(examples), await history.count(seconds)
+    async for recorded in history.decisions(seconds):
+        tally.add(await bench.replay(recorded))
+        progress("replaying", tally.decisions, max(total, tally.decisions))
+    progress("replaying", tally.decisions, tally.decisions)
+    return tally

@@ -1,0 +1,165 @@
+"""What a replay would change, as a report."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from pointsman_lab.recorded import Replayed
+from pointsman_lab.replay_diff import Move, Tally
+from pointsman_lab.report import Report, Section, cell
+
+MOST_ROWS = 50
+
+
+def replay_report(tally: Tally, generation: str, age: str, examples: int, most_changed: float | None) -> Report:
+    """`generation` is the candidate's; more than the share `most_changed` refuses it."""
+    shown = tally.examples(examples)
+    return Report(
+        _facts(tally, generation, shown),
+        tuple(_page(tally, generation, age, shown)),
+        _refusal(tally, most_changed),
+    )
+
+
+def _refusal(tally: Tally, most_changed: float | None) -> str:
+    if most_changed is None or tally.share <= most_changed:
+        return ""
+    return f"{_percent(tally.share)} of the decisions would change, more than {_percent(most_changed)}"
+
+
+def _facts(tally: Tally, generation: str, shown: list[Replayed]) -> dict[str, Any]:
+    costs = tally.costs()
+    return {
+        "decisions": tally.decisions,
+        "compared": tally.compared,
+        "without_text": tally.without_text,
+        "by_chance": tally.by_chance,
+        "weighed_by_evidence": tally.weighed,
+        "changed": tally.changed,
+        "changed_share": tally.share,
+        "of_these": {
+            "path": tally.moved,
+            "task": tally.relabelled,
+            "newly_abstained": tally.newly_abstained,
+            "no_longer_abstained": tally.no_longer_abstained,
+            "failing": tally.failing,
+        },
+        "generation": generation,
+        "recorded_generations": dict(tally.generations.most_common(MOST_ROWS)),
+        "moves": [{**asdict(move), "requests": count} for move, count in tally.moves.most_common(MOST_ROWS)],
+        "down_changed_paths": dict(tally.of_changed_paths.most_common(MOST_ROWS)),
+        "failures": dict(tally.failures.most_common(MOST_ROWS)),
+        "cannot_be_compared": dict(tally.obstacles.most_common(MOST_ROWS)),
+        "cost_per_1000_usd": {**asdict(costs), "difference": costs.after - costs.before},
+        "examples": [_example(replayed) for replayed in shown],
+    }
+
+
+def _example(replayed: Replayed) -> dict[str, Any]:
+    recorded, decision = replayed.recorded, replayed.decision
+    return {
+        "id": recorded.id,
+        "text": cell(recorded.request.query) if recorded.has_text else None,
+        "model": recorded.request.model,
+        "path": recorded.path,
+        "task": recorded.labels.task,
+        "confidence": recorded.labels.confidence,
+        "new_path": decision.path.name if decision else None,
+        "new_task": decision.task if decision else None,
+        "new_confidence": decision.confidence if decision else None,
+        "new_reason": decision.reason if decision else replayed.failure,
+    }
+
+
+def _page(tally: Tally, generation: str, age: str, shown: list[Replayed]) -> Iterator[Section]:
+    yield Section(
+        f"{tally.decisions} decisions of the last {age} against configuration {generation}",
+        tuple(_summary(tally)),
+    )
+    if tally.moves:
+        yield _moves(tally)
+    if tally.compared:
+        yield _cost(tally)
+    if tally.failures:
+        yield _counted("Would fail now", "why", tally.failures)
+    if tally.obstacles:
+        yield _counted("Cannot be compared", "why", tally.obstacles)
+    if shown:
+        yield _examples(shown)
+
+
+def _summary(tally: Tally) -> Iterator[str]:
+    if not tally.decisions:
+        yield "there is nothing to replay"
+        return
+    yield f"{tally.changed} of {tally.compared} would change ({_percent(tally.share)})"
+    if tally.changed:
+        yield (
+            f"{tally.moved} would take another path, {tally.relabelled} get another task "
+            f"({tally.newly_abstained} newly abstained, {tally.no_longer_abstained} no longer), {tally.failing} fail"
+        )
+    if tally.without_text:
+        yield f"{tally.without_text} of {tally.decisions} had no text: their task is taken as recorded"
+    if tally.by_chance:
+        yield f"{tally.by_chance} are of users without a kept name: who of them takes part in a trial is drawn anew"
+    if tally.weighed:
+        yield f"{tally.weighed} are decided by evidence (best_value): by that of now, not of then"
+    if tally.of_changed_paths:
+        paths = ", ".join(f"{path} ({count})" for path, count in tally.of_changed_paths.most_common(MOST_ROWS))
+        yield f"paths that keep their name but are not what they were, with their requests: {paths}"
+
+
+def _moves(tally: Tally) -> Section:
+    rows = tuple(
+        (str(count), _percent(count / tally.compared), _arrow(move.path, move.new_path), _tasks(move))
+        for move, count in tally.moves.most_common(MOST_ROWS)
+    )
+    return Section("What would change", columns=("requests", "share", "path", "task"), rows=rows)
+
+
+def _tasks(move: Move) -> str:
+    return _arrow(move.task, move.new_task)
+
+
+def _cost(tally: Tally) -> Section:
+    costs = tally.costs()
+    difference = costs.after - costs.before
+    lines = [
+        f"${costs.before:.6f} before, ${costs.after:.6f} after: {'+' if difference >= 0 else '-'}${abs(difference):.6f}"
+    ]
+    if costs.estimated:
+        lines.append(f"estimated, since they have not answered yet: {', '.join(costs.estimated)}")
+    return Section("Cost of 1,000 requests, from each path's mean in the journal", tuple(lines))
+
+
+def _counted(heading: str, what: str, counts: Counter[str]) -> Section:
+    rows = tuple((str(count), cell(text)) for text, count in counts.most_common(MOST_ROWS))
+    return Section(heading, columns=("requests", what), rows=rows)
+
+
+def _examples(shown: list[Replayed]) -> Section:
+    rows = tuple(
+        (
+            recorded.id,
+            _arrow(recorded.path, decision.path.name if decision else "(fails)"),
+            _arrow(_label(recorded.labels.task, recorded.labels.confidence), _label(decision.task, decision.confidence))
+            if decision
+            else recorded.labels.task,
+            cell(recorded.request.query) if recorded.has_text else "(not kept)",
+        )
+        for recorded, decision in ((replayed.recorded, replayed.decision) for replayed in shown)
+    )
+    return Section("For example", columns=("decision", "path", "task", "text"), rows=rows)
+
+
+def _label(task: str, confidence: float) -> str:
+    return f"{task} {confidence:.2f}"
+
+
+def _arrow(before: str, after: str) -> str:
+    return before if before == after else f"{before} -> {after}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,147 @@
+"""`suggest`: what would make the classifier better, from its examples and from the journal."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pointsman_gateway.classification.examples import Examples
+from pointsman_gateway.classification.fit import embedded, out_of_fold
+from pointsman_gateway.classification.judging import Judged
+from pointsman_gateway.config.json_lines import numbered
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.domain import UNKNOWN
+from pointsman_gateway.wiring.learning import Models, texts_of, tuning_of
+
+from pointsman_lab.report import Progress
+from pointsman_lab.request_log import History, Said
+from pointsman_lab.similar_texts import MOST_TEXTS, Example, Group, Pair, groups_of, near_duplicates
+
+MOST_PROPOSALS = 1_000
+LONGEST_TEXT = 2_000
+"""Characters that are looked at of a request."""
+
+
+WORST = 3
+"""Examples of each confusion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    task: str
+    """Whose examples they are."""
+    taken_for: str
+    count: int
+    worst: tuple[int, ...]
+    """The rows of the surest mistakes."""
+
+
+def confusions(data: Examples, judged: Judged) -> list[Confusion]:
+    """The most frequent first."""
+    wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
+    pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
+    found = []
+    for (right, taken_for), count in pairs.items():
+        rows = [int(row) for row in wrong if (data.y[row], judged.predicted[row]) == (right, taken_for)]
+        worst = sorted(rows, key=lambda row: -float(judged.confidence[row]))[:WORST]
+        found.append(Confusion(data.tasks[right], data.tasks[taken_for], count, tuple(worst)))
+    return sorted(found, key=lambda confusion: (-confusion.count, confusion.task, confusion.taken_for))
+
+
+@dataclass(frozen=True, slots=True)
+class Confused:
+    confusion: Confusion
+    worst: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfExamples:
+    confused: tuple[Confused, ...]
+    near: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfJournal:
+    abstained: int
+    """Requests."""
+    without_text: int
+    """Of these, those whose text was not kept."""
+    left_out: int
+    """Of these, those with a text too many."""
+    groups: tuple[Group, ...]
+    proposals: tuple[Said, ...]
+    """Requests of which it was said that they are of another task; their texts were kept."""
+    said_without_text: int
+    unknown_tasks: tuple[str, ...]
+    """Named by what was said, and not in the configuration."""
+
+
+def examples_of(config: Config) -> list[Example]:
+    """In the order of the tasks' names, as the classifier has them; with their lines, empty ones counted."""
+    return [
+        Example(example.text, task, config.tasks.tasks[task].examples, line)
+        for task in sorted(config.examples)
+        for line, example in zip(_lines_of(config, task), config.examples[task], strict=True)
+    ]
+
+
+def _lines_of(config: Config, task: str) -> list[int]:
+    text = (config.folder / config.tasks.tasks[task].examples).read_text("utf-8-sig")
+    return [number for number, _ in numbered(text)]
+
+
+def look_at_examples(config: Config, models: Models, progress: Progress) -> OfExamples:
+    tried = out_of_fold(texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress)
+    examples = examples_of(config)
+    confused = (Confused(c, tuple(examples[row] for row in c.worst)) for c in confusions(tried.data, tried.judged))
+    return OfExamples(tuple(confused), tuple(near_duplicates(examples, tried.vectors[: len(examples)])))
+
+
+async def look_at_journal(
+    config: Config, models: Models, history: History, seconds: float, progress: Progress
+) -> OfJournal:
+    total, read, abstained, without_text, left_out = await history.count(seconds), 0, 0, 0, 0
+    counts: Counter[str] = Counter()
+    async for recorded in history.decisions(seconds):
+        read += 1
+        progress("reading the journal", read, max(read, total))
+        if not recorded.labels.abstained:
+            continue
+        abstained += 1
+        text = recorded.request.query.strip()[:LONGEST_TEXT] if recorded.has_text else ""
+        if not text:
+            without_text += 1
+        elif text in counts or len(counts) < MOST_TEXTS:
+            counts[text] += 1
+        else:
+            left_out += 1
+    known = [text for texts in texts_of(config).values() for text in texts]
+    groups = groups_of(counts, embedded(list(counts), models.encoder, progress), known) if counts else []
+    proposals, said_without_text = await _proposals(history, seconds)
+    strange = {said.right_task for said in proposals} - {*config.tasks.tasks, UNKNOWN}
+    return OfJournal(
+        abstained, without_text, left_out, tuple(groups), proposals, said_without_text, tuple(sorted(strange))
+    )
+
+
+async def _proposals(history: History, seconds: float) -> tuple[tuple[Said, ...], int]:
+    """Each text once for each task, and how many there are without a text."""
+    found: dict[tuple[str, str], Said] = {}
+    without_text = 0
+    async for said in history.other_tasks(seconds):
+        if not said.recorded.has_text:
+            without_text += 1
+        elif len(found) < MOST_PROPOSALS:
+            found.setdefault((said.recorded.request.query, said.right_task), said)
+    return tuple(found.values()), without_text
+
+
+def write_proposals(proposals: Sequence[Said], file: Path) -> None:
+    """As examples, each with the task whose file it would go to."""
+    rows = (
+        {"text": said.recorded.request.query, "task": said.right_task, "decision": said.recorded.id}
+        for said in proposals
+    )
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
