@@ -10,7 +10,7 @@ from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
 from pointsman_gateway.domain import AUTO, Chunks, Decision, Request, Vector
 from pointsman_gateway.line import Line
-from pointsman_gateway.metering.counting import Counting
+from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.prompts.strategies import Found
 from pointsman_gateway.routing.evidence import Evidence
 from pointsman_gateway.routing.policy import point
@@ -74,7 +74,7 @@ def build_bench(config: Config, learned: Learned, evidence: Evidence) -> Bench:
     """Raises ConfigError."""
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_up(name, engine, resident) for name, engine in config.models.engines.items()])
-    around = Surroundings(_NoEngine(), _NoPassages(), Counting(CollectorRegistry()), evidence)
+    around = Surroundings(_NoEngine(), _NoPassages(), MetricsAggregator(CollectorRegistry()), evidence)
     return Bench(config, engines, build_line(config, learned, engines, around))
 
 
