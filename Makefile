@@ -285,8 +285,8 @@ bench-adapters: models ## measure hot-swapping under load, promotion, slots and 
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
 .PHONY: bench-capacity
-bench-capacity: models ## measure one engine under closed loops, and fit what `pointsman capacity` plans by (4 minutes)
-	$(BIN)/python -m benchmarks.capacity $(ARGS)
+bench-capacity: models ## measure one engine under closed loops and fit the figures for capacity planning (4 minutes)
+	$(BIN)/python -m benchmarks.capacity measure $(ARGS)
 
 .PHONY: experiment
 experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"

@@ -166,7 +166,7 @@ def ask_grpc(address: str, model: str, text: str) -> Outcome:
     request = gateway_pb2.GenerateRequest(model=model, messages=[gateway_pb2.Message(role="user", content=text)])
     started, first_token, answer = time.perf_counter(), 0.0, ""
     with grpc.insecure_channel(address) as channel:
-        for response in gateway_pb2_grpc.GatewayStub(channel).Generate(request, timeout=120):
+        for response in gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request, timeout=120):
             match response.WhichOneof("event"):
                 case "started":
                     decision = response.started.decision

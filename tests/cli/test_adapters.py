@@ -77,7 +77,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
         self._known(request.version).pinned = request.pinned
         return self._known(request.version)
 
-    async def Place(self, request: Any, context: Any) -> Any:
+    async def SetPlacement(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         self.placements[request.placement.name] = request.placement
         return request.placement

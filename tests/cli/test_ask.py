@@ -144,20 +144,20 @@ def test_nothing_is_not_asked(cli: Cli, gateway: Any) -> None:
 
 
 class Gateway(gateway_pb2_grpc.GatewayServicer):
-    async def Generate(
+    async def GenerateStream(
         self, request: gateway_pb2.GenerateRequest, context: Any
-    ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
+    ) -> AsyncIterator[gateway_pb2.GenerateStreamResponse]:
         if request.model != "auto":
             raise NotFound(f"unknown model '{request.model}'", code="unknown_model")
         decision = gateway_pb2.Decision(
             id="d-18", task="chat", confidence=0.8, path="plain", kind="prompt", reason="policy:fixed"
         )
-        yield gateway_pb2.GenerateResponse(started=gateway_pb2.Started(decision=decision))
+        yield gateway_pb2.GenerateStreamResponse(started=gateway_pb2.Started(decision=decision))
         for word in ("You asked: ", request.messages[0].content):
-            yield gateway_pb2.GenerateResponse(delta=gateway_pb2.Delta(content=word))
+            yield gateway_pb2.GenerateStreamResponse(delta=gateway_pb2.Delta(content=word))
         usage = gateway_pb2.Usage(prompt_tokens=20, completion_tokens=4)
         receipt = gateway_pb2.Receipt(usage=usage, cost_usd=0.000002, path="plain")
-        yield gateway_pb2.GenerateResponse(finished=gateway_pb2.Finished(finish_reason="stop", receipt=receipt))
+        yield gateway_pb2.GenerateStreamResponse(finished=gateway_pb2.Finished(finish_reason="stop", receipt=receipt))
 
 
 def serve(grpc_server: GrpcServer) -> str:

@@ -75,7 +75,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer, training_pb2_grpc.Trai
             return training_pb2.ListTrainingJobsResponse(jobs=self.jobs)
         return pb.ListAdaptersResponse(aliases=[self.alias])
 
-    async def Start(self, request: Any, context: Any) -> Any:
+    async def CreateJob(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         return training_pb2.TrainingJob(id="job-1")
 

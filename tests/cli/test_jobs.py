@@ -21,10 +21,10 @@ class Training(training_pb2_grpc.TrainingServicer):
     """Tells of one job what it is set to."""
 
     def __init__(self) -> None:
-        self.started: list[pb.StartTrainingRequest] = []
+        self.started: list[pb.CreateTrainingJobRequest] = []
         self.told: list[tuple[str, dict[str, Any]]] = []
 
-    async def Start(self, request: pb.StartTrainingRequest, context: Any) -> pb.TrainingJob:
+    async def CreateJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:
         self.started.append(request)
         return pb.TrainingJob(id="triage-1", name=request.name, state=pb.TRAINING_STATE_QUEUED)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pointsman_gateway.console.figures import BARS, WINDOW_MS, by_path, window_of
 from pointsman_gateway.console.recent import MOST_KEPT, MOST_READ, Recent
 from pointsman_gateway.console.record import Record, to_record
-from pointsman_gateway.journal.reading import Kept
+from pointsman_gateway.request_log.store import LogEntry
 
 NOW = 1_700_000_000_000
 
@@ -28,12 +28,12 @@ class Stream:
         self.entries: list[str] = []
         self.calls = 0
 
-    async def before(self, place: str, after: str, count: int) -> Sequence[Kept]:
+    async def before(self, place: str, after: str, count: int) -> Sequence[LogEntry]:
         self.calls += 1
         highest = int(place.partition("-")[0]) if place else len(self.entries) + 1
         lowest = int(after.partition("-")[0]) if after else 0
         places = range(highest - 1, lowest, -1)[:count]
-        return [Kept(f"{at}-0", self.entries[at - 1]) for at in places]
+        return [LogEntry(f"{at}-0", self.entries[at - 1]) for at in places]
 
     def grow(self, count: int) -> None:
         self.entries += [entry(len(self.entries) + number + 1) for number in range(count)]
@@ -50,7 +50,7 @@ class Clock:
 
 def record(seconds: float = 0.5, age_ms: int = 0, **fields: object) -> Record:
     times = {"seconds": {"total": seconds, "first_token": seconds / 10}, "unix_ms": NOW - age_ms}
-    read = to_record(Kept("1-0", entry(1, **(times | fields))))
+    read = to_record(LogEntry("1-0", entry(1, **(times | fields))))
     assert read is not None
     return read
 
@@ -101,8 +101,8 @@ async def test_many_who_look_at_once_ask_once() -> None:
 
 
 def test_an_entry_that_cannot_be_read_is_passed_over() -> None:
-    assert to_record(Kept("1-0", "{")) is None
-    assert to_record(Kept("1-0", '{"v": 9}')) is None
+    assert to_record(LogEntry("1-0", "{")) is None
+    assert to_record(LogEntry("1-0", '{"v": 9}')) is None
 
 
 def test_the_times_are_those_of_answers_that_came_to_their_end() -> None:

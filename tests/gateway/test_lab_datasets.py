@@ -14,7 +14,7 @@ from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import Answered, Caller, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
-from pointsman_gateway.journal import keys
+from pointsman_gateway.request_log import redis_schema
 from pointsman_lab.datasets.build import Wish, build, closed_keys, read_taught
 from pointsman_lab.datasets.files import Written
 from pointsman_lab.datasets.reports import plan_report
@@ -195,7 +195,7 @@ async def test_a_withdrawn_consent_takes_its_rows_out_of_the_next_version_and_ou
         both = await built(config, valkey, tmp_path)
         await register.consent("acme", [])
         rest = await built(config, valkey, tmp_path)
-        assert [fields["decision"] for _, fields in await redis.xrange(keys.LESSONS)] == ["d2"]
+        assert [fields["decision"] for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)] == ["d2"]
     assert (both.manifest["tenants"], rest.manifest["tenants"]) == ({"acme": 1, "bolt": 1}, {"bolt": 1})
     assert rest.manifest["withdrawn"] == 1
     assert "hat" not in str(lines(rest, "train.jsonl", "heldout.jsonl"))
@@ -216,7 +216,7 @@ async def test_a_configuration_that_learns_nothing_reads_nothing_and_removes_not
     written = await built(load_config(folder.write()), valkey, tmp_path)
     assert written.manifest["counts"]["train"] + written.manifest["counts"]["heldout"] == 0
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        assert await redis.xlen(keys.LESSONS) == 1
+        assert await redis.xlen(redis_schema.TRAINING_SAMPLES) == 1
 
 
 async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_accept_it(

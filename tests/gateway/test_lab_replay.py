@@ -15,8 +15,8 @@ from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.domain import UNKNOWN, Considered, Message, Request
 from pointsman_gateway.domain import Path as AnswerPath
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.entry import Noted, to_entry
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import PendingEntry, to_entry
 from pointsman_lab.__main__ import main
 from pointsman_lab.request_log import PAGE
 from redis.asyncio import Redis
@@ -219,9 +219,9 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
         for hours, count in ((30, 2), (20, 2 * PAGE), (1, 3)):
             for number in range(count):
                 made = decision(f"{hours}/{number}")
-                entry = to_entry(Noted(0, request, made, routed(made)), keep_text=False)
+                entry = to_entry(PendingEntry(0, request, made, routed(made)), keep_text=False)
                 await redis.xadd(
-                    keys.DECISIONS, {"entry": entry.json}, id=f"{(now - hours * 3600) * 1000}-{number + 1}"
+                    redis_schema.DECISIONS, {"entry": entry.json}, id=f"{(now - hours * 3600) * 1000}-{number + 1}"
                 )
     folder = config_folder.write()
 
@@ -312,6 +312,6 @@ async def test_a_dead_redis_is_told_of_without_its_password(
 
 
 async def _note(valkey: Valkey, request: Request, decided: Any, *, keep_text: bool) -> None:
-    entry = to_entry(Noted(0, request, decided, receipt(decided)), keep_text)
+    entry = to_entry(PendingEntry(0, request, decided, receipt(decided)), keep_text)
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        await redis.xadd(keys.DECISIONS, {"decision": decided.id, "entry": entry.json})
+        await redis.xadd(redis_schema.DECISIONS, {"decision": decided.id, "entry": entry.json})

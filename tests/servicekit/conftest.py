@@ -20,7 +20,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 
 
 class Servicer(gateway_pb2_grpc.GatewayServicer):
-    """Raises `error` where there is one: at once in Route, after one message in Generate."""
+    """Raises `error` where there is one: at once in Route, after one message in GenerateStream."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -34,10 +34,12 @@ class Servicer(gateway_pb2_grpc.GatewayServicer):
             raise self.error
         return pb.RouteResponse(decision=pb.Decision(path=request.model))
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+    async def GenerateStream(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
         try:
             while True:
-                yield pb.GenerateResponse(delta=pb.Delta(content="one"))
+                yield pb.GenerateStreamResponse(delta=pb.Delta(content="one"))
                 if self.error:
                     raise self.error
         finally:
@@ -79,7 +81,7 @@ async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any
         return await stub.Route(pb.RouteRequest(model="auto"), metadata=metadata)
 
     async def streaming(metadata: Any = ()) -> Any:
-        return [response async for response in stub.Generate(pb.GenerateRequest(model="auto"), metadata=metadata)]
+        return [response async for response in stub.GenerateStream(pb.GenerateRequest(model="auto"), metadata=metadata)]
 
     return unary if request.param == "unary" else streaming
 

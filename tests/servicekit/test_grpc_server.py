@@ -75,7 +75,7 @@ async def test_an_unknown_error_goes_to_the_log_and_its_id_to_the_client(
 
 async def test_what_was_sent_before_an_error_arrives(servicer: Any, channel: grpc.aio.Channel) -> None:
     servicer.error = InvalidArgument("no", code="no")
-    responses = gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest())
+    responses = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(pb.GenerateRequest())
     assert (await responses.read()).delta.content == "one"
     with pytest.raises(grpc.aio.AioRpcError):
         await responses.read()
@@ -83,7 +83,7 @@ async def test_what_was_sent_before_an_error_arrives(servicer: Any, channel: grp
 
 
 async def test_a_client_that_hangs_up_closes_the_servicers_stream(servicer: Any, channel: grpc.aio.Channel) -> None:
-    responses = gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest())
+    responses = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(pb.GenerateRequest())
     await responses.read()
     responses.cancel()
     await asyncio.wait_for(servicer.closed.wait(), 2)
@@ -102,7 +102,7 @@ async def test_a_server_that_is_not_there_is_unavailable_by_its_name(free_addres
 async def test_a_call_that_takes_too_long_is_told_as_such(channel: grpc.aio.Channel) -> None:
     stub = gateway_pb2_grpc.GatewayStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        async for _ in stub.Generate(pb.GenerateRequest(), timeout=0.05):
+        async for _ in stub.GenerateStream(pb.GenerateRequest(), timeout=0.05):
             pass
     told = from_rpc_error(failed.value, "gateway")
     assert (told.code, told.message) == ("deadline_exceeded", "gateway did not answer in time")
@@ -210,7 +210,7 @@ async def test_a_client_is_asked_to_connect_anew_and_what_it_has_begun_goes_on(s
         open_channel(server.address) as channel,
     ):
         stub = gateway_pb2_grpc.GatewayStub(channel)
-        begun = stub.Generate(pb.GenerateRequest())
+        begun = stub.GenerateStream(pb.GenerateRequest())
         assert (await begun.read()).delta.content == "one"
         async with asyncio.timeout(20):
             while len(servicer.peers) < 3:

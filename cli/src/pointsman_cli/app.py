@@ -9,7 +9,6 @@ from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
-from pointsman_cli.capacity.command import capacity
 from pointsman_cli.classifier.command import classifier_app
 from pointsman_cli.data.command import data_app
 from pointsman_cli.distill.command import distill
@@ -36,7 +35,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, top, ask, route, feedback, regret, ingest, train, distill, replay, capacity, doctor):
+    for command in (up, top, ask, route, feedback, regret, ingest, train, distill, replay, doctor):
         app.command()(command)
     app.command("eval")(evaluate)
     app.command("advise")(advise_on)

@@ -14,13 +14,13 @@ from pointsman_servicekit.tls import ServerTls
 
 from doubles.http2_client import Http2Client
 
-ROUTE, GENERATE, ONCE = (f"/pointsman.v1.Gateway/{name}" for name in ("Route", "Generate", "GenerateOnce"))
+ROUTE, GENERATE, ONCE = (f"/pointsman.v1.Gateway/{name}" for name in ("Route", "GenerateStream", "Generate"))
 ASKED = pb.RouteRequest(model="auto").SerializeToString()
 MESSAGE = with_prefix(ASKED)
 
 
 class Talker(gateway_pb2_grpc.GatewayServicer):
-    """Route says what it was told; GenerateOnce waits; Generate says as much as the request's model tells, forever."""
+    """Route echoes its request; Generate waits; GenerateStream writes as many bytes as the model says, forever."""
 
     def __init__(self) -> None:
         self.metadata: list[dict[str, Any]] = []
@@ -34,7 +34,7 @@ class Talker(gateway_pb2_grpc.GatewayServicer):
         context.set_trailing_metadata((("said", "all"), ("raw-bin", b"\x00\xff")))
         return pb.RouteResponse(decision=pb.Decision(path=request.model))
 
-    async def GenerateOnce(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateOnceResponse:
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         self.working += 1
         try:
             await self.go_on.wait()
@@ -43,13 +43,15 @@ class Talker(gateway_pb2_grpc.GatewayServicer):
             raise
         finally:
             self.working -= 1
-        return pb.GenerateOnceResponse()
+        return pb.GenerateResponse()
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+    async def GenerateStream(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
         self.working += 1
         try:
             while True:
-                yield pb.GenerateResponse(delta=pb.Delta(content="x" * int(request.model)))
+                yield pb.GenerateStreamResponse(delta=pb.Delta(content="x" * int(request.model)))
                 self.written += 1
         finally:
             self.working -= 1

@@ -198,12 +198,12 @@ def place(
     home: HomeOption = HERE,
 ) -> None:
     """Say how many engines hold those versions of an adapter that an alias points to; which ones is found by itself."""
-    request = pb.PlaceRequest(
+    request = pb.SetPlacementRequest(
         placement=placements.from_words(name, placement),
         expected=placements.from_words(name, expected) if expected else None,
         author=who_asks(author),
     )
-    placed = _ask(lora_server, home, lambda server: server.Place(request, timeout=calls.SECONDS))
+    placed = _ask(lora_server, home, lambda server: server.SetPlacement(request, timeout=calls.SECONDS))
     typer.echo(f"{name} is placed: {placements.in_words(placed)}")
 
 

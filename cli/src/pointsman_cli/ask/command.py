@@ -36,7 +36,9 @@ def ask(
     text: TextArgument,
     model: ModelOption = "auto",
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it comes, or whole.")] = True,
-    grpc: Annotated[bool, typer.Option("--grpc", help="Ask over gRPC (Gateway.Generate) instead of HTTP.")] = False,
+    grpc: Annotated[
+        bool, typer.Option("--grpc", help="Ask over gRPC (Gateway.GenerateStream) instead of HTTP.")
+    ] = False,
     url: UrlOption = "",
     home: HomeOption = Path(".pointsman"),
 ) -> None:

@@ -18,7 +18,7 @@ async def ask(address: str, question: Question) -> AsyncIterator[Event]:
     )
     async with open_channel(address) as channel:
         with stubs.speaking_to("gateway"):
-            async for event in stubs.gateway(channel).Generate(request, timeout=_SECONDS):
+            async for event in stubs.gateway(channel).GenerateStream(request, timeout=_SECONDS):
                 match event.WhichOneof("event"):
                     case "started":
                         yield _decision(event.started.decision)

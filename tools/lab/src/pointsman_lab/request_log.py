@@ -9,10 +9,10 @@ from math import inf
 from typing import Any, TypeVar
 
 from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Path, Request, Sampling
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.entry import VERSION
-from pointsman_gateway.journal.evidence import Counts, EvidenceBoard, from_fields
-from pointsman_gateway.journal.keys import last_days
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import VERSION
+from pointsman_gateway.request_log.evidence import Counts, EvidenceStore, from_fields
+from pointsman_gateway.request_log.redis_schema import last_days
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_servicekit.keys import layout
 from pointsman_servicekit.keys.records import TenantRecord
@@ -58,8 +58,11 @@ class History:
 
     async def count(self, seconds: float) -> int:
         """About how many decisions there are of the last `seconds`: as if they had come evenly."""
-        total = int(await self._ask(self._redis.xlen(keys.DECISIONS)))
-        ends = [await self._ask(read(keys.DECISIONS, count=1)) for read in (self._redis.xrange, self._redis.xrevrange)]
+        total = int(await self._ask(self._redis.xlen(redis_schema.DECISIONS)))
+        ends = [
+            await self._ask(read(redis_schema.DECISIONS, count=1))
+            for read in (self._redis.xrange, self._redis.xrevrange)
+        ]
         if not total or not all(ends):
             return 0
         first, last = (_unix_ms(entry[0][0]) for entry in ends)
@@ -70,20 +73,20 @@ class History:
 
     async def decisions(self, seconds: float) -> AsyncIterator[Recorded]:
         """Those of the last `seconds`, oldest first; none that comes while they are read."""
-        async for _, fields in self.entries(keys.DECISIONS, seconds):
+        async for _, fields in self.entries(redis_schema.DECISIONS, seconds):
             recorded = to_recorded(fields["entry"])
             if recorded is not None:
                 yield recorded
 
     async def other_tasks(self, seconds: float) -> AsyncIterator[Said]:
         """Of what was said in the last `seconds`, what names another task than the one that was decided."""
-        async for _, fields in self.entries(keys.FEEDBACK, seconds):
+        async for _, fields in self.entries(redis_schema.FEEDBACK, seconds):
             recorded = to_recorded(fields["entry"]) if fields["right_task"] else None
             if recorded is not None and fields["right_task"] != recorded.labels.task:
                 yield Said(recorded, fields["right_task"])
 
     async def evidence(self, days: list[str]) -> dict[str, Counts]:
-        return {day: from_fields(await self._ask(self._redis.hgetall(keys.EVIDENCE + day))) for day in days}
+        return {day: from_fields(await self._ask(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
 
     async def tenants(self) -> dict[str, TenantRecord]:
         """Raises FailedPrecondition where a record cannot be read."""
@@ -194,9 +197,9 @@ def _labels(body: dict[str, Any]) -> Labels:
     )
 
 
-async def read_evidence(history: History, window: int) -> EvidenceBoard:
+async def read_evidence(history: History, window: int) -> EvidenceStore:
     """Of the last `window` days. An adapter's version is the one that answered along the path most lately."""
-    board, latest = EvidenceBoard(window), _Latest()
+    board, latest = EvidenceStore(window), _Latest()
     for day, counts in (await history.evidence(last_days(window)[::-1])).items():
         board.read(day, counts)
         latest.versions |= {(cell.path, cell.fingerprint): cell.version for cell in counts}

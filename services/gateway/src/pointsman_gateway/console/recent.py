@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pointsman_gateway.console.record import Record, to_record
-from pointsman_gateway.journal.reading import Kept
+from pointsman_gateway.request_log.store import LogEntry
 
 MOST_KEPT = 5_000
 MOST_READ = 2_000
@@ -22,7 +22,7 @@ FRESH = 0.5
 class Journal(Protocol):
     """Reads backwards."""
 
-    async def before(self, place: str, after: str, count: int) -> Sequence[Kept]:
+    async def before(self, place: str, after: str, count: int) -> Sequence[LogEntry]:
         """At most `count` entries between two places, both excluded, newest first. Raises Unavailable."""
         ...
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from pointsman_gateway.domain.outcome import OUTCOMES, ROUTED, Fault
-from pointsman_gateway.journal.reading import Kept
+from pointsman_gateway.request_log.store import LogEntry
 
 LONGEST_TEXT = 200
 """Characters of a request that a list shows."""
@@ -76,7 +76,7 @@ class _Entry(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Entry).decode
 
 
-def to_record(kept: Kept) -> Record | None:
+def to_record(kept: LogEntry) -> Record | None:
     """None where it cannot be read, being of a later version."""
     try:
         entry = _decode(kept.json)

@@ -14,7 +14,7 @@ from pointsman_gateway.domain import Caller
 from pointsman_gateway.domain.adapter_book import AliasMove
 from pointsman_gateway.domain.adapters import Alias
 from pointsman_gateway.generations import Generation
-from pointsman_gateway.journal.reading import JournalReader
+from pointsman_gateway.request_log.store import RequestLogReader
 
 MOST_LOOKED_THROUGH = 2_000
 """Entries, for one page of a tenant that has few among them."""
@@ -27,7 +27,7 @@ class Console:
         self,
         current: Callable[[], Generation],
         evidence: picture.Evidence,
-        journal: JournalReader | None,
+        journal: RequestLogReader | None,
         keys: bool,
         hosts: Sequence[str] = (),
     ) -> None:
@@ -110,7 +110,7 @@ class Console:
         except Unavailable:
             return "away", Seen((), 0)
 
-    def _kept(self) -> JournalReader:
+    def _kept(self) -> RequestLogReader:
         if self._journal is None:
             raise FailedPrecondition(
                 "this gateway keeps no journal, so it has no decisions to show; "

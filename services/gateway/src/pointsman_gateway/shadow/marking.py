@@ -6,7 +6,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.domain import Feedback
-from pointsman_gateway.journal.feedback import Stored, decision_id_of
+from pointsman_gateway.request_log.feedback import Stored, decision_id_of
 from pointsman_gateway.shadow.pairs import Pair
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pointsman_gateway.domain import Answered, Receipt
-from pointsman_gateway.journal.evidence import Cell, cell_of
+from pointsman_gateway.request_log.evidence import EvidenceKey, evidence_key
 
 ACCEPTED, REFUSED = "accepted", "refused"
 
@@ -12,7 +12,7 @@ ACCEPTED, REFUSED = "accepted", "refused"
 class Side:
     """One of them."""
 
-    cell: Cell
+    cell: EvidenceKey
     """What a rating of it counts for."""
     cost_usd: float
     seconds: float
@@ -48,7 +48,7 @@ class Regret:
 def side_of(receipt: Receipt, answered: Answered | None) -> Side:
     text = answered.text if answered else ""
     quality = _quality(answered) if answered else None
-    return Side(cell_of(receipt), receipt.cost_usd, receipt.seconds["total"], text, quality)
+    return Side(evidence_key(receipt), receipt.cost_usd, receipt.seconds["total"], text, quality)
 
 
 def regret_of(pair: Pair, chosen: float, other: float) -> Regret:

@@ -3,7 +3,7 @@
 import time
 from typing import Protocol
 
-from pointsman_gateway.journal.keys import today
+from pointsman_gateway.request_log.redis_schema import today
 
 PER_DOLLAR = 10**12
 """Dollars are counted in whole numbers, which add up to the same in any order."""

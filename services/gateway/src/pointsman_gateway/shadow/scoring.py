@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import Receipt
-from pointsman_gateway.journal.evidence import EvidenceBoard
+from pointsman_gateway.request_log.evidence import EvidenceStore
 from pointsman_gateway.shadow.metrics import ShadowMetrics
 from pointsman_gateway.shadow.pairs import Pair, regret_of
 
@@ -26,7 +26,7 @@ class Scoring:
 
     def __init__(
         self,
-        board: EvidenceBoard,
+        board: EvidenceStore,
         metrics: ShadowMetrics,
         pairs: Keeps | None,
         scores: Callable[[], Mapping[str, Score]],

@@ -7,8 +7,8 @@ from functools import partial
 import msgspec
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_gateway.journal.keys import A_DAY
 from pointsman_gateway.redaction import NotRedacted, Redaction
+from pointsman_gateway.request_log.redis_schema import SECONDS_PER_DAY
 from pointsman_gateway.shadow.pairs import Pair, Side
 from pointsman_gateway.shadow.purse import Spent
 
@@ -16,7 +16,7 @@ PAIR = "{pointsman}:shadow:pair:"
 """With a decision's id behind it: a pair, JSON."""
 SPENT = "{pointsman}:shadow:spent:"
 """With a day behind it: a hash of trillionths of a dollar by task."""
-KEPT_SECONDS = 14 * A_DAY
+KEPT_SECONDS = 14 * SECONDS_PER_DAY
 LONGEST_TEXT = 32 * 1024
 """Characters of both answers; longer ones are not kept."""
 MOST_WAITING = 256
@@ -62,7 +62,7 @@ class ShadowStore:
             async with self._redis.client.pipeline(transaction=True) as pipe:
                 for task, amount in more.items():
                     pipe.hincrby(SPENT + day, task, amount)
-                pipe.expire(SPENT + day, 2 * A_DAY)
+                pipe.expire(SPENT + day, 2 * SECONDS_PER_DAY)
                 pipe.hgetall(SPENT + day)
                 return dict((await pipe.execute())[-1])
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pointsman_gateway.config.schema import LearningConfig
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.lessons import VERSION
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import SAMPLE_VERSION
 from pointsman_servicekit.keys.records import TenantRecord
 
 from pointsman_lab.datasets.rows import Pair, Row, Source, canonical, texts_of
@@ -82,20 +82,20 @@ async def read_lessons(history: History, learning: LearningConfig | None, task: 
     consent = Consent(task, await history.tenants(), learning.without_keys)
     said = {decision: one async for decision, one in _said(history)}
     found, withdrawn = [], {}
-    async for place, fields in history.entries(keys.LESSONS):
+    async for place, fields in history.entries(redis_schema.TRAINING_SAMPLES):
         body = json.loads(fields["lesson"])
-        if body["v"] != VERSION or body["task"] != task:
+        if body["v"] != SAMPLE_VERSION or body["task"] != task:
             continue
         if consent.of(fields["tenant"]):
             found.append(_lesson(body, said.get(fields["decision"], NOTHING)))
         elif fields["tenant"]:
             withdrawn[place] = fields["decision"]
-    await history.forget(keys.LESSONS, tuple(withdrawn))
+    await history.forget(redis_schema.TRAINING_SAMPLES, tuple(withdrawn))
     return Kept(tuple(found), tuple(withdrawn.values()))
 
 
 async def _said(history: History) -> AsyncIterator[tuple[str, Said]]:
-    async for _, fields in history.entries(keys.FEEDBACK):
+    async for _, fields in history.entries(redis_schema.FEEDBACK):
         rating = float(fields["rating"]) if fields["rating"] else None
         yield (
             fields["decision"],

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import (
     PICO,
     Answered,
@@ -19,21 +20,21 @@ from pointsman_gateway.domain import (
     to_microseconds,
 )
 from pointsman_gateway.domain.noun import noun
-from pointsman_gateway.journal.evidence import Tally, cell_of, tally_of
-from pointsman_gateway.journal.keys import day_of
 from pointsman_gateway.redaction import NotRedacted, Redaction
+from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
+from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
 
 VERSION = 1
 NOTHING_REDACTED = Redaction()
 _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
-MOST_PROBABILITIES = 8
-LONGEST_TEXT = 64 * 1024
+MAX_PROBABILITIES = 8
+MAX_TEXT_BYTES = 64 * 1024
 """Bytes of a request's messages; longer ones are left out, never cut."""
 
 
 @dataclass(slots=True)
-class Noted:
+class PendingEntry:
     """What the pipeline told; what comes of it in Redis is made later, away from the request."""
 
     unix_seconds: float
@@ -47,11 +48,11 @@ class Noted:
     recovered: bool = False
     """From its counterfoil: the request has no more than what stands there."""
     day: str = field(init=False)
-    tally: Tally | None = field(init=False)
+    tally: AnswerCounts | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.day = day_of(self.unix_seconds)
-        self.tally = tally_of(self.receipt, self.day)
+        self.tally = answer_counts(self.receipt, self.day)
 
 
 @noun
@@ -65,7 +66,7 @@ class Entry:
     tenant: str = ""
     lesson: str = ""
     """What is kept to learn from, JSON; empty where nothing is."""
-    tally: Tally | None = None
+    tally: AnswerCounts | None = None
     """What it counts for; None where nothing does."""
     position: int = 0
     """As it was noted."""
@@ -118,7 +119,7 @@ class _Body(msgspec.Struct, gc=False):
     cached: str
 
 
-def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
+def to_entry(noted: PendingEntry, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
     request, decision, receipt = noted.request, noted.decision, noted.receipt
     text, messages, user = _kept(request, redaction) if keep_text and not noted.recovered else ("not kept", None, None)
     if noted.recovered:
@@ -135,7 +136,7 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
         familiarity=six_digits(decision.familiarity),
         stage=decision.stage,
         notes=decision.notes,
-        probabilities=[(task, six_digits(p)) for task, p in decision.probabilities[:MOST_PROBABILITIES]],
+        probabilities=[(task, six_digits(p)) for task, p in decision.probabilities[:MAX_PROBABILITIES]],
         path=path.name,
         kind=path.kind.value,
         fingerprint=path.fingerprint,
@@ -163,12 +164,12 @@ def to_entry(noted: Noted, keep_text: bool, redaction: Redaction = NOTHING_REDAC
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
     )
-    counted = noted.tally.cell if noted.tally is not None else cell_of(receipt)
+    counted = noted.tally.cell if noted.tally is not None else evidence_key(receipt)
     cell = str(counted) if receipt.model else ""
     return Entry(decision.id, cell, noted.day, _encode(body).decode(), tally=noted.tally, position=noted.position)
 
 
-def nothing_of(noted: Noted) -> Entry:
+def empty_entry(noted: PendingEntry) -> Entry:
     """Stands in its place where it cannot be written."""
     return Entry(noted.decision.id, "", "", "", tally=noted.tally, position=noted.position)
 
@@ -186,10 +187,10 @@ def _kept(request: Request, redaction: Redaction) -> tuple[str, list[dict[str, A
 
 def messages_of(request: Request) -> list[dict[str, Any]] | None:
     """As they were sent; None where they are too long."""
-    if request.characters > LONGEST_TEXT:
+    if request.characters > MAX_TEXT_BYTES:
         return None
     messages = [{"role": m.role, "content": m.content, **m.extra} for m in request.messages]
-    return messages if len(_encode(messages)) <= LONGEST_TEXT else None
+    return messages if len(_encode(messages)) <= MAX_TEXT_BYTES else None
 
 
 def response_format_of(request: Request) -> str:
@@ -239,3 +240,49 @@ def to_undecided_json(receipt: Undecided, unix_seconds: float) -> str:
         "seconds": to_microseconds(receipt.seconds),
     }
     return _encode(body).decode()
+
+
+SAMPLE_VERSION = 1
+
+
+def keeps_answers_of(config: LearningConfig | None, request: Request, decision: Decision) -> bool:
+    """Whether the answers to this request are to be kept. Costs next to nothing where nobody consents."""
+    if config is None or decision.task not in config.tasks:
+        return False
+    if not (request.caller.consents_to(decision.task) or (config.without_keys and not request.caller.tenant)):
+        return False
+    return config.share >= 1 or hash_to_unit_interval(decision.id) < config.share
+
+
+def to_training_sample(noted: PendingEntry, redaction: Redaction) -> str:
+    """JSON, as docs/flywheel.md says; empty where there is nothing that may be kept."""
+    receipt = noted.receipt
+    if not noted.answers or receipt.outcome != "ok" or receipt.cached:
+        return ""
+    messages = messages_of(noted.request)
+    if messages is None or sum(len(answer.text) for answer in noted.answers) > MAX_TEXT_BYTES:
+        return ""
+    try:
+        kept = redaction.everywhere(messages)
+        answers = [_answer_of_sample(answer, redaction) for answer in noted.answers]
+    except NotRedacted:
+        return ""
+    path = receipt.decision.path
+    body = {
+        "v": SAMPLE_VERSION,
+        "decision": noted.decision.id,
+        "unix_ms": round(noted.unix_seconds * 1000),
+        "tenant": noted.request.caller.tenant,
+        "task": receipt.decision.task,
+        "kind": path.kind.value,
+        "model": receipt.model,
+        "collections": path.collections,
+        "messages": kept,
+        "answers": answers,
+    }
+    return _encode(body).decode()
+
+
+def _answer_of_sample(answer: Answered, redaction: Redaction) -> dict[str, object]:
+    verdicts = [(validator, ruling, redaction.text(why)) for validator, ruling, why in answer.verdicts]
+    return {"path": answer.path, "text": redaction.text(answer.text), "verdicts": verdicts}

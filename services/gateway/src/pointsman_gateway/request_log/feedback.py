@@ -7,15 +7,15 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from pointsman_servicekit.errors import InvalidArgument, NotFound, Unavailable
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 from pointsman_gateway.domain import UNKNOWN, Feedback
-from pointsman_gateway.journal.entry import NOTHING_REDACTED
-from pointsman_gateway.journal.metrics import JournalMetrics
-from pointsman_gateway.journal.recorder import Recorder
-from pointsman_gateway.journal.spool import Spool, Spooled
-from pointsman_gateway.journal.store import JournalStore
 from pointsman_gateway.redaction import Redaction
+from pointsman_gateway.request_log.entry import NOTHING_REDACTED
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
+from pointsman_gateway.request_log.recorder import Recorder
+from pointsman_gateway.request_log.spool import FeedbackQueue, FeedbackRecord
+from pointsman_gateway.request_log.store import RequestLogStore
 
 LONGEST = {"decision_id": 128, "id": 128, "correction": 4 * 1024, "right_task": 64, "right_answer": 64 * 1024}
 """Bytes."""
@@ -34,15 +34,15 @@ class Stored:
     known_already: bool = False
 
 
-class FeedbackBox:
+class FeedbackService:
     """Implements the doors' `FeedbackBox`."""
 
     def __init__(
         self,
-        store: JournalStore,
+        store: RequestLogStore,
         recorder: Recorder,
-        spool: Spool,
-        metrics: JournalMetrics,
+        spool: FeedbackQueue,
+        metrics: RequestLogMetrics,
         redaction: Redaction = NOTHING_REDACTED,
     ) -> None:
         self._redaction = redaction
@@ -56,7 +56,7 @@ class FeedbackBox:
     async def take(self, feedback: Feedback) -> Stored:
         """Raises InvalidArgument, NotFound ("unknown_decision"), or Unavailable where the spool takes no more."""
         check(feedback, self.tasks)
-        spooled = Spooled(self._as_kept(_named(feedback)), round(time.time() * 1000), secrets.token_hex(6))
+        spooled = FeedbackRecord(self._as_kept(_named(feedback)), round(time.time() * 1000), secrets.token_hex(6))
         try:
             stored = await self._put(spooled)
         except Unavailable:
@@ -70,7 +70,7 @@ class FeedbackBox:
         kept = self._redaction.or_nothing
         return replace(feedback, correction=kept(feedback.correction), right_answer=kept(feedback.right_answer))
 
-    async def _put(self, spooled: Spooled) -> Stored:
+    async def _put(self, spooled: FeedbackRecord) -> Stored:
         outcome = await self._say(spooled)
         if outcome == "unknown":
             await asyncio.sleep(SECOND_LOOK)
@@ -84,7 +84,7 @@ class FeedbackBox:
             )
         return Stored("journal", known_already=outcome == "known")
 
-    async def _say(self, spooled: Spooled) -> str:
+    async def _say(self, spooled: FeedbackRecord) -> str:
         await self._recorder.write()  # the decision may be among what waits here
         return await self._store.say(spooled.feedback, spooled.unix_ms, spooled.call)
 
@@ -137,3 +137,15 @@ def _named(feedback: Feedback) -> Feedback:
     said = (decision_id, feedback.rating, feedback.correction, feedback.right_task, feedback.right_answer)
     digest = hashlib.blake2b(repr(feedback.id or said).encode(), digest_size=12)
     return replace(feedback, decision_id=decision_id, id=digest.hexdigest())
+
+
+class NullFeedback:
+    """Implements the doors' `FeedbackBox`."""
+
+    async def take(self, feedback: Feedback) -> Stored:
+        """Raises FailedPrecondition."""
+        raise FailedPrecondition(
+            "this gateway keeps no journal, so no decision can be found; "
+            "set POINTSMAN_GATEWAY_REDIS_URL (redis://HOST:PORT/0) and start it again",
+            code="no_journal",
+        )

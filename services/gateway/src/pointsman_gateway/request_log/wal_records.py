@@ -7,10 +7,10 @@ import msgspec
 
 from pointsman_gateway.domain import Caller, Considered, Decision, Path, Receipt, Request, Sampling, Undecided, Usage
 from pointsman_gateway.domain.request import Operation
-from pointsman_gateway.journal.entry import MOST_PROBABILITIES, Noted, response_format_of
+from pointsman_gateway.request_log.entry import MAX_PROBABILITIES, PendingEntry, response_format_of
 
 
-class OfDecided(msgspec.Struct, array_like=True, tag="d"):
+class DecidedRecord(msgspec.Struct, array_like=True, tag="d"):
     """The counterfoil of a receipt, with its decision."""
 
     position: int
@@ -44,7 +44,7 @@ class OfDecided(msgspec.Struct, array_like=True, tag="d"):
     escalated_from: str
     cached: str
 
-    def noted(self) -> Noted:
+    def noted(self) -> PendingEntry:
         """As it was noted, without what is not here."""
         receipt = self._receipt()
         extra = {"response_format": {"type": self.response_format}} if self.response_format else {}
@@ -55,7 +55,7 @@ class OfDecided(msgspec.Struct, array_like=True, tag="d"):
             caller=Caller(self.key, self.tenant),
             operation=cast(Operation, self.operation),
         )
-        return Noted(self.unix_seconds, asked, receipt.decision, receipt, position=self.position, recovered=True)
+        return PendingEntry(self.unix_seconds, asked, receipt.decision, receipt, position=self.position, recovered=True)
 
     def _receipt(self) -> Receipt:
         return Receipt(
@@ -91,7 +91,7 @@ class OfDecided(msgspec.Struct, array_like=True, tag="d"):
         )
 
 
-class OfUndecided(msgspec.Struct, array_like=True, tag="u"):
+class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     """The counterfoil of a receipt without a decision."""
 
     position: int
@@ -123,7 +123,7 @@ class OfUndecided(msgspec.Struct, array_like=True, tag="u"):
         )
 
 
-class Sending(msgspec.Struct, array_like=True, tag="s"):
+class BatchMark(msgspec.Struct, array_like=True, tag="s"):
     """That a batch is about to be sent: once it is written, all up to these positions is done with."""
 
     number: int
@@ -132,25 +132,27 @@ class Sending(msgspec.Struct, array_like=True, tag="s"):
     undecided: int
 
 
-Line = OfDecided | OfUndecided | Sending
+Record = DecidedRecord | UndecidedRecord | BatchMark
 
 _encode = msgspec.json.Encoder(enc_hook=float).encode  # what is no float of Python's own is one of NumPy's
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(Record).decode
 
 
-def to_line(counterfoil: Line) -> bytes:
+def to_line(counterfoil: Record) -> bytes:
     """Raises ValueError, OverflowError or TypeError where it cannot be written down."""
     return _encode(counterfoil) + b"\n"
 
 
-def from_line(line: bytes) -> Line:
+def from_line(line: bytes) -> Record:
     """Raises ValueError."""
-    return cast(Line, _decode(line))
+    return cast(Record, _decode(line))
 
 
-def of_decided(position: int, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt) -> OfDecided:
+def decided_record(
+    position: int, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt
+) -> DecidedRecord:
     path, usage, caller = decision.path, receipt.usage, request.caller
-    return OfDecided(
+    return DecidedRecord(
         position,
         unix_seconds,
         request.model,
@@ -166,7 +168,7 @@ def of_decided(position: int, unix_seconds: float, request: Request, decision: D
         decision.familiarity,
         decision.stage,
         decision.notes,
-        decision.probabilities[:MOST_PROBABILITIES],
+        decision.probabilities[:MAX_PROBABILITIES],
         (path.name, path.model, path.adapter, path.strategies, path.fingerprint),
         decision.reason,
         decision.considered,
@@ -183,9 +185,9 @@ def of_decided(position: int, unix_seconds: float, request: Request, decision: D
     )
 
 
-def of_undecided(position: int, unix_seconds: float, receipt: Undecided) -> OfUndecided:
+def undecided_record(position: int, unix_seconds: float, receipt: Undecided) -> UndecidedRecord:
     usage, caller = receipt.usage, receipt.caller
-    return OfUndecided(
+    return UndecidedRecord(
         position,
         unix_seconds,
         receipt.request_id,

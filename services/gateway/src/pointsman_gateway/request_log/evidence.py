@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from pointsman_servicekit.statistics import PATH_LATENCY_BUCKETS
+
 from pointsman_gateway.domain import PICO, Path, PathEvidence, Receipt
-from pointsman_gateway.journal.keys import last_days, today
-from pointsman_gateway.journal.latencies import bucket_of, quantile
+from pointsman_gateway.request_log.redis_schema import last_days, today
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
 """The names of the counts; BUCKET has its number behind it."""
@@ -16,13 +17,13 @@ PER_RATING = 10**6
 """Costs (in picodollars) and ratings are counted in whole numbers: they add up alike in any order, and can be taken
 off again."""
 
-MOST_UNCOUNTED = 256
+MAX_UNCOUNTED = 256
 """Answers."""
 
 NOTHING = PathEvidence()
 
 
-class Cell(NamedTuple):
+class EvidenceKey(NamedTuple):
     """What evidence is of."""
 
     task: str
@@ -36,33 +37,33 @@ class Cell(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _written(cell: Cell) -> str:
+def _written(cell: EvidenceKey) -> str:
     return json.dumps(cell, separators=(",", ":"))
 
 
-Counts = dict[Cell, dict[str, int]]
+Counts = dict[EvidenceKey, dict[str, int]]
 """Whole numbers by cell and name; none is 0."""
 
 
-def cell_of(receipt: Receipt) -> Cell:
+def evidence_key(receipt: Receipt) -> EvidenceKey:
     path = receipt.decision.path
-    return Cell(receipt.decision.task, path.name, path.fingerprint, receipt.model if path.adapter else "")
+    return EvidenceKey(receipt.decision.task, path.name, path.fingerprint, receipt.model if path.adapter else "")
 
 
-class Tally(NamedTuple):
+class AnswerCounts(NamedTuple):
     """What one answer counts for."""
 
-    cell: Cell
+    cell: EvidenceKey
     day: str
     counts: Sequence[tuple[str, int]]
 
 
-def tally_of(receipt: Receipt, day: str) -> Tally | None:
+def answer_counts(receipt: Receipt, day: str) -> AnswerCounts | None:
     """None where nothing counts."""
     if not _counts(receipt):
         return None
-    bucket, cost = BUCKET + str(bucket_of(receipt.seconds["total"])), sum(receipt.picodollars.values())
-    return Tally(cell_of(receipt), day, ((ANSWERS, 1), (bucket, 1), (COST, cost)))
+    bucket, cost = BUCKET + str(PATH_LATENCY_BUCKETS.index(receipt.seconds["total"])), sum(receipt.picodollars.values())
+    return AnswerCounts(evidence_key(receipt), day, ((ANSWERS, 1), (bucket, 1), (COST, cost)))
 
 
 def _counts(receipt: Receipt) -> bool:
@@ -71,7 +72,7 @@ def _counts(receipt: Receipt) -> bool:
     return receipt.outcome == "ok" and not receipt.escalated_from and not receipt.cached
 
 
-def gather(tallies: Iterable[Tally]) -> dict[str, Counts]:
+def sum_by_day(tallies: Iterable[AnswerCounts]) -> dict[str, Counts]:
     """By day."""
     days: dict[str, Counts] = {}
     for cell, day, counts in tallies:
@@ -97,11 +98,11 @@ def from_fields(fields: Mapping[str, str]) -> Counts:
 
 
 @lru_cache(maxsize=4096)
-def _read(written: str) -> Cell:
-    return Cell(*json.loads(written))
+def _read(written: str) -> EvidenceKey:
+    return EvidenceKey(*json.loads(written))
 
 
-class EvidenceBoard:
+class EvidenceStore:
     """Reading it costs microseconds. Only answers that came to their end count, for the path that gave them."""
 
     def __init__(self, window: int = 14) -> None:
@@ -110,20 +111,20 @@ class EvidenceBoard:
         self.versions: Callable[[Path], str] = lambda path: ""
         """Names the adapter's version that would answer along a path now."""
         self._sum: Counts = {}
-        self._made: dict[Cell, PathEvidence] = {}
+        self._made: dict[EvidenceKey, PathEvidence] = {}
         """From `_sum`, until it changes."""
         self._days: dict[str, Counts] = {}
         """What `_sum` adds up: as Redis told it, and what Redis has not been told yet."""
         self._untold: dict[str, Counts] = {}
         self._tied: dict[str, Counts] = {}
         """Untold too, until their entries are written."""
-        self._new: tuple[list[Tally], list[Tally]] = ([], [])
+        self._new: tuple[list[AnswerCounts], list[AnswerCounts]] = ([], [])
         """Of answers that have not been counted yet; the second ones are tied."""
 
     def of(self, task: str, path: Path) -> PathEvidence:
         """What is known now, over the days of the window. Zeros where nothing is."""
         self._count_new()
-        cell = Cell(task, path.name, path.fingerprint, self.versions(path))
+        cell = EvidenceKey(task, path.name, path.fingerprint, self.versions(path))
         made = self._made.get(cell)
         if made is None:
             counts = self._sum.get(cell)
@@ -132,25 +133,25 @@ class EvidenceBoard:
 
     def answered(self, receipt: Receipt) -> None:
         """Counts an answer, if it is one that counts."""
-        tally = tally_of(receipt, today())
+        tally = answer_counts(receipt, today())
         if tally is not None:
             self._answered(tally, tied=False)
 
-    def noted(self, tally: Tally) -> None:
+    def noted(self, tally: AnswerCounts) -> None:
         """The same where its entry waits to be written: Redis is told of both as one, after `let_go`."""
         self._answered(tally, tied=True)
 
-    def let_go(self, tallies: Iterable[Tally]) -> None:
+    def let_go(self, tallies: Iterable[AnswerCounts]) -> None:
         """What waited with their entries is handed over with all else from now on."""
         self._count_new()
-        for day, counts in gather(tallies).items():
+        for day, counts in sum_by_day(tallies).items():
             _add(self._tied.get(day, {}), counts, -1)
             _add(self._untold.setdefault(day, {}), counts)
 
-    def _answered(self, tally: Tally, *, tied: bool) -> None:
+    def _answered(self, tally: AnswerCounts, *, tied: bool) -> None:
         new = self._new[tied]
         new.append(tally)
-        if len(new) >= MOST_UNCOUNTED:
+        if len(new) >= MAX_UNCOUNTED:
             self._count_new()
 
     def _count_new(self) -> None:
@@ -159,15 +160,17 @@ class EvidenceBoard:
         if untied or tied:
             self._new = ([], [])
             for tallies, for_redis in ((untied, self._untold), (tied, self._tied)):
-                for day, counts in gather(tallies).items():
+                for day, counts in sum_by_day(tallies).items():
                     for cell, named in counts.items():
                         self._count(for_redis, cell, day, named.items())
 
-    def rated(self, cell: Cell, day: str, rating: float) -> None:
+    def rated(self, cell: EvidenceKey, day: str, rating: float) -> None:
         """Counts a rating that nobody gave by feedback, 0 to 1, for an answer of that day."""
         self._count(self._untold, cell, day, ((RATED, 1), (RATING, round(rating * PER_RATING))))
 
-    def _count(self, for_redis: dict[str, Counts], cell: Cell, day: str, more: Iterable[tuple[str, int]]) -> None:
+    def _count(
+        self, for_redis: dict[str, Counts], cell: EvidenceKey, day: str, more: Iterable[tuple[str, int]]
+    ) -> None:
         """What is of a day outside the window is for Redis alone."""
         if day not in self._days:
             self._keep_window()
@@ -236,6 +239,6 @@ def _evidence(counts: Mapping[str, int]) -> PathEvidence:
         rated=rated,
         quality=counts.get(RATING, 0) / PER_RATING / rated if rated > 0 else 0.0,
         answers=answers,
-        p95_seconds=quantile(buckets, 0.95),
+        p95_seconds=PATH_LATENCY_BUCKETS.quantile(buckets, 0.95),
         mean_cost_usd=counts.get(COST, 0) / PICO / answers if answers > 0 else 0.0,
     )

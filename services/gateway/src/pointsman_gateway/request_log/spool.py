@@ -18,16 +18,16 @@ from pathlib import Path
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.domain import Feedback
-from pointsman_gateway.journal.held_file import HeldFile, hold
+from pointsman_gateway.request_log.wal import LockedFile, lock_file
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_FEEDBACK_BYTES = 16 * 1024 * 1024
 """That one gateway keeps, on disk and in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spooled:
+class FeedbackRecord:
     feedback: Feedback
     unix_ms: int
     """When it was taken."""
@@ -35,18 +35,18 @@ class Spooled:
     """Names the call that brought it, whose tries are one; empty: an older gateway kept it."""
 
 
-class Spool:
+class FeedbackQueue:
     """One folder; several gateways may share it."""
 
-    def __init__(self, folder: Path, tell: Callable[[int], None], most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, folder: Path, tell: Callable[[int], None], most_bytes: int = MAX_FEEDBACK_BYTES) -> None:
         """`tell` hears of each change of the bytes that wait. Raises OSError where the folder cannot be written."""
         self._folder = folder
         self._tell = tell
         self._most = most_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._own = _create(folder)
-        self._left_behind: list[HeldFile] = []
-        self._waiting: deque[Spooled] = deque()
+        self._left_behind: list[LockedFile] = []
+        self._waiting: deque[FeedbackRecord] = deque()
         """What the files hold."""
         self._changing = asyncio.Lock()
 
@@ -54,13 +54,13 @@ class Spool:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    async def keep(self, spooled: Spooled) -> None:
+    async def keep(self, spooled: FeedbackRecord) -> None:
         """Returns once it is on disk. Raises Unavailable ("spool_full", "spool_unwritable")."""
         await asyncio.shield(self._keep(spooled))  # what has begun to be written is written, even if nobody waits
 
-    async def send_on(self, send: Callable[[Spooled], Awaitable[bool]]) -> None:
+    async def send_on(self, send: Callable[[FeedbackRecord], Awaitable[bool]]) -> None:
         """Gives all that waits to `send`, oldest first, until it returns True. What that raises, this raises."""
-        kept: list[Spooled] = []
+        kept: list[FeedbackRecord] = []
         try:
             while self._waiting:
                 if not await send(self._waiting[0]):
@@ -94,7 +94,7 @@ class Spool:
     def _bytes(self) -> int:
         return self._own.size + sum(file.size for file in self._left_behind)
 
-    async def _keep(self, spooled: Spooled) -> None:
+    async def _keep(self, spooled: FeedbackRecord) -> None:
         line = _encode(spooled)
         async with self._changing:
             if self._bytes + len(line) > self._most:
@@ -121,9 +121,9 @@ class Spool:
             self._left_behind.pop().remove()
 
 
-def _create(folder: Path) -> HeldFile:
+def _create(folder: Path) -> LockedFile:
     while True:
-        file = hold(folder / f"feedback-{secrets.token_hex(6)}.jsonl", os.O_CREAT | os.O_EXCL)
+        file = lock_file(folder / f"feedback-{secrets.token_hex(6)}.jsonl", os.O_CREAT | os.O_EXCL)
         if file:
             directory = os.open(folder, os.O_RDONLY)
             os.fsync(directory)  # its name is on disk too
@@ -131,8 +131,8 @@ def _create(folder: Path) -> HeldFile:
             return file
 
 
-def _left_behind(folder: Path) -> list[tuple[HeldFile, list[Spooled]]]:
-    held = [hold(path) for path in sorted(folder.glob("feedback-*.jsonl"))]
+def _left_behind(folder: Path) -> list[tuple[LockedFile, list[FeedbackRecord]]]:
+    held = [lock_file(path) for path in sorted(folder.glob("feedback-*.jsonl"))]
     files = [(file, _decode(file)) for file in held if file]
     for file, _ in files:
         if not file.size:
@@ -140,18 +140,18 @@ def _left_behind(folder: Path) -> list[tuple[HeldFile, list[Spooled]]]:
     return [(file, lines) for file, lines in files if file.size]
 
 
-def _encode(spooled: Spooled) -> bytes:
+def _encode(spooled: FeedbackRecord) -> bytes:
     return json.dumps({"unix_ms": spooled.unix_ms, "call": spooled.call, **asdict(spooled.feedback)}).encode() + b"\n"
 
 
-def _decode(file: HeldFile) -> list[Spooled]:
+def _decode(file: LockedFile) -> list[FeedbackRecord]:
     *lines, _torn = file.read().split(b"\n")
     spooled = []
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
             unix_ms, call = values.pop("unix_ms"), values.pop("call", "")
-            spooled.append(Spooled(Feedback(**values), unix_ms, call))
+            spooled.append(FeedbackRecord(Feedback(**values), unix_ms, call))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             log.error("%s:%d is no feedback and is passed over: %s", file.path, number, error)
     return spooled

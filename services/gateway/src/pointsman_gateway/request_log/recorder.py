@@ -9,13 +9,21 @@ from dataclasses import replace
 from typing import Protocol
 
 from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
-from pointsman_gateway.journal.entry import NOTHING_REDACTED, Entry, Noted, nothing_of, to_entry, to_undecided_json
-from pointsman_gateway.journal.evidence import Counts, EvidenceBoard
-from pointsman_gateway.journal.lessons import is_wanted, to_lesson
-from pointsman_gateway.journal.metrics import JournalMetrics
-from pointsman_gateway.journal.positions import Upto
-from pointsman_gateway.journal.store import Batch, JournalStore
 from pointsman_gateway.redaction import Redaction
+from pointsman_gateway.request_log.entry import (
+    NOTHING_REDACTED,
+    Entry,
+    PendingEntry,
+    empty_entry,
+    keeps_answers_of,
+    to_entry,
+    to_training_sample,
+    to_undecided_json,
+)
+from pointsman_gateway.request_log.evidence import Counts, EvidenceStore
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
+from pointsman_gateway.request_log.store import Batch, RequestLogStore
+from pointsman_gateway.request_log.wal import Offsets
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +44,11 @@ class Book(Protocol):
 
     def undecided(self, unix_seconds: float, receipt: Undecided) -> int: ...
 
-    def sends(self, number: int, upto: Upto) -> None:
+    def sends(self, number: int, upto: Offsets) -> None:
         """Before a batch is sent with which all up to there is done."""
         ...
 
-    def written(self, upto: Upto) -> None:
+    def written(self, upto: Offsets) -> None:
         """Redis has that batch."""
         ...
 
@@ -50,9 +58,9 @@ class Recorder:
 
     def __init__(
         self,
-        store: JournalStore,
-        board: EvidenceBoard,
-        metrics: JournalMetrics,
+        store: RequestLogStore,
+        board: EvidenceStore,
+        metrics: RequestLogMetrics,
         book: Book,
         redaction: Redaction = NOTHING_REDACTED,
     ) -> None:
@@ -61,7 +69,7 @@ class Recorder:
         self._metrics = metrics
         self._book = book
         self._redaction = redaction
-        self._noted: deque[Noted] = deque()
+        self._noted: deque[PendingEntry] = deque()
         self._encoding: asyncio.Handle | None = None
         """Set while some of them wait: they are encoded with the loop's next turns, as fast as they come, since a busy
         gateway has no better moment, and what a request was made of goes out of the processor's caches."""
@@ -73,14 +81,14 @@ class Recorder:
         self._batch: Batch | None = None
         """Sent, and not yet known to be written."""
         self._number = 0
-        self._upto = Upto()
+        self._upto = Offsets()
         """In the book: what no longer waits here, since it was sent, or dropped."""
         self._over = False
         """Whether the stream still holds more than its cap, which has been lowered."""
         self._writing = asyncio.Lock()
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
-        return is_wanted(self.store.learning, request, decision)
+        return keeps_answers_of(self.store.learning, request, decision)
 
     def note(
         self,
@@ -93,7 +101,7 @@ class Recorder:
             self._drop_oldest()
         now = time.time()
         position = self._book.decided(now, request, decision, receipt)
-        noted = Noted(now, request, decision, receipt, answers, position)
+        noted = PendingEntry(now, request, decision, receipt, answers, position)
         self._noted.append(noted)
         if noted.tally is not None:
             self._board.noted(noted.tally)
@@ -163,12 +171,12 @@ class Recorder:
             except Exception:  # one that cannot be written must not keep back the others
                 log.exception("decision %s cannot be written", noted.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
-                entry = nothing_of(noted)
+                entry = empty_entry(noted)
             self._wait_for(entry)
 
-    def _entry(self, noted: Noted, keep_text: bool) -> Entry:
+    def _entry(self, noted: PendingEntry, keep_text: bool) -> Entry:
         entry = to_entry(noted, keep_text, self._redaction)
-        lesson = to_lesson(noted, self._redaction)
+        lesson = to_training_sample(noted, self._redaction)
         return replace(entry, tenant=noted.request.caller.tenant, lesson=lesson) if lesson else entry
 
     def _wait_for(self, entry: Entry) -> None:
@@ -225,3 +233,21 @@ class Recorder:
         """What they count for is told with the next batch, and that they are done with."""
         self._upto = self._upto.and_decided(max([one.position for one in oldest], default=0))
         self._board.let_go([tally for one in oldest if (tally := one.tally) is not None])
+
+
+class NullRequestLog:
+    """Implements the pipeline's `Journal`."""
+
+    def __init__(self, board: EvidenceStore) -> None:
+        self._board = board
+
+    def wants_answers(self, request: Request, decision: Decision) -> bool:
+        """There is nowhere to keep them."""
+        return False
+
+    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+        """Forgets it, but for what it says of the path."""
+        self._board.answered(receipt)
+
+    def note_undecided(self, receipt: Undecided) -> None:
+        """Forgets it; it has been counted."""

@@ -1,12 +1,66 @@
-"""What happens in Redis as one: Lua scripts. Each may run twice, or late, and counts once."""
+"""Where in Redis what is; the braces keep all of it in one slot of a cluster, since scripts touch several keys."""
 
-from pointsman_gateway.journal.keys import A_DAY
+import hashlib
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
 
-WRITER_KEPT = 14 * A_DAY
+SECONDS_PER_DAY = 24 * 60 * 60
+
+DECISIONS = "{pointsman}:decisions"
+"""A stream; each entry has `decision` (its id), `entry` (JSON), `cell` and `day` (what its ratings count for)."""
+
+INDEX = "{pointsman}:decisions:index"
+"""A hash: a decision's id to its place in the stream."""
+
+UNDECIDED = "{pointsman}:undecided"
+"""A stream: the receipts of requests that came to no decision, each in one field, `entry` (JSON)."""
+
+FEEDBACK = "{pointsman}:feedback"
+"""A stream, with one entry for each decision of which something was said."""
+
+FEEDBACK_INDEX = "{pointsman}:feedback:index"
+"""A hash: a decision's id to its place in that stream."""
+
+EVIDENCE = "{pointsman}:evidence:"
+"""With a day (YYYYMMDD, UTC) behind it: a hash of counts, a cell and the name of the count to a whole number."""
+
+TRAINING_SAMPLES = "{pointsman}:lessons"
+"""A stream of answers that are kept to learn from: `decision`, `tenant` and `lesson` (JSON)."""
+
+WRITER = "{pointsman}:writer:"
+"""With a writer's id behind it, one for each start of a gateway: the number of the last batch that it wrote."""
+
+
+def today() -> str:
+    return day_of(time.time())
+
+
+def day_of(unix_seconds: float) -> str:
+    return _name(int(unix_seconds // SECONDS_PER_DAY))
+
+
+def last_days(count: int) -> list[str]:
+    """Today and the days before it, newest first."""
+    newest = int(time.time() // SECONDS_PER_DAY)
+    return [_name(newest - back) for back in range(count)]
+
+
+def hash_to_unit_interval(decision_id: str) -> float:
+    """Where a decision lies between 0 and 1; decisions lie evenly."""
+    return int.from_bytes(hashlib.blake2b(f"lesson {decision_id}".encode(), digest_size=8).digest()) / 2**64
+
+
+@lru_cache(maxsize=512)
+def _name(day: int) -> str:
+    return datetime.fromtimestamp(day * SECONDS_PER_DAY, UTC).strftime("%Y%m%d")
+
+
+WRITER_TTL_S = 14 * SECONDS_PER_DAY
 """Seconds that it is known which batch a gateway wrote last, and so which receipts on its disk are written."""
 
-WRITE = (
-    f"local WRITER_KEPT = {WRITER_KEPT}"
+WRITE_SCRIPT = (
+    f"local WRITER_TTL_S = {WRITER_TTL_S}"
     + """
 -- Adds decisions and counts, and trims to the cap, index and stream alike. A batch has its writer's next number. Who
 -- writes for a writer that is gone says which number was the last: with another one nothing is written.
@@ -54,12 +108,12 @@ if learnt > 0 then
   local there = redis.call('XLEN', lessons)
   redis.call('XTRIM', lessons, 'MAXLEN', math.max(most_lessons, there - learnt - 1000))
 end
-redis.call('SET', writer, number, 'EX', WRITER_KEPT)
+redis.call('SET', writer, number, 'EX', WRITER_TTL_S)
 return redis.call('XLEN', stream)
 """
 )
 
-SAY = """
+ADD_FEEDBACK_SCRIPT = """
 -- Takes what is said of a decision. One decision has one entry: each thing said takes the place of what was said of it
 -- before; what was said earlier, and comes late, fills the gaps. Its rating counts once, in the day of the decision.
 local decisions, index, feedback, said_of, evidence = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -127,7 +181,7 @@ end
 return 'stored'
 """
 
-EVIDENCE = """
+EVIDENCE_SCRIPT = """
 -- KEYS: the evidence of a day. Returns its fields and numbers in turns, as one JSON text.
 return cjson.encode(redis.call('HGETALL', KEYS[1]))
 """

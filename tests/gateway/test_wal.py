@@ -17,13 +17,20 @@ from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import Caller, Considered, Sampling, Undecided
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.counterfoil import OfDecided, OfUndecided, from_line, of_decided, of_undecided, to_line
-from pointsman_gateway.journal.entry import Noted, to_entry, to_undecided_json
-from pointsman_gateway.journal.evidence import tally_of
-from pointsman_gateway.journal.recorder import MOST_WAITING
-from pointsman_gateway.journal.recovery import Recovery
-from pointsman_gateway.journal.store import Batch, JournalStore
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
+from pointsman_gateway.request_log.evidence import answer_counts
+from pointsman_gateway.request_log.recorder import MOST_WAITING
+from pointsman_gateway.request_log.store import Batch, RequestLogStore
+from pointsman_gateway.request_log.tasks import OrphanRecovery
+from pointsman_gateway.request_log.wal_records import (
+    DecidedRecord,
+    UndecidedRecord,
+    decided_record,
+    from_line,
+    to_line,
+    undecided_record,
+)
 from pointsman_servicekit.errors import Unavailable
 
 TURNED_AWAY = Undecided("r1", "chat", "rate_limited", "caller", {"total": 0.001}, Caller("k1", "t1"), counted=True)
@@ -49,7 +56,7 @@ async def ids_in(valkey: Valkey) -> list[str]:
 
 
 async def answers_in(desk: Desk) -> int:
-    return sum(named.get("answers", 0) for named in (await desk.store.evidence(keys.today())).values())
+    return sum(named.get("answers", 0) for named in (await desk.store.evidence(redis_schema.today())).values())
 
 
 @asynccontextmanager
@@ -119,7 +126,7 @@ async def test_a_batch_of_the_gateway_that_is_gone_may_still_arrive(valkey: Valk
 class Late:
     """Takes a batch, as a store does, and keeps it on its way."""
 
-    def __init__(self, store: JournalStore) -> None:
+    def __init__(self, store: RequestLogStore) -> None:
         self.config, self.learning = store.config, None
         self.batch: Batch | None = None
 
@@ -147,7 +154,7 @@ async def test_what_arrives_after_it_was_recovered_is_not_written_again(valkey: 
 class Unheard:
     """A store whose answers are lost at first."""
 
-    def __init__(self, store: JournalStore) -> None:
+    def __init__(self, store: RequestLogStore) -> None:
         self._store = store
         self._lost = False
         self.last_of = store.last_of
@@ -166,7 +173,7 @@ async def test_a_recovery_that_is_broken_off_goes_on_where_it_was(valkey: Valkey
         gone.note(*names)
         gone.recorder.note_undecided(TURNED_AWAY)
     async with desk_at(valkey.url) as desk:
-        recovery = Recovery(Unheard(desk.store), folder, desk.metrics)  # type: ignore[arg-type]
+        recovery = OrphanRecovery(Unheard(desk.store), folder, desk.metrics)  # type: ignore[arg-type]
         with pytest.raises(Unavailable):
             await recovery.recover()
         assert len(await ids_in(valkey)) == 256
@@ -191,7 +198,7 @@ async def test_while_redis_is_away_it_stays_on_disk(valkey: Valkey, folder: Path
 
 async def is_back(desk: Desk) -> bool:
     try:
-        await desk.store.evidence(keys.today())
+        await desk.store.evidence(redis_schema.today())
     except Unavailable:
         return False
     return True
@@ -300,21 +307,21 @@ def test_a_counterfoil_has_all_of_the_entry_but_what_the_caller_wrote() -> None:
     )
     asked = replace(REQUEST, sampling=Sampling(extra={"response_format": {"type": "json_object"}}), user="ann")
     came = receipt(made, model="triage@3")
-    read = from_line(to_line(of_decided(1, 1.7e9, asked, made, came)))
-    assert isinstance(read, OfDecided)
+    read = from_line(to_line(decided_record(1, 1.7e9, asked, made, came)))
+    assert isinstance(read, DecidedRecord)
     recovered, live = (
         json.loads(to_entry(read.noted(), True).json),
-        json.loads(to_entry(Noted(1.7e9, asked, made, came), True).json),
+        json.loads(to_entry(PendingEntry(1.7e9, asked, made, came), True).json),
     )
     lost = {"inputs": "", "user_digest": "", "text": "lost", "messages": None, "user": None, "metadata": {}}
     assert recovered == live | lost
-    assert read.noted().tally == tally_of(came, keys.day_of(1.7e9))
+    assert read.noted().tally == answer_counts(came, redis_schema.day_of(1.7e9))
     assert "Hello" not in to_line(read).decode()
 
 
 def test_a_counterfoil_of_a_receipt_without_a_decision_has_all_of_it() -> None:
-    read = from_line(to_line(of_undecided(1, 1.7e9, TURNED_AWAY)))
-    assert isinstance(read, OfUndecided)
+    read = from_line(to_line(undecided_record(1, 1.7e9, TURNED_AWAY)))
+    assert isinstance(read, UndecidedRecord)
     assert to_undecided_json(read.receipt(), 1.7e9) == to_undecided_json(TURNED_AWAY, 1.7e9)
 
 

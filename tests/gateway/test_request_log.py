@@ -16,13 +16,13 @@ from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import Considered, Message, Request, Sampling
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.entry import LONGEST_TEXT, Noted, to_entry
-from pointsman_gateway.journal.recorder import MOST_WAITING
-from pointsman_gateway.journal.repeating import repeating
-from pointsman_gateway.journal.store import Batch
-from pointsman_gateway.journal.upkeep import PERIOD
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import MAX_TEXT_BYTES, PendingEntry, to_entry
+from pointsman_gateway.request_log.recorder import MOST_WAITING
+from pointsman_gateway.request_log.store import Batch
+from pointsman_gateway.request_log.tasks import WRITE_INTERVAL_S
 from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.periodic import Schedule, running_periodically
 from pointsman_servicekit.prompt_redis import TRIES
 from redis.asyncio import Redis
 
@@ -89,7 +89,7 @@ async def test_both_doors_tell_margin_familiarity_notes_and_generation(door: Doo
 
 def entry_of(request: Request, keep_text: bool = False, **fields: Any) -> dict[str, Any]:
     made = decision(**fields)
-    entry: dict[str, Any] = json.loads(to_entry(Noted(1.7e9, request, made, receipt(made)), keep_text).json)
+    entry: dict[str, Any] = json.loads(to_entry(PendingEntry(1.7e9, request, made, receipt(made)), keep_text).json)
     return entry
 
 
@@ -111,7 +111,7 @@ def test_equal_inputs_have_equal_digests_and_different_ones_have_not() -> None:
 
 def test_text_is_kept_whole_or_not_at_all_and_the_entry_says_which() -> None:
     short = Request("auto", (Message("user", "Grüße", {"name": "ann"}),), user="u1")
-    long = Request("auto", (Message("user", "x" * LONGEST_TEXT),))
+    long = Request("auto", (Message("user", "x" * MAX_TEXT_BYTES),))
     assert entry_of(short)["text"] == "not kept"
     entry = entry_of(short, keep_text=True)
     assert (entry["text"], entry["user"]) == ("kept", "u1")
@@ -125,14 +125,14 @@ def test_whatever_was_decided_can_be_written() -> None:
         notes=("read in part",), considered=(Considered("a", "skipped", 'it said "no"\n'),), probabilities=(("é", 0.5),)
     )
     request = Request("auto", (Message("user", "\x00\U0001f600"),), Sampling(extra={"response_format": "?"}))
-    entry = json.loads(to_entry(Noted(1.7e9, request, strange, receipt(strange)), True).json)
+    entry = json.loads(to_entry(PendingEntry(1.7e9, request, strange, receipt(strange)), True).json)
     assert (entry["notes"], entry["response_format"]) == (["read in part"], "other")
     assert entry["considered"][0]["reason"] == 'it said "no"\n'
 
 
 async def lengths(valkey: Valkey) -> tuple[int, int]:
     async with Redis.from_url(valkey.url) as redis:
-        return await redis.xlen(keys.DECISIONS), await redis.hlen(keys.INDEX)
+        return await redis.xlen(redis_schema.DECISIONS), await redis.hlen(redis_schema.INDEX)
 
 
 async def test_stream_and_index_hold_the_newest_and_exactly_as_many_as_the_cap(desk: Desk, valkey: Valkey) -> None:
@@ -142,7 +142,7 @@ async def test_stream_and_index_hold_the_newest_and_exactly_as_many_as_the_cap(d
         await desk.recorder.write()
         assert await lengths(valkey) == (min(begin + 250, 300),) * 2
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        assert set(await redis.hkeys(keys.INDEX)) == {f"d{number}" for number in range(700, 1000)}
+        assert set(await redis.hkeys(redis_schema.INDEX)) == {f"d{number}" for number in range(700, 1000)}
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == [f"d{number}" for number in range(700, 1000)]
 
 
@@ -158,12 +158,12 @@ async def test_a_cap_that_is_lowered_is_kept_from_the_next_batch_on(desk: Desk, 
 async def test_a_batch_that_is_sent_twice_is_written_once(desk: Desk, valkey: Valkey) -> None:
     made = decision()
     desk.board.answered(receipt(made))
-    batch = Batch(1, [to_entry(Noted(1.7e9, REQUEST, made, receipt(made)), False)], desk.board.hand_over())
+    batch = Batch(1, [to_entry(PendingEntry(1.7e9, REQUEST, made, receipt(made)), False)], desk.board.hand_over())
     desk.store.config = JournalConfig(most=100)
     await desk.store.write(batch)
     await desk.store.write(batch)
     assert len(await decisions_in(valkey.url)) == 1
-    assert [sum(named.values()) for named in (await desk.store.evidence(keys.today())).values()] == [1_000_002]
+    assert [sum(named.values()) for named in (await desk.store.evidence(redis_schema.today())).values()] == [1_000_002]
 
 
 async def test_a_batch_that_was_given_up_and_arrives_after_all_is_written_once(desk: Desk, valkey: Valkey) -> None:
@@ -176,14 +176,14 @@ async def test_a_batch_that_was_given_up_and_arrives_after_all_is_written_once(d
     valkey.go_on()
     await desk.written()
     assert [entry["id"] for entry in await decisions_in(valkey.url)] == ["before", "while it hung"]
-    counted = await desk.store.evidence(keys.today())
+    counted = await desk.store.evidence(redis_schema.today())
     assert [named["answers"] for named in counted.values()] == [2]
 
 
 async def test_what_waits_is_capped_and_the_oldest_go_and_are_counted(desk: Desk, valkey: Valkey) -> None:
     valkey.kill()
     with pytest.raises(Unavailable):
-        await desk.store.evidence(keys.today())
+        await desk.store.evidence(redis_schema.today())
     for begin in range(0, MOST_WAITING + 500, 500):  # some are encoded between two looks, as in a gateway
         desk.note(*(f"d{number}" for number in range(begin, begin + 500)))
         with pytest.raises(Unavailable):
@@ -194,7 +194,9 @@ async def test_what_waits_is_capped_and_the_oldest_go_and_are_counted(desk: Desk
 
 
 async def test_a_gateway_that_never_rests_loses_no_receipt(desk: Desk, valkey: Valkey) -> None:
-    async with repeating(PERIOD, desk.recorder.write, "write the journal"):
+    async with running_periodically(
+        desk.recorder.write, Schedule(WRITE_INTERVAL_S, run_at_start=True), "write the request log"
+    ):
         for turn in range(170):
             desk.note(*(f"d{turn}-{number}" for number in range(64)))
             await asyncio.sleep(0)  # as long as there are requests, the loop goes straight to its next turn
@@ -218,13 +220,13 @@ async def test_while_redis_rests_nobody_asks_it(valkey: Valkey) -> None:
         async with desk_at(f"redis://127.0.0.1:{port}/0") as desk:
             for _ in range(50):
                 with pytest.raises(Unavailable) as told:
-                    await desk.store.evidence(keys.today())
+                    await desk.store.evidence(redis_schema.today())
             assert told.value.code == "redis_unavailable"
             assert asked == TRIES  # of the first call
             assert desk.metric("pointsman_redis_up") == 0
 
             async def asked_again() -> bool:
-                calls = [desk.store.evidence(keys.today()) for _ in range(8)]
+                calls = [desk.store.evidence(redis_schema.today()) for _ in range(8)]
                 await asyncio.gather(*calls, return_exceptions=True)
                 return asked > TRIES
 

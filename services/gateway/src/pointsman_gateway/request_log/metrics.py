@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
-class JournalMetrics:
+class RequestLogMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.entries = Counter("pointsman_journal_entries", "Decisions written to the journal.", registry=registry)
         self.dropped = Counter(
