@@ -1,1 +1,2 @@
-"""Works on the gateway's configuration and journal without serving: fit, replay, suggest."""
+"""Offline tools for a gateway's configuration and request log: fit the classifier, replay decisions, suggest
+improvements, build data sets."""

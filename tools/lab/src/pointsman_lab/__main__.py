@@ -1,4 +1,4 @@
-"""Works on a configuration and the journal without serving: fit, replay, suggest, data, plan."""
+"""Entry point of the offline tools: fit, replay, suggest, data and plan."""
 
 import argparse
 import asyncio
@@ -30,7 +30,8 @@ Command = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, Report]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Progress goes to standard error, what was found to standard output; 1 where it failed or was refused."""
+    """Run one command. Progress goes to standard error, the report to standard output. The exit code is 1 after a
+    failure or a rejection."""
     asked = _parser().parse_args(arguments)
     command: Command = asked.command
     try:

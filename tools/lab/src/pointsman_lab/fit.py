@@ -1,4 +1,4 @@
-"""`fit`: learns a configuration's classifier and writes it to a file."""
+"""The command `fit`: train a configuration's classifier and write it to a file."""
 
 import hashlib
 import resource
@@ -17,7 +17,7 @@ from pointsman_gateway.wiring.learning import Models, origin, texts_of, tuning_o
 from pointsman_lab.report import Progress, Report, Section
 
 ARTEFACT = "classifier.artefact"
-"""In the configuration's folder, unless another file is named."""
+"""Default file name, inside the configuration's folder."""
 
 KIB_IN_MIB = 1024
 
@@ -27,12 +27,12 @@ class Written:
     file: Path
     digest: str
     size: int
-    """Bytes."""
+    """Size of the file in bytes."""
     seconds: float
 
 
 def fit(config: Config, models: Models, out: Path | None, progress: Progress) -> Report:
-    """Raises ConfigError, InvalidArgument or OSError."""
+    """Train and save the classifier. Raises ConfigError, InvalidArgument or OSError."""
     file = out or config.folder / ARTEFACT
     started = time.perf_counter()
     fitted = fit_classifier(

@@ -1,4 +1,4 @@
-"""A decision as the journal has it, and what another configuration makes of it."""
+"""A recorded decision, and the decision that another configuration makes for the same request."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,25 @@ from pointsman_gateway.domain import Decision, Labels, Request
 class Recorded:
     id: str
     request: Request
-    """Without messages where they were not kept."""
+    """The request, without messages if these were not stored."""
     labels: Labels
-    """As they were decided then."""
+    """The classifier's labels at the time."""
     path: str
-    """The one that was wanted first; what was away then does not count."""
+    """The path that the policy wanted first, even if it was unavailable."""
     fingerprint: str
-    """Of that path as it was."""
+    """Fingerprint of that path's configuration at the time."""
     generation: str
     user_digest: str
-    """Of the user, where one was named."""
+    """Digest of the request's user, if it named one."""
     expected_cost_usd: float
     answered_by: str = ""
-    """The path that answered, and to the end; empty where none did."""
+    """The path that completed the answer; empty if none did."""
     cost_usd: float = 0.0
-    """Of that answer."""
+    """Cost of that answer."""
 
     @property
     def adapter(self) -> str:
-        """The one that the request named and got; empty for all others."""
+        """The adapter that the request named and received; otherwise empty."""
         return self.request.model if self.path == f"adapter:{self.request.model}" else ""
 
     @property
@@ -39,24 +39,25 @@ class Recorded:
 class Replayed:
     recorded: Recorded
     decision: Decision | None
-    """What it would be now; None where there would be none."""
+    """The new decision; None if there would be none."""
     failure: str = ""
-    """The error that its sender would get."""
+    """The error that the client would receive."""
     obstacle: str = ""
-    """Why it cannot be said what would be decided."""
+    """Why the new decision cannot be determined."""
     by_chance: bool = False
-    """Whether it takes part in a trial hangs on a name that was not kept: it is drawn anew, the same each time."""
+    """Whether exploration depends on a user name that was not stored. The sample is then drawn from the decision id,
+    reproducibly."""
     weighed: bool = False
-    """It is decided by evidence, which is not what it was then."""
+    """Whether the decision depends on evidence, which has changed since the request."""
 
     @property
     def moved(self) -> bool:
-        """It takes another path."""
+        """Whether the request takes another path."""
         return self.decision is not None and self.decision.path.name != self.recorded.path
 
     @property
     def relabelled(self) -> bool:
-        """It is of another task, or of one where it was of none."""
+        """Whether the request gets another task, or one instead of none."""
         return self.decision is not None and self.decision.task != self.recorded.labels.task
 
     @property

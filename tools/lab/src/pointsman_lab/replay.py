@@ -1,4 +1,4 @@
-"""A candidate's line: what the gateway would build from the same folder, over engines that are all up."""
+"""Replay recorded decisions with a candidate configuration. All engines count as available."""
 
 from bisect import bisect_left
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ from pointsman_lab.request_log import History
 
 
 class Bench:
-    """Decides what was decided before."""
+    """Stages built from the candidate configuration, for decisions only."""
 
     def __init__(self, config: Config, engines: Engines, line: Line) -> None:
         self._config = config
@@ -34,7 +34,7 @@ class Bench:
         self._stand_ins = StandIns()
 
     async def replay(self, recorded: Recorded) -> Replayed:
-        """Anew where there is a text, else from the recorded labels."""
+        """Decide a request again: from its text if it was stored, else from the recorded labels."""
         task = recorded.labels.task
         if recorded.request.model == AUTO and not recorded.has_text and not self._knows(recorded):
             return Replayed(recorded, None, obstacle=f"task '{task}' is gone, and the text was not kept")
@@ -57,7 +57,7 @@ class Bench:
         return recorded.labels.abstained or recorded.labels.task in self._config.tasks.tasks
 
     def _hold(self, adapter: str) -> None:
-        """No configuration names the adapters that requests may: wherever adapters can be, this one is."""
+        """Mark every adapter as resident on every LoRA engine: requests may name adapters that no configuration lists."""
         for name, config in self._config.models.engines.items():
             engine = self._engines.get(name)
             if config.lora_server and adapter not in engine.resident:
@@ -71,7 +71,7 @@ class Bench:
 
 
 def build_bench(config: Config, learned: Learned, evidence: Evidence) -> Bench:
-    """Raises ConfigError."""
+    """Build the stages from a configuration folder. Raises ConfigError."""
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_up(name, engine, resident) for name, engine in config.models.engines.items()])
     around = Surroundings(_NoEngine(), _NoPassages(), Counting(CollectorRegistry()), evidence)
@@ -83,7 +83,7 @@ def _up(name: str, engine: EngineConfig, resident: frozenset[str]) -> Engine:
 
 
 class _NoEngine:
-    """Nothing is generated on a bench."""
+    """An engine that must not be called: a replay generates nothing."""
 
     async def stream(self, call: Call) -> AsyncIterator[Chunks]:
         raise NotImplementedError
@@ -91,37 +91,39 @@ class _NoEngine:
 
 
 class _NoPassages:
-    """Nothing is looked up on a bench."""
+    """A retriever that must not be called: a replay searches nothing."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
         raise NotImplementedError
 
 
 COUNT = 1 << 16
-"""A split's border lies between a user and the stand-in about once in so many requests."""
+"""Number of pseudonymous users. A split boundary lies between a user and its pseudonym about once in this many
+requests."""
 
 
 class StandIns:
-    """Made once, in a tenth of a second."""
+    """Pseudonymous users that replace users whose names were not stored. Creating them takes about 0.1 s."""
 
     def __init__(self) -> None:
         self._keys = sorted((point(key), key) for key in map(str, range(COUNT)))
 
     def of(self, user_digest: str) -> str:
-        """A name whose place in any split is that of the user with this digest."""
+        """Return a pseudonym that falls into the same part of any split as the user with this digest."""
         place = int(user_digest, 16) / 2 ** (4 * len(user_digest))
         return self._keys[min(bisect_left(self._keys, (place, "")), COUNT - 1)][1]
 
 
 def as_drawn(request: Request, decision_id: str, user_digest: str, stand_ins: StandIns) -> Request:
-    """With a user whose lot is the same each time: itself, its stand-in, or for nobody the decision's id."""
+    """Return the request with a user that samples reproducibly: its own user, that user's pseudonym, or the decision id
+    if it named none."""
     if request.user:
         return request
     return replace(request, user=stand_ins.of(user_digest) if user_digest else decision_id)
 
 
 async def replay(bench: Bench, history: History, seconds: float, examples: int, progress: Progress) -> Tally:
-    """Of the last `seconds`; remembers `examples` of each change at most."""
+    """Replay the decisions of the last `seconds`. Keep at most `examples` requests for each kind of change."""
     tally, total = Tally(examples), await history.count(seconds)
     async for recorded in history.decisions(seconds):
         tally.add(await bench.replay(recorded))

@@ -1,4 +1,4 @@
-"""Counts what a replay would change, one decision after the other, in bounded memory."""
+"""Count the changes of a replay incrementally, in bounded memory."""
 
 import heapq
 import itertools
@@ -12,7 +12,7 @@ from pointsman_lab.recorded import Replayed
 FAILS = "(fails)"
 
 LONGEST_QUERY = 200
-"""Characters that are remembered of an example."""
+"""Characters of a request that are kept for an example."""
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class _Mean:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Requests that went one way and would go another; the same way twice: that only their task changes."""
+    """A kind of change: from one path to another. If both are equal, only the task changes."""
 
     path: str
     new_path: str
@@ -41,18 +41,18 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Dollars a thousand requests."""
+    """Dollars per 1,000 requests."""
 
     before: float
     after: float
     estimated: tuple[str, ...]
-    """Paths that have never answered, whose cost is estimated from lengths and price list."""
+    """Paths that have never answered; their cost is estimated from lengths and the price list."""
 
 
 @dataclass
 class Tally:
     examples_of_each: int
-    """How many of a move's most certain requests are remembered."""
+    """How many of the most confident requests are kept for each change."""
     decisions: int = 0
     changed: int = 0
     moved: int = 0
@@ -64,7 +64,7 @@ class Tally:
     by_chance: int = 0
     weighed: int = 0
     of_changed_paths: Counter[str] = field(default_factory=Counter)
-    """Requests down a path that has kept its name and is not what it was."""
+    """Requests along a path whose name is unchanged but whose configuration changed."""
     obstacles: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     generations: Counter[str] = field(default_factory=Counter)
@@ -102,11 +102,11 @@ class Tally:
 
     @property
     def share(self) -> float:
-        """Of what could be compared, how much changes."""
+        """Share of the comparable requests that change."""
         return self.changed / self.compared if self.compared else 0.0
 
     def costs(self) -> Costs:
-        """Of what could be compared and would be answered."""
+        """Costs of the comparable requests that would be answered."""
         answered = max(self._taken_after.total(), 1)
         means = {path: self._mean(path) for path in {*self._taken_before, *self._taken_after}}
         before, after = (
@@ -116,7 +116,8 @@ class Tally:
         return Costs(before, after, tuple(sorted(path for path in means if path not in self._paid)))
 
     def examples(self, most: int) -> list[Replayed]:
-        """Of each move its most certain one, the most frequent moves first; then of each the next, and so on."""
+        """Return examples: the most confident request of each change, most frequent changes first; then the second of
+        each, and so on."""
         ranked = [
             [replayed for _, _, replayed in sorted(self._examples[move], key=lambda entry: entry[:2], reverse=True)]
             for move, _ in self.moves.most_common()
@@ -167,7 +168,7 @@ class Tally:
 
 
 def _light(replayed: Replayed) -> Replayed:
-    """With the beginning of the query for all its messages, which may be long."""
+    """Return the request with only the start of its query, to save memory."""
     request = replayed.recorded.request
     query = (Message("user", request.query[:LONGEST_QUERY]),)
     return replace(replayed, recorded=replace(replayed.recorded, request=replace(request, messages=query)))

@@ -1,4 +1,4 @@
-"""What a replay would change, as a report."""
+"""Report what a replay would change."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ MOST_ROWS = 50
 
 
 def replay_report(tally: Tally, generation: str, age: str, examples: int, most_changed: float | None) -> Report:
-    """`generation` is the candidate's; more than the share `most_changed` refuses it."""
+    """Build the report. `generation` is the candidate's configuration revision. A changed share above `most_changed`
+    rejects the candidate."""
     shown = tally.examples(examples)
     return Report(
         _facts(tally, generation, shown),

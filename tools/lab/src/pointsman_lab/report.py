@@ -1,4 +1,4 @@
-"""What a command has found: facts for programs, and a page of sections for people."""
+"""A command's result: facts for programs and sections of text for people."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ LONGEST_CELL = 100
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: sentences, then a table where there is one."""
+    """A section of the text: sentences, optionally followed by a table."""
 
     heading: str
     lines: tuple[str, ...] = ()
@@ -23,13 +23,13 @@ class Section:
 @dataclass(frozen=True, slots=True)
 class Report:
     facts: Mapping[str, Any]
-    """JSON's own types only."""
+    """Values of JSON types only."""
     page: tuple[Section, ...]
     refused: str = ""
-    """Why the command fails although it has found all this; empty where it does not."""
+    """Why the command fails despite having a result; empty if it succeeds."""
 
     def as_json(self) -> str:
-        """One line."""
+        """Return the facts as one line of JSON."""
         page = [asdict(section) for section in self.page]
         return json.dumps({"facts": self.facts, "page": page}, ensure_ascii=False)
 
@@ -38,7 +38,7 @@ class Report:
 
 
 def cell(text: str) -> str:
-    """A text in one line, cut where it is long; what a terminal would obey is shown as a mark."""
+    """Return a text as one line, truncated if long, with control characters replaced."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
     return line if len(line) <= LONGEST_CELL else line[: LONGEST_CELL - 1] + "…"
 
@@ -58,14 +58,14 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 BETWEEN = 0.1
-"""Seconds from one line to the next; the last of each kind always comes."""
+"""Minimum seconds between two progress lines. The last line of each kind is always written."""
 
 Progress = Callable[[str, int, int], None]
-"""What is being done, how many are done, how many there are."""
+"""A progress callback: activity, number done, total number."""
 
 
 class ProgressLines:
-    """Writes them to standard error, so that standard output is the report's."""
+    """Write progress to standard error, so that standard output contains only the report."""
 
     def __init__(self) -> None:
         self._said_at = 0.0

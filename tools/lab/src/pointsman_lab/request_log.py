@@ -1,4 +1,4 @@
-"""Reads the journal back, page by page: decisions, what was said of them, and the evidence of each path."""
+"""Read the request log page by page: decisions, feedback, and the evidence about each path."""
 
 import json
 import re
@@ -22,9 +22,10 @@ from redis.exceptions import RedisError
 from pointsman_lab.recorded import Recorded
 
 PAGE = 100
-"""Entries read at once; each has 64 KiB of text at most."""
+"""Entries per read; each contains at most 64 KiB of text."""
 PATIENCE = 5.0
-"""Seconds for each answer of Redis: nobody waits here, but a dead one must be told."""
+"""Seconds to wait for each Redis reply. Generous, because this is offline, but bounded, so that a dead server is
+reported."""
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
@@ -33,7 +34,7 @@ Answer = TypeVar("Answer")
 
 
 def seconds_of(age: str) -> int:
-    """ "24h" -> 86400. Raises InvalidArgument."""
+    """Parse a duration such as "24h" to seconds (86400). Raises InvalidArgument."""
     written = _AGE.fullmatch(age.strip())
     if written is None:
         raise InvalidArgument(f"'{age}' is no age; write 30m, 24h or 7d", code="bad_age")
@@ -42,22 +43,22 @@ def seconds_of(age: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """That a decision should have been another task."""
+    """Feedback that a decision should have been another task."""
 
     recorded: Recorded
     right_task: str
 
 
 class History:
-    """Each method raises Unavailable ("redis_unavailable") where Redis does not answer."""
+    """A reader of the request log. Each method raises Unavailable ("redis_unavailable") if Redis does not reply."""
 
     def __init__(self, redis: Redis, url: str) -> None:
-        """`redis` must decode answers."""
-        self._redis: Any = redis  # its types say neither what is decoded nor what is awaited
+        """Use `redis`, which must decode replies to text."""
+        self._redis: Any = redis  # redis-py's types state neither which replies are decoded nor which are awaitable
         self._url = url
 
     async def count(self, seconds: float) -> int:
-        """About how many decisions there are of the last `seconds`: as if they had come evenly."""
+        """Estimate the number of decisions in the last `seconds`, assuming a uniform rate."""
         total = int(await self._ask(self._redis.xlen(redis_schema.DECISIONS)))
         ends = [
             await self._ask(read(redis_schema.DECISIONS, count=1))
@@ -72,14 +73,14 @@ class History:
         return max(0, round(total * (last - begin) / max(last - first, 1)))
 
     async def decisions(self, seconds: float) -> AsyncIterator[Recorded]:
-        """Those of the last `seconds`, oldest first; none that comes while they are read."""
+        """Yield the decisions of the last `seconds`, oldest first, without those that arrive during the call."""
         async for _, fields in self.entries(redis_schema.DECISIONS, seconds):
             recorded = to_recorded(fields["entry"])
             if recorded is not None:
                 yield recorded
 
     async def other_tasks(self, seconds: float) -> AsyncIterator[Said]:
-        """Of what was said in the last `seconds`, what names another task than the one that was decided."""
+        """Yield the feedback of the last `seconds` that names another task than the decision's."""
         async for _, fields in self.entries(redis_schema.FEEDBACK, seconds):
             recorded = to_recorded(fields["entry"]) if fields["right_task"] else None
             if recorded is not None and fields["right_task"] != recorded.labels.task:
@@ -89,17 +90,17 @@ class History:
         return {day: from_fields(await self._ask(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
 
     async def tenants(self) -> dict[str, TenantRecord]:
-        """Raises FailedPrecondition where a record cannot be read."""
+        """Return all tenants. Raises FailedPrecondition if a record cannot be parsed."""
         read = await self._ask(self._redis.hgetall(layout.TENANTS))
         return {name: TenantRecord.from_json(text) for name, text in read.items()}
 
     async def forget(self, stream: str, places: Sequence[str]) -> None:
-        """Removes entries for good."""
+        """Delete entries permanently."""
         for start in range(0, len(places), PAGE):
             await self._ask(self._redis.xdel(stream, *places[start : start + PAGE]))
 
     async def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        """Their places and fields, oldest first; none that comes while they are read."""
+        """Yield entry ids and fields, oldest first, without entries that arrive during the call."""
         newest = await self._ask(self._redis.xrevrange(stream, count=1))
         if not newest:
             return
@@ -110,7 +111,7 @@ class History:
             place = f"({page[-1][0]}"
 
     async def _begin(self, seconds: float) -> int:
-        """By Redis's clock, which is the one that names the entries."""
+        """Return the first entry id of the window. Entry ids use Redis's clock."""
         if seconds == inf:
             return 0
         now, _ = await self._ask(self._redis.time())
@@ -142,7 +143,7 @@ def _unix_ms(place: str) -> int:
 
 
 def to_recorded(entry: str) -> Recorded | None:
-    """None for an entry of another version, which means something else."""
+    """Parse an entry. Return None for an entry of another format version."""
     body = json.loads(entry)
     if body["v"] != VERSION:
         return None
@@ -163,7 +164,8 @@ def to_recorded(entry: str) -> Recorded | None:
 
 
 def _wanted_first(body: dict[str, Any]) -> str:
-    """What the policy wanted: a path that was away, failed or was not accepted is told of first among the others."""
+    """Return the path that the policy wanted: if it was unavailable, failed or rejected, it is the first of the other
+    paths in the list."""
     went_elsewhere = body["reason"] in ("availability", "fallback") or body["reason"].startswith("escalated:")
     return str(body["considered"][0]["path"] if went_elsewhere and body["considered"] else body["path"])
 
@@ -198,7 +200,7 @@ def _labels(body: dict[str, Any]) -> Labels:
 
 
 async def read_evidence(history: History, window: int) -> EvidenceStore:
-    """Of the last `window` days. An adapter's version is the one that answered along the path most lately."""
+    """Read the evidence of the last `window` days. For an adapter alias, use the version that answered most recently."""
     board, latest = EvidenceStore(window), _Latest()
     for day, counts in (await history.evidence(last_days(window)[::-1])).items():
         board.read(day, counts)

@@ -1,4 +1,5 @@
-"""Requests that fit no task but are like each other: they look like a task that nobody has written yet."""
+"""Cluster requests that fit no task, because a cluster suggests a missing task; and find near-duplicate examples across
+tasks."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,11 +11,11 @@ from pointsman_gateway.classification.words import words_of
 from scipy.cluster.hierarchy import fcluster, linkage  # type: ignore[import-untyped]  # it ships no types
 
 MOST_TEXTS = 5_000
-"""Different ones; the table of their distances takes 100 MB then."""
+"""Maximum number of distinct texts; their distance table takes 100 MB."""
 APART = 0.65
-"""Mean cosine distance from which two groups are not one."""
+"""Mean cosine distance above which two clusters are not merged."""
 FEWEST_TEXTS = 3
-"""Different ones, in a group that is listed."""
+"""Minimum number of distinct texts in a listed cluster."""
 REPRESENTATIVES = 3
 NAME_WORDS = 4
 SHORTEST_WORD = 3
@@ -24,24 +25,22 @@ SHORTEST_WORD = 3
 class Group:
     requests: int
     texts: tuple[str, ...]
-    """Different ones, the most typical first."""
+    """Distinct texts, the most typical first."""
     words: tuple[str, ...]
-    """Frequent in it and rare elsewhere: what a task might be called by."""
+    """Words that are frequent in the cluster and rare elsewhere: candidates for a task name."""
     tightness: float
-    """The mean cosine of its texts to their centre."""
+    """Mean cosine similarity of the texts to their centroid."""
 
 
 def groups_of(
     counts: Mapping[str, int], vectors: NDArray[np.float32], others: Iterable[str], apart: float = APART
 ) -> list[Group]:
-    """Of texts, each with how many requests had it; `vectors` (texts, dimensions) in the same order, of length one.
-
-    `others` are texts of known tasks. The largest group comes first; texts that are like no others are in none.
-    """
+    """Cluster texts, given with their request counts, largest cluster first. `vectors` has shape (texts, dimensions)
+    and unit rows in the same order. `others` are texts of known tasks. Texts unlike all others belong to no cluster."""
     texts = list(counts)
     if len(texts) < FEWEST_TEXTS:
         return []
-    # Average linkage: a chain of texts, each like the next, does not make one group of what is not alike.
+    # Average linkage: a chain of pairwise similar texts does not become one cluster.
     numbers = fcluster(linkage(vectors, "average", "cosine"), apart, "distance")
     everywhere = _Frequency([*texts, *others])
     groups = []
@@ -62,7 +61,7 @@ def _group(
 
 
 class _Frequency:
-    """In which share of some texts a word is."""
+    """Document frequency of words in a set of texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = len(texts)
@@ -73,7 +72,8 @@ class _Frequency:
 
 
 def _words(texts: Sequence[str], everywhere: _Frequency) -> tuple[str, ...]:
-    """Those that are in more of its texts than one, by how much more frequent they are in it than everywhere."""
+    """Return words that occur in at least two of the cluster's texts, sorted by how much more frequent they are there
+    than elsewhere."""
     inside = _Frequency(texts)
     scores = {
         word: inside.share(word) * float(np.log(inside.share(word) / everywhere.share(word)))
@@ -84,14 +84,14 @@ def _words(texts: Sequence[str], everywhere: _Frequency) -> tuple[str, ...]:
 
 
 ALIKE = 0.88
-"""Cosine from which two texts are listed."""
+"""Cosine similarity from which two texts are near duplicates."""
 ROWS_AT_ONCE = 512
-"""Bounds the memory: so many rows of the table of all pairs at a time."""
+"""Rows of the similarity matrix computed at once, which bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Where it stands, for people who are to find it."""
+    """An example with its file and line, so that people can find it."""
 
     text: str
     task: str
@@ -107,7 +107,7 @@ class Pair:
 
 
 def near_duplicates(examples: Sequence[Example], vectors: NDArray[np.float32], alike: float = ALIKE) -> list[Pair]:
-    """Pairs across tasks, most alike first; `vectors` are (examples, dimensions), of length one."""
+    """Find near duplicates across tasks, most similar first. `vectors` has shape (examples, dimensions) and unit rows."""
     tasks = np.array([example.task for example in examples])
     pairs = [
         Pair(examples[i], examples[j], cosine)
@@ -120,7 +120,7 @@ def near_duplicates(examples: Sequence[Example], vectors: NDArray[np.float32], a
 def _alike(
     tasks: NDArray[np.str_], vectors: NDArray[np.float32], start: int, alike: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Of the rows from `start` with any later one."""
+    """Compare the rows from `start` with all later rows."""
     cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
     for row, column in np.argwhere(cosines >= alike):
         if start + row < column and tasks[start + row] != tasks[column]:

@@ -1,4 +1,4 @@
-"""What would make the classifier better, as a report."""
+"""Report suggestions for improving the classifier."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,7 +13,8 @@ MOST_ROWS = 30
 
 
 def suggest_report(of_examples: OfExamples, of_journal: OfJournal | None, age: str, written: str) -> Report:
-    """`of_journal` is None where there is no journal; `written` is the file with the proposals, if there is one."""
+    """Build the report. `of_journal` is None without a request log; `written` is the file with proposed examples, if
+    there is one."""
     facts = _of_examples(of_examples) | ({"journal": _of_journal(of_journal)} if of_journal else {"journal": None})
     page = [_confusions(of_examples), _near(of_examples)]
     if of_journal is None:

@@ -1,4 +1,4 @@
-"""`suggest`: what would make the classifier better, from its examples and from the journal."""
+"""The command `suggest`: find improvements for the classifier in its examples and in the request log."""
 
 import json
 from collections import Counter
@@ -21,25 +21,25 @@ from pointsman_lab.similar_texts import MOST_TEXTS, Example, Group, Pair, groups
 
 MOST_PROPOSALS = 1_000
 LONGEST_TEXT = 2_000
-"""Characters that are looked at of a request."""
+"""Characters of a request that are considered."""
 
 
 WORST = 3
-"""Examples of each confusion."""
+"""Examples listed for each confusion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
     task: str
-    """Whose examples they are."""
+    """The true task of the examples."""
     taken_for: str
     count: int
     worst: tuple[int, ...]
-    """The rows of the surest mistakes."""
+    """The examples misclassified with the highest confidence."""
 
 
 def confusions(data: Examples, judged: Judged) -> list[Confusion]:
-    """The most frequent first."""
+    """Confusions, most frequent first."""
     wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
     pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
     found = []
@@ -65,21 +65,21 @@ class OfExamples:
 @dataclass(frozen=True, slots=True)
 class OfJournal:
     abstained: int
-    """Requests."""
+    """Number of requests on which the classifier abstained."""
     without_text: int
-    """Of these, those whose text was not kept."""
+    """How many of these have no stored text."""
     left_out: int
-    """Of these, those with a text too many."""
+    """How many of these were left out because there were too many distinct texts."""
     groups: tuple[Group, ...]
     proposals: tuple[Said, ...]
-    """Requests of which it was said that they are of another task; their texts were kept."""
+    """Requests with stored text whose feedback names another task."""
     said_without_text: int
     unknown_tasks: tuple[str, ...]
-    """Named by what was said, and not in the configuration."""
+    """Tasks named in feedback that the configuration does not contain."""
 
 
 def examples_of(config: Config) -> list[Example]:
-    """In the order of the tasks' names, as the classifier has them; with their lines, empty ones counted."""
+    """Return the examples in the order of the tasks' names, with line numbers that count empty lines."""
     return [
         Example(example.text, task, config.tasks.tasks[task].examples, line)
         for task in sorted(config.examples)
@@ -127,7 +127,7 @@ async def look_at_journal(
 
 
 async def _proposals(history: History, seconds: float) -> tuple[tuple[Said, ...], int]:
-    """Each text once for each task, and how many there are without a text."""
+    """Return each text once per task, and the number of requests without stored text."""
     found: dict[tuple[str, str], Said] = {}
     without_text = 0
     async for said in history.other_tasks(seconds):
@@ -139,7 +139,7 @@ async def _proposals(history: History, seconds: float) -> tuple[tuple[Said, ...]
 
 
 def write_proposals(proposals: Sequence[Said], file: Path) -> None:
-    """As examples, each with the task whose file it would go to."""
+    """Write the proposals as examples, each with the task whose file it belongs to."""
     rows = (
         {"text": said.recorded.request.query, "task": said.right_task, "decision": said.recorded.id}
         for said in proposals

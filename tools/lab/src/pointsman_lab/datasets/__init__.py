@@ -1,1 +1,1 @@
-"""Data sets for the next adapter, from answers that were kept, and what people said of them."""
+"""Training data sets built from stored answers and the feedback on them."""

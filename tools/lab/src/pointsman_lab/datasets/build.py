@@ -1,4 +1,4 @@
-"""`data`: makes the next version of a task's data set."""
+"""The command `data`: build the next version of a task's data set."""
 
 import json
 from collections import Counter
@@ -28,11 +28,11 @@ class Wish:
     task: str
     root: Path
     taught: Path | None = None
-    """What the teacher was asked for, if it was."""
+    """File with the teacher's answers, if the teacher was asked."""
 
 
 def flywheel_of(config: Config, task: str) -> Flywheel:
-    """Raises ConfigError."""
+    """Return the task's `flywheel` settings. Raises ConfigError if it has none."""
     if task not in config.tasks.tasks:
         raise ConfigError(f"there is no task '{task}'; known: {', '.join(sorted(config.tasks.tasks))}")
     flywheel = config.tasks.tasks[task].flywheel
@@ -42,7 +42,8 @@ def flywheel_of(config: Config, task: str) -> Flywheel:
 
 
 async def build(config: Config, history: History | None, wish: Wish) -> Written:
-    """`history` is None where there is no Redis: examples and what was taught are all then. Raises ConfigError."""
+    """Build and write the data set. `history` is None without Redis: only examples and teacher answers are used then.
+    Raises ConfigError."""
     flywheel = flywheel_of(config, wish.task)
     kept = await read_lessons(history, config.tasks.learning, wish.task) if history else NOTHING_KEPT
     terms = Terms(wish.task, flywheel.teacher, flywheel.data.least_rating)
@@ -89,11 +90,12 @@ def _consent(config: Config, kept: Kept) -> dict[str, Any]:
 
 
 BLIND = "mean_logprob"
-"""The validator that knows only answers which come with their log-probabilities."""
+"""The validator that needs log-probabilities, which stored answers do not have."""
 
 
 def read_taught(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
-    """Lines of {"text", "answer"}; and how many were refused. Raises ConfigError."""
+    """Read lines of {"text", "answer"}. Return the rows that all validators accept and the number of rejected rows.
+    Raises ConfigError."""
     judges = [validator for validator in validators if validator.name != BLIND]
     asked = list(_lines(file))
     good = [row for row, choice in asked if not any(judge.objection(choice) for judge in judges)]
@@ -111,7 +113,8 @@ def _lines(file: Path) -> Iterator[tuple[Row, Choice]]:
 
 
 def closed_keys(file: Path) -> set[str]:
-    """Of lines with "text" or "messages", as `pointsman eval` reads them. Raises ConfigError."""
+    """Return the keys of the evaluation rows, in the format of `pointsman eval`; these must not be trained on. Raises
+    ConfigError."""
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""A data set as a folder that is named by its content, with a manifest of where it comes from."""
+"""Write a data set as a folder named by its content hash, with a manifest of its origin."""
 
 import hashlib
 import json
@@ -19,16 +19,16 @@ DIGITS = 12
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the manifest says beside the rows."""
+    """Facts for the manifest that do not follow from the rows."""
 
     task: str
     configuration: str
-    """Its digest."""
+    """Digest of the configuration."""
     consent: Mapping[str, Any]
     dropped: Mapping[str, int]
     withdrawn: int
     collections: Sequence[str]
-    """That the teacher looks things up in."""
+    """Collections that the teacher path searches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Written:
 
 
 def write(data: DataSet, origin: Origin, root: Path) -> Written:
-    """Into `root`/TASK/HASH; the same content again is the same folder, left as it is. Raises OSError."""
+    """Write the data set to `root`/TASK/HASH. An existing folder with the same content is left unchanged. Raises
+    OSError."""
     files: Mapping[str, Sequence[Row | Pair]] = {
         TRAIN: data.train,
         HELDOUT: data.heldout,
@@ -59,7 +60,7 @@ def write(data: DataSet, origin: Origin, root: Path) -> Written:
     for file, text in texts.items():
         (folder / file).write_text(text, "utf-8")
     manifest = _manifest(data, origin, name, parent, digests)
-    # Last, so that a folder with a manifest is whole.
+    # Written last, so a folder with a manifest is complete.
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     _point_to(shelf, name)
     return Written(folder, manifest, True)

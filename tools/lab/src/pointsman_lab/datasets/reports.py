@@ -1,4 +1,4 @@
-"""What a data set holds, as a report."""
+"""Reports about a data set and about a retraining plan."""
 
 import json
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def _counted(heading: str, counts: Mapping[str, Any]) -> Section:
 
 
 def plan_report(config: Config, task: str) -> Report:
-    """Raises ConfigError."""
+    """Report how a task would be retrained. Raises ConfigError."""
     flywheel = flywheel_of(config, task)
     metric = config.tasks.tasks[task].metric
     student = config.paths.paths[flywheel.student]
@@ -58,7 +58,7 @@ def plan_report(config: Config, task: str) -> Report:
 
 
 def _topic(config: Config, task: str, flywheel: Flywheel) -> list[str]:
-    """The collections that any path of the task looks things up in."""
+    """Return the collections that any path of the task searches."""
     stated = config.tasks.tasks[task]
     stale = (stated.stale.path,) if stated.stale else ()
     names = (flywheel.teacher, *stated.policy.paths, *stated.fallback, *stale)
@@ -67,6 +67,7 @@ def _topic(config: Config, task: str, flywheel: Flywheel) -> list[str]:
 
 
 def _asking(student: PathConfig) -> dict[str, Any]:
-    """How the student is asked; a version that no path names yet is asked the same way."""
+    """Return the model name and parameters with which the student is called. A version without a path is called in the
+    same way."""
     asked = {"max_tokens": student.max_tokens, "temperature": student.temperature, "stop": list(student.stop) or None}
     return {name: value for name, value in asked.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What becomes a row to learn from, and whose word it has."""
+"""Training rows and preference pairs, the source of each label, and the split into training and held-out rows."""
 
 import hashlib
 import json
@@ -16,26 +16,26 @@ _ROLES = ("system", "user", "assistant")
 
 
 class Source(IntEnum):
-    """Where the right answer comes from; where two differ, the higher one holds."""
+    """The source of a label, in ascending order of precedence."""
 
     TEACHER = 1
-    """The teacher path was asked for it, and the validators accepted it."""
+    """The teacher path was asked for this answer, and the validators accepted it."""
     ACCEPTED = 2
-    """The teacher path gave it to a caller, the validators accepted it, and nobody rated it."""
+    """The teacher path answered a real request, the validators accepted the answer, and nobody rated it."""
     RATED = 3
-    """Somebody rated it high."""
+    """Somebody gave the answer a high rating."""
     EXAMPLE = 4
-    """It is among the task's examples."""
+    """The row is one of the task's configured examples."""
     EXPERT = 5
-    """Somebody said what the right answer is."""
+    """Somebody supplied the correct answer."""
     RETRIEVAL_CORRECTED = 6
-    """The same, where a path that looks things up had answered."""
+    """Somebody supplied the correct answer after a path with retrieval had answered wrongly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     messages: tuple[tuple[str, str], ...]
-    """(role, content), the last one the user's."""
+    """(role, content) pairs; the last message is the user's."""
     answer: str
     source: Source
     decision: str = ""
@@ -43,11 +43,11 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Equal for prompts that differ by case and spaces alone."""
+        """Identifies a prompt; equal for prompts that differ only in case and white space."""
         return key_of(self.messages)
 
     def as_json(self) -> dict[str, Any]:
-        """As the trainer reads it."""
+        """Return the row in the trainer's format."""
         if len(self.messages) == 1:
             return {"text": self.messages[0][1], "output": self.answer}
         return {"messages": [*_as_messages(self.messages), {"role": "assistant", "content": self.answer}]}
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A right answer and one that was not."""
+    """A preference pair: a correct and an incorrect answer to one prompt."""
 
     right: Row
     wrong: str
@@ -72,12 +72,13 @@ def key_of(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def group_of(key: str) -> str:
-    """Equal for prompts that differ by numbers alone: they are held out together, or not at all."""
+    """Return a key that is equal for prompts that differ only in numbers. Such prompts are on the same side of the
+    split."""
     return _DIGITS.sub("0", key)
 
 
 def canonical(answer: str) -> str:
-    """An answer that is JSON, in one form; any other as it is, but for the space around it."""
+    """Return a JSON answer in canonical form, and any other answer without surrounding white space."""
     try:
         value = json.loads(answer)
     except ValueError:
@@ -86,7 +87,8 @@ def canonical(answer: str) -> str:
 
 
 def texts_of(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...] | None:
-    """None where a message is more than a text, or where no user asks last: a trainer has no use for it."""
+    """Return the messages as texts. None if a message contains more than text or the last message is not the user's: it
+    cannot be trained on."""
     read = tuple((message.get("role"), message.get("content")) for message in messages)
     plain_texts = all(role in _ROLES and isinstance(content, str) and content.strip() for role, content in read)
     bare = all(set(message) <= {"role", "content"} for message in messages)
@@ -102,18 +104,19 @@ def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Rows are in the order of their keys, so that equal rows make equal files."""
+    """A data set. Rows are sorted by key, so equal rows produce identical files."""
 
     train: tuple[Row, ...]
     heldout: tuple[Row, ...]
     pairs: tuple[Pair, ...]
     heldout_pairs: tuple[Pair, ...]
     dropped: Mapping[str, int]
-    """How many rows, by why."""
+    """Number of dropped rows by reason."""
 
 
 def split(rows: Iterable[Row], pairs: Iterable[Pair], closed: Set[str], heldout_share: float) -> DataSet:
-    """`closed` are keys of rows that decide on the adapter: neither they nor their like may be learnt."""
+    """Split rows into training and held-out data. `closed` contains the keys of evaluation rows; rows equal or similar
+    to these are removed from training."""
     dropped: Counter[str] = Counter()
     closed_groups = {group_of(key) for key in closed}
     chosen: dict[str, Row] = {}
@@ -125,7 +128,7 @@ def split(rows: Iterable[Row], pairs: Iterable[Pair], closed: Set[str], heldout_
         else:
             before = chosen[row.key]
             dropped["twice" if before.answer == row.answer else "contrary, and of less weight"] += 1
-            # Of two with the same weight the later one holds: rows come oldest first.
+            # Rows come oldest first, so of two rows with equal precedence the later one wins.
             chosen[row.key] = max(row, before, key=lambda one: one.source)
     held = {key for key in chosen if _point(group_of(key)) < heldout_share}
     ordered = [chosen[key] for key in sorted(chosen)]
@@ -140,7 +143,8 @@ def split(rows: Iterable[Row], pairs: Iterable[Pair], closed: Set[str], heldout_
 
 
 def _one_each(pairs: Iterable[Pair], chosen: Mapping[str, Row]) -> Sequence[Pair]:
-    """With the answers that hold, each once; none whose wrong answer has turned out right."""
+    """Return each pair once, for the final labels only. A pair is dropped if its rejected answer is now the correct
+    one."""
     found = {}
     for pair in pairs:
         right = chosen.get(pair.right.key)
@@ -150,5 +154,5 @@ def _one_each(pairs: Iterable[Pair], chosen: Mapping[str, Row]) -> Sequence[Pair
 
 
 def _point(group: str) -> float:
-    """Where a prompt lies between 0 and 1: a matter of its text alone, so that it stays on its side."""
+    """Hash a prompt's text to the interval [0, 1), so that a prompt keeps its side of the split in every version."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64

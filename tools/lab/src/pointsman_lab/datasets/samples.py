@@ -1,4 +1,4 @@
-"""What was kept of answers, with what was said of them; of tenants that consent now, all else is removed."""
+"""Read stored answers and their feedback, and remove those of tenants that withdrew their consent."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,7 +16,7 @@ from pointsman_lab.request_log import History
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Feedback on one decision; what was not said is empty."""
+    """The feedback on one decision; missing parts are empty."""
 
     rating: float | None = None
     right_task: str = ""
@@ -32,11 +32,11 @@ class Answer:
     path: str
     text: str
     rulings: tuple[str, ...] = ()
-    """Of the task's validators."""
+    """Rulings of the task's validators."""
 
     @property
     def accepted(self) -> bool:
-        """By every validator, and there was one."""
+        """Whether at least one validator judged the answer and all accepted it."""
         return bool(self.rulings) and all(ruling == "accepted" for ruling in self.rulings)
 
 
@@ -45,16 +45,16 @@ class Lesson:
     decision: str
     tenant: str
     kind: str
-    """Of the path that answered the caller."""
+    """Kind of the path that returned the answer."""
     messages: tuple[Mapping[str, Any], ...]
     answers: tuple[Answer, ...]
-    """The last one is the caller's, those before it were refused."""
+    """The last answer was returned to the client; earlier ones were rejected by a validator."""
     said: Said = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """Who lets be learnt from the answers of one task."""
+    """Tenants that allow training on their answers to one task."""
 
     task: str
     tenants: Mapping[str, TenantRecord]
@@ -70,13 +70,14 @@ class Consent:
 @dataclass(frozen=True, slots=True)
 class Kept:
     lessons: tuple[Lesson, ...]
-    """Oldest first."""
+    """Stored answers, oldest first."""
     withdrawn: tuple[str, ...]
-    """Decisions whose tenant does not consent any more; they are gone from Redis."""
+    """Decisions whose tenant withdrew its consent. They have been deleted from Redis."""
 
 
 async def read_lessons(history: History, learning: LearningConfig | None, task: str) -> Kept:
-    """Of a task that the configuration does not name nothing is read, and nothing removed. Raises Unavailable."""
+    """Read a task's stored answers and delete those without consent. Tasks that the configuration does not name are
+    neither read nor deleted. Raises Unavailable."""
     if learning is None or task not in learning.tasks:
         return Kept((), ())
     consent = Consent(task, await history.tenants(), learning.without_keys)
@@ -114,17 +115,17 @@ def _lesson(body: Mapping[str, Any], said: Said) -> Lesson:
 class Terms:
     task: str
     teacher: str
-    """The path whose answers count where nobody rated them: an adapter does not learn from itself unasked."""
+    """The path whose unrated answers are used. An adapter is never trained on its own unrated answers."""
     least_rating: float
 
 
 @dataclass(frozen=True, slots=True)
 class Gleaned:
     rows: tuple[Row, ...] = ()
-    """One at most."""
+    """At most one row."""
     pairs: tuple[Pair, ...] = ()
     why_not: str = ""
-    """Why there is no row."""
+    """The reason if there is no row."""
 
 
 def glean(lesson: Lesson, terms: Terms) -> Gleaned:
@@ -141,7 +142,7 @@ def glean(lesson: Lesson, terms: Terms) -> Gleaned:
 
 
 def _right(lesson: Lesson, terms: Terms) -> tuple[str, Source | None, str]:
-    """The right answer with its source, or why there is none."""
+    """Return the correct answer and its source, or the reason why there is none."""
     said, given = lesson.said, lesson.answers[-1]
     if said.right_answer.strip():
         looked_up = lesson.kind in ("rag", "hybrid")
@@ -155,7 +156,7 @@ def _right(lesson: Lesson, terms: Terms) -> tuple[str, Source | None, str]:
 
 
 def _pairs(row: Row, lesson: Lesson) -> Iterator[Pair]:
-    """The right answer before each that was refused, and before the given one where it was put right."""
+    """Yield a pair of the correct answer and each rejected one, and of a correction and the answer it replaces."""
     for answer in _wrong(lesson):
         if canonical(answer.text) != row.answer:
             yield Pair(row, canonical(answer.text))
