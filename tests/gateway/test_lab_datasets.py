@@ -15,20 +15,20 @@ from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import Answered, Caller, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.request_log import redis_schema
-from pointsman_lab.datasets.build import Wish, build, closed_keys, read_taught
-from pointsman_lab.datasets.files import Written
+from pointsman_lab.datasets.build import DatasetOptions, build, evaluation_keys, read_teacher_answers
+from pointsman_lab.datasets.files import WrittenDataSet
 from pointsman_lab.datasets.reports import plan_report
 from pointsman_lab.datasets.rows import Row, Source, group_of, key_of, split
-from pointsman_lab.datasets.samples import Answer, Lesson, Said, Terms, glean
+from pointsman_lab.datasets.samples import Answer, DecisionFeedback, ExtractionRules, TrainingSample, extract_row
 from pointsman_lab.request_log import open_history
 from redis.asyncio import Redis
 
-TERMS = Terms("triage", "triage_few_shot", 0.8)
+TERMS = ExtractionRules("triage", "triage_few_shot", 0.8)
 GOOD = ("accepted",)
 
 
-def lesson(*answers: Answer, kind: str = "prompt", text: str = "I lost my hat", **said: Any) -> Lesson:
-    return Lesson("d1", "acme", kind, ({"role": "user", "content": text},), answers, Said(**said))
+def sample(*answers: Answer, kind: str = "prompt", text: str = "I lost my hat", **said: Any) -> TrainingSample:
+    return TrainingSample("d1", "acme", kind, ({"role": "user", "content": text},), answers, DecisionFeedback(**said))
 
 
 def few_shot(text: str, *rulings: str) -> Answer:
@@ -47,37 +47,41 @@ def row(text: str, answer: str, source: Source = Source.RATED) -> Row:
 
 
 def test_the_teachers_accepted_answer_is_learnt_and_the_students_own_is_not() -> None:
-    assert [one.source for one in glean(lesson(few_shot("{}", *GOOD)), TERMS).rows] == [Source.ACCEPTED]
-    assert glean(lesson(adapter("{}", *GOOD)), TERMS).why_not == "not the teacher's, and not rated"
-    assert glean(lesson(few_shot("{}")), TERMS).why_not == "nobody said that it is right"
-    assert glean(lesson(few_shot("{}", "unjudged")), TERMS).why_not == "nobody said that it is right"
+    assert [one.source for one in extract_row(sample(few_shot("{}", *GOOD)), TERMS).rows] == [Source.ACCEPTED]
+    assert extract_row(sample(adapter("{}", *GOOD)), TERMS).why_not == "not the teacher's, and not rated"
+    assert extract_row(sample(few_shot("{}")), TERMS).why_not == "nobody said that it is right"
+    assert extract_row(sample(few_shot("{}", "unjudged")), TERMS).why_not == "nobody said that it is right"
 
 
 def test_a_rating_counts_more_than_a_validator() -> None:
-    assert [one.source for one in glean(lesson(adapter("{}", "refused"), rating=0.9), TERMS).rows] == [Source.RATED]
-    assert glean(lesson(few_shot("{}", *GOOD), rating=0.5), TERMS).why_not == "rated low"
+    assert [one.source for one in extract_row(sample(adapter("{}", "refused"), rating=0.9), TERMS).rows] == [
+        Source.RATED
+    ]
+    assert extract_row(sample(few_shot("{}", *GOOD), rating=0.5), TERMS).why_not == "rated low"
 
 
 def test_an_experts_word_counts_most_and_makes_a_pair_with_what_was_answered() -> None:
-    found = glean(lesson(few_shot("wrong", *GOOD), rating=1.0, right_answer='{ "intent":"refund" }'), TERMS)
+    found = extract_row(sample(few_shot("wrong", *GOOD), rating=1.0, right_answer='{ "intent":"refund" }'), TERMS)
     assert [(one.source, one.answer) for one in found.rows] == [(Source.EXPERT, '{"intent": "refund"}')]
     assert [(pair.right.answer, pair.wrong) for pair in found.pairs] == [('{"intent": "refund"}', "wrong")]
 
 
 def test_a_corrected_answer_of_a_path_that_looks_things_up_is_told_apart() -> None:
-    found = glean(lesson(Answer("handbook", "No dogs."), kind="rag", right_answer="Dogs may travel."), TERMS)
+    found = extract_row(sample(Answer("handbook", "No dogs."), kind="rag", right_answer="Dogs may travel."), TERMS)
     assert [one.source for one in found.rows] == [Source.RETRIEVAL_CORRECTED]
 
 
 def test_a_refused_answer_makes_a_pair_with_the_one_in_its_place() -> None:
-    found = glean(lesson(adapter("bad", "refused"), few_shot("good", *GOOD)), TERMS)
+    found = extract_row(sample(adapter("bad", "refused"), few_shot("good", *GOOD)), TERMS)
     assert [(pair.right.answer, pair.wrong) for pair in found.pairs] == [("good", "bad")]
 
 
 def test_what_belongs_to_another_task_or_is_more_than_texts_is_left_out() -> None:
-    assert glean(lesson(few_shot("{}", *GOOD), right_task="refund"), TERMS).why_not == "of another task"
-    tools = Lesson("d1", "", "prompt", ({"role": "tool", "content": "3", "tool_call_id": "x"},), (few_shot("{}"),))
-    assert glean(tools, TERMS).why_not == "more than texts"
+    assert extract_row(sample(few_shot("{}", *GOOD), right_task="refund"), TERMS).why_not == "of another task"
+    tools = TrainingSample(
+        "d1", "", "prompt", ({"role": "tool", "content": "3", "tool_call_id": "x"},), (few_shot("{}"),)
+    )
+    assert extract_row(tools, TERMS).why_not == "more than texts"
 
 
 # -- what is held out
@@ -143,12 +147,12 @@ def remember(desk: Desk, number: int, text: str, answer: str, tenant: str = "") 
     return made.id
 
 
-async def built(config: Config, valkey: Valkey, root: Path, taught: Path | None = None) -> Written:
+async def built(config: Config, valkey: Valkey, root: Path, teacher_answers: Path | None = None) -> WrittenDataSet:
     async with open_history(valkey.url) as history:
-        return await build(config, history, Wish("triage", root, taught))
+        return await build(config, history, DatasetOptions("triage", root, teacher_answers))
 
 
-def lines(written: Written, *files: str) -> Sequence[dict[str, Any]]:
+def lines(written: WrittenDataSet, *files: str) -> Sequence[dict[str, Any]]:
     return [json.loads(line) for file in files for line in (written.folder / file).read_text().splitlines()]
 
 
@@ -227,9 +231,11 @@ async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_acc
         "flywheel": {"student": "triage_adapter", "teacher": "triage_few_shot"},
         "validators": [{"json_schema": {"type": "object"}}],
     }
-    taught = tmp_path / "taught.jsonl"
-    taught.write_text("\n".join(json.dumps({"text": t, "answer": a}) for t, a in (("hi", "{}"), ("ho", "no JSON"))))
-    written = await built(load_config(folder.write()), valkey, tmp_path, taught)
+    teacher_answers = tmp_path / "taught.jsonl"
+    teacher_answers.write_text(
+        "\n".join(json.dumps({"text": t, "answer": a}) for t, a in (("hi", "{}"), ("ho", "no JSON")))
+    )
+    written = await built(load_config(folder.write()), valkey, tmp_path, teacher_answers)
     sources = [written.manifest["sources"][side].get("teacher", 0) for side in ("train", "heldout")]
     assert sum(sources) == 1
     assert written.manifest["dropped"]["refused by a validator"] == 1
@@ -237,9 +243,11 @@ async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_acc
 
 
 def test_a_teachers_answer_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
-    taught = tmp_path / "taught.jsonl"
-    taught.write_text(json.dumps({"text": "hi", "answer": "one\u2028two"}, ensure_ascii=False) + "\n\n", "utf-8")
-    rows, refused = read_taught(taught, ())
+    teacher_answers = tmp_path / "taught.jsonl"
+    teacher_answers.write_text(
+        json.dumps({"text": "hi", "answer": "one\u2028two"}, ensure_ascii=False) + "\n\n", "utf-8"
+    )
+    rows, refused = read_teacher_answers(teacher_answers, ())
     assert ([row.answer for row in rows], refused) == (["one\u2028two"], 0)
 
 
@@ -275,14 +283,14 @@ def test_held_out_rows_are_known_by_what_is_asked_in_them(tmp_path: Path) -> Non
         {"role": "user", "content": "My hat"},
     ]
     file.write_text(json.dumps({"text": "My  HAT", "facts": ["x"]}) + "\n\n" + json.dumps({"messages": two}) + "\n")
-    assert closed_keys(file) == {"user: my hat", "user: hi\nassistant: yes?\nuser: my hat"}
+    assert evaluation_keys(file) == {"user: my hat", "user: hi\nassistant: yes?\nuser: my hat"}
     file.write_text('\ufeff{"text": "one\u2028more"}\n', "utf-8")
-    assert closed_keys(file) == {"user: one more"}
+    assert evaluation_keys(file) == {"user: one more"}
     file.write_text('{"text": "one"}\n{"question": "two"}\n')
     with pytest.raises(ConfigError, match=r"heldout\.jsonl:2 is no held-out row"):
-        closed_keys(file)
+        evaluation_keys(file)
     with pytest.raises(ConfigError, match="cannot be read"):
-        closed_keys(tmp_path / "missing.jsonl")
+        evaluation_keys(tmp_path / "missing.jsonl")
 
 
 def test_a_task_without_a_flywheel_has_no_plan(config: Config) -> None:

@@ -18,7 +18,7 @@ from pointsman_gateway.domain import Path as AnswerPath
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry
 from pointsman_lab.__main__ import main
-from pointsman_lab.request_log import PAGE
+from pointsman_lab.request_log import PAGE_SIZE
 from redis.asyncio import Redis
 
 Replay = Callable[..., Any]
@@ -216,7 +216,7 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
     request = Request("auto", (Message("user", IN_CHAT),))
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         now, _ = await redis.time()
-        for hours, count in ((30, 2), (20, 2 * PAGE), (1, 3)):
+        for hours, count in ((30, 2), (20, 2 * PAGE_SIZE), (1, 3)):
             for number in range(count):
                 made = decision(f"{hours}/{number}")
                 entry = to_entry(PendingEntry(0, request, made, routed(made)), keep_text=False)
@@ -226,7 +226,7 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
     folder = config_folder.write()
 
     assert [(await replay(folder, "--since", age))[1]["decisions"] for age in ("30m", "90m", "24h", "2d")] == [
-        0, 3, 2 * PAGE + 3, 2 * PAGE + 5,
+        0, 3, 2 * PAGE_SIZE + 3, 2 * PAGE_SIZE + 5,
     ]  # fmt: skip
 
 

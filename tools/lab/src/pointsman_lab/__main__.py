@@ -14,15 +14,15 @@ from pointsman_gateway.settings import Settings
 from pointsman_gateway.wiring.learning import Models, learn
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_lab.datasets.build import Wish, build
+from pointsman_lab.datasets.build import DatasetOptions, build
 from pointsman_lab.datasets.reports import data_report, plan_report
 from pointsman_lab.fit import ARTEFACT, fit
-from pointsman_lab.replay import build_bench, replay
+from pointsman_lab.replay import build_replay_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
 from pointsman_lab.request_log import open_history, read_evidence, seconds_of
 from pointsman_lab.suggest_report import suggest_report
-from pointsman_lab.suggestions import look_at_examples, look_at_journal, write_proposals
+from pointsman_lab.suggestions import inspect_examples, inspect_request_log, write_proposals
 
 INTERRUPTED = 130
 
@@ -32,17 +32,17 @@ Command = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, Report]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Progress goes to standard error, the report to standard output. The exit code is 1 after a
     failure or a rejection."""
-    asked = _parser().parse_args(arguments)
-    command: Command = asked.command
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
     try:
-        report = asyncio.run(command(asked, Settings()))
+        report = asyncio.run(command(options, Settings()))
     except PointsmanError as error:
         return _failed(error.message)
     except (ConfigError, ModelMissing, OSError) as error:
         return _failed(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
-    print(report.as_json() if asked.json else report.as_text(), flush=True)
+    print(report.as_json() if options.json else report.as_text(), flush=True)
     return _failed(report.refused) if report.refused else 0
 
 
@@ -68,7 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     gathering = commands.add_parser("data", help="make the next version of a task's data set")
     gathering.set_defaults(command=_data)
     gathering.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the versions are")
-    gathering.add_argument("--taught", type=Path, metavar="FILE", help='what the teacher answered: {"text", "answer"}')
+    gathering.add_argument(
+        "--taught",
+        dest="teacher_answers",
+        type=Path,
+        metavar="FILE",
+        help='what the teacher answered: {"text", "answer"}',
+    )
     planning = commands.add_parser("plan", help="say what the configuration says of a task's flywheel")
     planning.set_defaults(command=_plan)
     for parsed in (fitting, replaying, suggesting, gathering, planning):
@@ -88,48 +94,52 @@ def _checked(folder: Path) -> Config:
     return config
 
 
-async def _fit(asked: argparse.Namespace, settings: Settings) -> Report:
-    config = _checked(asked.folder)
-    return fit(config, Models.load(settings.embedding_model), asked.out, ProgressLines())
+async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
+    config = _checked(options.folder)
+    return fit(config, Models.load(settings.embedding_model), options.out, ProgressLines())
 
 
-async def _replay(asked: argparse.Namespace, settings: Settings) -> Report:
-    seconds, config = seconds_of(asked.since), _checked(asked.folder)
-    url = asked.redis or settings.redis_url
+async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds, config = seconds_of(options.since), _checked(options.folder)
+    url = options.redis or settings.redis_url
     if not url:
         raise ConfigError("there is no journal to replay; --redis or POINTSMAN_GATEWAY_REDIS_URL names its Redis")
     async with open_history(url) as history:
         evidence = await read_evidence(history, config.tasks.journal.evidence_days)
         learned = learn(config, Models.load(settings.embedding_model), ProgressLines())
-        bench = build_bench(config, learned, evidence)
-        tally = await replay(bench, history, seconds, asked.examples, ProgressLines())
-    return replay_report(tally, config.digest, asked.since, asked.examples, asked.fail_if_changed)
+        context = build_replay_context(config, learned, evidence)
+        diff = await replay(context, history, seconds, options.examples, ProgressLines())
+    return replay_report(diff, config.digest, options.since, options.examples, options.fail_if_changed)
 
 
-async def _suggest(asked: argparse.Namespace, settings: Settings) -> Report:
-    seconds, config = seconds_of(asked.since), _checked(asked.folder)
-    models, progress, url = Models.load(settings.embedding_model), ProgressLines(), asked.redis or settings.redis_url
-    of_examples = look_at_examples(config, models, progress)
+async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds, config = seconds_of(options.since), _checked(options.folder)
+    models, progress, url = (
+        Models.load(settings.embedding_model),
+        ProgressLines(),
+        options.redis or settings.redis_url,
+    )
+    of_examples = inspect_examples(config, models, progress)
     if not url:
-        return suggest_report(of_examples, None, asked.since, "")
+        return suggest_report(of_examples, None, options.since, "")
     async with open_history(url) as history:
-        of_journal = await look_at_journal(config, models, history, seconds, progress)
-    if asked.write:
-        write_proposals(of_journal.proposals, asked.write)
-    return suggest_report(of_examples, of_journal, asked.since, str(asked.write or ""))
+        of_journal = await inspect_request_log(config, models, history, seconds, progress)
+    if options.write:
+        write_proposals(of_journal.proposals, options.write)
+    return suggest_report(of_examples, of_journal, options.since, str(options.write or ""))
 
 
-async def _data(asked: argparse.Namespace, settings: Settings) -> Report:
-    config, url = _checked(asked.folder), asked.redis or settings.redis_url
-    wish = Wish(asked.task, asked.out, asked.taught)
+async def _data(options: argparse.Namespace, settings: Settings) -> Report:
+    config, url = _checked(options.folder), options.redis or settings.redis_url
+    wish = DatasetOptions(options.task, options.out, options.teacher_answers)
     if not url:
         return data_report(await build(config, None, wish))
     async with open_history(url) as history:
         return data_report(await build(config, history, wish))
 
 
-async def _plan(asked: argparse.Namespace, settings: Settings) -> Report:
-    return plan_report(_checked(asked.folder), asked.task)
+async def _plan(options: argparse.Namespace, settings: Settings) -> Report:
+    return plan_report(_checked(options.folder), options.task)
 
 
 if __name__ == "__main__":

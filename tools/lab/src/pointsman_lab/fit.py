@@ -23,7 +23,7 @@ KIB_IN_MIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenArtefact:
     file: Path
     digest: str
     size: int
@@ -43,12 +43,12 @@ def fit(config: Config, models: Models, out: Path | None, progress: Progress) ->
     return _report(config, fitted, written)
 
 
-def _written(file: Path, seconds: float) -> Written:
+def _written(file: Path, seconds: float) -> WrittenArtefact:
     content = file.read_bytes()
-    return Written(file, hashlib.sha256(content).hexdigest()[:16], len(content), seconds)
+    return WrittenArtefact(file, hashlib.sha256(content).hexdigest()[:16], len(content), seconds)
 
 
-def _report(config: Config, fitted: Fitted, written: Written) -> Report:
+def _report(config: Config, fitted: Fitted, written: WrittenArtefact) -> Report:
     tasks = [
         {
             "task": task,

@@ -19,19 +19,19 @@ from pointsman_servicekit.errors import PointsmanError
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_lab.recorded import Recorded, Replayed
-from pointsman_lab.replay_diff import Tally
+from pointsman_lab.replay_diff import ReplayDiff
 from pointsman_lab.report import Progress
 from pointsman_lab.request_log import History
 
 
-class Bench:
+class ReplayContext:
     """Stages built from the candidate configuration, for decisions only."""
 
     def __init__(self, config: Config, engines: Engines, line: Line) -> None:
         self._config = config
         self._engines = engines
         self._line = line
-        self._stand_ins = StandIns()
+        self._pseudonymous_users = PseudonymousUsers()
 
     async def replay(self, recorded: Recorded) -> Replayed:
         """Decide a request again: from its text if it was stored, else from the recorded labels."""
@@ -57,7 +57,7 @@ class Bench:
         return recorded.labels.abstained or recorded.labels.task in self._config.tasks.tasks
 
     def _hold(self, adapter: str) -> None:
-        """Mark every adapter as resident on every LoRA engine: requests may name adapters that no configuration lists."""
+        """Treat every adapter as resident on every LoRA engine: requests may name adapters that no file lists."""
         for name, config in self._config.models.engines.items():
             engine = self._engines.get(name)
             if config.lora_server and adapter not in engine.resident:
@@ -66,23 +66,23 @@ class Bench:
     async def _decide(self, recorded: Recorded) -> Decision:
         request = recorded.request
         labels = await self._line.classification.label(request) if recorded.has_text else recorded.labels
-        drawn = as_drawn(request, recorded.id, recorded.user_digest, self._stand_ins)
+        drawn = with_sampled_user(request, recorded.id, recorded.user_digest, self._pseudonymous_users)
         return self._line.router.decide(drawn, labels)
 
 
-def build_bench(config: Config, learned: Learned, evidence: Evidence) -> Bench:
+def build_replay_context(config: Config, learned: Learned, evidence: Evidence) -> ReplayContext:
     """Build the stages from a configuration folder. Raises ConfigError."""
     resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
     engines = Engines([_up(name, engine, resident) for name, engine in config.models.engines.items()])
-    around = Surroundings(_NoEngine(), _NoPassages(), Counting(CollectorRegistry()), evidence)
-    return Bench(config, engines, build_line(config, learned, engines, around))
+    around = Surroundings(_ForbiddenEngine(), _ForbiddenRetriever(), Counting(CollectorRegistry()), evidence)
+    return ReplayContext(config, engines, build_line(config, learned, engines, around))
 
 
 def _up(name: str, engine: EngineConfig, resident: frozenset[str]) -> Engine:
     return Engine(name, engine.model, ready=True, resident=resident if engine.lora_server else frozenset())
 
 
-class _NoEngine:
+class _ForbiddenEngine:
     """An engine that must not be called: a replay generates nothing."""
 
     async def stream(self, call: Call) -> AsyncIterator[Chunks]:
@@ -90,7 +90,7 @@ class _NoEngine:
         yield
 
 
-class _NoPassages:
+class _ForbiddenRetriever:
     """A retriever that must not be called: a replay searches nothing."""
 
     async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
@@ -102,7 +102,7 @@ COUNT = 1 << 16
 requests."""
 
 
-class StandIns:
+class PseudonymousUsers:
     """Pseudonymous users that replace users whose names were not stored. Creating them takes about 0.1 s."""
 
     def __init__(self) -> None:
@@ -114,19 +114,23 @@ class StandIns:
         return self._keys[min(bisect_left(self._keys, (place, "")), COUNT - 1)][1]
 
 
-def as_drawn(request: Request, decision_id: str, user_digest: str, stand_ins: StandIns) -> Request:
+def with_sampled_user(
+    request: Request, decision_id: str, user_digest: str, pseudonymous_users: PseudonymousUsers
+) -> Request:
     """Return the request with a user that samples reproducibly: its own user, that user's pseudonym, or the decision id
     if it named none."""
     if request.user:
         return request
-    return replace(request, user=stand_ins.of(user_digest) if user_digest else decision_id)
+    return replace(request, user=pseudonymous_users.of(user_digest) if user_digest else decision_id)
 
 
-async def replay(bench: Bench, history: History, seconds: float, examples: int, progress: Progress) -> Tally:
+async def replay(
+    context: ReplayContext, history: History, seconds: float, examples: int, progress: Progress
+) -> ReplayDiff:
     """Replay the decisions of the last `seconds`. Keep at most `examples` requests for each kind of change."""
-    tally, total = Tally(examples), await history.count(seconds)
+    diff, total = ReplayDiff(examples), await history.count(seconds)
     async for recorded in history.decisions(seconds):
-        tally.add(await bench.replay(recorded))
-        progress("replaying", tally.decisions, max(total, tally.decisions))
-    progress("replaying", tally.decisions, tally.decisions)
-    return tally
+        diff.add(await context.replay(recorded))
+        progress("replaying", diff.decisions, max(total, diff.decisions))
+    progress("replaying", diff.decisions, diff.decisions)
+    return diff

@@ -11,7 +11,7 @@ from pointsman_lab.recorded import Replayed
 
 FAILS = "(fails)"
 
-LONGEST_QUERY = 200
+MAX_QUERY_CHARACTERS = 200
 """Characters of a request that are kept for an example."""
 
 
@@ -50,7 +50,7 @@ class Costs:
 
 
 @dataclass
-class Tally:
+class ReplayDiff:
     examples_of_each: int
     """How many of the most confident requests are kept for each change."""
     decisions: int = 0
@@ -145,7 +145,7 @@ class Tally:
         if not self.examples_of_each:
             return
         certainty = replayed.decision.confidence if replayed.decision else 1.0
-        entry = (certainty, -next(self._order), _light(replayed))
+        entry = (certainty, -next(self._order), _truncated(replayed))
         heap = self._examples[move]
         if len(heap) < self.examples_of_each:
             heapq.heappush(heap, entry)
@@ -167,8 +167,8 @@ class Tally:
         return self._paid[path].value if path in self._paid else self._expected[path].value
 
 
-def _light(replayed: Replayed) -> Replayed:
+def _truncated(replayed: Replayed) -> Replayed:
     """Return the request with only the start of its query, to save memory."""
     request = replayed.recorded.request
-    query = (Message("user", request.query[:LONGEST_QUERY]),)
+    query = (Message("user", request.query[:MAX_QUERY_CHARACTERS]),)
     return replace(replayed, recorded=replace(replayed.recorded, request=replace(request, messages=query)))

@@ -6,52 +6,52 @@ from dataclasses import asdict
 from typing import Any
 
 from pointsman_lab.recorded import Replayed
-from pointsman_lab.replay_diff import Move, Tally
+from pointsman_lab.replay_diff import Move, ReplayDiff
 from pointsman_lab.report import Report, Section, cell
 
 MOST_ROWS = 50
 
 
-def replay_report(tally: Tally, generation: str, age: str, examples: int, most_changed: float | None) -> Report:
+def replay_report(diff: ReplayDiff, generation: str, age: str, examples: int, most_changed: float | None) -> Report:
     """Build the report. `generation` is the candidate's configuration revision. A changed share above `most_changed`
     rejects the candidate."""
-    shown = tally.examples(examples)
+    shown = diff.examples(examples)
     return Report(
-        _facts(tally, generation, shown),
-        tuple(_page(tally, generation, age, shown)),
-        _refusal(tally, most_changed),
+        _facts(diff, generation, shown),
+        tuple(_page(diff, generation, age, shown)),
+        _refusal(diff, most_changed),
     )
 
 
-def _refusal(tally: Tally, most_changed: float | None) -> str:
-    if most_changed is None or tally.share <= most_changed:
+def _refusal(diff: ReplayDiff, most_changed: float | None) -> str:
+    if most_changed is None or diff.share <= most_changed:
         return ""
-    return f"{_percent(tally.share)} of the decisions would change, more than {_percent(most_changed)}"
+    return f"{_percent(diff.share)} of the decisions would change, more than {_percent(most_changed)}"
 
 
-def _facts(tally: Tally, generation: str, shown: list[Replayed]) -> dict[str, Any]:
-    costs = tally.costs()
+def _facts(diff: ReplayDiff, generation: str, shown: list[Replayed]) -> dict[str, Any]:
+    costs = diff.costs()
     return {
-        "decisions": tally.decisions,
-        "compared": tally.compared,
-        "without_text": tally.without_text,
-        "by_chance": tally.by_chance,
-        "weighed_by_evidence": tally.weighed,
-        "changed": tally.changed,
-        "changed_share": tally.share,
+        "decisions": diff.decisions,
+        "compared": diff.compared,
+        "without_text": diff.without_text,
+        "by_chance": diff.by_chance,
+        "weighed_by_evidence": diff.weighed,
+        "changed": diff.changed,
+        "changed_share": diff.share,
         "of_these": {
-            "path": tally.moved,
-            "task": tally.relabelled,
-            "newly_abstained": tally.newly_abstained,
-            "no_longer_abstained": tally.no_longer_abstained,
-            "failing": tally.failing,
+            "path": diff.moved,
+            "task": diff.relabelled,
+            "newly_abstained": diff.newly_abstained,
+            "no_longer_abstained": diff.no_longer_abstained,
+            "failing": diff.failing,
         },
         "generation": generation,
-        "recorded_generations": dict(tally.generations.most_common(MOST_ROWS)),
-        "moves": [{**asdict(move), "requests": count} for move, count in tally.moves.most_common(MOST_ROWS)],
-        "down_changed_paths": dict(tally.of_changed_paths.most_common(MOST_ROWS)),
-        "failures": dict(tally.failures.most_common(MOST_ROWS)),
-        "cannot_be_compared": dict(tally.obstacles.most_common(MOST_ROWS)),
+        "recorded_generations": dict(diff.generations.most_common(MOST_ROWS)),
+        "moves": [{**asdict(move), "requests": count} for move, count in diff.moves.most_common(MOST_ROWS)],
+        "down_changed_paths": dict(diff.of_changed_paths.most_common(MOST_ROWS)),
+        "failures": dict(diff.failures.most_common(MOST_ROWS)),
+        "cannot_be_compared": dict(diff.obstacles.most_common(MOST_ROWS)),
         "cost_per_1000_usd": {**asdict(costs), "difference": costs.after - costs.before},
         "examples": [_example(replayed) for replayed in shown],
     }
@@ -73,48 +73,48 @@ def _example(replayed: Replayed) -> dict[str, Any]:
     }
 
 
-def _page(tally: Tally, generation: str, age: str, shown: list[Replayed]) -> Iterator[Section]:
+def _page(diff: ReplayDiff, generation: str, age: str, shown: list[Replayed]) -> Iterator[Section]:
     yield Section(
-        f"{tally.decisions} decisions of the last {age} against configuration {generation}",
-        tuple(_summary(tally)),
+        f"{diff.decisions} decisions of the last {age} against configuration {generation}",
+        tuple(_summary(diff)),
     )
-    if tally.moves:
-        yield _moves(tally)
-    if tally.compared:
-        yield _cost(tally)
-    if tally.failures:
-        yield _counted("Would fail now", "why", tally.failures)
-    if tally.obstacles:
-        yield _counted("Cannot be compared", "why", tally.obstacles)
+    if diff.moves:
+        yield _moves(diff)
+    if diff.compared:
+        yield _cost(diff)
+    if diff.failures:
+        yield _counted("Would fail now", "why", diff.failures)
+    if diff.obstacles:
+        yield _counted("Cannot be compared", "why", diff.obstacles)
     if shown:
         yield _examples(shown)
 
 
-def _summary(tally: Tally) -> Iterator[str]:
-    if not tally.decisions:
+def _summary(diff: ReplayDiff) -> Iterator[str]:
+    if not diff.decisions:
         yield "there is nothing to replay"
         return
-    yield f"{tally.changed} of {tally.compared} would change ({_percent(tally.share)})"
-    if tally.changed:
+    yield f"{diff.changed} of {diff.compared} would change ({_percent(diff.share)})"
+    if diff.changed:
         yield (
-            f"{tally.moved} would take another path, {tally.relabelled} get another task "
-            f"({tally.newly_abstained} newly abstained, {tally.no_longer_abstained} no longer), {tally.failing} fail"
+            f"{diff.moved} would take another path, {diff.relabelled} get another task "
+            f"({diff.newly_abstained} newly abstained, {diff.no_longer_abstained} no longer), {diff.failing} fail"
         )
-    if tally.without_text:
-        yield f"{tally.without_text} of {tally.decisions} had no text: their task is taken as recorded"
-    if tally.by_chance:
-        yield f"{tally.by_chance} are of users without a kept name: who of them takes part in a trial is drawn anew"
-    if tally.weighed:
-        yield f"{tally.weighed} are decided by evidence (best_value): by that of now, not of then"
-    if tally.of_changed_paths:
-        paths = ", ".join(f"{path} ({count})" for path, count in tally.of_changed_paths.most_common(MOST_ROWS))
+    if diff.without_text:
+        yield f"{diff.without_text} of {diff.decisions} had no text: their task is taken as recorded"
+    if diff.by_chance:
+        yield f"{diff.by_chance} are of users without a kept name: who of them takes part in a trial is drawn anew"
+    if diff.weighed:
+        yield f"{diff.weighed} are decided by evidence (best_value): by that of now, not of then"
+    if diff.of_changed_paths:
+        paths = ", ".join(f"{path} ({count})" for path, count in diff.of_changed_paths.most_common(MOST_ROWS))
         yield f"paths that keep their name but are not what they were, with their requests: {paths}"
 
 
-def _moves(tally: Tally) -> Section:
+def _moves(diff: ReplayDiff) -> Section:
     rows = tuple(
-        (str(count), _percent(count / tally.compared), _arrow(move.path, move.new_path), _tasks(move))
-        for move, count in tally.moves.most_common(MOST_ROWS)
+        (str(count), _percent(count / diff.compared), _arrow(move.path, move.new_path), _tasks(move))
+        for move, count in diff.moves.most_common(MOST_ROWS)
     )
     return Section("What would change", columns=("requests", "share", "path", "task"), rows=rows)
 
@@ -123,8 +123,8 @@ def _tasks(move: Move) -> str:
     return _arrow(move.task, move.new_task)
 
 
-def _cost(tally: Tally) -> Section:
-    costs = tally.costs()
+def _cost(diff: ReplayDiff) -> Section:
+    costs = diff.costs()
     difference = costs.after - costs.before
     lines = [
         f"${costs.before:.6f} before, ${costs.after:.6f} after: {'+' if difference >= 0 else '-'}${abs(difference):.6f}"

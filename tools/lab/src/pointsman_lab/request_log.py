@@ -21,9 +21,9 @@ from redis.exceptions import RedisError
 
 from pointsman_lab.recorded import Recorded
 
-PAGE = 100
+PAGE_SIZE = 100
 """Entries per read; each contains at most 64 KiB of text."""
-PATIENCE = 5.0
+REDIS_TIMEOUT_SECONDS = 5.0
 """Seconds to wait for each Redis reply. Generous, because this is offline, but bounded, so that a dead server is
 reported."""
 
@@ -42,7 +42,7 @@ def seconds_of(age: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TaskCorrection:
     """Feedback that a decision should have been another task."""
 
     recorded: Recorded
@@ -79,12 +79,12 @@ class History:
             if recorded is not None:
                 yield recorded
 
-    async def other_tasks(self, seconds: float) -> AsyncIterator[Said]:
+    async def other_tasks(self, seconds: float) -> AsyncIterator[TaskCorrection]:
         """Yield the feedback of the last `seconds` that names another task than the decision's."""
         async for _, fields in self.entries(redis_schema.FEEDBACK, seconds):
             recorded = to_recorded(fields["entry"]) if fields["right_task"] else None
             if recorded is not None and fields["right_task"] != recorded.labels.task:
-                yield Said(recorded, fields["right_task"])
+                yield TaskCorrection(recorded, fields["right_task"])
 
     async def evidence(self, days: list[str]) -> dict[str, Counts]:
         return {day: from_fields(await self._ask(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
@@ -96,8 +96,8 @@ class History:
 
     async def forget(self, stream: str, places: Sequence[str]) -> None:
         """Delete entries permanently."""
-        for start in range(0, len(places), PAGE):
-            await self._ask(self._redis.xdel(stream, *places[start : start + PAGE]))
+        for start in range(0, len(places), PAGE_SIZE):
+            await self._ask(self._redis.xdel(stream, *places[start : start + PAGE_SIZE]))
 
     async def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
         """Yield entry ids and fields, oldest first, without entries that arrive during the call."""
@@ -105,7 +105,7 @@ class History:
         if not newest:
             return
         last, place = newest[0][0], str(await self._begin(seconds))
-        while page := await self._ask(self._redis.xrange(stream, place, last, count=PAGE)):
+        while page := await self._ask(self._redis.xrange(stream, place, last, count=PAGE_SIZE)):
             for entry in page:
                 yield entry
             place = f"({page[-1][0]}"
@@ -127,7 +127,12 @@ class History:
 @asynccontextmanager
 async def open_history(url: str) -> AsyncIterator[History]:
     try:
-        client = Redis.from_url(url, decode_responses=True, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
+        client = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        )
     except ValueError as error:
         raise InvalidArgument(f"'{url}' is no address of Redis: {error}", code="bad_redis_url") from error
     async with client:
@@ -148,7 +153,7 @@ def to_recorded(entry: str) -> Recorded | None:
     if body["v"] != VERSION:
         return None
     answered = body["outcome"] == "ok"
-    first = _wanted_first(body)
+    first = _preferred_path(body)
     return Recorded(
         id=body["id"],
         request=_request(body),
@@ -163,7 +168,7 @@ def to_recorded(entry: str) -> Recorded | None:
     )
 
 
-def _wanted_first(body: dict[str, Any]) -> str:
+def _preferred_path(body: dict[str, Any]) -> str:
     """Return the path that the policy wanted: if it was unavailable, failed or rejected, it is the first of the other
     paths in the list."""
     went_elsewhere = body["reason"] in ("availability", "fallback") or body["reason"].startswith("escalated:")
@@ -200,8 +205,8 @@ def _labels(body: dict[str, Any]) -> Labels:
 
 
 async def read_evidence(history: History, window: int) -> EvidenceStore:
-    """Read the evidence of the last `window` days. For an adapter alias, use the version that answered most recently."""
-    board, latest = EvidenceStore(window), _Latest()
+    """Read the evidence of the last `window` days. An adapter alias stands for its most recent version."""
+    board, latest = EvidenceStore(window), _LatestVersion()
     for day, counts in (await history.evidence(last_days(window)[::-1])).items():
         board.read(day, counts)
         latest.versions |= {(cell.path, cell.fingerprint): cell.version for cell in counts}
@@ -209,7 +214,7 @@ async def read_evidence(history: History, window: int) -> EvidenceStore:
     return board
 
 
-class _Latest:
+class _LatestVersion:
     def __init__(self) -> None:
         self.versions: dict[tuple[str, str], str] = {}
 

@@ -5,14 +5,16 @@ from dataclasses import asdict
 from typing import Any
 
 from pointsman_lab.report import Report, Section, cell
-from pointsman_lab.request_log import Said
-from pointsman_lab.similar_texts import REPRESENTATIVES, Example, Group, Pair
-from pointsman_lab.suggestions import Confused, OfExamples, OfJournal
+from pointsman_lab.request_log import TaskCorrection
+from pointsman_lab.similar_texts import REPRESENTATIVES, Cluster, Example, Pair
+from pointsman_lab.suggestions import Confused, ExampleFindings, RequestLogFindings
 
 MOST_ROWS = 30
 
 
-def suggest_report(of_examples: OfExamples, of_journal: OfJournal | None, age: str, written: str) -> Report:
+def suggest_report(
+    of_examples: ExampleFindings, of_journal: RequestLogFindings | None, age: str, written: str
+) -> Report:
     """Build the report. `of_journal` is None without a request log; `written` is the file with proposed examples, if
     there is one."""
     facts = _of_examples(of_examples) | ({"journal": _of_journal(of_journal)} if of_journal else {"journal": None})
@@ -24,7 +26,7 @@ def suggest_report(of_examples: OfExamples, of_journal: OfJournal | None, age: s
     return Report(facts, tuple(page))
 
 
-def _of_examples(found: OfExamples) -> dict[str, Any]:
+def _of_examples(found: ExampleFindings) -> dict[str, Any]:
     return {
         "confusions": [
             {
@@ -47,7 +49,7 @@ def _example(example: Example) -> dict[str, Any]:
     return {**asdict(example), "text": cell(example.text)}
 
 
-def _of_journal(found: OfJournal) -> dict[str, Any]:
+def _of_journal(found: RequestLogFindings) -> dict[str, Any]:
     return {
         "abstained": found.abstained,
         "without_text": found.without_text,
@@ -77,7 +79,7 @@ def _of_journal(found: OfJournal) -> dict[str, Any]:
     }
 
 
-def _confusions(found: OfExamples) -> Section:
+def _confusions(found: ExampleFindings) -> Section:
     heading = "Tasks taken for each other, when the example itself was held out"
     if not found.confused:
         return Section(heading, ("none",))
@@ -92,7 +94,7 @@ def _confusion_rows(confused: Confused) -> Iterator[tuple[str, ...]]:
         said = ("", "", "")
 
 
-def _near(found: OfExamples) -> Section:
+def _near(found: ExampleFindings) -> Section:
     heading = "Near-duplicates across tasks: one of the two is probably in the wrong file"
     if not found.near:
         return Section(heading, ("none",))
@@ -111,7 +113,7 @@ def _where(example: Example) -> str:
     return f"{example.file}:{example.line}"
 
 
-def _groups(found: OfJournal, age: str) -> Section:
+def _groups(found: RequestLogFindings, age: str) -> Section:
     lines = [f"{found.abstained} requests of the last {age} were abstained from"]
     if found.without_text:
         lines.append(f"{found.without_text} of them had no text (journal.keep_text) and cannot be grouped")
@@ -124,14 +126,14 @@ def _groups(found: OfJournal, age: str) -> Section:
     return Section("Groups of abstained requests: they look like a new task", tuple(lines), columns, rows)
 
 
-def _group_rows(group: Group) -> Iterator[tuple[str, ...]]:
+def _group_rows(group: Cluster) -> Iterator[tuple[str, ...]]:
     said = (str(group.requests), str(len(group.texts)), " ".join(group.words))
     for text in group.texts[:REPRESENTATIVES]:
         yield (*said, cell(text))
         said = ("", "", "")
 
 
-def _proposals(found: OfJournal, age: str, written: str) -> Section:
+def _proposals(found: RequestLogFindings, age: str, written: str) -> Section:
     lines = [f"{len(found.proposals)} requests of the last {age} that feedback gives another task"]
     if found.said_without_text:
         lines.append(f"{found.said_without_text} more had no text")
@@ -143,6 +145,6 @@ def _proposals(found: OfJournal, age: str, written: str) -> Section:
     return Section("Proposed examples", tuple(lines), ("task", "decided", "text", "decision"), rows)
 
 
-def _proposal_row(said: Said) -> tuple[str, ...]:
+def _proposal_row(said: TaskCorrection) -> tuple[str, ...]:
     recorded = said.recorded
     return said.right_task, recorded.labels.task, cell(recorded.request.query), recorded.id

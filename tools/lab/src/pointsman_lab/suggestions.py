@@ -16,15 +16,15 @@ from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.wiring.learning import Models, texts_of, tuning_of
 
 from pointsman_lab.report import Progress
-from pointsman_lab.request_log import History, Said
-from pointsman_lab.similar_texts import MOST_TEXTS, Example, Group, Pair, groups_of, near_duplicates
+from pointsman_lab.request_log import History, TaskCorrection
+from pointsman_lab.similar_texts import MAX_TEXTS, Cluster, Example, Pair, cluster_texts, near_duplicates
 
 MOST_PROPOSALS = 1_000
-LONGEST_TEXT = 2_000
+MAX_TEXT_CHARACTERS = 2_000
 """Characters of a request that are considered."""
 
 
-WORST = 3
+EXAMPLES_PER_CONFUSION = 3
 """Examples listed for each confusion."""
 
 
@@ -45,7 +45,7 @@ def confusions(data: Examples, judged: Judged) -> list[Confusion]:
     found = []
     for (right, taken_for), count in pairs.items():
         rows = [int(row) for row in wrong if (data.y[row], judged.predicted[row]) == (right, taken_for)]
-        worst = sorted(rows, key=lambda row: -float(judged.confidence[row]))[:WORST]
+        worst = sorted(rows, key=lambda row: -float(judged.confidence[row]))[:EXAMPLES_PER_CONFUSION]
         found.append(Confusion(data.tasks[right], data.tasks[taken_for], count, tuple(worst)))
     return sorted(found, key=lambda confusion: (-confusion.count, confusion.task, confusion.taken_for))
 
@@ -57,21 +57,21 @@ class Confused:
 
 
 @dataclass(frozen=True, slots=True)
-class OfExamples:
+class ExampleFindings:
     confused: tuple[Confused, ...]
     near: tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class OfJournal:
+class RequestLogFindings:
     abstained: int
     """Number of requests on which the classifier abstained."""
     without_text: int
     """How many of these have no stored text."""
     left_out: int
     """How many of these were left out because there were too many distinct texts."""
-    groups: tuple[Group, ...]
-    proposals: tuple[Said, ...]
+    groups: tuple[Cluster, ...]
+    proposals: tuple[TaskCorrection, ...]
     """Requests with stored text whose feedback names another task."""
     said_without_text: int
     unknown_tasks: tuple[str, ...]
@@ -92,16 +92,16 @@ def _lines_of(config: Config, task: str) -> list[int]:
     return [number for number, _ in numbered(text)]
 
 
-def look_at_examples(config: Config, models: Models, progress: Progress) -> OfExamples:
+def inspect_examples(config: Config, models: Models, progress: Progress) -> ExampleFindings:
     tried = out_of_fold(texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress)
     examples = examples_of(config)
     confused = (Confused(c, tuple(examples[row] for row in c.worst)) for c in confusions(tried.data, tried.judged))
-    return OfExamples(tuple(confused), tuple(near_duplicates(examples, tried.vectors[: len(examples)])))
+    return ExampleFindings(tuple(confused), tuple(near_duplicates(examples, tried.vectors[: len(examples)])))
 
 
-async def look_at_journal(
+async def inspect_request_log(
     config: Config, models: Models, history: History, seconds: float, progress: Progress
-) -> OfJournal:
+) -> RequestLogFindings:
     total, read, abstained, without_text, left_out = await history.count(seconds), 0, 0, 0, 0
     counts: Counter[str] = Counter()
     async for recorded in history.decisions(seconds):
@@ -110,25 +110,25 @@ async def look_at_journal(
         if not recorded.labels.abstained:
             continue
         abstained += 1
-        text = recorded.request.query.strip()[:LONGEST_TEXT] if recorded.has_text else ""
+        text = recorded.request.query.strip()[:MAX_TEXT_CHARACTERS] if recorded.has_text else ""
         if not text:
             without_text += 1
-        elif text in counts or len(counts) < MOST_TEXTS:
+        elif text in counts or len(counts) < MAX_TEXTS:
             counts[text] += 1
         else:
             left_out += 1
     known = [text for texts in texts_of(config).values() for text in texts]
-    groups = groups_of(counts, embedded(list(counts), models.encoder, progress), known) if counts else []
+    groups = cluster_texts(counts, embedded(list(counts), models.encoder, progress), known) if counts else []
     proposals, said_without_text = await _proposals(history, seconds)
     strange = {said.right_task for said in proposals} - {*config.tasks.tasks, UNKNOWN}
-    return OfJournal(
+    return RequestLogFindings(
         abstained, without_text, left_out, tuple(groups), proposals, said_without_text, tuple(sorted(strange))
     )
 
 
-async def _proposals(history: History, seconds: float) -> tuple[tuple[Said, ...], int]:
+async def _proposals(history: History, seconds: float) -> tuple[tuple[TaskCorrection, ...], int]:
     """Return each text once per task, and the number of requests without stored text."""
-    found: dict[tuple[str, str], Said] = {}
+    found: dict[tuple[str, str], TaskCorrection] = {}
     without_text = 0
     async for said in history.other_tasks(seconds):
         if not said.recorded.has_text:
@@ -138,7 +138,7 @@ async def _proposals(history: History, seconds: float) -> tuple[tuple[Said, ...]
     return tuple(found.values()), without_text
 
 
-def write_proposals(proposals: Sequence[Said], file: Path) -> None:
+def write_proposals(proposals: Sequence[TaskCorrection], file: Path) -> None:
     """Write the proposals as examples, each with the task whose file it belongs to."""
     rows = (
         {"text": said.recorded.request.query, "task": said.right_task, "decision": said.recorded.id}

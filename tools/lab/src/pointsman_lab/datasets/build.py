@@ -15,19 +15,19 @@ from pointsman_gateway.validation.transcript import Choice
 from pointsman_gateway.wiring.line import to_path
 from pointsman_gateway.wiring.validators import to_validators
 
-from pointsman_lab.datasets.files import Origin, Written, write
+from pointsman_lab.datasets.files import Origin, WrittenDataSet, write
 from pointsman_lab.datasets.rows import Pair, Row, Source, canonical, key_of, split, texts_of
-from pointsman_lab.datasets.samples import Kept, Terms, glean, read_lessons
+from pointsman_lab.datasets.samples import ExtractionRules, StoredSamples, extract_row, read_samples
 from pointsman_lab.request_log import History
 
-NOTHING_KEPT = Kept((), ())
+NOTHING_KEPT = StoredSamples((), ())
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DatasetOptions:
     task: str
     root: Path
-    taught: Path | None = None
+    teacher_answers: Path | None = None
     """File with the teacher's answers, if the teacher was asked."""
 
 
@@ -41,20 +41,20 @@ def flywheel_of(config: Config, task: str) -> Flywheel:
     return flywheel
 
 
-async def build(config: Config, history: History | None, wish: Wish) -> Written:
+async def build(config: Config, history: History | None, wish: DatasetOptions) -> WrittenDataSet:
     """Build and write the data set. `history` is None without Redis: only examples and teacher answers are used then.
     Raises ConfigError."""
     flywheel = flywheel_of(config, wish.task)
-    kept = await read_lessons(history, config.tasks.learning, wish.task) if history else NOTHING_KEPT
-    terms = Terms(wish.task, flywheel.teacher, flywheel.data.least_rating)
-    gleaned = [glean(lesson, terms) for lesson in kept.lessons]
+    kept = await read_samples(history, config.tasks.learning, wish.task) if history else NOTHING_KEPT
+    terms = ExtractionRules(wish.task, flywheel.teacher, flywheel.data.least_rating)
+    gleaned = [extract_row(sample, terms) for sample in kept.lessons]
     dropped = Counter(one.why_not for one in gleaned if one.why_not)
-    taught, refused = _taught(config, wish)
+    teacher_answers, refused = _teacher_rows(config, wish)
     if refused:
         dropped["refused by a validator"] += refused
-    rows = [*_examples(config, wish.task, flywheel), *taught, *(row for one in gleaned for row in one.rows)]
+    rows = [*_examples(config, wish.task, flywheel), *teacher_answers, *(row for one in gleaned for row in one.rows)]
     pairs: list[Pair] = [pair for one in gleaned for pair in one.pairs]
-    closed = closed_keys(config.folder / flywheel.heldout) if flywheel.heldout else set()
+    closed = evaluation_keys(config.folder / flywheel.heldout) if flywheel.heldout else set()
     data = split(rows, pairs, closed, flywheel.data.heldout_share)
     origin = Origin(
         task=wish.task,
@@ -67,10 +67,10 @@ async def build(config: Config, history: History | None, wish: Wish) -> Written:
     return write(data, origin, wish.root)
 
 
-def _taught(config: Config, wish: Wish) -> tuple[Sequence[Row], int]:
-    if wish.taught is None:
+def _teacher_rows(config: Config, wish: DatasetOptions) -> tuple[Sequence[Row], int]:
+    if wish.teacher_answers is None:
         return (), 0
-    return read_taught(wish.taught, to_validators(wish.task, config.tasks.tasks[wish.task]))
+    return read_teacher_answers(wish.teacher_answers, to_validators(wish.task, config.tasks.tasks[wish.task]))
 
 
 def _examples(config: Config, task: str, flywheel: Flywheel) -> list[Row]:
@@ -83,9 +83,9 @@ def _examples(config: Config, task: str, flywheel: Flywheel) -> list[Row]:
     ]
 
 
-def _consent(config: Config, kept: Kept) -> dict[str, Any]:
+def _consent(config: Config, kept: StoredSamples) -> dict[str, Any]:
     learning = config.tasks.learning
-    tenants = sorted({lesson.tenant for lesson in kept.lessons if lesson.tenant})
+    tenants = sorted({sample.tenant for sample in kept.lessons if sample.tenant})
     return {"tenants": tenants, "without_keys": bool(learning and learning.without_keys)}
 
 
@@ -93,7 +93,7 @@ BLIND = "mean_logprob"
 """The validator that needs log-probabilities, which stored answers do not have."""
 
 
-def read_taught(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
+def read_teacher_answers(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
     """Read lines of {"text", "answer"}. Return the rows that all validators accept and the number of rejected rows.
     Raises ConfigError."""
     judges = [validator for validator in validators if validator.name != BLIND]
@@ -112,7 +112,7 @@ def _lines(file: Path) -> Iterator[tuple[Row, Choice]]:
         yield Row((("user", text),), canonical(answer), Source.TEACHER), Choice(answer, reason)
 
 
-def closed_keys(file: Path) -> set[str]:
+def evaluation_keys(file: Path) -> set[str]:
     """Return the keys of the evaluation rows, in the format of `pointsman eval`; these must not be trained on. Raises
     ConfigError."""
     try:

@@ -32,13 +32,13 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenDataSet:
     folder: Path
     manifest: Mapping[str, Any]
     is_new: bool
 
 
-def write(data: DataSet, origin: Origin, root: Path) -> Written:
+def write(data: DataSet, origin: Origin, root: Path) -> WrittenDataSet:
     """Write the data set to `root`/TASK/HASH. An existing folder with the same content is left unchanged. Raises
     OSError."""
     files: Mapping[str, Sequence[Row | Pair]] = {
@@ -55,7 +55,7 @@ def write(data: DataSet, origin: Origin, root: Path) -> Written:
     folder = shelf / name
     if (folder / MANIFEST).is_file():
         _point_to(shelf, name)
-        return Written(folder, json.loads((folder / MANIFEST).read_text("utf-8")), False)
+        return WrittenDataSet(folder, json.loads((folder / MANIFEST).read_text("utf-8")), False)
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         (folder / file).write_text(text, "utf-8")
@@ -63,7 +63,7 @@ def write(data: DataSet, origin: Origin, root: Path) -> Written:
     # Written last, so a folder with a manifest is complete.
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     _point_to(shelf, name)
-    return Written(folder, manifest, True)
+    return WrittenDataSet(folder, manifest, True)
 
 
 def _manifest(data: DataSet, origin: Origin, name: str, parent: str, digests: Mapping[str, str]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import Flywheel, PathConfig
 
 from pointsman_lab.datasets.build import flywheel_of
-from pointsman_lab.datasets.files import Written
+from pointsman_lab.datasets.files import WrittenDataSet
 from pointsman_lab.report import Report, Section
 
 
-def data_report(written: Written) -> Report:
+def data_report(written: WrittenDataSet) -> Report:
     manifest = written.manifest
     facts = {"folder": str(written.folder), "new": written.is_new, "manifest": dict(manifest)}
     counts = manifest["counts"]

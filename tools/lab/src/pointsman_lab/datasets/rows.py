@@ -130,9 +130,9 @@ def split(rows: Iterable[Row], pairs: Iterable[Pair], closed: Set[str], heldout_
             dropped["twice" if before.answer == row.answer else "contrary, and of less weight"] += 1
             # Rows come oldest first, so of two rows with equal precedence the later one wins.
             chosen[row.key] = max(row, before, key=lambda one: one.source)
-    held = {key for key in chosen if _point(group_of(key)) < heldout_share}
+    held = {key for key in chosen if _hash_to_unit_interval(group_of(key)) < heldout_share}
     ordered = [chosen[key] for key in sorted(chosen)]
-    one_each = _one_each(pairs, chosen)
+    one_each = _deduplicated_pairs(pairs, chosen)
     return DataSet(
         train=tuple(row for row in ordered if row.key not in held),
         heldout=tuple(row for row in ordered if row.key in held),
@@ -142,7 +142,7 @@ def split(rows: Iterable[Row], pairs: Iterable[Pair], closed: Set[str], heldout_
     )
 
 
-def _one_each(pairs: Iterable[Pair], chosen: Mapping[str, Row]) -> Sequence[Pair]:
+def _deduplicated_pairs(pairs: Iterable[Pair], chosen: Mapping[str, Row]) -> Sequence[Pair]:
     """Return each pair once, for the final labels only. A pair is dropped if its rejected answer is now the correct
     one."""
     found = {}
@@ -153,6 +153,6 @@ def _one_each(pairs: Iterable[Pair], chosen: Mapping[str, Row]) -> Sequence[Pair
     return [found[place] for place in sorted(found)]
 
 
-def _point(group: str) -> float:
+def _hash_to_unit_interval(group: str) -> float:
     """Hash a prompt's text to the interval [0, 1), so that a prompt keeps its side of the split in every version."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64

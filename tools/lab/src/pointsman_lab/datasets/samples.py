@@ -15,7 +15,7 @@ from pointsman_lab.request_log import History
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class DecisionFeedback:
     """The feedback on one decision; missing parts are empty."""
 
     rating: float | None = None
@@ -24,7 +24,7 @@ class Said:
     unix_ms: int = 0
 
 
-NOTHING = Said()
+NOTHING = DecisionFeedback()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingSample:
     decision: str
     tenant: str
     kind: str
@@ -49,7 +49,7 @@ class Lesson:
     messages: tuple[Mapping[str, Any], ...]
     answers: tuple[Answer, ...]
     """The last answer was returned to the client; earlier ones were rejected by a validator."""
-    said: Said = NOTHING
+    feedback: DecisionFeedback = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,51 +68,51 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    lessons: tuple[Lesson, ...]
+class StoredSamples:
+    lessons: tuple[TrainingSample, ...]
     """Stored answers, oldest first."""
     withdrawn: tuple[str, ...]
     """Decisions whose tenant withdrew its consent. They have been deleted from Redis."""
 
 
-async def read_lessons(history: History, learning: LearningConfig | None, task: str) -> Kept:
+async def read_samples(history: History, learning: LearningConfig | None, task: str) -> StoredSamples:
     """Read a task's stored answers and delete those without consent. Tasks that the configuration does not name are
     neither read nor deleted. Raises Unavailable."""
     if learning is None or task not in learning.tasks:
-        return Kept((), ())
+        return StoredSamples((), ())
     consent = Consent(task, await history.tenants(), learning.without_keys)
-    said = {decision: one async for decision, one in _said(history)}
+    feedback = {decision: one async for decision, one in _feedback(history)}
     found, withdrawn = [], {}
     async for place, fields in history.entries(redis_schema.TRAINING_SAMPLES):
         body = json.loads(fields["lesson"])
         if body["v"] != SAMPLE_VERSION or body["task"] != task:
             continue
         if consent.of(fields["tenant"]):
-            found.append(_lesson(body, said.get(fields["decision"], NOTHING)))
+            found.append(_sample(body, feedback.get(fields["decision"], NOTHING)))
         elif fields["tenant"]:
             withdrawn[place] = fields["decision"]
     await history.forget(redis_schema.TRAINING_SAMPLES, tuple(withdrawn))
-    return Kept(tuple(found), tuple(withdrawn.values()))
+    return StoredSamples(tuple(found), tuple(withdrawn.values()))
 
 
-async def _said(history: History) -> AsyncIterator[tuple[str, Said]]:
+async def _feedback(history: History) -> AsyncIterator[tuple[str, DecisionFeedback]]:
     async for _, fields in history.entries(redis_schema.FEEDBACK):
         rating = float(fields["rating"]) if fields["rating"] else None
         yield (
             fields["decision"],
-            Said(rating, fields["right_task"], fields["right_answer"], int(fields["unix_ms"])),
+            DecisionFeedback(rating, fields["right_task"], fields["right_answer"], int(fields["unix_ms"])),
         )
 
 
-def _lesson(body: Mapping[str, Any], said: Said) -> Lesson:
+def _sample(body: Mapping[str, Any], feedback: DecisionFeedback) -> TrainingSample:
     answers = tuple(
         Answer(a["path"], a["text"], tuple(verdict[1] for verdict in a["verdicts"])) for a in body["answers"]
     )
-    return Lesson(body["decision"], body["tenant"], body["kind"], tuple(body["messages"]), answers, said)
+    return TrainingSample(body["decision"], body["tenant"], body["kind"], tuple(body["messages"]), answers, feedback)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ExtractionRules:
     task: str
     teacher: str
     """The path whose unrated answers are used. An adapter is never trained on its own unrated answers."""
@@ -120,7 +120,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Gleaned:
+class ExtractedRow:
     rows: tuple[Row, ...] = ()
     """At most one row."""
     pairs: tuple[Pair, ...] = ()
@@ -128,39 +128,39 @@ class Gleaned:
     """The reason if there is no row."""
 
 
-def glean(lesson: Lesson, terms: Terms) -> Gleaned:
-    messages, said = texts_of(lesson.messages), lesson.said
+def extract_row(sample: TrainingSample, terms: ExtractionRules) -> ExtractedRow:
+    messages, feedback = texts_of(sample.messages), sample.feedback
     if messages is None:
-        return Gleaned(why_not="more than texts")
-    if said.right_task and said.right_task != terms.task:
-        return Gleaned(why_not="of another task")
-    answer, source, why_not = _right(lesson, terms)
+        return ExtractedRow(why_not="more than texts")
+    if feedback.right_task and feedback.right_task != terms.task:
+        return ExtractedRow(why_not="of another task")
+    answer, source, why_not = _correct_answer(sample, terms)
     if source is None:
-        return Gleaned(why_not=why_not)
-    row = Row(messages, canonical(answer), source, lesson.decision, lesson.tenant)
-    return Gleaned((row,), tuple(_pairs(row, lesson)))
+        return ExtractedRow(why_not=why_not)
+    row = Row(messages, canonical(answer), source, sample.decision, sample.tenant)
+    return ExtractedRow((row,), tuple(_pairs(row, sample)))
 
 
-def _right(lesson: Lesson, terms: Terms) -> tuple[str, Source | None, str]:
+def _correct_answer(sample: TrainingSample, terms: ExtractionRules) -> tuple[str, Source | None, str]:
     """Return the correct answer and its source, or the reason why there is none."""
-    said, given = lesson.said, lesson.answers[-1]
-    if said.right_answer.strip():
-        looked_up = lesson.kind in ("rag", "hybrid")
-        return said.right_answer, Source.RETRIEVAL_CORRECTED if looked_up else Source.EXPERT, ""
-    if said.rating is not None:
-        good = said.rating >= terms.least_rating
+    feedback, given = sample.feedback, sample.answers[-1]
+    if feedback.right_answer.strip():
+        looked_up = sample.kind in ("rag", "hybrid")
+        return feedback.right_answer, Source.RETRIEVAL_CORRECTED if looked_up else Source.EXPERT, ""
+    if feedback.rating is not None:
+        good = feedback.rating >= terms.least_rating
         return given.text, Source.RATED if good else None, "rated low"
     if not given.accepted:
         return "", None, "nobody said that it is right"
     return given.text, Source.ACCEPTED if given.path == terms.teacher else None, "not the teacher's, and not rated"
 
 
-def _pairs(row: Row, lesson: Lesson) -> Iterator[Pair]:
+def _pairs(row: Row, sample: TrainingSample) -> Iterator[Pair]:
     """Yield a pair of the correct answer and each rejected one, and of a correction and the answer it replaces."""
-    for answer in _wrong(lesson):
+    for answer in _rejected_answers(sample):
         if canonical(answer.text) != row.answer:
             yield Pair(row, canonical(answer.text))
 
 
-def _wrong(lesson: Lesson) -> tuple[Answer, ...]:
-    return lesson.answers if lesson.said.right_answer.strip() else lesson.answers[:-1]
+def _rejected_answers(sample: TrainingSample) -> tuple[Answer, ...]:
+    return sample.answers if sample.feedback.right_answer.strip() else sample.answers[:-1]
