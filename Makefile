@@ -232,7 +232,7 @@ stubs: $(VENV)/.done ## generate the gRPC stubs from proto/
 .PHONY: train-example
 train-example: models ## train the example's adapters again, from its data
 	$(BIN)/pointsman train --name triage --data $(EXAMPLE)/config/tasks/triage.jsonl \
-	  --heldout $(EXAMPLE)/heldout/triage.jsonl --out $(EXAMPLE)/adapters/triage --no-register \
+	  --eval-data $(EXAMPLE)/heldout/triage.jsonl --out $(EXAMPLE)/adapters/triage --no-register \
 	  --learning-rate 3e-3 --epochs 4 --max-minutes 10
 	$(BIN)/pointsman train --name voice --data $(EXAMPLE)/training/voice.jsonl --out $(EXAMPLE)/adapters/voice --no-register \
 	  --learning-rate 2e-3 --epochs 4 --max-minutes 10

@@ -89,7 +89,7 @@ def everything_running() -> Iterator[dict[str, str]]:
     """Run `pointsman up` for the duration of the block and yield the HTTP and gRPC addresses."""
     http, grpc_address = free_address(), free_address()
     command = [str(Path(sys.executable).parent / "pointsman"), "up", str(HERE), "--http", http, "--grpc", grpc_address]
-    up = subprocess.Popen([*command, "--home", str(HOME)], cwd=ROOT)
+    up = subprocess.Popen([*command, "--data-dir", str(HOME)], cwd=ROOT)
     try:
         wait_for(HOME / "run.json", up)
         yield {"http": f"http://{http}", "grpc": grpc_address}

@@ -1,4 +1,4 @@
-"""`pointsman classifier fit|suggest` and `pointsman replay`, with the gateway's own workbench behind them."""
+"""`pointsman classifier fit|lint` and `pointsman replay`, with the gateway's own workbench behind them."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def model() -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, model: Path) -> Path:
+def data_dir(tmp_path: Path, model: Path) -> Path:
     """One that has the embedding model."""
     models = tmp_path / ".pointsman" / "models"
     models.mkdir(parents=True)
@@ -59,11 +59,11 @@ def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
 
 
 def test_a_classifier_is_fitted_from_an_example_and_what_came_of_it_is_shown(
-    cli: Cli, home: Path, example: Path, tmp_path: Path
+    cli: Cli, data_dir: Path, example: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "helpdesk.artefact"
 
-    outcome = cli("classifier", "fit", example, "--out", out, "--home", home)
+    outcome = cli("classifier", "fit", example, "--out", out, "--data-dir", data_dir)
 
     assert outcome.code == 0, outcome.err
     assert out.stat().st_size > 0
@@ -72,18 +72,18 @@ def test_a_classifier_is_fitted_from_an_example_and_what_came_of_it_is_shown(
     assert "embedding: 100 of 100" in outcome.err
 
 
-def test_a_configuration_with_a_mistake_is_refused_in_one_line(cli: Cli, home: Path, example: Path) -> None:
+def test_a_configuration_with_a_mistake_is_refused_in_one_line(cli: Cli, data_dir: Path, example: Path) -> None:
     folder = example / "config"
     (folder / "tasks" / "chat.jsonl").write_text('{"text": "hi"}\n')
 
-    outcome = cli("classifier", "fit", folder, "--home", home)
+    outcome = cli("classifier", "fit", folder, "--data-dir", data_dir)
 
     assert outcome.code == 1
     assert outcome.err.splitlines()[-1].startswith("error: task 'chat' has 1 example")
     assert outcome.out == ""
 
 
-@pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "suggest"), ("replay", "--redis", "x")])
+@pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "lint"), ("replay", "--redis", "x")])
 def test_a_folder_that_is_neither_is_refused(cli: Cli, command: tuple[str, ...], tmp_path: Path) -> None:
     outcome = cli(*command, tmp_path)
 
@@ -92,14 +92,14 @@ def test_a_folder_that_is_neither_is_refused(cli: Cli, command: tuple[str, ...],
 
 
 def test_without_a_journal_there_is_nothing_to_replay(cli: Cli, tmp_path: Path) -> None:
-    outcome = cli("replay", HELPDESK, "--home", tmp_path)
+    outcome = cli("replay", HELPDESK, "--data-dir", tmp_path)
 
     assert outcome.code == 2
     assert "no --redis was given" in outcome.err
 
 
-def test_without_a_journal_the_examples_are_looked_at_all_the_same(cli: Cli, home: Path, example: Path) -> None:
-    outcome = cli("classifier", "suggest", example, "--home", home, "--json")
+def test_without_a_journal_the_examples_are_looked_at_all_the_same(cli: Cli, data_dir: Path, example: Path) -> None:
+    outcome = cli("classifier", "lint", example, "--data-dir", data_dir, "--json")
 
     assert outcome.code == 0, outcome.err
     told = json.loads(outcome.out)
@@ -110,12 +110,12 @@ def test_without_a_journal_the_examples_are_looked_at_all_the_same(cli: Cli, hom
 
 
 def test_a_replay_is_shown_and_fails_where_too_much_would_change(
-    cli: Cli, home: Path, example: Path, journal: tuple[str, Redis]
+    cli: Cli, data_dir: Path, example: Path, journal: tuple[str, Redis]
 ) -> None:
     url, redis = journal
     for name, path in (("d1", "small_talk"), ("d2", "handbook_answer")):
         redis.xadd("{pointsman}:decisions", {"decision": name, "entry": json.dumps(_entry(name, path))})
-    command = ("replay", example, "--redis", url, "--home", home)
+    command = ("replay", example, "--redis", url, "--data-dir", data_dir)
 
     outcome = cli(*command)
     assert outcome.code == 0, outcome.err
@@ -141,7 +141,7 @@ def _entry(name: str, path: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "suggest"), ("replay",)])
+@pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "lint"), ("replay",)])
 def test_each_command_helps(cli: Cli, command: tuple[str, ...]) -> None:
     outcome = cli(*command, "--help")
 

@@ -108,7 +108,9 @@ def _locked(lock_file: Path) -> Iterator[TextIO]:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         opened = lock_file.open("a+")
     except OSError as error:
-        raise Misused(f"{lock_file} cannot be written: {error.strerror}; name another folder with --home") from error
+        raise Misused(
+            f"{lock_file} cannot be written: {error.strerror}; name another folder with --data-dir"
+        ) from error
     with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,11 +7,11 @@ EMBEDDING_MODEL = "minilm"
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class DataDir:
     folder: Path
 
     @classmethod
-    def at(cls, folder: Path) -> "Home":
+    def at(cls, folder: Path) -> "DataDir":
         return cls(folder.absolute())
 
     def model(self, name: str) -> Path:
