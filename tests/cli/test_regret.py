@@ -5,8 +5,7 @@ from pointsman_cli.regret.figures import Regrets, regrets
 from pointsman_cli.regret.pages import page
 from pointsman_cli.top.scrape import parse
 from pointsman_gateway.request_log.evidence import EvidenceKey
-from pointsman_gateway.shadow.metrics import ShadowMetrics
-from pointsman_gateway.shadow.pairs import Pair, Side, regret_of
+from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics, Side, regret_of
 from prometheus_client import CollectorRegistry, generate_latest
 from rich.console import Console
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import PICO, Decision, Message, Path, Receipt, Request, Usage
-from pointsman_gateway.metering.counting import Ended
+from pointsman_gateway.metering.aggregate import EndedRequest
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import PER_RATING, EvidenceStore, from_fields
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
@@ -41,7 +41,7 @@ def receipt(
     return Receipt(of, Usage(20, 2), {"prompt": round(cost_usd * PICO)}, {"total": seconds}, outcome, model=model)
 
 
-def ended(receipt: Receipt, model: str = "auto") -> Ended:
+def ended(receipt: Receipt, model: str = "auto") -> EndedRequest:
     """As it is counted, of a request for `model` with ten tokens of its own."""
     return receipt, receipt.decision, "chat", model, 10, False
 

@@ -71,7 +71,7 @@ async def distilled(
         arguments += ["--redis", addresses.redis]
 
     async def build(taught: Path | None) -> dict[str, Any]:
-        more = ["--taught", str(taught)] if taught else []
+        more = ["--teacher-answers", str(taught)] if taught else []
         return await workbench.facts_of(Job([*arguments, *more], data_dir, as_json=True))
 
     async with gateway.open() as client:

@@ -1,2 +1,1 @@
-"""Offline tools for a gateway's configuration and request log: fit the classifier, replay decisions, suggest
-improvements, build data sets."""
+"""Offline tools for a gateway configuration: classifier training, replay of recorded decisions, and data sets."""

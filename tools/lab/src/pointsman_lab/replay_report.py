@@ -1,45 +1,48 @@
-"""Report what a replay would change."""
+"""The report of `replay`: what a configuration would change."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pointsman_lab.recorded import Replayed
-from pointsman_lab.replay_diff import Move, ReplayDiff
-from pointsman_lab.report import Report, Section, cell
+from pointsman_lab.replay_diff import FAILS, Move, ReplayDiff, ReplayedDecision
+from pointsman_lab.report import Report, Section, to_cell
 
-MOST_ROWS = 50
+MAX_ROWS = 50
 
 
-def replay_report(diff: ReplayDiff, generation: str, age: str, examples: int, most_changed: float | None) -> Report:
-    """Build the report. `generation` is the candidate's configuration revision. A changed share above `most_changed`
-    rejects the candidate."""
+def replay_report(
+    diff: ReplayDiff, generation: str, age: str, examples: int, max_changed_fraction: float | None
+) -> Report:
+    """`generation` identifies the replayed configuration. The report fails if a larger fraction of the decisions than
+    `max_changed_fraction` changes."""
     shown = diff.examples(examples)
     return Report(
         _facts(diff, generation, shown),
         tuple(_page(diff, generation, age, shown)),
-        _refusal(diff, most_changed),
+        _failure(diff, max_changed_fraction),
     )
 
 
-def _refusal(diff: ReplayDiff, most_changed: float | None) -> str:
-    if most_changed is None or diff.share <= most_changed:
+def _failure(diff: ReplayDiff, max_changed_fraction: float | None) -> str:
+    if max_changed_fraction is None or diff.changed_fraction <= max_changed_fraction:
         return ""
-    return f"{_percent(diff.share)} of the decisions would change, more than {_percent(most_changed)}"
+    return (
+        f"{_percent(diff.changed_fraction)} of the decisions would change, more than {_percent(max_changed_fraction)}"
+    )
 
 
-def _facts(diff: ReplayDiff, generation: str, shown: list[Replayed]) -> dict[str, Any]:
+def _facts(diff: ReplayDiff, generation: str, shown: list[ReplayedDecision]) -> dict[str, Any]:
     costs = diff.costs()
     return {
         "decisions": diff.decisions,
         "compared": diff.compared,
         "without_text": diff.without_text,
-        "by_chance": diff.by_chance,
-        "weighed_by_evidence": diff.weighed,
+        "redrawn": diff.redrawn,
+        "by_evidence": diff.by_evidence,
         "changed": diff.changed,
-        "changed_share": diff.share,
-        "of_these": {
+        "changed_fraction": diff.changed_fraction,
+        "changes": {
             "path": diff.moved,
             "task": diff.relabelled,
             "newly_abstained": diff.newly_abstained,
@@ -47,21 +50,21 @@ def _facts(diff: ReplayDiff, generation: str, shown: list[Replayed]) -> dict[str
             "failing": diff.failing,
         },
         "generation": generation,
-        "recorded_generations": dict(diff.generations.most_common(MOST_ROWS)),
-        "moves": [{**asdict(move), "requests": count} for move, count in diff.moves.most_common(MOST_ROWS)],
-        "down_changed_paths": dict(diff.of_changed_paths.most_common(MOST_ROWS)),
-        "failures": dict(diff.failures.most_common(MOST_ROWS)),
-        "cannot_be_compared": dict(diff.obstacles.most_common(MOST_ROWS)),
+        "recorded_generations": dict(diff.generations.most_common(MAX_ROWS)),
+        "moves": [{**asdict(move), "requests": count} for move, count in diff.moves.most_common(MAX_ROWS)],
+        "on_modified_paths": dict(diff.on_modified_paths.most_common(MAX_ROWS)),
+        "failures": dict(diff.failures.most_common(MAX_ROWS)),
+        "not_comparable": dict(diff.not_comparable.most_common(MAX_ROWS)),
         "cost_per_1000_usd": {**asdict(costs), "difference": costs.after - costs.before},
         "examples": [_example(replayed) for replayed in shown],
     }
 
 
-def _example(replayed: Replayed) -> dict[str, Any]:
+def _example(replayed: ReplayedDecision) -> dict[str, Any]:
     recorded, decision = replayed.recorded, replayed.decision
     return {
         "id": recorded.id,
-        "text": cell(recorded.request.query) if recorded.has_text else None,
+        "text": to_cell(recorded.request.query) if recorded.has_text else None,
         "model": recorded.request.model,
         "path": recorded.path,
         "task": recorded.labels.task,
@@ -73,7 +76,7 @@ def _example(replayed: Replayed) -> dict[str, Any]:
     }
 
 
-def _page(diff: ReplayDiff, generation: str, age: str, shown: list[Replayed]) -> Iterator[Section]:
+def _page(diff: ReplayDiff, generation: str, age: str, shown: list[ReplayedDecision]) -> Iterator[Section]:
     yield Section(
         f"{diff.decisions} decisions of the last {age} against configuration {generation}",
         tuple(_summary(diff)),
@@ -83,9 +86,9 @@ def _page(diff: ReplayDiff, generation: str, age: str, shown: list[Replayed]) ->
     if diff.compared:
         yield _cost(diff)
     if diff.failures:
-        yield _counted("Would fail now", "why", diff.failures)
-    if diff.obstacles:
-        yield _counted("Cannot be compared", "why", diff.obstacles)
+        yield _counted("Requests that would fail", "error", diff.failures)
+    if diff.not_comparable:
+        yield _counted("Requests that cannot be compared", "reason", diff.not_comparable)
     if shown:
         yield _examples(shown)
 
@@ -94,29 +97,29 @@ def _summary(diff: ReplayDiff) -> Iterator[str]:
     if not diff.decisions:
         yield "there is nothing to replay"
         return
-    yield f"{diff.changed} of {diff.compared} would change ({_percent(diff.share)})"
+    yield f"{diff.changed} of {diff.compared} would change ({_percent(diff.changed_fraction)})"
     if diff.changed:
         yield (
-            f"{diff.moved} would take another path, {diff.relabelled} get another task "
-            f"({diff.newly_abstained} newly abstained, {diff.no_longer_abstained} no longer), {diff.failing} fail"
+            f"{diff.moved} would take another path, {diff.relabelled} would get another task "
+            f"({diff.newly_abstained} newly abstained, {diff.no_longer_abstained} no longer), {diff.failing} would fail"
         )
     if diff.without_text:
-        yield f"{diff.without_text} of {diff.decisions} had no text: their task is taken as recorded"
-    if diff.by_chance:
-        yield f"{diff.by_chance} are of users without a kept name: who of them takes part in a trial is drawn anew"
-    if diff.weighed:
-        yield f"{diff.weighed} are decided by evidence (best_value): by that of now, not of then"
-    if diff.of_changed_paths:
-        paths = ", ".join(f"{path} ({count})" for path, count in diff.of_changed_paths.most_common(MOST_ROWS))
-        yield f"paths that keep their name but are not what they were, with their requests: {paths}"
+        yield f"{diff.without_text} of {diff.decisions} have no stored text: the recorded task is used"
+    if diff.redrawn:
+        yield f"{diff.redrawn} are of users without a stored name: whether they take part in a trial is sampled again"
+    if diff.by_evidence:
+        yield f"{diff.by_evidence} are decided by evidence (best_value): today's, not that of the time"
+    if diff.on_modified_paths:
+        paths = ", ".join(f"{path} ({count})" for path, count in diff.on_modified_paths.most_common(MAX_ROWS))
+        yield f"paths with the same name and another configuration, with their number of requests: {paths}"
 
 
 def _moves(diff: ReplayDiff) -> Section:
     rows = tuple(
         (str(count), _percent(count / diff.compared), _arrow(move.path, move.new_path), _tasks(move))
-        for move, count in diff.moves.most_common(MOST_ROWS)
+        for move, count in diff.moves.most_common(MAX_ROWS)
     )
-    return Section("What would change", columns=("requests", "share", "path", "task"), rows=rows)
+    return Section("Changes", columns=("requests", "share", "path", "task"), rows=rows)
 
 
 def _tasks(move: Move) -> str:
@@ -130,28 +133,28 @@ def _cost(diff: ReplayDiff) -> Section:
         f"${costs.before:.6f} before, ${costs.after:.6f} after: {'+' if difference >= 0 else '-'}${abs(difference):.6f}"
     ]
     if costs.estimated:
-        lines.append(f"estimated, since they have not answered yet: {', '.join(costs.estimated)}")
-    return Section("Cost of 1,000 requests, from each path's mean in the journal", tuple(lines))
+        lines.append(f"estimated, since these paths have not answered yet: {', '.join(costs.estimated)}")
+    return Section("Cost of 1,000 requests, from each path's mean in the request log", tuple(lines))
 
 
 def _counted(heading: str, what: str, counts: Counter[str]) -> Section:
-    rows = tuple((str(count), cell(text)) for text, count in counts.most_common(MOST_ROWS))
+    rows = tuple((str(count), to_cell(text)) for text, count in counts.most_common(MAX_ROWS))
     return Section(heading, columns=("requests", what), rows=rows)
 
 
-def _examples(shown: list[Replayed]) -> Section:
+def _examples(shown: list[ReplayedDecision]) -> Section:
     rows = tuple(
         (
             recorded.id,
-            _arrow(recorded.path, decision.path.name if decision else "(fails)"),
+            _arrow(recorded.path, decision.path.name if decision else FAILS),
             _arrow(_label(recorded.labels.task, recorded.labels.confidence), _label(decision.task, decision.confidence))
             if decision
             else recorded.labels.task,
-            cell(recorded.request.query) if recorded.has_text else "(not kept)",
+            to_cell(recorded.request.query) if recorded.has_text else "(not stored)",
         )
         for recorded, decision in ((replayed.recorded, replayed.decision) for replayed in shown)
     )
-    return Section("For example", columns=("decision", "path", "task", "text"), rows=rows)
+    return Section("Examples", columns=("decision", "path", "task", "text"), rows=rows)
 
 
 def _label(task: str, confidence: float) -> str:
@@ -162,5 +165,5 @@ def _arrow(before: str, after: str) -> str:
     return before if before == after else f"{before} -> {after}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

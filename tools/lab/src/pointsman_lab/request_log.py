@@ -1,4 +1,4 @@
-"""Read the request log page by page: decisions, feedback, and the evidence about each path."""
+"""Reads the gateway's request log from Redis, page by page: decisions, feedback on them, and evidence per path."""
 
 import json
 import re
@@ -19,51 +19,78 @@ from pointsman_servicekit.keys.records import TenantRecord
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from pointsman_lab.recorded import Recorded
-
 PAGE_SIZE = 100
-"""Entries per read; each contains at most 64 KiB of text."""
-REDIS_TIMEOUT_SECONDS = 5.0
-"""Seconds to wait for each Redis reply. Generous, because this is offline, but bounded, so that a dead server is
-reported."""
+"""Entries read at once; each holds at most 64 KiB of text."""
+TIMEOUT_S = 5.0
+"""Seconds for each answer of Redis. No request waits for it, but an unreachable Redis must be reported."""
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
-Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 
 
-def seconds_of(age: str) -> int:
-    """Parse a duration such as "24h" to seconds (86400). Raises InvalidArgument."""
-    written = _AGE.fullmatch(age.strip())
-    if written is None:
-        raise InvalidArgument(f"'{age}' is no age; write 30m, 24h or 7d", code="bad_age")
-    return int(written[1]) * _SECONDS[written[2]]
+def parse_age(age: str) -> int:
+    """Converts "24h" to 86400 seconds. Raises InvalidArgument."""
+    match = _AGE.fullmatch(age.strip())
+    if match is None:
+        raise InvalidArgument(f"'{age}' is not an age; write 30m, 24h or 7d", code="bad_age")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDecision:
+    """A decision as the request log holds it."""
+
+    id: str
+    request: Request
+    """Its messages have no content if the text was not stored."""
+    labels: Labels
+    """As they were decided then."""
+    path: str
+    """The policy's first choice, even if that path was unavailable and another one answered."""
+    fingerprint: str
+    """Identifies the configuration of that path at the time."""
+    generation: str
+    user_digest: str
+    """Digest of the user's name; empty if the request named no user."""
+    expected_cost_usd: float
+    answered_by: str = ""
+    """The path that gave the complete answer; empty if none did."""
+    cost_usd: float = 0.0
+    """Cost of that answer."""
+
+    @property
+    def adapter(self) -> str:
+        """The adapter that the request asked for by name and got; empty for all other requests."""
+        return self.request.model if self.path == f"adapter:{self.request.model}" else ""
+
+    @property
+    def has_text(self) -> bool:
+        return any(message.content for message in self.request.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskCorrection:
-    """Feedback that a decision should have been another task."""
+    """Feedback that a decision should have been given another task."""
 
-    recorded: Recorded
+    recorded: RecordedDecision
     right_task: str
 
 
-class History:
-    """A reader of the request log. Each method raises Unavailable ("redis_unavailable") if Redis does not reply."""
+class RequestLog:
+    """Each method raises Unavailable ("redis_unavailable") if Redis does not answer."""
 
     def __init__(self, redis: Redis, url: str) -> None:
-        """Use `redis`, which must decode replies to text."""
-        self._redis: Any = redis  # redis-py's types state neither which replies are decoded nor which are awaitable
+        """`redis` must decode replies."""
+        self._redis: Any = redis  # redis-py's types state neither what is decoded nor what is awaited
         self._url = url
 
     async def count(self, seconds: float) -> int:
-        """Estimate the number of decisions in the last `seconds`, assuming a uniform rate."""
-        total = int(await self._ask(self._redis.xlen(redis_schema.DECISIONS)))
-        ends = [
-            await self._ask(read(redis_schema.DECISIONS, count=1))
-            for read in (self._redis.xrange, self._redis.xrevrange)
-        ]
+        """Estimates how many decisions the last `seconds` hold, as if decisions arrived at a constant rate."""
+        stream = redis_schema.DECISIONS
+        total = int(await self._reply(self._redis.xlen(stream)))
+        ends = [await self._reply(read(stream, count=1)) for read in (self._redis.xrange, self._redis.xrevrange)]
         if not total or not all(ends):
             return 0
         first, last = (_unix_ms(entry[0][0]) for entry in ends)
@@ -72,89 +99,95 @@ class History:
             return total
         return max(0, round(total * (last - begin) / max(last - first, 1)))
 
-    async def decisions(self, seconds: float) -> AsyncIterator[Recorded]:
-        """Yield the decisions of the last `seconds`, oldest first, without those that arrive during the call."""
+    async def decisions(self, seconds: float) -> AsyncIterator[RecordedDecision]:
+        """The decisions of the last `seconds`, oldest first; decisions written after the call are not included."""
         async for _, fields in self.entries(redis_schema.DECISIONS, seconds):
-            recorded = to_recorded(fields["entry"])
+            recorded = to_recorded_decision(fields["entry"])
             if recorded is not None:
                 yield recorded
 
-    async def other_tasks(self, seconds: float) -> AsyncIterator[TaskCorrection]:
-        """Yield the feedback of the last `seconds` that names another task than the decision's."""
+    async def task_corrections(self, seconds: float) -> AsyncIterator[TaskCorrection]:
+        """Feedback of the last `seconds` that names another task than the decision."""
         async for _, fields in self.entries(redis_schema.FEEDBACK, seconds):
-            recorded = to_recorded(fields["entry"]) if fields["right_task"] else None
+            recorded = to_recorded_decision(fields["entry"]) if fields["right_task"] else None
             if recorded is not None and fields["right_task"] != recorded.labels.task:
                 yield TaskCorrection(recorded, fields["right_task"])
 
     async def evidence(self, days: list[str]) -> dict[str, Counts]:
-        return {day: from_fields(await self._ask(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
+        return {day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
 
     async def tenants(self) -> dict[str, TenantRecord]:
-        """Return all tenants. Raises FailedPrecondition if a record cannot be parsed."""
-        read = await self._ask(self._redis.hgetall(layout.TENANTS))
+        """Raises FailedPrecondition if a record cannot be read."""
+        read = await self._reply(self._redis.hgetall(layout.TENANTS))
         return {name: TenantRecord.from_json(text) for name, text in read.items()}
 
-    async def forget(self, stream: str, places: Sequence[str]) -> None:
-        """Delete entries permanently."""
-        for start in range(0, len(places), PAGE_SIZE):
-            await self._ask(self._redis.xdel(stream, *places[start : start + PAGE_SIZE]))
+    async def delete(self, stream: str, entry_ids: Sequence[str]) -> None:
+        """Removes entries permanently."""
+        for start in range(0, len(entry_ids), PAGE_SIZE):
+            await self._reply(self._redis.xdel(stream, *entry_ids[start : start + PAGE_SIZE]))
 
     async def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
-        """Yield entry ids and fields, oldest first, without entries that arrive during the call."""
-        newest = await self._ask(self._redis.xrevrange(stream, count=1))
+        """Entry ids and fields, oldest first; entries written after the call are not included."""
+        newest = await self._reply(self._redis.xrevrange(stream, count=1))
         if not newest:
             return
-        last, place = newest[0][0], str(await self._begin(seconds))
-        while page := await self._ask(self._redis.xrange(stream, place, last, count=PAGE_SIZE)):
+        last, start = newest[0][0], str(await self._begin(seconds))
+        while page := await self._reply(self._redis.xrange(stream, start, last, count=PAGE_SIZE)):
             for entry in page:
                 yield entry
-            place = f"({page[-1][0]}"
+            start = f"({page[-1][0]}"
 
     async def _begin(self, seconds: float) -> int:
-        """Return the first entry id of the window. Entry ids use Redis's clock."""
+        """Unix milliseconds by the clock of Redis, which assigns the entry ids."""
         if seconds == inf:
             return 0
-        now, _ = await self._ask(self._redis.time())
+        now, _ = await self._reply(self._redis.time())
         return max(0, int((now - seconds) * 1000))
 
-    async def _ask(self, answer: Awaitable[Answer]) -> Answer:
+    async def _reply(self, reply: Awaitable[Reply]) -> Reply:
         try:
-            return await answer
+            return await reply
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis at {self._url} does not answer: {error}", code="redis_unavailable") from error
 
 
 @asynccontextmanager
-async def open_history(url: str) -> AsyncIterator[History]:
+async def open_request_log(url: str) -> AsyncIterator[RequestLog]:
+    """Raises InvalidArgument ("bad_redis_url")."""
     try:
-        client = Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        )
+        client = Redis.from_url(url, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
     except ValueError as error:
-        raise InvalidArgument(f"'{url}' is no address of Redis: {error}", code="bad_redis_url") from error
+        raise InvalidArgument(f"'{url}' is not an address of Redis: {error}", code="bad_redis_url") from error
     async with client:
-        yield History(client, _without_password(url))
+        yield RequestLog(client, _without_password(url))
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//", url)
+async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
+    """The evidence that the gateways counted in the last `days`.
+
+    Which adapter version an alias points to is not known offline, so the version that answered most recently along a
+    path is taken as its current one.
+    """
+    store, versions = EvidenceStore(days), dict[tuple[str, str], str]()
+    for day, counts in (await log.evidence(last_days(days)[::-1])).items():
+        store.read(day, counts)
+        versions |= {(key.path, key.fingerprint): key.version for key in counts}
+
+    def version_of(path: Path) -> str:
+        return versions.get((path.name, path.fingerprint), "")
+
+    store.versions = version_of
+    return store
 
 
-def _unix_ms(place: str) -> int:
-    return int(place.partition("-")[0])
-
-
-def to_recorded(entry: str) -> Recorded | None:
-    """Parse an entry. Return None for an entry of another format version."""
+def to_recorded_decision(entry: str) -> RecordedDecision | None:
+    """None if the entry has another format version."""
     body = json.loads(entry)
     if body["v"] != VERSION:
         return None
     answered = body["outcome"] == "ok"
-    first = _preferred_path(body)
-    return Recorded(
+    first = _first_choice(body)
+    return RecordedDecision(
         id=body["id"],
         request=_request(body),
         labels=_labels(body),
@@ -168,26 +201,25 @@ def to_recorded(entry: str) -> Recorded | None:
     )
 
 
-def _preferred_path(body: dict[str, Any]) -> str:
-    """Return the path that the policy wanted: if it was unavailable, failed or rejected, it is the first of the other
-    paths in the list."""
+def _first_choice(body: dict[str, Any]) -> str:
+    """The policy's choice. If that path was unavailable, failed or was not accepted, it is the first considered one."""
     went_elsewhere = body["reason"] in ("availability", "fallback") or body["reason"].startswith("escalated:")
     return str(body["considered"][0]["path"] if went_elsewhere and body["considered"] else body["path"])
 
 
 def _request(body: dict[str, Any]) -> Request:
-    kept = body["messages"] or [{"role": "user", "content": ""}]
+    stored = body["messages"] or [{"role": "user", "content": ""}]
     messages = tuple(
         Message(
             message["role"],
             message["content"],
             {key: value for key, value in message.items() if key not in ("role", "content")},
         )
-        for message in kept
+        for message in stored
     )
-    asked_for = {"response_format": {"type": body["response_format"]}} if body["response_format"] else {}
+    extra = {"response_format": {"type": body["response_format"]}} if body["response_format"] else {}
     return Request(
-        body["requested"], messages, Sampling(extra=asked_for), metadata=body["metadata"], user=body["user"] or ""
+        body["requested"], messages, Sampling(extra=extra), metadata=body["metadata"], user=body["user"] or ""
     )
 
 
@@ -204,19 +236,9 @@ def _labels(body: dict[str, Any]) -> Labels:
     )
 
 
-async def read_evidence(history: History, window: int) -> EvidenceStore:
-    """Read the evidence of the last `window` days. An adapter alias stands for its most recent version."""
-    board, latest = EvidenceStore(window), _LatestVersion()
-    for day, counts in (await history.evidence(last_days(window)[::-1])).items():
-        board.read(day, counts)
-        latest.versions |= {(cell.path, cell.fingerprint): cell.version for cell in counts}
-    board.versions = latest.of
-    return board
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//", url)
 
 
-class _LatestVersion:
-    def __init__(self) -> None:
-        self.versions: dict[tuple[str, str], str] = {}
-
-    def of(self, path: Path) -> str:
-        return self.versions.get((path.name, path.fingerprint), "")
+def _unix_ms(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0])

@@ -1,5 +1,4 @@
-"""Cluster requests that fit no task, because a cluster suggests a missing task; and find near-duplicate examples across
-tasks."""
+"""Finds similar texts: groups of abstained requests that may be a missing task, and near-duplicate examples."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,87 +10,91 @@ from pointsman_gateway.classification.words import words_of
 from scipy.cluster.hierarchy import fcluster, linkage  # type: ignore[import-untyped]  # it ships no types
 
 MAX_TEXTS = 5_000
-"""Maximum number of distinct texts; their distance table takes 100 MB."""
-MAX_CLUSTER_DISTANCE = 0.65
-"""Mean cosine distance above which two clusters are not merged."""
-MIN_CLUSTER_TEXTS = 3
-"""Minimum number of distinct texts in a listed cluster."""
+"""Distinct texts that are grouped; their distance matrix then takes 100 MB."""
+MAX_GROUP_DISTANCE = 0.65
+"""Mean cosine distance up to which two clusters are merged."""
+MIN_GROUP_TEXTS = 3
+"""Distinct texts in a group that is listed."""
 REPRESENTATIVES = 3
 NAME_WORDS = 4
-SHORTEST_WORD = 3
+MIN_WORD_CHARACTERS = 3
+MIN_SIMILARITY = 0.88
+"""Cosine similarity from which two examples of different tasks are listed."""
+ROWS_AT_ONCE = 512
+"""Rows of the similarity matrix that are computed at once, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class Group:
     requests: int
     texts: tuple[str, ...]
     """Distinct texts, the most typical first."""
     words: tuple[str, ...]
-    """Words that are frequent in the cluster and rare elsewhere: candidates for a task name."""
+    """Words frequent in this group and rare elsewhere, as candidates for the task's name."""
     tightness: float
     """Mean cosine similarity of the texts to their centroid."""
 
 
-def cluster_texts(
-    counts: Mapping[str, int], vectors: NDArray[np.float32], others: Iterable[str], apart: float = MAX_CLUSTER_DISTANCE
-) -> list[Cluster]:
-    """Cluster texts, given with their request counts, largest cluster first. `vectors` has shape (texts, dimensions)
-    and unit rows in the same order. `others` are texts of known tasks. Texts unlike all others belong to no cluster."""
+def group_texts(
+    counts: Mapping[str, int],
+    vectors: NDArray[np.float32],
+    known_texts: Iterable[str],
+    max_distance: float = MAX_GROUP_DISTANCE,
+) -> list[Group]:
+    """Clusters texts by the meaning of their embeddings. Returns the largest group first.
+
+    `counts` maps each text to its number of requests; `vectors` (texts, dimensions) are in the same order and have
+    length one. `known_texts` are examples of existing tasks, by which a group's words are weighted. A text that is
+    similar to fewer than two others is in no group.
+    """
     texts = list(counts)
-    if len(texts) < MIN_CLUSTER_TEXTS:
+    if len(texts) < MIN_GROUP_TEXTS:
         return []
-    # Average linkage: a chain of pairwise similar texts does not become one cluster.
-    numbers = fcluster(linkage(vectors, "average", "cosine"), apart, "distance")
-    everywhere = _DocumentFrequency([*texts, *others])
+    # Average linkage: single linkage would join a chain of texts of which only neighbours are similar.
+    numbers = fcluster(linkage(vectors, "average", "cosine"), max_distance, "distance")
+    overall = _WordFrequency([*texts, *known_texts])
     groups = []
     for number in np.unique(numbers):
         rows = np.flatnonzero(numbers == number)
-        if len(rows) >= MIN_CLUSTER_TEXTS:
-            groups.append(_group([texts[row] for row in rows], counts, vectors[rows], everywhere))
+        if len(rows) >= MIN_GROUP_TEXTS:
+            groups.append(_group([texts[row] for row in rows], counts, vectors[rows], overall))
     return sorted(groups, key=lambda group: (-group.requests, group.texts))
 
 
 def _group(
-    texts: Sequence[str], counts: Mapping[str, int], vectors: NDArray[np.float32], everywhere: "_DocumentFrequency"
-) -> Cluster:
-    centre = vectors.mean(axis=0)
-    cosines = vectors @ (centre / np.linalg.norm(centre))
+    texts: Sequence[str], counts: Mapping[str, int], vectors: NDArray[np.float32], overall: "_WordFrequency"
+) -> Group:
+    centroid = vectors.mean(axis=0)
+    cosines = vectors @ (centroid / np.linalg.norm(centroid))
     typical = tuple(texts[row] for row in np.argsort(-cosines, kind="stable"))
-    return Cluster(sum(counts[text] for text in texts), typical, _words(texts, everywhere), float(cosines.mean()))
+    return Group(sum(counts[text] for text in texts), typical, _words(texts, overall), float(cosines.mean()))
 
 
-class _DocumentFrequency:
-    """Document frequency of words in a set of texts."""
+class _WordFrequency:
+    """The fraction of some texts that contain a word."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = len(texts)
         self.counts = Counter(word for text in texts for word in set(words_of(text)))
 
-    def share(self, word: str) -> float:
+    def fraction(self, word: str) -> float:
         return self.counts[word] / self._texts
 
 
-def _words(texts: Sequence[str], everywhere: _DocumentFrequency) -> tuple[str, ...]:
-    """Return words that occur in at least two of the cluster's texts, sorted by how much more frequent they are there
-    than elsewhere."""
-    inside = _DocumentFrequency(texts)
+def _words(texts: Sequence[str], overall: _WordFrequency) -> tuple[str, ...]:
+    """The words of at least two texts, ranked by how much more frequent they are in the group than overall."""
+    inside = _WordFrequency(texts)
     scores = {
-        word: inside.share(word) * float(np.log(inside.share(word) / everywhere.share(word)))
+        word: inside.fraction(word) * float(np.log(inside.fraction(word) / overall.fraction(word)))
         for word, count in inside.counts.items()
-        if count > 1 and len(word) >= SHORTEST_WORD and word.isalpha()
+        if count > 1 and len(word) >= MIN_WORD_CHARACTERS and word.isalpha()
     }
     return tuple(sorted(scores, key=lambda word: (-scores[word], word))[:NAME_WORDS])
 
 
-MIN_DUPLICATE_SIMILARITY = 0.88
-"""Cosine similarity from which two texts are near duplicates."""
-ROWS_PER_BLOCK = 512
-"""Rows of the similarity matrix computed at once, which bounds memory."""
-
-
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example with its file and line, so that people can find it."""
+    """An example of a task, with its file and line."""
 
     text: str
     task: str
@@ -100,30 +103,32 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class SimilarPair:
+    """Two examples of different tasks that say nearly the same: one is probably in the wrong file."""
+
     one: Example
     other: Example
     cosine: float
 
 
 def near_duplicates(
-    examples: Sequence[Example], vectors: NDArray[np.float32], alike: float = MIN_DUPLICATE_SIMILARITY
-) -> list[Pair]:
-    """Find near duplicates across tasks, most similar first. `vectors`: unit rows, (examples, dimensions)."""
+    examples: Sequence[Example], vectors: NDArray[np.float32], min_similarity: float = MIN_SIMILARITY
+) -> list[SimilarPair]:
+    """Pairs of examples of different tasks, most similar first; `vectors` (examples, dimensions) have length one."""
     tasks = np.array([example.task for example in examples])
     pairs = [
-        Pair(examples[i], examples[j], cosine)
-        for start in range(0, len(examples), ROWS_PER_BLOCK)
-        for i, j, cosine in _alike(tasks, vectors, start, alike)
+        SimilarPair(examples[i], examples[j], cosine)
+        for start in range(0, len(examples), ROWS_AT_ONCE)
+        for i, j, cosine in _similar(tasks, vectors, start, min_similarity)
     ]
     return sorted(pairs, key=lambda pair: -pair.cosine)
 
 
-def _alike(
-    tasks: NDArray[np.str_], vectors: NDArray[np.float32], start: int, alike: float
+def _similar(
+    tasks: NDArray[np.str_], vectors: NDArray[np.float32], start: int, min_similarity: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Compare the rows from `start` with all later rows."""
-    cosines = vectors[start : start + ROWS_PER_BLOCK] @ vectors.T
-    for row, column in np.argwhere(cosines >= alike):
+    """Compares the rows from `start` with all later ones."""
+    cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
+    for row, column in np.argwhere(cosines >= min_similarity):
         if start + row < column and tasks[start + row] != tasks[column]:
             yield int(start + row), int(column), float(cosines[row, column])

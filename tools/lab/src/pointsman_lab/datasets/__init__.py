@@ -1,1 +1,1 @@
-"""Training data sets built from stored answers and the feedback on them."""
+"""Builds training data sets for adapters from stored answers and the feedback on them."""

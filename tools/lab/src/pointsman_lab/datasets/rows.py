@@ -1,4 +1,4 @@
-"""Training rows and preference pairs, the source of each label, and the split into training and held-out rows."""
+"""Rows of a data set: where their answers come from, and how they are split into training and held-out rows."""
 
 import hashlib
 import json
@@ -16,26 +16,26 @@ _ROLES = ("system", "user", "assistant")
 
 
 class Source(IntEnum):
-    """The source of a label, in ascending order of precedence."""
+    """Where the right answer comes from. If two rows have the same prompt, the one with the higher source is kept."""
 
     TEACHER = 1
-    """The teacher path was asked for this answer, and the validators accepted it."""
+    """The teacher path was asked for it, and the validators accepted it."""
     ACCEPTED = 2
-    """The teacher path answered a real request, the validators accepted the answer, and nobody rated it."""
+    """The teacher path gave it to a caller, the validators accepted it, and nobody rated it."""
     RATED = 3
-    """Somebody gave the answer a high rating."""
+    """Somebody rated it high."""
     EXAMPLE = 4
-    """The row is one of the task's configured examples."""
+    """It is among the task's examples."""
     EXPERT = 5
-    """Somebody supplied the correct answer."""
+    """Feedback stated the right answer."""
     RETRIEVAL_CORRECTED = 6
-    """Somebody supplied the correct answer after a path with retrieval had answered wrongly."""
+    """Feedback stated the right answer to a request that a path with retrieval had answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     messages: tuple[tuple[str, str], ...]
-    """(role, content) pairs; the last message is the user's."""
+    """(role, content); the last message is the user's."""
     answer: str
     source: Source
     decision: str = ""
@@ -43,19 +43,19 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Identifies a prompt; equal for prompts that differ only in case and white space."""
-        return key_of(self.messages)
+        """Equal for prompts that differ only by case and whitespace."""
+        return prompt_key(self.messages)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the row in the trainer's format."""
+        """In the format of `pointsman train`."""
         if len(self.messages) == 1:
             return {"text": self.messages[0][1], "output": self.answer}
         return {"messages": [*_as_messages(self.messages), {"role": "assistant", "content": self.answer}]}
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A preference pair: a correct and an incorrect answer to one prompt."""
+class PreferencePair:
+    """A right and a wrong answer to the same prompt."""
 
     right: Row
     wrong: str
@@ -67,18 +67,17 @@ class Pair:
         return {"messages": _as_messages(self.right.messages), **answers}
 
 
-def key_of(messages: Sequence[tuple[str, str]]) -> str:
+def prompt_key(messages: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{role}: {plain(content)}" for role, content in messages)
 
 
 def group_of(key: str) -> str:
-    """Return a key that is equal for prompts that differ only in numbers. Such prompts are on the same side of the
-    split."""
+    """Equal for prompts that differ only by numbers, so that all of them are held out or none is."""
     return _DIGITS.sub("0", key)
 
 
 def canonical(answer: str) -> str:
-    """Return a JSON answer in canonical form, and any other answer without surrounding white space."""
+    """Formats JSON uniformly; strips whitespace around any other answer."""
     try:
         value = json.loads(answer)
     except ValueError:
@@ -86,14 +85,14 @@ def canonical(answer: str) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else answer.strip()
 
 
-def texts_of(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...] | None:
-    """Return the messages as texts. None if a message contains more than text or the last message is not the user's: it
-    cannot be trained on."""
+def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...] | None:
+    """The messages as (role, content), or None if the trainer cannot use them: one has more than text (tool calls,
+    images), a system message is not first, or the last one is not the user's."""
     read = tuple((message.get("role"), message.get("content")) for message in messages)
     plain_texts = all(role in _ROLES and isinstance(content, str) and content.strip() for role, content in read)
-    bare = all(set(message) <= {"role", "content"} for message in messages)
+    text_only = all(set(message) <= {"role", "content"} for message in messages)
     system_first = all(role != "system" for role, _ in read[1:])
-    if not (plain_texts and bare and system_first and read and read[-1][0] == "user"):
+    if not (plain_texts and text_only and system_first and read and read[-1][0] == "user"):
         return None
     return tuple((str(role), str(content)) for role, content in read)
 
@@ -104,55 +103,59 @@ def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A data set. Rows are sorted by key, so equal rows produce identical files."""
+    """Rows are sorted by key, so that equal rows make byte-identical files."""
 
     train: tuple[Row, ...]
     heldout: tuple[Row, ...]
-    pairs: tuple[Pair, ...]
-    heldout_pairs: tuple[Pair, ...]
+    pairs: tuple[PreferencePair, ...]
+    heldout_pairs: tuple[PreferencePair, ...]
     dropped: Mapping[str, int]
     """Number of dropped rows by reason."""
 
 
-def split(rows: Iterable[Row], pairs: Iterable[Pair], closed: Set[str], heldout_share: float) -> DataSet:
-    """Split rows into training and held-out data. `closed` contains the keys of evaluation rows; rows equal or similar
-    to these are removed from training."""
+def split(
+    rows: Iterable[Row], pairs: Iterable[PreferencePair], evaluation_keys: Set[str], heldout_fraction: float
+) -> DataSet:
+    """Keeps each prompt once, and puts it on one side only; a prompt stays on its side in every later version.
+
+    `evaluation_keys` are prompts that decide whether the adapter is promoted. They and prompts that differ from them
+    only by numbers are dropped, since the adapter must not be trained on them.
+    """
     dropped: Counter[str] = Counter()
-    closed_groups = {group_of(key) for key in closed}
+    evaluation_groups = {group_of(key) for key in evaluation_keys}
     chosen: dict[str, Row] = {}
     for row in rows:
-        if group_of(row.key) in closed_groups:
+        if group_of(row.key) in evaluation_groups:
             dropped["held out by the configuration"] += 1
         elif row.key not in chosen:
             chosen[row.key] = row
         else:
             before = chosen[row.key]
-            dropped["twice" if before.answer == row.answer else "contrary, and of less weight"] += 1
-            # Rows come oldest first, so of two rows with equal precedence the later one wins.
+            dropped["duplicate" if before.answer == row.answer else "replaced by a better source"] += 1
+            # Of two rows with the same source the later one is kept: rows come oldest first.
             chosen[row.key] = max(row, before, key=lambda one: one.source)
-    held = {key for key in chosen if _hash_to_unit_interval(group_of(key)) < heldout_share}
+    heldout = {key for key in chosen if _hash_to_unit_interval(group_of(key)) < heldout_fraction}
     ordered = [chosen[key] for key in sorted(chosen)]
-    one_each = _deduplicated_pairs(pairs, chosen)
+    distinct_pairs = _distinct(pairs, chosen)
     return DataSet(
-        train=tuple(row for row in ordered if row.key not in held),
-        heldout=tuple(row for row in ordered if row.key in held),
-        pairs=tuple(pair for pair in one_each if pair.right.key not in held),
-        heldout_pairs=tuple(pair for pair in one_each if pair.right.key in held),
+        train=tuple(row for row in ordered if row.key not in heldout),
+        heldout=tuple(row for row in ordered if row.key in heldout),
+        pairs=tuple(pair for pair in distinct_pairs if pair.right.key not in heldout),
+        heldout_pairs=tuple(pair for pair in distinct_pairs if pair.right.key in heldout),
         dropped=dict(sorted(dropped.items())),
     )
 
 
-def _deduplicated_pairs(pairs: Iterable[Pair], chosen: Mapping[str, Row]) -> Sequence[Pair]:
-    """Return each pair once, for the final labels only. A pair is dropped if its rejected answer is now the correct
-    one."""
+def _distinct(pairs: Iterable[PreferencePair], chosen: Mapping[str, Row]) -> Sequence[PreferencePair]:
+    """Each pair once, with the right answer that was chosen for its prompt, unless that is the pair's wrong answer."""
     found = {}
     for pair in pairs:
         right = chosen.get(pair.right.key)
         if right is not None and pair.wrong != right.answer:
-            found[right.key, pair.wrong] = Pair(right, pair.wrong)
-    return [found[place] for place in sorted(found)]
+            found[right.key, pair.wrong] = PreferencePair(right, pair.wrong)
+    return [found[key] for key in sorted(found)]
 
 
 def _hash_to_unit_interval(group: str) -> float:
-    """Hash a prompt's text to the interval [0, 1), so that a prompt keeps its side of the split in every version."""
+    """Depends on the text only, so that a prompt stays on its side."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64

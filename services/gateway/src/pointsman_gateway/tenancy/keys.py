@@ -13,24 +13,23 @@ from pointsman_servicekit.keys.records import KeyRecord, KeyScope, TenantRecord
 from pointsman_servicekit.keys.register import Register
 
 from pointsman_gateway.domain import Scope
-from pointsman_gateway.tenancy import refusals
-from pointsman_gateway.tenancy.books import Books, KnownCaller
-from pointsman_gateway.tenancy.clock import Clock
+from pointsman_gateway.tenancy import errors
+from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, VerifiedCaller
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
 
 log = logging.getLogger(__name__)
 
-MOST_LOOKUPS = 256
+MAX_LOOKUPS = 256
 """Keys that Redis is asked for at once; so many unknown ones come only from somebody who makes them up."""
-READ_AT_ONCE = 500
+READ_BATCH = 500
 
 _digest = lru_cache(maxsize=1024)(form.digest)
 """In memory a caller's head stands as it came as well, since the same comes again and again."""
 
 
 @dataclass(slots=True)
-class _Known:
-    caller: KnownCaller
+class _CachedKey:
+    caller: VerifiedCaller
     record: KeyRecord
     until: float
     """Local time at which the key expires."""
@@ -38,7 +37,7 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
+class KeyCacheConfig:
     """What is kept of keys that have been verified."""
 
     good_for: float = 900.0
@@ -48,22 +47,24 @@ class Copies:
     """Of the least used, where there are too many."""
 
 
-class Identities:
-    def __init__(self, register: Register, books: Books, clock: Clock, metrics: TenancyMetrics, copies: Copies) -> None:
+class VerifiedKeys:
+    def __init__(
+        self, register: Register, books: LimitRegistry, clock: Clock, metrics: TenancyMetrics, copies: KeyCacheConfig
+    ) -> None:
         self._register = register
         self._books = books
         self._clock = clock
         self._metrics = metrics
         self._copies = copies
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _CachedKey] = {}
         """By digest."""
         self._good_until = -inf
         self._epoch: int | None = None
         self._rounds = 0
         """How often all copies have been begun to be read again."""
-        self._looking: dict[str, asyncio.Task[KnownCaller]] = {}
+        self._looking: dict[str, asyncio.Task[VerifiedCaller]] = {}
 
-    def identify_now(self, credential: str) -> KnownCaller | None:
+    def identify_now(self, credential: str) -> VerifiedCaller | None:
         if len(credential) != form.LENGTH or not credential.isascii():
             return None
         known = self._known.get(_digest(credential))
@@ -75,19 +76,19 @@ class Identities:
         known.used = now
         return known.caller
 
-    async def identify(self, credential: str) -> KnownCaller:
+    async def identify(self, credential: str) -> VerifiedCaller:
         """Raises Unauthenticated, or Unavailable while Redis is away and the key is not known here."""
         if not credential:
-            raise refusals.missing()
+            raise errors.missing()
         if not form.is_well_formed(credential):
-            raise refusals.unknown()
+            raise errors.unknown()
         caller = self.identify_now(credential)
         if caller is not None:
             return caller
         digest = form.digest(credential)
         looking = self._looking.get(digest)
         if looking is None:
-            if len(self._looking) >= MOST_LOOKUPS:
+            if len(self._looking) >= MAX_LOOKUPS:
                 raise Unavailable("too many unknown keys at once", code="too_many_unknown_keys", retry_after=1.0)
             looking = self._looking[digest] = asyncio.create_task(self._look(digest), name="look a key up")
             looking.add_done_callback(lambda task: self._looked(digest, task))
@@ -99,8 +100,8 @@ class Identities:
         if epoch != self._epoch:
             self._rounds += 1
             digests = list(self._known)
-            for start in range(0, len(digests), READ_AT_ONCE):
-                await self._read_again(digests[start : start + READ_AT_ONCE])
+            for start in range(0, len(digests), READ_BATCH):
+                await self._read_again(digests[start : start + READ_BATCH])
             self._epoch = epoch
         self._good_until = asked + self._copies.good_for
 
@@ -114,7 +115,7 @@ class Identities:
             elif digest in self._known:
                 self._keep(record, tenant)
 
-    async def _look(self, digest: str) -> KnownCaller:
+    async def _look(self, digest: str) -> VerifiedCaller:
         while True:
             rounds = self._rounds
             record, tenant = await self._read(digest)
@@ -125,27 +126,27 @@ class Identities:
         try:
             record = await self._register.by_digest(digest)
             if record is None:
-                raise refusals.unknown()
+                raise errors.unknown()
             if record.revoked is not None:
-                raise refusals.revoked(record.prefix)
+                raise errors.revoked(record.prefix)
             if record.state(self._clock.wall()) == "expired":
-                raise refusals.expired(record.prefix)
+                raise errors.expired(record.prefix)
             return record, await self._register.tenant(record.tenant)
         except Unavailable as error:
             message = "the key cannot be verified: Redis is away, and the key is not known here"
             raise Unavailable(message, code="keys_unavailable", retry_after=error.retry_after) from error
         except FailedPrecondition as error:
             log.error("a key is refused: %s", error.message)
-            raise refusals.unknown() from error
+            raise errors.unknown() from error
 
-    def _keep(self, record: KeyRecord, tenant: TenantRecord) -> KnownCaller:
+    def _keep(self, record: KeyRecord, tenant: TenantRecord) -> VerifiedCaller:
         now = self._clock.monotonic()
         known = self._known.get(record.digest)
         if known is None and len(self._known) >= self._copies.most:
             by_use = ((one.used, digest) for digest, one in self._known.items())
             for _, digest in nsmallest(self._copies.dropped_at_once, by_use):
                 self._drop(digest)
-        caller = KnownCaller(
+        caller = VerifiedCaller(
             record.id,
             record.tenant,
             _scope(record.scope),
@@ -155,7 +156,7 @@ class Identities:
             book=self._books.open(record, tenant),
         )
         until = inf if record.expires is None else now + record.expires - self._clock.wall()
-        self._known[record.digest] = _Known(caller, record, until, known.used if known else now)
+        self._known[record.digest] = _CachedKey(caller, record, until, known.used if known else now)
         self._metrics.keys.set(len(self._known))
         return caller
 
@@ -165,7 +166,7 @@ class Identities:
             self._books.forget(known.record.id)
             self._metrics.keys.set(len(self._known))
 
-    def _looked(self, digest: str, task: "asyncio.Task[KnownCaller]") -> None:
+    def _looked(self, digest: str, task: "asyncio.Task[VerifiedCaller]") -> None:
         del self._looking[digest]
         error = None if task.cancelled() else task.exception()
         refused = isinstance(error, Unauthenticated)

@@ -1,6 +1,90 @@
-"""What happens in Redis as one, by Redis's clock. Each may run twice, or late, and counts once."""
+"""Speaks to Redis about the slices."""
 
-EXCHANGE = """
+import secrets
+from collections.abc import Mapping, Sequence
+from itertools import count
+
+from pointsman_servicekit.errors import Unavailable
+from pointsman_servicekit.keys import layout
+from pointsman_servicekit.prompt_redis import PromptRedis
+
+from pointsman_gateway.tenancy.leases import LEASE_S, LeasedLimit
+from pointsman_gateway.tenancy.limits import Clock
+from pointsman_gateway.tenancy.metrics import TenancyMetrics
+
+MAX_LIMITS_PER_CALL = 64
+"""Accounts in one call: some hundred microseconds of Redis's time."""
+_FIELDS_PER_ANSWER = 5
+
+Needs = Mapping[LeasedLimit, tuple[int, int]]
+"""What a request needs of each account, and what others that wait need beside it; the accounts are of one tenant, and
+one speaks of a tenant's at a time."""
+
+
+class LeaseStore:
+    def __init__(self, redis: PromptRedis, clock: Clock, metrics: TenancyMetrics) -> None:
+        self.gateway = secrets.token_hex(8)
+        self.gateways = 1
+        """As Redis last said."""
+        self._redis = redis
+        self._clock = clock
+        self._metrics = metrics
+        self._exchange = redis.client.register_script(EXCHANGE_SCRIPT)
+        self._poll = redis.client.register_script(POLL_SCRIPT)
+        self._numbers = count(1)
+        self._redis_is_ahead = clock.wall() * 1000 - clock.monotonic() * 1000
+        """Milliseconds; a little less than Redis's clock is ahead of this one's."""
+
+    async def exchange(self, needs: Needs) -> None:
+        """Reports the accounts, and takes slices of them. Raises Unavailable."""
+        accounts = list(needs)
+        for start in range(0, len(accounts), MAX_LIMITS_PER_CALL):
+            await self._exchange_part(
+                {account: needs[account] for account in accounts[start : start + MAX_LIMITS_PER_CALL]}
+            )
+
+    async def _exchange_part(self, needs: Needs) -> None:
+        number, sent = next(self._numbers), self._clock.monotonic()
+        said = {account: account.ask(*need, self.gateways, sent) for account, need in needs.items()}
+        arguments = [self._clock.ahead_ms(), self.gateways, round(LEASE_S * 1000)]
+        for account, one in said.items():
+            arguments += account.to_arguments(number, one)
+        names = [account.name for account in needs]
+        try:
+            redis_ms, *answers = await self._redis.call(lambda: self._exchange(keys=names, args=arguments))
+        except Unavailable:
+            self._metrics.exchanges.labels("failed").inc()
+            raise
+        now = self._heard(redis_ms)
+        self._metrics.exchanges.labels("done").inc()
+        for at, (account, one) in enumerate(said.items()):
+            account.install(answers[at * _FIELDS_PER_ANSWER : (at + 1) * _FIELDS_PER_ANSWER], one, sent, now)
+
+    def go_on_alone(self, accounts: Sequence[LeasedLimit]) -> None:
+        now = self._clock.monotonic()
+        redis_ms = int(now * 1000 + self._redis_is_ahead)
+        for account in accounts:
+            account.go_on_alone(redis_ms, self.gateways, now)
+        self._metrics.alone.inc(len(accounts))
+
+    async def poll(self) -> int:
+        """Says that this gateway is there; returns the keys' epoch. Raises Unavailable."""
+        arguments = [self._clock.ahead_ms(), self.gateway, round(LEASE_S * 1000)]
+        names = [layout.GATEWAYS, layout.EPOCH]
+        redis_ms, self.gateways, epoch = await self._redis.call(lambda: self._poll(keys=names, args=arguments))
+        self._heard(redis_ms)
+        return int(epoch)
+
+    async def leave(self) -> None:
+        await self._redis.call(lambda: self._redis.client.zrem(layout.GATEWAYS, self.gateway))
+
+    def _heard(self, redis_ms: int) -> float:
+        now = self._clock.monotonic()
+        self._redis_is_ahead = redis_ms - now * 1000
+        return now
+
+
+EXCHANGE_SCRIPT = """
 -- For each account (a key's or a tenant's limit in its present window): a gateway says what it has used of it so far,
 -- and is told how much it may hold in all. Both are totals, not changes, so that saying it twice is saying it once;
 -- what comes late has a lower number, and changes nothing. The sum of what all hold stays within the limit, but for
@@ -120,7 +204,7 @@ end
 return answers
 """
 
-POLL = """
+POLL_SCRIPT = """
 -- A gateway says that it is there, and hears how many are, and whether keys have changed.
 local gateways, epoch = KEYS[1], KEYS[2]
 local ahead, id, lease = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
@@ -131,7 +215,7 @@ redis.call('ZADD', gateways, now + lease, id)
 return {now, redis.call('ZCARD', gateways), tonumber(redis.call('GET', epoch) or '0')}
 """
 
-COUNT = """
+COUNT_SCRIPT = """
 -- Adds what was used on a day. A batch has its writer's next number.
 local writer, usage = KEYS[1], KEYS[2]
 local number, keep, counts = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])

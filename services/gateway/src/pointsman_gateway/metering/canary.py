@@ -19,7 +19,7 @@ ERRORS = frozenset(
 """The ends of a request that speak against the version that it was sent to: its engine failed (and no other one made it
 good), or it did not come to an end in the request's time."""
 
-MOST = 256
+MAX_VERSIONS = 256
 """Aliases' revisions, with a version each, that are counted at once."""
 
 _Key = tuple[str, str, int, str]
@@ -44,7 +44,7 @@ def _nobody_cares() -> None:
     pass
 
 
-class Trials:
+class CanaryOutcomes:
     """Counting costs a microsecond, and waits for nothing."""
 
     def __init__(self, full: Callable[[], None] = _nobody_cares) -> None:
@@ -94,6 +94,6 @@ class Trials:
 
     def _of(self, key: _Key) -> _Counts | None:
         counts = self._counts.get(key)
-        if counts is None and len(self._counts) < MOST:
+        if counts is None and len(self._counts) < MAX_VERSIONS:
             counts = self._counts[key] = _Counts()
         return counts

@@ -6,14 +6,14 @@ that took a third of the time that the gateway spends on a request.
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetricFamily
 
 Labels = tuple[str, ...]
-Cell = TypeVar("Cell")
-FEW = 24
+Value = TypeVar("Value")
+SORT_THRESHOLD = 24
 """Numbers that are counted faster one by one than in order."""
 
 Bucket = tuple[str, float] | tuple[str, float, Exemplar]
@@ -41,7 +41,7 @@ class Histogram:
 
     def add(self, values: Sequence[float]) -> None:
         """Many at once."""
-        if len(values) < FEW:
+        if len(values) < SORT_THRESHOLD:
             for value in values:
                 self.observe(value)
             return
@@ -74,11 +74,11 @@ def _edge(bound: float) -> str:
     return str(float(bound))
 
 
-class Family(Generic[Cell]):
+class Family(Generic[Value]):
     """The series of one metric, by the values of its labels; made when they are first asked for."""
 
     def __init__(
-        self, name: str, documentation: str, labels: Sequence[str], make: Callable[[], Cell], per: int = 1
+        self, name: str, documentation: str, labels: Sequence[str], make: Callable[[], Value], per: int = 1
     ) -> None:
         """`per`: how many of what is counted make one of what is shown: dollars are counted in whole parts of one."""
         self.name = name
@@ -86,9 +86,9 @@ class Family(Generic[Cell]):
         self.documentation = documentation
         self.labels = labels
         self._make = make
-        self.cells: dict[Labels, Cell] = {}
+        self.cells: dict[Labels, Value] = {}
 
-    def cell(self, *labels: str) -> Cell:
+    def cell(self, *labels: str) -> Value:
         cell = self.cells.get(labels)
         if cell is None:
             cell = self.cells[labels] = self._make()
@@ -124,7 +124,7 @@ def nothing_waits() -> None:
     pass
 
 
-class Tallies:
+class FastCollector:
     """Implements the client library's `Collector`."""
 
     def __init__(
@@ -150,3 +150,47 @@ class Tallies:
             for labels, cell in observed.cells.items():
                 spread.add_metric(labels, cell.buckets(), cell.sum)
             yield spread
+
+
+Row = tuple[float, ...]
+
+
+class Series(Protocol):
+    """Something that numbers are counted in."""
+
+    def add(self, numbers: Sequence[float]) -> None: ...
+
+    def exemplify(self, number: float, trace_id: str, unix: float) -> None:
+        """`number` was seen in the recorded trace of that name; it is counted by `add`."""
+        ...
+
+
+class SeriesBatch:
+    """The requests of one sort."""
+
+    __slots__ = ("_columns", "rows")
+
+    def __init__(self, columns: Sequence[str], cells: Iterable[tuple[str, Series]]) -> None:
+        """`columns` are the names of a row's numbers, `cells` say in what each is to be counted. Raises KeyError for a
+        cell of another column."""
+        by_name: dict[str, list[Series]] = {name: [] for name in columns}
+        for name, cell in cells:
+            by_name[name].append(cell)
+        self._columns = list(by_name.values())
+        self.rows: list[Row] = []
+        """Those that wait."""
+
+    def settle(self) -> None:
+        """Counts those that wait."""
+        if not self.rows:
+            return
+        for cells, numbers in zip(self._columns, zip(*self.rows, strict=True), strict=True):
+            for cell in cells:
+                cell.add(numbers)
+        self.rows.clear()
+
+    def exemplify(self, row: Row, trace_id: str, unix: float) -> None:
+        """`row` was seen in the recorded trace of that name; it is counted as the others."""
+        for cells, number in zip(self._columns, row, strict=True):
+            for cell in cells:
+                cell.exemplify(number, trace_id, unix)

@@ -10,30 +10,34 @@ from pointsman_servicekit.keys import layout
 from pointsman_servicekit.prompt_redis import PromptRedis, pending_cancellations
 from redis.exceptions import RedisError
 
-from pointsman_gateway.tenancy.account import Account
-from pointsman_gateway.tenancy.books import Books, Purse
-from pointsman_gateway.tenancy.clock import Clock
-from pointsman_gateway.tenancy.identities import Identities
-from pointsman_gateway.tenancy.ledger import Ledger
+from pointsman_gateway.tenancy.keys import VerifiedKeys
+from pointsman_gateway.tenancy.lease_store import LeaseStore
+from pointsman_gateway.tenancy.leases import LeasedLimit
+from pointsman_gateway.tenancy.limits import Clock, LimitRegistry, TenantLimits
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
-from pointsman_gateway.tenancy.tallies import Tallies
+from pointsman_gateway.tenancy.usage import UsageWriter
 
 log = logging.getLogger(__name__)
 
-LOOK_PERIOD = 0.1
+RENEW_INTERVAL_S = 0.1
 """Seconds between two looks at the slices, unless one runs low."""
-POLL_PERIOD = 0.4
+POLL_INTERVAL_S = 0.4
 """Seconds between two questions whether keys have changed: a message of it can be lost."""
-WRITE_PERIOD = 0.25
+WRITE_INTERVAL_S = 0.25
 """Seconds between two batches of usage."""
-SUBSCRIBED_WITHIN = 5.0
-LAST_WORD = 1.0
+SUBSCRIBE_TIMEOUT_S = 5.0
+SHUTDOWN_TIMEOUT_S = 1.0
 """Seconds that it may take to write the last usage, and to give the slices back, when the gateway stops."""
 
 
-class Upkeep:
+class BackgroundTasks:
     def __init__(
-        self, ledger: Ledger, books: Books, tallies: Tallies, identities: Identities, metrics: TenancyMetrics
+        self,
+        ledger: LeaseStore,
+        books: LimitRegistry,
+        tallies: UsageWriter,
+        identities: VerifiedKeys,
+        metrics: TenancyMetrics,
     ) -> None:
         self.ledger, self._books, self._tallies, self._identities = ledger, books, tallies, identities
         self._metrics = metrics
@@ -48,9 +52,9 @@ class Upkeep:
         with suppress(Unavailable):
             await self.poll()
         tasks = [
-            asyncio.create_task(repeat(lambda: self._poll_in(POLL_PERIOD)), name="ask whether keys have changed"),
+            asyncio.create_task(repeat(lambda: self._poll_in(POLL_INTERVAL_S)), name="ask whether keys have changed"),
             asyncio.create_task(repeat(lambda: self._listen(redis)), name="hear that keys have changed"),
-            asyncio.create_task(repeat(lambda: self._speak_in(LOOK_PERIOD, clock)), name="speak of slices"),
+            asyncio.create_task(repeat(lambda: self._speak_in(RENEW_INTERVAL_S, clock)), name="speak of slices"),
             asyncio.create_task(repeat(self._write_in), name="write usage"),
         ]
         try:
@@ -63,7 +67,7 @@ class Upkeep:
 
     async def speak(self, now: float) -> None:
         """Tells Redis of the accounts that are due, tenant by tenant. Raises Unavailable."""
-        due: dict[Purse, list[Account]] = {}
+        due: dict[TenantLimits, list[LeasedLimit]] = {}
         slices = 0
         for book in list(self._books.lively):
             lively = book.in_flight > 0
@@ -100,17 +104,17 @@ class Upkeep:
         """Until Redis goes away: a connection that is cut says nothing, so another is opened then."""
         async with redis.client.pubsub() as told:
             try:
-                async with asyncio.timeout(SUBSCRIBED_WITHIN):
+                async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
                     await told.subscribe(layout.CHANGED)
                 while self._heard and not pending_cancellations():
                     if await told.get_message(ignore_subscribe_messages=True, timeout=1.0) is not None:
                         self._changed.set()
             except (RedisError, OSError):
                 pass  # asking goes on meanwhile
-        await asyncio.sleep(POLL_PERIOD)
+        await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _write_in(self) -> None:
-        await asyncio.sleep(WRITE_PERIOD)
+        await asyncio.sleep(WRITE_INTERVAL_S)
         await self._tallies.write()
 
     async def _say_the_last(self, clock: Clock) -> None:
@@ -118,7 +122,7 @@ class Upkeep:
             for account in book.ways.all:
                 account.closing = True
         try:
-            async with asyncio.timeout(LAST_WORD):
+            async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
                 await self._tallies.write()
                 await self.speak(clock.monotonic())
                 await self.ledger.leave()

@@ -4,7 +4,7 @@ from pointsman_servicekit.errors import ResourceExhausted, Unauthenticated, Unav
 from pointsman_servicekit.keys.layout import WHOLE_TENANT
 from pointsman_servicekit.keys.money import NANO
 
-from pointsman_gateway.tenancy.account import Account
+from pointsman_gateway.tenancy.leases import LeasedLimit
 
 SOON = 1.0
 """Seconds; what others hold and do not need has come back by then."""
@@ -20,7 +20,7 @@ _MISSING = "send a key as 'Authorization: Bearer pm_...'"
 _UNKNOWN = "this is no key of ours; keys look like pm_PREFIX_SECRET, and `pointsman keys create` makes one"
 
 
-def exhausted(account: Account, need: int, now: float, alone: bool) -> ResourceExhausted:
+def exhausted(account: LeasedLimit, need: int, now: float, alone: bool) -> ResourceExhausted:
     whose = "tenant" if f":account:{WHOLE_TENANT}:" in account.name else "key"
     allowed = f"this {whose} may have {_WORDS[account.limit].format(_shown(account, account.most))}"
     if need > account.most:
@@ -53,12 +53,12 @@ def expired(prefix: str) -> Unauthenticated:
     return Unauthenticated(f"the key pm_{prefix}_... has expired; ask for a new one", code="expired_key")
 
 
-def _wait(account: Account, need: int, now: float, alone: bool) -> float:
+def _wait(account: LeasedLimit, need: int, now: float, alone: bool) -> float:
     until_the_end = account.ends - now
     if alone or account.unspent >= need:
         return min(SOON, until_the_end)
     return SOON if account.limit == "concurrent_streams" else until_the_end
 
 
-def _shown(account: Account, amount: int) -> str:
+def _shown(account: LeasedLimit, amount: int) -> str:
     return f"{amount / NANO:.6g}" if account.limit.startswith("dollars") else f"{amount:,}"

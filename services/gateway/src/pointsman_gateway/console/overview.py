@@ -1,17 +1,151 @@
-"""Paths and tasks as the policy sees them now, beside what they do."""
+"""What the console shows, as plain nouns; a door makes JSON of them, field by field."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pointsman_gateway.backends.engines import Cell
 from pointsman_gateway.config.schema import Policy
-from pointsman_gateway.console.figures import PathFigures
-from pointsman_gateway.console.record import Record
-from pointsman_gateway.console.views import EngineView, PathView, ProspectView, Quality, TaskView
+from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
+from pointsman_gateway.domain.adapter_book import AdapterChange, AdapterVersion
+from pointsman_gateway.domain.adapters import Alias
 from pointsman_gateway.domain.caller import Scope
 from pointsman_gateway.routing.best_value import A_THOUSAND, lower_bound
 from pointsman_gateway.routing.outlook import Outlook, Prospect
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What ratings say."""
+
+    rated: float
+    mean: float
+    bound: float
+    """The true mean is at least that, with the confidence of the task's policy, or of 0.95."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathView:
+    path: str
+    kind: str
+    model: str
+    adapter: str
+    version: str
+    """Of the adapter, where requests would be sent now."""
+    strategies: Sequence[str]
+    tasks: Sequence[str]
+    """Whose policy names it, or that fall back to it."""
+    away: str
+    """Why it cannot be used now; empty where it can."""
+    configured: bool
+    """False: requests have named its model or adapter."""
+    quality: Quality | None
+    """Over all tasks; None where nobody has rated it."""
+    now: PathFigures | None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateView:
+    """A path in the picture of a task."""
+
+    path: str
+    kind: str
+    role: str
+    quality: Quality | None
+    answers: float
+    usd_per_1k: float
+    estimated: bool
+    """The cost is an estimate: there were no answers yet."""
+    p95_seconds: float
+    away: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    task: str
+    policy: str
+    """ "fixed", "split", "best_value" or "escalate"."""
+    weights: Mapping[str, float]
+    """Of a split, by path."""
+    quality_floor: float | None
+    p95_limit: float | None
+    confidence: float
+    choice: str
+    reason: str
+    requests: int
+    """In the window."""
+    paths: Sequence[CandidateView]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    engine: str
+    model: str
+    ready: bool
+    resting: bool
+    """It failed, or was overloaded, and is left alone for a while."""
+    in_flight: int
+    resident: Sequence[str]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerView:
+    keys: bool
+    """Whether this gateway asks for keys."""
+    tenant: str
+    operator: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    caller: CallerView
+    journal: str
+    """ "read", "none" (the gateway runs without Redis) or "away"."""
+    window: Window
+    paths: Sequence[PathView]
+    tasks: Sequence[TaskView]
+    engines: Sequence[EngineView]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionPage:
+    """Decisions, the newest first."""
+
+    decisions: Sequence[DecisionRow]
+    further: str
+    """Where the next page begins; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionView:
+    entry: Mapping[str, Any]
+    """As the journal has it."""
+    said: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAdapters:
+    """How versions stand with one engine."""
+
+    engine: str
+    problem: str
+    """Why its lora-server says nothing; empty where it does."""
+    states: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAdapters:
+    """One registry: all adapters of a base model."""
+
+    model: str
+    engines: Sequence[EngineAdapters]
+    versions: Sequence[AdapterVersion]
+    aliases: Sequence[Alias]
+    changes: Sequence[AdapterChange]
+
 
 CONFIDENCE = 0.95
 """Of bounds where no policy says another."""
@@ -60,7 +194,9 @@ def paths_of(
     ]
 
 
-def forced_paths(records: Sequence[Record], known: Iterable[str], figures: Mapping[str, PathFigures]) -> list[PathView]:
+def forced_paths(
+    records: Sequence[DecisionRow], known: Iterable[str], figures: Mapping[str, PathFigures]
+) -> list[PathView]:
     """Of models and adapters that requests have named, and that no path of the configuration stands for."""
     of = {record.path: record for record in records if record.path in figures}
     return [
@@ -77,7 +213,7 @@ def _pooled(known: Sequence[PathEvidence]) -> Quality | None:
     return Quality(rated, mean, lower_bound(mean, rated, CONFIDENCE))
 
 
-def task_of(outlook: Outlook, records: Sequence[Record], scope: Scope) -> TaskView:
+def task_of(outlook: Outlook, records: Sequence[DecisionRow], scope: Scope) -> TaskView:
     policy, terms = outlook.policy, outlook.policy.best_value
     confidence = terms.confidence if terms else CONFIDENCE
     return TaskView(
@@ -98,10 +234,10 @@ def _name(policy: Policy) -> str:
     return next(name for name in type(policy).model_fields if getattr(policy, name))
 
 
-def _prospect(prospect: Prospect, confidence: float) -> ProspectView:
+def _prospect(prospect: Prospect, confidence: float) -> CandidateView:
     known = prospect.known.evidence
     bound = lower_bound(known.quality, known.rated, confidence)
-    return ProspectView(
+    return CandidateView(
         path=prospect.path.name,
         kind=prospect.path.kind.value,
         role=prospect.role,

@@ -1,4 +1,4 @@
-"""Looks now and then at the documents of adapters' topics, and compares them with what the manifests say of then."""
+"""What is known now of how much has changed under each adapter version; reading it costs nothing."""
 
 import asyncio
 import logging
@@ -10,16 +10,31 @@ from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.sketches import FACT, Sketch, changed_share, parse
 
 from pointsman_gateway.domain import Path
-from pointsman_gateway.freshness.board import FreshnessBoard
+
+
+class FreshnessCache:
+    """Implements the router's `Freshness`."""
+
+    def __init__(self) -> None:
+        self._shares: Mapping[str, float] = {}
+
+    def changed_share(self, version: str) -> float:
+        """Of its topic's documents, since it was trained; 0 where nothing is known."""
+        return self._shares.get(version, 0.0)
+
+    def put(self, shares: Mapping[str, float]) -> None:
+        """Of all versions that are watched."""
+        self._shares = dict(shares)
+
 
 log = logging.getLogger(__name__)
 
-PERIOD = 15.0
+INTERVAL_S = 15.0
 """Seconds between two looks."""
-MOST_KNOWN = 256
+MAX_MANIFESTS = 256
 """Manifests that are kept in mind; they never change."""
 
-Then = Mapping[str, Sketch]
+SketchByCollection = Mapping[str, Sketch]
 """By collection."""
 
 
@@ -40,7 +55,7 @@ class Collections(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class MonitoredPaths:
     """What one generation of the configuration wants looked at."""
 
     paths: Sequence[Path] = ()
@@ -48,14 +63,14 @@ class Watched:
     manifests: Manifests | None = None
 
 
-class FreshnessWatch:
-    def __init__(self, board: FreshnessBoard, collections: Collections, period: float = PERIOD) -> None:
-        self.watched = Watched()
+class FreshnessMonitor:
+    def __init__(self, board: FreshnessCache, collections: Collections, period: float = INTERVAL_S) -> None:
+        self.watched = MonitoredPaths()
         """Each generation of the configuration puts its own here."""
         self._board = board
         self._collections = collections
         self._period = period
-        self._known: dict[str, Then] = {}
+        self._known: dict[str, SketchByCollection] = {}
         self._shares: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -88,11 +103,11 @@ class FreshnessWatch:
             return self._shares.get(version, 0.0)
         return max(shares, default=0.0)
 
-    async def _then(self, manifests: Manifests, model: str, version: str) -> Then:
+    async def _then(self, manifests: Manifests, model: str, version: str) -> SketchByCollection:
         known = self._known.get(version)
         if known is None:
             facts = await manifests.facts(model, version)
-            if len(self._known) >= MOST_KNOWN:
+            if len(self._known) >= MAX_MANIFESTS:
                 self._known.clear()
             known = self._known[version] = {
                 name.removeprefix(FACT): sketch

@@ -5,34 +5,36 @@ below 0 where answers took more than had been reserved. `held - free` is what is
 together have beyond the limit is taken from what each holds: what comes back of a reservation pays that first.
 """
 
+import asyncio
 from math import inf
+from types import TracebackType
 from typing import Any
 
 from pointsman_servicekit.keys.layout import WINDOWS, Window, window_at
 
-Said = tuple[int, int, int, int, int]
+LeaseReport = tuple[int, int, int, int, int]
 """Window, used, carried, wish and need."""
 
-LEASE = 10.0
+LEASE_S = 10.0
 """Seconds that a slice is held without a word; then others may have what is not used of it."""
-REPORT = 0.5
+REPORT_INTERVAL_S = 0.5
 """Seconds within which Redis hears of what was used."""
-REFUSED = 0.1
+REFUSAL_TTL_S = 0.1
 """Seconds for which an answer "there is nothing left" holds, so that Redis is not asked again for each refusal."""
-ALONE = 1.0
+FALLBACK_TTL_S = 1.0
 """Seconds that a gateway goes on by itself before it tries Redis again."""
-FIRST = 16
+FIRST_LEASE_DIVISOR = 16
 """Who waits is not alone for long: that part of the limit is asked for with what it needs, where there is as much."""
-_SHORTEST = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
+_MIN_MEASUREMENT_S = {Window.MINUTE: 0.1, Window.DAY: 10.0, Window.MONTH: 10.0}
 """Seconds; what was used within less says little about the rate."""
-_AHEAD = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
+_LEASE_AHEAD_S = {Window.MINUTE: 2.0, Window.DAY: 900.0, Window.MONTH: 900.0}
 """Seconds of use at the present rate that a gateway wishes to hold. In a minute without Redis it has a share of its
 own; dollars it spends only out of what it holds, and so wishes to hold them for as long as verified keys are good."""
-_HALF = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
+_HALF_LIFE_S = {Window.NOW: 1.0, Window.MINUTE: 2.0, Window.DAY: 60.0, Window.MONTH: 60.0}
 """Seconds in which what is known of a rate, or of how many were at once, loses half of its weight."""
 
 
-class Account:
+class LeasedLimit:
     """What enters and settles reads and writes `free` directly: calls would be most of the cost."""
 
     __slots__ = (
@@ -99,11 +101,11 @@ class Account:
 
     # -- what is said to Redis, and what it says
 
-    def ask(self, need: int, waiting: int, gateways: int, now: float) -> Said:
+    def ask(self, need: int, waiting: int, gateways: int, now: float) -> LeaseReport:
         """What to say to Redis; from now on no more is held than is wished."""
         spare = max(self.free, 0)
         fair = (self.left + spare) // (2 * gateways)
-        first = self.most // FIRST if waiting else 0
+        first = self.most // FIRST_LEASE_DIVISOR if waiting else 0
         wish = max(need, min(max(self._wish(now), waiting, first), fair))
         if spare > wish:
             self.held -= spare - wish
@@ -112,7 +114,7 @@ class Account:
         self._synced = now
         return self.window_number, self.used, self.carried, wish, need
 
-    def install(self, answer: list[int], said: Said, sent: float, now: float) -> None:
+    def install(self, answer: list[int], said: LeaseReport, sent: float, now: float) -> None:
         """`answer` is the window, milliseconds to its end, held, left and unspent."""
         window, ends_in, held, self.left, self.unspent = answer
         if window == self.window_number:
@@ -124,10 +126,10 @@ class Account:
         self.carried, self.held, self.free = 0, held, held - used
         if self.window is not Window.NOW:
             self.ends = sent + ends_in / 1000
-        self.until = min(sent + LEASE, self.ends)
+        self.until = min(sent + LEASE_S, self.ends)
         self.low = self.free // 2 if self.free > 0 else self.free
         if held - self._reported < said[4]:
-            self.refused_until, self.refused_need = min(now + REFUSED, self.ends), said[4]
+            self.refused_until, self.refused_need = min(now + REFUSAL_TTL_S, self.ends), said[4]
 
     def go_on_alone(self, redis_ms: int, gateways: int, now: float) -> None:
         """Redis is away: goes on with the slice; with its share of the limit, where that is more.
@@ -146,7 +148,7 @@ class Account:
         if share > self.held:
             self.free += share - self.held
             self.held = share
-        self.until = min(now + ALONE, self.ends)
+        self.until = min(now + FALLBACK_TTL_S, self.ends)
         self.low = 0
 
     # -- when to speak to Redis
@@ -156,13 +158,13 @@ class Account:
             return not self.is_quiet
         if self.free < self.low:
             return True
-        if now < self._synced + REPORT:
+        if now < self._synced + REPORT_INTERVAL_S:
             return False
         if now >= self.until and self._wish(now) > 0:
             return True
         if self.used != self._reported or self.carried or max(self.free, 0) > self._wish(now):
             return True
-        return self._is_leased and now > self._synced + LEASE / 3
+        return self._is_leased and now > self._synced + LEASE_S / 3
 
     @property
     def is_quiet(self) -> bool:
@@ -180,18 +182,48 @@ class Account:
         elapsed = now - self._measured
         if self.window is Window.NOW:
             # As many at once as of late, and half as many again: how many there are at this moment says little.
-            self._rate = max(self.used, self._rate * 0.5 ** (elapsed / _HALF[self.window]))
+            self._rate = max(self.used, self._rate * 0.5 ** (elapsed / _HALF_LIFE_S[self.window]))
             self._measured = now
             return int(self._rate * 1.5) + 2 - self.used if self._rate >= 1 else 0
-        rate = max(self.used - self._used_before, 0) / max(elapsed, _SHORTEST[self.window])
-        if elapsed >= _SHORTEST[self.window]:
-            self._rate *= 0.5 ** (elapsed / _HALF[self.window])
+        rate = max(self.used - self._used_before, 0) / max(elapsed, _MIN_MEASUREMENT_S[self.window])
+        if elapsed >= _MIN_MEASUREMENT_S[self.window]:
+            self._rate *= 0.5 ** (elapsed / _HALF_LIFE_S[self.window])
             self._rate = max(rate, self._rate)
             self._measured, self._used_before = now, self.used
-        return int(max(rate, self._rate) * _AHEAD[self.window])
+        return int(max(rate, self._rate) * _LEASE_AHEAD_S[self.window])
 
     def remaining(self) -> int:
         return max(0, self.free + max(self.left, 0))
 
-    def to_arguments(self, number: int, said: Said) -> list[Any]:
+    def to_arguments(self, number: int, said: LeaseReport) -> list[Any]:
         return [self.window.value, self.holder, self.most, number, *said]
+
+
+class ExchangeLock:
+    """A block in which nobody else speaks.
+
+    No `asyncio.Lock`: that lets in one with each turn of the event loop. Under load a turn takes milliseconds, and of
+    hundreds of requests that wait for one slice the last would go on seconds after it has come.
+    """
+
+    def __init__(self) -> None:
+        self._silent = asyncio.Event()
+        self._silent.set()
+
+    @property
+    def under_way(self) -> bool:
+        return not self._silent.is_set()
+
+    async def over(self) -> None:
+        """Waits until who speaks now is done; another may have begun by then."""
+        await self._silent.wait()
+
+    async def __aenter__(self) -> None:
+        while self.under_way:
+            await self.over()
+        self._silent.clear()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._silent.set()

@@ -103,7 +103,7 @@ def test_without_a_journal_the_examples_are_looked_at_all_the_same(cli: Cli, dat
 
     assert outcome.code == 0, outcome.err
     told = json.loads(outcome.out)
-    assert told["journal"] is None
+    assert told["request_log"] is None
     assert {confusion["task"] for confusion in told["confusions"]} <= {
         "branded_reply", "chat", "fare_sum", "policy_question", "triage",
     }  # fmt: skip
@@ -121,7 +121,7 @@ def test_a_replay_is_shown_and_fails_where_too_much_would_change(
     assert outcome.code == 0, outcome.err
     for told in ("2 decisions of the last 24h", "1 of 2 would change (50.0 %)", "handbook_answer -> small_talk", "d2"):
         assert told in outcome.out
-    assert "2 of 2 had no text: their task is taken as recorded" in outcome.out
+    assert "2 of 2 have no stored text: the recorded task is used" in outcome.out
 
     refused = cli(*command, "--fail-if-changed", "0.1", "--json")
     assert refused.code == 1

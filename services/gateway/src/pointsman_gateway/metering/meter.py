@@ -8,14 +8,13 @@ from pointsman_servicekit.logs import request_id
 from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, Undecided, Usage
 from pointsman_gateway.domain.outcome import OK, ROUTED, Fault
 from pointsman_gateway.faults import fault_of, outcome_of
-from pointsman_gateway.metering.attempts import Try, Work, together
-from pointsman_gateway.metering.counting import Counting
-from pointsman_gateway.metering.expected_cost import ExpectedCost
-from pointsman_gateway.metering.outcomes import Trials
-from pointsman_gateway.metering.pricing import Parts, Pricing, tokens_asked
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.metering.attempts import PathAttempt, Work, sum_attempts
+from pointsman_gateway.metering.canary import CanaryOutcomes
+from pointsman_gateway.metering.pricing import ExpectedCost, Parts, Pricing, tokens_asked
 
 NOBODYS = Fault.NONE.value
-NOTHING_TRIED = Try(Path("", ""), 0.0)
+NOTHING_TRIED = PathAttempt(Path("", ""), 0.0)
 
 _OF_TOKENS = ("prompt", "cached", "completion")
 _NO_HABIT = frozenset((*_OF_TOKENS, "training"))
@@ -25,7 +24,9 @@ _NO_HABIT = frozenset((*_OF_TOKENS, "training"))
 class Metering:
     """Starts meters."""
 
-    def __init__(self, pricing: Pricing, expected_cost: ExpectedCost, counting: Counting, trials: Trials) -> None:
+    def __init__(
+        self, pricing: Pricing, expected_cost: ExpectedCost, counting: MetricsAggregator, trials: CanaryOutcomes
+    ) -> None:
         self.pricing = pricing
         self.expected_cost = expected_cost
         self.counting = counting
@@ -33,7 +34,7 @@ class Metering:
         self.gen_ai = counting.gen_ai
         self.trials = trials
 
-    def apart(self, counting: Counting, trials: Trials) -> "Metering":
+    def apart(self, counting: MetricsAggregator, trials: CanaryOutcomes) -> "Metering":
         """The same prices, counted elsewhere."""
         return Metering(self.pricing, self.expected_cost, counting, trials)
 
@@ -69,10 +70,10 @@ class Meter:
         self._decision: Decision | None = None
         self._decided = 0.0
         self._first_token: float | None = None
-        self._tries: list[Try] = []
-        self._answers: Try | None = None
+        self._tries: list[PathAttempt] = []
+        self._answers: PathAttempt | None = None
         """The one whose answer the caller gets."""
-        self._refused: Try | None = None
+        self._refused: PathAttempt | None = None
         """The one from which another was escalated to."""
 
     def admitted(self) -> None:
@@ -83,12 +84,12 @@ class Meter:
         self._decision = self._first = decision
         self._decided = perf_counter() - self._arrived
 
-    def tries(self, path: Path) -> Try:
+    def tries(self, path: Path) -> PathAttempt:
         """What follows is the work of `path`; it is told itself how its prompt and its answer come along."""
         now = perf_counter()
         if self._answers is not None and self._answers.ended is None:
             self._answers.ended = now
-        self._answers = tried = Try(path, now)
+        self._answers = tried = PathAttempt(path, now)
         self._tries.append(tried)
         return tried
 
@@ -151,7 +152,7 @@ class Meter:
         return overhead
 
     @property
-    def _now(self) -> Try:
+    def _now(self) -> PathAttempt:
         assert self._answers is not None  # tries() comes first
         return self._answers
 
@@ -177,7 +178,7 @@ class Meter:
                     metering.expected_cost.habits.learn(tried.path, asked, usage, _beside(parts))
         if len(work) != 1:
             by_engine = False
-            usage, parts, seconds = together(work)
+            usage, parts, seconds = sum_attempts(work)
             self._tell_tokens()
         receipt = Receipt(
             decision,
@@ -198,7 +199,7 @@ class Meter:
     def routed(self) -> Receipt:
         """The receipt of a request that wanted the decision alone, counted; it costs nothing."""
         assert self._decision is not None
-        _, _, seconds = together([tried.work(self._metering.pricing) for tried in self._tries])
+        _, _, seconds = sum_attempts([tried.work(self._metering.pricing) for tried in self._tries])
         receipt = Receipt(self._decision, Usage(), {}, self._completed(seconds), ROUTED, request_id=request_id.get())
         self._metering.metrics.routed(receipt)
         return receipt
@@ -215,7 +216,7 @@ class Meter:
             request_id.get(), request.operation, outcome, fault, seconds, caller=request.caller, counted=counted
         )
 
-    def _tell(self, tried: Try, outcome: str) -> None:
+    def _tell(self, tried: PathAttempt, outcome: str) -> None:
         """What came of a try with an adapter whose alias has a canary; the cache's answers say nothing of a version."""
         aim = tried.path.aim
         if aim is None or not aim.on_trial or tried.cached or tried.sent is None:

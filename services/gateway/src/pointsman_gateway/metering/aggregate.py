@@ -7,15 +7,15 @@ from pointsman_servicekit.correlation import recorded_trace
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import Decision, Operation, Receipt
+from pointsman_gateway.fast_metrics import Row, Series, SeriesBatch
 from pointsman_gateway.metering.gen_ai import GenAi
-from pointsman_gateway.metering.prometheus import Metrics, usd
-from pointsman_gateway.metering.sorts import Cell, Row, Sort
+from pointsman_gateway.metering.prometheus import GatewayMetrics, usd
 
-MOST_WAITING = 128
+MAX_WAITING_RECEIPTS = 128
 """Receipts, which keep their passages in memory for so long."""
-MOST_ROWS = 512
+MAX_WAITING_ROWS = 512
 """Of numbers alone. To count so many takes about a third of a millisecond."""
-MOST_SORTS = 4096
+MAX_BATCHES = 4096
 """That are remembered: what callers name themselves is among their keys."""
 
 NUMBERS = ("requests", "asked", "read", "fresh", "cached", "completion", "per_token", "deciding", "confidence")
@@ -23,12 +23,12 @@ NUMBERS = ("requests", "asked", "read", "fresh", "cached", "completion", "per_to
 those of its prompt, of which some were read anew and some were cached; those of its answer, and seconds for each after
 the first; the seconds that the decision took; the classifier's probability."""
 
-Ended = tuple[Receipt, Decision, Operation, str, int, bool]
+EndedRequest = tuple[Receipt, Decision, Operation, str, int, bool]
 """One request's receipt; what was decided before anything failed; what was wanted, and of which model; the tokens that
 the request had of its own; whether the receipt's tokens are one engine's own count of one answer."""
 
 
-class Counting:
+class MetricsAggregator:
     """Counts many receipts at a time, which takes a third of what it takes to count each by itself with the rest of a
     request's work between them. Whoever reads the metrics finds all of them counted.
 
@@ -36,13 +36,13 @@ class Counting:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.metrics = Metrics(registry, self.settle)
+        self.metrics = GatewayMetrics(registry, self.settle)
         self.gen_ai = GenAi(registry, self.settle)
-        self._sorts: dict[Hashable, Sort] = {}
+        self._sorts: dict[Hashable, SeriesBatch] = {}
         self._rows = 0
         """That wait in their sorts."""
-        self._waiting: list[Ended] = []
-        self._traced: list[tuple[Ended, str, float]] = []
+        self._waiting: list[EndedRequest] = []
+        self._traced: list[tuple[EndedRequest, str, float]] = []
         """Those of them that have a recorded trace, with its name and when they ended, Unix seconds."""
 
     def know(
@@ -54,12 +54,12 @@ class Counting:
         self.metrics.know(*labels)
         self.gen_ai.know(*names)
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: EndedRequest) -> None:
         waiting = self._waiting
         waiting.append(ended)
         if trace := recorded_trace():
             self._traced.append((ended, trace, time.time()))
-        if len(waiting) >= MOST_WAITING:
+        if len(waiting) >= MAX_WAITING_RECEIPTS:
             self._tell()
 
     @property
@@ -88,10 +88,10 @@ class Counting:
             sort, row = self._told(ended)
             sort.exemplify(row, trace, unix)
         self._rows += len(waiting)
-        if self._rows >= MOST_ROWS:
+        if self._rows >= MAX_WAITING_ROWS:
             self._count()
 
-    def _told(self, ended: Ended) -> tuple[Sort, Row]:
+    def _told(self, ended: EndedRequest) -> tuple[SeriesBatch, Row]:
         receipt, first, operation, model, asked, by_engine = ended
         decision, usage, seconds, picodollars = receipt.decision, receipt.usage, receipt.seconds, receipt.picodollars
         path, read, cached = decision.path, usage.prompt_tokens, usage.cached_tokens
@@ -131,16 +131,16 @@ class Counting:
         )
         return self._sorts.get(key) or self._begin(key, ended), row
 
-    def _begin(self, key: Hashable, ended: Ended) -> Sort:
-        if len(self._sorts) >= MOST_SORTS:
+    def _begin(self, key: Hashable, ended: EndedRequest) -> SeriesBatch:
+        if len(self._sorts) >= MAX_BATCHES:
             self._count()
             self._sorts.clear()
         receipt = ended[0]
         columns = (*NUMBERS, *receipt.seconds, *map(usd, receipt.picodollars))
-        sort = self._sorts[key] = Sort(columns, self._cells(ended))
+        sort = self._sorts[key] = SeriesBatch(columns, self._cells(ended))
         return sort
 
-    def _cells(self, ended: Ended) -> Iterator[tuple[str, Cell]]:
+    def _cells(self, ended: EndedRequest) -> Iterator[tuple[str, Series]]:
         receipt, first, operation, model, _, by_engine = ended
         yield from self.metrics.cells(receipt)
         yield from self.metrics.cells_of_decision(first)

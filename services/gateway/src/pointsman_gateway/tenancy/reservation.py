@@ -7,14 +7,13 @@ from typing import Protocol
 from pointsman_servicekit.keys.money import nanodollars, picodollars
 
 from pointsman_gateway.domain import Usage
-from pointsman_gateway.tenancy import refusals
-from pointsman_gateway.tenancy.account import Account
-from pointsman_gateway.tenancy.books import Accounts, Book, Purse, Ways
-from pointsman_gateway.tenancy.clock import Clock
-from pointsman_gateway.tenancy.ledger import Needs
-from pointsman_gateway.tenancy.tallies import Tallies
+from pointsman_gateway.tenancy import errors
+from pointsman_gateway.tenancy.lease_store import Needs
+from pointsman_gateway.tenancy.leases import LeasedLimit
+from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, LimitSet, TenantLimits
+from pointsman_gateway.tenancy.usage import UsageWriter
 
-MOST_TRIES = 20
+MAX_TRIES = 20
 """Times that others may take what was just leased for a request."""
 
 
@@ -26,25 +25,25 @@ class Desk(Protocol):
     """Whom a hold asks where it cannot help itself."""
 
     clock: Clock
-    tallies: Tallies
+    tallies: UsageWriter
 
     def wake(self) -> None:
         """Slices run low."""
         ...
 
-    def refuse(self, account: Account, need: int, now: float) -> None:
+    def refuse(self, account: LeasedLimit, need: int, now: float) -> None:
         """Raises ResourceExhausted where it is sure already that the account does not have that."""
         ...
 
-    async def lease(self, purse: Purse, needs: Needs) -> None:
+    async def lease(self, purse: TenantLimits, needs: Needs) -> None:
         """Asks Redis for it. Raises ResourceExhausted where Redis is away, and there is not as much here."""
         ...
 
 
-class Hold:
+class Reservation:
     __slots__ = ("_afforded_at", "_at", "_book", "_desk", "_nano", "_open", "_tokens", "_ways")
 
-    def __init__(self, desk: Desk, book: Book, tokens: int, now: float) -> None:
+    def __init__(self, desk: Desk, book: KeyUsage, tokens: int, now: float) -> None:
         self._desk, self._book, self._ways = desk, book, book.ways
         self._tokens, self._nano = tokens, 0
         self._at = self._afforded_at = now
@@ -74,11 +73,11 @@ class Hold:
     async def afford(self, usd: float) -> None:
         """Raises ResourceExhausted."""
         needs = dict.fromkeys(self._ways.dollars, (nanodollars(usd), 0))
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_TRIES):
             if self.afford_now(usd):
                 return
             await self._desk.lease(self._book.purse, needs)
-        raise refusals.contended()
+        raise errors.contended()
 
     def settle(self, usage: Usage, usd: float, outcome: str) -> None:
         """However the request ended: gives back what was not used, and charges what was used beyond.
@@ -116,31 +115,31 @@ class Hold:
                 account.free -= over
 
 
-def headers_of(ways: Ways, now: float) -> dict[str, str]:
+def headers_of(ways: LimitSet, now: float) -> dict[str, str]:
     headers: dict[str, str] = {}
     if ways.requests:
-        _tell(headers, _OF_REQUESTS, ways.requests, now)
+        _add_headers(headers, _OF_REQUESTS, ways.requests, now)
     if ways.tokens:
-        _tell(headers, _OF_TOKENS, ways.tokens, now)
+        _add_headers(headers, _OF_TOKENS, ways.tokens, now)
     return headers
 
 
-def _tell(headers: dict[str, str], names: tuple[str, str, str], accounts: Accounts, now: float) -> None:
-    tightest = accounts[0] if len(accounts) == 1 else min(accounts, key=Account.remaining)
+def _add_headers(headers: dict[str, str], names: tuple[str, str, str], accounts: LeasedLimits, now: float) -> None:
+    tightest = accounts[0] if len(accounts) == 1 else min(accounts, key=LeasedLimit.remaining)
     limit, remaining, reset = names
     headers[limit] = str(tightest.most)
     headers[remaining] = str(tightest.remaining())
-    headers[reset] = duration(max(0.0, tightest.ends - now))
+    headers[reset] = to_duration(max(0.0, tightest.ends - now))
 
 
-def duration(seconds: float) -> str:
+def to_duration(seconds: float) -> str:
     """ "250ms", "12s", "6m0s"."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
-    return _in_words(round(seconds))
+    return _minutes_and_seconds(round(seconds))
 
 
 @lru_cache(maxsize=128)
-def _in_words(seconds: int) -> str:
+def _minutes_and_seconds(seconds: int) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"

@@ -9,20 +9,19 @@ from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_gateway.domain import Usage
 from pointsman_gateway.domain.outcome import CANCELLED, has_failed
-from pointsman_gateway.tenancy import scripts
-from pointsman_gateway.tenancy.books import Book, Tally
-from pointsman_gateway.tenancy.clock import Clock
+from pointsman_gateway.tenancy import lease_store
+from pointsman_gateway.tenancy.limits import Clock, KeyUsage, UsageCounters
 
-KEPT_DAYS = 400
+RETENTION_DAYS = 400
 """After the last change."""
-MOST_IN_A_BATCH = 2000
+MAX_COUNTS_PER_BATCH = 2000
 """Counts; a batch is written within Redis's deadline."""
 
-_COUNTERS = tuple(one.name for one in fields(Tally))
+_COUNTERS = tuple(one.name for one in fields(UsageCounters))
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class UsageBatch:
     """Written as one, however often it is sent."""
 
     number: int
@@ -30,25 +29,25 @@ class Batch:
     counts: Mapping[str, int]
 
 
-class Tallies:
+class UsageWriter:
     def __init__(self, redis: PromptRedis, clock: Clock, gateway: str) -> None:
         self._redis = redis
         self._clock = clock
-        self._write_batch = redis.client.register_script(scripts.COUNT)
+        self._write_batch = redis.client.register_script(lease_store.COUNT_SCRIPT)
         self._writer = layout.USAGE_WRITER + gateway
         self._day, self._day_began, self._day_ends = "", 0.0, 0.0
-        self._busy: list[Book] = []
+        self._busy: list[KeyUsage] = []
         """Whose tallies are not empty."""
         self._waiting: dict[str, dict[str, int]] = {}
         """By day: counts, which are no more than keys have counters, however long Redis is away."""
-        self._batch: Batch | None = None
+        self._batch: UsageBatch | None = None
         """Sent, and not yet known to be written."""
         self._number = 0
         self._writing = asyncio.Lock()
         self._written = clock.monotonic()
         """When nothing waited last."""
 
-    def count(self, book: Book, usage: Usage, picodollars: int, outcome: str) -> None:
+    def count(self, book: KeyUsage, usage: Usage, picodollars: int, outcome: str) -> None:
         """One request that has ended, today."""
         if not self._day_began <= self._clock.wall() < self._day_ends:
             self._begin_day()
@@ -87,8 +86,8 @@ class Tallies:
                 self._batch = None
             self._written = self._clock.monotonic()
 
-    async def _write(self, batch: Batch) -> None:
-        arguments: list[str | int] = [batch.number, KEPT_DAYS * layout.A_DAY, len(batch.counts)]
+    async def _write(self, batch: UsageBatch) -> None:
+        arguments: list[str | int] = [batch.number, RETENTION_DAYS * layout.A_DAY, len(batch.counts)]
         for name, number in batch.counts.items():
             arguments += (name, number)
         names = [self._writer, layout.USAGE + batch.day]
@@ -105,7 +104,7 @@ class Tallies:
         """Puts the tallies to what waits for Redis."""
         busy, self._busy = self._busy, []
         for book in busy:
-            tally, book.tally = book.tally, Tally()
+            tally, book.tally = book.tally, UsageCounters()
             counts = self._waiting.setdefault(self._day, {})
             for counter in _COUNTERS:
                 number = getattr(tally, counter)
@@ -113,13 +112,13 @@ class Tallies:
                     name = f"{book.purse.tenant}:{book.key}:{counter}"
                     counts[name] = counts.get(name, 0) + number
 
-    def _next_batch(self) -> Batch | None:
+    def _next_batch(self) -> UsageBatch | None:
         for day, waiting in list(self._waiting.items()):
-            names = list(waiting)[:MOST_IN_A_BATCH]
+            names = list(waiting)[:MAX_COUNTS_PER_BATCH]
             counts = {name: waiting.pop(name) for name in names}
             if not waiting:
                 del self._waiting[day]
             if counts:
                 self._number += 1
-                return Batch(self._number, day, counts)
+                return UsageBatch(self._number, day, counts)
         return None
