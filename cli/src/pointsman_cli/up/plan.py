@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pointsman_cli.example import Example
 from pointsman_cli.home import Home
+from pointsman_cli.up import valkey
 from pointsman_cli.up.ports import Addresses
 
 ENGINE_NAME = "local"
@@ -50,7 +51,7 @@ class Plan:
 
 def make_plan(example: Example, home: Home, addresses: Addresses, programs: Programs) -> Plan:
     return Plan(
-        valkey=_valkey(home, addresses, programs),
+        valkey=_valkey(home, programs),
         retriever=_retriever(home, addresses, programs),
         lora_server=_lora_server(example, home, addresses, programs),
         gateway=_gateway(example, home, addresses, programs),
@@ -58,11 +59,11 @@ def make_plan(example: Example, home: Home, addresses: Addresses, programs: Prog
     )
 
 
-def _valkey(home: Home, addresses: Addresses, programs: Programs) -> Service:
-    host, _, port = addresses.valkey.rpartition(":")
-    program = (str(programs.valkey_server), "--bind", host, "--port", port, "--dir", str(home.valkey))
-    durable = ("--appendonly", "yes", "--save", "", "--daemonize", "no")
-    return Service("valkey", (*program, *durable), {}, addresses.valkey, home.log("valkey"), grace=10)
+def _valkey(home: Home, programs: Programs) -> Service:
+    socket = str(valkey.socket_path(home))
+    program = (str(programs.valkey_server), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700")
+    durable = ("--dir", str(home.valkey), "--appendonly", "yes", "--save", "", "--daemonize", "no")
+    return Service("valkey", (*program, *durable), {}, socket, home.log("valkey"), grace=10)
 
 
 def _retriever(home: Home, addresses: Addresses, programs: Programs) -> Service:
@@ -82,7 +83,7 @@ def _lora_server(example: Example, home: Home, addresses: Addresses, programs: P
     environment = {
         "POINTSMAN_LORA_LISTEN": addresses.lora_server,
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
-        "POINTSMAN_LORA_REDIS_URL": redis_url(addresses),
+        "POINTSMAN_LORA_REDIS_URL": valkey.redis_url(home),
         "POINTSMAN_LORA_STORE": str(home.adapters),
         "POINTSMAN_LORA_STORE_CACHE": str(home.fetched_adapters),
         "POINTSMAN_LORA_JOBS": str(home.jobs),
@@ -106,7 +107,7 @@ def _gateway(example: Example, home: Home, addresses: Addresses, programs: Progr
         "POINTSMAN_GATEWAY_CONFIG": str(example.config),
         "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(home.embedding_model),
-        "POINTSMAN_GATEWAY_REDIS_URL": redis_url(addresses),
+        "POINTSMAN_GATEWAY_REDIS_URL": valkey.redis_url(home),
         "POINTSMAN_GATEWAY_SPOOL": str(home.spool),
         "POINTSMAN_GATEWAY_DRAIN_NOTICE": "0",  # nobody else here could be told to send requests elsewhere
         "POINTSMAN_LORA_SERVER": addresses.lora_server,  # what models.yaml reads as ${POINTSMAN_LORA_SERVER}
@@ -114,7 +115,3 @@ def _gateway(example: Example, home: Home, addresses: Addresses, programs: Progr
     program = (programs.python, "-m", "pointsman_gateway")
     # It lets answers in flight finish for 20 s.
     return Service("gateway", program, environment, addresses.http, home.log("gateway"), grace=25)
-
-
-def redis_url(addresses: Addresses) -> str:
-    return f"redis://{addresses.valkey}/0"
