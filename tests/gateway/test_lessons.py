@@ -18,7 +18,7 @@ from doubles.waiting import found
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import Answered
-from pointsman_gateway.journal import keys
+from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
 
 JSON = '{"intent": "lost_item"}'
@@ -44,7 +44,7 @@ def failing() -> Iterator[None]:
 
 async def lessons(valkey: Valkey) -> list[dict[str, Any]]:
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        return [json.loads(fields["lesson"]) for _, fields in await redis.xrange(keys.LESSONS)]
+        return [json.loads(fields["lesson"]) for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)]
 
 
 @asynccontextmanager

@@ -121,7 +121,7 @@ class Client:
         return pb.GenerateRequest(model=body["model"], messages=[pb.Message(**body["messages"][0])])
 
     async def grpc(self, name: str, key: str) -> None:
-        call = self.stub.Generate(self.message(), metadata=tuple(self.headers(name, key).items()))
+        call = self.stub.GenerateStream(self.message(), metadata=tuple(self.headers(name, key).items()))
         try:
             async for _ in call:
                 pass
@@ -132,7 +132,7 @@ class Client:
 
     async def once(self, name: str, key: str) -> None:
         with suppress(grpc.aio.AioRpcError):
-            await self.stub.GenerateOnce(self.message(), metadata=tuple(self.headers(name, key).items()))
+            await self.stub.Generate(self.message(), metadata=tuple(self.headers(name, key).items()))
 
     async def other(self, name: str, key: str) -> None:
         shown = self.headers(name, key)

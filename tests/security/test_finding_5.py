@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from pointsman_cli.home import Home
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.up import valkey
 from pointsman_lora_server.jobs.folder import JobFolder
 from pointsman_lora_server.jobs.job import Job, Order, State
@@ -92,7 +92,7 @@ def test_finding_5_a_home_with_a_long_path_has_its_socket_in_a_private_folder(
     temporary.mkdir()
     try:
         monkeypatch.setattr("tempfile.tempdir", str(temporary))
-        home = Home.at(tmp_path / ("long" * 30))
+        home = DataDir.at(tmp_path / ("long" * 30))
         valkey.prepare_folders(home)
         folder = valkey.socket_path(home).parent
         assert folder.parent == temporary

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pointsman_gateway.domain import PICO
-from pointsman_gateway.journal import keys
+from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
 
 from doubles.remembering import decisions_in
@@ -35,7 +35,7 @@ class Receipts:
 
 async def receipts_in(url: str) -> Receipts:
     async with Redis.from_url(url, decode_responses=True) as redis:
-        undecided = [json.loads(fields["entry"]) for _, fields in await redis.xrange(keys.UNDECIDED)]
+        undecided = [json.loads(fields["entry"]) for _, fields in await redis.xrange(redis_schema.UNDECIDED)]
     return Receipts(await decisions_in(url), undecided)
 
 

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError
-from pointsman_cli.home import Home
 
 MAX_SOCKET_PATH = 107
 """Bytes that the kernel takes as the path of a Unix socket (unix(7))."""
@@ -25,23 +25,23 @@ def server_binary() -> Path:
         raise CommandError(f"no Valkey server for this machine: {error}") from error
 
 
-def socket_path(home: Home) -> Path:
-    """Below `home`, or if its path is too long for a socket, in a folder of its own for temporary files."""
-    path = home.valkey / "valkey.sock"
+def socket_path(data_dir: DataDir) -> Path:
+    """Below `data_dir`, or if its path is too long for a socket, in a folder of its own for temporary files."""
+    path = data_dir.valkey / "valkey.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
-    name = hashlib.sha256(os.fsencode(home.folder)).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(data_dir.folder)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"pointsman-{name}" / "valkey.sock"
 
 
-def redis_url(home: Home) -> str:
-    return f"unix://{quote(str(socket_path(home)))}?db=0"
+def redis_url(data_dir: DataDir) -> str:
+    return f"unix://{quote(str(socket_path(data_dir)))}?db=0"
 
 
-def prepare_folders(home: Home) -> None:
+def prepare_folders(data_dir: DataDir) -> None:
     """Makes the folders of Valkey's data and of its socket. Raises `CommandError` if the latter is another user's."""
-    home.valkey.mkdir(parents=True, exist_ok=True)
-    folder = socket_path(home).parent
+    data_dir.valkey.mkdir(parents=True, exist_ok=True)
+    folder = socket_path(data_dir).parent
     folder.mkdir(exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
         raise CommandError(f"{folder} belongs to somebody else; Valkey's socket cannot be there: set TMPDIR")

@@ -10,7 +10,7 @@ from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoad
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.begun import Begun
 from pointsman_gateway.domain import Answered, Chunks, Decision
-from pointsman_gateway.metering.attempts import Try
+from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.prompts.strategies import NothingRelevant
 from pointsman_gateway.reading import Reading
 from pointsman_gateway.validation.stage import Verdict, refusal
@@ -134,7 +134,7 @@ class Answering:
         answer = Answer(decision, opened.model, reading, opened.cached)
         return await self._hold(answer, reading) if decision.held else answer
 
-    async def _ask(self, decision: Decision) -> tuple[Opened, Try]:
+    async def _ask(self, decision: Decision) -> tuple[Opened, PathAttempt]:
         """Of an engine that was given the prompt already, only what comes after it has failed."""
         line, begun = self._line, self._begun
         (prompt, tried), begun.asked = begun.asked or (None, None), None

@@ -29,8 +29,8 @@ from pointsman_gateway.domain import (
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.line import Line
+from pointsman_gateway.metering.meter import Meter
 from pointsman_gateway.metering.pricing import expected_tokens
-from pointsman_gateway.metering.stage import Meter
 
 
 class Journal(Protocol):

@@ -2,8 +2,8 @@
 
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.domain import Answered, Chunks, Decision
-from pointsman_gateway.metering.attempts import Try
-from pointsman_gateway.metering.stage import Meter
+from pointsman_gateway.metering.attempts import PathAttempt
+from pointsman_gateway.metering.meter import Meter
 from pointsman_gateway.validation.stage import Judge, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
 
@@ -14,7 +14,9 @@ class Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, opened: Opened, judge: Judge, meter: Meter, tried: Try, decision: Decision, keeps: bool) -> None:
+    def __init__(
+        self, opened: Opened, judge: Judge, meter: Meter, tried: PathAttempt, decision: Decision, keeps: bool
+    ) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""

@@ -96,8 +96,8 @@ class LoraServer:
 
     async def _ensure(self, version: str, seconds: float) -> None:
         try:
-            state = await self._stub.Ensure(
-                pb.EnsureRequest(version=version), timeout=seconds, metadata=call_metadata()
+            state = await self._stub.EnsureLoaded(
+                pb.EnsureLoadedRequest(version=version), timeout=seconds, metadata=call_metadata()
             )
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "lora_server")
@@ -121,7 +121,9 @@ class LoraServer:
         if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             return Told.KEPT
         try:
-            await self._stub.Report(pb.ReportRequest(outcomes=map(_outcomes, outcomes)), timeout=REPORT_SECONDS)
+            await self._stub.ReportCanaryMetrics(
+                pb.ReportCanaryMetricsRequest(outcomes=map(_outcomes, outcomes)), timeout=REPORT_SECONDS
+            )
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "lora_server")
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -158,7 +160,7 @@ class LoraServer:
                     return
                 before = self._engines.get(self._name)
                 # Only a stream's first word may come from a server that counts anew; a later one that is lower is older
-                # than what `Ensure` has answered meanwhile.
+                # than what `EnsureLoaded` has answered meanwhile.
                 if first or state.sequence >= before.sequence:
                     self._engines.put(_engine(before, state))
                 first = False

@@ -7,7 +7,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import NotFound, PointsmanError, Unavailable
 
 from pointsman_gateway.backends.engines import Cell
-from pointsman_gateway.console.views import EngineAdapters, ModelAdapters
+from pointsman_gateway.console.overview import EngineAdapters, ModelAdapters
 from pointsman_gateway.domain.adapter_book import AdapterBook, AliasMove
 from pointsman_gateway.domain.adapters import Alias
 from pointsman_gateway.domain.caller import Allowed
@@ -25,7 +25,7 @@ class Desk(Protocol):
     async def roll_back(self, move: AliasMove) -> Alias: ...
 
 
-Step = Callable[[Desk, AliasMove], Awaitable[Alias]]
+Action = Callable[[Desk, AliasMove], Awaitable[Alias]]
 
 
 async def _point(desk: Desk, move: AliasMove) -> Alias:
@@ -40,7 +40,7 @@ async def _roll_back(desk: Desk, move: AliasMove) -> Alias:
     return await desk.roll_back(move)
 
 
-STEPS: Mapping[str, Step] = {"alias": _point, "canary": _try_out, "rollback": _roll_back}
+ACTIONS: Mapping[str, Action] = {"alias": _point, "canary": _try_out, "rollback": _roll_back}
 
 
 async def read(cells: Sequence[Cell], allowed: Allowed) -> list[ModelAdapters]:
@@ -97,8 +97,8 @@ async def move(cells: Sequence[Cell], model: str, step: str, wanted: AliasMove) 
     *first, last = desks
     for desk in first:
         try:
-            return await STEPS[step](desk, wanted)
+            return await ACTIONS[step](desk, wanted)
         except Unavailable as error:
             if error.code != "lora_server_unavailable":  # it has answered: another one would say the same
                 raise
-    return await STEPS[step](last, wanted)
+    return await ACTIONS[step](last, wanted)

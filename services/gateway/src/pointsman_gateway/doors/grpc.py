@@ -78,9 +78,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         self._configuration = configuration
         self._tenancy = tenancy
 
-    async def Generate(  # the contract's name
+    async def GenerateStream(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Writes to the context itself and yields nothing: who yields can set no time for what is not read."""
         writing = _Writing(context)
         try:
@@ -94,9 +94,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return
         yield
 
-    async def GenerateOnce(  # the contract's name
+    async def Generate(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
-    ) -> pb.GenerateOnceResponse:
+    ) -> pb.GenerateResponse:
         gathering = _Gathering()
         try:
             asked = await self._asked("chat", request, context)
