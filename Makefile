@@ -143,6 +143,10 @@ monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; wit
 test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
 	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
 
+.PHONY: diagram
+diagram: ## draw docs/architecture.svg from docs/architecture.dot (needs Graphviz: apt-get install graphviz)
+	dot -Tsvg docs/architecture.dot -o docs/architecture.svg
+
 .PHONY: console-tools
 console-tools: ## install Chromium for test-console and console-pictures (as root)
 	apt-get install -y --no-install-recommends chromium

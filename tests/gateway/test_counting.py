@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from doubles.remembering import PLAIN, decision, ended
-from pointsman_gateway.domain import PICO, Receipt, Usage
+from pointsman_gateway.domain import PICODOLLARS, Receipt, Usage
 from pointsman_gateway.metering.aggregate import MAX_BATCHES, MAX_WAITING_RECEIPTS, MAX_WAITING_ROWS, MetricsAggregator
 from pointsman_servicekit.correlation import TraceIds, trace
 from prometheus_client import CollectorRegistry
@@ -62,7 +62,7 @@ def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
         if number % 97 == 0:
             assert summed(registry, "pointsman_requests_total") == number
     assert {end: summed(registry, "pointsman_requests_total", outcome=end) for end in ends} == ends
-    assert round(summed(registry, "pointsman_cost_usd_total") * PICO) == spent
+    assert round(summed(registry, "pointsman_cost_usd_total") * PICODOLLARS) == spent
     assert summed(registry, "pointsman_tokens_total") == tokens
     assert summed(registry, "pointsman_request_seconds_count") == 1000
     assert summed(registry, "gen_ai_server_time_to_first_token_seconds_count") == ends["ok"]

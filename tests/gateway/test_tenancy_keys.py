@@ -223,7 +223,7 @@ async def test_a_key_from_before_there_were_operators_is_none_and_can_still_be_c
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         assert "operator" not in json.loads(await redis.hget(layout.KEYS, plain.record.digest))
     async with counter_at(valkey.url) as counter:
-        assert [(await counter.caller(issued)).operator for issued in (plain, operator)] == [False, True]
+        assert [(await counter.caller(issued)).is_operator for issued in (plain, operator)] == [False, True]
     async with register_at(valkey.url) as register:
         for issued in (plain, operator):
             assert (await register.revoke(issued.record.id)).revoked is not None

@@ -169,7 +169,7 @@ class Passenger(Ride):
 
     def _foreseen(self, started: Started) -> None:
         sort = EVENTS if self._handed.streams else [JSON]
-        self._head = _lines([*sort, *self._beside, *answers.decision_headers(started), *encoded(started.limits)])
+        self._head = _lines([*sort, *self._beside, *answers.decision_headers(started), *encoded(started.limit_headers)])
 
     def _opened(self, started: Started) -> None:
         if self._handed.streams:

@@ -34,7 +34,7 @@ class EmbeddingBody(WholeCharacters):
     dimensions: int | None = Field(default=None, ge=1, lt=2**63)
     user: str | None = None
 
-    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANYONE) -> Wanted:
+    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> Wanted:
         """Raises InvalidArgument."""
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")

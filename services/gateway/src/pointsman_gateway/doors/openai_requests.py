@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_gateway.domain import ANYONE, Caller, Message, Request, Sampling
+from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
 from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.cache_control import USE
 from pointsman_gateway.doors.finite_numbers import refuse_infinite
@@ -58,7 +58,9 @@ class ChatBody(BaseModel):
     user: str | None = None
     metadata: Entries[str] | None = None
 
-    def to_request(self, deadline: float, caller: Caller = ANYONE, cache: str = USE, arrived: float = 0.0) -> Request:
+    def to_request(
+        self, deadline: float, caller: Caller = ANONYMOUS, cache: str = USE, arrived: float = 0.0
+    ) -> Request:
         """Raises InvalidArgument where a message holds something other than text, or there is too much of anything."""
         check_counts(self.messages, self.model_extra or NOTHING)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -80,7 +82,7 @@ class ChatBody(BaseModel):
             deadline=deadline,
             caller=caller,
             cache=cache,
-            arrived=arrived,
+            arrived_at=arrived,
         )
 
     def _extra(self) -> dict[str, Any]:

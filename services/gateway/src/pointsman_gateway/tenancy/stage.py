@@ -18,7 +18,7 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys.register import Register
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_gateway.domain import ANYONE, Caller, Usage
+from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy import errors
 from pointsman_gateway.tenancy.keys import KeyCacheConfig, VerifiedKeys
 from pointsman_gateway.tenancy.lease_store import LeaseStore, Needs
@@ -193,10 +193,10 @@ class OpenAccess:
         yield
 
     def identify_now(self, credential: str) -> Caller | None:
-        return ANYONE
+        return ANONYMOUS
 
     async def identify(self, credential: str) -> Caller:
-        return ANYONE
+        return ANONYMOUS
 
     def enter_now(self, caller: Caller, tokens: int) -> NullReservation | None:
         return _NULL_RESERVATION

@@ -8,7 +8,7 @@ from pointsman_servicekit.keys import layout
 from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_gateway.domain import Usage
-from pointsman_gateway.domain.outcome import CANCELLED, has_failed
+from pointsman_gateway.domain.outcome import CANCELLED, is_failure
 from pointsman_gateway.tenancy import lease_store
 from pointsman_gateway.tenancy.limits import Clock, KeyUsage, UsageCounters
 
@@ -61,7 +61,7 @@ class UsageWriter:
         tally.picodollars += picodollars
         if outcome == CANCELLED:
             tally.cancelled += 1
-        elif has_failed(outcome):
+        elif is_failure(outcome):
             tally.failed += 1
 
     @property

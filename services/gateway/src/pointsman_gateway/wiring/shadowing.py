@@ -43,7 +43,7 @@ class ShadowTerms:
 
     def may(self, request: Request, task: str, path: str) -> bool:
         """Whether the request's caller could have had it answered so."""
-        return request.caller.scope.why_not(task, self.paths[path]) is None
+        return request.caller.scope.denial_reason(task, self.paths[path]) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapter_book import AliasMove
+from pointsman_gateway.domain.adapters import AliasMove
 from pointsman_gateway.doors.bounded_fields import KnownNames
 from pointsman_gateway.doors.console import page
 from pointsman_gateway.doors.console.guard import check_site
