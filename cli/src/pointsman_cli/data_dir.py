@@ -1,9 +1,12 @@
 """The folder where one machine's models, state and logs are kept (`.pointsman`)."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 EMBEDDING_MODEL = "minilm"
+PRIVATE = 0o077
+"""The umask under which files are 0600 and folders 0700."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +60,13 @@ class DataDir:
     @property
     def lock_file(self) -> Path:
         return self.folder / "up.lock"
+
+
+def make_private(folder: Path) -> None:
+    """Makes `folder` unreadable to other users, as is all that this process and its children write from now on.
+
+    Prompts, answers and keys are in there. Raises OSError.
+    """
+    os.umask(PRIVATE)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # it may be an older one
