@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from pointsman_gateway.config.load import normalized_text
+
 _DIGITS = re.compile(r"\d+")
 _ROLES = ("system", "user", "assistant")
 
