@@ -25,7 +25,7 @@ Cli = Callable[..., Any]
 Until = Callable[..., Any]
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
-ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9007)))
+ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus's own server")
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Prometheus's promtool")

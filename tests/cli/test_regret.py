@@ -4,8 +4,7 @@ import pytest
 from pointsman_cli.regret import Regrets, read_regrets, regret_table
 from pointsman_cli.top.scrape import parse
 from pointsman_gateway.request_log.evidence import EvidenceKey
-from pointsman_gateway.shadow.metrics import ShadowMetrics
-from pointsman_gateway.shadow.pairs import Pair, Side, regret_of
+from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics, Side, regret_of
 from prometheus_client import CollectorRegistry, generate_latest
 from rich.console import Console
 

@@ -130,8 +130,7 @@ async def test_what_valkey_was_told_is_there_the_next_time(start: Start, until: 
         await until(run_json.exists, "all is up")
         run = read_run(run_json)
         assert run is not None
-        host, _, port = run.processes["valkey"].address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_unix_connection(run.processes["valkey"].address)
         writer.write(command)
         assert await reader.readline() == answer
         writer.close()

@@ -25,7 +25,6 @@ from pointsman_gateway.pipeline import Journal, Pipeline, Routed
 from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.grpc_wire.server import GrpcWire
 from pointsman_servicekit.rich_status import from_rpc_error
 
 
@@ -380,7 +379,7 @@ async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.Gatewa
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
     async with (
-        serving("127.0.0.1:0", [SERVICE], register, grace=0, wire=GrpcWire) as server,
+        serving("127.0.0.1:0", [SERVICE], register, grace=0) as server,
         open_channel(server.address) as channel,
     ):
         yield gateway_pb2_grpc.GatewayStub(channel), overheard.callers

@@ -11,6 +11,7 @@ from pathlib import Path
 from pointsman_cli.errors import UsageError
 
 EMBEDDING_MODEL = "minilm"
+PRIVATE_UMASK = 0o077  # new files get mode 0600, new folders 0700
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +126,13 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def make_private(folder: Path) -> None:
+    """Creates a folder that only its owner can read, and sets the umask so for everything written from now on.
+
+    The data directory holds prompts, answers and keys. The umask also applies to child processes. Raises OSError.
+    """
+    os.umask(PRIVATE_UMASK)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # an existing folder may be readable to others

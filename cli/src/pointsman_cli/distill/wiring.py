@@ -69,7 +69,7 @@ async def distilled(
         arguments += ["--redis", addresses.redis]
 
     async def build(taught: Path | None) -> dict[str, Any]:
-        more = ["--taught", str(taught)] if taught else []
+        more = ["--teacher-answers", str(taught)] if taught else []
         return await lab_facts(LabJob([*arguments, *more], data_dir, as_json=True))
 
     async with gateway.open() as client:

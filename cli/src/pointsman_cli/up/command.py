@@ -18,10 +18,10 @@ from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonO
 from pointsman_cli.up import monitoring, ports
 from pointsman_cli.up.child import Backoff
 from pointsman_cli.up.crew import Crew, guarded, refuse_if_locked
-from pointsman_cli.up.plan import Programs, make_plan, redis_url
+from pointsman_cli.up.plan import Programs, make_plan
 from pointsman_cli.up.screen import Screen
 from pointsman_cli.up.starting import Setup, start_all
-from pointsman_cli.up.valkey import server_binary
+from pointsman_cli.up.valkey import redis_url, server_binary
 
 
 def up(
@@ -92,7 +92,7 @@ def _write_run(setup: Setup, crew: Crew) -> Run:
         retriever=addresses.retriever,
         lora_server=addresses.lora_server,
         engine=f"http://{addresses.engine}",
-        redis_url=redis_url(addresses),
+        redis_url=redis_url(setup.data_dir),
         gateway_metrics=f"http://{addresses.http}/metrics",
         retriever_metrics=f"http://{addresses.retriever_metrics}/metrics",
         lora_server_metrics=f"http://{addresses.lora_server_metrics}/metrics",

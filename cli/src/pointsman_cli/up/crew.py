@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from pointsman_cli.data_dir import make_private
 from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.up.child import Backoff, Child
 from pointsman_cli.up.plan import Service
@@ -105,7 +106,7 @@ def refuse_if_locked(lock_file: Path) -> None:
 @contextmanager
 def _locked(lock_file: Path) -> Iterator[TextIO]:
     try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        make_private(lock_file.parent)
         opened = lock_file.open("a+")
     except OSError as error:
         raise UsageError(

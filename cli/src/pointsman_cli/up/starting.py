@@ -8,7 +8,7 @@ from pointsman_cli.data_dir import DataDir
 from pointsman_cli.documents import Document, read_documents, upsert
 from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
 from pointsman_cli.example import Example
-from pointsman_cli.up import monitoring, ready
+from pointsman_cli.up import monitoring, ready, valkey
 from pointsman_cli.up.crew import Crew
 from pointsman_cli.up.plan import Plan, Service
 from pointsman_cli.up.ports import Addresses
@@ -37,7 +37,7 @@ async def start_all(setup: Setup, crew: Crew, screen: Screen) -> Sequence[str]:
     plan = setup.plan
     for service in plan.in_order:
         _keep_previous(service)
-    setup.data_dir.valkey.mkdir(parents=True, exist_ok=True)
+    valkey.prepare_folders(setup.data_dir)
     with screen.step("valkey"):
         await crew.start(plan.valkey)
         await crew.unless_one_dies(ready.valkey_answers(plan.valkey.address))
