@@ -28,8 +28,8 @@ async def main() -> None:
     encoder, static = MiniLM.load(MODEL), StaticModel.load(MODEL)
     texts = {task: [example.text for example in examples] for task, examples in config.examples.items()}
     asked = config.tasks.classifier
-    tuning = Tuning(keep_rate=asked.keep_rate, stages=asked.stages, seed=asked.seed)
-    fitted = fit_classifier(texts, config.negatives, static, encoder, tuning)
+    tuning = Tuning(target_coverage=asked.target_coverage, stages=asked.stages, seed=asked.seed)
+    fitted = fit_classifier(texts, config.out_of_scope, static, encoder, tuning)
     classifier = Classifier(fitted, static, encoder)
     started = time.perf_counter()
     unknown = await labels(classifier, "unknown")

@@ -230,8 +230,8 @@ def write_config(folder: Path) -> Path:
         "models": {
             "prices_as_of": "2026-11-01",
             "models": {"m": {"context_window": 4096, "prices": prices}},
-            "engines": {"local": {"model": "m", "url": "http://127.0.0.1:1", "dollars_per_hour": 0.04}},
-            "retrieval": {"search": 0.0000002, "embedding": 0.00000002},
+            "engines": {"local": {"model": "m", "url": "http://127.0.0.1:1", "usd_per_hour": 0.04}},
+            "retrieval": {"usd_per_search": 0.0000002, "usd_per_embedding": 0.00000002},
         },
         "paths": {"paths": {"plain": {"model": "m", "strategies": [{"zero_shot": {"prompt": "p.txt"}}]}}},
         "tasks": {

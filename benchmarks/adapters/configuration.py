@@ -27,9 +27,9 @@ def write_config(folder: Path, lora_server: str, adapters: Sequence[str], tasks:
     written: dict[str, Any] = {
         "models": {
             "prices_as_of": "2026-11-01",
-            "models": {BASE: {"context_window": 4096, "prices": PRICES}},
+            "models": {BASE: {"context_window": 4096, "usd_per_million_tokens": PRICES}},
             "engines": {"local": {"model": BASE, "lora_server": lora_server}},
-            "retrieval": {"search": 0.0, "embedding": 0.0},
+            "retrieval": {"usd_per_search": 0.0, "usd_per_embedding": 0.0},
         },
         "paths": {"paths": paths},
         "tasks": {"default_path": "base", "tasks": known | dict(tasks)},

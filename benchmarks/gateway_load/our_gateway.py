@@ -129,9 +129,9 @@ def _write_config(folder: Path, upstreams: Upstreams) -> Path:
         (folder / f"tasks/{task}.jsonl").write_text("\n".join(rows) + "\n")
     models = {
         "prices_as_of": "2026-11-01",
-        "models": {name: {"context_window": 8192, "prices": PRICES} for name in ENGINES},
+        "models": {name: {"context_window": 8192, "usd_per_million_tokens": PRICES} for name in ENGINES},
         "engines": {name: {"model": name, "url": f"http://{HOST}:{port}"} for name, port in ports.items()},
-        "retrieval": {"search": 0.0, "embedding": 0.0},
+        "retrieval": {"usd_per_search": 0.0, "usd_per_embedding": 0.0},
     }
     written = {"models": models, "paths": {"paths": paths}, "tasks": {"default_path": "fast", "tasks": tasks}}
     for name, data in written.items():

@@ -36,8 +36,8 @@ PLAN = Plan(
     heldout=None,
     collections=(),
     training={"rank": 8, "epochs": None, "max_minutes": 5.0, "seed": 7},
-    gates=Gates(least_rows=10, least_gain=0.0, confidence=0.95, most_regressions=0.1),
-    canary=Canary(weight=0.5, least_requests=4, most_minutes=60.0),
+    gates=Gates(min_rows=10, min_gain=0.0, confidence=0.95, max_regressions=0.1),
+    canary=Canary(weight=0.5, min_requests=4, max_minutes=60.0),
 )
 
 

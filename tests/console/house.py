@@ -102,8 +102,8 @@ async def _tell(lora_server: ScriptedLoraServer, engine_url: str) -> None:
 def _configuration(folder: Path, lora_server: str) -> ConfigFolder:
     config = ConfigFolder(folder)
     config.models["engines"]["local"]["lora_server"] = lora_server
-    config.rest_of_tasks["journal"] = {"keep_text": True}
-    terms = {"quality_floor": 0.6, "least_ratings": 3, "trial_share": 0}
+    config.rest_of_tasks["request_log"] = {"store_messages": True}
+    terms = {"quality_floor": 0.6, "min_samples": 3, "exploration_rate": 0}
     rivals = ["triage_adapter", "triage_few_shot"]
     config.tasks["triage"]["policy"] = {"best_value": {"paths": rivals, **terms}}
     config.tasks["policy"]["fallback"] = ["letter"]

@@ -44,7 +44,7 @@ ASKED = [
     "Write a SQL query that joins two tables on their ids.",
 ]
 LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
-BEST_VALUE = {"quality_floor": 0.5, "least_ratings": 5, "trial_share": 0.5}
+BEST_VALUE = {"quality_floor": 0.5, "min_samples": 5, "exploration_rate": 0.5}
 
 
 async def main() -> None:

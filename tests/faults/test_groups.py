@@ -134,7 +134,7 @@ async def test_a_member_that_hangs_is_left_alone_and_comes_back(fleet: Fleet) ->
         fleet.engines["a"].go_on()
         await load.more(1, lambda outcome: by("a", outcome))
     lost = [outcome for outcome in load.outcomes if not outcome.ok]
-    assert [outcome for outcome in lost if not (outcome.begins and outcome.code == "gap_timeout")] == []
+    assert [outcome for outcome in lost if not (outcome.begins and outcome.code == "stream_idle_timeout")] == []
     assert len(lost) <= CLIENTS
 
 

@@ -66,7 +66,7 @@ async def test_one_engine_of_two_hangs(town: Town) -> None:
         town.engines["a"].go_on()
         await load.more(1, lambda outcome: outcome.text.startswith("a"))
     none_hung(load.outcomes)
-    only_cut(load.outcomes, "gap_timeout", clients=8)
+    only_cut(load.outcomes, "stream_idle_timeout", clients=8)
 
 
 async def test_redis_hangs_and_is_killed(town: Town) -> None:
@@ -145,7 +145,7 @@ CLEAR = {
     "deadline_exceeded",
     "engine_unavailable",
     "first_token_timeout",
-    "gap_timeout",
+    "stream_idle_timeout",
     "retriever_unavailable",
 }
 

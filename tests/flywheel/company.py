@@ -26,7 +26,7 @@ _PATHS = {
 }
 _TASKS = {
     "default_path": "small_talk",
-    "learning": {"tasks": ["sort"], "without_keys": True},
+    "learning": {"tasks": ["sort"], "anonymous_consent": True},
     "tasks": {
         "sort": {
             "examples": "tasks/sort.jsonl",
@@ -36,13 +36,13 @@ _TASKS = {
             "flywheel": {
                 "student": "sort_adapter",
                 "teacher": "sort_prompt",
-                "heldout": "../deciding.jsonl",
+                "eval_data": "../deciding.jsonl",
                 "data": {"examples": False, "heldout_share": 0.1},
                 "training": {
                     "rank": 8, "learning_rate": 0.003, "epochs": 8, "tokens_per_step": 256, "max_minutes": 6,
                 },
-                "gates": {"least_rows": 20, "least_gain": 0.1, "most_regressions": 0.1},
-                "canary": {"weight": 0.5, "least_requests": 8, "most_minutes": 8},
+                "gates": {"min_rows": 20, "min_gain": 0.1, "max_regressions": 0.1},
+                "canary": {"weight": 0.5, "min_requests": 8, "max_minutes": 8},
             },
         },
         "chat": {"examples": "tasks/chat.jsonl", "policy": {"fixed": "small_talk"}},

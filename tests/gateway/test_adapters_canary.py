@@ -53,7 +53,7 @@ def script(body: Mapping[str, Any]) -> Refusal | list[Step]:
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
     """The adapter's task has a validator; its alias has a canary, which the engine holds."""
     neighbours.config.tasks["triage"]["validators"] = [{"json_schema": {"type": "object"}}]
-    neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"most": 0}}
+    neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
     neighbours.engine.script = script
     await tell(neighbours, OLD, NEW)
     async with neighbours.gateway() as gateway:
@@ -230,7 +230,7 @@ def test_times_are_counted_in_buckets_that_grow_by_a_fourth_root_of_two(millisec
     ("outcome", "counted"),
     [
         ("ok", (1, 0)), ("engine_error", (1, 1)), ("engine_unavailable", (1, 1)), ("connect_timeout", (1, 1)),
-        ("first_token_timeout", (1, 1)), ("gap_timeout", (1, 1)), ("deadline_exceeded", (1, 1)),
+        ("first_token_timeout", (1, 1)), ("stream_idle_timeout", (1, 1)), ("deadline_exceeded", (1, 1)),
         ("cancelled", None), ("engine_refused", None), ("context_length_exceeded", None), ("engine_overloaded", None),
         ("breaker_open", None), ("engine_not_ready", None), ("adapter_not_resident", None), ("internal", None),
     ],

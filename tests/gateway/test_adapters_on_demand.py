@@ -21,7 +21,7 @@ PATH = "path:triage_adapter"
 @pytest.fixture
 async def gateway(neighbours: Neighbours) -> AsyncIterator[Gateway]:
     """Its engine holds no adapter; its lora-server offers the one that the alias leads to, and another."""
-    neighbours.config.models["resilience"] = {"adapter_load_timeout": 5}
+    neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 5}
     neighbours.engine.script = names_itself()
     neighbours.engine.adapters = set()
     neighbours.lora_server.loads = holding(neighbours)
@@ -129,7 +129,7 @@ async def test_a_load_that_fails_gives_way_to_the_next_path_and_is_not_tried_aga
 
 
 async def test_a_load_that_hangs_costs_its_bound_and_no_more(neighbours: Neighbours) -> None:
-    neighbours.config.models["resilience"] = {"adapter_load_timeout": 0.3}
+    neighbours.config.models["resilience"] = {"adapter_load_timeout_seconds": 0.3}
     neighbours.engine.script = names_itself()
     neighbours.lora_server.loads = hanging(asyncio.Event(), neighbours)
     told = {PROD: alias(OLD, 1)}

@@ -64,7 +64,7 @@ def artefact(tmp_path: Path, fitted: Fitted, origin: Origin) -> Path:
 def test_what_was_read_classifies_as_what_was_written(
     tmp_path: Path, models: Models, examples: Examples, stages: tuple[str, ...]
 ) -> None:
-    tuning, negatives = Tuning(stages=stages, keep_rates={"chat": 0.8}), ["Bake a cake with plums", "2 + 2"]
+    tuning, negatives = Tuning(stages=stages, target_coverages={"chat": 0.8}), ["Bake a cake with plums", "2 + 2"]
     written, origin = models.fit(examples, tuning, negatives), models.origin(examples, tuning, negatives)
     save(written, origin, tmp_path / "a")
     read = load(tmp_path / "a", origin)
@@ -104,8 +104,8 @@ CHANGES: dict[str, Callable[[Examples], tuple[Examples, Sequence[str], Tuning]]]
     "examples": lambda e: ({**e, "chat": [*e["chat"], "Good evening"]}, (), Tuning()),
     "examples:moved": lambda e: ({**e, "chat": e["chat"][1:], "policy": [*e["policy"], e["chat"][0]]}, (), Tuning()),
     "examples:negative": lambda e: (e, ["Bake a cake"], Tuning()),
-    "tuning": lambda e: (e, (), Tuning(keep_rate=0.9)),
-    "tuning:task": lambda e: (e, (), Tuning(keep_rates={"chat": 0.9})),
+    "tuning": lambda e: (e, (), Tuning(target_coverage=0.9)),
+    "tuning:task": lambda e: (e, (), Tuning(target_coverages={"chat": 0.9})),
     "tuning:stages": lambda e: (e, (), Tuning(stages=("encoder",))),
 }
 

@@ -115,7 +115,7 @@ async def test_a_reader_that_goes_while_its_stream_stands_stops_the_engine(
 
 @pytest.fixture
 def short_gap(neighbours: Neighbours) -> None:
-    neighbours.config.models["engines"]["local"]["timeouts"] = {"gap": 0.2}
+    neighbours.config.models["engines"]["local"]["timeouts"] = {"stream_idle_seconds": 0.2}
 
 
 @both

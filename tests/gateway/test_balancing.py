@@ -87,7 +87,7 @@ def test_an_adapters_path_goes_only_where_it_is_held(engines: Engines, cells: li
 def test_an_engine_whose_trial_is_due_gets_the_next_request_and_no_other(
     engines: Engines, cells: list[Cell], clock: Clock
 ) -> None:
-    terms = BreakerConfig(failures=1, rest=5)
+    terms = BreakerConfig(consecutive_failures=1, open_duration_seconds=5)
     cells[2].breaker.failed(cells[2].breaker.enter(), terms)
     assert {choice(engines, key_of(number)) for number in range(50)} == {"a", "b"}
     clock.passes(5)

@@ -121,7 +121,7 @@ def test_where_all_are_too_slow_one_answers_all_the_same() -> None:
 
 
 def test_the_paths_without_evidence_share_the_trial_share_evenly() -> None:
-    terms = BestValueConfig(paths=("a", "b", "c"), quality_floor=0.8, trial_share=0.1)
+    terms = BestValueConfig(paths=("a", "b", "c"), quality_floor=0.8, exploration_rate=0.1)
     candidates = [candidate("a", UNTRIED, 1e-6), candidate("b", GOOD, 9e-6), candidate("c", PathEvidence(), 1e-6)]
     taken = Counter(planned(*candidates, terms=terms, where=step / 1000).paths[0] for step in range(1000))
     assert taken == {"a": 50, "b": 900, "c": 50}
@@ -144,7 +144,7 @@ def test_what_is_known_to_be_poor_or_slow_gets_no_trial(evidence: PathEvidence) 
 
 
 def test_a_trial_share_of_nothing_tries_nothing() -> None:
-    terms = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8, trial_share=0)
+    terms = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8, exploration_rate=0)
     assert planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms, where=0.0).paths == (
         "dear",
     )
@@ -344,7 +344,7 @@ def test_users_on_the_small_side_of_a_split_try_no_more_paths_than_others() -> N
 def weighed(request: pytest.FixtureRequest) -> None:
     """Triage is weighed, in the tests that have a gateway."""
     if "neighbours" in request.fixturenames:
-        terms = {"paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.8, "trial_share": 0}
+        terms = {"paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.8, "exploration_rate": 0}
         request.getfixturevalue("neighbours").config.tasks["triage"]["policy"] = {"best_value": terms}
 
 

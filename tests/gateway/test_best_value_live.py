@@ -14,7 +14,7 @@ from doubles.waiting import found
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
     neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
-    terms = {"paths": ["small_talk", "safe_start"], "quality_floor": 0.5, "least_ratings": 5, "trial_share": 0.5}
+    terms = {"paths": ["small_talk", "safe_start"], "quality_floor": 0.5, "min_samples": 5, "exploration_rate": 0.5}
     neighbours.config.tasks["chat"]["policy"] = {"best_value": terms}
     return neighbours
 

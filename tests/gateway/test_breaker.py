@@ -5,7 +5,14 @@ from doubles.clocks import Clock
 from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.schema import BreakerConfig
 
-TERMS = BreakerConfig(failures=3, rate=0.5, window=10, least=10, rest=5, longest_rest=15)
+TERMS = BreakerConfig(
+    consecutive_failures=3,
+    failure_rate=0.5,
+    window_seconds=10,
+    min_requests=10,
+    open_duration_seconds=5,
+    max_open_duration_seconds=15,
+)
 
 
 @pytest.fixture

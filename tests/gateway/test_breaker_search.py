@@ -49,7 +49,11 @@ class Desk:
 @pytest.fixture
 def desk() -> Desk:
     inner, clock = ScriptedSearch(), Clock()
-    return Desk(inner, clock, PromptSearch(inner, Breaker(clock), BreakerConfig(failures=3, rest=2)))
+    return Desk(
+        inner,
+        clock,
+        PromptSearch(inner, Breaker(clock), BreakerConfig(consecutive_failures=3, open_duration_seconds=2)),
+    )
 
 
 def away() -> Unavailable:

@@ -75,12 +75,12 @@ async def two_prices(neighbours: Neighbours, valkey: Valkey, second_engine: Scri
     """A path `small` that costs nothing, and a dear path `large`."""
     neighbours.settings |= {"keys": "on", "redis_url": valkey.url}
     config = neighbours.config
-    config.models["models"]["tiny"]["prices"] = {"prompt": 0, "cached": 0, "completion": 0}
+    config.models["models"]["tiny"]["usd_per_million_tokens"] = {"prompt": 0, "cached": 0, "completion": 0}
     config.models["models"]["grand"] = {
-        "context_window": 4096, "prices": {"prompt": 10.0, "cached": 2.5, "completion": 40.0},
+        "context_window": 4096, "usd_per_million_tokens": {"prompt": 10.0, "cached": 2.5, "completion": 40.0},
     }  # fmt: skip
     config.models["engines"]["far"] = {"model": "grand", "url": second_engine.url}
-    config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"most": 0}}
+    config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
     config.paths["small"] = {"model": "tiny"}
     config.rest_of_tasks["default_path"] = "small"
     config.paths["large"] = {"model": "grand", "max_tokens": 10}
@@ -146,8 +146,8 @@ async def test_a_share_of_an_adapters_training_is_held_too(
     neighbours: Neighbours, valkey: Valkey, engine: ScriptedEngine
 ) -> None:
     neighbours.settings |= {"keys": "on", "redis_url": valkey.url}
-    neighbours.config.models["models"]["tiny"]["prices"] = {"prompt": 0, "cached": 0, "completion": 0}
-    neighbours.config.models["training"] = {"dollars_per_hour": 3.6, "requests": 1000, "days": 30}
+    neighbours.config.models["models"]["tiny"]["usd_per_million_tokens"] = {"prompt": 0, "cached": 0, "completion": 0}
+    neighbours.config.models["training"] = {"usd_per_hour": 3.6, "expected_requests": 1000, "expected_days": 30}
     await neighbours.lora_server.say(
         READY,
         url=engine.url,

@@ -115,7 +115,7 @@ async def test_what_was_sampled_is_only_kept_where_the_path_says_so(desk: CacheD
     asked = another(QUESTION, path=path)
     assert [(await desk.ask(EXACT, asked)).cached for _ in range(2)] == ["", ""]
     assert desk.outcomes("lookups") == {"unfit": 2}
-    sampled = CacheConfig(sampled=True)
+    sampled = CacheConfig(allow_nonzero_temperature=True)
     assert [(await desk.ask(sampled, asked)).cached for _ in range(2)] == ["", "exact"]
 
 

@@ -26,9 +26,9 @@ HIT = 0.00001
 def caching(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
     """Its paths `handbook`, `letter` and `triage_adapter` cache; the others do not."""
     neighbours.settings["redis_url"] = valkey.url
-    neighbours.config.models["cache"] = {"hit": HIT}
+    neighbours.config.models["cache"] = {"usd_per_hit": HIT}
     for name in "handbook", "letter", "triage_adapter":
-        neighbours.config.paths[name] |= {"temperature": 0, "cache": {"semantic": 0.9}}
+        neighbours.config.paths[name] |= {"temperature": 0, "cache": {"similarity_threshold": 0.9}}
     return neighbours
 
 

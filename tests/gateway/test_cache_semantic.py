@@ -15,7 +15,7 @@ from pointsman_gateway.cache.neighbours import Question as Known
 from pointsman_gateway.config.schema import CacheConfig
 from pointsman_gateway.domain import Message, Path, Sampling, Vector
 
-ALIKE = CacheConfig(semantic=0.95)
+ALIKE = CacheConfig(similarity_threshold=0.95)
 FIRST = Question("May my bike ride?", vector=unit(1))
 NEAR = Question("Can my bike come along?", vector=unit(1, 0.1))  # cosine 0.995
 FAR = Question("How do I pay?", vector=unit(1, 1))  # cosine 0.707
@@ -43,7 +43,7 @@ async def test_a_question_that_is_alike_gets_the_answer_and_says_so(desk: CacheD
 async def test_a_question_below_the_threshold_is_answered_anew(desk: CacheDesk) -> None:
     await desk.ask(ALIKE, FIRST)
     assert (await desk.ask(ALIKE, FAR)).cached == ""
-    assert (await desk.ask(CacheConfig(semantic=0.999), NEAR)).cached == ""
+    assert (await desk.ask(CacheConfig(similarity_threshold=0.999), NEAR)).cached == ""
 
 
 async def test_the_nearest_of_several_answers(desk: CacheDesk) -> None:
@@ -151,7 +151,7 @@ async def test_an_answer_that_gives_way_takes_its_question_with_it(valkey: Valke
     async with cache_desk_at(valkey.url, most_bytes=9_000) as desk:
         for number in range(6):
             vector = unit(*[0] * number, 1)
-            config = CacheConfig(semantic=0.95, ttl_seconds=1000 + number)
+            config = CacheConfig(similarity_threshold=0.95, ttl_seconds=1000 + number)
             await desk.ask(config, another(FIRST, text=f"question {'abcdef'[number]}", vector=vector))
         client = desk.cache.store._redis.client
         streams = [key async for key in client.scan_iter("*:near:*")]

@@ -98,7 +98,7 @@ async def test_a_search_is_given_up_and_the_engine_never_asked(
 
 @pytest.fixture
 def no_retries(neighbours: Neighbours) -> None:
-    neighbours.config.models["resilience"] = {"retries": {"most": 0}}
+    neighbours.config.models["resilience"] = {"retries": {"max_retries": 0}}
 
 
 async def test_the_path_that_was_fallen_back_to_stops_too(

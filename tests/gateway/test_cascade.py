@@ -322,12 +322,12 @@ def test_the_examples_vectors_are_kept_by_task_in_their_order(
 
 
 def test_a_higher_keep_rate_abstains_less_and_a_task_may_have_its_own(school: School, helpdesk: Examples) -> None:
-    usual = school.fit(helpdesk, tuning=Tuning(keep_rate=0.9))
-    generous = school.fit(helpdesk, tuning=Tuning(keep_rate=0.99))
+    usual = school.fit(helpdesk, tuning=Tuning(target_coverage=0.9))
+    generous = school.fit(helpdesk, tuning=Tuning(target_coverage=0.99))
     assert usual.report.kept == pytest.approx(0.9, abs=0.01)
     assert generous.report.kept == pytest.approx(0.99, abs=0.01)
     assert (generous.thresholds < usual.thresholds).all()
-    own = school.fit(helpdesk, tuning=Tuning(keep_rate=0.9, keep_rates={"chat": 0.99}))
+    own = school.fit(helpdesk, tuning=Tuning(target_coverage=0.9, target_coverages={"chat": 0.99}))
     lowered = (own.thresholds - usual.thresholds).tolist()
     assert min(lowered) == lowered[own.tasks.index("chat")] < -0.3
 

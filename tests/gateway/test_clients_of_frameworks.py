@@ -45,7 +45,7 @@ def calling(name: str, *arguments: str) -> list[Step]:
 async def gateway(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     # Nobody is told of what these tests do.
     monkeypatch.setenv("LANGSMITH_TRACING", "false")
-    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}}
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         yield gateway

@@ -26,7 +26,7 @@ def load_and_check(folder: Path) -> Config:
 def test_a_good_folder_is_read_as_it_is_written(config_folder: ConfigFolder) -> None:
     config = load_and_check(config_folder.write())
     assert list(config.paths.paths) == list(config_folder.paths)
-    assert config.models.models["tiny"].prices.completion == 4.0
+    assert config.models.models["tiny"].usd_per_million_tokens.completion == 4.0
     assert config.examples["triage"][0].output == '{"intent": "lost_item"}'
     assert config.examples["chat"][0].output is None
     assert config.prompts["persona.txt"] == "You are Wren."
@@ -106,7 +106,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
             "String should match pattern '^[!-~]{1,200}$'",
         ),
         (
-            _set("models", "embeddings", to={"two words": {"price": 1, "local": True}}),
+            _set("models", "embeddings", to={"two words": {"usd_per_million_tokens": 1, "local": True}}),
             "String should match pattern '^[!-~]{1,200}$' (it is 'two words')",
         ),
         (_drop("models", "models", "tiny", "prices", "cached"), "models.yaml: 'models.tiny.prices.cached' is missing"),
@@ -121,7 +121,7 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
                 "models",
                 "models",
                 "idle",
-                to={"context_window": 1, "prices": {"prompt": 1, "cached": 1, "completion": 1}},
+                to={"context_window": 1, "usd_per_million_tokens": {"prompt": 1, "cached": 1, "completion": 1}},
             ),
             "models.yaml: no engine serves model 'idle'",
         ),
@@ -169,8 +169,8 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
             "default_path is 'nowhere'; known: handbook, letter, safe",
         ),
         (
-            _set("rest_of_tasks", "classifier", to={"keep_rate": 1.5}),
-            "'classifier.keep_rate': Input should be less than 1",
+            _set("rest_of_tasks", "classifier", to={"target_coverage": 1.5}),
+            "'classifier.target_coverage': Input should be less than 1",
         ),
         (
             _set("tasks", "chat", "policy", to={"fixed": "nowhere"}),
@@ -370,7 +370,7 @@ def test_a_file_that_is_not_utf8_is_refused_by_name(config_folder: ConfigFolder,
         load_config(folder, {})
 
 
-SHADOW = {"paths": ["triage_few_shot"], "dollars_per_day": 1.0}
+SHADOW = {"paths": ["triage_few_shot"], "usd_per_day": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -380,9 +380,9 @@ SHADOW = {"paths": ["triage_few_shot"], "dollars_per_day": 1.0}
         ({"paths": ["triage_adapter"]}, {}, "names the only path that the task takes"),
         ({"paths": ["triage_few_shot", "triage_few_shot"]}, {}, "names a path twice"),
         ({"rate_by": "validators"}, {}, "the task has none; write validators"),
-        ({}, {"metric": {"exact": True}}, "takes journal: {keep_text: true}"),
+        ({}, {"metric": {"exact": True}}, "takes request_log: {store_messages: true}"),
         ({"share": 0}, {}, "share"),
-        ({"dollars_per_day": None}, {}, "dollars_per_day"),
+        ({"usd_per_day": None}, {}, "usd_per_day"),
     ],
 )
 def test_a_shadow_that_could_not_be_is_refused(
@@ -397,4 +397,4 @@ def test_the_company_of_the_flywheels_test_is_whole(tmp_path: Path) -> None:
     config = load_and_check(write_company(tmp_path / "company") / "config")
     flywheel = config.tasks.tasks["sort"].flywheel
     assert flywheel is not None
-    assert (config.folder / flywheel.heldout).is_file()
+    assert (config.folder / flywheel.eval_data).is_file()

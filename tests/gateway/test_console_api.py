@@ -18,8 +18,8 @@ from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 OTHER = "triage@0123456789ab"
 OURS = {"x-pointsman-console": "1"}
 BEST_VALUE = {
-    "paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.7, "least_ratings": 2,
-    "trial_share": 0,  # or one request in twenty would go elsewhere
+    "paths": ["triage_adapter", "triage_few_shot"], "quality_floor": 0.7, "min_samples": 2,
+    "exploration_rate": 0,  # or one request in twenty would go elsewhere
 }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ BEST_VALUE = {
 async def kept(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Gateway]:
     """With a journal that keeps texts, and a policy that weighs."""
     neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
-    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     neighbours.config.tasks["triage"]["policy"] = {"best_value": BEST_VALUE}
     await neighbours.ready()
     for version in (TRIAGE, OTHER, VOICE):

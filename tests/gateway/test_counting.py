@@ -54,7 +54,7 @@ def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
     drawn = random.Random(7)
     spent, tokens, ends = 0, 0, Counter[str]()
     for number in range(1, 1001):
-        one = receipt(drawn.choice(["ok", "cancelled", "gap_timeout"]), drawn.randint(1, 900))
+        one = receipt(drawn.choice(["ok", "cancelled", "stream_idle_timeout"]), drawn.randint(1, 900))
         counting.ended(ended(one))
         spent += sum(one.picodollars.values())
         tokens += one.usage.prompt_tokens + one.usage.completion_tokens

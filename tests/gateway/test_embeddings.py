@@ -36,8 +36,13 @@ TEXTS = ["I left my umbrella on the train", "Are bicycles allowed?", "naïve 日
 async def gateway(neighbours: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     """With its own model and with one of the scripted engine's."""
     monkeypatch.setenv("EMBEDDING_KEY", "sesame")
-    remote = {"url": neighbours.engine.url, "price": 20.0, "api_key_env": "EMBEDDING_KEY", "model": "text-3"}
-    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}, "small": remote}
+    remote = {
+        "url": neighbours.engine.url,
+        "usd_per_million_tokens": 20.0,
+        "api_key_env": "EMBEDDING_KEY",
+        "model": "text-3",
+    }
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}, "small": remote}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         yield gateway
@@ -212,7 +217,7 @@ async def test_an_engine_that_is_slow_is_not_waited_for_beyond_the_deadline(
 async def test_admissions_bound_holds_for_embeddings_too(neighbours: Neighbours, engine: ScriptedEngine) -> None:
     never = asyncio.Event()
     engine.embeds = lambda body: never
-    neighbours.config.models["embeddings"] = {"small": {"url": engine.url, "price": 1.0}}
+    neighbours.config.models["embeddings"] = {"small": {"url": engine.url, "usd_per_million_tokens": 1.0}}
     neighbours.settings |= {"max_in_flight": 1}
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
         first = asyncio.create_task(http.post(URL, json={"model": "small", "input": "a"}))
@@ -348,14 +353,23 @@ async def test_time_runs_out_for_the_gateways_own_model_too(minilm: MiniLM) -> N
 
 BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (lambda m: m.update(embeddings={"e": {"local": True}}), "'embeddings.e.price' is missing"),
-    (lambda m: m.update(embeddings={"e": {"price": 1}}), "either local: true or has a url"),
-    (lambda m: m.update(embeddings={"e": {"price": 1, "local": True, "url": "http://x"}}), "either local: true"),
+    (lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1}}), "either local: true or has a url"),
     (
-        lambda m: m.update(embeddings={"e": {"price": 1, "local": True, "model": "x"}}),
+        lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "local": True, "url": "http://x"}}),
+        "either local: true",
+    ),
+    (
+        lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "local": True, "model": "x"}}),
         "has no api_key_env and no model",
     ),
-    (lambda m: m.update(embeddings={"e": {"price": 1, "local": True, "urll": "x"}}), "unknown key 'embeddings.e.urll'"),
-    (lambda m: m.update(embeddings={"tiny": {"price": 1, "local": True}}), "'tiny' is a model and an embedding model"),
+    (
+        lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "local": True, "urll": "x"}}),
+        "unknown key 'embeddings.e.urll'",
+    ),
+    (
+        lambda m: m.update(embeddings={"tiny": {"usd_per_million_tokens": 1, "local": True}}),
+        "'tiny' is a model and an embedding model",
+    ),
 ]
 
 
@@ -372,7 +386,7 @@ def test_a_bad_embedding_model_is_refused_by_name(neighbours: Neighbours, tmp_pa
 async def test_an_endpoint_that_cannot_be_is_refused_at_the_start(
     neighbours: Neighbours, more: dict[str, Any], problem: str
 ) -> None:
-    neighbours.config.models["embeddings"] = {"e": {"price": 1, **more}}
+    neighbours.config.models["embeddings"] = {"e": {"usd_per_million_tokens": 1, **more}}
     with pytest.raises(ConfigError, match=problem):
         async with neighbours.gateway():
             pass

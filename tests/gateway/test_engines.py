@@ -160,10 +160,10 @@ def test_a_word_that_one_generation_hears_of_a_cell_is_known_to_the_others() -> 
 
 def test_generations_share_how_an_engine_does_but_not_how_it_is_treated() -> None:
     cell = Cell(Engine("a", "tiny", "http://a", ready=True))
-    before = Engines([cell], {"a": Plan(Timeouts(gap=1))})
-    after = Engines([cell], {"a": Plan(Timeouts(gap=2))})
-    assert [engines.targets(PLAIN)[0].plan.timeouts.gap for engines in (before, after)] == [1, 2]
-    cell.breaker.failed(cell.breaker.enter(), BreakerConfig(failures=1))
+    before = Engines([cell], {"a": Plan(Timeouts(stream_idle_seconds=1))})
+    after = Engines([cell], {"a": Plan(Timeouts(stream_idle_seconds=2))})
+    assert [engines.targets(PLAIN)[0].plan.timeouts.stream_idle_seconds for engines in (before, after)] == [1, 2]
+    cell.breaker.failed(cell.breaker.enter(), BreakerConfig(consecutive_failures=1))
     assert before.why_not(PLAIN) == after.why_not(PLAIN) == "a has failed and is tried again in 5 s"
     assert not before.any_ready
 

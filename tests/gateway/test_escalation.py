@@ -33,7 +33,7 @@ def small_then_large(neighbours: Neighbours, large_engine: ScriptedEngine) -> No
     config = neighbours.config
     config.models["models"]["grand"] = {
         "context_window": 4096,
-        "prices": {"prompt": 10.0, "cached": 2.5, "completion": 40.0},
+        "usd_per_million_tokens": {"prompt": 10.0, "cached": 2.5, "completion": 40.0},
     }
     config.models["engines"]["far"] = {"model": "grand", "url": large_engine.url}
     config.paths["small"] = {"model": "tiny", "strategies": [{"zero_shot": {"prompt": "triage.txt"}}]}
@@ -344,7 +344,7 @@ async def test_hanging_up_before_anything_came_stops_a_streaming_door_too(
 async def test_a_path_that_streams_freely_is_judged_for_the_record_only(
     neighbours: Neighbours, engine: ScriptedEngine, large_engine: ScriptedEngine
 ) -> None:
-    escalate = {"paths": ["small", "small_talk", "large"], "streams_freely": ["small"]}
+    escalate = {"paths": ["small", "small_talk", "large"], "stream_unvalidated": ["small"]}
     neighbours.config.tasks["triage"]["policy"] = {"escalate": escalate}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:

@@ -52,7 +52,7 @@ class Hall:
         self.seats: list[Seat] = []
         empty = Engine("fleet", "tiny", "dns+http://engines.pointsman.svc:8000/base", api_key="sk-1")
         self.group = Group(empty, WHERE, most, self._seat, self._changed, EngineMetrics(self.registry))
-        self.engines = Engines(self.group.cells, {"fleet": Plan(Timeouts(gap=9))}, Aliases())
+        self.engines = Engines(self.group.cells, {"fleet": Plan(Timeouts(stream_idle_seconds=9))}, Aliases())
 
     def _seat(self, engine: Engine) -> Seat:
         seat = Seat(engine)
@@ -82,7 +82,7 @@ def hall() -> Hall:
 async def test_each_address_is_an_engine_with_a_number_and_the_groups_terms(hall: Hall) -> None:
     await hall.leads_to("10.0.0.2", "10.0.0.1")
     assert hall.places == {"fleet/0": "http://10.0.0.1:8000/base", "fleet/1": "http://10.0.0.2:8000/base"}
-    assert [target.plan.timeouts.gap for target in hall.engines.targets(PLAIN)] == [9, 9]
+    assert [target.plan.timeouts.stream_idle_seconds for target in hall.engines.targets(PLAIN)] == [9, 9]
     assert {target.engine.api_key for target in hall.engines.targets(PLAIN)} == {"sk-1"}
     assert hall.metric("members") == 2
 
@@ -104,7 +104,7 @@ async def test_what_is_known_of_those_that_stay_stays(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
     first, second = hall.group.cells
     second.in_flight = 3
-    first.breaker.failed(first.breaker.enter(), BreakerConfig(failures=1))
+    first.breaker.failed(first.breaker.enter(), BreakerConfig(consecutive_failures=1))
     await hall.leads_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
     assert list(hall.group.cells[:2]) == [first, second]
     assert set(hall.places) == {"fleet/1", "fleet/2"}  # the first is at rest still
@@ -204,7 +204,7 @@ def test_a_group_is_written_by_its_name_in_dns(tmp_path: FilePath) -> None:
         ({"url": "dns+https://engines:8000"}, "is no group of engines; write dns+http://NAME:PORT"),
         ({"url": "dns+http://engines:port"}, "is no group of engines; write dns+http://NAME:PORT"),
         ({"url": "dns+http://10.0.0.1:80"}, "'dns+http://10.0.0.1:80' is one address and no name"),
-        ({"url": "http://engines:8000", "most": 3}, "'most' is for groups of engines"),
+        ({"url": "http://engines:8000", "max_endpoints": 3}, "'max_endpoints' is for groups of engines"),
     ],
 )
 def test_a_group_that_is_written_wrongly_is_refused(tmp_path: FilePath, engine: dict[str, object], told: str) -> None:

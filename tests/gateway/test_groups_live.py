@@ -102,7 +102,7 @@ async def test_who_comes_is_asked_and_who_goes_ends_what_it_has_begun(fleet: Fle
 
 
 async def test_each_member_is_paid_by_the_hour_as_long_as_it_is_there(fleet: Fleet, neighbours: Neighbours) -> None:
-    neighbours.config.models["engines"]["fleet"]["dollars_per_hour"] = 3600.0
+    neighbours.config.models["engines"]["fleet"]["usd_per_hour"] = 3600.0
     neighbours.config.paths["handbook"]["model"] = "big"
     cost, fixed = "pointsman_engine_cost_usd_total", "pointsman_fixed_usd_per_hour"
     async with opened(neighbours) as (gateway, http):
@@ -142,7 +142,7 @@ async def test_a_group_stays_through_an_edit_of_the_configuration_and_another_na
     async with opened(neighbours) as (gateway, http):
         await until(lambda: len(places(gateway)) == 2)
         cells, first = gateway.house.engines.cells, gateway.house.generations.current.id
-        neighbours.config.models["engines"]["fleet"]["timeouts"] = {"gap": 7}
+        neighbours.config.models["engines"]["fleet"]["timeouts"] = {"stream_idle_seconds": 7}
         neighbours.config.write()
         await until(lambda: gateway.house.generations.current.id != first, within=20)
         assert gateway.house.engines.cells == cells

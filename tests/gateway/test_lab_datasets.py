@@ -128,11 +128,11 @@ def test_nothing_that_decides_on_the_adapter_is_learnt_nor_its_like() -> None:
 
 @pytest.fixture
 def config(config_folder: ConfigFolder) -> Config:
-    config_folder.rest_of_tasks["learning"] = {"tasks": ["triage"], "without_keys": True}
+    config_folder.rest_of_tasks["learning"] = {"tasks": ["triage"], "anonymous_consent": True}
     config_folder.tasks["triage"]["flywheel"] = {
         "student": "triage_adapter",
         "teacher": "triage_few_shot",
-        "heldout": "heldout.jsonl",
+        "eval_data": "heldout.jsonl",
         "data": {"examples": False},
     }
     folder = config_folder.write()
@@ -253,7 +253,7 @@ def test_the_plan_has_all_that_a_flywheel_needs(config: Config) -> None:
     facts = plan_report(config, "triage").facts
     assert (facts["alias"], facts["asking"]) == ("triage@prod", {"max_tokens": 60, "temperature": 0})
     assert Path(facts["heldout"]).read_text() == '{"text": "I lost 2 hats", "output": "x"}\n'
-    assert facts["gates"]["most_regressions"] == 0.1
+    assert facts["gates"]["max_regressions"] == 0.1
 
 
 @pytest.mark.parametrize(

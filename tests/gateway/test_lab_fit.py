@@ -43,17 +43,17 @@ def test_the_same_examples_give_the_same_file_byte_for_byte(
 def test_the_file_is_in_the_folder_unless_another_is_named_and_what_it_holds_is_told(
     config_folder: ConfigFolder, fit: Fit
 ) -> None:
-    config_folder.tasks["chat"]["keep_rate"] = 0.8
+    config_folder.tasks["chat"]["target_coverage"] = 0.8
 
     code, found, told = fit(config_folder.write())
 
     assert (code, Path(found["file"])) == (0, config_folder.folder / "classifier.artefact")
     assert Path(found["file"]).stat().st_size == found["bytes"]
-    assert {task["task"]: (task["examples"], task["keep_rate"]) for task in found["tasks"]} == {
+    assert {task["task"]: (task["examples"], task["target_coverage"]) for task in found["tasks"]} == {
         "triage": (6, 0.95), "policy": (6, 0.95), "chat": (6, 0.8),
     }  # fmt: skip
     assert found["out_of_fold"]["accuracy"] > 0.7
-    assert found["out_of_fold"]["negatives_abstained"] is None
+    assert found["out_of_fold"]["out_of_scope_abstained"] is None
     assert "embedding: 18 of 18" in told.splitlines()
     assert "learning: 12 of 12" in told.splitlines()
 
@@ -110,5 +110,5 @@ def test_without_json_it_is_a_page_to_read(
     assert main(["fit", str(config_folder.write())]) == 0
 
     page = capfd.readouterr().out
-    assert "3 tasks, 18 examples, 0 negatives" in page
+    assert "3 tasks, 18 examples, 0 out-of-scope texts" in page
     assert [line.split()[:2] for line in page.splitlines() if line.startswith("  triage")] == [["triage", "6"]]

@@ -28,7 +28,7 @@ Replay = Callable[..., Any]
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
     """A gateway whose request log stores texts, with a task whose requests are split between two paths."""
     neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
-    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     neighbours.config.tasks["chat"]["policy"] = {"split": {"small_talk": 1, "safe_start": 1}}
     return neighbours
 
@@ -79,11 +79,11 @@ async def _a_day(door: HttpDoor, valkey: Valkey) -> list[dict[str, Any]]:
     return await _kept(valkey, 15)
 
 
-@pytest.mark.parametrize("keep_text", [True, False])
+@pytest.mark.parametrize("store_messages", [True, False])
 async def test_the_configuration_that_decided_would_change_nothing(
-    keep_text: bool, neighbours: Neighbours, valkey: Valkey, replay: Replay
+    store_messages: bool, neighbours: Neighbours, valkey: Valkey, replay: Replay
 ) -> None:
-    neighbours.config.rest_of_tasks["journal"]["keep_text"] = keep_text
+    neighbours.config.rest_of_tasks["request_log"]["store_messages"] = store_messages
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         entries = await _a_day(HttpDoor(client), valkey)
@@ -92,7 +92,7 @@ async def test_the_configuration_that_decided_would_change_nothing(
     code, found, _ = await replay(neighbours.config.folder)
 
     assert (code, found["decisions"], found["compared"]) == (0, 15, 15)
-    assert found["without_text"] == (0 if keep_text else 15)
+    assert found["without_text"] == (0 if store_messages else 15)
     assert found["changed"] == 0, found["moves"]
     assert found["on_modified_paths"] == {}
     assert found["cost_per_1000_usd"]["difference"] == 0
@@ -182,8 +182,8 @@ async def test_more_change_than_was_allowed_fails_after_all_has_been_shown(
 async def test_a_new_task_is_seen_only_where_texts_were_kept(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
-    await _note(valkey, Request("auto", (Message("user", IN_CHAT),)), decision("kept"), keep_text=True)
-    await _note(valkey, Request("auto", (Message("user", IN_CHAT),)), decision("not kept"), keep_text=False)
+    await _note(valkey, Request("auto", (Message("user", IN_CHAT),)), decision("kept"), store_messages=True)
+    await _note(valkey, Request("auto", (Message("user", IN_CHAT),)), decision("not kept"), store_messages=False)
     config_folder.tasks["greeting"] = config_folder.tasks.pop("chat") | {"examples": "tasks/greeting.jsonl"}
     config_folder.examples["greeting"] = config_folder.examples.pop("chat")
 
@@ -203,7 +203,7 @@ async def test_what_was_away_then_is_no_change(valkey: Valkey, config_folder: Co
     wanted = decision("d1", "triage", adapter, alternatives=(spare,), considered=(chosen,))
     failed_over = wanted.with_fallback("engine_error")
     assert failed_over.path is spare
-    await _note(valkey, request, failed_over, keep_text=True)
+    await _note(valkey, request, failed_over, store_messages=True)
 
     _, found, _ = await replay(config_folder.write())
 
@@ -219,7 +219,7 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
         for hours, count in ((30, 2), (20, 2 * PAGE_SIZE), (1, 3)):
             for number in range(count):
                 made = decision(f"{hours}/{number}")
-                entry = to_entry(PendingEntry(0, request, made, routed(made)), keep_text=False)
+                entry = to_entry(PendingEntry(0, request, made, routed(made)), store_messages=False)
                 await redis.xadd(
                     redis_schema.DECISIONS, {"entry": entry.json}, id=f"{(now - hours * 3600) * 1000}-{number + 1}"
                 )
@@ -234,7 +234,7 @@ async def test_no_text_of_a_request_commands_the_terminal(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
     text = f"\x1b[2J{IN_CHAT}\x07\n"
-    await _note(valkey, Request("auto", (Message("user", text),)), decision("d1", "triage"), keep_text=True)
+    await _note(valkey, Request("auto", (Message("user", text),)), decision("d1", "triage"), store_messages=True)
 
     _, found, _ = await replay(config_folder.write())
 
@@ -245,7 +245,7 @@ async def test_an_abstention_stays_one_without_its_text(
     valkey: Valkey, config_folder: ConfigFolder, replay: Replay
 ) -> None:
     abstained = decision("d1", UNKNOWN, AnswerPath("safe_start", "tiny"), reason="abstained")
-    await _note(valkey, Request("auto", (Message("user", IN_NONE),)), abstained, keep_text=False)
+    await _note(valkey, Request("auto", (Message("user", IN_NONE),)), abstained, store_messages=False)
     config_folder.rest_of_tasks["default_path"] = "small_talk"
 
     _, found, _ = await replay(config_folder.write())
@@ -273,7 +273,7 @@ async def test_best_value_decides_by_the_evidence_that_the_gateways_counted(
     await _kept(valkey, 16)
     for answer in answers:
         await door.say(answer.decision_id, rating=float(answer.path == "safe_start"))
-    terms = {"paths": ["small_talk", "safe_start"], "quality_floor": 0.5, "least_ratings": 1, "trial_share": 0}
+    terms = {"paths": ["small_talk", "safe_start"], "quality_floor": 0.5, "min_samples": 1, "exploration_rate": 0}
     neighbours.config.tasks["chat"]["policy"] = {"best_value": terms}
 
     _, found, _ = await replay(neighbours.config.write())
@@ -314,7 +314,7 @@ async def test_a_dead_redis_is_told_of_without_its_password(
     assert "secret" not in errors
 
 
-async def _note(valkey: Valkey, request: Request, decided: Any, *, keep_text: bool) -> None:
-    entry = to_entry(PendingEntry(0, request, decided, receipt(decided)), keep_text)
+async def _note(valkey: Valkey, request: Request, decided: Any, *, store_messages: bool) -> None:
+    entry = to_entry(PendingEntry(0, request, decided, receipt(decided)), store_messages)
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         await redis.xadd(redis_schema.DECISIONS, {"decision": decided.id, "entry": entry.json})

@@ -10,7 +10,7 @@ import pytest
 from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
 from doubles.remembering import Desk, decision, routed
 from doubles.valkey import Valkey
-from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import UNKNOWN, Feedback, Message, Request
 from pointsman_lab.__main__ import main
 
@@ -70,7 +70,7 @@ async def test_lines_are_counted_as_an_editor_counts_them(config_folder: ConfigF
 async def test_the_journal_tells_of_a_task_that_is_missing_and_of_requests_that_were_of_another(
     config_folder: ConfigFolder, desk: Desk, valkey: Valkey, tmp_path: Path, suggest: Suggest
 ) -> None:
-    desk.store.config = JournalConfig(keep_text=True)
+    desk.store.config = RequestLogConfig(store_messages=True)
     await _remember(desk)
     file = tmp_path / "proposed.jsonl"
 

@@ -28,7 +28,7 @@ JSON = '{"intent": "lost_item"}'
 def learning(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
     """Answers of triage may be learnt from, whoever asks."""
     neighbours.settings |= {"redis_url": valkey.url}
-    neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triage"], "without_keys": True}
+    neighbours.config.rest_of_tasks["learning"] = {"tasks": ["triage"], "anonymous_consent": True}
     neighbours.engine.says(*answer(JSON))
     return neighbours
 
@@ -96,7 +96,7 @@ async def test_a_tenant_decides_for_itself_and_takes_it_back(learning: Neighbour
     async with register_at(valkey.url) as register:
         key = (await issue(valkey.url, tenant="acme")).credential.text
         async with asked(learning, valkey, IN_TRIAGE, key=key):
-            assert await lessons(valkey) == []  # without_keys does not speak for those who have one
+            assert await lessons(valkey) == []  # anonymous_consent does not speak for those who have one
         await register.consent("acme", ["triage"])
         async with asked(learning, valkey, IN_TRIAGE, key=key):
             assert [kept["tenant"] for kept in await lessons(valkey)] == ["acme"]
@@ -139,7 +139,7 @@ async def test_where_the_hook_fails_nothing_is_kept(failing: None, learning: Nei
 
 async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
     async with desk_at(valkey.url) as desk:
-        desk.store.learning = LearningConfig(tasks=("chat",), without_keys=True, most=100)
+        desk.store.learning = LearningConfig(tasks=("chat",), anonymous_consent=True, max_answers=100)
         for number in range(130):
             made = decision(f"d{number}")
             desk.recorder.note(REQUEST, made, receipt(made), (CompletedAnswer("small_talk", "Hi"),))
@@ -150,7 +150,7 @@ async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
 
 async def test_a_share_keeps_the_same_decisions_whoever_looks(valkey: Valkey) -> None:
     async with desk_at(valkey.url) as desk:
-        desk.store.learning = LearningConfig(tasks=("chat",), without_keys=True, share=0.3)
+        desk.store.learning = LearningConfig(tasks=("chat",), anonymous_consent=True, share=0.3)
         wanted = [desk.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
         assert wanted == [desk.recorder.wants_answers(REQUEST, decision(f"d{number}")) for number in range(1000)]
     assert 250 < sum(wanted) < 350

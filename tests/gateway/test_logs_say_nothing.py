@@ -72,7 +72,7 @@ async def gateway(
     models["models"]["other"] = models["models"]["tiny"]
     models["engines"]["remote"] = {"model": "other", "url": neighbours.engine.url, "api_key_env": "ENGINES_KEY"}
     neighbours.settings["redis_url"] = valkey.url
-    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     await neighbours.ready()
     recorded = Recorded()
     async with neighbours.gateway(recorded.spans if form == "json" else None) as gateway:

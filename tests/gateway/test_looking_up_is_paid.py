@@ -23,13 +23,13 @@ async def asked(neighbours: Neighbours, text: str, model: str = "auto", times: i
 
 @pytest.fixture(autouse=True)
 def prices(neighbours: Neighbours) -> None:
-    neighbours.config.models["retrieval"] = {"search": SEARCH, "embedding": EMBEDDING}
+    neighbours.config.models["retrieval"] = {"usd_per_search": SEARCH, "usd_per_embedding": EMBEDDING}
 
 
 async def test_a_search_that_found_nothing_relevant_is_on_the_receipt_of_the_path_that_answers(
     neighbours: Neighbours, retriever: ScriptedRetriever
 ) -> None:
-    neighbours.config.paths["handbook"]["strategies"][1]["retrieval"]["when_nothing"] = "next_path"
+    neighbours.config.paths["handbook"]["strategies"][1]["retrieval"]["on_empty"] = "next_path"
     neighbours.config.tasks["policy"]["fallback"] = ["small_talk"]
     retriever.relevant = False
     (told,) = await asked(neighbours, IN_POLICY)
@@ -54,8 +54,8 @@ async def test_a_question_is_embedded_once_for_its_examples_and_for_the_cache(
 ) -> None:
     """Its path is named by the caller, so that no classifier has embedded it before."""
     neighbours.settings |= {"redis_url": valkey.url}
-    neighbours.config.models["cache"] = {"hit": 0}
-    neighbours.config.paths[path] |= {"temperature": 0, "cache": {"semantic": 0.95}}
+    neighbours.config.models["cache"] = {"usd_per_hit": 0}
+    neighbours.config.paths[path] |= {"temperature": 0, "cache": {"similarity_threshold": 0.95}}
     first, again = await asked(neighbours, text, f"path:{path}", times=2)
     assert first["cost_parts_usd"]["embedding"] == EMBEDDING
     assert (first["cached"], again["cached"]) == ("", "exact")

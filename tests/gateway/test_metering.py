@@ -27,10 +27,12 @@ from pointsman_servicekit.grpc_client import open_channel
 PRICING = Pricing(
     ModelsFile(
         prices_as_of=date(2026, 11, 1),
-        models={"tiny": ModelConfig(context_window=1, prices=Prices(prompt=1, cached=0.25, completion=4))},
+        models={
+            "tiny": ModelConfig(context_window=1, usd_per_million_tokens=Prices(prompt=1, cached=0.25, completion=4))
+        },
         engines={},
-        retrieval=RetrievalPrices(search=0.00005, embedding=0.000002),
-        training=TrainingConfig(dollars_per_hour=7.2, requests=1000, days=10),
+        retrieval=RetrievalPrices(usd_per_search=0.00005, usd_per_embedding=0.000002),
+        training=TrainingConfig(usd_per_hour=7.2, expected_requests=1000, expected_days=10),
     ),
     training_seconds=lambda model, version: 500.0 if version == "triage@1" else 0.0,
 )
@@ -230,7 +232,7 @@ def asking(text: str) -> dict[str, object]:
         ("internal", None, "gateway"),
         ("bad_json", InvalidArgument("x", code="bad_json"), "caller"),
         ("requests_per_minute", ResourceExhausted("x", code="requests_per_minute"), "limits"),
-        ("gap_timeout", Unavailable("x", code="gap_timeout"), "engine"),
+        ("stream_idle_timeout", Unavailable("x", code="stream_idle_timeout"), "engine"),
         ("adapter_not_resident", Unavailable("x", code="adapter_not_resident"), "adapter"),
         ("redis_unavailable", Unavailable("x", code="redis_unavailable"), "state"),
         ("overloaded", Unavailable("x", code="overloaded"), "gateway"),

@@ -29,8 +29,8 @@ COUNTERFACTUAL = "pointsman_counterfactual_cost_usd_total"
 @pytest.fixture
 def neighbours(neighbours: Neighbours) -> Neighbours:
     models = neighbours.config.models
-    models["engines"]["local"]["dollars_per_hour"] = 3600.0  # a dollar a second
-    models["training"] = {"dollars_per_hour": 3.6, "requests": 1000, "days": 10}
+    models["engines"]["local"]["usd_per_hour"] = 3600.0  # a dollar a second
+    models["training"] = {"usd_per_hour": 3.6, "expected_requests": 1000, "expected_days": 10}
     return neighbours
 
 
@@ -96,7 +96,7 @@ async def test_what_is_cut_off_counts_as_work_until_then(
 
 
 async def test_an_engine_that_has_no_price_has_no_series(neighbours: Neighbours) -> None:
-    del neighbours.config.models["engines"]["local"]["dollars_per_hour"]
+    del neighbours.config.models["engines"]["local"]["usd_per_hour"]
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
         await HttpDoor(http).ask(IN_CHAT)
@@ -125,7 +125,7 @@ async def test_what_stands_costs_by_the_hour_whoever_asks(gateway: Gateway) -> N
 async def test_an_engine_of_ones_own_is_a_paths_fixed_cost(neighbours: Neighbours) -> None:
     config = neighbours.config
     config.models["models"]["large"] = config.models["models"]["tiny"]
-    config.models["engines"]["own"] = {"model": "large", "url": neighbours.engine.url, "dollars_per_hour": 2.5}
+    config.models["engines"]["own"] = {"model": "large", "url": neighbours.engine.url, "usd_per_hour": 2.5}
     config.paths["handbook"]["model"] = "large"
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
@@ -245,12 +245,15 @@ async def test_the_road_not_taken_is_priced_by_the_tasks_own_paths(gateway: Gate
     [
         (lambda m: m.pop("prices_as_of"), "'prices_as_of' is missing"),
         (lambda m: m.update(prices_as_of="soon"), "'prices_as_of': Input should be a valid date"),
-        (lambda m: m["retrieval"].pop("embedding"), "'retrieval.embedding' is missing"),
-        (lambda m: m["training"].pop("days"), "'training.days' is missing"),
-        (lambda m: m["training"].update(requests=0), "'training.requests': Input should be greater than or equal to 1"),
+        (lambda m: m["retrieval"].pop("usd_per_embedding"), "'retrieval.usd_per_embedding' is missing"),
+        (lambda m: m["training"].pop("expected_days"), "'training.expected_days' is missing"),
         (
-            lambda m: m["engines"]["local"].update(dollars_per_hour=0),
-            "'engines.local.dollars_per_hour': Input should be greater than 0",
+            lambda m: m["training"].update(expected_requests=0),
+            "'training.expected_requests': Input should be greater than or equal to 1",
+        ),
+        (
+            lambda m: m["engines"]["local"].update(usd_per_hour=0),
+            "'engines.local.usd_per_hour': Input should be greater than 0",
         ),
     ],
 )

@@ -18,7 +18,7 @@ async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 async def test_each_listed_model_is_found_by_its_name(neighbours: Neighbours) -> None:
-    neighbours.config.models["embeddings"] = {"org/mini:lm": {"local": True, "price": 0.5}}
+    neighbours.config.models["embeddings"] = {"org/mini:lm": {"local": True, "usd_per_million_tokens": 0.5}}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, opening_client(gateway) as client, open_http_client(gateway) as http:
         listed = [model async for model in client.models.list()]

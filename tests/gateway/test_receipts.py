@@ -31,8 +31,8 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbours:
     neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
-    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}}
-    neighbours.config.models["retrieval"]["embedding"] = 0.000001
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}}
+    neighbours.config.models["retrieval"]["usd_per_embedding"] = 0.000001
     return neighbours
 
 
@@ -295,7 +295,7 @@ async def test_the_question_that_was_embedded_is_on_the_bill(
 async def test_refusals_have_a_stream_of_their_own_and_push_no_decision_out(
     neighbours: Neighbours, valkey: Valkey
 ) -> None:
-    neighbours.config.rest_of_tasks["journal"] = {"most_undecided": 100}
+    neighbours.config.rest_of_tasks["request_log"] = {"max_undecided": 100}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
         await http.post("/v1/chat/completions", json=body(IN_CHAT))

@@ -20,7 +20,7 @@ CARD, MAIL = "4111 1111 1111 1111", "ann@example.org"
 @pytest.fixture
 def keeping(neighbours: Neighbours, valkey: Valkey) -> Neighbours:
     neighbours.settings |= {"redis_url": valkey.url, "redaction": "pointsman_gateway.redaction:redact_common"}
-    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     return neighbours
 
 

@@ -75,7 +75,11 @@ async def test_a_request_ends_by_the_generation_with_which_it_began(
     del neighbours.config.tasks["chat"]
     neighbours.config.tasks["small_talk"] = {"examples": "tasks/chat.jsonl", "policy": {"fixed": "handbook"}}
     del neighbours.config.paths["small_talk"]
-    neighbours.config.models["models"]["tiny"]["prices"] = {"prompt": 1000, "cached": 1000, "completion": 1000}
+    neighbours.config.models["models"]["tiny"]["usd_per_million_tokens"] = {
+        "prompt": 1000,
+        "cached": 1000,
+        "completion": 1000,
+    }
     neighbours.config.write()
     await swapped(gateway, before)
     go_on.set()

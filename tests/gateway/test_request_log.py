@@ -14,7 +14,7 @@ from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from doubles.remembering import REQUEST, Desk, decision, decisions_in, desk_at, receipt
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
-from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import Considered, Message, Request, Sampling
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import MAX_TEXT_BYTES, PendingEntry, to_entry
@@ -87,9 +87,9 @@ async def test_both_doors_tell_margin_familiarity_notes_and_generation(door: Doo
     assert decided["notes"] == []
 
 
-def entry_of(request: Request, keep_text: bool = False, **fields: Any) -> dict[str, Any]:
+def entry_of(request: Request, store_messages: bool = False, **fields: Any) -> dict[str, Any]:
     made = decision(**fields)
-    entry: dict[str, Any] = json.loads(to_entry(PendingEntry(1.7e9, request, made, receipt(made)), keep_text).json)
+    entry: dict[str, Any] = json.loads(to_entry(PendingEntry(1.7e9, request, made, receipt(made)), store_messages).json)
     return entry
 
 
@@ -113,10 +113,10 @@ def test_text_is_kept_whole_or_not_at_all_and_the_entry_says_which() -> None:
     short = Request("auto", (Message("user", "Grüße", {"name": "ann"}),), user="u1")
     long = Request("auto", (Message("user", "x" * MAX_TEXT_BYTES),))
     assert entry_of(short)["text"] == "not kept"
-    entry = entry_of(short, keep_text=True)
+    entry = entry_of(short, store_messages=True)
     assert (entry["text"], entry["user"]) == ("kept", "u1")
     assert entry["messages"] == [{"role": "user", "content": "Grüße", "name": "ann"}]
-    entry = entry_of(long, keep_text=True)
+    entry = entry_of(long, store_messages=True)
     assert (entry["text"], entry["messages"]) == ("too long", None)
 
 
@@ -136,7 +136,7 @@ async def lengths(valkey: Valkey) -> tuple[int, int]:
 
 
 async def test_stream_and_index_hold_the_newest_and_exactly_as_many_as_the_cap(desk: Desk, valkey: Valkey) -> None:
-    desk.store.config = JournalConfig(most=300)
+    desk.store.config = RequestLogConfig(max_decisions=300)
     for begin in range(0, 1000, 250):
         desk.note(*(f"d{number}" for number in range(begin, begin + 250)))
         await desk.recorder.write()
@@ -149,7 +149,7 @@ async def test_stream_and_index_hold_the_newest_and_exactly_as_many_as_the_cap(d
 async def test_a_cap_that_is_lowered_is_kept_from_the_next_batch_on(desk: Desk, valkey: Valkey) -> None:
     desk.note(*(f"d{number}" for number in range(3000)))
     await desk.recorder.write()
-    desk.store.config = JournalConfig(most=100)
+    desk.store.config = RequestLogConfig(max_decisions=100)
     desk.note("last")
     await desk.recorder.write()
     assert await lengths(valkey) == (100, 100)
@@ -159,7 +159,7 @@ async def test_a_batch_that_is_sent_twice_is_written_once(desk: Desk, valkey: Va
     made = decision()
     desk.board.answered(receipt(made))
     batch = Batch(1, [to_entry(PendingEntry(1.7e9, REQUEST, made, receipt(made)), False)], desk.board.hand_over())
-    desk.store.config = JournalConfig(most=100)
+    desk.store.config = RequestLogConfig(max_decisions=100)
     await desk.store.write(batch)
     await desk.store.write(batch)
     assert len(await decisions_in(valkey.url)) == 1

@@ -15,23 +15,41 @@ def models(config_folder: ConfigFolder) -> ModelsFile:
 
 def test_without_a_word_there_are_timeouts_a_breaker_and_retries_and_no_hedging(config_folder: ConfigFolder) -> None:
     plan = plans(models(config_folder))["local"]
-    assert (plan.timeouts.connect, plan.timeouts.first_token, plan.timeouts.gap) == (2, 60, 60)
-    assert (plan.breaker.enabled, plan.breaker.failures, plan.breaker.rest) == (True, 5, 5)
+    assert (plan.timeouts.connect_seconds, plan.timeouts.first_token_seconds, plan.timeouts.stream_idle_seconds) == (
+        2,
+        60,
+        60,
+    )
+    assert (plan.breaker.enabled, plan.breaker.consecutive_failures, plan.breaker.open_duration_seconds) == (True, 5, 5)
     resilience = models(config_folder).resilience
-    assert (resilience.retries.most, resilience.retries.share, resilience.hedge_after) == (2, 0.2, None)
+    assert (resilience.retries.max_retries, resilience.retries.budget_ratio, resilience.hedge_after_seconds) == (
+        2,
+        0.2,
+        None,
+    )
 
 
 def test_an_engine_has_its_own_where_they_are_written_and_those_for_all_where_not(config_folder: ConfigFolder) -> None:
-    config_folder.models["resilience"] = {"timeouts": {"connect": 1, "gap": 9}, "breaker": {"failures": 3}}
-    config_folder.models["engines"]["local"] |= {"timeouts": {"gap": 4}, "breaker": {"enabled": False}}
+    config_folder.models["resilience"] = {
+        "timeouts": {"connect_seconds": 1, "stream_idle_seconds": 9},
+        "breaker": {"consecutive_failures": 3},
+    }
+    config_folder.models["engines"]["local"] |= {"timeouts": {"stream_idle_seconds": 4}, "breaker": {"enabled": False}}
     plan = plans(models(config_folder))["local"]
-    assert (plan.timeouts.connect, plan.timeouts.first_token, plan.timeouts.gap) == (1, 60, 4)
-    assert (plan.breaker.enabled, plan.breaker.failures) == (False, 3)
+    assert (plan.timeouts.connect_seconds, plan.timeouts.first_token_seconds, plan.timeouts.stream_idle_seconds) == (
+        1,
+        60,
+        4,
+    )
+    assert (plan.breaker.enabled, plan.breaker.consecutive_failures) == (False, 3)
 
 
 def test_an_engine_stays_the_same_where_only_its_times_change(config_folder: ConfigFolder) -> None:
     before = models(config_folder).engines["local"]
-    config_folder.models["engines"]["local"] |= {"timeouts": {"gap": 4}, "breaker": {"failures": 9}}
+    config_folder.models["engines"]["local"] |= {
+        "timeouts": {"stream_idle_seconds": 4},
+        "breaker": {"consecutive_failures": 9},
+    }
     after = models(config_folder).engines["local"]
     assert before != after
     assert before.identity == after.identity
@@ -43,10 +61,10 @@ def test_an_engine_stays_the_same_where_only_its_times_change(config_folder: Con
     ("resilience", "told"),
     [
         ({"timeout": {}}, "unknown key 'resilience.timeout'; known here: timeouts, breaker, retries"),
-        ({"timeouts": {"first_token": 0}}, "'resilience.timeouts.first_token'"),
-        ({"breaker": {"rate": 2}}, "'resilience.breaker.rate'"),
-        ({"retries": {"share": -1}}, "'resilience.retries.share'"),
-        ({"hedge_after": 0}, "'resilience.hedge_after'"),
+        ({"timeouts": {"first_token_seconds": 0}}, "'resilience.timeouts.first_token_seconds'"),
+        ({"breaker": {"failure_rate": 2}}, "'resilience.breaker.failure_rate'"),
+        ({"retries": {"budget_ratio": -1}}, "'resilience.retries.budget_ratio'"),
+        ({"hedge_after_seconds": 0}, "'resilience.hedge_after_seconds'"),
         ({"load_bound": 0.5}, "'resilience.load_bound'"),
     ],
 )

@@ -13,7 +13,7 @@ from pointsman_gateway.domain import Finished, Message, Request
 @pytest.fixture
 async def hedging(neighbours: Neighbours, second_engine: ScriptedEngine) -> AsyncIterator[Gateway]:
     neighbours.config.models["engines"]["spare"] = {"model": "tiny", "url": second_engine.url}
-    neighbours.config.models["resilience"] = {"hedge_after": 0.02}
+    neighbours.config.models["resilience"] = {"hedge_after_seconds": 0.02}
     await neighbours.ready()
     async with neighbours.gateway() as gateway:
         next(cell for cell in gateway.house.engines.cells if cell.engine.name == "spare").in_flight += 100

@@ -48,7 +48,7 @@ def nobody_accepts() -> Iterator[str]:
 
 async def test_a_machine_that_is_gone_is_a_connect_timeout(client: OpenAIClient) -> None:
     with nobody_accepts() as url:
-        error = await failure(client, url, Timeouts(connect=SHORT))
+        error = await failure(client, url, Timeouts(connect_seconds=SHORT))
     assert isinstance(error, Unavailable)
     assert (error.code, error.message) == ("connect_timeout", "engine 'a' failed: no connection within 0.1 s")
 
@@ -57,7 +57,7 @@ async def test_an_engine_that_says_nothing_is_a_first_token_timeout(
     client: OpenAIClient, engine: ScriptedEngine
 ) -> None:
     engine.says(asyncio.Event())
-    error = await failure(client, engine.url, Timeouts(first_token=SHORT))
+    error = await failure(client, engine.url, Timeouts(first_token_seconds=SHORT))
     assert (error.code, error.message) == ("first_token_timeout", "engine 'a' failed: no first token within 0.1 s")
 
 
@@ -67,15 +67,17 @@ async def test_signs_of_life_are_no_first_token(client: OpenAIClient, engine: Sc
         asyncio.get_running_loop().call_later(SHORT / 4 * number, sign.set)
     dripping: list[Step] = [step for sign in signs for step in (sign, b": still here\n\n")]
     engine.says(*beginning(), *dripping, asyncio.Event())
-    error = await failure(client, engine.url, Timeouts(first_token=SHORT))
+    error = await failure(client, engine.url, Timeouts(first_token_seconds=SHORT))
     assert error.code == "first_token_timeout"
     assert not signs[-1].is_set()
 
 
-async def test_an_engine_that_falls_silent_is_a_gap_timeout(client: OpenAIClient, engine: ScriptedEngine) -> None:
+async def test_an_engine_that_falls_silent_is_a_stream_idle_timeout(
+    client: OpenAIClient, engine: ScriptedEngine
+) -> None:
     engine.says(*beginning("Hel"), asyncio.Event(), *answer("lo"))
-    error = await failure(client, engine.url, Timeouts(gap=SHORT))
-    assert (error.code, error.message) == ("gap_timeout", "engine 'a' failed: nothing more within 0.1 s")
+    error = await failure(client, engine.url, Timeouts(stream_idle_seconds=SHORT))
+    assert (error.code, error.message) == ("stream_idle_timeout", "engine 'a' failed: nothing more within 0.1 s")
 
 
 @pytest.mark.parametrize("script", [[], ["Hel"]])

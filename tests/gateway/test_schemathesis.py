@@ -80,7 +80,7 @@ def _name(case: Any, model: str) -> None:
 
 @pytest.fixture
 def neighbours(neighbours: Neighbours) -> Neighbours:
-    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}}
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}}
     return neighbours
 
 

@@ -44,10 +44,10 @@ def _has_more(gateway: Gateway, ends: float) -> bool:
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
     neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
-    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    neighbours.config.rest_of_tasks["request_log"] = {"store_messages": True}
     neighbours.config.tasks["triage"] |= {
         "metric": {"exact": True},
-        "shadow": {"paths": ["triage_few_shot"], "share": 1.0, "dollars_per_day": 1.0},
+        "shadow": {"paths": ["triage_few_shot"], "share": 1.0, "usd_per_day": 1.0},
     }
     neighbours.engine.script = by_path
     return neighbours
@@ -165,7 +165,7 @@ async def test_a_shadow_goes_when_callers_need_the_place_and_what_it_cost_is_cou
 
 
 async def test_nothing_is_begun_beyond_the_days_dollars(neighbours: Neighbours) -> None:
-    neighbours.config.tasks["triage"]["shadow"]["dollars_per_day"] = 1e-9
+    neighbours.config.tasks["triage"]["shadow"]["usd_per_day"] = 1e-9
     await neighbours.ready()
     async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
         door = HttpDoor(client)

@@ -20,7 +20,7 @@ from doubles.gateway import Gateway, Neighbours
 from doubles.remembering import Desk, decisions_in, feedback_in, rated_in
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
-from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.feedback import FeedbackService, Stored
@@ -284,7 +284,7 @@ async def test_feedback_is_capped_with_its_index(desk: Desk, valkey: Valkey) -> 
     names = [f"d{number}" for number in range(150)]
     desk.note(*names)
     await desk.recorder.write()
-    desk.store.config = JournalConfig(most_feedback=100)
+    desk.store.config = RequestLogConfig(max_feedback=100)
     for name in names:
         assert await desk.store.say(Feedback(name, "f", rating=1.0), 1000) == "stored"
     assert [record["decision"] for record in await feedback_in(valkey.url)] == names[50:]

@@ -36,7 +36,7 @@ async def engine() -> AsyncIterator[RawEngine]:
 @pytest.fixture(autouse=True)
 def no_second_chance(neighbours: Neighbours) -> None:
     """Each failure is told as it is: the engine is neither asked again nor left alone."""
-    neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"most": 0}}
+    neighbours.config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
 
 
 def ended(gateway: Gateway, outcome: str) -> float:
@@ -133,14 +133,14 @@ async def test_an_event_that_is_broken_or_an_error_ends_it_in_an_error(
 
 @pytest.fixture
 def impatient_with_engines(neighbours: Neighbours) -> None:
-    neighbours.config.models["engines"]["local"]["timeouts"] = {"gap": 0.3, "first_token": 0.3}
+    neighbours.config.models["engines"]["local"]["timeouts"] = {"stream_idle_seconds": 0.3, "first_token_seconds": 0.3}
 
 
 SILENT: list[tuple[list[Step], str]] = [
     ([], "first_token_timeout"),
     ([HEAD, in_chunks([ROLE])], "first_token_timeout"),
-    ([HEAD, in_chunks([ROLE, FIRST])], "gap_timeout"),
-    ([HEAD, in_chunks([ROLE, FIRST, FINISH, USAGE])], "gap_timeout"),
+    ([HEAD, in_chunks([ROLE, FIRST])], "stream_idle_timeout"),
+    ([HEAD, in_chunks([ROLE, FIRST, FINISH, USAGE])], "stream_idle_timeout"),
 ]
 
 

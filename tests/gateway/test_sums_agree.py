@@ -39,15 +39,19 @@ async def gateway(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Asy
     neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool", "max_in_flight": 24}
     neighbours.settings |= {"max_waiting": 4, "longest_wait": 0.2}
     config = neighbours.config
-    config.models["models"]["tiny"]["prices"] = {"prompt": 0.0137, "cached": 0.0021, "completion": 0.0623}
-    config.models["retrieval"] = {"search": 2.3e-7, "embedding": 1.7e-8}
-    config.models["training"] = {"dollars_per_hour": 0.043, "requests": 10_007, "days": 30}
-    config.models["engines"]["local"]["dollars_per_hour"] = 0.043
-    config.models["cache"] = {"hit": 1.3e-8}
-    config.models["embeddings"] = {"minilm": {"local": True, "price": 0.0019}}
-    config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"most": 0}}
+    config.models["models"]["tiny"]["usd_per_million_tokens"] = {
+        "prompt": 0.0137,
+        "cached": 0.0021,
+        "completion": 0.0623,
+    }
+    config.models["retrieval"] = {"usd_per_search": 2.3e-7, "usd_per_embedding": 1.7e-8}
+    config.models["training"] = {"usd_per_hour": 0.043, "expected_requests": 10_007, "expected_days": 30}
+    config.models["engines"]["local"]["usd_per_hour"] = 0.043
+    config.models["cache"] = {"usd_per_hit": 1.3e-8}
+    config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.0019}}
+    config.models["resilience"] = {"breaker": {"enabled": False}, "retries": {"max_retries": 0}}
     config.paths["handbook"] |= {"temperature": 0, "cache": {}}
-    config.rest_of_tasks["journal"] = {"most_undecided": REQUESTS}
+    config.rest_of_tasks["request_log"] = {"max_undecided": REQUESTS}
     aliases = {"triage@prod": TRIAGE, "voice@prod": VOICE}
     await neighbours.lora_server.say(
         READY, url=neighbours.engine.url, resident=[TRIAGE, VOICE], aliases=aliases, training_seconds={TRIAGE: 552.0}

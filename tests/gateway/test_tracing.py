@@ -144,8 +144,8 @@ async def test_a_load_of_an_adapter_lies_in_the_trace_of_who_waits_for_it(
 async def test_vectors_have_a_span_which_their_engine_hears_of(
     recorded: Recorded, neighbours: Neighbours, engine: ScriptedEngine
 ) -> None:
-    remote = {"url": engine.url, "price": 1.0, "model": "text-3"}
-    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "price": 0.5}, "small": remote}
+    remote = {"url": engine.url, "usd_per_million_tokens": 1.0, "model": "text-3"}
+    neighbours.config.models["embeddings"] = {"minilm": {"local": True, "usd_per_million_tokens": 0.5}, "small": remote}
     await neighbours.ready()
     async with neighbours.gateway(recorded.spans) as gateway, open_http_client(gateway) as http:
         for model in ("minilm", "small"):

@@ -252,7 +252,7 @@ def _validators(*validators: Any) -> Callable[[ConfigFolder], None]:
 
 
 def _escalate(*paths: str, freely: Sequence[str] = (), **task: Any) -> Callable[[ConfigFolder], None]:
-    policy = {"escalate": {"paths": list(paths), "streams_freely": list(freely)}}
+    policy = {"escalate": {"paths": list(paths), "stream_unvalidated": list(freely)}}
     return lambda config: config.tasks["triage"].update({"policy": policy, "validators": [{"complete": True}]} | task)
 
 
@@ -288,14 +288,20 @@ def load_and_check(config_folder: ConfigFolder, bend: Callable[[ConfigFolder], N
         (_escalate("letter", "letter"), "its policy names a path twice: letter, letter"),
         (_escalate("letter", "sonnet"), "names path 'sonnet'"),
         (_escalate("letter"), "at least 2 items"),
-        (_escalate("letter", "handbook", freely=["small_talk"]), "streams_freely names 'small_talk'; known: handbook"),
-        (_escalate("letter", "handbook", freely=["letter"]), "a path before the last must not stream freely"),
+        (
+            _escalate("letter", "handbook", freely=["small_talk"]),
+            "stream_unvalidated names 'small_talk'; known: handbook",
+        ),
+        (
+            _escalate("letter", "handbook", freely=["letter"]),
+            "a path before the last must not be in stream_unvalidated",
+        ),
         (_best_value(paths=["letter", "letter"]), "its policy names a path twice"),
         (_best_value(paths=["letter", "sonnet"]), "names path 'sonnet'"),
         (_best_value(paths=["letter"]), "at least 2 items"),
         (_best_value(quality_floor=1.2), "less than or equal to 1"),
         (_best_value(quality_floor=float("nan")), "quality_floor"),
-        (_best_value(trial_share=0.6), "less than or equal to 0.5"),
+        (_best_value(exploration_rate=0.6), "less than or equal to 0.5"),
         (_best_value(confidence=1), "less than 1"),
         (_best_value(floor=1), "unknown key 'tasks.triage.policy.best_value.floor'"),
     ],
@@ -314,7 +320,7 @@ def test_a_policy_or_a_validator_that_cannot_be_is_refused_by_name(
     [
         _validators({"json_schema": SCHEMA}, {"regex": "x"}, {"mean_logprob": -0.5}, {"complete": True}),
         _escalate("letter", "handbook", "small_talk", freely=["letter", "small_talk"]),
-        _best_value(p95_seconds=2, hysteresis=0, trial_share=0, least_ratings=1),
+        _best_value(p95_seconds=2, hysteresis=0, exploration_rate=0, min_samples=1),
     ],
 )
 def test_policies_and_validators_that_can_be_are_taken(

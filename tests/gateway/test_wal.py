@@ -15,7 +15,7 @@ from doubles.receipts import receipts_in
 from doubles.remembering import ADAPTED, REQUEST, Desk, decision, decisions_in, desk_at, receipt
 from doubles.valkey import Valkey
 from doubles.waiting import found
-from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import Caller, Considered, Sampling, UndecidedReceipt
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
@@ -208,7 +208,7 @@ async def is_back(desk: Desk) -> bool:
 
 async def test_what_the_journal_has_forgotten_since_does_not_come_back(valkey: Valkey, folder: Path) -> None:
     async with desk_at(valkey.url, folder) as gone:
-        gone.store.config = JournalConfig(most=100)
+        gone.store.config = RequestLogConfig(max_decisions=100)
         gone.note(*(f"d{number}" for number in range(100)))
         await gone.recorder.write()
         gone.note(*(f"e{number}" for number in range(100)))

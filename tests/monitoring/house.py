@@ -48,7 +48,7 @@ class House:
 def running_house(home: Path, agent: str) -> Iterator[House]:
     """`home` is an empty folder; `agent` is the URL that traces are sent to."""
     example = Path(shutil.copytree(EXAMPLE, home / "helpdesk"))
-    _edit(example / "config" / "models.yaml", ("cache",), {"hit": 1e-7})
+    _edit(example / "config" / "models.yaml", ("cache",), {"usd_per_hit": 1e-7})
     _edit(example / "config" / "paths.yaml", ("paths", "handbook_answer", "cache"), {"exact": True})
     # One slot for two adapters: each is loaded when it is asked for, and lets the other go.
     settings = {"POINTSMAN_GATEWAY_KEYS": "on", "POINTSMAN_LORA_MAX_LORAS": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": agent}

@@ -97,7 +97,7 @@ async def test_differences_come_with_their_significance(gateway: Gateway, rows: 
 
 
 async def test_the_cache_is_passed_by(neighbours: Neighbours, rows: Rows, tmp_path: Path) -> None:
-    neighbours.config.models["cache"] = {"hit": 0.0}
+    neighbours.config.models["cache"] = {"usd_per_hit": 0.0}
     neighbours.config.paths["triage_adapter"]["cache"] = {"exact": True}
     await neighbours.ready()
     async with running_valkey(tmp_path / "valkey") as valkey:

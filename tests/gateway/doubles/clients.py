@@ -55,7 +55,7 @@ class ScriptedClient:
 
 async def _patiently(event: asyncio.Event, call: Call, begun: bool) -> None:
     """Within the call's times, as every client waits."""
-    seconds = call.timeouts.gap if begun else call.timeouts.first_token
+    seconds = call.timeouts.stream_idle_seconds if begun else call.timeouts.first_token_seconds
     limit = min(asyncio.get_running_loop().time() + seconds, call.deadline)
     try:
         async with asyncio.timeout_at(limit):

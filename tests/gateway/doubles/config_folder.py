@@ -12,16 +12,16 @@ PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
 
 _MODELS = {
     "prices_as_of": "2026-11-01",
-    "models": {"tiny": {"context_window": 4096, "prices": PRICES}},
+    "models": {"tiny": {"context_window": 4096, "usd_per_million_tokens": PRICES}},
     "engines": {"local": {"model": "tiny", "lora_server": "127.0.0.1:1"}},
-    "retrieval": {"search": 0.00005, "embedding": 0},
+    "retrieval": {"usd_per_search": 0.00005, "usd_per_embedding": 0},
 }
 
 _PATHS = {
     "triage_adapter": {"model": "tiny", "adapter": "triage@prod", "max_tokens": 60, "temperature": 0},
     "triage_few_shot": {
         "model": "tiny",
-        "strategies": [{"few_shot": {"task": "triage", "count": 2, "choose": "nearest", "prompt": "triage.txt"}}],
+        "strategies": [{"few_shot": {"task": "triage", "count": 2, "selection": "knn", "prompt": "triage.txt"}}],
     },
     "handbook": {
         "model": "tiny",

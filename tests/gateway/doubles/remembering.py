@@ -8,7 +8,7 @@ from pathlib import Path as Folder
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.config.schema import RequestLogConfig
 from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Receipt, Request, Usage
 from pointsman_gateway.metering.aggregate import EndedRequest
 from pointsman_gateway.request_log import redis_schema
@@ -93,7 +93,7 @@ async def desk_at(url: str, folder: Folder | None = None, most_bytes: int = MAX_
     metrics = RequestLogMetrics(registry)
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(open_redis(url, metrics.redis_is))
-        store, board = RequestLogStore(redis, JournalConfig()), EvidenceStore()
+        store, board = RequestLogStore(redis, RequestLogConfig()), EvidenceStore()
         folder = folder or Folder(stack.enter_context(TemporaryDirectory()))
         book = WriteAheadLog(folder, store.writer, metrics, most_bytes)
         stack.callback(book.close)

@@ -17,8 +17,8 @@ from doubles.valkey import Valkey, running_valkey
 MODEL = Path(__file__).parents[3] / ".pointsman" / "models" / "minilm"
 
 RESILIENCE = {
-    "timeouts": {"connect": 1, "first_token": 1, "gap": 1},
-    "breaker": {"rest": 1, "longest_rest": 2},
+    "timeouts": {"connect_seconds": 1, "first_token_seconds": 1, "stream_idle_seconds": 1},
+    "breaker": {"open_duration_seconds": 1, "max_open_duration_seconds": 2},
 }
 """Shorter times than the defaults, so that an outage need not last minutes."""
 

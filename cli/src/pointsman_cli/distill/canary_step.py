@@ -65,13 +65,13 @@ class CanaryStep:
             if standing is None or standing.canary != version:
                 reason = f"the canary was taken back: {await self.registry.why_taken_back(alias)}"
                 return Taken(reason, facts, reason)
-            self.progress(f"canary at {terms.weight:.0%}", standing.requests, terms.least_requests)
-            enough = enough + 1 if standing.requests >= terms.least_requests else 0
+            self.progress(f"canary at {terms.weight:.0%}", standing.requests, terms.min_requests)
+            enough = enough + 1 if standing.requests >= terms.min_requests else 0
             if enough == 2:
                 said = f"{standing.requests} requests answered at {terms.weight:.0%}, and not taken back"
                 return Taken(said, {**facts, "requests": standing.requests})
-            if time.time() - since > terms.most_minutes * 60:
+            if time.time() - since > terms.max_minutes * 60:
                 await self.registry.end_canary(alias)
-                reason = f"{standing.requests} of {terms.least_requests} requests in {terms.most_minutes:g} minutes"
+                reason = f"{standing.requests} of {terms.min_requests} requests in {terms.max_minutes:g} minutes"
                 return Taken(reason, facts, reason)
             await asyncio.sleep(self.look_seconds)

@@ -55,7 +55,7 @@ class DataStep:
         rows = counts["pairs" if self.method == PAIRS else "train"]
         what = "pairs" if self.method == PAIRS else "rows"
         said = f"{manifest['task']}/{manifest['name']}: {rows} {what} to learn from, {counts['heldout']} rows held out"
-        least = self.plan.gates.least_rows
+        least = self.plan.gates.min_rows
         return Taken(said, facts, f"{rows} {what} to learn from: under {least}" if rows < least else "")
 
     async def _taught(self) -> Path:

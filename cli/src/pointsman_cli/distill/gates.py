@@ -48,10 +48,10 @@ def examine(gates: Gates, incumbent: Sequence[float], candidate: Sequence[float]
 
 
 def _objections(gates: Gates, gain: Interval, worse: float) -> Iterator[str]:
-    if gain.low < gates.least_gain:
+    if gain.low < gates.min_gain:
         yield (
             f"gain {gain.mean:+.3f}, at {gates.confidence:.0%} confidence no more than {gain.low:+.3f} is sure: "
-            f"under {gates.least_gain:+.3f}"
+            f"under {gates.min_gain:+.3f}"
         )
-    if worse > gates.most_regressions:
-        yield f"{worse:.0%} of the rows are answered worse than now: over {gates.most_regressions:.0%}"
+    if worse > gates.max_regressions:
+        yield f"{worse:.0%} of the rows are answered worse than now: over {gates.max_regressions:.0%}"

@@ -38,7 +38,7 @@ class Registry:
             alias=alias,
             version=version,
             weight=terms.weight,
-            terms=pb.CanaryTerms(min_requests=min(JUDGED_AFTER, terms.least_requests)),
+            terms=pb.CanaryTerms(min_requests=min(JUDGED_AFTER, terms.min_requests)),
             author=self._author,
             expected_version=expected,
         )

@@ -11,17 +11,17 @@ from pointsman_cli.lab import LabJob, lab_facts
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    least_rows: int
-    least_gain: float
+    min_rows: int
+    min_gain: float
     confidence: float
-    most_regressions: float
+    max_regressions: float
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
     weight: float
-    least_requests: int
-    most_minutes: float
+    min_requests: int
+    max_minutes: float
 
 
 @dataclass(frozen=True, slots=True)

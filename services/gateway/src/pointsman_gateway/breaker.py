@@ -53,7 +53,7 @@ class Breaker:
             return False
         if self.closed:
             self._in_a_row = 0
-            self._recent.add(now, terms.window, failed=0)
+            self._recent.add(now, terms.window_seconds, failed=0)
             return False
         self._close()
         return True
@@ -64,12 +64,14 @@ class Breaker:
             self.undecided(entry)
             return False
         if not self.closed:
-            self._open(min(self._last_rest * 2, terms.longest_rest))
+            self._open(min(self._last_rest * 2, terms.max_open_duration_seconds))
             return True
         self._in_a_row += 1
-        total, failures = self._recent.add(self._clock(), terms.window, failed=1)
-        if self._in_a_row >= terms.failures or (total >= terms.least and failures >= terms.rate * total):
-            self._open(terms.rest)
+        total, failures = self._recent.add(self._clock(), terms.window_seconds, failed=1)
+        if self._in_a_row >= terms.consecutive_failures or (
+            total >= terms.min_requests and failures >= terms.failure_rate * total
+        ):
+            self._open(terms.open_duration_seconds)
             return True
         return False
 

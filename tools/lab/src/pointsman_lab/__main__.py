@@ -102,7 +102,7 @@ async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
     if not url:
         raise ConfigError("there is no request log to replay; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
     async with open_request_log(url) as log:
-        evidence = await read_evidence(log, config.tasks.journal.evidence_days)
+        evidence = await read_evidence(log, config.tasks.request_log.lookback_days)
         learned = learn(config, Models.load(settings.embedding_model), ProgressLines())
         context = build_context(config, learned, evidence)
         diff = await replay(context, log, seconds, options.examples, ProgressLines())

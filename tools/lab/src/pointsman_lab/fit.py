@@ -38,7 +38,7 @@ def fit(config: Config, models: Models, out: Path | None, progress: Progress) ->
     file = out or config.folder / ARTEFACT
     started = time.perf_counter()
     fitted = fit_classifier(
-        texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress
+        texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config), progress
     )
     save(fitted, origin(config, models), file)
     written = _describe(file, time.perf_counter() - started)
@@ -55,7 +55,7 @@ def _report(config: Config, fitted: Fitted, written: ClassifierFile) -> Report:
         {
             "task": task,
             "examples": len(config.examples[task]),
-            "keep_rate": config.tasks.tasks[task].keep_rate or config.tasks.classifier.keep_rate,
+            "target_coverage": config.tasks.tasks[task].target_coverage or config.tasks.classifier.target_coverage,
             "threshold": float(threshold),
         }
         for task, threshold in zip(fitted.tasks, fitted.thresholds, strict=True)
@@ -69,14 +69,14 @@ def _report(config: Config, fitted: Fitted, written: ClassifierFile) -> Report:
         "max_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_IN_MIB),
         "tasks": tasks,
         "examples": sum(len(examples) for examples in config.examples.values()),
-        "negatives": len(config.negatives),
+        "out_of_scope": len(config.out_of_scope),
         "stages": list(config.tasks.classifier.stages),
         "out_of_fold": {
             "accuracy": found.accuracy,
             "calibration_error": found.calibration_error,
             "kept": found.kept,
             "classified_by_encoder": found.escalated,
-            "negatives_abstained": found.foreign_abstained if config.negatives else None,
+            "out_of_scope_abstained": found.foreign_abstained if config.out_of_scope else None,
         },
     }
     return Report(facts, (Section("The classifier", tuple(_lines(facts))), _by_task(tasks)))
@@ -84,17 +84,17 @@ def _report(config: Config, fitted: Fitted, written: ClassifierFile) -> Report:
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     found = facts["out_of_fold"]
-    yield f"{len(facts['tasks'])} tasks, {facts['examples']} examples, {facts['negatives']} negatives"
+    yield f"{len(facts['tasks'])} tasks, {facts['examples']} examples, {facts['out_of_scope']} out-of-scope texts"
     yield (
         f"out of fold: accuracy {found['accuracy']:.3f}, calibration error (ECE) {found['calibration_error']:.3f}, "
         f"kept {found['kept']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
     )
-    if found["negatives_abstained"] is not None:
-        yield f"of the negatives, the classifier abstains from {found['negatives_abstained']:.3f}"
+    if found["out_of_scope_abstained"] is not None:
+        yield f"of the out-of-scope texts, the classifier abstains from {found['out_of_scope_abstained']:.3f}"
     yield f"{facts['seconds']:.1f} s, {facts['max_memory_mib']} MiB of memory at most"
     yield f"{facts['file']}: {facts['bytes']} bytes, digest {facts['digest']}"
 
 
 def _by_task(tasks: list[dict[str, Any]]) -> Section:
-    rows = tuple((t["task"], str(t["examples"]), f"{t['keep_rate']:g}", f"{t['threshold']:.3f}") for t in tasks)
+    rows = tuple((t["task"], str(t["examples"]), f"{t['target_coverage']:g}", f"{t['threshold']:.3f}") for t in tasks)
     return Section("By task", columns=("task", "examples", "keep rate", "threshold"), rows=rows)

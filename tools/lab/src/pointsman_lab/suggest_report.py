@@ -113,7 +113,9 @@ def _where(example: Example) -> str:
 def _groups(found: LogFindings, age: str) -> Section:
     lines = [f"the classifier abstained from {found.abstained} requests of the last {age}"]
     if found.without_text:
-        lines.append(f"{found.without_text} of them have no stored text (journal.keep_text) and cannot be grouped")
+        lines.append(
+            f"{found.without_text} of them have no stored text (request_log.store_messages) and cannot be grouped"
+        )
     if found.left_out:
         lines.append(f"{found.left_out} of them were left out: there are too many distinct texts")
     if not found.groups:

@@ -74,7 +74,9 @@ def _lines_of(config: Config, task: str) -> list[int]:
 
 def check_examples(config: Config, models: Models, progress: Progress) -> ExampleFindings:
     """Cross-validates the classifier and compares the examples of different tasks."""
-    tried = out_of_fold(texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress)
+    tried = out_of_fold(
+        texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config), progress
+    )
     examples = examples_of(config)
     duplicates = near_duplicates(examples, tried.vectors[: len(examples)])
     return ExampleFindings(tuple(confusions(tried.data, tried.judged, examples)), tuple(duplicates))

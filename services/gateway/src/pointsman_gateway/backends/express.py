@@ -219,7 +219,7 @@ class Sent:
     def _post(self, connection: Connection) -> None:
         self._connection, call = connection, self._call
         self._posts.post(call, connection)
-        connection.limit(inf, min(self._backends.clock() + call.timeouts.first_token, call.deadline))
+        connection.limit(inf, min(self._backends.clock() + call.timeouts.first_token_seconds, call.deadline))
         connection.on_news = self._news
 
     def _let_go(self) -> None:
@@ -268,7 +268,7 @@ class Sent:
             self._backends.budget.asked()
             self._attempt.began()
             if not last:
-                connection.limit(self._call.timeouts.gap, self._call.deadline)
+                connection.limit(self._call.timeouts.stream_idle_seconds, self._call.deadline)
         self._listener.came(chunks, last)
 
     def _lost(self, connection: Connection, failure: ConnectionFailed) -> None:

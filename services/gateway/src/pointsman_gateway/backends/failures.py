@@ -9,7 +9,7 @@ engine_error             yes, but for 404  another engine; after 502, 503 and 50
 engine_unavailable       yes               another engine, or the same again where it is alone
 connect_timeout          yes               another engine
 first_token_timeout      yes               another engine
-gap_timeout              yes               nothing: the answer has begun
+stream_idle_timeout              yes               nothing: the answer has begun
 """
 
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
@@ -22,7 +22,7 @@ ERROR = "engine_error"
 UNAVAILABLE = "engine_unavailable"
 CONNECT_TIMEOUT = "connect_timeout"
 FIRST_TOKEN_TIMEOUT = "first_token_timeout"
-GAP_TIMEOUT = "gap_timeout"
+STREAM_IDLE_TIMEOUT = "stream_idle_timeout"
 NOT_RESIDENT = "adapter_not_resident"
 
 LONGEST_REST = 30.0
@@ -98,15 +98,15 @@ def broke_off(call: Call, why: str) -> Unavailable:
 
 
 def no_connection_in_time(call: Call) -> Unavailable:
-    return _late(call, CONNECT_TIMEOUT, f"no connection within {call.timeouts.connect:g} s")
+    return _late(call, CONNECT_TIMEOUT, f"no connection within {call.timeouts.connect_seconds:g} s")
 
 
 def no_first_token_in_time(call: Call) -> Unavailable:
-    return _late(call, FIRST_TOKEN_TIMEOUT, f"no first token within {call.timeouts.first_token:g} s")
+    return _late(call, FIRST_TOKEN_TIMEOUT, f"no first token within {call.timeouts.first_token_seconds:g} s")
 
 
 def no_more_in_time(call: Call) -> Unavailable:
-    return _late(call, GAP_TIMEOUT, f"nothing more within {call.timeouts.gap:g} s")
+    return _late(call, STREAM_IDLE_TIMEOUT, f"nothing more within {call.timeouts.stream_idle_seconds:g} s")
 
 
 def out_of_time() -> DeadlineExceeded:

@@ -124,7 +124,7 @@ class Group:
     def _welcome(self, address: str) -> None:
         taken = {member.number for member in self._members.values()}
         number = next(number for number in range(self._most) if number not in taken)
-        place = self._where.address_of(address)
+        place = self._where.endpoint(address)
         engine = self._member(number, place)
         self._members[address] = _Member(number, self._seat(engine))
         self._metrics.group_changed(self._name, "came")

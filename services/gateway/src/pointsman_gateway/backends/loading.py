@@ -37,7 +37,7 @@ class Loading:
         self._inner = inner
         self._engines = engines
         self._clock = clock
-        self._patience = resilience.adapter_load_timeout
+        self._patience = resilience.adapter_load_timeout_seconds
         self._bound = resilience.load_bound
 
     async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:

@@ -54,7 +54,7 @@ class OpenAIClient:
                 if chunks:
                     if not begun:
                         begun = True
-                        connection.limit(call.timeouts.gap, call.deadline)
+                        connection.limit(call.timeouts.stream_idle_seconds, call.deadline)
                     yield chunks
                 if reader.failure:
                     raise failures.broke_off(call, reader.failure)
@@ -104,7 +104,7 @@ class OpenAIClient:
 
 
 def _patience(call: Call) -> Patience:
-    return Patience(call.timeouts.connect, call.timeouts.first_token, call.deadline)
+    return Patience(call.timeouts.connect_seconds, call.timeouts.first_token_seconds, call.deadline)
 
 
 async def _rest_of(connection: Connection) -> bytes:

@@ -78,7 +78,7 @@ class Retrying:
 
     def _worth_it(self, target: Target, others: Candidates, failed: Unavailable, tried: int) -> bool:
         same_again = others.alone and isinstance(failed, failures.Passing) and target.cell.may_be_asked
-        if tried >= self._terms.most or not (same_again or others.any_left):
+        if tried >= self._terms.max_retries or not (same_again or others.any_left):
             return False
         granted = self._budget.spend()
         self._metrics.retried(target.engine.name, "sent" if granted else "refused")
@@ -86,7 +86,7 @@ class Retrying:
 
     async def _pause(self, tried: int, deadline: float, failed: Unavailable) -> None:
         """Full jitter: anything from nothing to a bound that doubles, so that those who failed together come apart."""
-        pause = random.uniform(0.0, min(self._terms.backoff * 2**tried, self._terms.longest_backoff))
+        pause = random.uniform(0.0, min(self._terms.backoff_seconds * 2**tried, self._terms.max_backoff_seconds))
         if self._clock() + pause >= deadline:
             raise failures.out_of_time() from failed
         await asyncio.sleep(pause)

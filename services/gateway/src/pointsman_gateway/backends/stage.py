@@ -48,11 +48,11 @@ class Backends:
         """`clock` is the event loop's, which deadlines are on; without `metrics` nobody sees what is counted."""
         counted = metrics or EngineMetrics(CollectorRegistry())
         self.clock = clock
-        self.budget = RetryBudget(resilience.retries.share, resilience.retries.floor)
+        self.budget = RetryBudget(resilience.retries.budget_ratio, resilience.retries.min_retries)
         self.asking = Asking(client, counted, clock, accounts or NoAccounts())
-        self.hedges = resilience.hedge_after is not None
+        self.hedges = resilience.hedge_after_seconds is not None
         """Whether a second engine may be asked for a first token."""
-        hedging = Hedging(self.asking, resilience.hedge_after, self.budget, counted)
+        hedging = Hedging(self.asking, resilience.hedge_after_seconds, self.budget, counted)
         self._retrying = Retrying(hedging, resilience.retries, self.budget, counted, clock)
         self._engines = engines
         self._bound = resilience.load_bound

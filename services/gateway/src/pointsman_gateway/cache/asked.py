@@ -72,7 +72,7 @@ class Asking:
 
     def _may(self, request: Request, prompt: Prompt, sampling: Sampling) -> bool:
         return (
-            (sampling.temperature == 0 or self.config.sampled)
+            (sampling.temperature == 0 or self.config.allow_nonzero_temperature)
             and (bool(request.user) or not self.config.per_user)
             # An answer without its passages, since the retriever was away, is not to outlive that.
             and {name for name, _ in prompt.collection_versions} == set(self._path.collections)
@@ -83,7 +83,7 @@ class Asking:
         return request.user if self.config.per_user else ""
 
     def _near(self, request: Request, prompt: Prompt, sampling: Sampling, always: list[Any]) -> str:
-        if self.config.semantic is None or not comparable(request, sampling):
+        if self.config.similarity_threshold is None or not comparable(request, sampling):
             return ""
         *earlier, last = request.messages
         before = [*((m.role, m.content, dict(m.extra)) for m in earlier), dict(last.extra)]

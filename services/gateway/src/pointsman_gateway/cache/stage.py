@@ -75,7 +75,7 @@ class Caching:
             self._count(path.name, "unfit")
             return await self._inner.open(request, decision, prompt)
         vector = decision.vector if decision.vector is not None else prompt.vector
-        search = _Search(self._cache, asked, asking.config.semantic or 1.0, vector, self._embed)
+        search = _Search(self._cache, asked, asking.config.similarity_threshold or 1.0, vector, self._embed)
         found = None if asked.renews else await self._found(search)
         if asked.renews:
             self._count(path.name, "renewed")

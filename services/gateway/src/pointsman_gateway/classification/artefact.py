@@ -47,18 +47,18 @@ class Origin:
 
 def origin_of(
     examples: Mapping[str, Sequence[str]],
-    negatives: Sequence[str],
+    out_of_scope: Sequence[str],
     static_model: StaticModel,
     encoder: Encoder,
     tuning: Tuning,
 ) -> Origin:
     """Of a classifier that would be fitted from these now."""
-    settings = json.dumps(asdict(tuning) | {"keep_rates": dict(tuning.keep_rates)}, sort_keys=True)
+    settings = json.dumps(asdict(tuning) | {"target_coverages": dict(tuning.target_coverages)}, sort_keys=True)
     return Origin(
         format=FORMAT,
         static_model=static_model.fingerprint,
         encoder=encoder.fingerprint,
-        examples=gathering.digest(examples, negatives),
+        examples=gathering.digest(examples, out_of_scope),
         tuning=hashlib.sha256(settings.encode()).hexdigest()[:16],
         numpy=np.__version__,
         scipy=scipy.__version__,

@@ -33,7 +33,7 @@ class Examples:
         return np.asarray(self.y != FOREIGN)
 
 
-def gather(examples: Mapping[str, Sequence[str]], negatives: Sequence[str], tokens: Tokens, seed: int) -> Examples:
+def gather(examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str], tokens: Tokens, seed: int) -> Examples:
     """Raises InvalidArgument where there are not two tasks with an example each."""
     tasks = tuple(sorted(examples))
     empty = [task for task in tasks if not examples[task]]
@@ -42,16 +42,16 @@ def gather(examples: Mapping[str, Sequence[str]], negatives: Sequence[str], toke
     if len(tasks) < 2:
         raise InvalidArgument("a classifier needs two tasks or more to choose between", code="one_task")
     by_task = [[extract(text, tokens).text for text in examples[task]] for task in tasks]
-    outside = [extract(text, tokens).text for text in negatives]
+    outside = [extract(text, tokens).text for text in out_of_scope]
     rng = np.random.default_rng(seed)
     folds = np.concatenate([_folds(texts, rng) for texts in [*by_task, outside]])
     y = np.repeat([*range(len(tasks)), FOREIGN], [len(texts) for texts in [*by_task, outside]])
     return Examples(tasks, tuple(text for texts in [*by_task, outside] for text in texts), y, folds)
 
 
-def digest(examples: Mapping[str, Sequence[str]], negatives: Sequence[str]) -> str:
+def digest(examples: Mapping[str, Sequence[str]], out_of_scope: Sequence[str]) -> str:
     """Names the data by content; the order of the tasks is no part of it, that of a task's examples is."""
-    canonical = [[task, list(examples[task])] for task in sorted(examples)], list(negatives)
+    canonical = [[task, list(examples[task])] for task in sorted(examples)], list(out_of_scope)
     return hashlib.sha256(json.dumps(canonical).encode()).hexdigest()[:16]
 
 

@@ -89,18 +89,18 @@ def separation(scores: Scores, inside: NDArray[np.bool_]) -> float:
 
 
 def thresholds(
-    scores: Scores, y: NDArray[np.intp], predicted: NDArray[np.intp], keep_rates: Sequence[float]
+    scores: Scores, y: NDArray[np.intp], predicted: NDArray[np.intp], target_coverages: Sequence[float]
 ) -> NDArray[np.float64]:
     """(tasks,): the lowest score at which each task is believed, so that its keep rate of its own texts is kept.
 
     Between the quantile of the task's own scores and that of all tasks', since the first is a guess where examples
     are few; then all are moved together until the share that is kept is the one asked for.
     """
-    lowest = np.empty(len(keep_rates))
-    for task, keep in enumerate(keep_rates):
+    lowest = np.empty(len(target_coverages))
+    for task, keep in enumerate(target_coverages):
         own = scores[y == task]
         of_all = np.quantile(scores, 1 - keep)
         lowest[task] = (len(own) * np.quantile(own, 1 - keep) + POOLED * of_all) / (len(own) + POOLED)
     above = scores - lowest[predicted]
-    asked = float(np.mean(np.asarray(keep_rates)[y]))
+    asked = float(np.mean(np.asarray(target_coverages)[y]))
     return np.asarray(lowest + np.quantile(above, 1 - asked), np.float64)

@@ -31,7 +31,7 @@ def silent(phase: str, done: int, total: int) -> None:
 
 def fit_classifier(
     examples: Mapping[str, Sequence[str]],
-    negatives: Sequence[str],
+    out_of_scope: Sequence[str],
     static_model: StaticModel,
     encoder: Encoder,
     tuning: Tuning,
@@ -44,7 +44,7 @@ def fit_classifier(
     """
     # BLAS's threads spin while they wait for each other: beside a busy engine two took four times as long as one.
     with threadpool_limits(limits=1):
-        return _fitting(examples, negatives, static_model, encoder, tuning, progress).fitted()
+        return _fitting(examples, out_of_scope, static_model, encoder, tuning, progress).fitted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class OutOfFold:
 
 def out_of_fold(
     examples: Mapping[str, Sequence[str]],
-    negatives: Sequence[str],
+    out_of_scope: Sequence[str],
     static_model: StaticModel,
     encoder: Encoder,
     tuning: Tuning,
@@ -67,19 +67,19 @@ def out_of_fold(
 ) -> OutOfFold:
     """By which `fit_classifier` chooses its gate and thresholds. Raises InvalidArgument: see `examples.gather`."""
     with threadpool_limits(limits=1):
-        fitting = _fitting(examples, negatives, static_model, encoder, tuning, progress)
+        fitting = _fitting(examples, out_of_scope, static_model, encoder, tuning, progress)
         return OutOfFold(fitting.data, fitting.encoded, fitting.verdict().outcome)
 
 
 def _fitting(
     examples: Mapping[str, Sequence[str]],
-    negatives: Sequence[str],
+    out_of_scope: Sequence[str],
     static_model: StaticModel,
     encoder: Encoder,
     tuning: Tuning,
     progress: Progress,
 ) -> "_Fitting":
-    data = gather(examples, negatives, static_model, tuning.seed)
+    data = gather(examples, out_of_scope, static_model, tuning.seed)
     vectors = embedded(data.texts, encoder, progress)
     return _Fitting(data, vectors, _unit_sums(data.texts, static_model), tuning, progress)
 
@@ -137,10 +137,12 @@ class _Fitting:
     def fitted(self) -> Fitted:
         data = self.data
         verdict = self.verdict()
-        keep_rates = [self._tuning.keep_rates.get(task, self._tuning.keep_rate) for task in data.tasks]
+        target_coverages = [
+            self._tuning.target_coverages.get(task, self._tuning.target_coverage) for task in data.tasks
+        ]
         outcome = verdict.outcome
         lowest = thresholds(
-            outcome.familiarity[data.inside], data.y[data.inside], outcome.predicted[data.inside], keep_rates
+            outcome.familiarity[data.inside], data.y[data.inside], outcome.predicted[data.inside], target_coverages
         )
         static, lexicon = self._static_stage(verdict.static) if verdict.static else (None, None)
         return Fitted(

@@ -16,9 +16,9 @@ STATIC, ENCODER = "static", "encoder"
 class Tuning:
     """What the configuration says of the classifier."""
 
-    keep_rate: float = 0.95
+    target_coverage: float = 0.95
     """The share of a task's own texts that must not be abstained from."""
-    keep_rates: Mapping[str, float] = field(default_factory=dict)
+    target_coverages: Mapping[str, float] = field(default_factory=dict)
     """By task, where another is wanted."""
     stages: tuple[str, ...] = (STATIC, ENCODER)
     seed: int = 7

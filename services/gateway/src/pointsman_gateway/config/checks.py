@@ -65,7 +65,7 @@ def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
         for path in (*task.policy.paths, *task.fallback):
             must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
         _check_policy(name, task)
-        _check_shadow(name, task, paths, tasks.journal.keep_text)
+        _check_shadow(name, task, paths, tasks.request_log.store_messages)
         for rule in task.rules:
             try:
                 re.compile(rule.regex)
@@ -78,12 +78,14 @@ def _check_policy(name: str, task: TaskConfig) -> None:
     if len(set(policy.paths)) != len(policy.paths):
         raise ConfigError(f"{owner} its policy names a path twice: {', '.join(policy.paths)}")
     if policy.escalate:
-        for path in policy.escalate.streams_freely:
-            must_be_known(f"{owner} streams_freely names", path, policy.paths)
+        for path in policy.escalate.stream_unvalidated:
+            must_be_known(f"{owner} stream_unvalidated names", path, policy.paths)
         if not task.validators:
             raise ConfigError(f"{owner} nothing would ever escalate; write validators")
-        if set(policy.paths[:-1]) <= set(policy.escalate.streams_freely):
-            raise ConfigError(f"{owner} nothing would ever escalate; a path before the last must not stream freely")
+        if set(policy.paths[:-1]) <= set(policy.escalate.stream_unvalidated):
+            raise ConfigError(
+                f"{owner} nothing would ever escalate; a path before the last must not be in stream_unvalidated"
+            )
 
 
 SELF_CONTAINED_METRICS = ("exact", "json_fields", "contains", "regex", "rouge_l")
@@ -108,7 +110,7 @@ def _check_shadow(name: str, task: TaskConfig, paths: PathsFile, keeps_text: boo
         and not keeps_text
         and task.shadow.rate_by == "right_answers"
     ):
-        raise ConfigError(f"{owner} is rated by right answers, which takes journal: {{keep_text: true}}")
+        raise ConfigError(f"{owner} is rated by right answers, which takes request_log: {{store_messages: true}}")
 
 
 def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:

@@ -81,12 +81,14 @@ def check_examples(examples: Mapping[str, tuple[Example, ...]], paths: PathsFile
                 )
 
 
-def check_negatives(negatives: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
+def check_out_of_scope(out_of_scope: Iterable[str], examples: Mapping[str, tuple[Example, ...]]) -> None:
     """Check that no out-of-scope text is an example of a task. Raises ConfigError."""
     owner = {normalized_text(row.text): task for task, rows in examples.items() for row in rows}
-    for text in negatives:
+    for text in out_of_scope:
         if normalized_text(text) in owner:
-            raise ConfigError(f"the negative {text[:80]!r} is an example of task '{owner[normalized_text(text)]}' too")
+            raise ConfigError(
+                f"the out-of-scope text {text[:80]!r} is an example of task '{owner[normalized_text(text)]}' too"
+            )
 
 
 def normalized_text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The shape of what tasks.yaml says of learning: what is kept of answers, and when a new adapter may take over."""
+"""The schema of the learning settings in tasks.yaml: which answers are stored, and how adapters are retrained."""
 
 from typing import Annotated
 
@@ -10,27 +10,29 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class LearningConfig(Strict):
-    """Whose answers are kept, in Redis, for data sets to be made of."""
+    """Whose answers are stored in Redis as training samples."""
 
-    tasks: tuple[str, ...] = Field(min_length=1, description="nothing is kept of others")
-    share: float = Field(default=1.0, gt=0, le=1, description="of their answers, drawn by the decision's id")
-    most: int = Field(default=20_000, ge=100, description="answers; the oldest go first")
-    without_keys: bool = Field(
+    tasks: tuple[str, ...] = Field(min_length=1, description="answers of other tasks are not stored")
+    share: float = Field(default=1.0, gt=0, le=1, description="of their answers, sampled by the decision's id")
+    max_answers: int = Field(default=20_000, ge=100, description="the oldest are deleted first")
+    anonymous_consent: bool = Field(
         default=False,
-        description="where keys are off: whether all who ask have consented; tenants say so for themselves",
+        description="without authentication: whether all callers have consented; tenants consent for themselves",
     )
 
 
 class DatasetConfig(Strict):
-    """What becomes a row."""
+    """Which answers become training rows."""
 
-    least_rating: Share = Field(default=0.8, description="of an answer that is learnt; one that is rated lower is not")
-    examples: bool = Field(default=True, description="whether the task's own examples that have an output are rows too")
-    heldout_share: float = Field(default=0.2, gt=0, lt=1, description="of the rows, drawn by their text: never learnt")
+    min_rating: Share = Field(default=0.8, description="of an answer; one that is rated lower is left out")
+    examples: bool = Field(default=True, description="whether the task's own examples with an output are rows too")
+    heldout_share: float = Field(
+        default=0.2, gt=0, lt=1, description="of the rows, sampled by their text: never trained on"
+    )
 
 
 class TrainingRecipe(Strict):
-    """As `pointsman train` has them; what is not set is the trainer's own."""
+    """Options of `pointsman train`; unset ones have the trainer's defaults."""
 
     rank: int | None = Field(default=None, ge=1)
     learning_rate: float | None = Field(default=None, gt=0)
@@ -41,45 +43,47 @@ class TrainingRecipe(Strict):
 
 
 class GatesConfig(Strict):
-    """What a new version must be, on held-out rows, beside what answers now."""
+    """What a new version must reach on held-out rows, compared with the path that answers now."""
 
-    least_rows: int = Field(default=50, ge=1, description="to learn from, or pairs; fewer are not trained on")
-    least_gain: float = Field(
+    min_rows: int = Field(default=50, ge=1, description="rows or pairs to train on; with fewer nothing is trained")
+    min_gain: float = Field(
         default=0.0,
         ge=-1,
         le=1,
-        description="which the lower end of the gain's interval must reach; below 0: no worse by more",
+        description="that the gain's lower confidence bound must reach; below 0 it may be worse by that much",
     )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of that interval, two-sided")
-    most_regressions: Share = Field(default=0.1, description="of the rows: those that are answered worse than now")
+    max_regressions: Share = Field(default=0.1, description="share of the rows that are answered worse than now")
 
 
 class CanaryConfig(Strict):
-    """How a version that passed the gates is tried on traffic. The lora-server takes it back where it is worse."""
+    """How a version that passed the gates is tried on traffic. The lora-server rolls it back if it is worse."""
 
     weight: float = Field(default=0.1, gt=0, le=1, description="the share of users")
-    least_requests: int = Field(default=50, ge=1, description="that it must have answered before it is promoted")
-    most_minutes: float = Field(default=1440.0, gt=0, description="after which it is given up, with too few requests")
+    min_requests: int = Field(default=50, ge=1, description="that it must have answered before it is promoted")
+    max_minutes: float = Field(
+        default=1440.0, gt=0, description="after which a canary with too few requests is abandoned"
+    )
 
 
 class StaleConfig(Strict):
-    """Where a task goes while the documents of its adapter's topic are not those any more that it was taught."""
+    """Where a task's requests go while the documents have changed since its adapter was trained on their topic."""
 
-    after_changed_share: float = Field(gt=0, lt=1, description="of the documents: new, gone or rewritten since")
-    path: str = Field(description="one that looks things up")
+    after_changed_share: float = Field(gt=0, lt=1, description="of the documents: added, deleted or rewritten since")
+    path: str = Field(description="a path with retrieval")
 
 
 class FlywheelConfig(Strict):
-    """How the task's adapter is made anew from what its answers taught."""
+    """How `pointsman retrain` makes a new version of the task's adapter from accepted answers and corrections."""
 
-    student: str = Field(description="the path with the adapter: its alias is what moves")
-    teacher: str = Field(description="the path whose good answers are learnt: its prompt is what goes into the weights")
+    student: str = Field(description="the path with the adapter whose alias is moved")
+    teacher: str = Field(description="the path whose good answers are the training data; its prompt is distilled")
     incumbent: str = Field(
-        default="", description="what is to be beaten; empty: the student, or before there is one, the teacher"
+        default="", description="the path to beat; empty: the student, or the teacher while there is no student"
     )
-    heldout: str = Field(
+    eval_data: str = Field(
         default="",
-        description="a JSONL file, from the configuration folder, of rows that no traffic has touched; they decide",
+        description="a JSONL file in the configuration folder, with rows that no traffic has touched; they decide",
     )
     data: DatasetConfig = DatasetConfig()
     training: TrainingRecipe = TrainingRecipe()
@@ -87,7 +91,7 @@ class FlywheelConfig(Strict):
     canary: CanaryConfig = CanaryConfig()
 
     @model_validator(mode="after")
-    def _two_paths(self) -> "FlywheelConfig":
+    def _student_is_not_teacher(self) -> "FlywheelConfig":
         if self.student == self.teacher:
             raise ValueError(f"student and teacher are both '{self.student}'; the teacher is the path that is prompted")
         return self

@@ -16,7 +16,7 @@ from pointsman_gateway.config.checks import check_files
 from pointsman_gateway.config.examples import (
     Example,
     check_examples,
-    check_negatives,
+    check_out_of_scope,
     normalized_text,
     read_examples,
     read_text,
@@ -41,7 +41,7 @@ class Config:
     tasks: TasksFile
     examples: Mapping[str, tuple[Example, ...]]
     """By task."""
-    negatives: tuple[str, ...]
+    out_of_scope: tuple[str, ...]
     """Texts that belong to no task."""
     prompts: Mapping[str, str]
     """Template text by file name."""
@@ -62,11 +62,11 @@ def load_config(folder: FilePath, environment: Mapping[str, str] = os.environ) -
     prompts = {file.name: read_text(file) for file in sorted((folder / "prompts").glob("*")) if file.is_file()}
     check_files(models, paths, tasks, prompts)
     examples = {name: read_examples(folder / task.examples) for name, task in tasks.tasks.items()}
-    negatives = _read_negatives(folder, tasks.classifier.negatives)
+    out_of_scope = _read_out_of_scope(folder, tasks.classifier.out_of_scope)
     check_examples(examples, paths)
-    check_negatives(negatives, examples)
-    digest = _digest(models, paths, tasks, examples, negatives, prompts)
-    return Config(folder, models, paths, tasks, examples, negatives, prompts, digest)
+    check_out_of_scope(out_of_scope, examples)
+    digest = _digest(models, paths, tasks, examples, out_of_scope, prompts)
+    return Config(folder, models, paths, tasks, examples, out_of_scope, prompts, digest)
 
 
 def _read(file: FilePath, shape: type[File], environment: Mapping[str, str]) -> File:
@@ -118,7 +118,7 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
         yield from _models_in(argument)
 
 
-def _read_negatives(folder: FilePath, name: str) -> tuple[str, ...]:
+def _read_out_of_scope(folder: FilePath, name: str) -> tuple[str, ...]:
     return tuple(example.text for example in read_examples(folder / name)) if name else ()
 
 

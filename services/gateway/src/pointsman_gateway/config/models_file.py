@@ -1,4 +1,4 @@
-"""How models.yaml writes a group of engines: a name that DNS knows, and a port."""
+"""The schema of models.yaml: models with their prices, engines, timeouts, circuit breaker and retries."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -11,45 +11,54 @@ from pydantic import Field, model_validator
 from pointsman_gateway.config.strict import Strict
 
 LORA_SERVER_GROUP = "dns:///"
-"""As gRPC writes it: each address of the name is a lora-server, with its engine beside it."""
+"""Prefix of a group of lora-servers, in gRPC's notation: each address of the name has a lora-server and its engine."""
 ENGINE_GROUP = "dns+http://"
-"""Each address of the name is an OpenAI-compatible engine."""
+"""Prefix of a group of engines: each address of the name is an OpenAI-compatible engine."""
+
+DEFAULT_MAX_ENDPOINTS = 64
+
+ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
+"""Printable ASCII without spaces, as HTTP headers require."""
+
+Section = TypeVar("Section", bound=Strict)
 
 
 @dataclass(frozen=True, slots=True)
 class DnsName:
+    """A DNS name whose addresses are the members of a group of engines."""
+
     host: str
     port: int
     path: str = ""
-    """That all paths of an engine begin with; mostly empty."""
+    """Prefix of the URL paths of each engine; usually empty."""
 
-    def address_of(self, address: str) -> str:
-        """HOST:PORT of one of its addresses."""
+    def endpoint(self, address: str) -> str:
+        """Return HOST:PORT for one of the name's addresses."""
         return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
 
 
 def parse_group(lora_server: str, url: str) -> DnsName | None:
-    """None where neither names a group. Raises ValueError where one is written wrongly."""
+    """Return the group that one of the settings names; None if neither does. Raises ValueError if one is malformed."""
     if lora_server.startswith(LORA_SERVER_GROUP):
-        return _read(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
+        return _parse(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
     if url.startswith(ENGINE_GROUP):
-        return _read(url, "//" + url.removeprefix(ENGINE_GROUP), f"{ENGINE_GROUP}NAME:PORT")
-    for written, right in ((lora_server, LORA_SERVER_GROUP), (url, ENGINE_GROUP)):
-        if written.startswith("dns"):
-            raise ValueError(f"'{written}' is no group of engines; write {right}NAME:PORT")
+        return _parse(url, "//" + url.removeprefix(ENGINE_GROUP), f"{ENGINE_GROUP}NAME:PORT")
+    for setting, prefix in ((lora_server, LORA_SERVER_GROUP), (url, ENGINE_GROUP)):
+        if setting.startswith("dns"):
+            raise ValueError(f"'{setting}' is no group of engines; write {prefix}NAME:PORT")
     return None
 
 
-def _read(written: str, location: str, right: str) -> DnsName:
+def _parse(setting: str, location: str, expected: str) -> DnsName:
     parts = urlsplit(location)
     try:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port = "", None
     if not host or port is None or parts.username or parts.query:
-        raise ValueError(f"'{written}' is no group of engines; write {right}")
+        raise ValueError(f"'{setting}' is no group of engines; write {expected}")
     if _is_address(host):
-        raise ValueError(f"'{written}' is one address and no name; write it as any engine, without dns")
+        raise ValueError(f"'{setting}' is one address and no name; write it as a single engine, without dns")
     return DnsName(host, port, parts.path.rstrip("/"))
 
 
@@ -61,14 +70,8 @@ def _is_address(host: str) -> bool:
     return True
 
 
-Section = TypeVar("Section", bound=Strict)
-
-ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
-"""As HTTP headers can say it: printable ASCII without spaces."""
-
-
 class Prices(Strict):
-    """Dollars for a million tokens. There is no default: an unknown price is an error, never 0."""
+    """Dollars per million tokens. There is no default, because an unknown price must not count as 0."""
 
     prompt: float = Field(ge=0)
     cached: float = Field(ge=0)
@@ -77,109 +80,117 @@ class Prices(Strict):
 
 class ModelConfig(Strict):
     context_window: int = Field(ge=1, description="tokens, prompt and answer together")
-    prices: Prices
+    usd_per_million_tokens: Prices
 
 
 class Timeouts(Strict):
-    """Seconds that an engine gets for each part of an answer; the request's deadline stands over all of them."""
+    """Limits for the parts of one answer. The request's own deadline applies in addition."""
 
-    connect: float = Field(default=2.0, gt=0, le=60)
-    first_token: float = Field(default=60.0, gt=0, le=3600, description="from asking to the first token")
-    gap: float = Field(default=60.0, gt=0, le=3600, description="between two pieces of the answer")
+    connect_seconds: float = Field(default=2.0, gt=0, le=60)
+    first_token_seconds: float = Field(default=60.0, gt=0, le=3600, description="from sending the request")
+    stream_idle_seconds: float = Field(default=60.0, gt=0, le=3600, description="between two chunks of the answer")
 
 
 class BreakerConfig(Strict):
-    """When an engine is left alone, and for how long."""
+    """The circuit breaker of each engine: when it opens, and for how long."""
 
     enabled: bool = True
-    failures: int = Field(default=5, ge=1, le=1000, description="in a row, that open it")
-    rate: float = Field(default=0.5, gt=0, le=1, description="share of failures within `window` that opens it")
-    window: float = Field(default=10.0, gt=0, le=600, description="seconds")
-    least: int = Field(default=20, ge=1, description="answers within `window`; of fewer the share tells nothing")
-    rest: float = Field(default=5.0, gt=0, le=600, description="seconds until one request tries it; doubled each time")
-    longest_rest: float = Field(default=30.0, gt=0, le=3600, description="seconds; what doubling leads to")
+    consecutive_failures: int = Field(default=5, ge=1, le=1000, description="that open it")
+    failure_rate: float = Field(default=0.5, gt=0, le=1, description="share of failures in the window that opens it")
+    window_seconds: float = Field(default=10.0, gt=0, le=600)
+    min_requests: int = Field(default=20, ge=1, description="in the window; with fewer the failure rate is ignored")
+    open_duration_seconds: float = Field(
+        default=5.0, gt=0, le=600, description="until one request probes the engine; doubled after each failed probe"
+    )
+    max_open_duration_seconds: float = Field(default=30.0, gt=0, le=3600, description="upper limit of the doubling")
 
 
 class RetryConfig(Strict):
-    """How often a request may be sent again, before its first token."""
+    """How often a request may be sent again before its first token."""
 
-    most: int = Field(default=2, ge=0, le=10, description="of one request on one path")
-    share: float = Field(default=0.2, ge=0, le=1, description="of the requests of about the last ten seconds")
-    floor: int = Field(default=20, ge=0, description="in about ten seconds, whatever the share is")
-    backoff: float = Field(default=0.05, ge=0, le=10, description="seconds at most before the first; then doubled")
-    longest_backoff: float = Field(default=1.0, ge=0, le=60, description="seconds")
+    max_retries: int = Field(default=2, ge=0, le=10, description="for one request on one path")
+    budget_ratio: float = Field(
+        default=0.2, ge=0, le=1, description="retries per request, over about the last ten seconds"
+    )
+    min_retries: int = Field(default=20, ge=0, description="in about ten seconds, whatever the budget ratio allows")
+    backoff_seconds: float = Field(
+        default=0.05, ge=0, le=10, description="upper limit before the first retry; doubled for each further one"
+    )
+    max_backoff_seconds: float = Field(default=1.0, ge=0, le=60)
 
 
 class ResilienceConfig(Strict):
-    """What is done about engines that fail or are slow."""
+    """What the gateway does about engines that fail or are slow."""
 
     timeouts: Timeouts = Timeouts()
     breaker: BreakerConfig = BreakerConfig()
     retries: RetryConfig = RetryConfig()
-    hedge_after: float | None = Field(
-        default=None, gt=0, description="seconds without a first token until a second engine is asked; not set: never"
+    hedge_after_seconds: float | None = Field(
+        default=None, gt=0, description="without a first token, until a second engine gets the request; unset: never"
     )
     load_bound: float = Field(
-        default=1.25, ge=1, le=10, description="times the mean load, up to which an engine keeps the prompts it knows"
+        default=1.25,
+        ge=1,
+        le=10,
+        description="times the mean load, up to which an engine keeps receiving the prompts in its prefix cache",
     )
-    adapter_load_timeout: float = Field(
-        default=30.0, gt=0, le=600, description="seconds that a request waits for an adapter which no engine holds yet"
+    adapter_load_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="that a request waits for an adapter that no engine holds yet"
     )
-
-
-DEFAULT_MAX_ENDPOINTS = 64
 
 
 class EngineConfig(Strict):
-    """A vLLM with a lora-server beside it, or any OpenAI-compatible endpoint by its URL; or a group of either."""
+    """A vLLM with a lora-server, or any OpenAI-compatible endpoint by its URL; or a group of either."""
 
     model: str
     lora_server: str = Field(default="", description="HOST:PORT, or of a group dns:///NAME:PORT")
     url: str = Field(default="", description="http://HOST:PORT, or of a group dns+http://NAME:PORT")
-    most: int | None = Field(default=None, ge=1, le=1000, description="members of a group that are used; 64")
+    max_endpoints: int | None = Field(
+        default=None, ge=1, le=1000, description=f"members of a group that are used; unset: {DEFAULT_MAX_ENDPOINTS}"
+    )
     api_key_env: str = ""
-    timeouts: Timeouts | None = Field(default=None, description="what is not written is as in `resilience`")
-    breaker: BreakerConfig | None = Field(default=None, description="what is not written is as in `resilience`")
-    dollars_per_hour: float | None = Field(
+    timeouts: Timeouts | None = Field(default=None, description="unset keys are taken from `resilience`")
+    breaker: BreakerConfig | None = Field(default=None, description="unset keys are taken from `resilience`")
+    usd_per_hour: float | None = Field(
         default=None,
         gt=0,
-        description="of an own engine, or of each member: shared out among the paths by its own time",
+        description="of an engine that you run, or of each member; divided among the paths by the engine's busy time",
     )
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "EngineConfig":
+    def _has_one_address(self) -> "EngineConfig":
         if bool(self.lora_server) == bool(self.url):
             raise ValueError("an engine has either a lora_server (HOST:PORT) or a url (http://HOST:PORT)")
-        if self.group is None and self.most is not None:
-            raise ValueError("'most' is for groups of engines (dns:///NAME:PORT, dns+http://NAME:PORT) alone")
+        if self.group is None and self.max_endpoints is not None:
+            raise ValueError("'max_endpoints' is for groups of engines (dns:///NAME:PORT, dns+http://NAME:PORT) alone")
         return self
 
     @property
     def group(self) -> DnsName | None:
-        """The name that leads to its members; None where it is one engine."""
+        """The DNS name of the group's members; None for a single engine."""
         return parse_group(self.lora_server, self.url)
 
     @property
-    def most_members(self) -> int:
-        return self.most or DEFAULT_MAX_ENDPOINTS
+    def endpoint_limit(self) -> int:
+        return self.max_endpoints or DEFAULT_MAX_ENDPOINTS
 
     @property
     def identity(self) -> "EngineConfig":
-        """What makes it this engine: what is known of it stays where only its terms or its price change."""
-        return self.model_copy(update={"timeouts": None, "breaker": None, "dollars_per_hour": None})
+        """The settings that make it this engine. Its state is kept if only timeouts, breaker or price change."""
+        return self.model_copy(update={"timeouts": None, "breaker": None, "usd_per_hour": None})
 
 
 class EmbeddingConfig(Strict):
-    """A model of `/v1/embeddings`: the gateway's own, or one of an OpenAI-compatible endpoint by its URL."""
+    """A model of `/v1/embeddings`: the gateway's own, or that of an OpenAI-compatible endpoint."""
 
-    price: float = Field(ge=0, description="dollars for a million tokens")
+    usd_per_million_tokens: float = Field(ge=0)
     local: bool = False
     url: str = ""
     api_key_env: str = ""
-    model: str = Field(default="", description="as the endpoint calls it; empty: by the same name")
+    model: str = Field(default="", description="the endpoint's name for it; empty: the same name")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "EmbeddingConfig":
+    def _is_local_or_remote(self) -> "EmbeddingConfig":
         if self.local == bool(self.url):
             raise ValueError("an embedding model is either local: true or has a url (http://HOST:PORT)")
         if self.local and (self.api_key_env or self.model):
@@ -188,43 +199,43 @@ class EmbeddingConfig(Strict):
 
 
 class RetrievalPrices(Strict):
-    """There is no default here either."""
+    """Prices of retrieval; there is no default here either."""
 
-    search: float = Field(ge=0, description="dollars a search")
-    embedding: float = Field(ge=0, description="dollars a text that is embedded, to tell its task or to look it up")
+    usd_per_search: float = Field(ge=0)
+    usd_per_embedding: float = Field(ge=0, description="of one text, to classify it or to search for it")
 
 
 class TrainingConfig(Strict):
-    """How the training of adapters is paid back: by the seconds that each adapter's own report tells."""
+    """How requests pay for the training of their adapter, by the training time that the adapter's report states."""
 
-    dollars_per_hour: float = Field(gt=0, description="of the machine that trains")
-    requests: int = Field(ge=1, description="that an adapter's version is to answer in its life; each pays as much")
-    days: float = Field(gt=0, description="that it is to serve; what it costs while nobody asks it")
+    usd_per_hour: float = Field(gt=0, description="of the machine that trains")
+    expected_requests: int = Field(ge=1, description="in the life of a version; each pays an equal part")
+    expected_days: float = Field(gt=0, description="that a version serves; sets what it costs while it is idle")
 
 
 class CachePrices(Strict):
-    hit: float = Field(ge=0, description="dollars an answer that comes out of the cache")
+    usd_per_hit: float = Field(ge=0, description="for an answer that comes from the cache")
 
 
 class ModelsFile(Strict):
-    prices_as_of: date = Field(description="the day on which the prices were last looked at, YYYY-MM-DD")
+    prices_as_of: date = Field(description="the day on which the prices were last checked, YYYY-MM-DD")
     models: dict[ModelName, ModelConfig]
     engines: dict[str, EngineConfig]
     retrieval: RetrievalPrices
-    cache: CachePrices | None = Field(default=None, description="must be there where a path caches")
+    cache: CachePrices | None = Field(default=None, description="required if a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
     embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict)
-    training: TrainingConfig | None = Field(default=None, description="not set: what training costs is left out")
+    training: TrainingConfig | None = Field(default=None, description="unset: costs do not include training")
 
     @model_validator(mode="after")
-    def _a_name_is_one_model(self) -> "ModelsFile":
+    def _names_are_unique(self) -> "ModelsFile":
         both = self.models.keys() & self.embeddings.keys()
         if both:
             raise ValueError(f"'{min(both)}' is a model and an embedding model; give them different names")
         return self
 
     @model_validator(mode="after")
-    def _a_member_is_no_other_engine(self) -> "ModelsFile":
+    def _no_engine_is_named_like_a_member(self) -> "ModelsFile":
         for name in self.engines:
             group = name.rpartition("/")[0]
             if group in self.engines and self.engines[group].group:
@@ -232,14 +243,13 @@ class ModelsFile(Strict):
         return self
 
     def timeouts_of(self, engine: str) -> Timeouts:
-        """Its own where they are written, else those for all."""
-        return _over(self.engines[engine].timeouts, self.resilience.timeouts)
+        """Return the engine's own timeouts, with unset ones taken from `resilience`."""
+        return _merged(self.engines[engine].timeouts, self.resilience.timeouts)
 
     def breaker_of(self, engine: str) -> BreakerConfig:
-        """Its own where they are written, else those for all."""
-        return _over(self.engines[engine].breaker, self.resilience.breaker)
+        """Return the engine's own breaker settings, with unset ones taken from `resilience`."""
+        return _merged(self.engines[engine].breaker, self.resilience.breaker)
 
 
-def _over(own: Section | None, default: Section) -> Section:
-    """`own`, with what it leaves out taken from `default`."""
+def _merged(own: Section | None, default: Section) -> Section:
     return default if own is None else default.model_copy(update=own.model_dump(exclude_unset=True))

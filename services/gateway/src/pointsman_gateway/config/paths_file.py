@@ -1,4 +1,4 @@
-"""The shape of `paths.yaml`."""
+"""The schema of paths.yaml: each path's model, adapter, prompt strategies, sampling and cache."""
 
 from typing import Annotated, Literal
 
@@ -20,9 +20,11 @@ class ChainOfThought(Strict):
 
 
 class FewShot(Strict):
-    task: str = Field(description="whose examples; those with an output are used")
+    task: str = Field(description="whose examples are shown; those without an output are not")
     count: int = Field(ge=1, le=32)
-    choose: Literal["nearest", "first"] = "nearest"
+    selection: Literal["knn", "fixed"] = Field(
+        default="knn", description="knn: the examples nearest to the request; fixed: the first ones of the file"
+    )
     prompt: str = ""
 
 
@@ -30,12 +32,12 @@ class Retrieval(Strict):
     collection: str
     top_k: int = Field(default=3, ge=1, le=20)
     prompt: str = Field(description="a template in prompts/ that shows the passages")
-    required: bool = Field(default=True, description="false: answer without passages where the retriever is away")
+    required: bool = Field(default=True, description="false: answer without passages if the retriever is not available")
     max_tokens: int = Field(default=1000, ge=1, description="of all passages together; the best that fit are shown")
     min_score: float = Field(default=0.0, ge=0.0, le=1.0, description="passages below it are not shown")
-    when_nothing: Literal["answer", "next_path"] = Field(
+    on_empty: Literal["answer", "next_path"] = Field(
         default="answer",
-        description="where nothing relevant is found: answer without passages, or go down the path's fallback",
+        description="if no passage is relevant: answer without passages, or use the path's fallback",
     )
 
 
@@ -60,20 +62,25 @@ class StrategyConfig(Strict):
 
 
 class CacheConfig(Strict):
-    """Answers of the path that may be given again, to the same tenant."""
+    """Which answers of the path may be reused for the same tenant."""
 
-    exact: bool = Field(default=True, description="to the very same prompt, sampled alike")
-    semantic: float | None = Field(
-        default=None, ge=0.8, le=1, description="also to a question of at least this cosine, all else being equal"
+    exact: bool = Field(default=True, description="for an identical prompt with identical sampling")
+    similarity_threshold: float | None = Field(
+        default=None,
+        ge=0.8,
+        le=1,
+        description="also for a question of at least this cosine similarity, if all else is equal; unset: not",
     )
     ttl_seconds: int = Field(default=3600, ge=1, le=30 * 24 * 60 * 60)
-    sampled: bool = Field(default=False, description="also answers that were sampled with a temperature above 0")
-    per_user: bool = Field(default=False, description="never to another user than the one who asked first")
+    allow_nonzero_temperature: bool = Field(
+        default=False, description="also answers that were sampled with a temperature above 0"
+    )
+    per_user: bool = Field(default=False, description="only for the user who asked first")
 
     @model_validator(mode="after")
-    def _exact_first(self) -> "CacheConfig":
-        if self.semantic is not None and not self.exact:
-            raise ValueError("semantic takes exact too: the very same question is the nearest of all")
+    def _similar_implies_exact(self) -> "CacheConfig":
+        if self.similarity_threshold is not None and not self.exact:
+            raise ValueError("similarity_threshold needs exact: true, since an identical question is the most similar")
         return self
 
 
@@ -84,7 +91,7 @@ class PathConfig(Strict):
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     stop: tuple[str, ...] = Field(default=(), max_length=4)
-    cache: CacheConfig | None = Field(default=None, description="not set: nothing is cached")
+    cache: CacheConfig | None = Field(default=None, description="unset: answers are not cached")
 
 
 class PathsFile(Strict):

@@ -1,4 +1,4 @@
-"""The shape of `tasks.yaml`."""
+"""The schema of tasks.yaml: tasks with rules, policy and validators, and the classifier and the request log."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,40 +9,45 @@ from pointsman_gateway.config.strict import Strict
 
 
 class RuleConfig(Strict):
-    """Takes a request for its task before the classifier is asked; all conditions that are set must hold."""
+    """Assigns a request to its task without the classifier, if all conditions that are set hold."""
 
-    name: str = Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="printable ASCII; HTTP headers say it")
+    name: str = Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="printable ASCII, since HTTP headers carry it")
     metadata: dict[str, str] = Field(default_factory=dict)
     regex: str = ""
     json_schema: bool | None = Field(default=None, description="whether the request asks for a JSON schema")
 
     @model_validator(mode="after")
-    def _some_condition(self) -> "RuleConfig":
+    def _has_a_condition(self) -> "RuleConfig":
         if not self.metadata and not self.regex and self.json_schema is None:
             raise ValueError(f"rule '{self.name}' has no condition; known: metadata, regex, json_schema")
         return self
 
 
 class BestValueConfig(Strict):
-    """The cheapest of these paths that is known to be good enough and fast enough."""
+    """Chooses the cheapest of these paths that evidence shows to be good enough and fast enough."""
 
     paths: tuple[str, ...] = Field(min_length=2)
     quality_floor: float = Field(
-        ge=0, le=1, description="which the lower confidence bound of the mean rating must reach"
+        ge=0, le=1, description="that the lower confidence bound of the mean rating must reach"
     )
-    p95_seconds: float | None = Field(default=None, gt=0, description="arrival to end")
+    p95_seconds: float | None = Field(default=None, gt=0, description="upper limit, from arrival to end")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the bound, one-sided")
-    trial_share: float = Field(default=0.05, ge=0, le=0.5, description="of requests, to paths without enough evidence")
-    least_ratings: int = Field(default=20, ge=1, description="fewer are no evidence")
-    hysteresis: float = Field(default=0.1, ge=0, lt=1, description="by how much another must be cheaper to take over")
+    exploration_rate: float = Field(
+        default=0.05, ge=0, le=0.5, description="share of requests for paths without enough evidence"
+    )
+    min_samples: int = Field(default=20, ge=1, description="ratings, or answers for the p95; fewer are no evidence")
+    hysteresis: float = Field(
+        default=0.1, ge=0, lt=1, description="share by which another path must be cheaper to take over"
+    )
 
 
 class EscalateConfig(Strict):
-    """The first path; where its answer does not satisfy the task's validators, once the next one."""
+    """Takes the first path, and once the next one if a validator of the task refuses the answer."""
 
     paths: tuple[str, ...] = Field(min_length=2)
-    streams_freely: tuple[str, ...] = Field(
-        default=(), description="paths whose answers are streamed as they come, and so judged too late to be replaced"
+    stream_unvalidated: tuple[str, ...] = Field(
+        default=(),
+        description="paths whose answers are streamed before they are validated, and so cannot be escalated",
     )
 
 
@@ -64,7 +69,7 @@ class PolicyConfig(Strict):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All that it names."""
+        """Every path that the policy names."""
         if self.best_value:
             return self.best_value.paths
         if self.escalate:
@@ -73,13 +78,13 @@ class PolicyConfig(Strict):
 
 
 class ValidatorConfig(Strict):
-    """What an answer must be; exactly one of these."""
+    """A condition on answers; exactly one of these."""
 
     complete: Literal[True] | None = Field(default=None, description="neither empty nor cut off at max_tokens")
-    json_schema: dict[str, Any] | None = Field(default=None, description="it is JSON that satisfies this schema")
-    regex: str | None = Field(default=None, description="is found in it")
+    json_schema: dict[str, Any] | None = Field(default=None, description="JSON that satisfies this schema")
+    regex: str | None = Field(default=None, description="a pattern that is found in the answer")
     mean_logprob: float | None = Field(
-        default=None, le=0, description="the mean log-probability of its tokens, at least"
+        default=None, le=0, description="lower limit of the mean log-probability of the tokens"
     )
 
     @model_validator(mode="after")
@@ -94,25 +99,27 @@ class ValidatorConfig(Strict):
 
 
 class JudgeConfig(Strict):
-    """A model that reads the request, the answer and what was expected, and says how good the answer is."""
+    """A model that grades an answer, given the request and the expected answer."""
 
     model: str = Field(description='as a request names it: "path:NAME" or a model\'s name')
-    prompt: str = Field(default="", description="a file in prompts/: what counts; empty: the evaluation's own")
+    prompt: str = Field(default="", description="a file in prompts/ with the criteria; empty: the evaluation's own")
 
 
 class MetricConfig(Strict):
-    """How good an answer is, from 0 to 1, beside what was expected; exactly one of these."""
+    """Scores an answer from 0 to 1 against the expected one; exactly one of these."""
 
-    exact: Literal[True] | None = Field(default=None, description="equal, as JSON or as text but for case and spaces")
+    exact: Literal[True] | None = Field(
+        default=None, description="equal as JSON, or as text apart from case and spaces"
+    )
     json_fields: Literal[True] | None = Field(default=None, description="F1 over the fields of a JSON answer")
-    contains: Literal[True] | None = Field(default=None, description="the share of the facts that it states")
-    regex: str | None = Field(default=None, min_length=1, description="what it finds last is what was expected")
-    rouge_l: Literal[True] | None = Field(default=None, description="F1 over the longest common run of words")
-    judge: JudgeConfig | None = Field(default=None, description="a model's word")
+    contains: Literal[True] | None = Field(default=None, description="the share of the expected facts that it states")
+    regex: str | None = Field(default=None, min_length=1, description="its last match equals the expected answer")
+    rouge_l: Literal[True] | None = Field(default=None, description="F1 over the longest common subsequence of words")
+    judge: JudgeConfig | None = Field(default=None, description="a model grades the answer")
     entry_point: str | None = Field(
         default=None,
         pattern=r"^[\w./-]+:[A-Za-z_]\w*$",
-        description="module:function or FILE.py:function, which the evaluation imports and the gateway never does",
+        description="module:function or FILE.py:function; `pointsman eval` imports it, the gateway does not",
     )
 
     @model_validator(mode="after")
@@ -127,15 +134,17 @@ class MetricConfig(Strict):
 
 
 class ShadowConfig(Strict):
-    """A share of the task's answered requests goes down another path as well; the caller never waits for that."""
+    """Sends a share of the task's answered requests down another path too; the caller does not wait for it."""
 
-    paths: tuple[str, ...] = Field(min_length=1, description="each request is shadowed by one other than its own")
+    paths: tuple[str, ...] = Field(
+        min_length=1, description="each request is shadowed on one of them, other than its own"
+    )
     share: float = Field(default=0.05, gt=0, le=1, description="of the requests that an engine answered")
-    dollars_per_day: float = Field(gt=0, description="of all gateways together, a UTC day; then no more till tomorrow")
+    usd_per_day: float = Field(gt=0, description="limit for all gateways together, per UTC day")
     rate_by: Literal["right_answers", "validators"] = Field(
         default="right_answers",
-        description="what tells how good both answers are: the task's metric, once feedback says the right answer "
-        "(which takes journal.keep_text), or at once the task's validators (accepted 1, refused 0)",
+        description="how both answers are scored: right_answers: by the task's metric, once feedback states the right "
+        "answer (needs request_log.store_messages); validators: at once, accepted 1, refused 0",
     )
 
 
@@ -146,45 +155,53 @@ class TaskConfig(Strict):
     rules: tuple[RuleConfig, ...] = ()
     validators: tuple[ValidatorConfig, ...] = ()
     metric: MetricConfig | None = Field(default=None, description="how evaluations score this task's answers")
-    stale: StaleConfig | None = Field(default=None, description="what is done once an adapter's topic has changed")
-    flywheel: FlywheelConfig | None = Field(default=None, description="how `pointsman retrain` makes its adapter anew")
-    shadow: ShadowConfig | None = Field(default=None, description="not set: every request is answered once")
-    keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
+    stale: StaleConfig | None = Field(
+        default=None, description="where requests go once the adapter's documents have changed"
+    )
+    flywheel: FlywheelConfig | None = Field(
+        default=None, description="how `pointsman retrain` makes a new version of its adapter"
+    )
+    shadow: ShadowConfig | None = Field(default=None, description="unset: no request is shadowed")
+    target_coverage: float | None = Field(
+        default=None, gt=0.5, lt=1, description="of this task; unset: the classifier's"
+    )
 
 
 class ClassifierConfig(Strict):
-    keep_rate: float = Field(
-        default=0.95, gt=0.5, lt=1, description="share of a task's own examples that must not be abstained from"
+    target_coverage: float = Field(
+        default=0.95, gt=0.5, lt=1, description="share of a task's own examples on which it must not abstain"
     )
     seed: int = 7
     stages: tuple[Literal["static", "encoder"], ...] = Field(
         default=("static", "encoder"),
         min_length=1,
-        description="in this order; the second reads what the first is not sure of",
+        description="in this order; the second classifies what the first is not sure of",
     )
-    negatives: str = Field(default="", description="a JSONL file of texts that belong to no task")
+    out_of_scope: str = Field(default="", description="a JSONL file of texts that belong to no task")
     languages: tuple[Annotated[str, Field(pattern=r"^[a-z]{2}$")], ...] = Field(
         default=("en",),
-        description="of the examples, as ISO 639-1 codes: a text that is clearly in another goes to the default path; "
-        "an empty list lets every language pass",
+        description="of the examples, as ISO 639-1 codes; a text clearly in another language goes to the default path; "
+        "an empty list accepts every language",
     )
 
 
-class JournalConfig(Strict):
-    """What is kept of decisions, in Redis."""
+class RequestLogConfig(Strict):
+    """What is stored about decisions, in Redis."""
 
-    most: int = Field(default=100_000, ge=100, description="decisions; the oldest go first")
-    keep_text: bool = Field(default=False, description="the messages too; without them a replay cannot classify anew")
-    most_feedback: int = Field(default=10_000, ge=100, description="decisions of which feedback is kept")
-    most_undecided: int = Field(
-        default=10_000, ge=100, description="receipts of requests without a decision: refused ones, and embeddings"
+    max_decisions: int = Field(default=100_000, ge=100, description="the oldest are deleted first")
+    store_messages: bool = Field(
+        default=False, description="store the messages too; without them a replay cannot classify again"
     )
-    evidence_days: int = Field(default=14, ge=1, le=366, description="how far back a path's evidence reaches, UTC days")
+    max_feedback: int = Field(default=10_000, ge=100, description="decisions whose feedback is stored")
+    max_undecided: int = Field(
+        default=10_000, ge=100, description="receipts of requests without a decision: rejected ones, and embeddings"
+    )
+    lookback_days: int = Field(default=14, ge=1, le=366, description="UTC days that count as evidence on a path")
 
 
 class TasksFile(Strict):
-    default_path: str = Field(description="where a request goes that fits no task")
+    default_path: str = Field(description="for requests that fit no task")
     classifier: ClassifierConfig = ClassifierConfig()
-    journal: JournalConfig = JournalConfig()
-    learning: LearningConfig | None = Field(default=None, description="not set: no answer is kept")
+    request_log: RequestLogConfig = RequestLogConfig()
+    learning: LearningConfig | None = Field(default=None, description="unset: no answer is stored")
     tasks: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], TaskConfig]

@@ -64,13 +64,13 @@ class Decision:
     """The revision of the configuration that decided."""
     escalation: tuple[Path, ...] = ()
     """If a validator refuses the answer of `path`, the first of these answers instead; at most once."""
-    streams_freely: frozenset[str] = frozenset()
+    stream_unvalidated: frozenset[str] = frozenset()
     """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
 
     @property
     def is_buffered(self) -> bool:
         """Whether the whole answer of `path` is validated before any of it is sent."""
-        return _is_buffered(self.path, self.escalation, self.streams_freely)
+        return _is_buffered(self.path, self.escalation, self.stream_unvalidated)
 
     def with_fallback(self, reason: str) -> "Decision":
         """Return the decision after `path` failed for `reason`: the first alternative takes its place."""
@@ -87,7 +87,7 @@ class Decision:
         )
         return decision._with_considered(
             Considered(self.path.name, "skipped", reason),
-            *planned_escalation(following, further, self.streams_freely),
+            *planned_escalation(following, further, self.stream_unvalidated),
             last=Considered(following.name, "fallback", f"after {self.path.name}: {reason}"),
         )
 
@@ -131,13 +131,13 @@ class Decision:
 
 
 def planned_escalation(
-    path: Path, escalation: Sequence[Path], streams_freely: frozenset[str]
+    path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]
 ) -> tuple[Considered, ...]:
     """Return the entry of the path that answers if the answer of `path` is refused; empty if there is none."""
-    if not _is_buffered(path, escalation, streams_freely):
+    if not _is_buffered(path, escalation, stream_unvalidated):
         return ()
     return (Considered(escalation[0].name, "escalation", f"if the answer of {path.name} is not accepted"),)
 
 
-def _is_buffered(path: Path, escalation: Sequence[Path], streams_freely: frozenset[str]) -> bool:
-    return bool(escalation) and path.name not in streams_freely
+def _is_buffered(path: Path, escalation: Sequence[Path], stream_unvalidated: frozenset[str]) -> bool:
+    return bool(escalation) and path.name not in stream_unvalidated

@@ -43,7 +43,7 @@ _BY_FAULT: Mapping[Fault, str] = {
     """,
     Fault.ENGINE: """
         engine_not_ready engine_error engine_overloaded engine_unavailable breaker_open
-        connect_timeout first_token_timeout gap_timeout engine_poisoned does_not_stop dns_failed
+        connect_timeout first_token_timeout stream_idle_timeout engine_poisoned does_not_stop dns_failed
     """,
     Fault.ADAPTER: """
         adapter_not_resident lora_server_unavailable no_slot not_ready not_loaded unknown_version unknown_alias

@@ -12,7 +12,7 @@ ERRORS = frozenset(
         "engine_unavailable",
         "connect_timeout",
         "first_token_timeout",
-        "gap_timeout",
+        "stream_idle_timeout",
         "deadline_exceeded",
     }
 )

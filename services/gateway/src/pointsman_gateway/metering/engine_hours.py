@@ -42,11 +42,11 @@ class BusyInterval:
 class EngineCostAllocator:
     """All times are in seconds on one clock, which does not go back."""
 
-    def __init__(self, dollars_per_hour: float, opened: float, lag: float = MAX_LAG_S) -> None:
+    def __init__(self, usd_per_hour: float, opened: float, lag: float = MAX_LAG_S) -> None:
         self.dollars: dict[str, float] = {IDLE: 0.0}
         """By path, of all the time that is shared out."""
         self.opened = self.shared_until = opened
-        self.dollars_per_hour = dollars_per_hour
+        self.usd_per_hour = usd_per_hour
         self._lag = lag
         self._visits: dict[BusyInterval, None] = {}
         """Those whose end is not known; the oldest first."""
@@ -81,11 +81,11 @@ class EngineCostAllocator:
         oldest = next(iter(self._visits), None)
         self._sweep(now if oldest is None else oldest.since)
 
-    def at_price(self, dollars_per_hour: float, now: float) -> None:
+    def at_price(self, usd_per_hour: float, now: float) -> None:
         """Another price from now on."""
         self._lag, lag = 0.0, self._lag
         self.share_out(now)
-        self._lag, self.dollars_per_hour = lag, dollars_per_hour
+        self._lag, self.usd_per_hour = lag, usd_per_hour
 
     def _sweep(self, until: float) -> None:
         known = self._known
@@ -120,7 +120,7 @@ class EngineCostAllocator:
         self.shared_until = until
 
     def _owe(self, path: str, seconds: float) -> None:
-        self.dollars[path] = self.dollars.get(path, 0.0) + seconds * self.dollars_per_hour / 3600
+        self.dollars[path] = self.dollars.get(path, 0.0) + seconds * self.usd_per_hour / 3600
 
 
 ENGINE_COST_METRIC = "pointsman_engine_cost_usd"
@@ -171,7 +171,7 @@ class EngineCosts(Collector):
             price, account = prices.get(name, 0.0), self._accounts.get(name)
             if account is None:
                 self._accounts[name] = EngineCostAllocator(price, now)
-            elif account.dollars_per_hour != price:
+            elif account.usd_per_hour != price:
                 account.at_price(price, now)
 
     @asynccontextmanager

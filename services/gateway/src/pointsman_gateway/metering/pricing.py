@@ -57,16 +57,16 @@ class Pricing:
     """The price list."""
 
     def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _nobody_knows) -> None:
-        prices = {name: model.prices for name, model in models.models.items()}
+        prices = {name: model.usd_per_million_tokens for name, model in models.models.items()}
         self._of_tokens = {
             name: (of.prompt * PICODOLLARS / PER, of.cached * PICODOLLARS / PER, of.completion * PICODOLLARS / PER)
             for name, of in prices.items()
         }
         # Sums of whole prices, which nearly all are, need no rounding; that takes longer than the rest.
         self._whole = {name: whole for name, of in self._of_tokens.items() if (whole := _whole(of))}
-        self._search = round(models.retrieval.search * PICODOLLARS)
-        self._embedding = round(models.retrieval.embedding * PICODOLLARS)
-        self._hit = round(models.cache.hit * PICODOLLARS) if models.cache else None
+        self._search = round(models.retrieval.usd_per_search * PICODOLLARS)
+        self._embedding = round(models.retrieval.usd_per_embedding * PICODOLLARS)
+        self._hit = round(models.cache.usd_per_hit * PICODOLLARS) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
 
@@ -105,17 +105,17 @@ class Pricing:
     def training_usd(self, model: str, version: str) -> float:
         """All that the training of an adapter's version has cost; 0 where that is not known, or not to be paid back."""
         terms = self._training
-        return self._training_seconds(model, version) * terms.dollars_per_hour / HOUR if terms else 0.0
+        return self._training_seconds(model, version) * terms.usd_per_hour / HOUR if terms else 0.0
 
     def training(self, model: str, version: str) -> int:
         """One request's share of it."""
         terms = self._training
-        return round(self.training_usd(model, version) / terms.requests * PICODOLLARS) if terms else 0
+        return round(self.training_usd(model, version) / terms.expected_requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
         """Its dollars, spread over the time that the version is to serve."""
         terms = self._training
-        return self.training_usd(model, version) / (terms.days * 24) if terms else 0.0
+        return self.training_usd(model, version) / (terms.expected_days * 24) if terms else 0.0
 
 
 def _whole(prices: Prices) -> tuple[int, int, int] | None:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 2.0
 """Seconds that a search may take."""
 
-TERMS = BreakerConfig(failures=3, rest=2.0, longest_rest=15.0)
+TERMS = BreakerConfig(consecutive_failures=3, open_duration_seconds=2.0, max_open_duration_seconds=15.0)
 
 AWAY = "retriever_unavailable"
 LATE = "deadline_exceeded"

@@ -119,9 +119,11 @@ class _Body(msgspec.Struct, gc=False):
     cached: str
 
 
-def to_entry(noted: PendingEntry, keep_text: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
+def to_entry(noted: PendingEntry, store_messages: bool, redaction: Redaction = NOTHING_REDACTED) -> Entry:
     request, decision, receipt = noted.request, noted.decision, noted.receipt
-    text, messages, user = _kept(request, redaction) if keep_text and not noted.recovered else ("not kept", None, None)
+    text, messages, user = (
+        _kept(request, redaction) if store_messages and not noted.recovered else ("not kept", None, None)
+    )
     if noted.recovered:
         text = "lost"
     path = decision.path
@@ -249,7 +251,7 @@ def keeps_answers_of(config: LearningConfig | None, request: Request, decision: 
     """Whether the answers to this request are to be kept. Costs next to nothing where nobody consents."""
     if config is None or decision.task not in config.tasks:
         return False
-    if not (request.caller.consents_to(decision.task) or (config.without_keys and not request.caller.tenant)):
+    if not (request.caller.consents_to(decision.task) or (config.anonymous_consent and not request.caller.tenant)):
         return False
     return config.share >= 1 or hash_to_unit_interval(decision.id) < config.share
 

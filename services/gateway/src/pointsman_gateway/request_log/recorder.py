@@ -153,7 +153,7 @@ class Recorder:
         length = await self.store.write(batch)
         self._batch = None
         self._book.written(batch.upto)
-        self._over = length > self.store.config.most
+        self._over = length > self.store.config.max_decisions
         self._metrics.entries.inc(len(batch.entries) + len(batch.undecided))
 
     def _encode_some(self) -> None:
@@ -163,19 +163,19 @@ class Recorder:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
     def _encode(self, most: int) -> None:
-        keep_text = self.store.config.keep_text
+        store_messages = self.store.config.store_messages
         for _ in range(min(most, len(self._noted))):
             noted = self._noted.popleft()
             try:
-                entry = self._entry(noted, keep_text)
+                entry = self._entry(noted, store_messages)
             except Exception:  # one that cannot be written must not keep back the others
                 log.exception("decision %s cannot be written", noted.decision.id)
                 self._metrics.dropped.labels("unwritable").inc()
                 entry = empty_entry(noted)
             self._wait_for(entry)
 
-    def _entry(self, noted: PendingEntry, keep_text: bool) -> Entry:
-        entry = to_entry(noted, keep_text, self._redaction)
+    def _entry(self, noted: PendingEntry, store_messages: bool) -> Entry:
+        entry = to_entry(noted, store_messages, self._redaction)
         lesson = to_training_sample(noted, self._redaction)
         return replace(entry, tenant=noted.request.caller.tenant, lesson=lesson) if lesson else entry
 

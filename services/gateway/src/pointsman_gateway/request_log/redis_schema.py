@@ -70,10 +70,10 @@ local stream, index, writer, lessons = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local most, keep, number, decisions = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), cmsgpack.unpack(ARGV[4])
 local most_lessons, learnt = tonumber(ARGV[5]), 0
 if tonumber(redis.call('GET', writer) or '0') >= number then return redis.call('XLEN', stream) end
-local most_undecided, undecided = ARGV[6], tonumber(ARGV[7])
+local max_undecided, undecided = ARGV[6], tonumber(ARGV[7])
 if ARGV[8] ~= '' and (redis.call('GET', writer) or '0') ~= ARGV[8] then return -1 end
 for entry = 9, 8 + undecided do
-  redis.call('XADD', KEYS[5], 'MAXLEN', most_undecided, '*', 'entry', ARGV[entry])
+  redis.call('XADD', KEYS[5], 'MAXLEN', max_undecided, '*', 'entry', ARGV[entry])
 end
 for _, decision in ipairs(decisions) do
   local id, cell, day, entry, tenant, lesson = unpack(decision)

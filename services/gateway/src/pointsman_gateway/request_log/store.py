@@ -10,7 +10,7 @@ import msgspec
 from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_gateway.config.schema import JournalConfig, LearningConfig
+from pointsman_gateway.config.schema import LearningConfig, RequestLogConfig
 from pointsman_gateway.domain import Feedback
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import Entry
@@ -39,7 +39,7 @@ class Batch:
 class RequestLogStore:
     """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
 
-    def __init__(self, redis: PromptRedis, config: JournalConfig) -> None:
+    def __init__(self, redis: PromptRedis, config: RequestLogConfig) -> None:
         self.config = config
         """Each generation of the configuration puts its own here."""
         self.learning: LearningConfig | None = None
@@ -65,10 +65,10 @@ class RequestLogStore:
         return None if number is None else int(number)
 
     async def _send(self, writer: str, batch: Batch, last: str = "") -> int:
-        most_lessons = self.learning.most if self.learning else 0
+        most_lessons = self.learning.max_answers if self.learning else 0
         decisions = [(one.decision_id, one.cell, one.day, one.json, one.tenant, one.lesson) for one in batch.entries]
-        arguments: list[Any] = [self.config.most, self._kept, batch.number, _pack(decisions), most_lessons]
-        arguments += (self.config.most_undecided, len(batch.undecided), last, *batch.undecided)
+        arguments: list[Any] = [self.config.max_decisions, self._kept, batch.number, _pack(decisions), most_lessons]
+        arguments += (self.config.max_undecided, len(batch.undecided), last, *batch.undecided)
         for counts in batch.counts.values():
             fields = to_fields(counts)
             arguments.append(len(fields))
@@ -105,7 +105,7 @@ class RequestLogStore:
             feedback.decision_id,
             feedback.id,
             unix_ms,
-            self.config.most_feedback,
+            self.config.max_feedback,
             PER_RATING,
             self._kept,
             *said,
@@ -123,7 +123,7 @@ class RequestLogStore:
     @property
     def _kept(self) -> int:
         """Seconds that a day's evidence outlives its last change: longer than anybody reads it."""
-        return (self.config.evidence_days + 2) * redis_schema.SECONDS_PER_DAY
+        return (self.config.lookback_days + 2) * redis_schema.SECONDS_PER_DAY
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ class OrphanRecovery:
 
 def _batch(number: int, portion: Portion) -> Batch:
     noted = [counterfoil.noted() for counterfoil in portion.decided]
-    entries = [to_entry(one, keep_text=False) for one in noted]
+    entries = [to_entry(one, store_messages=False) for one in noted]
     return Batch(
         number,
         entries,

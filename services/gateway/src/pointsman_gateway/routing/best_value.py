@@ -80,13 +80,13 @@ def standing(terms: BestValueConfig, candidate: Candidate) -> Standing:
     """What too few answers or ratings say, they do not say at all."""
     evidence, limit, margin = candidate.evidence, terms.p95_seconds or float("inf"), terms.hysteresis
     bound = lower_bound(evidence.quality, evidence.ratings, terms.confidence)
-    rated = evidence.ratings >= terms.least_ratings
-    p95 = evidence.p95_seconds if evidence.answers >= terms.least_ratings else 0.0
+    rated = evidence.ratings >= terms.min_samples
+    p95 = evidence.p95_seconds if evidence.answers >= terms.min_samples else 0.0
     if p95 > limit:
         fault = f"p95 {p95:.1f} s: over {limit:.1f} s"
     elif not rated:
-        fault = f"no evidence ({evidence.ratings:.0f} of {terms.least_ratings} ratings): trial share " + _percent(
-            terms.trial_share
+        fault = f"no evidence ({evidence.ratings:.0f} of {terms.min_samples} ratings): trial share " + _percent(
+            terms.exploration_rate
         )
     elif bound < terms.quality_floor:
         fault = (
@@ -158,9 +158,9 @@ def _nearest(terms: BestValueConfig, standings: Sequence[Standing], incumbent: s
 def with_trial(terms: BestValueConfig, standings: Sequence[Standing], wanted: Plan, where: float) -> Plan:
     """The plan, but for the trial share of requests, which the paths without evidence share evenly."""
     untried = [s for s in standings if s.untried and s.name != wanted.paths[0]]
-    if where >= terms.trial_share or not untried:
+    if where >= terms.exploration_rate or not untried:
         return wanted
-    tried = untried[int(where / terms.trial_share * len(untried))]
+    tried = untried[int(where / terms.exploration_rate * len(untried))]
     said = {**wanted.said, tried.name: f"on trial; {tried.fault}"}
     return replace(wanted, paths=(tried.name, *wanted.paths), reason="policy:trial", said=said)
 

@@ -18,14 +18,14 @@ class Plan:
     """What there is to say of a path that was weighed, taken or not."""
     escalates: bool = False
     """Whether the paths after the one that is taken are where to go if its answer is not accepted."""
-    streams_freely: frozenset[str] = frozenset()
+    stream_unvalidated: frozenset[str] = frozenset()
 
 
 def plan(policy: PolicyConfig, sticky_key: str) -> Plan:
     """Of the policies that need to know nothing. A split sends equal keys the same way, while its weights stand."""
     if policy.escalate:
-        freely = frozenset(policy.escalate.streams_freely)
-        return Plan(policy.escalate.paths, "policy:escalate", escalates=True, streams_freely=freely)
+        freely = frozenset(policy.escalate.stream_unvalidated)
+        return Plan(policy.escalate.paths, "policy:escalate", escalates=True, stream_unvalidated=freely)
     if policy.split:
         return Plan((_side(policy.split, point(sticky_key)),), "policy:split")
     return Plan((policy.fixed,), "policy:fixed")

@@ -234,7 +234,7 @@ class Router:
             notes=(*labels.notes, *chosen.notes) if chosen.resolved_adapter is not None else labels.notes,
             generation=self._generation,
             escalation=escalation,
-            streams_freely=how.streams_freely,
+            stream_unvalidated=how.stream_unvalidated,
         )
 
     def _escalation(self, task: str, chosen: Path, others: Sequence[Path]) -> tuple[Path, ...]:
@@ -272,7 +272,7 @@ def _considered(
             told[name] = Considered(name, "chosen", how.said.get(name, how.reason))
         else:
             told[name] = Considered(name, "fallback", how.said.get(name, "in reserve"))
-    told |= {row.path: row for row in planned_escalation(chosen, escalation, how.streams_freely)}
+    told |= {row.path: row for row in planned_escalation(chosen, escalation, how.stream_unvalidated)}
     return tuple(told[name] for name in [*rows, *(name for name in told if name not in rows)])
 
 

@@ -141,7 +141,7 @@ class ShadowRunner:
             return "too_many"
         if self._crowded():
             return "crowded"
-        return self._purse.why_not(errand.task, errand.terms.dollars_per_day)
+        return self._purse.why_not(errand.task, errand.terms.usd_per_day)
 
     async def _run(self, errand: ShadowJob, tell: Callable[[ShadowResult], None]) -> None:
         outcome, receipt = "stopped", None

@@ -11,7 +11,7 @@ from pointsman_gateway.wiring.line import to_path
 def to_catalogue(config: Config) -> Catalog:
     return Catalog(
         default_path=config.tasks.default_path,
-        search_usd=config.models.retrieval.search,
+        search_usd=config.models.retrieval.usd_per_search,
         tasks={name: _task(task, config) for name, task in config.tasks.tasks.items()},
         paths={name: to_path(name, path, config) for name, path in config.paths.paths.items()},
         models={name: _model(model) for name, model in config.models.models.items()},
@@ -37,4 +37,4 @@ def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
 
 
 def _model(model: ModelConfig) -> CatalogModel:
-    return CatalogModel(model.context_window, model.prices.model_dump())
+    return CatalogModel(model.context_window, model.usd_per_million_tokens.model_dump())

@@ -49,10 +49,10 @@ def build_embeddings(config: Config, around: EmbeddingSurroundings) -> Embedding
         if model.local:
             # By its fingerprint too: who keeps vectors wants to say exactly which model made them.
             own = around.traced.embedder(around.own, name, OURS)
-            offers[name] = offers[around.name] = Offer(name, own, model.price)
+            offers[name] = offers[around.name] = Offer(name, own, model.usd_per_million_tokens)
         else:
             there = EngineModel(_endpoint(name, model), around.http)
-            offers[name] = Offer(name, around.traced.embedder(there, name, OPENAI), model.price)
+            offers[name] = Offer(name, around.traced.embedder(there, name, OPENAI), model.usd_per_million_tokens)
     return Embeddings(offers, around.tenancy, around.metrics, around.journal)
 
 

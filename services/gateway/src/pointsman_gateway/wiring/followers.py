@@ -141,7 +141,7 @@ class Followers:
             cell = Cell(member)
             return _One(cell, self._follow(cell, member.place, tls) if config.lora_server else None, self.aliases)
 
-        group = Group(engine, where, config.most_members, seat, self._seat, self._metrics)
+        group = Group(engine, where, config.endpoint_limit, seat, self._seat, self._metrics)
         return _Several(group, self._task(group.follow(self._resolver), f"look up {engine.name}"))
 
     def _follow(self, cell: Cell, address: str, tls: ClientTls | None) -> asyncio.Task[None]:

@@ -37,12 +37,12 @@ def texts_of(config: Config) -> Mapping[str, Sequence[str]]:
 
 def tuning_of(config: Config) -> Tuning:
     classifier = config.tasks.classifier
-    own = {name: task.keep_rate for name, task in config.tasks.tasks.items() if task.keep_rate is not None}
-    return Tuning(classifier.keep_rate, own, classifier.stages, classifier.seed)
+    own = {name: task.target_coverage for name, task in config.tasks.tasks.items() if task.target_coverage is not None}
+    return Tuning(classifier.target_coverage, own, classifier.stages, classifier.seed)
 
 
 def origin(config: Config, models: Models) -> Origin:
-    return origin_of(texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config))
+    return origin_of(texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config))
 
 
 def learn(config: Config, models: Models, progress: Progress = silent) -> Learned:
@@ -50,7 +50,7 @@ def learn(config: Config, models: Models, progress: Progress = silent) -> Learne
     started = time.perf_counter()
     try:
         fitted = fit_classifier(
-            texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress
+            texts_of(config), config.out_of_scope, models.static, models.encoder, tuning_of(config), progress
         )
     except PointsmanError as error:
         raise ConfigError(error.message) from error

@@ -101,7 +101,7 @@ def _with_more_to_do(config: Config) -> list[str]:
 
     def searches(strategy: StrategyConfig) -> bool:
         few = strategy.few_shot
-        return strategy.retrieval is not None or (few is not None and few.choose == "nearest")
+        return strategy.retrieval is not None or (few is not None and few.selection == "knn")
 
     return [name for name, path in config.paths.paths.items() if path.cache or any(map(searches, path.strategies))]
 
@@ -207,10 +207,10 @@ def _strategy(
     if config.few_shot:
         few, examples = config.few_shot, whole.examples[config.few_shot.task]
         of_task = learned.vectors[few.task] if learned else np.zeros((len(examples), 1), np.float32)
-        embed = learned.classifier if learned and few.choose == "nearest" else None
+        embed = learned.classifier if learned and few.selection == "knn" else None
         system = Instruction(templates, few.prompt) if few.prompt else None
         return FewShot(examples, of_task, few.count, embed, system)
     look_up = config.retrieval
     assert look_up is not None  # the schema allows no other
-    shown = Shown(look_up.top_k, look_up.max_tokens, look_up.min_score, look_up.when_nothing == "next_path")
+    shown = Shown(look_up.top_k, look_up.max_tokens, look_up.min_score, look_up.on_empty == "next_path")
     return Retrieval(templates, look_up.prompt, search, look_up.collection, shown, look_up.required)

@@ -34,10 +34,10 @@ class Memory:
 
     def obey(self, config: Config, versions: Callable[[Path], str]) -> None:
         """Takes from a new generation how much to keep, which tasks there are, and who knows the adapters' versions."""
-        self.board.window = config.tasks.journal.evidence_days
+        self.board.window = config.tasks.request_log.lookback_days
         self.board.versions = versions
         if isinstance(self.journal, Recorder):
-            self.journal.store.config = config.tasks.journal
+            self.journal.store.config = config.tasks.request_log
             self.journal.store.learning = config.tasks.learning
         if isinstance(self.feedback, FeedbackService):
             self.feedback.tasks = tuple(config.tasks.tasks)
@@ -48,7 +48,7 @@ async def remembering(
     settings: Settings, config: Config, registry: CollectorRegistry, redaction: Redaction
 ) -> AsyncIterator[Memory]:
     """Raises ConfigError where the address of Redis is none, OSError where the spool cannot be written."""
-    board = EvidenceStore(config.tasks.journal.evidence_days)
+    board = EvidenceStore(config.tasks.request_log.lookback_days)
     if not settings.redis_url:
         yield Memory(board, NullRequestLog(board), NullFeedback())
         return
@@ -60,7 +60,7 @@ async def remembering(
             raise ConfigError(f"POINTSMAN_GATEWAY_REDIS_URL is no address of Redis: {error}") from error
         spool = FeedbackQueue(settings.spool, metrics.spool_bytes.set)
         stack.callback(spool.close)
-        store = RequestLogStore(redis, config.tasks.journal)
+        store = RequestLogStore(redis, config.tasks.request_log)
         book = WriteAheadLog(settings.spool, store.writer, metrics)
         stack.callback(book.close)
         recorder = Recorder(store, board, metrics, book, redaction)

@@ -73,8 +73,8 @@ class Hourly:
         for engine in self.engines():
             written = self.models.engines[engine.group or engine.name]
             stands_for_nobody = written.group is not None and not engine.group
-            if written.dollars_per_hour and not stands_for_nobody:
-                yield engine, written.dollars_per_hour
+            if written.usd_per_hour and not stands_for_nobody:
+                yield engine, written.usd_per_hour
 
 
 def _choices(task: TaskConfig, default: str) -> list[str]:

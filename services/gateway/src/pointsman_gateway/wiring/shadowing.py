@@ -39,7 +39,7 @@ class ShadowTerms:
         self.scores = {
             name: metric_from(task.metric.model_dump(exclude_unset=True)).score
             for name, task in shadowed.items()
-            if task.metric and task.metric.name in SELF_CONTAINED_METRICS and config.tasks.journal.keep_text
+            if task.metric and task.metric.name in SELF_CONTAINED_METRICS and config.tasks.request_log.store_messages
         }
 
     def may(self, request: Request, task: str, path: str) -> bool:

@@ -46,7 +46,7 @@ async def build(config: Config, log: RequestLog | None, order: BuildOrder) -> Wr
     """Without a request log the rows come from the task's examples and the teacher's answers. Raises ConfigError."""
     flywheel = flywheel_of(config, order.task)
     stored = await read_samples(log, config.tasks.learning, order.task) if log else NO_SAMPLES
-    terms = ExtractionTerms(order.task, flywheel.teacher, flywheel.data.least_rating)
+    terms = ExtractionTerms(order.task, flywheel.teacher, flywheel.data.min_rating)
     extracted = [extract(sample, terms) for sample in stored.samples]
     dropped = Counter(one.rejected for one in extracted if one.rejected)
     taught, refused = _teacher_rows(config, order)
@@ -54,7 +54,7 @@ async def build(config: Config, log: RequestLog | None, order: BuildOrder) -> Wr
         dropped["refused by a validator"] += refused
     rows = [*_example_rows(config, order.task, flywheel), *taught, *(one.row for one in extracted if one.row)]
     pairs = [pair for one in extracted for pair in one.pairs]
-    evaluation_keys = read_evaluation_keys(config.folder / flywheel.heldout) if flywheel.heldout else set()
+    evaluation_keys = read_evaluation_keys(config.folder / flywheel.eval_data) if flywheel.eval_data else set()
     data = split(rows, pairs, evaluation_keys, flywheel.data.heldout_share)
     origin = Origin(
         task=order.task,
@@ -86,7 +86,7 @@ def _example_rows(config: Config, task: str, flywheel: FlywheelConfig) -> list[R
 def _consent(config: Config, stored: StoredSamples) -> dict[str, Any]:
     learning = config.tasks.learning
     tenants = sorted({sample.tenant for sample in stored.samples if sample.tenant})
-    return {"tenants": tenants, "without_keys": bool(learning and learning.without_keys)}
+    return {"tenants": tenants, "anonymous_consent": bool(learning and learning.anonymous_consent)}
 
 
 def read_teacher_answers(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:

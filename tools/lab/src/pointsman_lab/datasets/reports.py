@@ -49,7 +49,7 @@ def plan_report(config: Config, task: str) -> Report:
         "alias": student.adapter,
         "asking": _sampling(student),
         "metric": metric.model_dump(exclude_unset=True) if metric else {"exact": True},
-        "heldout": str((config.folder / flywheel.heldout).resolve()) if flywheel.heldout else "",
+        "heldout": str((config.folder / flywheel.eval_data).resolve()) if flywheel.eval_data else "",
         "collections": _collections(config, task, flywheel),
         **flywheel.model_dump(exclude={"heldout"}),
     }

@@ -60,11 +60,11 @@ class Consent:
 
     task: str
     tenants: Mapping[str, TenantRecord]
-    without_keys: bool
+    anonymous_consent: bool
 
     def covers(self, tenant: str) -> bool:
         if not tenant:
-            return self.without_keys
+            return self.anonymous_consent
         record = self.tenants.get(tenant)
         return record is not None and record.consents_to(self.task)
 
@@ -87,7 +87,7 @@ async def read_samples(log: RequestLog, learning: LearningConfig | None, task: s
     """
     if learning is None or task not in learning.tasks:
         return NO_SAMPLES
-    consent = Consent(task, await log.tenants(), learning.without_keys)
+    consent = Consent(task, await log.tenants(), learning.anonymous_consent)
     feedback = {decision: one async for decision, one in _feedback(log)}
     found, withdrawn = [], {}
     async for entry_id, fields in log.entries(redis_schema.TRAINING_SAMPLES):

@@ -75,7 +75,7 @@ function content(entry, said) {
     h("h3", {}, "Request"),
     entry.messages
       ? entry.messages.map((message) => h("div", { class: "message" }, h("b", {}, message.role), h("p", {}, message.content)))
-      : h("p", { class: "faint" }, `The text is ${entry.text === "not kept" ? "not kept (journal.keep_text is off)" : entry.text}.`),
+      : h("p", { class: "faint" }, `The text is ${entry.text === "not kept" ? "not kept (request_log.store_messages is off)" : entry.text}.`),
     h("details", { class: "raw" }, h("summary", {}, "As the journal has it"), h("pre", { tabindex: 0 }, JSON.stringify(entry, null, 1))),
   ].flat().filter(Boolean);
 }
