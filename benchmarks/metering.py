@@ -229,7 +229,7 @@ def write_config(folder: Path) -> Path:
     written: dict[str, Any] = {
         "models": {
             "prices_as_of": "2026-11-01",
-            "models": {"m": {"context_window": 4096, "prices": prices}},
+            "models": {"m": {"context_window": 4096, "usd_per_million_tokens": prices}},
             "engines": {"local": {"model": "m", "url": "http://127.0.0.1:1", "usd_per_hour": 0.04}},
             "retrieval": {"usd_per_search": 0.0000002, "usd_per_embedding": 0.00000002},
         },

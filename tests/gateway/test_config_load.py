@@ -98,21 +98,24 @@ NO_SUCH_COLLECTION_KEY = {"retrieval": {"collections": "handbook", "prompt": "pa
     [
         # models.yaml
         (
-            _set("models", "models", "größe", to={"context_window": 9, "prices": FREE}),
+            _set("models", "models", "größe", to={"context_window": 9, "usd_per_million_tokens": FREE}),
             "'models.größe.[key]': String should match pattern '^[!-~]{1,200}$' (it is 'größe')",
         ),
         (
-            _set("models", "models", "a\r\nx-injected: 1", to={"context_window": 9, "prices": FREE}),
+            _set("models", "models", "a\r\nx-injected: 1", to={"context_window": 9, "usd_per_million_tokens": FREE}),
             "String should match pattern '^[!-~]{1,200}$'",
         ),
         (
             _set("models", "embeddings", to={"two words": {"usd_per_million_tokens": 1, "local": True}}),
             "String should match pattern '^[!-~]{1,200}$' (it is 'two words')",
         ),
-        (_drop("models", "models", "tiny", "prices", "cached"), "models.yaml: 'models.tiny.prices.cached' is missing"),
         (
-            _set("models", "models", "tiny", "prices", "prompt", to=-1),
-            "'models.tiny.prices.prompt': Input should be gr",
+            _drop("models", "models", "tiny", "usd_per_million_tokens", "cached"),
+            "models.yaml: 'models.tiny.usd_per_million_tokens.cached' is missing",
+        ),
+        (
+            _set("models", "models", "tiny", "usd_per_million_tokens", "prompt", to=-1),
+            "'models.tiny.usd_per_million_tokens.prompt': Input should be gr",
         ),
         (_drop("models", "retrieval"), "models.yaml: 'retrieval' is missing"),
         (_set("models", "engines", "local", "model", to="huge"), "engine 'local' serves model 'huge'; known: tiny"),

@@ -352,7 +352,7 @@ async def test_time_runs_out_for_the_gateways_own_model_too(minilm: MiniLM) -> N
 
 
 BAD: list[tuple[Callable[[dict[str, Any]], None], str]] = [
-    (lambda m: m.update(embeddings={"e": {"local": True}}), "'embeddings.e.price' is missing"),
+    (lambda m: m.update(embeddings={"e": {"local": True}}), "'embeddings.e.usd_per_million_tokens' is missing"),
     (lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1}}), "either local: true or has a url"),
     (
         lambda m: m.update(embeddings={"e": {"usd_per_million_tokens": 1, "local": True, "url": "http://x"}}),

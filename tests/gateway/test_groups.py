@@ -189,10 +189,10 @@ def _engines(folder: FilePath, **engine: object) -> Mapping[str, object]:
 
 
 def test_a_group_is_written_by_its_name_in_dns(tmp_path: FilePath) -> None:
-    group = _engines(tmp_path, lora_server="dns:///lora-server.pointsman.svc:8083", most=3)["local"]
-    assert (group.group, group.most_members) == (DnsName("lora-server.pointsman.svc", 8083), 3)  # type: ignore[attr-defined]  # an engine's
+    group = _engines(tmp_path, lora_server="dns:///lora-server.pointsman.svc:8083", max_endpoints=3)["local"]
+    assert (group.group, group.endpoint_limit) == (DnsName("lora-server.pointsman.svc", 8083), 3)  # type: ignore[attr-defined]  # an engine's
     plain = _engines(tmp_path, url="dns+http://engines:8000/v2/")["local"]
-    assert (plain.group, plain.most_members) == (DnsName("engines", 8000, "/v2"), 64)  # type: ignore[attr-defined]  # an engine's
+    assert (plain.group, plain.endpoint_limit) == (DnsName("engines", 8000, "/v2"), 64)  # type: ignore[attr-defined]  # an engine's
     assert _engines(tmp_path, url="http://engines:8000")["local"].group is None  # type: ignore[attr-defined]  # an engine's
 
 
