@@ -14,8 +14,8 @@ from pointsman_gateway.tenancy.account import LEASE
 from pointsman_gateway.tenancy.hold import Hold, duration
 from pointsman_gateway.tenancy.no_keys import NoKeys
 from pointsman_servicekit.errors import ResourceExhausted
-from pointsman_servicekit.keys.layout import WHOLE_TENANT, Window, window_at
 from pointsman_servicekit.keys.records import Limits
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, Window, window_at
 from redis.asyncio import Redis
 
 NOTHING = Usage()

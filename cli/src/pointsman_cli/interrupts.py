@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.process import wait_for_stop_signal
 
 from pointsman_cli.errors import Interrupted
 
@@ -22,7 +22,7 @@ def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
 
 async def _interruptibly(work: Coroutine[Any, Any, T]) -> T:
     working = asyncio.ensure_future(work)
-    told = asyncio.ensure_future(until_told_to_stop())
+    told = asyncio.ensure_future(wait_for_stop_signal())
     await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
     if not told.done():
         told.cancel()

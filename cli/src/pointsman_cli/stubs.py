@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import grpc
 from pointsman.v1 import gateway_pb2_grpc, lora_server_pb2_grpc, retriever_pb2_grpc
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 
 
 def gateway(channel: grpc.aio.Channel) -> gateway_pb2_grpc.GatewayStub:

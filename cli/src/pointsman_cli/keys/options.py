@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.keys.records import Limits
-from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import Misused
@@ -57,7 +57,7 @@ def unix_end(text: str, now: float) -> float | None:
 
 
 @asynccontextmanager
-async def open_keys(named: str, data_dir: Path) -> AsyncIterator[PromptRedis]:
+async def open_keys(named: str, data_dir: Path) -> AsyncIterator[BoundedRedis]:
     url = redis_url(named, DataDir.at(data_dir))
     if not url:
         raise Misused("there is no Redis to keep keys in: nothing runs here, and no --redis was given")

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 import faiss
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
-from pointsman_servicekit.build_info import tell_build
 from pointsman_servicekit.errors import FailedPrecondition
-from pointsman_servicekit.event_loop_lag import watching_event_loop
-from pointsman_servicekit.grpc_in_flight import InFlight
 from pointsman_servicekit.grpc_server import GrpcServer, serving
-from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
 from pointsman_servicekit.tls import server_tls
-from pointsman_servicekit.tracing.exporting import around_servers
+from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
@@ -85,7 +82,7 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
     """
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     registry, labels = CollectorRegistry(), Labels()
-    tell_build(registry, "retriever")
+    export_build_info(registry, "retriever")
     async with AsyncExitStack() as stack:
         folders = stack.enter_context(claimed(settings.data))
         crew = make_crew(settings.search_threads, settings.ingest_threads)
@@ -114,11 +111,11 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
                 grace=settings.drain_grace,
                 ready=shelves.is_consistent,
                 tls=tls,
-                interceptors=[*around_servers(spans), InFlight(registry)],
+                interceptors=[*tracing_server_interceptors(spans), CallsInFlight(registry)],
             )
         )
         opened.set()
-        await stack.enter_async_context(watching_event_loop(registry))
+        await stack.enter_async_context(measuring_event_loop_lag(registry))
         await stack.enter_async_context(_telling_health(server, is_ready))
 
         async def take_leave() -> None:

@@ -8,7 +8,7 @@ together have beyond the limit is taken from what each holds: what comes back of
 from math import inf
 from typing import Any
 
-from pointsman_servicekit.keys.layout import WINDOWS, Window, window_at
+from pointsman_servicekit.keys.redis_layout import WINDOWS, Window, window_at
 
 Said = tuple[int, int, int, int, int]
 """Window, used, carried, wish and need."""

@@ -1,6 +1,6 @@
 """A search's span is told what came of it."""
 
-from pointsman_servicekit.tracing.spans import Attribute, current
+from pointsman_servicekit.tracing.spans import Attribute, current_span
 
 from pointsman_retriever.facts import Fact, Observer, Searched
 
@@ -13,7 +13,7 @@ class TracedObserver:
 
     def note(self, fact: Fact) -> None:
         if isinstance(fact, Searched):
-            current().set_attributes(_told(fact))
+            current_span().set_attributes(_told(fact))
         self._inner.note(fact)
 
 

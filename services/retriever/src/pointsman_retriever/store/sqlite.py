@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
-from pointsman_servicekit.sketches import Sketch, sketch_of
+from pointsman_servicekit.document_sketches import Sketch, sketch_of
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Chunk, Collection, CollectionId, Document, Entries, Quota, Vectors

@@ -59,7 +59,7 @@ WHOLE_TENANT = "tenant"
 """In the place of a key's id, for what all keys of a tenant share."""
 
 
-def account(tenant: str, whose: str, limit: str) -> str:
+def limit_key(tenant: str, whose: str, limit: str) -> str:
     """A hash: `window` (which one), `held` and `used` (the sums over all who hold a slice of it), and for each of them
     "HELD USED NUMBER EXPIRES". Dollars are nanodollars. All of one tenant's are in one slot."""
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"

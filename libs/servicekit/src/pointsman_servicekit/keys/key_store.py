@@ -6,15 +6,22 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, NotFound
-from pointsman_servicekit.keys import credential, layout
-from pointsman_servicekit.keys.credential import Credential
-from pointsman_servicekit.keys.records import EVERYTHING, NO_LIMITS, KeyRecord, KeyScope, Limits, TenantRecord
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.keys import records, redis_layout
+from pointsman_servicekit.keys.records import (
+    EVERYTHING,
+    NO_LIMITS,
+    Credential,
+    KeyRecord,
+    KeyScope,
+    Limits,
+    TenantRecord,
+)
 
 log = logging.getLogger(__name__)
 
-MOST_TRIES = 8
+MAX_ATTEMPTS = 8
 
 CREATE = """
 -- Puts a key in place, and its tenant where it is new. Twice the same is once.
@@ -42,7 +49,7 @@ return 1
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class NewKey:
     """A key that is wished for."""
 
     tenant: str
@@ -55,29 +62,29 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
+class IssuedKey:
     """The only time that the credential is to be seen."""
 
     credential: Credential
     record: KeyRecord
 
 
-class Register:
+class KeyStore:
     """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
 
-    def __init__(self, redis: PromptRedis, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._wall = wall
         self._create = redis.client.register_script(CREATE)
         self._change = redis.client.register_script(CHANGE)
 
-    async def create(self, order: Order) -> Issued:
+    async def create(self, order: NewKey) -> IssuedKey:
         """Raises InvalidArgument where the order cannot be."""
-        made = credential.make()
+        made = records.new_credential()
         record = KeyRecord(
             id=f"key-{secrets.token_hex(8)}",
             prefix=made.prefix,
-            digest=credential.digest(made.text),
+            digest=records.digest_of(made.text),
             tenant=order.tenant,
             name=order.name,
             scope=order.scope,
@@ -89,24 +96,24 @@ class Register:
         )
         tenant = TenantRecord(order.tenant)
         arguments = [record.digest, record.id, record.prefix, record.to_json(), tenant.name, tenant.to_json()]
-        names = [layout.KEYS, layout.INDEX, layout.TENANTS]
+        names = [redis_layout.KEYS, redis_layout.INDEX, redis_layout.TENANTS]
         if not await self._redis.call(lambda: self._create(keys=names, args=arguments)):
             raise AlreadyExists("a key of that prefix is there already; try again", code="prefix_taken")
-        return Issued(made, record)
+        return IssuedKey(made, record)
 
     async def keys(self) -> list[KeyRecord]:
         """All of them, oldest first."""
-        read = await self._redis.call(lambda: self._redis.client.hvals(layout.KEYS))
+        read = await self._redis.call(lambda: self._redis.client.hvals(redis_layout.KEYS))
         return sorted(map(KeyRecord.from_json, read), key=lambda record: record.created)
 
     async def tenants(self) -> dict[str, TenantRecord]:
-        read = await self._redis.call(lambda: self._redis.client.hgetall(layout.TENANTS))
+        read = await self._redis.call(lambda: self._redis.client.hgetall(redis_layout.TENANTS))
         return {name: TenantRecord.from_json(text) for name, text in sorted(read.items())}
 
     async def find(self, which: str) -> KeyRecord:
         """By id, by prefix, or by a credential, of which only the prefix is looked at. Raises NotFound."""
         name = which.split("_")[1] if which.startswith("pm_") else which
-        digest = await self._redis.call(lambda: self._redis.client.hget(layout.INDEX, name))
+        digest = await self._redis.call(lambda: self._redis.client.hget(redis_layout.INDEX, name))
         record = await self.by_digest(digest) if digest else None
         if record is None:
             shown = name[:40]
@@ -114,17 +121,17 @@ class Register:
         return record
 
     async def by_digest(self, digest: str) -> KeyRecord | None:
-        text = await self._redis.call(lambda: self._redis.client.hget(layout.KEYS, digest))
+        text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.KEYS, digest))
         return KeyRecord.from_json(text) if text else None
 
     async def by_digests(self, digests: Sequence[str]) -> list[KeyRecord | None]:
         """None also where a record cannot be read, so that one does not keep others back."""
-        found = await self._redis.call(lambda: self._redis.client.hmget(layout.KEYS, list(digests)))
+        found = await self._redis.call(lambda: self._redis.client.hmget(redis_layout.KEYS, list(digests)))
         return [_readable(text) if text else None for text in found]
 
     async def tenant(self, name: str) -> TenantRecord:
         """One without limits where nothing is known of it."""
-        text = await self._redis.call(lambda: self._redis.client.hget(layout.TENANTS, name))
+        text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
         return TenantRecord.from_json(text) if text else TenantRecord(name)
 
     async def tenants_named(self, names: Collection[str]) -> dict[str, TenantRecord]:
@@ -132,7 +139,7 @@ class Register:
         asked = list(names)
         if not asked:
             return {}
-        found = await self._redis.call(lambda: self._redis.client.hmget(layout.TENANTS, asked))
+        found = await self._redis.call(lambda: self._redis.client.hmget(redis_layout.TENANTS, asked))
         read = {name: _readable_tenant(name, text) for name, text in zip(asked, found, strict=True)}
         return {name: record for name, record in read.items() if record is not None}
 
@@ -160,24 +167,24 @@ class Register:
         return await self._change_tenant(name, lambda record: replace(record, learning=learning))
 
     async def _change_tenant(self, name: str, change: Callable[[TenantRecord], TenantRecord]) -> TenantRecord:
-        for _ in range(MOST_TRIES):
-            before = await self._redis.call(lambda: self._redis.client.hget(layout.TENANTS, name))
+        for _ in range(MAX_ATTEMPTS):
+            before = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
             changed = change(TenantRecord.from_json(before) if before else TenantRecord(name))
-            if await self._put(layout.TENANTS, name, before or "", changed.to_json()):
+            if await self._put(redis_layout.TENANTS, name, before or "", changed.to_json()):
                 return changed
         raise _contended(name)
 
     async def _change_key(self, which: str, change: Callable[[KeyRecord], KeyRecord]) -> KeyRecord:
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_ATTEMPTS):
             record = await self.find(which)
             changed = change(record)
-            if await self._put(layout.KEYS, record.digest, record.to_json(), changed.to_json()):
+            if await self._put(redis_layout.KEYS, record.digest, record.to_json(), changed.to_json()):
                 return changed
         raise _contended(which)
 
     async def _put(self, name: str, field: str, before: str, after: str) -> bool:
-        arguments = [field, before, after, layout.CHANGED]
-        names = [name, layout.EPOCH]
+        arguments = [field, before, after, redis_layout.CHANGED]
+        names = [name, redis_layout.EPOCH]
         return bool(await self._redis.call(lambda: self._change(keys=names, args=arguments)))
 
 

@@ -15,39 +15,39 @@ from pointsman_servicekit.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-DEADLINE = 0.05
+CALL_TIMEOUT = 0.05
 """Seconds a call: a slow Redis is treated as a dead one."""
 
-LAST_LOOKS = 6
+MAX_LATE_LOOKS = 6
 """Turns of the event loop after the deadline in which an answer may still be found to have come: as many as redis-py
 takes for one. Where the loop has nothing else to do they are over at once."""
-LONGEST_LOOK = 0.12
+MAX_LATE_LOOK_SECONDS = 0.12
 """Seconds that they may take, in all tries of a call together."""
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 """While Redis is up: on a busy machine one can miss the deadline by chance."""
 
-LONGEST_CALL = TRIES * DEADLINE + LONGEST_LOOK
+MAX_CALL_SECONDS = MAX_ATTEMPTS * CALL_TIMEOUT + MAX_LATE_LOOK_SECONDS
 """Seconds, and at most one more turn of the loop for each try."""
 
-REST = 1.0
+COOLDOWN = 1.0
 """Seconds after a failure in which nobody asks; then one call is let through, to see."""
 
-AT_ONCE = 8
+MAX_CONCURRENT_CALLS = 8
 """Calls, each on a connection of its own."""
 
 Answer = TypeVar("Answer")
 
 
-class PromptRedis:
+class BoundedRedis:
     """Every call may be made twice without harm, and may still arrive after it was given up; its user sees to that."""
 
-    def __init__(self, redis: Redis, tell: Callable[[bool], None], deadline: float = DEADLINE) -> None:
+    def __init__(self, redis: Redis, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT) -> None:
         """`redis` must decode answers. `tell` hears of each change between up and down."""
         self.client: Any = redis  # its types say neither what is decoded nor what is awaited
         self._deadline = deadline
         self._tell = tell
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._up = True
         self._probing = False
         self._resting_until = 0.0
@@ -59,12 +59,12 @@ class PromptRedis:
 
     async def _call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         if self._up:
-            return await self._try(call, TRIES, LONGEST_LOOK)
+            return await self._try(call, MAX_ATTEMPTS, MAX_LATE_LOOK_SECONDS)
         if self._probing or asyncio.get_running_loop().time() < self._resting_until:
             raise _unavailable("it did not a moment ago")
         self._probing = True
         try:
-            return await self._try(call, 1, LONGEST_LOOK)
+            return await self._try(call, 1, MAX_LATE_LOOK_SECONDS)
         finally:
             self._probing = False
 
@@ -93,7 +93,7 @@ class PromptRedis:
             self._tell(True)
 
     def _failed(self, why: str) -> None:
-        self._resting_until = asyncio.get_running_loop().time() + REST
+        self._resting_until = asyncio.get_running_loop().time() + COOLDOWN
         if self._up:
             log.warning("Redis does not answer: %s", why)
             self._up = False
@@ -124,7 +124,7 @@ class _Ear:
     def __init__(self, limit: asyncio.Timeout, due: float, latest: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._limit = limit
-        self._left = LAST_LOOKS
+        self._left = MAX_LATE_LOOKS
         self._latest = latest
         self.timer: asyncio.Handle = self._loop.call_at(due, self._look)
 
@@ -147,11 +147,13 @@ def pending_cancellations() -> int:
 
 
 def _unavailable(why: str) -> Unavailable:
-    return Unavailable(f"Redis does not answer: {why}", code="redis_unavailable", retry_after=REST)
+    return Unavailable(f"Redis does not answer: {why}", code="redis_unavailable", retry_after=COOLDOWN)
 
 
 @asynccontextmanager
-async def open_redis(url: str, tell: Callable[[bool], None], deadline: float = DEADLINE) -> AsyncIterator[PromptRedis]:
+async def open_redis(
+    url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT
+) -> AsyncIterator[BoundedRedis]:
     # No second try inside the client: each call has its deadline here.
     async with Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0)) as client:
-        yield PromptRedis(client, tell, deadline)
+        yield BoundedRedis(client, tell, deadline)

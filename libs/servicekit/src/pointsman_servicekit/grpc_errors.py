@@ -1,7 +1,8 @@
 """Errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo where waiting helps."""
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf import any_pb2
@@ -58,3 +59,28 @@ def _packed(message: Any) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed
+
+
+# None where no servicer has the method. In quotes: grpcio's classes are generic in their stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Method: TypeAlias = Any
+"""A coroutine function, or one that yields; of a request and its context."""
+Wrap = Callable[[Method], Method]
+
+
+def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
+    """The handler with its behaviour wrapped: by `unary` where it returns one response, by `stream` where it yields.
+
+    They are told apart since awaiting a stream is a TypeError.
+    """
+    if handler is None:
+        return handler  # an unknown method
+    wires = handler.request_deserializer, handler.response_serializer
+    if handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(stream(handler.stream_stream), *wires)
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(unary(handler.stream_unary), *wires)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(stream(handler.unary_stream), *wires)
+    return grpc.unary_unary_rpc_method_handler(unary(handler.unary_unary), *wires)

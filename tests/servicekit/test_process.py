@@ -7,15 +7,15 @@ import sys
 import threading
 
 import pytest
-from pointsman_servicekit.lifetimes import start_workers
+from pointsman_servicekit.process import start_worker_threads
 
 PROGRAM = """
 import asyncio
-from pointsman_servicekit.lifetimes import until_told_to_stop
+from pointsman_servicekit.process import wait_for_stop_signal
 
 async def main():
     asyncio.get_running_loop().call_soon(print, "waiting")
-    print((await until_told_to_stop()).name)
+    print((await wait_for_stop_signal()).name)
 
 asyncio.run(main())
 """
@@ -32,7 +32,7 @@ def test_a_signal_ends_the_wait_and_is_named(which: signal.Signals) -> None:
 
 
 async def test_all_workers_are_there_from_the_start() -> None:
-    await start_workers(3)
+    await start_worker_threads(3)
     before = threading.active_count()
     here = threading.Barrier(3)
     await asyncio.gather(*[asyncio.to_thread(here.wait, 10) for _ in range(3)])

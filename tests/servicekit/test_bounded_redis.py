@@ -5,10 +5,10 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_CALL_SECONDS, BoundedRedis
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import DEADLINE, LONGEST_CALL, PromptRedis
 
-IN_TIME = 0.8 * DEADLINE
+IN_TIME = 0.8 * CALL_TIMEOUT
 TURNS = 3
 """Of the loop, from when an answer is there until who waits for it has it: redis-py reads, parses, and wakes others."""
 
@@ -27,9 +27,9 @@ async def busy() -> AsyncIterator[None]:
     working.cancel()
 
 
-def calls(changes: list[bool]) -> PromptRedis:
+def calls(changes: list[bool]) -> BoundedRedis:
     """Where calls are ours: Redis itself is not asked."""
-    return PromptRedis(None, changes.append)  # type: ignore[arg-type]
+    return BoundedRedis(None, changes.append)  # type: ignore[arg-type]
 
 
 async def answered_in_time() -> str:
@@ -56,7 +56,7 @@ async def test_a_busy_loop_waits_little_longer_for_what_never_comes(busy: None) 
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="nothing within 50 ms"):
         await calls(changes).call(never)
-    assert time.monotonic() - begun < LONGEST_CALL + 1.0
+    assert time.monotonic() - begun < MAX_CALL_SECONDS + 1.0
     assert changes == [False]
 
 
@@ -64,4 +64,4 @@ async def test_a_loop_that_rests_waits_for_the_deadlines_alone() -> None:
     begun = time.monotonic()
     with pytest.raises(Unavailable):
         await calls([]).call(never)
-    assert 3 * DEADLINE <= time.monotonic() - begun < 1.0
+    assert 3 * CALL_TIMEOUT <= time.monotonic() - begun < 1.0

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 from opentelemetry.trace import Span
 
-from pointsman_servicekit.correlation import request_id
-from pointsman_servicekit.grpc_handlers import Behaviour, Context, Handler, wrapped
-from pointsman_servicekit.tracing.spans import Spans, tell_error, tell_failure
+from pointsman_servicekit.grpc_errors import Context, Handler, Method, wrap_handler
+from pointsman_servicekit.logs import request_id
+from pointsman_servicekit.tracing.spans import Spans, is_in_trace, record_error_code, record_exception, trace_headers
 
 
 class TracedServer(grpc.aio.ServerInterceptor):
@@ -33,10 +33,12 @@ class TracedServer(grpc.aio.ServerInterceptor):
             sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
             return self._spans.serve(name, sent, {"rpc.system.name": "grpc", "rpc.method": name})
 
-        return wrapped(handler, lambda behaviour: _unary(behaviour, begin), lambda behaviour: _stream(behaviour, begin))
+        return wrap_handler(
+            handler, lambda behaviour: _unary(behaviour, begin), lambda behaviour: _stream(behaviour, begin)
+        )
 
 
-def _unary(behaviour: Behaviour, begin: Callable[[Context], Span]) -> Behaviour:
+def _unary(behaviour: Method, begin: Callable[[Context], Span]) -> Method:
     async def call(request: Any, context: Context) -> Any:
         span = begin(context)
         try:
@@ -53,7 +55,7 @@ def _unary(behaviour: Behaviour, begin: Callable[[Context], Span]) -> Behaviour:
     return call
 
 
-def _stream(behaviour: Behaviour, begin: Callable[[Context], Span]) -> Behaviour:
+def _stream(behaviour: Method, begin: Callable[[Context], Span]) -> Method:
     if not isasyncgenfunction(behaviour):
         return behaviour
 
@@ -79,8 +81,43 @@ def _tell(span: Span, context: Context, error: BaseException | None) -> None:
     status = context.code()
     if isinstance(error, grpc.aio.AbortError) and isinstance(status, grpc.StatusCode):
         span.set_attribute("rpc.response.status_code", status.name)
-        tell_error(span, status.name)
+        record_error_code(span, status.name)
     elif error is not None:
-        tell_failure(span, error)
+        record_exception(span, error)
     else:
         span.set_attribute("rpc.response.status_code", "OK")
+
+
+class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
+    """Calls that no request has caused, as reports and watches, make no traces of their own."""
+
+    def __init__(self, spans: Spans) -> None:
+        self._spans = spans
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        """Returns when the call has ended: until then there is nothing to be had of it but its end."""
+        if not is_in_trace():
+            return await continuation(client_call_details, request)
+        asked = client_call_details
+        method: str | bytes = asked.method
+        name = (method.decode() if isinstance(method, bytes) else method).lstrip("/")
+        span = self._spans.call(name, {"rpc.system.name": "grpc", "rpc.method": name})
+        sent = grpc.aio.Metadata(*(asked.metadata or ()), *trace_headers(span).items())
+        below = grpc.aio.ClientCallDetails(asked.method, asked.timeout, sent, asked.credentials, asked.wait_for_ready)
+        try:
+            call = await continuation(below, request)
+            status = await call.code()
+            span.set_attribute("rpc.response.status_code", status.name)
+            if status is not grpc.StatusCode.OK:
+                record_error_code(span, status.name)
+        except BaseException as error:
+            record_exception(span, error)
+            raise
+        finally:
+            span.end()
+        return call

@@ -1,7 +1,7 @@
 """Two moments of a collection are compared by a few bytes of each."""
 
 import pytest
-from pointsman_servicekit.sketches import SIZE, Sketch, changed_share, parse, sketch_of
+from pointsman_servicekit.document_sketches import MAX_HASHES, Sketch, changed_share, parse_sketch, sketch_of
 
 
 def documents(count: int, rewritten: int = 0, begin: int = 0) -> Sketch:
@@ -36,11 +36,11 @@ def test_an_empty_collection_has_not_changed() -> None:
 
 def test_a_sketch_travels_as_a_short_text() -> None:
     sketch = documents(5000)
-    assert parse(str(sketch)) == sketch
-    assert len(sketch.smallest) == SIZE
+    assert parse_sketch(str(sketch)) == sketch
+    assert len(sketch.smallest) == MAX_HASHES
     assert len(str(sketch)) < 1024
 
 
 def test_what_is_no_sketch_is_refused() -> None:
     with pytest.raises(ValueError, match="no sketch"):
-        parse("handbook=17")
+        parse_sketch("handbook=17")

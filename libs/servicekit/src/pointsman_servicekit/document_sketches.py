@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import nsmallest
 
-FACT = "documents."
+MANIFEST_KEY_PREFIX = "documents."
 """With a collection's name behind it: the fact of an adapter's manifest that is its sketch, as it was trained."""
 
-SIZE = 64
+MAX_HASHES = 64
 _BYTES = 6
 _FORM = re.compile(rf"\d+:(?:[0-9a-f]{{{2 * _BYTES}}})*")
 
@@ -33,10 +33,10 @@ class Sketch:
 def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
     """Of each document its id, and a digest of its content."""
     hashes = {_hash(name, digest) for name, digest in documents}
-    return Sketch(len(hashes), tuple(nsmallest(SIZE, hashes)))
+    return Sketch(len(hashes), tuple(nsmallest(MAX_HASHES, hashes)))
 
 
-def parse(text: str) -> Sketch:
+def parse_sketch(text: str) -> Sketch:
     """What `str` wrote. Raises ValueError."""
     if not _FORM.fullmatch(text):
         raise ValueError(f"'{text[:40]}' is no sketch of documents")
@@ -51,7 +51,7 @@ def changed_share(then: Sketch, now: Sketch) -> float:
     if not most:
         return 0.0
     both = set(then.smallest) | set(now.smallest)
-    seen = sorted(both)[:SIZE] if max(then.documents, now.documents) > SIZE else sorted(both)
+    seen = sorted(both)[:MAX_HASHES] if max(then.documents, now.documents) > MAX_HASHES else sorted(both)
     shared = set(then.smallest) & set(now.smallest)
     alike = sum(one in shared for one in seen) / len(seen)
     same = (
