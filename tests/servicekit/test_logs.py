@@ -22,13 +22,13 @@ logging.getLogger("httpx").info("hidden")
 
 NAMING = """
 import logging
-from pointsman_servicekit import correlation, logs
+from pointsman_servicekit import logs
 logs.configure_logging("gateway", "INFO", "json")
 log = logging.getLogger("door")
 log.info("before")
-correlation.decision_id.set("d-1")
+logs.decision_id.set("d-1")
 log.info("decided")
-correlation.trace.set(correlation.TraceIds("a" * 32, "b" * 16, sampled=False))
+logs.current_trace.set(logs.TraceIds("a" * 32, "b" * 16, sampled=False))
 log.info("traced")
 """
 
