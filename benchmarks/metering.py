@@ -155,7 +155,7 @@ async def seconds_of(side: Side, count: int) -> float:
     text = "I left my umbrella on the 9:15 to Saltby, please find it"
     begun = time.thread_time()
     for _ in range(count):
-        request = Request("path:plain", (Message("user", text),), arrived=time.perf_counter())
+        request = Request("path:plain", (Message("user", text),), arrived_at=time.perf_counter())
         async for _event in pipeline.answer(request):
             pass
     side.settle()

@@ -1,4 +1,4 @@
-"""Data sets are made of what was kept, by whose word it has; each prompt once, nothing on both sides."""
+"""`python -m pointsman_lab data`: data sets from stored answers; each prompt once, and on one side only."""
 
 import json
 from collections.abc import Sequence
@@ -12,75 +12,81 @@ from doubles.tenancy import register_at
 from doubles.valkey import Valkey
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
-from pointsman_gateway.domain import Answered, Caller, Feedback, Message, Request
+from pointsman_gateway.domain import Caller, CompletedAnswer, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.request_log import redis_schema
-from pointsman_lab.datasets.build import Wish, build, closed_keys, read_taught
-from pointsman_lab.datasets.files import Written
+from pointsman_lab.datasets.build import BuildOrder, build, read_evaluation_keys, read_teacher_answers
+from pointsman_lab.datasets.files import WrittenDataSet
 from pointsman_lab.datasets.reports import plan_report
-from pointsman_lab.datasets.rows import Row, Source, group_of, key_of, split
-from pointsman_lab.datasets.samples import Answer, Lesson, Said, Terms, glean
-from pointsman_lab.request_log import open_history
+from pointsman_lab.datasets.rows import Row, Source, group_of, prompt_key, split
+from pointsman_lab.datasets.samples import AnswerFeedback, Extracted, ExtractionTerms, Sample, StoredAnswer, extract
+from pointsman_lab.request_log import open_request_log
 from redis.asyncio import Redis
 
-TERMS = Terms("triage", "triage_few_shot", 0.8)
+TERMS = ExtractionTerms("triage", "triage_few_shot", 0.8)
 GOOD = ("accepted",)
 
 
-def lesson(*answers: Answer, kind: str = "prompt", text: str = "I lost my hat", **said: Any) -> Lesson:
-    return Lesson("d1", "acme", kind, ({"role": "user", "content": text},), answers, Said(**said))
+def sample(*answers: StoredAnswer, kind: str = "prompt", text: str = "I lost my hat", **said: Any) -> Sample:
+    return Sample("d1", "acme", kind, ({"role": "user", "content": text},), answers, AnswerFeedback(**said))
 
 
-def few_shot(text: str, *rulings: str) -> Answer:
-    return Answer("triage_few_shot", text, rulings)
+def few_shot(text: str, *rulings: str) -> StoredAnswer:
+    return StoredAnswer("triage_few_shot", text, rulings)
 
 
-def adapter(text: str, *rulings: str) -> Answer:
-    return Answer("triage_adapter", text, rulings)
+def adapter(text: str, *rulings: str) -> StoredAnswer:
+    return StoredAnswer("triage_adapter", text, rulings)
 
 
 def row(text: str, answer: str, source: Source = Source.RATED) -> Row:
     return Row((("user", text),), answer, source)
 
 
-# -- what one answer teaches
+def source_of(extracted: Extracted) -> Source | None:
+    return extracted.row.source if extracted.row else None
+
+
+# -- extraction from one sample
 
 
 def test_the_teachers_accepted_answer_is_learnt_and_the_students_own_is_not() -> None:
-    assert [one.source for one in glean(lesson(few_shot("{}", *GOOD)), TERMS).rows] == [Source.ACCEPTED]
-    assert glean(lesson(adapter("{}", *GOOD)), TERMS).why_not == "not the teacher's, and not rated"
-    assert glean(lesson(few_shot("{}")), TERMS).why_not == "nobody said that it is right"
-    assert glean(lesson(few_shot("{}", "unjudged")), TERMS).why_not == "nobody said that it is right"
+    assert source_of(extract(sample(few_shot("{}", *GOOD)), TERMS)) is Source.ACCEPTED
+    assert extract(sample(adapter("{}", *GOOD)), TERMS).rejected == "unrated and not the teacher's"
+    assert extract(sample(few_shot("{}")), TERMS).rejected == "neither rated nor validated"
+    assert extract(sample(few_shot("{}", "unjudged")), TERMS).rejected == "neither rated nor validated"
 
 
 def test_a_rating_counts_more_than_a_validator() -> None:
-    assert [one.source for one in glean(lesson(adapter("{}", "refused"), rating=0.9), TERMS).rows] == [Source.RATED]
-    assert glean(lesson(few_shot("{}", *GOOD), rating=0.5), TERMS).why_not == "rated low"
+    assert source_of(extract(sample(adapter("{}", "refused"), rating=0.9), TERMS)) is Source.RATED
+    assert extract(sample(few_shot("{}", *GOOD), rating=0.5), TERMS).rejected == "low rating"
 
 
 def test_an_experts_word_counts_most_and_makes_a_pair_with_what_was_answered() -> None:
-    found = glean(lesson(few_shot("wrong", *GOOD), rating=1.0, right_answer='{ "intent":"refund" }'), TERMS)
-    assert [(one.source, one.answer) for one in found.rows] == [(Source.EXPERT, '{"intent": "refund"}')]
+    found = extract(sample(few_shot("wrong", *GOOD), rating=1.0, right_answer='{ "intent":"refund" }'), TERMS)
+    assert found.row is not None
+    assert (found.row.source, found.row.answer) == (Source.EXPERT, '{"intent": "refund"}')
     assert [(pair.right.answer, pair.wrong) for pair in found.pairs] == [('{"intent": "refund"}', "wrong")]
 
 
 def test_a_corrected_answer_of_a_path_that_looks_things_up_is_told_apart() -> None:
-    found = glean(lesson(Answer("handbook", "No dogs."), kind="rag", right_answer="Dogs may travel."), TERMS)
-    assert [one.source for one in found.rows] == [Source.RETRIEVAL_CORRECTED]
+    found = extract(sample(StoredAnswer("handbook", "No dogs."), kind="rag", right_answer="Dogs may travel."), TERMS)
+    assert found.row is not None
+    assert found.row.source is Source.RETRIEVAL_CORRECTED
 
 
 def test_a_refused_answer_makes_a_pair_with_the_one_in_its_place() -> None:
-    found = glean(lesson(adapter("bad", "refused"), few_shot("good", *GOOD)), TERMS)
+    found = extract(sample(adapter("bad", "refused"), few_shot("good", *GOOD)), TERMS)
     assert [(pair.right.answer, pair.wrong) for pair in found.pairs] == [("good", "bad")]
 
 
 def test_what_belongs_to_another_task_or_is_more_than_texts_is_left_out() -> None:
-    assert glean(lesson(few_shot("{}", *GOOD), right_task="refund"), TERMS).why_not == "of another task"
-    tools = Lesson("d1", "", "prompt", ({"role": "tool", "content": "3", "tool_call_id": "x"},), (few_shot("{}"),))
-    assert glean(tools, TERMS).why_not == "more than texts"
+    assert extract(sample(few_shot("{}", *GOOD), right_task="refund"), TERMS).rejected == "another task"
+    tools = Sample("d1", "", "prompt", ({"role": "tool", "content": "3", "tool_call_id": "x"},), (few_shot("{}"),))
+    assert extract(tools, TERMS).rejected == "not only text"
 
 
-# -- what is held out
+# -- splitting
 
 
 def test_each_prompt_is_there_once_with_the_weightiest_answer_and_of_equals_the_latest() -> None:
@@ -93,7 +99,7 @@ def test_each_prompt_is_there_once_with_the_weightiest_answer_and_of_equals_the_
     ]
     data = split(rows, [], set(), 0.0)
     assert {(one.key, one.answer) for one in data.train} == {("user: where is it", "a"), ("user: when", "d")}
-    assert data.dropped == {"contrary, and of less weight": 2, "twice": 1}
+    assert data.dropped == {"duplicate": 1, "replaced by a better source": 2}
 
 
 def test_a_prompt_stays_on_its_side_whatever_comes_beside_it() -> None:
@@ -109,15 +115,15 @@ def test_prompts_that_differ_by_numbers_alone_are_on_one_side() -> None:
 
 
 def test_nothing_that_decides_on_the_adapter_is_learnt_nor_its_like() -> None:
-    closed = {key_of((("user", "Refund please. LM-77120."),))}
+    evaluation = {prompt_key((("user", "Refund please. LM-77120."),))}
     rows = [row("refund  please. LM-77120.", "a"), row("Refund please. LM-5.", "b"), row("another", "c")]
-    data = split(rows, [], closed, 0.0)
+    data = split(rows, [], evaluation, 0.0)
     assert [one.answer for one in data.train] == ["c"]
     assert data.dropped == {"held out by the configuration": 2}
-    assert not {group_of(one.key) for one in data.train} & {group_of(key) for key in closed}
+    assert not {group_of(one.key) for one in data.train} & {group_of(key) for key in evaluation}
 
 
-# -- the whole, beside a real Valkey
+# -- building, with a real Valkey
 
 
 @pytest.fixture
@@ -138,17 +144,17 @@ def remember(desk: Desk, number: int, text: str, answer: str, tenant: str = "") 
     path = Way("triage_few_shot", "tiny", fingerprint="f")
     made = decision(f"d{number}", task="triage", path=path)
     request = Request("auto", (Message("user", text),), caller=Caller("k", tenant) if tenant else Caller())
-    answered = (Answered("triage_few_shot", answer, (("regex", "accepted", ""),)),)
+    answered = (CompletedAnswer("triage_few_shot", answer, (("regex", "accepted", ""),)),)
     desk.recorder.note(request, made, receipt(made), answered)
     return made.id
 
 
-async def built(config: Config, valkey: Valkey, root: Path, taught: Path | None = None) -> Written:
-    async with open_history(valkey.url) as history:
-        return await build(config, history, Wish("triage", root, taught))
+async def built(config: Config, valkey: Valkey, root: Path, taught: Path | None = None) -> WrittenDataSet:
+    async with open_request_log(valkey.url) as log:
+        return await build(config, log, BuildOrder("triage", root, taught))
 
 
-def lines(written: Written, *files: str) -> Sequence[dict[str, Any]]:
+def lines(written: WrittenDataSet, *files: str) -> Sequence[dict[str, Any]]:
     return [json.loads(line) for file in files for line in (written.folder / file).read_text().splitlines()]
 
 
@@ -239,7 +245,7 @@ async def test_what_the_teacher_was_asked_for_is_learnt_where_the_validators_acc
 def test_a_teachers_answer_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
     taught = tmp_path / "taught.jsonl"
     taught.write_text(json.dumps({"text": "hi", "answer": "one\u2028two"}, ensure_ascii=False) + "\n\n", "utf-8")
-    rows, refused = read_taught(taught, ())
+    rows, refused = read_teacher_answers(taught, ())
     assert ([row.answer for row in rows], refused) == (["one\u2028two"], 0)
 
 
@@ -275,14 +281,14 @@ def test_held_out_rows_are_known_by_what_is_asked_in_them(tmp_path: Path) -> Non
         {"role": "user", "content": "My hat"},
     ]
     file.write_text(json.dumps({"text": "My  HAT", "facts": ["x"]}) + "\n\n" + json.dumps({"messages": two}) + "\n")
-    assert closed_keys(file) == {"user: my hat", "user: hi\nassistant: yes?\nuser: my hat"}
+    assert read_evaluation_keys(file) == {"user: my hat", "user: hi\nassistant: yes?\nuser: my hat"}
     file.write_text('\ufeff{"text": "one\u2028more"}\n', "utf-8")
-    assert closed_keys(file) == {"user: one more"}
+    assert read_evaluation_keys(file) == {"user: one more"}
     file.write_text('{"text": "one"}\n{"question": "two"}\n')
-    with pytest.raises(ConfigError, match=r"heldout\.jsonl:2 is no held-out row"):
-        closed_keys(file)
+    with pytest.raises(ConfigError, match=r"heldout\.jsonl:2 is not a held-out row"):
+        read_evaluation_keys(file)
     with pytest.raises(ConfigError, match="cannot be read"):
-        closed_keys(tmp_path / "missing.jsonl")
+        read_evaluation_keys(tmp_path / "missing.jsonl")
 
 
 def test_a_task_without_a_flywheel_has_no_plan(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""A classifier in a file, made before the gateway starts."""
+"""`python -m pointsman_lab fit` trains the classifier before the gateway starts."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Fit = Callable[..., tuple[int, dict[str, Any], str]]
 
 @pytest.fixture
 def fit(model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fit:
-    """Runs the command; returns its exit code, what it found and what it told of itself."""
+    """Runs the command; returns its exit code, the report's facts and its standard error."""
     monkeypatch.setenv("POINTSMAN_GATEWAY_EMBEDDING_MODEL", str(model_folder))
 
     def run(folder: Path, *options: object) -> tuple[int, dict[str, Any], str]:
@@ -53,7 +53,7 @@ def test_the_file_is_in_the_folder_unless_another_is_named_and_what_it_holds_is_
         "triage": (6, 0.95), "policy": (6, 0.95), "chat": (6, 0.8),
     }  # fmt: skip
     assert found["out_of_fold"]["accuracy"] > 0.7
-    assert found["out_of_fold"]["negatives_abstained_from"] is None
+    assert found["out_of_fold"]["negatives_abstained"] is None
     assert "embedding: 18 of 18" in told.splitlines()
     assert "learning: 12 of 12" in told.splitlines()
 

@@ -1,6 +1,6 @@
 import numpy as np
 from pointsman_embedding import MiniLM
-from pointsman_lab.similar_texts import ROWS_AT_ONCE, Example, groups_of, near_duplicates
+from pointsman_lab.similar_texts import ROWS_AT_ONCE, Example, group_texts, near_duplicates
 
 PASSWORD = [
     "I forgot my password, how can I reset it?",
@@ -23,7 +23,7 @@ def _example(text: str, task: str, line: int) -> Example:
 def test_abstained_texts_that_are_alike_make_a_group_and_others_none(minilm: MiniLM) -> None:
     texts = [PASSWORD[0], *SCHOOL_TRIP, ALONE[0], *PASSWORD[1:], ALONE[1]]
 
-    groups = groups_of(dict.fromkeys(texts, 1), minilm.embed(texts), others=["When does the train leave?"])
+    groups = group_texts(dict.fromkeys(texts, 1), minilm.embed(texts), known_texts=["When does the train leave?"])
 
     assert [set(group.texts) for group in groups] == [set(PASSWORD), set(SCHOOL_TRIP)]
     assert "password" in groups[0].words
@@ -33,13 +33,13 @@ def test_abstained_texts_that_are_alike_make_a_group_and_others_none(minilm: Min
 def test_a_group_is_as_large_as_the_requests_that_had_its_texts(minilm: MiniLM) -> None:
     counts = dict.fromkeys(PASSWORD, 1) | dict.fromkeys(SCHOOL_TRIP, 9)
 
-    groups = groups_of(counts, minilm.embed(list(counts)), others=[])
+    groups = group_texts(counts, minilm.embed(list(counts)), known_texts=[])
 
     assert [group.requests for group in groups] == [27, 4]
 
 
 def test_the_same_text_again_and_again_is_no_group(minilm: MiniLM) -> None:
-    assert groups_of({PASSWORD[0]: 500}, minilm.embed(PASSWORD[:1]), others=[]) == []
+    assert group_texts({PASSWORD[0]: 500}, minilm.embed(PASSWORD[:1]), known_texts=[]) == []
 
 
 def test_near_duplicates_are_found_across_tasks_only_and_the_most_alike_come_first(minilm: MiniLM) -> None:

@@ -1,4 +1,4 @@
-"""What a new configuration would decide, told from the journal before it serves."""
+"""`python -m pointsman_lab replay`: what a configuration would decide for recorded requests."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from pointsman_gateway.domain import Path as AnswerPath
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry
 from pointsman_lab.__main__ import main
-from pointsman_lab.request_log import PAGE
+from pointsman_lab.request_log import PAGE_SIZE
 from redis.asyncio import Redis
 
 Replay = Callable[..., Any]
@@ -26,7 +26,7 @@ Replay = Callable[..., Any]
 
 @pytest.fixture
 def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
-    """With a journal that keeps texts, and a task whose requests are split."""
+    """A gateway whose request log stores texts, with a task whose requests are split between two paths."""
     neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
     neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
     neighbours.config.tasks["chat"]["policy"] = {"split": {"small_talk": 1, "safe_start": 1}}
@@ -43,7 +43,7 @@ async def door(gateway: Gateway) -> AsyncIterator[HttpDoor]:
 def replay(
     valkey: Valkey, model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Replay:
-    """Runs the command; returns its exit code, what it found and what it told of itself."""
+    """Runs the command; returns its exit code, the report's facts and its standard error."""
     monkeypatch.setenv("POINTSMAN_GATEWAY_EMBEDDING_MODEL", str(model_folder))
 
     async def run(folder: Path, *options: str) -> tuple[int, dict[str, Any], str]:
@@ -57,7 +57,7 @@ def replay(
 
 
 async def _kept(valkey: Valkey, count: int) -> list[dict[str, Any]]:
-    """The journal, once it holds so many decisions."""
+    """Waits until the request log holds `count` decisions."""
 
     async def look() -> list[dict[str, Any]]:
         entries = await decisions_in(valkey.url)
@@ -67,7 +67,7 @@ async def _kept(valkey: Valkey, count: int) -> list[dict[str, Any]]:
 
 
 async def _a_day(door: HttpDoor, valkey: Valkey) -> list[dict[str, Any]]:
-    """Some of everything that can be decided."""
+    """Sends requests of every kind: classified, by rule, with a named path, adapter and model."""
     await door.ask(IN_TRIAGE)
     await door.ask(IN_POLICY)
     await door.ask(IN_NONE)
@@ -94,7 +94,7 @@ async def test_the_configuration_that_decided_would_change_nothing(
     assert (code, found["decisions"], found["compared"]) == (0, 15, 15)
     assert found["without_text"] == (0 if keep_text else 15)
     assert found["changed"] == 0, found["moves"]
-    assert found["down_changed_paths"] == {}
+    assert found["on_modified_paths"] == {}
     assert found["cost_per_1000_usd"]["difference"] == 0
 
 
@@ -109,7 +109,7 @@ async def test_what_would_change_is_counted_shown_and_priced(
     code, found, _ = await replay(neighbours.config.write())
 
     assert code == 0
-    assert (found["changed"], found["of_these"]["path"], found["of_these"]["task"]) == (1, 1, 0)
+    assert (found["changed"], found["changes"]["path"], found["changes"]["task"]) == (1, 1, 0)
     assert found["moves"] == [
         {"path": "triage_adapter", "new_path": "small_talk", "task": "triage", "new_task": "triage", "requests": 1}
     ]
@@ -143,7 +143,7 @@ async def test_a_path_of_the_same_name_that_is_another_is_told_of(
 
     _, found, _ = await replay(neighbours.config.write())
 
-    assert (found["changed"], found["down_changed_paths"]) == (0, {"handbook": 1})
+    assert (found["changed"], found["on_modified_paths"]) == (0, {"handbook": 1})
 
 
 async def test_a_request_whose_forced_path_is_gone_would_fail_with_the_senders_own_error(
@@ -156,7 +156,7 @@ async def test_a_request_whose_forced_path_is_gone_would_fail_with_the_senders_o
 
     _, found, _ = await replay(neighbours.config.write())
 
-    assert (found["changed"], found["of_these"]["failing"]) == (1, 1)
+    assert (found["changed"], found["changes"]["failing"]) == (1, 1)
     [(failure, count)] = found["failures"].items()
     assert failure.startswith("unknown model 'path:letter'; known: ")
     assert count == 1
@@ -172,7 +172,7 @@ async def test_more_change_than_was_allowed_fails_after_all_has_been_shown(
     folder = neighbours.config.write()
 
     code, found, errors = await replay(folder, "--fail-if-changed", "0.49")
-    assert (code, found["changed_share"]) == (1, 0.5)
+    assert (code, found["changed_fraction"]) == (1, 0.5)
     assert errors.splitlines()[-1] == "error: 50.0 % of the decisions would change, more than 49.0 %"
 
     code, _, _ = await replay(folder, "--fail-if-changed", "0.5")
@@ -190,7 +190,7 @@ async def test_a_new_task_is_seen_only_where_texts_were_kept(
     _, found, _ = await replay(config_folder.write())
 
     assert (found["decisions"], found["compared"], found["without_text"]) == (2, 1, 1)
-    assert found["cannot_be_compared"] == {"task 'chat' is gone, and the text was not kept": 1}
+    assert found["not_comparable"] == {"task 'chat' is not in this configuration, and the text was not stored": 1}
     [move] = found["moves"]
     assert (move["task"], move["new_task"], move["new_path"]) == ("chat", "greeting", "small_talk")
 
@@ -201,7 +201,7 @@ async def test_what_was_away_then_is_no_change(valkey: Valkey, config_folder: Co
     request = Request("auto", (Message("user", IN_TRIAGE),))
     chosen = Considered("triage_adapter", "chosen", "policy:fixed")
     wanted = decision("d1", "triage", adapter, alternatives=(spare,), considered=(chosen,))
-    failed_over = wanted.fallen_back("engine_error")
+    failed_over = wanted.with_fallback("engine_error")
     assert failed_over.path is spare
     await _note(valkey, request, failed_over, keep_text=True)
 
@@ -216,7 +216,7 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
     request = Request("auto", (Message("user", IN_CHAT),))
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         now, _ = await redis.time()
-        for hours, count in ((30, 2), (20, 2 * PAGE), (1, 3)):
+        for hours, count in ((30, 2), (20, 2 * PAGE_SIZE), (1, 3)):
             for number in range(count):
                 made = decision(f"{hours}/{number}")
                 entry = to_entry(PendingEntry(0, request, made, routed(made)), keep_text=False)
@@ -226,7 +226,7 @@ async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
     folder = config_folder.write()
 
     assert [(await replay(folder, "--since", age))[1]["decisions"] for age in ("30m", "90m", "24h", "2d")] == [
-        0, 3, 2 * PAGE + 3, 2 * PAGE + 5,
+        0, 3, 2 * PAGE_SIZE + 3, 2 * PAGE_SIZE + 5,
     ]  # fmt: skip
 
 
@@ -263,7 +263,7 @@ async def test_who_names_no_user_is_drawn_as_before(
     _, found, _ = await replay(neighbours.config.folder)
 
     assert paths == {"small_talk", "safe_start"}
-    assert (found["decisions"], found["changed"], found["by_chance"]) == (24, 0, 0)
+    assert (found["decisions"], found["changed"], found["redrawn"]) == (24, 0, 0)
 
 
 async def test_best_value_decides_by_the_evidence_that_the_gateways_counted(
@@ -278,7 +278,7 @@ async def test_best_value_decides_by_the_evidence_that_the_gateways_counted(
 
     _, found, _ = await replay(neighbours.config.write())
 
-    assert found["weighed_by_evidence"] == 16
+    assert found["by_evidence"] == 16
     [move] = found["moves"]
     assert (move["path"], move["new_path"]) == ("small_talk", "safe_start")
     assert move["requests"] == sum(answer.path == "small_talk" for answer in answers)
@@ -286,7 +286,10 @@ async def test_best_value_decides_by_the_evidence_that_the_gateways_counted(
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [(["--since", "yesterday"], "'yesterday' is no age; write 30m, 24h or 7d"), (["--redis", "nowhere"], "nowhere")],
+    [
+        (["--since", "yesterday"], "'yesterday' is not an age; write 30m, 24h or 7d"),
+        (["--redis", "nowhere"], "nowhere"),
+    ],
 )
 async def test_a_mistake_is_one_line(
     options: list[str], told: str, config_folder: ConfigFolder, replay: Replay

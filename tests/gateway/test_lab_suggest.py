@@ -1,4 +1,4 @@
-"""What would make the classifier better, from its examples and from the journal."""
+"""`python -m pointsman_lab suggest`: what would improve the classifier."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ Suggest = Callable[..., Any]
 
 @pytest.fixture
 def suggest(model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Suggest:
-    """Runs the command; returns its exit code and what it found."""
+    """Runs the command; returns its exit code and the report's facts."""
     monkeypatch.setenv("POINTSMAN_GATEWAY_EMBEDDING_MODEL", str(model_folder))
 
     async def run(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
@@ -45,8 +45,8 @@ async def test_a_misplaced_example_is_told_with_its_place(config_folder: ConfigF
     code, told = await suggest(config_folder.write())
 
     assert code == 0
-    assert told["journal"] is None
-    [confusion] = [c for c in told["confusions"] if (c["task"], c["taken_for"]) == ("chat", "policy")]
+    assert told["request_log"] is None
+    [confusion] = [c for c in told["confusions"] if (c["task"], c["predicted"]) == ("chat", "policy")]
     assert {"text": "Are bicycles allowed on a train?", "task": "chat", "file": "tasks/chat.jsonl", "line": 3} in (
         confusion["worst"]
     )
@@ -77,7 +77,7 @@ async def test_the_journal_tells_of_a_task_that_is_missing_and_of_requests_that_
     code, told = await suggest(config_folder.write(), "--redis", valkey.url, "--write", str(file))
 
     assert code == 0
-    journal = told["journal"]
+    journal = told["request_log"]
     assert (journal["abstained"], journal["without_text"]) == (6, 0)
     [group] = journal["groups"]
     assert (group["requests"], group["texts"]) == (5, 4)
@@ -101,13 +101,13 @@ async def test_what_was_not_kept_is_counted_and_nothing_else(
 
     _, told = await suggest(config_folder.write(), "--redis", valkey.url)
 
-    journal = told["journal"]
-    assert (journal["abstained"], journal["without_text"], journal["said_without_text"]) == (6, 6, 2)
+    journal = told["request_log"]
+    assert (journal["abstained"], journal["without_text"], journal["corrections_without_text"]) == (6, 6, 2)
     assert (journal["groups"], journal["proposals"]) == ([], [])
 
 
 async def _remember(desk: Desk) -> None:
-    """Six requests that were abstained from, and three of which it was said what they are."""
+    """Logs six requests that the classifier abstained from, and three whose task feedback states."""
     for number, text in enumerate([*PASSWORD, PASSWORD[0], ALONE]):
         abstained = decision(f"abstained {number}", UNKNOWN, reason="abstained")
         desk.recorder.note(_request(text), abstained, routed(abstained))

@@ -1,1 +1,1 @@
-"""Works on the gateway's configuration and journal without serving: fit, replay, suggest."""
+"""Offline tools for a gateway configuration: classifier training, replay of recorded decisions, and data sets."""

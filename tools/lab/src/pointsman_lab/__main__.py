@@ -1,4 +1,4 @@
-"""Works on a configuration and the journal without serving: fit, replay, suggest, data, plan."""
+"""Offline tools for a gateway configuration and its request log: fit, replay, suggest, data, plan."""
 
 import argparse
 import asyncio
@@ -14,15 +14,15 @@ from pointsman_gateway.settings import Settings
 from pointsman_gateway.wiring.learning import Models, learn
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_lab.datasets.build import Wish, build
+from pointsman_lab.datasets.build import BuildOrder, build
 from pointsman_lab.datasets.reports import data_report, plan_report
 from pointsman_lab.fit import ARTEFACT, fit
-from pointsman_lab.replay import build_bench, replay
+from pointsman_lab.replay import build_context, replay
 from pointsman_lab.replay_report import replay_report
 from pointsman_lab.report import ProgressLines, Report
-from pointsman_lab.request_log import open_history, read_evidence, seconds_of
+from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
 from pointsman_lab.suggest_report import suggest_report
-from pointsman_lab.suggestions import look_at_examples, look_at_journal, write_proposals
+from pointsman_lab.suggestions import check_examples, check_log, write_proposals
 
 INTERRUPTED = 130
 
@@ -30,105 +30,109 @@ Command = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, Report]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Progress goes to standard error, what was found to standard output; 1 where it failed or was refused."""
-    asked = _parser().parse_args(arguments)
-    command: Command = asked.command
+    """Runs one command: progress goes to standard error, the report to standard output. Returns 1 if it fails."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
     try:
-        report = asyncio.run(command(asked, Settings()))
+        report = asyncio.run(command(options, Settings()))
     except PointsmanError as error:
-        return _failed(error.message)
+        return _fail(error.message)
     except (ConfigError, ModelMissing, OSError) as error:
-        return _failed(str(error))
+        return _fail(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
-    print(report.as_json() if asked.json else report.as_text(), flush=True)
-    return _failed(report.refused) if report.refused else 0
+    print(report.as_json() if options.json else report.as_text(), flush=True)
+    return _fail(report.failure) if report.failure else 0
 
 
-def _failed(why: str) -> int:
-    print(f"error: {' '.join(why.split())}", file=sys.stderr)
+def _fail(reason: str) -> int:
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
     return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pointsman_lab", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print what was found as one line of JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    fitting = commands.add_parser("fit", help="learn the tasks from their examples; write what was learned")
-    fitting.set_defaults(command=_fit)
-    fitting.add_argument("--out", type=Path, metavar="FILE", help=f"else {ARTEFACT} in the folder")
-    replaying = commands.add_parser("replay", help="decide the journal's requests again by another configuration")
-    replaying.set_defaults(command=_replay)
-    replaying.add_argument("--examples", type=int, default=10, metavar="N")
-    replaying.add_argument("--fail-if-changed", type=float, metavar="SHARE", help="exit with 1 where more change")
-    suggesting = commands.add_parser("suggest", help="list what would make the classifier better")
-    suggesting.set_defaults(command=_suggest)
-    suggesting.add_argument("--write", type=Path, metavar="FILE", help="write the proposed examples there")
-    gathering = commands.add_parser("data", help="make the next version of a task's data set")
-    gathering.set_defaults(command=_data)
-    gathering.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the versions are")
-    gathering.add_argument("--taught", type=Path, metavar="FILE", help='what the teacher answered: {"text", "answer"}')
-    planning = commands.add_parser("plan", help="say what the configuration says of a task's flywheel")
-    planning.set_defaults(command=_plan)
-    for parsed in (fitting, replaying, suggesting, gathering, planning):
-        parsed.add_argument("folder", type=Path, help="a configuration")
-    for parsed in (gathering, planning):
-        parsed.add_argument("task", help="one of its tasks")
-    for parsed in (replaying, suggesting):
-        parsed.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
-    for parsed in (replaying, suggesting, gathering):
-        parsed.add_argument("--redis", metavar="URL", help="else POINTSMAN_GATEWAY_REDIS_URL")
+    fit_parser = commands.add_parser("fit", help="train the classifier on the tasks' examples and write it to a file")
+    fit_parser.set_defaults(command=_fit)
+    fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTEFACT} in the folder")
+    replay_parser = commands.add_parser("replay", help="decide recorded requests again with this configuration")
+    replay_parser.set_defaults(command=_replay)
+    replay_parser.add_argument("--examples", type=int, default=10, metavar="N")
+    replay_parser.add_argument(
+        "--fail-if-changed", type=float, metavar="FRACTION", help="exit with 1 if a larger fraction changes"
+    )
+    suggest_parser = commands.add_parser("suggest", help="list what would improve the classifier")
+    suggest_parser.set_defaults(command=_suggest)
+    suggest_parser.add_argument("--write", type=Path, metavar="FILE", help="write the proposed examples to this file")
+    data_parser = commands.add_parser("data", help="build the next version of a task's data set")
+    data_parser.set_defaults(command=_data)
+    data_parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the versions")
+    data_parser.add_argument(
+        "--teacher-answers", type=Path, metavar="FILE", help='lines of {"text", "answer"} from the teacher path'
+    )
+    plan_parser = commands.add_parser("plan", help="print the flywheel configuration of a task")
+    plan_parser.set_defaults(command=_plan)
+    for subparser in (fit_parser, replay_parser, suggest_parser, data_parser, plan_parser):
+        subparser.add_argument("folder", type=Path, help="a configuration folder")
+    for subparser in (data_parser, plan_parser):
+        subparser.add_argument("task", help="one of its tasks")
+    for subparser in (replay_parser, suggest_parser):
+        subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
+    for subparser in (replay_parser, suggest_parser, data_parser):
+        subparser.add_argument("--redis", metavar="URL", help="default: POINTSMAN_GATEWAY_REDIS_URL")
     return parser
 
 
-def _checked(folder: Path) -> Config:
+def _load(folder: Path) -> Config:
     config = load_config(folder)
     wiring.check(config)
     return config
 
 
-async def _fit(asked: argparse.Namespace, settings: Settings) -> Report:
-    config = _checked(asked.folder)
-    return fit(config, Models.load(settings.embedding_model), asked.out, ProgressLines())
+async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
+    config = _load(options.folder)
+    return fit(config, Models.load(settings.embedding_model), options.out, ProgressLines())
 
 
-async def _replay(asked: argparse.Namespace, settings: Settings) -> Report:
-    seconds, config = seconds_of(asked.since), _checked(asked.folder)
-    url = asked.redis or settings.redis_url
+async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds, config = parse_age(options.since), _load(options.folder)
+    url = options.redis or settings.redis_url
     if not url:
-        raise ConfigError("there is no journal to replay; --redis or POINTSMAN_GATEWAY_REDIS_URL names its Redis")
-    async with open_history(url) as history:
-        evidence = await read_evidence(history, config.tasks.journal.evidence_days)
+        raise ConfigError("there is no request log to replay; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
+    async with open_request_log(url) as log:
+        evidence = await read_evidence(log, config.tasks.journal.evidence_days)
         learned = learn(config, Models.load(settings.embedding_model), ProgressLines())
-        bench = build_bench(config, learned, evidence)
-        tally = await replay(bench, history, seconds, asked.examples, ProgressLines())
-    return replay_report(tally, config.digest, asked.since, asked.examples, asked.fail_if_changed)
+        context = build_context(config, learned, evidence)
+        diff = await replay(context, log, seconds, options.examples, ProgressLines())
+    return replay_report(diff, config.digest, options.since, options.examples, options.fail_if_changed)
 
 
-async def _suggest(asked: argparse.Namespace, settings: Settings) -> Report:
-    seconds, config = seconds_of(asked.since), _checked(asked.folder)
-    models, progress, url = Models.load(settings.embedding_model), ProgressLines(), asked.redis or settings.redis_url
-    of_examples = look_at_examples(config, models, progress)
+async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds, config = parse_age(options.since), _load(options.folder)
+    models, progress, url = Models.load(settings.embedding_model), ProgressLines(), options.redis or settings.redis_url
+    in_examples = check_examples(config, models, progress)
     if not url:
-        return suggest_report(of_examples, None, asked.since, "")
-    async with open_history(url) as history:
-        of_journal = await look_at_journal(config, models, history, seconds, progress)
-    if asked.write:
-        write_proposals(of_journal.proposals, asked.write)
-    return suggest_report(of_examples, of_journal, asked.since, str(asked.write or ""))
+        return suggest_report(in_examples, None, options.since, "")
+    async with open_request_log(url) as log:
+        in_log = await check_log(config, models, log, seconds, progress)
+    if options.write:
+        write_proposals(in_log.proposals, options.write)
+    return suggest_report(in_examples, in_log, options.since, str(options.write or ""))
 
 
-async def _data(asked: argparse.Namespace, settings: Settings) -> Report:
-    config, url = _checked(asked.folder), asked.redis or settings.redis_url
-    wish = Wish(asked.task, asked.out, asked.taught)
+async def _data(options: argparse.Namespace, settings: Settings) -> Report:
+    config, url = _load(options.folder), options.redis or settings.redis_url
+    order = BuildOrder(options.task, options.out, options.teacher_answers)
     if not url:
-        return data_report(await build(config, None, wish))
-    async with open_history(url) as history:
-        return data_report(await build(config, history, wish))
+        return data_report(await build(config, None, order))
+    async with open_request_log(url) as log:
+        return data_report(await build(config, log, order))
 
 
-async def _plan(asked: argparse.Namespace, settings: Settings) -> Report:
-    return plan_report(_checked(asked.folder), asked.task)
+async def _plan(options: argparse.Namespace, settings: Settings) -> Report:
+    return plan_report(_load(options.folder), options.task)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`fit`: learns a configuration's classifier and writes it to a file."""
+"""The `fit` command: trains a configuration's classifier and writes it to a file."""
 
 import hashlib
 import resource
@@ -17,38 +17,40 @@ from pointsman_gateway.wiring.learning import Models, origin, texts_of, tuning_o
 from pointsman_lab.report import Progress, Report, Section
 
 ARTEFACT = "classifier.artefact"
-"""In the configuration's folder, unless another file is named."""
+"""Default name, in the configuration's folder."""
 
 KIB_IN_MIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ClassifierFile:
     file: Path
     digest: str
-    size: int
-    """Bytes."""
-    seconds: float
+    size_bytes: int
+    training_seconds: float
 
 
 def fit(config: Config, models: Models, out: Path | None, progress: Progress) -> Report:
-    """Raises ConfigError, InvalidArgument or OSError."""
+    """Writes the classifier to `out`, by default into the configuration's folder.
+
+    Raises ConfigError, InvalidArgument or OSError.
+    """
     file = out or config.folder / ARTEFACT
     started = time.perf_counter()
     fitted = fit_classifier(
         texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress
     )
     save(fitted, origin(config, models), file)
-    written = _written(file, time.perf_counter() - started)
+    written = _describe(file, time.perf_counter() - started)
     return _report(config, fitted, written)
 
 
-def _written(file: Path, seconds: float) -> Written:
+def _describe(file: Path, seconds: float) -> ClassifierFile:
     content = file.read_bytes()
-    return Written(file, hashlib.sha256(content).hexdigest()[:16], len(content), seconds)
+    return ClassifierFile(file, hashlib.sha256(content).hexdigest()[:16], len(content), seconds)
 
 
-def _report(config: Config, fitted: Fitted, written: Written) -> Report:
+def _report(config: Config, fitted: Fitted, written: ClassifierFile) -> Report:
     tasks = [
         {
             "task": task,
@@ -62,9 +64,9 @@ def _report(config: Config, fitted: Fitted, written: Written) -> Report:
     facts = {
         "file": str(written.file),
         "digest": written.digest,
-        "bytes": written.size,
-        "seconds": round(written.seconds, 3),
-        "most_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_IN_MIB),
+        "bytes": written.size_bytes,
+        "seconds": round(written.training_seconds, 3),
+        "max_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_IN_MIB),
         "tasks": tasks,
         "examples": sum(len(examples) for examples in config.examples.values()),
         "negatives": len(config.negatives),
@@ -73,8 +75,8 @@ def _report(config: Config, fitted: Fitted, written: Written) -> Report:
             "accuracy": found.accuracy,
             "calibration_error": found.calibration_error,
             "kept": found.kept,
-            "read_by_the_encoder": found.escalated,
-            "negatives_abstained_from": found.foreign_abstained if config.negatives else None,
+            "classified_by_encoder": found.escalated,
+            "negatives_abstained": found.foreign_abstained if config.negatives else None,
         },
     }
     return Report(facts, (Section("The classifier", tuple(_lines(facts))), _by_task(tasks)))
@@ -85,11 +87,11 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{len(facts['tasks'])} tasks, {facts['examples']} examples, {facts['negatives']} negatives"
     yield (
         f"out of fold: accuracy {found['accuracy']:.3f}, calibration error (ECE) {found['calibration_error']:.3f}, "
-        f"kept {found['kept']:.3f}, read by the encoder {found['read_by_the_encoder']:.3f}"
+        f"kept {found['kept']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
     )
-    if found["negatives_abstained_from"] is not None:
-        yield f"of the negatives, abstained from {found['negatives_abstained_from']:.3f}"
-    yield f"{facts['seconds']:.1f} s, {facts['most_memory_mib']} MiB at most"
+    if found["negatives_abstained"] is not None:
+        yield f"of the negatives, the classifier abstains from {found['negatives_abstained']:.3f}"
+    yield f"{facts['seconds']:.1f} s, {facts['max_memory_mib']} MiB of memory at most"
     yield f"{facts['file']}: {facts['bytes']} bytes, digest {facts['digest']}"
 
 

@@ -1,18 +1,50 @@
-"""Counts what a replay would change, one decision after the other, in bounded memory."""
+"""Aggregates what a replay would change, one decision at a time, in bounded memory."""
 
 import heapq
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
-from pointsman_gateway.domain import UNKNOWN, Message
+from pointsman_gateway.domain import UNKNOWN, Decision, Message
 
-from pointsman_lab.recorded import Replayed
+from pointsman_lab.request_log import RecordedDecision
 
 FAILS = "(fails)"
 
-LONGEST_QUERY = 200
-"""Characters that are remembered of an example."""
+MAX_QUERY_CHARACTERS = 200
+"""Characters of the query that are kept of an example."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedDecision:
+    """A recorded decision and what another configuration decides for the same request."""
+
+    recorded: RecordedDecision
+    decision: Decision | None
+    """None if there would be no decision."""
+    failure: str = ""
+    """The error that the caller would get."""
+    not_comparable: str = ""
+    """Why the new decision cannot be determined."""
+    redrawn: bool = False
+    """Whether the user takes part in a trial depends on a name that was not stored, so it is sampled again. The result
+    is the same in each replay."""
+    by_evidence: bool = False
+    """The policy decides by evidence, and the evidence of today is used instead of that at the time."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether the path changes."""
+        return self.decision is not None and self.decision.path.name != self.recorded.path
+
+    @property
+    def relabelled(self) -> bool:
+        """Whether the task changes."""
+        return self.decision is not None and self.decision.task != self.recorded.labels.task
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.failure) or self.moved or self.relabelled
 
 
 @dataclass(slots=True)
@@ -31,7 +63,7 @@ class _Mean:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Requests that went one way and would go another; the same way twice: that only their task changes."""
+    """One kind of change: from a path and task to a path and task. If both paths are equal, only the task changes."""
 
     path: str
     new_path: str
@@ -41,18 +73,18 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Dollars a thousand requests."""
+    """Dollars per thousand requests."""
 
     before: float
     after: float
     estimated: tuple[str, ...]
-    """Paths that have never answered, whose cost is estimated from lengths and price list."""
+    """Paths that have never answered, so their cost is estimated from lengths and the price list."""
 
 
 @dataclass
-class Tally:
-    examples_of_each: int
-    """How many of a move's most certain requests are remembered."""
+class ReplayDiff:
+    examples_per_move: int
+    """How many requests of each move are kept; those with the highest confidence."""
     decisions: int = 0
     changed: int = 0
     moved: int = 0
@@ -61,34 +93,34 @@ class Tally:
     no_longer_abstained: int = 0
     failing: int = 0
     without_text: int = 0
-    by_chance: int = 0
-    weighed: int = 0
-    of_changed_paths: Counter[str] = field(default_factory=Counter)
-    """Requests down a path that has kept its name and is not what it was."""
-    obstacles: Counter[str] = field(default_factory=Counter)
+    redrawn: int = 0
+    by_evidence: int = 0
+    on_modified_paths: Counter[str] = field(default_factory=Counter)
+    """Requests on a path that has the same name as before and another configuration."""
+    not_comparable: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     generations: Counter[str] = field(default_factory=Counter)
     moves: Counter[Move] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._order = itertools.count()
-        self._examples: dict[Move, list[tuple[float, int, Replayed]]] = defaultdict(list)
-        self._paid: dict[str, _Mean] = defaultdict(_Mean)
-        self._expected: dict[str, _Mean] = defaultdict(_Mean)
-        self._taken_before: Counter[str] = Counter()
-        self._taken_after: Counter[str] = Counter()
+        self._examples: dict[Move, list[tuple[float, int, ReplayedDecision]]] = defaultdict(list)
+        self._actual_cost: dict[str, _Mean] = defaultdict(_Mean)
+        self._expected_cost: dict[str, _Mean] = defaultdict(_Mean)
+        self._paths_before: Counter[str] = Counter()
+        self._paths_after: Counter[str] = Counter()
 
-    def add(self, replayed: Replayed) -> None:
+    def add(self, replayed: ReplayedDecision) -> None:
         recorded = replayed.recorded
         self.decisions += 1
         self.generations[recorded.generation] += 1
         self.without_text += not recorded.has_text
-        self.by_chance += replayed.by_chance
-        self.weighed += replayed.weighed
+        self.redrawn += replayed.redrawn
+        self.by_evidence += replayed.by_evidence
         if recorded.answered_by:
-            self._paid[recorded.answered_by].add(recorded.cost_usd)
-        if replayed.obstacle:
-            self.obstacles[replayed.obstacle] += 1
+            self._actual_cost[recorded.answered_by].add(recorded.cost_usd)
+        if replayed.not_comparable:
+            self.not_comparable[replayed.not_comparable] += 1
             return
         if replayed.failure:
             self.failing += 1
@@ -98,33 +130,33 @@ class Tally:
 
     @property
     def compared(self) -> int:
-        return self.decisions - self.obstacles.total()
+        return self.decisions - self.not_comparable.total()
 
     @property
-    def share(self) -> float:
-        """Of what could be compared, how much changes."""
+    def changed_fraction(self) -> float:
+        """The fraction of the compared decisions that changes."""
         return self.changed / self.compared if self.compared else 0.0
 
     def costs(self) -> Costs:
-        """Of what could be compared and would be answered."""
-        answered = max(self._taken_after.total(), 1)
-        means = {path: self._mean(path) for path in {*self._taken_before, *self._taken_after}}
+        """Cost of the decisions that were compared and would be answered."""
+        answered = max(self._paths_after.total(), 1)
+        means = {path: self._mean_cost(path) for path in {*self._paths_before, *self._paths_after}}
         before, after = (
-            1000 / answered * sum(count * means[path] for path, count in taken.items())
-            for taken in (self._taken_before, self._taken_after)
+            1000 / answered * sum(count * means[path] for path, count in paths.items())
+            for paths in (self._paths_before, self._paths_after)
         )
-        return Costs(before, after, tuple(sorted(path for path in means if path not in self._paid)))
+        return Costs(before, after, tuple(sorted(path for path in means if path not in self._actual_cost)))
 
-    def examples(self, most: int) -> list[Replayed]:
-        """Of each move its most certain one, the most frequent moves first; then of each the next, and so on."""
+    def examples(self, limit: int) -> list[ReplayedDecision]:
+        """The most certain example of each move, the most frequent moves first; then the second of each, and so on."""
         ranked = [
             [replayed for _, _, replayed in sorted(self._examples[move], key=lambda entry: entry[:2], reverse=True)]
             for move, _ in self.moves.most_common()
         ]
-        in_turn = (r for each in itertools.zip_longest(*ranked) for r in each if r is not None)
-        return list(itertools.islice(in_turn, most))
+        round_robin = (r for each in itertools.zip_longest(*ranked) for r in each if r is not None)
+        return list(itertools.islice(round_robin, limit))
 
-    def _count_change(self, replayed: Replayed) -> None:
+    def _count_change(self, replayed: ReplayedDecision) -> None:
         if not replayed.changed:
             return
         recorded, decision = replayed.recorded, replayed.decision
@@ -138,36 +170,36 @@ class Tally:
             self.newly_abstained += replayed.relabelled and decision.task == UNKNOWN
             self.no_longer_abstained += replayed.relabelled and recorded.labels.task == UNKNOWN
         self.moves[move] += 1
-        self._remember(move, replayed)
+        self._keep_example(move, replayed)
 
-    def _remember(self, move: Move, replayed: Replayed) -> None:
-        if not self.examples_of_each:
+    def _keep_example(self, move: Move, replayed: ReplayedDecision) -> None:
+        if not self.examples_per_move:
             return
-        certainty = replayed.decision.confidence if replayed.decision else 1.0
-        entry = (certainty, -next(self._order), _light(replayed))
+        confidence = replayed.decision.confidence if replayed.decision else 1.0
+        entry = (confidence, -next(self._order), _shortened(replayed))
         heap = self._examples[move]
-        if len(heap) < self.examples_of_each:
+        if len(heap) < self.examples_per_move:
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
 
-    def _count_cost(self, replayed: Replayed) -> None:
+    def _count_cost(self, replayed: ReplayedDecision) -> None:
         recorded, decision = replayed.recorded, replayed.decision
         if decision is None:
             return
-        self._taken_before[recorded.path] += 1
-        self._taken_after[decision.path.name] += 1
-        self._expected[recorded.path].add(recorded.expected_cost_usd)
-        self._expected[decision.path.name].add(decision.expected_cost_usd)
+        self._paths_before[recorded.path] += 1
+        self._paths_after[decision.path.name] += 1
+        self._expected_cost[recorded.path].add(recorded.expected_cost_usd)
+        self._expected_cost[decision.path.name].add(decision.expected_cost_usd)
         if not replayed.moved and recorded.fingerprint not in ("", decision.path.fingerprint):
-            self.of_changed_paths[recorded.path] += 1
+            self.on_modified_paths[recorded.path] += 1
 
-    def _mean(self, path: str) -> float:
-        return self._paid[path].value if path in self._paid else self._expected[path].value
+    def _mean_cost(self, path: str) -> float:
+        return self._actual_cost[path].value if path in self._actual_cost else self._expected_cost[path].value
 
 
-def _light(replayed: Replayed) -> Replayed:
-    """With the beginning of the query for all its messages, which may be long."""
+def _shortened(replayed: ReplayedDecision) -> ReplayedDecision:
+    """Replaces the messages, which may be long, by the beginning of the query."""
     request = replayed.recorded.request
-    query = (Message("user", request.query[:LONGEST_QUERY]),)
+    query = (Message("user", request.query[:MAX_QUERY_CHARACTERS]),)
     return replace(replayed, recorded=replace(replayed.recorded, request=replace(request, messages=query)))

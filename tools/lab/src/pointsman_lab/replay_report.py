@@ -1,66 +1,70 @@
-"""What a replay would change, as a report."""
+"""The report of `replay`: what a configuration would change."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pointsman_lab.recorded import Replayed
-from pointsman_lab.replay_diff import Move, Tally
-from pointsman_lab.report import Report, Section, cell
+from pointsman_lab.replay_diff import FAILS, Move, ReplayDiff, ReplayedDecision
+from pointsman_lab.report import Report, Section, to_cell
 
-MOST_ROWS = 50
+MAX_ROWS = 50
 
 
-def replay_report(tally: Tally, generation: str, age: str, examples: int, most_changed: float | None) -> Report:
-    """`generation` is the candidate's; more than the share `most_changed` refuses it."""
-    shown = tally.examples(examples)
+def replay_report(
+    diff: ReplayDiff, generation: str, age: str, examples: int, max_changed_fraction: float | None
+) -> Report:
+    """`generation` identifies the replayed configuration. The report fails if a larger fraction of the decisions than
+    `max_changed_fraction` changes."""
+    shown = diff.examples(examples)
     return Report(
-        _facts(tally, generation, shown),
-        tuple(_page(tally, generation, age, shown)),
-        _refusal(tally, most_changed),
+        _facts(diff, generation, shown),
+        tuple(_page(diff, generation, age, shown)),
+        _failure(diff, max_changed_fraction),
     )
 
 
-def _refusal(tally: Tally, most_changed: float | None) -> str:
-    if most_changed is None or tally.share <= most_changed:
+def _failure(diff: ReplayDiff, max_changed_fraction: float | None) -> str:
+    if max_changed_fraction is None or diff.changed_fraction <= max_changed_fraction:
         return ""
-    return f"{_percent(tally.share)} of the decisions would change, more than {_percent(most_changed)}"
+    return (
+        f"{_percent(diff.changed_fraction)} of the decisions would change, more than {_percent(max_changed_fraction)}"
+    )
 
 
-def _facts(tally: Tally, generation: str, shown: list[Replayed]) -> dict[str, Any]:
-    costs = tally.costs()
+def _facts(diff: ReplayDiff, generation: str, shown: list[ReplayedDecision]) -> dict[str, Any]:
+    costs = diff.costs()
     return {
-        "decisions": tally.decisions,
-        "compared": tally.compared,
-        "without_text": tally.without_text,
-        "by_chance": tally.by_chance,
-        "weighed_by_evidence": tally.weighed,
-        "changed": tally.changed,
-        "changed_share": tally.share,
-        "of_these": {
-            "path": tally.moved,
-            "task": tally.relabelled,
-            "newly_abstained": tally.newly_abstained,
-            "no_longer_abstained": tally.no_longer_abstained,
-            "failing": tally.failing,
+        "decisions": diff.decisions,
+        "compared": diff.compared,
+        "without_text": diff.without_text,
+        "redrawn": diff.redrawn,
+        "by_evidence": diff.by_evidence,
+        "changed": diff.changed,
+        "changed_fraction": diff.changed_fraction,
+        "changes": {
+            "path": diff.moved,
+            "task": diff.relabelled,
+            "newly_abstained": diff.newly_abstained,
+            "no_longer_abstained": diff.no_longer_abstained,
+            "failing": diff.failing,
         },
         "generation": generation,
-        "recorded_generations": dict(tally.generations.most_common(MOST_ROWS)),
-        "moves": [{**asdict(move), "requests": count} for move, count in tally.moves.most_common(MOST_ROWS)],
-        "down_changed_paths": dict(tally.of_changed_paths.most_common(MOST_ROWS)),
-        "failures": dict(tally.failures.most_common(MOST_ROWS)),
-        "cannot_be_compared": dict(tally.obstacles.most_common(MOST_ROWS)),
+        "recorded_generations": dict(diff.generations.most_common(MAX_ROWS)),
+        "moves": [{**asdict(move), "requests": count} for move, count in diff.moves.most_common(MAX_ROWS)],
+        "on_modified_paths": dict(diff.on_modified_paths.most_common(MAX_ROWS)),
+        "failures": dict(diff.failures.most_common(MAX_ROWS)),
+        "not_comparable": dict(diff.not_comparable.most_common(MAX_ROWS)),
         "cost_per_1000_usd": {**asdict(costs), "difference": costs.after - costs.before},
         "examples": [_example(replayed) for replayed in shown],
     }
 
 
-def _example(replayed: Replayed) -> dict[str, Any]:
+def _example(replayed: ReplayedDecision) -> dict[str, Any]:
     recorded, decision = replayed.recorded, replayed.decision
     return {
         "id": recorded.id,
-        "text": cell(recorded.request.query) if recorded.has_text else None,
+        "text": to_cell(recorded.request.query) if recorded.has_text else None,
         "model": recorded.request.model,
         "path": recorded.path,
         "task": recorded.labels.task,
@@ -72,85 +76,85 @@ def _example(replayed: Replayed) -> dict[str, Any]:
     }
 
 
-def _page(tally: Tally, generation: str, age: str, shown: list[Replayed]) -> Iterator[Section]:
+def _page(diff: ReplayDiff, generation: str, age: str, shown: list[ReplayedDecision]) -> Iterator[Section]:
     yield Section(
-        f"{tally.decisions} decisions of the last {age} against configuration {generation}",
-        tuple(_summary(tally)),
+        f"{diff.decisions} decisions of the last {age} against configuration {generation}",
+        tuple(_summary(diff)),
     )
-    if tally.moves:
-        yield _moves(tally)
-    if tally.compared:
-        yield _cost(tally)
-    if tally.failures:
-        yield _counted("Would fail now", "why", tally.failures)
-    if tally.obstacles:
-        yield _counted("Cannot be compared", "why", tally.obstacles)
+    if diff.moves:
+        yield _moves(diff)
+    if diff.compared:
+        yield _cost(diff)
+    if diff.failures:
+        yield _counted("Requests that would fail", "error", diff.failures)
+    if diff.not_comparable:
+        yield _counted("Requests that cannot be compared", "reason", diff.not_comparable)
     if shown:
         yield _examples(shown)
 
 
-def _summary(tally: Tally) -> Iterator[str]:
-    if not tally.decisions:
+def _summary(diff: ReplayDiff) -> Iterator[str]:
+    if not diff.decisions:
         yield "there is nothing to replay"
         return
-    yield f"{tally.changed} of {tally.compared} would change ({_percent(tally.share)})"
-    if tally.changed:
+    yield f"{diff.changed} of {diff.compared} would change ({_percent(diff.changed_fraction)})"
+    if diff.changed:
         yield (
-            f"{tally.moved} would take another path, {tally.relabelled} get another task "
-            f"({tally.newly_abstained} newly abstained, {tally.no_longer_abstained} no longer), {tally.failing} fail"
+            f"{diff.moved} would take another path, {diff.relabelled} would get another task "
+            f"({diff.newly_abstained} newly abstained, {diff.no_longer_abstained} no longer), {diff.failing} would fail"
         )
-    if tally.without_text:
-        yield f"{tally.without_text} of {tally.decisions} had no text: their task is taken as recorded"
-    if tally.by_chance:
-        yield f"{tally.by_chance} are of users without a kept name: who of them takes part in a trial is drawn anew"
-    if tally.weighed:
-        yield f"{tally.weighed} are decided by evidence (best_value): by that of now, not of then"
-    if tally.of_changed_paths:
-        paths = ", ".join(f"{path} ({count})" for path, count in tally.of_changed_paths.most_common(MOST_ROWS))
-        yield f"paths that keep their name but are not what they were, with their requests: {paths}"
+    if diff.without_text:
+        yield f"{diff.without_text} of {diff.decisions} have no stored text: the recorded task is used"
+    if diff.redrawn:
+        yield f"{diff.redrawn} are of users without a stored name: whether they take part in a trial is sampled again"
+    if diff.by_evidence:
+        yield f"{diff.by_evidence} are decided by evidence (best_value): today's, not that of the time"
+    if diff.on_modified_paths:
+        paths = ", ".join(f"{path} ({count})" for path, count in diff.on_modified_paths.most_common(MAX_ROWS))
+        yield f"paths with the same name and another configuration, with their number of requests: {paths}"
 
 
-def _moves(tally: Tally) -> Section:
+def _moves(diff: ReplayDiff) -> Section:
     rows = tuple(
-        (str(count), _percent(count / tally.compared), _arrow(move.path, move.new_path), _tasks(move))
-        for move, count in tally.moves.most_common(MOST_ROWS)
+        (str(count), _percent(count / diff.compared), _arrow(move.path, move.new_path), _tasks(move))
+        for move, count in diff.moves.most_common(MAX_ROWS)
     )
-    return Section("What would change", columns=("requests", "share", "path", "task"), rows=rows)
+    return Section("Changes", columns=("requests", "share", "path", "task"), rows=rows)
 
 
 def _tasks(move: Move) -> str:
     return _arrow(move.task, move.new_task)
 
 
-def _cost(tally: Tally) -> Section:
-    costs = tally.costs()
+def _cost(diff: ReplayDiff) -> Section:
+    costs = diff.costs()
     difference = costs.after - costs.before
     lines = [
         f"${costs.before:.6f} before, ${costs.after:.6f} after: {'+' if difference >= 0 else '-'}${abs(difference):.6f}"
     ]
     if costs.estimated:
-        lines.append(f"estimated, since they have not answered yet: {', '.join(costs.estimated)}")
-    return Section("Cost of 1,000 requests, from each path's mean in the journal", tuple(lines))
+        lines.append(f"estimated, since these paths have not answered yet: {', '.join(costs.estimated)}")
+    return Section("Cost of 1,000 requests, from each path's mean in the request log", tuple(lines))
 
 
 def _counted(heading: str, what: str, counts: Counter[str]) -> Section:
-    rows = tuple((str(count), cell(text)) for text, count in counts.most_common(MOST_ROWS))
+    rows = tuple((str(count), to_cell(text)) for text, count in counts.most_common(MAX_ROWS))
     return Section(heading, columns=("requests", what), rows=rows)
 
 
-def _examples(shown: list[Replayed]) -> Section:
+def _examples(shown: list[ReplayedDecision]) -> Section:
     rows = tuple(
         (
             recorded.id,
-            _arrow(recorded.path, decision.path.name if decision else "(fails)"),
+            _arrow(recorded.path, decision.path.name if decision else FAILS),
             _arrow(_label(recorded.labels.task, recorded.labels.confidence), _label(decision.task, decision.confidence))
             if decision
             else recorded.labels.task,
-            cell(recorded.request.query) if recorded.has_text else "(not kept)",
+            to_cell(recorded.request.query) if recorded.has_text else "(not stored)",
         )
         for recorded, decision in ((replayed.recorded, replayed.decision) for replayed in shown)
     )
-    return Section("For example", columns=("decision", "path", "task", "text"), rows=rows)
+    return Section("Examples", columns=("decision", "path", "task", "text"), rows=rows)
 
 
 def _label(task: str, confidence: float) -> str:
@@ -161,5 +165,5 @@ def _arrow(before: str, after: str) -> str:
     return before if before == after else f"{before} -> {after}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"

@@ -1,4 +1,4 @@
-"""What a command has found: facts for programs, and a page of sections for people."""
+"""Output of the commands: a report on standard output, progress lines on standard error."""
 
 import json
 import sys
@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-LONGEST_CELL = 100
+MAX_CELL_CHARACTERS = 100
+PROGRESS_INTERVAL_S = 0.1
+"""Seconds between two progress lines. The last line of each activity is always printed."""
+
+Progress = Callable[[str, int, int], None]
+"""Reports progress: the name of the activity, how many items are done, how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: sentences, then a table where there is one."""
+    """A part of the readable page: a heading, sentences, and an optional table."""
 
     heading: str
     lines: tuple[str, ...] = ()
@@ -22,14 +27,16 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """The result of a command, both for programs (`facts`) and for people (`page`)."""
+
     facts: Mapping[str, Any]
-    """JSON's own types only."""
+    """JSON types only."""
     page: tuple[Section, ...]
-    refused: str = ""
-    """Why the command fails although it has found all this; empty where it does not."""
+    failure: str = ""
+    """Why the command exits with 1 although it has a result; empty if it succeeds."""
 
     def as_json(self) -> str:
-        """One line."""
+        """One line of JSON."""
         page = [asdict(section) for section in self.page]
         return json.dumps({"facts": self.facts, "page": page}, ensure_ascii=False)
 
@@ -37,10 +44,11 @@ class Report:
         return "\n".join(line for section in self.page for line in _lines(section))
 
 
-def cell(text: str) -> str:
-    """A text in one line, cut where it is long; what a terminal would obey is shown as a mark."""
+def to_cell(text: str) -> str:
+    """Makes a text fit for one table cell: one line, shortened, and without control characters, which a terminal would
+    execute."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-    return line if len(line) <= LONGEST_CELL else line[: LONGEST_CELL - 1] + "…"
+    return line if len(line) <= MAX_CELL_CHARACTERS else line[: MAX_CELL_CHARACTERS - 1] + "…"
 
 
 def _lines(section: Section) -> Iterator[str]:
@@ -57,22 +65,15 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield ("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))).rstrip()
 
 
-BETWEEN = 0.1
-"""Seconds from one line to the next; the last of each kind always comes."""
-
-Progress = Callable[[str, int, int], None]
-"""What is being done, how many are done, how many there are."""
-
-
 class ProgressLines:
-    """Writes them to standard error, so that standard output is the report's."""
+    """Prints progress as "ACTIVITY: DONE of TOTAL" to standard error, so that standard output holds only the report."""
 
     def __init__(self) -> None:
-        self._said_at = 0.0
+        self._printed_at = 0.0
 
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def __call__(self, activity: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if done < total and now - self._said_at < BETWEEN:
+        if done < total and now - self._printed_at < PROGRESS_INTERVAL_S:
             return
-        self._said_at = now
-        print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+        self._printed_at = now
+        print(f"{activity}: {done} of {total}", file=sys.stderr, flush=True)

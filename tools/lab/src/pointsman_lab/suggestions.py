@@ -1,4 +1,4 @@
-"""`suggest`: what would make the classifier better, from its examples and from the journal."""
+"""The `suggest` command: what would improve the classifier, judged by its examples and by the request log."""
 
 import json
 from collections import Counter
@@ -10,76 +10,56 @@ import numpy as np
 from pointsman_gateway.classification.examples import Examples
 from pointsman_gateway.classification.fit import embedded, out_of_fold
 from pointsman_gateway.classification.judging import Judged
-from pointsman_gateway.config.json_lines import numbered
+from pointsman_gateway.config.examples import numbered_lines
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.wiring.learning import Models, texts_of, tuning_of
 
 from pointsman_lab.report import Progress
-from pointsman_lab.request_log import History, Said
-from pointsman_lab.similar_texts import MOST_TEXTS, Example, Group, Pair, groups_of, near_duplicates
+from pointsman_lab.request_log import RequestLog, TaskCorrection
+from pointsman_lab.similar_texts import MAX_TEXTS, Example, Group, SimilarPair, group_texts, near_duplicates
 
-MOST_PROPOSALS = 1_000
-LONGEST_TEXT = 2_000
-"""Characters that are looked at of a request."""
-
-
-WORST = 3
-"""Examples of each confusion."""
+MAX_PROPOSALS = 1_000
+MAX_TEXT_CHARACTERS = 2_000
+"""Characters of a request that are used."""
+MISTAKES_PER_CONFUSION = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
+    """Examples of one task that the classifier assigns to another, if it was trained without them."""
+
     task: str
-    """Whose examples they are."""
-    taken_for: str
+    predicted: str
     count: int
-    worst: tuple[int, ...]
-    """The rows of the surest mistakes."""
-
-
-def confusions(data: Examples, judged: Judged) -> list[Confusion]:
-    """The most frequent first."""
-    wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
-    pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
-    found = []
-    for (right, taken_for), count in pairs.items():
-        rows = [int(row) for row in wrong if (data.y[row], judged.predicted[row]) == (right, taken_for)]
-        worst = sorted(rows, key=lambda row: -float(judged.confidence[row]))[:WORST]
-        found.append(Confusion(data.tasks[right], data.tasks[taken_for], count, tuple(worst)))
-    return sorted(found, key=lambda confusion: (-confusion.count, confusion.task, confusion.taken_for))
-
-
-@dataclass(frozen=True, slots=True)
-class Confused:
-    confusion: Confusion
     worst: tuple[Example, ...]
+    """The mistakes with the highest confidence."""
 
 
 @dataclass(frozen=True, slots=True)
-class OfExamples:
-    confused: tuple[Confused, ...]
-    near: tuple[Pair, ...]
+class ExampleFindings:
+    confusions: tuple[Confusion, ...]
+    near_duplicates: tuple[SimilarPair, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class OfJournal:
+class LogFindings:
     abstained: int
-    """Requests."""
+    """Requests that the classifier abstained from."""
     without_text: int
-    """Of these, those whose text was not kept."""
+    """Abstained requests whose text was not stored."""
     left_out: int
-    """Of these, those with a text too many."""
+    """Abstained requests left out because there are more distinct texts than `MAX_TEXTS`."""
     groups: tuple[Group, ...]
-    proposals: tuple[Said, ...]
-    """Requests of which it was said that they are of another task; their texts were kept."""
-    said_without_text: int
+    proposals: tuple[TaskCorrection, ...]
+    """Requests with stored text that feedback assigns to another task."""
+    corrections_without_text: int
     unknown_tasks: tuple[str, ...]
-    """Named by what was said, and not in the configuration."""
+    """Tasks that feedback names and the configuration does not have."""
 
 
 def examples_of(config: Config) -> list[Example]:
-    """In the order of the tasks' names, as the classifier has them; with their lines, empty ones counted."""
+    """All examples, in the classifier's order (by task name), with their line numbers in the file."""
     return [
         Example(example.text, task, config.tasks.tasks[task].examples, line)
         for task in sorted(config.examples)
@@ -89,59 +69,75 @@ def examples_of(config: Config) -> list[Example]:
 
 def _lines_of(config: Config, task: str) -> list[int]:
     text = (config.folder / config.tasks.tasks[task].examples).read_text("utf-8-sig")
-    return [number for number, _ in numbered(text)]
+    return [number for number, _ in numbered_lines(text)]
 
 
-def look_at_examples(config: Config, models: Models, progress: Progress) -> OfExamples:
+def check_examples(config: Config, models: Models, progress: Progress) -> ExampleFindings:
+    """Cross-validates the classifier and compares the examples of different tasks."""
     tried = out_of_fold(texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress)
     examples = examples_of(config)
-    confused = (Confused(c, tuple(examples[row] for row in c.worst)) for c in confusions(tried.data, tried.judged))
-    return OfExamples(tuple(confused), tuple(near_duplicates(examples, tried.vectors[: len(examples)])))
+    duplicates = near_duplicates(examples, tried.vectors[: len(examples)])
+    return ExampleFindings(tuple(confusions(tried.data, tried.judged, examples)), tuple(duplicates))
 
 
-async def look_at_journal(
-    config: Config, models: Models, history: History, seconds: float, progress: Progress
-) -> OfJournal:
-    total, read, abstained, without_text, left_out = await history.count(seconds), 0, 0, 0, 0
+def confusions(data: Examples, judged: Judged, examples: Sequence[Example]) -> list[Confusion]:
+    """The most frequent confusion first."""
+    wrong = np.flatnonzero(data.inside & (judged.predicted != data.y))
+    pairs = Counter((int(data.y[row]), int(judged.predicted[row])) for row in wrong)
+    found = []
+    for (right, predicted), count in pairs.items():
+        rows = [int(row) for row in wrong if (data.y[row], judged.predicted[row]) == (right, predicted)]
+        worst = sorted(rows, key=lambda row: -float(judged.confidence[row]))[:MISTAKES_PER_CONFUSION]
+        found.append(Confusion(data.tasks[right], data.tasks[predicted], count, tuple(examples[row] for row in worst)))
+    return sorted(found, key=lambda confusion: (-confusion.count, confusion.task, confusion.predicted))
+
+
+async def check_log(config: Config, models: Models, log: RequestLog, seconds: float, progress: Progress) -> LogFindings:
+    """Groups the requests of the last `seconds` that were abstained from, and collects corrections of the task."""
+    total, read, abstained, without_text, left_out = await log.count(seconds), 0, 0, 0, 0
     counts: Counter[str] = Counter()
-    async for recorded in history.decisions(seconds):
+    async for recorded in log.decisions(seconds):
         read += 1
-        progress("reading the journal", read, max(read, total))
+        progress("reading the request log", read, max(read, total))
         if not recorded.labels.abstained:
             continue
         abstained += 1
-        text = recorded.request.query.strip()[:LONGEST_TEXT] if recorded.has_text else ""
+        text = recorded.request.query.strip()[:MAX_TEXT_CHARACTERS] if recorded.has_text else ""
         if not text:
             without_text += 1
-        elif text in counts or len(counts) < MOST_TEXTS:
+        elif text in counts or len(counts) < MAX_TEXTS:
             counts[text] += 1
         else:
             left_out += 1
     known = [text for texts in texts_of(config).values() for text in texts]
-    groups = groups_of(counts, embedded(list(counts), models.encoder, progress), known) if counts else []
-    proposals, said_without_text = await _proposals(history, seconds)
-    strange = {said.right_task for said in proposals} - {*config.tasks.tasks, UNKNOWN}
-    return OfJournal(
-        abstained, without_text, left_out, tuple(groups), proposals, said_without_text, tuple(sorted(strange))
+    groups = group_texts(counts, embedded(list(counts), models.encoder, progress), known) if counts else []
+    proposals, corrections_without_text = await _proposals(log, seconds)
+    unknown = {correction.right_task for correction in proposals} - {*config.tasks.tasks, UNKNOWN}
+    return LogFindings(
+        abstained, without_text, left_out, tuple(groups), proposals, corrections_without_text, tuple(sorted(unknown))
     )
 
 
-async def _proposals(history: History, seconds: float) -> tuple[tuple[Said, ...], int]:
-    """Each text once for each task, and how many there are without a text."""
-    found: dict[tuple[str, str], Said] = {}
+async def _proposals(log: RequestLog, seconds: float) -> tuple[tuple[TaskCorrection, ...], int]:
+    """Each text once per task, and the number of corrections without a stored text."""
+    found: dict[tuple[str, str], TaskCorrection] = {}
     without_text = 0
-    async for said in history.other_tasks(seconds):
-        if not said.recorded.has_text:
+    async for correction in log.task_corrections(seconds):
+        if not correction.recorded.has_text:
             without_text += 1
-        elif len(found) < MOST_PROPOSALS:
-            found.setdefault((said.recorded.request.query, said.right_task), said)
+        elif len(found) < MAX_PROPOSALS:
+            found.setdefault((correction.recorded.request.query, correction.right_task), correction)
     return tuple(found.values()), without_text
 
 
-def write_proposals(proposals: Sequence[Said], file: Path) -> None:
-    """As examples, each with the task whose file it would go to."""
+def write_proposals(proposals: Sequence[TaskCorrection], file: Path) -> None:
+    """Writes them as JSON lines in the format of examples, each with the task that it belongs to."""
     rows = (
-        {"text": said.recorded.request.query, "task": said.right_task, "decision": said.recorded.id}
-        for said in proposals
+        {
+            "text": correction.recorded.request.query,
+            "task": correction.right_task,
+            "decision": correction.recorded.id,
+        }
+        for correction in proposals
     )
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")

@@ -21,7 +21,7 @@ from pointsman_servicekit.tls import ClientTls
 from pointsman_gateway.backends.adapter_desk import AdapterDesk, to_alias
 from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.domain import Outcomes
+from pointsman_gateway.domain import CanaryMetrics
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class LoraServer:
         if not task.cancelled():
             task.exception()  # those who waited have it; there may be none left
 
-    async def report(self, outcomes: Sequence[Outcomes]) -> Told:
+    async def report(self, outcomes: Sequence[CanaryMetrics]) -> Told:
         if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             return Told.KEPT
         try:
@@ -237,7 +237,7 @@ def _is_here(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _outcomes(outcomes: Outcomes) -> pb.Outcomes:
+def _outcomes(outcomes: CanaryMetrics) -> pb.Outcomes:
     return pb.Outcomes(
         alias=outcomes.alias,
         revision=outcomes.revision,
@@ -245,5 +245,5 @@ def _outcomes(outcomes: Outcomes) -> pb.Outcomes:
         requests=outcomes.requests,
         errors=outcomes.errors,
         invalid=outcomes.invalid,
-        milliseconds=outcomes.milliseconds,
+        milliseconds=outcomes.latency_buckets,
     )

@@ -111,7 +111,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         except Exception as error:
             await _abort(context, error, gathering.started)
         started, chunks, finished = whole
-        context.set_trailing_metadata(metadata.trailers(finished.receipt.decision, finished.receipt, started.limits))
+        context.set_trailing_metadata(
+            metadata.trailers(finished.receipt.decision, finished.receipt, started.limit_headers)
+        )
         return answers.whole_response(started, chunks, finished)
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:  # the contract's name

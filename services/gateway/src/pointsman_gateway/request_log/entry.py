@@ -9,17 +9,17 @@ import msgspec
 
 from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import (
-    PICO,
-    Answered,
+    PICODOLLARS,
+    CompletedAnswer,
     Considered,
     Decision,
     Receipt,
     Request,
-    Undecided,
+    UndecidedReceipt,
     Usage,
-    to_microseconds,
+    round_to_microseconds,
 )
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
 from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
@@ -41,7 +41,7 @@ class PendingEntry:
     request: Request
     decision: Decision
     receipt: Receipt
-    answers: tuple[Answered, ...] = ()
+    answers: tuple[CompletedAnswer, ...] = ()
     """To be learnt from, in their order: the last one is the caller's. Empty where that is not wanted."""
     position: int = 0
     """Among the counterfoils; 0 where it has none."""
@@ -55,7 +55,7 @@ class PendingEntry:
         self.tally = answer_counts(self.receipt, self.day)
 
 
-@noun
+@value
 class Entry:
     decision_id: str
     cell: str
@@ -159,7 +159,7 @@ def to_entry(noted: PendingEntry, keep_text: bool, redaction: Redaction = NOTHIN
         usage=_counted(receipt.usage),
         cost_usd=receipt.cost_usd,
         cost_parts_usd=receipt.cost_parts_usd,
-        seconds=receipt.microseconds,
+        seconds=receipt.rounded_seconds,
         model=receipt.model,
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
@@ -221,7 +221,7 @@ def _counted(usage: Usage) -> dict[str, int]:
     }
 
 
-def to_undecided_json(receipt: Undecided, unix_seconds: float) -> str:
+def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
     """The receipt of a request that came to no decision."""
     body = {
         "v": VERSION,
@@ -230,14 +230,14 @@ def to_undecided_json(receipt: Undecided, unix_seconds: float) -> str:
         "model": receipt.model,
         "tenant": receipt.caller.tenant,
         "key": receipt.caller.key,
-        "counted": receipt.counted,
+        "counted": receipt.counts_as_request,
         "request_id": receipt.request_id,
         "outcome": receipt.outcome,
         "fault": receipt.fault,
         "usage": _counted(receipt.usage),
         "cost_usd": receipt.cost_usd,
-        "cost_parts_usd": {component: amount / PICO for component, amount in receipt.picodollars.items()},
-        "seconds": to_microseconds(receipt.seconds),
+        "cost_parts_usd": {component: amount / PICODOLLARS for component, amount in receipt.picodollars.items()},
+        "seconds": round_to_microseconds(receipt.seconds),
     }
     return _encode(body).decode()
 
@@ -283,6 +283,6 @@ def to_training_sample(noted: PendingEntry, redaction: Redaction) -> str:
     return _encode(body).decode()
 
 
-def _answer_of_sample(answer: Answered, redaction: Redaction) -> dict[str, object]:
+def _answer_of_sample(answer: CompletedAnswer, redaction: Redaction) -> dict[str, object]:
     verdicts = [(validator, ruling, redaction.text(why)) for validator, ruling, why in answer.verdicts]
     return {"path": answer.path, "text": redaction.text(answer.text), "verdicts": verdicts}

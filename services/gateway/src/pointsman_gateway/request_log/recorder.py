@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
+from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import (
     NOTHING_REDACTED,
@@ -42,7 +42,7 @@ class Book(Protocol):
 
     def decided(self, unix_seconds: float, request: Request, decision: Decision, receipt: Receipt) -> int: ...
 
-    def undecided(self, unix_seconds: float, receipt: Undecided) -> int: ...
+    def undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int: ...
 
     def sends(self, number: int, upto: Offsets) -> None:
         """Before a batch is sent with which all up to there is done."""
@@ -73,7 +73,7 @@ class Recorder:
         self._encoding: asyncio.Handle | None = None
         """Set while some of them wait: they are encoded with the loop's next turns, as fast as they come, since a busy
         gateway has no better moment, and what a request was made of goes out of the processor's caches."""
-        self._undecided: deque[tuple[float, Undecided, int]] = deque()
+        self._undecided: deque[tuple[float, UndecidedReceipt, int]] = deque()
         """With when they were noted, Unix seconds, and their positions in the book."""
         self._waiting: deque[Entry] = deque()
         """Encoded, so that no request is kept in memory for as long as Redis is away."""
@@ -95,7 +95,7 @@ class Recorder:
         request: Request,
         decision: Decision,
         receipt: Receipt,
-        answers: tuple[Answered, ...] = (),
+        answers: tuple[CompletedAnswer, ...] = (),
     ) -> None:
         if len(self._noted) >= MOST_WAITING:
             self._drop_oldest()
@@ -108,7 +108,7 @@ class Recorder:
         if self._encoding is None:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         if len(self._undecided) >= MOST_WAITING:
             self._upto = self._upto.and_undecided(self._undecided.popleft()[-1])
             self._metrics.dropped.labels("full").inc()
@@ -211,7 +211,7 @@ class Recorder:
         return self._numbered(entries, undecided, counts)
 
     def _numbered(
-        self, entries: list[Entry], undecided: list[tuple[float, Undecided, int]], counts: Mapping[str, Counts]
+        self, entries: list[Entry], undecided: list[tuple[float, UndecidedReceipt, int]], counts: Mapping[str, Counts]
     ) -> Batch:
         self._number += 1
         self._book.sends(self._number, self._upto)
@@ -245,9 +245,11 @@ class NullRequestLog:
         """There is nowhere to keep them."""
         return False
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         """Forgets it, but for what it says of the path."""
         self._board.answered(receipt)
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """Forgets it; it has been counted."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pointsman_gateway.domain import Decision, Receipt, Request, Undecided
+from pointsman_gateway.domain import Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.redis_schema import WRITER_TTL_S
 from pointsman_gateway.request_log.wal_records import (
@@ -155,7 +155,7 @@ class WriteAheadLog:
         self._last = self._page.last = self._last.and_decided(position)
         return position
 
-    def undecided(self, unix_seconds: float, receipt: Undecided) -> int:
+    def undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
         """The same; these have positions of their own."""
         position = self._last.undecided + 1
         if not self._take(undecided_record(position, unix_seconds, receipt)):

@@ -5,7 +5,17 @@ from typing import cast
 
 import msgspec
 
-from pointsman_gateway.domain import Caller, Considered, Decision, Path, Receipt, Request, Sampling, Undecided, Usage
+from pointsman_gateway.domain import (
+    Caller,
+    Considered,
+    Decision,
+    Path,
+    Receipt,
+    Request,
+    Sampling,
+    UndecidedReceipt,
+    Usage,
+)
 from pointsman_gateway.domain.request import Operation
 from pointsman_gateway.request_log.entry import MAX_PROBABILITIES, PendingEntry, response_format_of
 
@@ -108,8 +118,8 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     usage: tuple[int, int, int]
     picodollars: Mapping[str, int]
 
-    def receipt(self) -> Undecided:
-        return Undecided(
+    def receipt(self) -> UndecidedReceipt:
+        return UndecidedReceipt(
             self.request_id,
             self.operation,
             self.outcome,
@@ -185,7 +195,7 @@ def decided_record(
     )
 
 
-def undecided_record(position: int, unix_seconds: float, receipt: Undecided) -> UndecidedRecord:
+def undecided_record(position: int, unix_seconds: float, receipt: UndecidedReceipt) -> UndecidedRecord:
     usage, caller = receipt.usage, receipt.caller
     return UndecidedRecord(
         position,
@@ -197,7 +207,7 @@ def undecided_record(position: int, unix_seconds: float, receipt: Undecided) -> 
         receipt.seconds,
         caller.tenant,
         caller.key,
-        receipt.counted,
+        receipt.counts_as_request,
         receipt.model,
         (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         receipt.picodollars,

@@ -19,7 +19,7 @@ from pointsman_gateway.request_log.store import RequestLogStore
 from pointsman_gateway.request_log.tasks import BackgroundTasks, OrphanRecovery
 from pointsman_gateway.request_log.wal import WriteAheadLog
 from pointsman_gateway.settings import Settings
-from pointsman_gateway.shadow.store import ShadowStore
+from pointsman_gateway.shadow.budget import ShadowStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pointsman_servicekit.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PointsmanError,
-    ResourceExhausted,
-)
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError, ResourceExhausted
 from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 

@@ -1,1 +1,1 @@
-"""Data sets for the next adapter, from answers that were kept, and what people said of them."""
+"""Builds training data sets for adapters from stored answers and the feedback on them."""

@@ -1,4 +1,4 @@
-"""`data`: makes the next version of a task's data set."""
+"""The `data` command: builds the next version of a task's data set."""
 
 import json
 from collections import Counter
@@ -7,32 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.config.json_lines import numbered
+from pointsman_gateway.config.examples import numbered_lines
 from pointsman_gateway.config.load import Config, ConfigError
-from pointsman_gateway.config.schema import Flywheel
+from pointsman_gateway.config.schema import FlywheelConfig
 from pointsman_gateway.validation.stage import Validator
 from pointsman_gateway.validation.transcript import Choice
 from pointsman_gateway.wiring.line import to_path
 from pointsman_gateway.wiring.validators import to_validators
 
-from pointsman_lab.datasets.files import Origin, Written, write
-from pointsman_lab.datasets.rows import Pair, Row, Source, canonical, key_of, split, texts_of
-from pointsman_lab.datasets.samples import Kept, Terms, glean, read_lessons
-from pointsman_lab.request_log import History
+from pointsman_lab.datasets.files import Origin, WrittenDataSet, write
+from pointsman_lab.datasets.rows import Row, Source, canonical, prompt_key, split, text_messages
+from pointsman_lab.datasets.samples import NO_SAMPLES, ExtractionTerms, StoredSamples, extract, read_samples
+from pointsman_lab.request_log import RequestLog
 
-NOTHING_KEPT = Kept((), ())
+NEEDS_LOGPROBS = "mean_logprob"
+"""The validator that is skipped for teacher answers: they come from a file without log probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class BuildOrder:
     task: str
     root: Path
-    taught: Path | None = None
-    """What the teacher was asked for, if it was."""
+    teacher_answers: Path | None = None
+    """A file with answers that the teacher path was asked for."""
 
 
-def flywheel_of(config: Config, task: str) -> Flywheel:
-    """Raises ConfigError."""
+def flywheel_of(config: Config, task: str) -> FlywheelConfig:
+    """Raises ConfigError if the task does not exist or has no flywheel."""
     if task not in config.tasks.tasks:
         raise ConfigError(f"there is no task '{task}'; known: {', '.join(sorted(config.tasks.tasks))}")
     flywheel = config.tasks.tasks[task].flywheel
@@ -41,38 +42,38 @@ def flywheel_of(config: Config, task: str) -> Flywheel:
     return flywheel
 
 
-async def build(config: Config, history: History | None, wish: Wish) -> Written:
-    """`history` is None where there is no Redis: examples and what was taught are all then. Raises ConfigError."""
-    flywheel = flywheel_of(config, wish.task)
-    kept = await read_lessons(history, config.tasks.learning, wish.task) if history else NOTHING_KEPT
-    terms = Terms(wish.task, flywheel.teacher, flywheel.data.least_rating)
-    gleaned = [glean(lesson, terms) for lesson in kept.lessons]
-    dropped = Counter(one.why_not for one in gleaned if one.why_not)
-    taught, refused = _taught(config, wish)
+async def build(config: Config, log: RequestLog | None, order: BuildOrder) -> WrittenDataSet:
+    """Without a request log the rows come from the task's examples and the teacher's answers. Raises ConfigError."""
+    flywheel = flywheel_of(config, order.task)
+    stored = await read_samples(log, config.tasks.learning, order.task) if log else NO_SAMPLES
+    terms = ExtractionTerms(order.task, flywheel.teacher, flywheel.data.least_rating)
+    extracted = [extract(sample, terms) for sample in stored.samples]
+    dropped = Counter(one.rejected for one in extracted if one.rejected)
+    taught, refused = _teacher_rows(config, order)
     if refused:
         dropped["refused by a validator"] += refused
-    rows = [*_examples(config, wish.task, flywheel), *taught, *(row for one in gleaned for row in one.rows)]
-    pairs: list[Pair] = [pair for one in gleaned for pair in one.pairs]
-    closed = closed_keys(config.folder / flywheel.heldout) if flywheel.heldout else set()
-    data = split(rows, pairs, closed, flywheel.data.heldout_share)
+    rows = [*_example_rows(config, order.task, flywheel), *taught, *(one.row for one in extracted if one.row)]
+    pairs = [pair for one in extracted for pair in one.pairs]
+    evaluation_keys = read_evaluation_keys(config.folder / flywheel.heldout) if flywheel.heldout else set()
+    data = split(rows, pairs, evaluation_keys, flywheel.data.heldout_share)
     origin = Origin(
-        task=wish.task,
+        task=order.task,
         configuration=config.digest,
-        consent=_consent(config, kept),
+        consent=_consent(config, stored),
         dropped=dict(sorted((dropped + Counter(data.dropped)).items())),
-        withdrawn=len(kept.withdrawn),
+        withdrawn=len(stored.withdrawn),
         collections=to_path(flywheel.teacher, config.paths.paths[flywheel.teacher], config).collections,
     )
-    return write(data, origin, wish.root)
+    return write(data, origin, order.root)
 
 
-def _taught(config: Config, wish: Wish) -> tuple[Sequence[Row], int]:
-    if wish.taught is None:
+def _teacher_rows(config: Config, order: BuildOrder) -> tuple[Sequence[Row], int]:
+    if order.teacher_answers is None:
         return (), 0
-    return read_taught(wish.taught, to_validators(wish.task, config.tasks.tasks[wish.task]))
+    return read_teacher_answers(order.teacher_answers, to_validators(order.task, config.tasks.tasks[order.task]))
 
 
-def _examples(config: Config, task: str, flywheel: Flywheel) -> list[Row]:
+def _example_rows(config: Config, task: str, flywheel: FlywheelConfig) -> list[Row]:
     if not flywheel.data.examples:
         return []
     return [
@@ -82,51 +83,54 @@ def _examples(config: Config, task: str, flywheel: Flywheel) -> list[Row]:
     ]
 
 
-def _consent(config: Config, kept: Kept) -> dict[str, Any]:
+def _consent(config: Config, stored: StoredSamples) -> dict[str, Any]:
     learning = config.tasks.learning
-    tenants = sorted({lesson.tenant for lesson in kept.lessons if lesson.tenant})
+    tenants = sorted({sample.tenant for sample in stored.samples if sample.tenant})
     return {"tenants": tenants, "without_keys": bool(learning and learning.without_keys)}
 
 
-BLIND = "mean_logprob"
-"""The validator that knows only answers which come with their log-probabilities."""
+def read_teacher_answers(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
+    """Reads lines of {"text", "answer"}; returns the rows that no validator refuses, and the number of refused ones.
+
+    Raises ConfigError.
+    """
+    applicable = [validator for validator in validators if validator.name != NEEDS_LOGPROBS]
+    answers = list(_teacher_answers(file))
+    good = [row for row, choice in answers if not any(validator.objection(choice) for validator in applicable)]
+    return tuple(good), len(answers) - len(good)
 
 
-def read_taught(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
-    """Lines of {"text", "answer"}; and how many were refused. Raises ConfigError."""
-    judges = [validator for validator in validators if validator.name != BLIND]
-    asked = list(_lines(file))
-    good = [row for row, choice in asked if not any(judge.objection(choice) for judge in judges)]
-    return tuple(good), len(asked) - len(good)
-
-
-def _lines(file: Path) -> Iterator[tuple[Row, Choice]]:
-    for number, line in numbered(file.read_text("utf-8")):
+def _teacher_answers(file: Path) -> Iterator[tuple[Row, Choice]]:
+    for number, line in numbered_lines(file.read_text("utf-8")):
         try:
             read = json.loads(line)
             text, answer, reason = str(read["text"]), str(read["answer"]), str(read.get("finish_reason", "stop"))
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'{file}:{number} is no {{"text": ..., "answer": ...}}: {error}') from error
+            raise ConfigError(f'{file}:{number} is not {{"text": ..., "answer": ...}}: {error}') from error
         yield Row((("user", text),), canonical(answer), Source.TEACHER), Choice(answer, reason)
 
 
-def closed_keys(file: Path) -> set[str]:
-    """Of lines with "text" or "messages", as `pointsman eval` reads them. Raises ConfigError."""
+def read_evaluation_keys(file: Path) -> set[str]:
+    """Prompt keys of the rows by which a new adapter is evaluated; it must not be trained on them.
+
+    Lines have "text" or "messages", as `pointsman eval` reads them. Raises ConfigError.
+    """
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the held-out rows {file} cannot be read: {error}") from error
-    return {_key(f"{file}:{number}", line) for number, line in numbered(text)}
+    return {_evaluation_key(f"{file}:{number}", line) for number, line in numbered_lines(text)}
 
 
-def _key(where: str, line: str) -> str:
+def _evaluation_key(where: str, line: str) -> str:
     try:
         read = json.loads(line)
-        messages = texts_of(read["messages"] if "messages" in read else [{"role": "user", "content": read["text"]}])
+        given = read["messages"] if "messages" in read else [{"role": "user", "content": read["text"]}]
+        messages = text_messages(given)
     except (ValueError, KeyError, TypeError, AttributeError):
         messages = None
     if messages is None:
         raise ConfigError(
-            f'{where} is no held-out row: an object with a "text", or "messages" that end with the user\'s'
+            f'{where} is not a held-out row: an object with a "text", or "messages" that end with the user\'s'
         )
-    return key_of(messages)
+    return prompt_key(messages)

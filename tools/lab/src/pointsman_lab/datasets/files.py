@@ -1,4 +1,4 @@
-"""A data set as a folder that is named by its content, with a manifest of where it comes from."""
+"""Writes a data set as a folder named by its content, with a manifest of where the rows come from."""
 
 import hashlib
 import json
@@ -9,38 +9,38 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pointsman_lab.datasets.rows import DataSet, Pair, Row
+from pointsman_lab.datasets.rows import DataSet, PreferencePair, Row
 
 VERSION = 1
 MANIFEST, LATEST = "manifest.json", "latest"
 TRAIN, HELDOUT, PAIRS, HELDOUT_PAIRS = "train.jsonl", "heldout.jsonl", "pairs.jsonl", "heldout_pairs.jsonl"
-DIGITS = 12
+NAME_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the manifest says beside the rows."""
+    """What the manifest states in addition to the rows."""
 
     task: str
     configuration: str
-    """Its digest."""
+    """Digest of the configuration."""
     consent: Mapping[str, Any]
     dropped: Mapping[str, int]
     withdrawn: int
     collections: Sequence[str]
-    """That the teacher looks things up in."""
+    """Collections that the teacher path retrieves from."""
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenDataSet:
     folder: Path
     manifest: Mapping[str, Any]
     is_new: bool
 
 
-def write(data: DataSet, origin: Origin, root: Path) -> Written:
-    """Into `root`/TASK/HASH; the same content again is the same folder, left as it is. Raises OSError."""
-    files: Mapping[str, Sequence[Row | Pair]] = {
+def write(data: DataSet, origin: Origin, root: Path) -> WrittenDataSet:
+    """Writes to `root`/TASK/HASH. If that content exists already, the folder is left unchanged. Raises OSError."""
+    files: Mapping[str, Sequence[Row | PreferencePair]] = {
         TRAIN: data.train,
         HELDOUT: data.heldout,
         PAIRS: data.pairs,
@@ -48,21 +48,21 @@ def write(data: DataSet, origin: Origin, root: Path) -> Written:
     }
     texts = {name: _lines(rows) for name, rows in files.items()}
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    name = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:DIGITS]
-    shelf = root / origin.task
-    parent = _latest(shelf)
-    folder = shelf / name
+    name = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:NAME_DIGITS]
+    versions = root / origin.task
+    parent = _latest(versions)
+    folder = versions / name
     if (folder / MANIFEST).is_file():
-        _point_to(shelf, name)
-        return Written(folder, json.loads((folder / MANIFEST).read_text("utf-8")), False)
+        _set_latest(versions, name)
+        return WrittenDataSet(folder, json.loads((folder / MANIFEST).read_text("utf-8")), False)
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         (folder / file).write_text(text, "utf-8")
     manifest = _manifest(data, origin, name, parent, digests)
-    # Last, so that a folder with a manifest is whole.
+    # Last, so that a folder with a manifest is complete.
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    _point_to(shelf, name)
-    return Written(folder, manifest, True)
+    _set_latest(versions, name)
+    return WrittenDataSet(folder, manifest, True)
 
 
 def _manifest(data: DataSet, origin: Origin, name: str, parent: str, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -93,18 +93,19 @@ def _sources(rows: Sequence[Row]) -> dict[str, int]:
     return {source.name.lower(): counts[source] for source in sorted(counts, reverse=True)}
 
 
-def _lines(rows: Sequence[Row | Pair]) -> str:
+def _lines(rows: Sequence[Row | PreferencePair]) -> str:
     return "".join(json.dumps(row.as_json(), ensure_ascii=False) + "\n" for row in rows)
 
 
-def _latest(shelf: Path) -> str:
+def _latest(versions: Path) -> str:
     try:
-        return (shelf / LATEST).read_text("utf-8").strip()
+        return (versions / LATEST).read_text("utf-8").strip()
     except FileNotFoundError:
         return ""
 
 
-def _point_to(shelf: Path, name: str) -> None:
-    unfinished = shelf / f".{LATEST}"
-    unfinished.write_text(name + "\n", "utf-8")
-    unfinished.replace(shelf / LATEST)
+def _set_latest(versions: Path, name: str) -> None:
+    """Replaces the file atomically."""
+    temporary = versions / f".{LATEST}"
+    temporary.write_text(name + "\n", "utf-8")
+    temporary.replace(versions / LATEST)

@@ -1,33 +1,33 @@
-"""What a data set holds, as a report."""
+"""The reports of `data` (what a data set holds) and `plan` (a task's flywheel configuration)."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.schema import Flywheel, PathConfig
+from pointsman_gateway.config.schema import FlywheelConfig, PathConfig
 
 from pointsman_lab.datasets.build import flywheel_of
-from pointsman_lab.datasets.files import Written
+from pointsman_lab.datasets.files import WrittenDataSet
 from pointsman_lab.report import Report, Section
 
 
-def data_report(written: Written) -> Report:
+def data_report(written: WrittenDataSet) -> Report:
     manifest = written.manifest
     facts = {"folder": str(written.folder), "new": written.is_new, "manifest": dict(manifest)}
     counts = manifest["counts"]
     lines = [
-        f"{written.folder}" + ("" if written.is_new else ", as it was: nothing has changed since"),
-        f"{counts['train']} rows to learn from, {counts['heldout']} held out; "
-        f"{counts['pairs']} pairs of answers, {counts['heldout_pairs']} held out",
-        f"it follows {manifest['parent'] or 'none'}",
+        f"{written.folder}" + ("" if written.is_new else ", unchanged since the last build"),
+        f"{counts['train']} training rows, {counts['heldout']} held out; "
+        f"{counts['pairs']} preference pairs, {counts['heldout_pairs']} held out",
+        f"previous version: {manifest['parent'] or 'none'}",
     ]
     if manifest["withdrawn"]:
-        lines.append(f"{manifest['withdrawn']} answers are gone: their tenants do not consent any more")
+        lines.append(f"{manifest['withdrawn']} answers were deleted: their tenants have withdrawn consent")
     page = (
         Section(f"Data set of {manifest['task']}, version {manifest['name']}", tuple(lines)),
-        _counted("Rows to learn from, by whose word they have", manifest["sources"]["train"]),
-        _counted("Left out, by why", manifest["dropped"]),
+        _counted("Training rows by source", manifest["sources"]["train"]),
+        _counted("Dropped rows by reason", manifest["dropped"]),
     )
     return Report(facts, page)
 
@@ -39,7 +39,7 @@ def _counted(heading: str, counts: Mapping[str, Any]) -> Section:
 
 
 def plan_report(config: Config, task: str) -> Report:
-    """Raises ConfigError."""
+    """What `pointsman distill` needs to know of a task. Raises ConfigError."""
     flywheel = flywheel_of(config, task)
     metric = config.tasks.tasks[task].metric
     student = config.paths.paths[flywheel.student]
@@ -47,26 +47,26 @@ def plan_report(config: Config, task: str) -> Report:
         "task": task,
         "generation": config.digest,
         "alias": student.adapter,
-        "asking": _asking(student),
+        "asking": _sampling(student),
         "metric": metric.model_dump(exclude_unset=True) if metric else {"exact": True},
         "heldout": str((config.folder / flywheel.heldout).resolve()) if flywheel.heldout else "",
-        "collections": _topic(config, task, flywheel),
+        "collections": _collections(config, task, flywheel),
         **flywheel.model_dump(exclude={"heldout"}),
     }
     lines = tuple(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in facts.items())
     return Report(facts, (Section(f"The flywheel of {task}", lines),))
 
 
-def _topic(config: Config, task: str, flywheel: Flywheel) -> list[str]:
-    """The collections that any path of the task looks things up in."""
-    stated = config.tasks.tasks[task]
-    stale = (stated.stale.path,) if stated.stale else ()
-    names = (flywheel.teacher, *stated.policy.paths, *stated.fallback, *stale)
+def _collections(config: Config, task: str, flywheel: FlywheelConfig) -> list[str]:
+    """The collections that any path of the task retrieves from."""
+    task_config = config.tasks.tasks[task]
+    stale = (task_config.stale.path,) if task_config.stale else ()
+    names = (flywheel.teacher, *task_config.policy.paths, *task_config.fallback, *stale)
     strategies = (strategy for name in names for strategy in config.paths.paths[name].strategies)
     return list(dict.fromkeys(strategy.retrieval.collection for strategy in strategies if strategy.retrieval))
 
 
-def _asking(student: PathConfig) -> dict[str, Any]:
-    """How the student is asked; a version that no path names yet is asked the same way."""
-    asked = {"max_tokens": student.max_tokens, "temperature": student.temperature, "stop": list(student.stop) or None}
-    return {name: value for name, value in asked.items() if value is not None}
+def _sampling(student: PathConfig) -> dict[str, Any]:
+    """The student's sampling parameters, also used for a version that no path names yet."""
+    values = {"max_tokens": student.max_tokens, "temperature": student.temperature, "stop": list(student.stop) or None}
+    return {name: value for name, value in values.items() if value is not None}

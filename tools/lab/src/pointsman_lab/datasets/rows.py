@@ -1,4 +1,4 @@
-"""What becomes a row to learn from, and whose word it has."""
+"""Rows of a data set: where their answers come from, and how they are split into training and held-out rows."""
 
 import hashlib
 import json
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from pointsman_gateway.config.load import plain
+from pointsman_gateway.config.load import normalized_text
 
 _DIGITS = re.compile(r"\d+")
 _ROLES = ("system", "user", "assistant")
 
 
 class Source(IntEnum):
-    """Where the right answer comes from; where two differ, the higher one holds."""
+    """Where the right answer comes from. If two rows have the same prompt, the one with the higher source is kept."""
 
     TEACHER = 1
     """The teacher path was asked for it, and the validators accepted it."""
@@ -27,15 +27,15 @@ class Source(IntEnum):
     EXAMPLE = 4
     """It is among the task's examples."""
     EXPERT = 5
-    """Somebody said what the right answer is."""
+    """Feedback stated the right answer."""
     RETRIEVAL_CORRECTED = 6
-    """The same, where a path that looks things up had answered."""
+    """Feedback stated the right answer to a request that a path with retrieval had answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     messages: tuple[tuple[str, str], ...]
-    """(role, content), the last one the user's."""
+    """(role, content); the last message is the user's."""
     answer: str
     source: Source
     decision: str = ""
@@ -43,19 +43,19 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Equal for prompts that differ by case and spaces alone."""
-        return key_of(self.messages)
+        """Equal for prompts that differ only by case and whitespace."""
+        return prompt_key(self.messages)
 
     def as_json(self) -> dict[str, Any]:
-        """As the trainer reads it."""
+        """In the format of `pointsman train`."""
         if len(self.messages) == 1:
             return {"text": self.messages[0][1], "output": self.answer}
         return {"messages": [*_as_messages(self.messages), {"role": "assistant", "content": self.answer}]}
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A right answer and one that was not."""
+class PreferencePair:
+    """A right and a wrong answer to the same prompt."""
 
     right: Row
     wrong: str
@@ -67,17 +67,17 @@ class Pair:
         return {"messages": _as_messages(self.right.messages), **answers}
 
 
-def key_of(messages: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"{role}: {plain(content)}" for role, content in messages)
+def prompt_key(messages: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{role}: {normalized_text(content)}" for role, content in messages)
 
 
 def group_of(key: str) -> str:
-    """Equal for prompts that differ by numbers alone: they are held out together, or not at all."""
+    """Equal for prompts that differ only by numbers, so that all of them are held out or none is."""
     return _DIGITS.sub("0", key)
 
 
 def canonical(answer: str) -> str:
-    """An answer that is JSON, in one form; any other as it is, but for the space around it."""
+    """Formats JSON uniformly; strips whitespace around any other answer."""
     try:
         value = json.loads(answer)
     except ValueError:
@@ -85,13 +85,14 @@ def canonical(answer: str) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else answer.strip()
 
 
-def texts_of(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...] | None:
-    """None where a message is more than a text, or where no user asks last: a trainer has no use for it."""
+def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...] | None:
+    """The messages as (role, content), or None if the trainer cannot use them: one has more than text (tool calls,
+    images), a system message is not first, or the last one is not the user's."""
     read = tuple((message.get("role"), message.get("content")) for message in messages)
     plain_texts = all(role in _ROLES and isinstance(content, str) and content.strip() for role, content in read)
-    bare = all(set(message) <= {"role", "content"} for message in messages)
+    text_only = all(set(message) <= {"role", "content"} for message in messages)
     system_first = all(role != "system" for role, _ in read[1:])
-    if not (plain_texts and bare and system_first and read and read[-1][0] == "user"):
+    if not (plain_texts and text_only and system_first and read and read[-1][0] == "user"):
         return None
     return tuple((str(role), str(content)) for role, content in read)
 
@@ -102,53 +103,59 @@ def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Rows are in the order of their keys, so that equal rows make equal files."""
+    """Rows are sorted by key, so that equal rows make byte-identical files."""
 
     train: tuple[Row, ...]
     heldout: tuple[Row, ...]
-    pairs: tuple[Pair, ...]
-    heldout_pairs: tuple[Pair, ...]
+    pairs: tuple[PreferencePair, ...]
+    heldout_pairs: tuple[PreferencePair, ...]
     dropped: Mapping[str, int]
-    """How many rows, by why."""
+    """Number of dropped rows by reason."""
 
 
-def split(rows: Iterable[Row], pairs: Iterable[Pair], closed: Set[str], heldout_share: float) -> DataSet:
-    """`closed` are keys of rows that decide on the adapter: neither they nor their like may be learnt."""
+def split(
+    rows: Iterable[Row], pairs: Iterable[PreferencePair], evaluation_keys: Set[str], heldout_fraction: float
+) -> DataSet:
+    """Keeps each prompt once, and puts it on one side only; a prompt stays on its side in every later version.
+
+    `evaluation_keys` are prompts that decide whether the adapter is promoted. They and prompts that differ from them
+    only by numbers are dropped, since the adapter must not be trained on them.
+    """
     dropped: Counter[str] = Counter()
-    closed_groups = {group_of(key) for key in closed}
+    evaluation_groups = {group_of(key) for key in evaluation_keys}
     chosen: dict[str, Row] = {}
     for row in rows:
-        if group_of(row.key) in closed_groups:
+        if group_of(row.key) in evaluation_groups:
             dropped["held out by the configuration"] += 1
         elif row.key not in chosen:
             chosen[row.key] = row
         else:
             before = chosen[row.key]
-            dropped["twice" if before.answer == row.answer else "contrary, and of less weight"] += 1
-            # Of two with the same weight the later one holds: rows come oldest first.
+            dropped["duplicate" if before.answer == row.answer else "replaced by a better source"] += 1
+            # Of two rows with the same source the later one is kept: rows come oldest first.
             chosen[row.key] = max(row, before, key=lambda one: one.source)
-    held = {key for key in chosen if _point(group_of(key)) < heldout_share}
+    heldout = {key for key in chosen if _hash_to_unit_interval(group_of(key)) < heldout_fraction}
     ordered = [chosen[key] for key in sorted(chosen)]
-    one_each = _one_each(pairs, chosen)
+    distinct_pairs = _distinct(pairs, chosen)
     return DataSet(
-        train=tuple(row for row in ordered if row.key not in held),
-        heldout=tuple(row for row in ordered if row.key in held),
-        pairs=tuple(pair for pair in one_each if pair.right.key not in held),
-        heldout_pairs=tuple(pair for pair in one_each if pair.right.key in held),
+        train=tuple(row for row in ordered if row.key not in heldout),
+        heldout=tuple(row for row in ordered if row.key in heldout),
+        pairs=tuple(pair for pair in distinct_pairs if pair.right.key not in heldout),
+        heldout_pairs=tuple(pair for pair in distinct_pairs if pair.right.key in heldout),
         dropped=dict(sorted(dropped.items())),
     )
 
 
-def _one_each(pairs: Iterable[Pair], chosen: Mapping[str, Row]) -> Sequence[Pair]:
-    """With the answers that hold, each once; none whose wrong answer has turned out right."""
+def _distinct(pairs: Iterable[PreferencePair], chosen: Mapping[str, Row]) -> Sequence[PreferencePair]:
+    """Each pair once, with the right answer that was chosen for its prompt, unless that is the pair's wrong answer."""
     found = {}
     for pair in pairs:
         right = chosen.get(pair.right.key)
         if right is not None and pair.wrong != right.answer:
-            found[right.key, pair.wrong] = Pair(right, pair.wrong)
-    return [found[place] for place in sorted(found)]
+            found[right.key, pair.wrong] = PreferencePair(right, pair.wrong)
+    return [found[key] for key in sorted(found)]
 
 
-def _point(group: str) -> float:
-    """Where a prompt lies between 0 and 1: a matter of its text alone, so that it stays on its side."""
+def _hash_to_unit_interval(group: str) -> float:
+    """Depends on the text only, so that a prompt stays on its side."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64

@@ -1,4 +1,4 @@
-"""What was kept of answers, with what was said of them; of tenants that consent now, all else is removed."""
+"""Turns stored answers and their feedback into rows and preference pairs, if their tenants consent at the time."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -10,13 +10,13 @@ from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import SAMPLE_VERSION
 from pointsman_servicekit.keys.records import TenantRecord
 
-from pointsman_lab.datasets.rows import Pair, Row, Source, canonical, texts_of
-from pointsman_lab.request_log import History
+from pointsman_lab.datasets.rows import PreferencePair, Row, Source, canonical, text_messages
+from pointsman_lab.request_log import RequestLog
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """Feedback on one decision; what was not said is empty."""
+class AnswerFeedback:
+    """Feedback on one decision; what was not given is empty."""
 
     rating: float | None = None
     right_task: str = ""
@@ -24,43 +24,45 @@ class Said:
     unix_ms: int = 0
 
 
-NOTHING = Said()
+NO_FEEDBACK = AnswerFeedback()
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredAnswer:
     path: str
     text: str
     rulings: tuple[str, ...] = ()
-    """Of the task's validators."""
+    """The rulings of the task's validators."""
 
     @property
     def accepted(self) -> bool:
-        """By every validator, and there was one."""
+        """Whether there was at least one validator and all accepted the answer."""
         return bool(self.rulings) and all(ruling == "accepted" for ruling in self.rulings)
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class Sample:
+    """One request with its answers, as the gateway stores it for training."""
+
     decision: str
     tenant: str
     kind: str
-    """Of the path that answered the caller."""
+    """Kind of the path that answered the caller."""
     messages: tuple[Mapping[str, Any], ...]
-    answers: tuple[Answer, ...]
-    """The last one is the caller's, those before it were refused."""
-    said: Said = NOTHING
+    answers: tuple[StoredAnswer, ...]
+    """The last one went to the caller; validators refused those before it."""
+    feedback: AnswerFeedback = NO_FEEDBACK
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """Who lets be learnt from the answers of one task."""
+    """Whose answers to one task may be used for training."""
 
     task: str
     tenants: Mapping[str, TenantRecord]
     without_keys: bool
 
-    def of(self, tenant: str) -> bool:
+    def covers(self, tenant: str) -> bool:
         if not tenant:
             return self.without_keys
         record = self.tenants.get(tenant)
@@ -68,98 +70,108 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    lessons: tuple[Lesson, ...]
+class StoredSamples:
+    samples: tuple[Sample, ...]
     """Oldest first."""
     withdrawn: tuple[str, ...]
-    """Decisions whose tenant does not consent any more; they are gone from Redis."""
+    """Decisions whose tenant has withdrawn its consent. They have been deleted from Redis."""
 
 
-async def read_lessons(history: History, learning: LearningConfig | None, task: str) -> Kept:
-    """Of a task that the configuration does not name nothing is read, and nothing removed. Raises Unavailable."""
+NO_SAMPLES = StoredSamples((), ())
+
+
+async def read_samples(log: RequestLog, learning: LearningConfig | None, task: str) -> StoredSamples:
+    """Reads a task's samples and deletes those whose tenant no longer consents.
+
+    Does nothing if the configuration does not list the task for learning. Raises Unavailable.
+    """
     if learning is None or task not in learning.tasks:
-        return Kept((), ())
-    consent = Consent(task, await history.tenants(), learning.without_keys)
-    said = {decision: one async for decision, one in _said(history)}
+        return NO_SAMPLES
+    consent = Consent(task, await log.tenants(), learning.without_keys)
+    feedback = {decision: one async for decision, one in _feedback(log)}
     found, withdrawn = [], {}
-    async for place, fields in history.entries(redis_schema.TRAINING_SAMPLES):
+    async for entry_id, fields in log.entries(redis_schema.TRAINING_SAMPLES):
         body = json.loads(fields["lesson"])
         if body["v"] != SAMPLE_VERSION or body["task"] != task:
             continue
-        if consent.of(fields["tenant"]):
-            found.append(_lesson(body, said.get(fields["decision"], NOTHING)))
+        if consent.covers(fields["tenant"]):
+            found.append(_sample(body, feedback.get(fields["decision"], NO_FEEDBACK)))
         elif fields["tenant"]:
-            withdrawn[place] = fields["decision"]
-    await history.forget(redis_schema.TRAINING_SAMPLES, tuple(withdrawn))
-    return Kept(tuple(found), tuple(withdrawn.values()))
+            withdrawn[entry_id] = fields["decision"]
+    await log.delete(redis_schema.TRAINING_SAMPLES, tuple(withdrawn))
+    return StoredSamples(tuple(found), tuple(withdrawn.values()))
 
 
-async def _said(history: History) -> AsyncIterator[tuple[str, Said]]:
-    async for _, fields in history.entries(redis_schema.FEEDBACK):
+async def _feedback(log: RequestLog) -> AsyncIterator[tuple[str, AnswerFeedback]]:
+    async for _, fields in log.entries(redis_schema.FEEDBACK):
         rating = float(fields["rating"]) if fields["rating"] else None
         yield (
             fields["decision"],
-            Said(rating, fields["right_task"], fields["right_answer"], int(fields["unix_ms"])),
+            AnswerFeedback(rating, fields["right_task"], fields["right_answer"], int(fields["unix_ms"])),
         )
 
 
-def _lesson(body: Mapping[str, Any], said: Said) -> Lesson:
+def _sample(body: Mapping[str, Any], feedback: AnswerFeedback) -> Sample:
     answers = tuple(
-        Answer(a["path"], a["text"], tuple(verdict[1] for verdict in a["verdicts"])) for a in body["answers"]
+        StoredAnswer(a["path"], a["text"], tuple(verdict[1] for verdict in a["verdicts"])) for a in body["answers"]
     )
-    return Lesson(body["decision"], body["tenant"], body["kind"], tuple(body["messages"]), answers, said)
+    return Sample(body["decision"], body["tenant"], body["kind"], tuple(body["messages"]), answers, feedback)
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ExtractionTerms:
     task: str
     teacher: str
-    """The path whose answers count where nobody rated them: an adapter does not learn from itself unasked."""
-    least_rating: float
+    """The path whose unrated answers are used. A student path's are not: it must not train on its own output."""
+    min_rating: float
 
 
 @dataclass(frozen=True, slots=True)
-class Gleaned:
-    rows: tuple[Row, ...] = ()
-    """One at most."""
-    pairs: tuple[Pair, ...] = ()
-    why_not: str = ""
+class Extracted:
+    """What one sample contributes to the data set."""
+
+    row: Row | None = None
+    pairs: tuple[PreferencePair, ...] = ()
+    rejected: str = ""
     """Why there is no row."""
 
 
-def glean(lesson: Lesson, terms: Terms) -> Gleaned:
-    messages, said = texts_of(lesson.messages), lesson.said
+def extract(sample: Sample, terms: ExtractionTerms) -> Extracted:
+    """Picks the right answer: an expert's correction first, then a highly rated answer, then one that the validators
+    accepted."""
+    messages, feedback = text_messages(sample.messages), sample.feedback
     if messages is None:
-        return Gleaned(why_not="more than texts")
-    if said.right_task and said.right_task != terms.task:
-        return Gleaned(why_not="of another task")
-    answer, source, why_not = _right(lesson, terms)
+        return Extracted(rejected="not only text")
+    if feedback.right_task and feedback.right_task != terms.task:
+        return Extracted(rejected="another task")
+    answer, source, rejected = _right_answer(sample, terms)
     if source is None:
-        return Gleaned(why_not=why_not)
-    row = Row(messages, canonical(answer), source, lesson.decision, lesson.tenant)
-    return Gleaned((row,), tuple(_pairs(row, lesson)))
+        return Extracted(rejected=rejected)
+    row = Row(messages, canonical(answer), source, sample.decision, sample.tenant)
+    return Extracted(row, tuple(_pairs(row, sample)))
 
 
-def _right(lesson: Lesson, terms: Terms) -> tuple[str, Source | None, str]:
+def _right_answer(sample: Sample, terms: ExtractionTerms) -> tuple[str, Source | None, str]:
     """The right answer with its source, or why there is none."""
-    said, given = lesson.said, lesson.answers[-1]
-    if said.right_answer.strip():
-        looked_up = lesson.kind in ("rag", "hybrid")
-        return said.right_answer, Source.RETRIEVAL_CORRECTED if looked_up else Source.EXPERT, ""
-    if said.rating is not None:
-        good = said.rating >= terms.least_rating
-        return given.text, Source.RATED if good else None, "rated low"
+    feedback, given = sample.feedback, sample.answers[-1]
+    if feedback.right_answer.strip():
+        retrieved = sample.kind in ("rag", "hybrid")
+        return feedback.right_answer, Source.RETRIEVAL_CORRECTED if retrieved else Source.EXPERT, ""
+    if feedback.rating is not None:
+        good = feedback.rating >= terms.min_rating
+        return given.text, Source.RATED if good else None, "low rating"
     if not given.accepted:
-        return "", None, "nobody said that it is right"
-    return given.text, Source.ACCEPTED if given.path == terms.teacher else None, "not the teacher's, and not rated"
+        return "", None, "neither rated nor validated"
+    return given.text, Source.ACCEPTED if given.path == terms.teacher else None, "unrated and not the teacher's"
 
 
-def _pairs(row: Row, lesson: Lesson) -> Iterator[Pair]:
-    """The right answer before each that was refused, and before the given one where it was put right."""
-    for answer in _wrong(lesson):
+def _pairs(row: Row, sample: Sample) -> Iterator[PreferencePair]:
+    """The right answer paired with each wrong one: those that validators refused and, if an expert corrected it, the
+    one that the caller got."""
+    for answer in _wrong_answers(sample):
         if canonical(answer.text) != row.answer:
-            yield Pair(row, canonical(answer.text))
+            yield PreferencePair(row, canonical(answer.text))
 
 
-def _wrong(lesson: Lesson) -> tuple[Answer, ...]:
-    return lesson.answers if lesson.said.right_answer.strip() else lesson.answers[:-1]
+def _wrong_answers(sample: Sample) -> tuple[StoredAnswer, ...]:
+    return sample.answers if sample.feedback.right_answer.strip() else sample.answers[:-1]
