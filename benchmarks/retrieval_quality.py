@@ -147,8 +147,8 @@ def measure_neighbours(chunks: list[Chunks]) -> dict[str, float]:
     ids = np.arange(1, len(vectors) + 1, dtype=np.int64)
     groups = np.random.default_rng(2).integers(0, GROUPS, len(vectors))
     nothing = np.empty(0, np.int64)
-    flat = dense.empty(vectors.shape[1]).after(nothing, ids, vectors)
-    metadata = columns.empty().after(nothing, ids, ids, [{"group": str(group)} for group in groups])
+    flat = dense.empty_faiss_index(vectors.shape[1]).after(nothing, ids, vectors)
+    metadata = columns.empty_metadata_index().after(nothing, ids, ids, [{"group": str(group)} for group in groups])
     begun = time.perf_counter()
     index = flat.tidied()
     seconds = time.perf_counter() - begun

@@ -16,7 +16,7 @@ from pointsman_gateway.settings import Settings as GatewaySettings
 from pointsman_lora_server.domain import DesiredState, EngineState
 from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
 from pointsman_lora_server.metering.states import States
-from pointsman_retriever.metering.prometheus import CollectionSizes, Labels
+from pointsman_retriever.metering.prometheus import BoundedLabels, CollectionSizes
 from pointsman_retriever.metering.prometheus import Metrics as RetrieverMetrics
 from pointsman_servicekit.grpc_in_flight import InFlight
 from prometheus_client import CollectorRegistry
@@ -89,7 +89,7 @@ async def _gateway(folder: Path) -> CollectorRegistry:
 
 
 def _retriever() -> CollectorRegistry:
-    registry, labels = CollectorRegistry(), Labels()
+    registry, labels = CollectorRegistry(), BoundedLabels()
     RetrieverMetrics(registry, labels, "a-model")
     registry.register(CollectionSizes(list, labels))
     InFlight(registry)

@@ -115,7 +115,7 @@ def start(tmp_path: Path, minilm: MiniLM, model_folder: Path) -> Start:
             search_threads=search_threads,
             **further,
         )
-        async with wiring.running(settings, model) as running, open_channel(running.address) as channel:
+        async with wiring.run_service(settings, model) as running, open_channel(running.address) as channel:
             yield Client(running.address, running.metrics_port, channel)
 
     return start

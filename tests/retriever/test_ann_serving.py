@@ -6,20 +6,28 @@ import faiss
 import numpy as np
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.domain import Chunk, Collection, CollectionId, Document, MadeDocument, Vectors, Wishes
+from pointsman_retriever.domain import (
+    Chunk,
+    CollectionId,
+    CollectionInfo,
+    Document,
+    EncodedDocument,
+    SearchOptions,
+    Vectors,
+)
 from pointsman_retriever.index import bm25, columns, dense
-from pointsman_retriever.index.contents import Contents
-from pointsman_retriever.index.dense import FaissIndex, Scale
-from pointsman_retriever.index.terms import Terms
-from pointsman_retriever.search import Question
-from pointsman_retriever.shelf import Shelf
+from pointsman_retriever.index.contents import IndexSnapshot
+from pointsman_retriever.index.dense import FaissIndex, IndexThresholds
+from pointsman_retriever.index.terms import TermAnalyzer
+from pointsman_retriever.search import ResolvedQuery
+from pointsman_retriever.shelf import Collection
 from pointsman_retriever.store import sqlite
 from pointsman_retriever.store.sqlite import Store
 from threadpoolctl import threadpool_info
 
 DIMENSIONS = 32
 NOTHING = np.empty(0, np.int64)
-SMALL = Scale(flat=500, gathered=20)
+SMALL = IndexThresholds(flat=500, gathered=20)
 
 
 def clustered(count: int, seed: int) -> Vectors:
@@ -31,7 +39,9 @@ def clustered(count: int, seed: int) -> Vectors:
 
 def recall(index: FaissIndex, queries: Vectors) -> float:
     """Of the ten nearest, against a comparison with every vector."""
-    flat = dense.empty(DIMENSIONS).after(NOTHING, index.ids.first(10**9)[index.alive], index.of(alive_ids(index)))
+    flat = dense.empty_faiss_index(DIMENSIONS).after(
+        NOTHING, index.ids.first(10**9)[index.alive], index.of(alive_ids(index))
+    )
     hits = [len(np.intersect1d(index.nearest(query, 10, None), flat.nearest(query, 10, None))) for query in queries]
     return sum(hits) / (10 * len(queries))
 
@@ -41,7 +51,7 @@ def alive_ids(index: FaissIndex) -> np.ndarray:
 
 
 def test_an_index_is_flat_while_small_and_in_lists_from_then_on():
-    index = dense.empty(DIMENSIONS, SMALL).after(NOTHING, np.arange(1, 501), clustered(500, 1))
+    index = dense.empty_faiss_index(DIMENSIONS, SMALL).after(NOTHING, np.arange(1, 501), clustered(500, 1))
     assert not index.wants_tidying
     index = index.after(NOTHING, np.arange(501, 4_001), clustered(3_500, 2))
     assert index.wants_tidying
@@ -55,7 +65,7 @@ def test_an_index_is_flat_while_small_and_in_lists_from_then_on():
 
 def test_recall_stays_where_it_was_through_replacements_and_rebuilds():
     random = np.random.default_rng(4)
-    index = dense.empty(DIMENSIONS, SMALL).after(NOTHING, np.arange(1, 3_001), clustered(3_000, 5)).tidied()
+    index = dense.empty_faiss_index(DIMENSIONS, SMALL).after(NOTHING, np.arange(1, 3_001), clustered(3_000, 5)).tidied()
     rebuilt, last = 0, 3_000
     for turn in range(10):
         gone = np.sort(random.choice(alive_ids(index), 200, replace=False))
@@ -70,7 +80,7 @@ def test_recall_stays_where_it_was_through_replacements_and_rebuilds():
 
 
 def test_deleted_rows_are_not_carried_along_for_ever():
-    index = dense.empty(DIMENSIONS, SMALL).after(NOTHING, np.arange(1, 2_001), clustered(2_000, 1)).tidied()
+    index = dense.empty_faiss_index(DIMENSIONS, SMALL).after(NOTHING, np.arange(1, 2_001), clustered(2_000, 1)).tidied()
     index = index.after(np.arange(1, 1_901), NOTHING, clustered(0, 1))
     assert index.wants_tidying
     index = index.tidied()
@@ -120,30 +130,34 @@ def pauses():
 @pytest.fixture
 def shelf(tmp_path, pauses):
     collection = CollectionId("default", "notes")
-    sqlite.make(tmp_path, Collection("notes", "model", DIMENSIONS))
+    sqlite.create_store(tmp_path, CollectionInfo("notes", "model", DIMENSIONS))
 
-    def contents(_: Collection) -> Contents:
-        return Contents(PausingIndex(dense.empty(DIMENSIONS, SMALL), pauses), bm25.empty(Terms()), columns.empty())
+    def contents(_: CollectionInfo) -> IndexSnapshot:
+        return IndexSnapshot(
+            PausingIndex(dense.empty_faiss_index(DIMENSIONS, SMALL), pauses),
+            bm25.empty_word_index(TermAnalyzer()),
+            columns.empty_metadata_index(),
+        )
 
-    shelf = Shelf(Store(collection, tmp_path, 4), contents)
+    shelf = Collection(Store(collection, tmp_path, 4), contents)
     shelf.load()
     yield shelf
     shelf.close()
 
 
-def put(shelf: Shelf, name: str, vectors: Vectors) -> None:
+def put(shelf: Collection, name: str, vectors: Vectors) -> None:
     text = "\n".join(f"line {number} of {name}" for number in range(len(vectors)))
     lines = text.split("\n")
     starts = np.cumsum([0, *(len(line) + 1 for line in lines)])
     chunks = tuple(
         Chunk(line, int(start), int(start) + len(line), "") for line, start in zip(lines, starts, strict=False)
     )
-    (done,) = shelf.change([lambda change: change.put(MadeDocument(Document(name, "", text), chunks, vectors))])
+    (done,) = shelf.change([lambda change: change.put(EncodedDocument(Document(name, "", text), chunks, vectors))])
     assert not isinstance(done.result, Exception), done.result
 
 
-def found(shelf: Shelf, vector: Vectors, text: str = "line", top_k: int = 5) -> list[str]:
-    question = Question(text, vector, "model", None, Wishes(top_k=top_k))
+def found(shelf: Collection, vector: Vectors, text: str = "line", top_k: int = 5) -> list[str]:
+    question = ResolvedQuery(text, vector, "model", None, SearchOptions(top_k=top_k))
     return [passage.document_id for passage in shelf.search(question).passages]
 
 
@@ -187,7 +201,7 @@ def test_many_readers_and_a_writer_see_whole_moments(shelf):
 
     def look() -> None:
         while not done.is_set():
-            question = Question("line", vectors[0], "model", None, Wishes(top_k=20))
+            question = ResolvedQuery("line", vectors[0], "model", None, SearchOptions(top_k=20))
             answer = shelf.search(question)
             looked.append(answer.version)
             if len(answer.passages) != 20:

@@ -5,7 +5,7 @@ import random
 import pytest
 from pointsman_embedding import MiniLM
 from pointsman_retriever.chunking.code import CodeChunker
-from pointsman_retriever.chunking.kinds import ChunkersByKind
+from pointsman_retriever.chunking.kinds import MediaTypeChunker
 from pointsman_retriever.chunking.window import CHUNK_CHARACTERS, WINDOW_TOKENS
 from pointsman_retriever.domain import Document
 
@@ -83,7 +83,7 @@ def hostile_texts() -> list[str]:
 @pytest.mark.parametrize("text", hostile_texts(), ids=range(len(hostile_texts())))
 def test_every_chunk_fits_the_models_window_with_its_title_and_is_the_documents_text(minilm: MiniLM, media_type, text):
     title = "見出し " * 40
-    chunks = ChunkersByKind(minilm.tokenizer).chunk(Document("d", title, text, media_type=media_type))
+    chunks = MediaTypeChunker(minilm.tokenizer).chunk(Document("d", title, text, media_type=media_type))
     assert chunks
     for chunk in chunks:
         assert len(minilm.tokenizer.encode(chunk.in_context).ids) <= WINDOW_TOKENS
@@ -97,7 +97,7 @@ def test_a_media_type_decides_how_a_text_is_cut_and_its_recipe_says_so():
         pass
 
     def recipe(media_type: str) -> str:
-        return ChunkersByKind.recipe(Unused(), Document("d", "", "x", media_type=media_type))  # type: ignore[arg-type]
+        return MediaTypeChunker.recipe(Unused(), Document("d", "", "x", media_type=media_type))  # type: ignore[arg-type]
 
     kinds = {
         "": "markdown",

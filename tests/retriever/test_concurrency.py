@@ -9,8 +9,8 @@ import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
-from pointsman_retriever.gate import Gate
-from pointsman_retriever.workers import Workers
+from pointsman_retriever.gate import RWLock
+from pointsman_retriever.workers import ThreadPool
 
 
 class PausingModel:
@@ -131,7 +131,7 @@ async def test_a_collection_deleted_while_an_upsert_is_prepared_refuses_it(start
 
 
 async def test_work_cancelled_before_its_turn_is_never_done():
-    workers, hold, done = Workers("test", 1), threading.Event(), []
+    workers, hold, done = ThreadPool("test", 1), threading.Event(), []
     first = asyncio.create_task(workers.run(hold.wait, 30))
     second = asyncio.create_task(workers.run(done.append, "second"))
     await asyncio.sleep(0)  # lets both take their place in the line
@@ -145,7 +145,7 @@ async def test_work_cancelled_before_its_turn_is_never_done():
 
 
 def test_who_wants_to_change_waits_for_those_who_look_and_goes_before_those_who_come_later():
-    gate, order = Gate(), []
+    gate, order = RWLock(), []
     look_inside, change_asked = threading.Event(), threading.Event()
 
     def change() -> None:

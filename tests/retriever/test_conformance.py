@@ -7,15 +7,15 @@ import faiss
 import numpy as np
 import pytest
 from pointsman_retriever import digests
-from pointsman_retriever.domain import Collection, Ids, Vectors
+from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
 from pointsman_retriever.index import dense
-from pointsman_retriever.index.contents import Index
-from pointsman_retriever.index.dense import Scale
+from pointsman_retriever.index.contents import VectorIndex
+from pointsman_retriever.index.dense import IndexThresholds
 
 DIMENSIONS = 16
 NOTHING = np.empty(0, np.int64)
 
-Make = Callable[[], Index]
+Make = Callable[[], VectorIndex]
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +29,16 @@ def milvus(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(params=["flat", "sealed", "mirrored", "milvus"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    small = Scale(flat=20, gathered=3, tail=0.5)
-    made: list[Index] = []
+    small = IndexThresholds(flat=20, gathered=3, tail=0.5)
+    made: list[VectorIndex] = []
 
-    def make() -> Index:
+    def make() -> VectorIndex:
         if request.param == "milvus":
-            collection = Collection("notes", "model", DIMENSIONS)
+            collection = CollectionInfo("notes", "model", DIMENSIONS)
             made.append(request.getfixturevalue("milvus").empty(collection))
             return made[-1]
         mirror = faiss.clone_index if request.param == "mirrored" else None  # stands for a GPU's copy
-        return dense.empty(DIMENSIONS, Scale() if request.param == "flat" else small, mirror)
+        return dense.empty_faiss_index(DIMENSIONS, IndexThresholds() if request.param == "flat" else small, mirror)
 
     yield make
     for index in made:
@@ -56,7 +56,7 @@ def ids(*numbers: int) -> Ids:
     return np.array(numbers, np.int64)
 
 
-def tidied(index: Index) -> Index:
+def tidied(index: VectorIndex) -> VectorIndex:
     return index.tidied() if index.wants_tidying else index
 
 
@@ -93,7 +93,9 @@ def test_what_is_removed_never_comes_back_and_what_is_added_is_found_at_once(mak
         everything = index.nearest(vectors[0], len(held) + 50, None).tolist()
         assert sorted(everything) == sorted(held)
         assert index.count == len(held)
-        assert index.checksum == digests.of_vectors(ids(*sorted(held)), np.stack([held[one] for one in sorted(held)]))
+        assert index.checksum == digests.checksum_vectors(
+            ids(*sorted(held)), np.stack([held[one] for one in sorted(held)])
+        )
 
 
 def test_ids_that_are_not_there_are_removed_without_effect(make: Make):
@@ -133,7 +135,7 @@ def test_a_change_that_came_to_nothing_leaves_no_trace(make: Make):
     assert sorted(before.nearest(vectors[3], 9, None).tolist()) == [1, 2, 3]
     following = before.after(ids(2), ids(4), vectors[5:])
     assert sorted(following.nearest(vectors[3], 9, None).tolist()) == [1, 3, 4]
-    assert following.checksum == digests.of_vectors(ids(1, 3, 4), vectors[[0, 2, 5]])
+    assert following.checksum == digests.checksum_vectors(ids(1, 3, 4), vectors[[0, 2, 5]])
     assert np.allclose(following.of(ids(4)), vectors[5:], atol=1e-6)
 
 
@@ -149,9 +151,11 @@ def test_who_searches_a_moment_does_not_see_the_next_one(make: Make):
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="no GPU, or FAISS without one")
 def test_a_gpu_finds_what_the_processor_finds():
     vectors = some_vectors(2_000)
-    small = Scale(flat=20, gathered=3)
-    index = dense.empty(DIMENSIONS, small, faiss.index_cpu_to_all_gpus).after(NOTHING, np.arange(1, 2_001), vectors)
-    plain = dense.empty(DIMENSIONS, small).after(NOTHING, np.arange(1, 2_001), vectors)
+    small = IndexThresholds(flat=20, gathered=3)
+    index = dense.empty_faiss_index(DIMENSIONS, small, faiss.index_cpu_to_all_gpus).after(
+        NOTHING, np.arange(1, 2_001), vectors
+    )
+    plain = dense.empty_faiss_index(DIMENSIONS, small).after(NOTHING, np.arange(1, 2_001), vectors)
     index, plain = index.tidied().after(ids(5), NOTHING, some_vectors(0)), plain.after(ids(5), NOTHING, some_vectors(0))
     for query in some_vectors(20, seed=4):
         found, true = index.nearest(query, 10, None).tolist(), plain.nearest(query, 10, None).tolist()
@@ -162,9 +166,9 @@ def test_a_gpu_finds_what_the_processor_finds():
 def test_milvus_keeps_to_its_own_prefix(tmp_path: Path):
     module = pytest.importorskip("pointsman_retriever.index.milvus", exc_type=ImportError)
     uri = str(tmp_path / "lite.db")
-    ours = module.Milvus(uri, "", "ours").empty(Collection("notes", "model", DIMENSIONS))
+    ours = module.Milvus(uri, "", "ours").empty(CollectionInfo("notes", "model", DIMENSIONS))
     theirs = module.Milvus(uri, "", "theirs")
-    kept = theirs.empty(Collection("notes", "model", DIMENSIONS)).after(NOTHING, ids(1), some_vectors(1))
+    kept = theirs.empty(CollectionInfo("notes", "model", DIMENSIONS)).after(NOTHING, ids(1), some_vectors(1))
     module.Milvus(uri, "", "ours")  # a second start drops what the first one left
     assert kept.nearest(some_vectors(1)[0], 1, None).tolist() == [1]
     assert ours.name not in theirs._client.list_collections()

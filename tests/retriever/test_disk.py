@@ -10,38 +10,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.domain import Chunk, Collection, CollectionId, Document, MadeDocument, Wishes
-from pointsman_retriever.search import Question
-from pointsman_retriever.shelf import Shelf
-from pointsman_retriever.store.folders import FILE, claimed
-from pointsman_retriever.store.sqlite import Store, make
-from pointsman_retriever.wiring import contents_maker
+from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, EncodedDocument, SearchOptions
+from pointsman_retriever.search import ResolvedQuery
+from pointsman_retriever.shelf import Collection
+from pointsman_retriever.store.folders import STORE_FILE, claim_data_folder
+from pointsman_retriever.store.sqlite import Store, create_store
+from pointsman_retriever.wiring import snapshot_factory
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, ResourceExhausted
 
 NOTES = CollectionId("default", "notes")
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    make(tmp_path, Collection("notes", "model", 4))
+def shelf(tmp_path: Path) -> Iterator[Collection]:
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
     with closing(Store(NOTES, tmp_path, 2)) as store:
-        shelf = Shelf(store, contents_maker())
+        shelf = Collection(store, snapshot_factory())
         shelf.load()
         yield shelf
 
 
-def made(identifier: str, axis: int, text: str = "") -> MadeDocument:
+def made(identifier: str, axis: int, text: str = "") -> EncodedDocument:
     text = text or f"Note {identifier}."
     vector = np.eye(4, dtype=np.float32)[axis : axis + 1]
-    return MadeDocument(Document(identifier, "", text), (Chunk(text, 0, len(text), ""),), vector, "given")
+    return EncodedDocument(Document(identifier, "", text), (Chunk(text, 0, len(text), ""),), vector, "given")
 
 
-def found(shelf: Shelf, axis: int) -> list[str]:
-    question = Question("note", np.eye(4, dtype=np.float32)[axis], "model", None, Wishes(top_k=10, dense_weight=1.0))
+def found(shelf: Collection, axis: int) -> list[str]:
+    question = ResolvedQuery(
+        "note", np.eye(4, dtype=np.float32)[axis], "model", None, SearchOptions(top_k=10, dense_weight=1.0)
+    )
     return [passage.document_id for passage in shelf.search(question).passages]
 
 
-def test_a_full_disk_refuses_the_call_and_the_next_one_finds_all_in_step(shelf: Shelf):
+def test_a_full_disk_refuses_the_call_and_the_next_one_finds_all_in_step(shelf: Collection):
     shelf.change([lambda change: change.put(made("a", 0))])
     with shelf.store.connections.reading() as reader:
         (pages,) = reader.execute("PRAGMA page_count").fetchone()
@@ -62,7 +64,7 @@ def test_a_full_disk_refuses_the_call_and_the_next_one_finds_all_in_step(shelf: 
     assert shelf.checking().problems == ()
 
 
-def test_a_commit_that_fails_leaves_memory_and_disk_in_step(shelf: Shelf):
+def test_a_commit_that_fails_leaves_memory_and_disk_in_step(shelf: Collection):
     shelf.change([lambda change: change.put(made("a", 0))])
 
     def fail_at_commit(change) -> None:
@@ -82,7 +84,7 @@ def test_a_commit_that_fails_leaves_memory_and_disk_in_step(shelf: Shelf):
     assert shelf.checking().problems == ()
 
 
-def test_steps_committed_together_are_whole_or_fail_alone(shelf: Shelf):
+def test_steps_committed_together_are_whole_or_fail_alone(shelf: Collection):
     def fail(change) -> None:
         change.put(made("x", 3))
         raise ResourceExhausted("no more", code="quota_exceeded")
@@ -104,18 +106,18 @@ def test_steps_committed_together_are_whole_or_fail_alone(shelf: Shelf):
 
 
 def test_the_log_beside_the_file_stays_short(tmp_path: Path):
-    make(tmp_path, Collection("notes", "model", 4))
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
     sizes = []
     with closing(Store(NOTES, tmp_path, 2, checkpoint_bytes=200_000)) as store:
-        shelf = Shelf(store, contents_maker())
+        shelf = Collection(store, snapshot_factory())
         for number in range(30):
             shelf.change([lambda change, number=number: change.put(made(f"n{number}", 0, "A long note. " * 4_000))])
-            sizes.append((tmp_path / f"{FILE}-wal").stat().st_size)
+            sizes.append((tmp_path / f"{STORE_FILE}-wal").stat().st_size)
     assert max(sizes) < 600_000
     assert min(sizes[10:]) < 200_000  # so that not each change brings the log in
 
 
-def test_a_disk_that_can_only_be_read_is_told_and_goes_on_being_searched(shelf: Shelf):
+def test_a_disk_that_can_only_be_read_is_told_and_goes_on_being_searched(shelf: Collection):
     shelf.change([lambda change: change.put(made("a", 0))])
     with shelf.store.connections.transaction() as writer:
         writer.execute("COMMIT")
@@ -128,7 +130,7 @@ def test_a_disk_that_can_only_be_read_is_told_and_goes_on_being_searched(shelf: 
 
 def test_a_data_folder_that_cannot_be_made_is_refused_by_name(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FailedPrecondition, match="file/data") as raised, claimed(tmp_path / "file" / "data"):
+    with pytest.raises(FailedPrecondition, match="file/data") as raised, claim_data_folder(tmp_path / "file" / "data"):
         pass
     assert raised.value.code == "data_folder_unusable"
 

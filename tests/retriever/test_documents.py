@@ -5,7 +5,7 @@ import math
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
-from pointsman_retriever.fusion import SUPPORT
+from pointsman_retriever.fusion import SUPPORT_WEIGHT
 
 LADDER = pb.Document(id="ladder", title="Ladder", text="The ladder hangs in the shed.", metadata={"room": "shed"})
 KETTLE = pb.Document(id="kettle", title="Kettle", text="The kettle stands on the stove.", metadata={"room": "kitchen"})
@@ -18,7 +18,7 @@ async def test_a_document_comes_back_as_a_passage_that_names_its_source(client):
     assert LADDER.text[passage.start : passage.end] == passage.text
     assert dict(passage.metadata) == {"room": "shed"}
     # The best of two on both sides: each side standardised is 1, and all that it could be supported by stands at -1.
-    assert passage.score == pytest.approx(1 / (1 + math.exp(-(1 - 2 * SUPPORT))))
+    assert passage.score == pytest.approx(1 / (1 + math.exp(-(1 - 2 * SUPPORT_WEIGHT))))
     assert 0.5 < passage.dense_score <= 1.0
     assert passage.sparse_score > 0.0
 

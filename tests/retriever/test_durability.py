@@ -11,10 +11,10 @@ from pathlib import Path
 import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.domain import Collection, CollectionId
+from pointsman_retriever.domain import CollectionId, CollectionInfo
 from pointsman_retriever.store.checking import check_all
-from pointsman_retriever.store.folders import FILE, claimed
-from pointsman_retriever.store.sqlite import Store, make
+from pointsman_retriever.store.folders import STORE_FILE, claim_data_folder
+from pointsman_retriever.store.sqlite import Store, create_store
 from pointsman_servicekit.errors import FailedPrecondition
 
 DOCUMENTS_A_CALL = 5
@@ -146,23 +146,27 @@ async def test_a_missing_model_stops_the_process_and_names_the_folder(tmp_path):
 
 
 def test_a_folder_in_use_is_refused_by_name(tmp_path):
-    with claimed(tmp_path), pytest.raises(FailedPrecondition, match=str(tmp_path)) as raised, claimed(tmp_path):
+    with (
+        claim_data_folder(tmp_path),
+        pytest.raises(FailedPrecondition, match=str(tmp_path)) as raised,
+        claim_data_folder(tmp_path),
+    ):
         pass
     assert raised.value.code == "data_in_use"
-    with claimed(tmp_path) as folders:
+    with claim_data_folder(tmp_path) as folders:
         assert folders.all() == []
 
 
 def test_data_of_another_release_are_refused(tmp_path):
     (tmp_path / "collections.sqlite3").touch()
-    with pytest.raises(FailedPrecondition, match="version 1") as raised, claimed(tmp_path):
+    with pytest.raises(FailedPrecondition, match="version 1") as raised, claim_data_folder(tmp_path):
         pass
     assert raised.value.code == "unknown_schema_version"
 
 
 def test_a_file_of_another_release_is_refused(tmp_path):
-    make(tmp_path, Collection("notes", "model", 4))
-    with closing(sqlite3.connect(tmp_path / FILE)) as file:
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
+    with closing(sqlite3.connect(tmp_path / STORE_FILE)) as file:
         file.execute("PRAGMA user_version = 99")
     with pytest.raises(FailedPrecondition, match="99") as raised:
         Store(NOTES, tmp_path, 1)
@@ -170,7 +174,7 @@ def test_a_file_of_another_release_is_refused(tmp_path):
 
 
 def test_each_commit_reaches_the_disk(tmp_path):
-    make(tmp_path, Collection("notes", "model", 4))
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
     with closing(Store(NOTES, tmp_path, 1)) as store, store.connections.transaction() as writer:
         assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert writer.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL

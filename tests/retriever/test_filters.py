@@ -79,7 +79,7 @@ def some_entries(random: np.random.Generator) -> dict[str, str]:
 @pytest.mark.parametrize("wanted", WANTED, ids=str)
 def test_a_filter_lets_through_what_it_says_and_nothing_else(wanted: Filter):
     random = np.random.default_rng(1)
-    held, rows, last = columns.empty(), {}, 0
+    held, rows, last = columns.empty_metadata_index(), {}, 0
     for _ in range(12):
         gone = [chunk for chunk in rows if random.random() < 0.3]
         added = {last + number: some_entries(random) for number in range(1, 21)}
@@ -95,7 +95,7 @@ def test_a_filter_lets_through_what_it_says_and_nothing_else(wanted: Filter):
 
 
 def test_who_filters_a_moment_does_not_see_the_next_one():
-    first = columns.empty().after(NOTHING, np.array([1, 2]), np.array([1, 1]), [{"a": "x"}, {}])
+    first = columns.empty_metadata_index().after(NOTHING, np.array([1, 2]), np.array([1, 1]), [{"a": "x"}, {}])
     second = first.after(np.array([1]), np.array([3]), np.array([2]), [{"a": "x", "b": "new"}])
     assert first.matching(Eq("a", "x")).tolist() == [1]
     assert second.matching(Eq("a", "x")).tolist() == [3]

@@ -11,7 +11,7 @@ from ingests import FAILED, UNCHANGED, WRITTEN, ingest, steps
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
-from pointsman_retriever.ingesting import MOST_IN_HAND
+from pointsman_retriever.ingesting import MAX_DOCUMENTS_IN_FLIGHT
 from pointsman_retriever.limits import MAX_CONTENT_BYTES
 
 SHED = "The ladder hangs in the shed, behind the rakes. " * 12
@@ -269,7 +269,7 @@ async def test_who_sends_faster_than_it_is_written_is_held_back(start, minilm: M
     async def documents() -> AsyncIterator[pb.IngestRequest]:
         nonlocal sent
         yield pb.IngestRequest(begin=pb.IngestBegin(collection="notes"))
-        for number in range(3 * MOST_IN_HAND):
+        for number in range(3 * MAX_DOCUMENTS_IN_FLIGHT):
             yield pb.IngestRequest(document=pb.Document(id=str(number), text=f"{number}", title=body))
             sent += 1
         yield pb.IngestRequest(end=pb.IngestEnd())
@@ -279,13 +279,13 @@ async def test_who_sends_faster_than_it_is_written_is_held_back(start, minilm: M
         reading = asyncio.create_task(_all(client.stub.Ingest(documents())))
         held = -1
         async with asyncio.timeout(30):
-            while held != sent or sent < MOST_IN_HAND:
+            while held != sent or sent < MAX_DOCUMENTS_IN_FLIGHT:
                 held = sent
                 await asyncio.wait([reading], timeout=0.3)
-        assert MOST_IN_HAND <= sent < 2 * MOST_IN_HAND
+        assert MAX_DOCUMENTS_IN_FLIGHT <= sent < 2 * MAX_DOCUMENTS_IN_FLIGHT
         model.go_on.set()
         events = await reading
-    assert events[-1].summary.written == 3 * MOST_IN_HAND
+    assert events[-1].summary.written == 3 * MAX_DOCUMENTS_IN_FLIGHT
 
 
 async def _all(call) -> list[pb.IngestResponse]:

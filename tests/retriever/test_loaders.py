@@ -7,11 +7,11 @@ from contextlib import aclosing
 import pytest
 from ingests import WRITTEN, ingest, pdf
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.loaders.apart import ReaderApart
+from pointsman_retriever.loaders.apart import SandboxedReader
 from pointsman_retriever.loaders.html import read_html
 from pointsman_retriever.loaders.jsonl import read_lines
 from pointsman_retriever.loaders.pdf import read_pdf
-from pointsman_retriever.loaders.unreadable import Unreadable
+from pointsman_retriever.loaders.unreadable import UnreadableFile
 
 PAGE = """<!doctype html><html><head><title>Lost &amp; found</title><style>p { color: red }</style></head>
 <body><nav><a href="/">Home</a></nav><h1>Lost property</h1><p>Kept for <b>30</b> days, see <a href="/x">here</a>.</p>
@@ -55,12 +55,12 @@ def test_a_line_of_json_lines_ends_at_a_line_feed_and_nowhere_else(separator):
     ids=["torn", "empty", "a scan"],
 )
 def test_a_pdf_that_cannot_be_read_says_why(content, told):
-    with pytest.raises(Unreadable, match=told):
+    with pytest.raises(UnreadableFile, match=told):
         read_pdf(content)
 
 
 def test_html_nested_without_end_is_refused():
-    with pytest.raises(Unreadable, match="nested too deeply"):
+    with pytest.raises(UnreadableFile, match="nested too deeply"):
         read_html(b"<div>" * 20_000 + b"x")
 
 
@@ -105,27 +105,29 @@ async def test_a_file_too_large_and_a_document_with_text_and_file_are_refused(cl
 
 
 async def test_a_file_that_kills_its_reader_or_takes_too_long_harms_no_other():
-    async with aclosing(_Closing(ReaderApart())) as reader:
-        with pytest.raises(Unreadable, match="ended the process"):
+    async with aclosing(_Closing(SandboxedReader())) as reader:
+        with pytest.raises(UnreadableFile, match="ended the process"):
             await reader.apart.read("no/reader", b"x")  # the worker knows no such type, and dies of it
         assert (await reader.apart.read("text/html", b"<p>Fine.")).text == "Fine."
-    async with aclosing(_Closing(ReaderApart(seconds=0.01))) as reader:
-        with pytest.raises(Unreadable, match=r"within 0\.01 seconds"):
+    async with aclosing(_Closing(SandboxedReader(seconds=0.01))) as reader:
+        with pytest.raises(UnreadableFile, match=r"within 0\.01 seconds"):
             await reader.apart.read("text/html", b"<p>" * 100_000)
 
 
 async def test_a_file_with_more_text_than_is_taken_says_so_and_harms_no_other():
-    async with aclosing(_Closing(ReaderApart(answer_bytes=2_000))) as reader:
+    async with aclosing(_Closing(SandboxedReader(answer_bytes=2_000))) as reader:
         assert (await reader.apart.read("text/html", page("д" * 900))).text == "д" * 900
-        with pytest.raises(Unreadable, match="more than 2,000 bytes of text"):
+        with pytest.raises(UnreadableFile, match="more than 2,000 bytes of text"):
             await reader.apart.read("text/html", page("д" * 1_000))
         assert (await reader.apart.read("text/html", page("Fine."))).text == "Fine."
 
 
 async def test_a_reader_that_answers_with_more_than_is_taken_is_ended():
-    async with aclosing(_Closing(ReaderApart(answer_bytes=10))) as reader:
+    async with aclosing(_Closing(SandboxedReader(answer_bytes=10))) as reader:
         for _ in range(2):
-            with pytest.raises(Unreadable, match="ended the process"):  # to say that it is too much is too much, too
+            with pytest.raises(
+                UnreadableFile, match="ended the process"
+            ):  # to say that it is too much is too much, too
                 await reader.apart.read("text/html", page("Fine."))
 
 
@@ -138,7 +140,7 @@ async def test_a_reader_that_answers_with_more_than_is_taken_is_ended():
     ids=["HTML", "PDF"],
 )
 async def test_half_a_surrogate_pair_in_a_file_is_told_as_no_character(media_type, content):
-    async with aclosing(_Closing(ReaderApart())) as reader:
+    async with aclosing(_Closing(SandboxedReader())) as reader:
         assert (await reader.apart.read(media_type, content)).text == "half \ufffd of a pair"
 
 
@@ -147,7 +149,7 @@ def page(text: str) -> bytes:
 
 
 class _Closing:
-    def __init__(self, apart: ReaderApart) -> None:
+    def __init__(self, apart: SandboxedReader) -> None:
         self.apart = apart
 
     async def aclose(self) -> None:
@@ -155,7 +157,7 @@ class _Closing:
 
 
 async def test_a_reader_given_up_in_the_middle_gives_its_answer_to_nobody_else():
-    async with aclosing(_Closing(ReaderApart())) as reader:
+    async with aclosing(_Closing(SandboxedReader())) as reader:
         first = asyncio.create_task(reader.apart.read("text/html", b"<p>first" + b"<b>x</b>" * 50_000))
         await asyncio.wait([first], timeout=0.2)
         first.cancel()

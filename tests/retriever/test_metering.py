@@ -3,8 +3,14 @@
 import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.facts import Dropped, Searched, SearchFailed, Size, Upserted
-from pointsman_retriever.metering.prometheus import MAX_LABELS, CollectionSizes, Labels, Metrics
+from pointsman_retriever.facts import (
+    CollectionDropped,
+    CollectionSize,
+    DocumentsUpserted,
+    SearchCompleted,
+    SearchFailed,
+)
+from pointsman_retriever.metering.prometheus import MAX_LABELS, BoundedLabels, CollectionSizes, Metrics
 from prometheus_client import CollectorRegistry, generate_latest
 
 
@@ -52,11 +58,11 @@ async def test_a_deleted_collection_leaves_the_metrics(client):
 
 def test_ten_thousand_names_of_collections_make_no_series():
     registry = CollectorRegistry()
-    metrics = Metrics(registry, Labels(), "a-model")
+    metrics = Metrics(registry, BoundedLabels(), "a-model")
 
     def note(number: int) -> None:
-        metrics.note(Upserted(f"junk-{number}", 1))
-        metrics.note(Searched(f"junk-{number}", 4, 0.01, {"embed": 0.001, "dense": 0.002}, best=0.5))
+        metrics.note(DocumentsUpserted(f"junk-{number}", 1))
+        metrics.note(SearchCompleted(f"junk-{number}", 4, 0.01, {"embed": 0.001, "dense": 0.002}, best=0.5))
         metrics.note(SearchFailed("unknown_collection", 0.01))
 
     for number in range(MAX_LABELS + 1):
@@ -97,23 +103,23 @@ async def test_the_release_the_lag_of_the_loop_and_calls_in_flight_are_told(clie
 
 
 def test_collections_beyond_the_cap_are_counted_as_other():
-    registry, labels = CollectorRegistry(), Labels(places=2)
+    registry, labels = CollectorRegistry(), BoundedLabels(places=2)
     metrics = Metrics(registry, labels, "a-model")
-    sizes = [Size(name, 3, 5, 100, 5, 2.0 * place, False) for place, name in enumerate(("a", "b", "c", "d"))]
+    sizes = [CollectionSize(name, 3, 5, 100, 5, 2.0 * place, False) for place, name in enumerate(("a", "b", "c", "d"))]
     registry.register(CollectionSizes(lambda: sizes, labels))
 
     def value(sample: str, label: str) -> float | None:
         return registry.get_sample_value(f"pointsman_retriever_{sample}", {"collection": label})
 
     for name in ("a", "b", "c", "d"):
-        metrics.note(Upserted(name, 1))
-        metrics.note(Searched(name, 4, 0.01))
+        metrics.note(DocumentsUpserted(name, 1))
+        metrics.note(SearchCompleted(name, 4, 0.01))
     assert (value("upserts_total", "a"), value("upserts_total", "other")) == (1.0, 2.0)
     assert (value("passages_total", "other"), value("documents", "other"), value("chunks", "other")) == (8.0, 6.0, 10.0)
     assert (value("bytes", "other"), value("index_age_seconds", "other")) == (200.0, 6.0)  # the oldest
     assert value("upserts_total", "c") is None
 
-    metrics.note(Dropped("a"))
-    metrics.note(Upserted("c", 1))
+    metrics.note(CollectionDropped("a"))
+    metrics.note(DocumentsUpserted("c", 1))
     assert value("upserts_total", "a") is None
     assert value("upserts_total", "c") == 1.0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pointsman_retriever.domain import Ids
 from pointsman_retriever.index import bm25
-from pointsman_retriever.index.bm25 import K1, RARENESS, B, WordIndex
-from pointsman_retriever.index.terms import MAX_WORDS, Terms
+from pointsman_retriever.index.bm25 import IDF_EXPONENT, K1, B, WordIndex
+from pointsman_retriever.index.terms import MAX_QUERY_WORDS, TermAnalyzer
 
 NOTHING = np.empty(0, np.int64)
 
@@ -17,12 +17,12 @@ def ids(*numbers: int) -> Ids:
 
 
 def made_of(texts: dict[int, str]) -> WordIndex:
-    return bm25.empty(Terms()).after(NOTHING, ids(*texts), list(texts.values()))
+    return bm25.empty_word_index(TermAnalyzer()).after(NOTHING, ids(*texts), list(texts.values()))
 
 
 def by_hand(texts: dict[int, str], query: str) -> dict[int, float]:
     """The formula, word by word."""
-    terms = Terms()
+    terms = TermAnalyzer()
     counted = {chunk: terms.of_text(text) for chunk, text in texts.items()}
     mean = sum(map(Counter.total, counted.values())) / len(counted)
     scores = dict.fromkeys(texts, 0.0)
@@ -31,7 +31,7 @@ def by_hand(texts: dict[int, str], query: str) -> dict[int, float]:
         rare = np.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
         for chunk, one in counted.items():
             saturated = one[term] * (K1 + 1) / (one[term] + K1 * (1 - B + B * one.total() / mean))
-            scores[chunk] += said * rare**RARENESS * saturated
+            scores[chunk] += said * rare**IDF_EXPONENT * saturated
     return scores
 
 
@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_formula():
 
 def test_after_any_changes_the_scores_are_those_of_an_index_made_anew():
     random = np.random.default_rng(5)
-    index, texts, last = bm25.empty(Terms()), {}, 0
+    index, texts, last = bm25.empty_word_index(TermAnalyzer()), {}, 0
     for turn in range(40):
         gone = [chunk for chunk in texts if random.random() < 0.25]
         added = {last + number: some_text(random) for number in range(1, int(random.integers(1, 30)))}
@@ -104,17 +104,17 @@ def test_a_name_in_code_is_found_as_it_is_and_by_its_parts(name: str, parts: lis
 
 
 def test_a_word_that_is_no_name_stays_whole():
-    terms = Terms()
+    terms = TermAnalyzer()
     assert set(terms.of_text("London utf8 Straße МОСКВА 1999")) == {"london", "utf8", "straße", "москва", "1999"}
 
 
 def test_question_words_are_dropped_from_a_query_unless_there_are_no_others():
-    terms = Terms()
+    terms = TermAnalyzer()
     assert terms.of_query("How do I get there?") == Counter(["get"])
     assert terms.of_query("Who?") == Counter(["who"])
     assert terms.of_query("umbrella, or umbrellas") == Counter({"umbrella": 2})
     assert terms.of_query("?! __") == Counter()
-    assert terms.of_query(" ".join(f"w{number}" for number in range(900))).total() == MAX_WORDS
+    assert terms.of_query(" ".join(f"w{number}" for number in range(900))).total() == MAX_QUERY_WORDS
 
 
 def test_coverage_is_the_share_of_the_querys_words_rare_ones_counting_more():

@@ -9,49 +9,49 @@ import numpy as np
 import pytest
 from pointsman_retriever.domain import (
     Chunk,
-    Collection,
+    ChunkDelta,
     CollectionId,
-    Delta,
+    CollectionInfo,
     Document,
-    Entries,
+    EncodedDocument,
     Ids,
-    MadeDocument,
+    IndexedChunks,
+    SearchOptions,
     Vectors,
-    Wishes,
 )
-from pointsman_retriever.index.contents import Contents
-from pointsman_retriever.search import Question
-from pointsman_retriever.shelf import Shelf
-from pointsman_retriever.store.looking import entries_of
-from pointsman_retriever.store.sqlite import Store, make
-from pointsman_retriever.wiring import contents_maker
+from pointsman_retriever.index.contents import IndexSnapshot
+from pointsman_retriever.search import ResolvedQuery
+from pointsman_retriever.shelf import Collection
+from pointsman_retriever.store.looking import read_chunks
+from pointsman_retriever.store.sqlite import Store, create_store
+from pointsman_retriever.wiring import snapshot_factory
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    make(tmp_path, Collection("notes", "model", 4))
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
     with closing(Store(CollectionId("default", "notes"), tmp_path, 2)) as store:
         yield store
 
 
-def write(shelf: Shelf, *names: str) -> None:
+def write(shelf: Collection, *names: str) -> None:
     """A note for each name; its vector is made of the name's length."""
 
-    def made(name: str) -> MadeDocument:
+    def made(name: str) -> EncodedDocument:
         vector = np.eye(4, dtype=np.float32)[[len(name) % 4]]
         text = f"Note {name}."
-        return MadeDocument(Document(name, "", text), (Chunk(text, 0, len(text), ""),), vector, "given")
+        return EncodedDocument(Document(name, "", text), (Chunk(text, 0, len(text), ""),), vector, "given")
 
     shelf.change([lambda change: [change.put(made(name)) for name in names]])
 
 
-def found(shelf: Shelf, text: str = "note") -> set[str]:
-    question = Question(text, np.full(4, 0.5, np.float32), "model", None, Wishes(top_k=100))
+def found(shelf: Collection, text: str = "note") -> set[str]:
+    question = ResolvedQuery(text, np.full(4, 0.5, np.float32), "model", None, SearchOptions(top_k=100))
     return {passage.document_id for passage in shelf.search(question).passages}
 
 
 def test_what_changes_while_the_index_is_tidied_is_in_it_afterwards(store: Store):
-    shelf = Shelf(store, contents_maker())
+    shelf = Collection(store, snapshot_factory())
     write(shelf, "a", "bb", "ccc", "dddd")
     tidied = shelf.begin_tidying()()
     write(shelf, "eeeee", "bb")
@@ -65,7 +65,7 @@ def test_what_changes_while_the_index_is_tidied_is_in_it_afterwards(store: Store
 
 
 def test_an_index_put_in_place_meanwhile_is_not_replaced_by_a_tidied_old_one(store: Store):
-    shelf = Shelf(store, contents_maker())
+    shelf = Collection(store, snapshot_factory())
     write(shelf, "a", "bb")
     tidied = shelf.begin_tidying()()
     shelf.refresh()
@@ -94,11 +94,11 @@ class FailingOnce:
 def test_an_index_that_cannot_follow_a_change_is_made_anew_from_the_disk(store: Store):
     failures: list[int] = []
 
-    def contents(collection: Collection) -> Contents:
-        empty = contents_maker()(collection)
+    def contents(collection: CollectionInfo) -> IndexSnapshot:
+        empty = snapshot_factory()(collection)
         return replace(empty, vectors=FailingOnce(empty.vectors, failures))
 
-    shelf = Shelf(store, contents)
+    shelf = Collection(store, contents)
     write(shelf, "a", "bb")
     failures.append(1)
     write(shelf, "ccc")
@@ -108,11 +108,11 @@ def test_an_index_that_cannot_follow_a_change_is_made_anew_from_the_disk(store: 
 
 
 def test_an_index_that_lost_a_vector_is_told_and_repaired(store: Store):
-    shelf = Shelf(store, contents_maker())
+    shelf = Collection(store, snapshot_factory())
     write(shelf, "a", "bb", "ccc")
     version = shelf.collection.version
     moment = shelf._moments[version]
-    shelf._moments = {version: moment.after(Delta(np.array([2], np.int64), _no_entries(store)))}
+    shelf._moments = {version: moment.after(ChunkDelta(np.array([2], np.int64), _no_entries(store)))}
     problems = shelf.checking().problems
     assert "there are 2 vectors for 3 chunks" in problems
     assert any("checksum" in problem for problem in problems)
@@ -121,6 +121,6 @@ def test_an_index_that_lost_a_vector_is_told_and_repaired(store: Store):
     assert found(shelf) == {"a", "bb", "ccc"}
 
 
-def _no_entries(store: Store) -> Entries:
+def _no_entries(store: Store) -> IndexedChunks:
     with store.connections.reading() as reader:
-        return entries_of(reader, np.empty(0, np.int64), 4)
+        return read_chunks(reader, np.empty(0, np.int64), 4)

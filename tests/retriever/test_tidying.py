@@ -10,28 +10,28 @@ import pytest
 from numpy.typing import NDArray
 from pointsman_retriever.domain import (
     Chunk,
-    Collection,
+    ChunkDelta,
     CollectionId,
-    Delta,
+    CollectionInfo,
     Document,
-    Entries,
-    MadeDocument,
+    EncodedDocument,
+    IndexedChunks,
+    SearchOptions,
     Vectors,
-    Wishes,
 )
 from pointsman_retriever.filters import Eq
 from pointsman_retriever.index import bm25, columns, dense
 from pointsman_retriever.index.columns import Column
-from pointsman_retriever.index.contents import Contents
-from pointsman_retriever.index.dense import Scale
-from pointsman_retriever.index.terms import Terms
-from pointsman_retriever.search import Question
-from pointsman_retriever.shelf import Shelf
-from pointsman_retriever.store.sqlite import Store, make
+from pointsman_retriever.index.contents import IndexSnapshot
+from pointsman_retriever.index.dense import IndexThresholds
+from pointsman_retriever.index.terms import TermAnalyzer
+from pointsman_retriever.search import ResolvedQuery
+from pointsman_retriever.shelf import Collection
+from pointsman_retriever.store.sqlite import Store, create_store
 
 DIMENSIONS = 8
 NOTHING = np.empty(0, np.int64)
-SMALL = Scale(flat=200, gathered=5)
+SMALL = IndexThresholds(flat=200, gathered=5)
 
 
 def unit_vectors(count: int, seed: int) -> Vectors:
@@ -39,20 +39,24 @@ def unit_vectors(count: int, seed: int) -> Vectors:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def delta(added: range, removed: range = range(0), **metadata: str) -> Delta:
+def delta(added: range, removed: range = range(0), **metadata: str) -> ChunkDelta:
     ids = np.array(added, np.int64)
     texts = tuple(f"note {chunk} of {chunk % 7}" for chunk in added)
     entries = tuple({"parity": "odd" if chunk % 2 else "even"} | metadata for chunk in added)
-    return Delta(
-        np.array(removed, np.int64), Entries(ids, ids * 10, texts, entries, unit_vectors(len(ids), added.start))
+    return ChunkDelta(
+        np.array(removed, np.int64), IndexedChunks(ids, ids * 10, texts, entries, unit_vectors(len(ids), added.start))
     )
 
 
-def empty_contents(scale: Scale) -> Contents:
-    return Contents(dense.empty(DIMENSIONS, scale), bm25.empty(Terms()), columns.empty())
+def empty_contents(scale: IndexThresholds) -> IndexSnapshot:
+    return IndexSnapshot(
+        dense.empty_faiss_index(DIMENSIONS, scale),
+        bm25.empty_word_index(TermAnalyzer()),
+        columns.empty_metadata_index(),
+    )
 
 
-def told(contents: Contents) -> list[object]:
+def told(contents: IndexSnapshot) -> list[object]:
     """What a moment answers."""
     odd, tagged = (contents.columns.matching(Eq(*entry)) for entry in (("parity", "odd"), ("tag", "new")))
     words = contents.words.scored("note of 3")
@@ -66,14 +70,14 @@ def told(contents: Contents) -> list[object]:
     ("scale", "rows", "removed", "anew"),
     [
         (SMALL, 600, 0, {"vectors"}),
-        (Scale(), 10_000, 4_500, {"words"}),
-        (Scale(), 6_000, 4_900, {"words", "columns"}),
+        (IndexThresholds(), 10_000, 4_500, {"words"}),
+        (IndexThresholds(), 6_000, 4_900, {"words", "columns"}),
         (SMALL, 6_000, 4_900, {"vectors", "words", "columns"}),
     ],
     ids=["vectors", "words", "words and columns", "all"],
 )
 def test_what_tidied_parts_catch_up_with_changes_no_moment_that_is_searched(
-    scale: Scale, rows: int, removed: int, anew: set[str]
+    scale: IndexThresholds, rows: int, removed: int, anew: set[str]
 ):
     moment = empty_contents(scale).after(delta(range(1, rows + 1))).after(delta(range(0), range(1, removed + 1)))
     tidied = moment.tidied()
@@ -97,7 +101,7 @@ def test_what_tidied_parts_catch_up_with_changes_no_moment_that_is_searched(
     following = delta(range(last + 40, last + 50), range(last + 8, last + 9), tag="new")
     assert told(now.after(following))[:-1] == told(moments[-1].after(following))[:-1]
     chunks, checksum = moments[-1].columns.count, moments[-1].vectors.checksum
-    assert now.differences(Collection("notes", "model", DIMENSIONS, chunks=chunks, checksum=checksum)) == []
+    assert now.differences(CollectionInfo("notes", "model", DIMENSIONS, chunks=chunks, checksum=checksum)) == []
 
 
 class WatchedColumn(Column):
@@ -113,7 +117,7 @@ class WatchedColumn(Column):
 
 
 def test_a_new_key_of_metadata_does_not_keep_columns_from_being_tidied():
-    last = columns.empty()
+    last = columns.empty_metadata_index()
 
     def write_a_new_key() -> None:
         last.after(NOTHING, np.array([3]), np.array([3]), [{"new": "x"}])
@@ -126,23 +130,23 @@ def test_a_new_key_of_metadata_does_not_keep_columns_from_being_tidied():
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    make(tmp_path, Collection("notes", "model", DIMENSIONS))
+def shelf(tmp_path: Path) -> Iterator[Collection]:
+    create_store(tmp_path, CollectionInfo("notes", "model", DIMENSIONS))
     store = Store(CollectionId("default", "notes"), tmp_path, 4)
-    with closing(Shelf(store, lambda _: empty_contents(SMALL))) as shelf:
+    with closing(Collection(store, lambda _: empty_contents(SMALL))) as shelf:
         yield shelf
 
 
-def write(shelf: Shelf, *names: str) -> None:
-    def made(name: str) -> MadeDocument:
+def write(shelf: Collection, *names: str) -> None:
+    def made(name: str) -> EncodedDocument:
         text = f"note {name}"
         document, chunks = Document(name, "", text, {"kept": "yes"}), (Chunk(text, 0, len(text), ""),)
-        return MadeDocument(document, chunks, unit_vectors(1, len(name)), "given")
+        return EncodedDocument(document, chunks, unit_vectors(1, len(name)), "given")
 
     shelf.change([lambda change: [change.put(made(name)) for name in names]])
 
 
-def test_searches_find_what_was_written_all_the_while_that_a_tidied_index_takes_its_place(shelf: Shelf):
+def test_searches_find_what_was_written_all_the_while_that_a_tidied_index_takes_its_place(shelf: Collection):
     write(shelf, *(f"old{number}" for number in range(600)))
     tidied = shelf.begin_tidying()()
     for number in range(80):
@@ -151,7 +155,9 @@ def test_searches_find_what_was_written_all_the_while_that_a_tidied_index_takes_
     done, wrong, looked = threading.Event(), [], []
 
     def look() -> None:
-        question = Question("last", unit_vectors(1, len("last"))[0], "model", Eq("kept", "yes"), Wishes(top_k=5))
+        question = ResolvedQuery(
+            "last", unit_vectors(1, len("last"))[0], "model", Eq("kept", "yes"), SearchOptions(top_k=5)
+        )
         while not done.is_set() and not wrong:
             try:
                 found = [passage.document_id for passage in shelf.search(question).passages]

@@ -48,14 +48,14 @@ async def test_only_who_shows_a_certificate_of_its_ca_is_served(
     settings: Settings, authority: Authority, minilm: MiniLM
 ) -> None:
     gateway = authority.sign("gateway")
-    async with wiring.running(settings, minilm) as running:
+    async with wiring.run_service(settings, minilm) as running:
         assert await _lists(running.address, ClientTls(authority.certificate, gateway.certificate, gateway.key))
         assert not await _lists(running.address, ClientTls(authority.certificate))
         assert not await _lists(running.address, None)
 
 
 async def test_probes_and_metrics_stay_plain(settings: Settings, minilm: MiniLM) -> None:
-    async with wiring.running(settings, minilm) as running, httpx.AsyncClient() as http:
+    async with wiring.run_service(settings, minilm) as running, httpx.AsyncClient() as http:
         ready = await http.get(f"http://127.0.0.1:{running.metrics_port}/readyz")
         assert (ready.status_code, ready.text) == (200, "ready\n")
 
@@ -63,5 +63,5 @@ async def test_probes_and_metrics_stay_plain(settings: Settings, minilm: MiniLM)
 async def test_a_certificate_without_its_key_stops_the_start(settings: Settings, minilm: MiniLM) -> None:
     half = settings.model_copy(update={"tls_key": None})
     with pytest.raises(TlsError, match="tls_certificate is set without tls_key; set both, or none"):
-        async with wiring.running(half, minilm):
+        async with wiring.run_service(half, minilm):
             pass

@@ -23,7 +23,7 @@ log = logging.getLogger("pointsman_retriever")
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM; then what is asked already is answered, and what is written is on disk."""
-    async with wiring.running(settings, wiring.load_model(settings), spans) as running:
+    async with wiring.run_service(settings, wiring.load_model(settings), spans) as running:
         told_by = await until_told_to_stop()
         log.info("stopping, told by %s", told_by.name)
         await running.take_leave()

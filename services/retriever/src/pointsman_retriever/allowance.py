@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from pointsman_servicekit.errors import ResourceExhausted
 
-from pointsman_retriever.domain import NO_LIMIT, Quota
+from pointsman_retriever.domain import UNLIMITED, Quota
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class TenantLimits:
     collections: int = 0  # of a tenant; 0 is no limit
-    quota: Quota = NO_LIMIT  # of a new collection
+    quota: Quota = UNLIMITED  # of a new collection
 
     def check_one_more(self, tenant: str, collections: int) -> None:
         """Raises ResourceExhausted."""

@@ -3,7 +3,7 @@
 import time
 
 
-class Clock:
+class Stopwatch:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}  # seconds
         self._last = time.perf_counter()

@@ -17,7 +17,7 @@ Ids = NDArray[np.int64]  # of chunks; an id is never given twice
 DEFAULT_TENANT = "default"
 
 # Of a tenant and of a collection. Neither a dot nor a slash: a name is one folder's name, and leads nowhere else.
-NAME = re.compile(r"[a-z0-9_-]{1,64}")
+NAME_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,11 +40,11 @@ class Quota:
     bytes: int = 0
 
 
-NO_LIMIT = Quota()
+UNLIMITED = Quota()
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
+class CollectionInfo:
     name: str
     fingerprint: str  # of the embedding model that made its vectors
     dimensions: int
@@ -54,7 +54,7 @@ class Collection:
     tenant: str = DEFAULT_TENANT
     bytes: int = 0  # of documents and vectors
     checksum: int = 0  # of all vectors: digests.of_vectors
-    quota: Quota = NO_LIMIT
+    quota: Quota = UNLIMITED
     search: str = "{}"  # settings of the search, in JSON
 
     @property
@@ -109,7 +109,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeDocument:
+class EncodedDocument:
     """A document ready to be written."""
 
     document: Document
@@ -129,7 +129,7 @@ class MadeDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class UpsertResult:
     documents: int
     chunks: int  # made of those that were not there as they are
     version: int
@@ -137,13 +137,13 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class DeleteResult:
     documents: int
     version: int
 
 
 @dataclass(frozen=True, slots=True)
-class Entries:
+class IndexedChunks:
     """What is held in memory of some chunks."""
 
     ids: Ids  # ascending
@@ -154,14 +154,14 @@ class Entries:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class ChunkDelta:
     """What a change did to the chunks, for those who hold copies of them."""
 
     removed: Ids
-    added: Entries
+    added: IndexedChunks
 
 
-class Method(Enum):
+class FusionMethod(Enum):
     """Of fusing both sides' rankings."""
 
     CONVEX = "convex"
@@ -169,12 +169,12 @@ class Method(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class SearchOptions:
     """How a search ranks, and what it shows of a hit."""
 
     top_k: int = 0  # passages; 0: DEFAULT_TOP_K of limits.py
     dense_weight: float | None = None  # 0 (words only) to 1 (meaning only); None: the collection's own
-    method: Method | None = None  # None: the collection's own
+    method: FusionMethod | None = None  # None: the collection's own
     per_document: int = 0  # passages of one document at most; 0: any number
     diversity: float = 0.0  # 0 to 1: so much a passage loses for being like one that is before it
     neighbours: int = 0  # chunks before and after each passage, of its document
@@ -188,7 +188,7 @@ class Query:
     text: str
     vector: NamedVector | None = None  # of the text, where the caller has it already
     filter: Filter | None = None
-    wishes: Wishes = Wishes()
+    wishes: SearchOptions = SearchOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class RankedChunk:
     """A chunk's place in an answer."""
 
     chunk: int
@@ -250,7 +250,7 @@ class Relevance:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SearchAnswer:
     passages: tuple[Passage, ...]  # best first
     tokens: tuple[int, ...]  # of each passage's text, by the embedding model's count
     version: int  # of the collection that was searched
@@ -258,25 +258,25 @@ class Answer:
     relevance: Relevance
 
 
-class State(Enum):
+class DocumentState(Enum):
     WRITTEN = "written"
     UNCHANGED = "unchanged"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DocumentOutcome:
     """What became of one document of an ingest."""
 
     id: str
-    state: State
+    state: DocumentState
     chunks: int = 0  # new ones
     code: str = ""  # of the error
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class IngestSummary:
     """What became of an ingest."""
 
     written: int = 0
@@ -288,7 +288,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class IngestEnd:
     """The end of an ingest's documents."""
 
     remove_missing: bool

@@ -9,17 +9,17 @@ from typing import Protocol, TypeVar
 import numpy as np
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_retriever.domain import Chunk, Collection, Document, MadeDocument, NamedVector, Query, Vectors
+from pointsman_retriever.domain import Chunk, CollectionInfo, Document, EncodedDocument, NamedVector, Query, Vectors
 from pointsman_retriever.limits import check_vector
-from pointsman_retriever.workers import Crew
+from pointsman_retriever.workers import ThreadPools
 
-DOCUMENTS_AT_ONCE = 16  # cut in one turn of a thread
-CHUNKS_AT_ONCE = 8  # between two batches a cancelled upsert ends, and another one's batch has its turn
-BATCHES_AHEAD = 4  # of one call, in the threads and before them
-GIVEN = "given"  # the recipe of a document that came with its vector
+DOCUMENTS_PER_CHUNKING_BATCH = 16  # cut in one turn of a thread
+EMBEDDING_BATCH_SIZE = 8  # between two batches a cancelled upsert ends, and another one's batch has its turn
+MAX_BATCHES_IN_FLIGHT = 4  # of one call, in the threads and before them
+GIVEN_VECTOR_RECIPE = "given"  # the recipe of a document that came with its vector
 
 # The vectors that a document's chunks have already, by the text that was embedded.
-Known = Callable[[str], Mapping[str, Vectors]]
+FindKnownVectors = Callable[[str], Mapping[str, Vectors]]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +46,7 @@ class Chunker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ChunkedDocument:
     """A document in its chunks, before they have all their vectors."""
 
     document: Document
@@ -60,9 +60,9 @@ class Cut:
         """The texts that have to be embedded."""
         return [chunk.in_context for chunk in self.chunks if chunk.in_context not in self.known]
 
-    def made(self, fresh: Mapping[str, Vectors]) -> MadeDocument:
+    def made(self, fresh: Mapping[str, Vectors]) -> EncodedDocument:
         texts = [chunk.in_context for chunk in self.chunks]
-        return MadeDocument(
+        return EncodedDocument(
             document=self.document,
             chunks=self.chunks,
             vectors=np.stack([self.known[text] if text in self.known else fresh[text] for text in texts]),
@@ -71,15 +71,15 @@ class Cut:
         )
 
 
-class Encoder:
-    def __init__(self, embedder: Embedder, chunker: Chunker, crew: Crew) -> None:
+class DocumentEncoder:
+    def __init__(self, embedder: Embedder, chunker: Chunker, crew: ThreadPools) -> None:
         self.fingerprint = embedder.fingerprint
         self.dimensions = embedder.dimensions
         self._embedder = embedder
         self._chunker = chunker
         self._crew = crew
 
-    def check_made_here(self, collection: Collection) -> None:
+    def check_made_here(self, collection: CollectionInfo) -> None:
         """Raises FailedPrecondition where the collection's vectors are another model's."""
         if collection.fingerprint != self.fingerprint:
             raise FailedPrecondition(
@@ -91,7 +91,7 @@ class Encoder:
             )
 
     def recipe(self, document: Document) -> str:
-        return GIVEN if document.vector is not None else self._chunker.recipe(document)
+        return GIVEN_VECTOR_RECIPE if document.vector is not None else self._chunker.recipe(document)
 
     def with_unit_vector(self, document: Document) -> Document:
         """Raises InvalidArgument and FailedPrecondition where the document's own vector cannot be used."""
@@ -106,46 +106,52 @@ class Encoder:
             return self._embedder.embed([query.text]).reshape(self.dimensions)
         return self._unit(query.vector, "the query's vector")
 
-    async def encode(self, documents: Sequence[Document], source: str, known: Known) -> list[MadeDocument]:
+    async def encode(
+        self, documents: Sequence[Document], source: str, known: FindKnownVectors
+    ) -> list[EncodedDocument]:
         """In the same order; what `known` has is not embedded again."""
         return await self._made(partial(self._cut, source, known), documents)
 
-    async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[MadeDocument]:
+    async def encode_again(self, documents: Sequence[tuple[Document, str]]) -> list[EncodedDocument]:
         """Documents of the store with their recipes, for this model: nothing that was made by another is used."""
         return await self._made(self._cut_again, documents)
 
-    def _cut(self, source: str, known: Known, document: Document) -> Cut:
+    def _cut(self, source: str, known: FindKnownVectors, document: Document) -> ChunkedDocument:
         if document.vector is None:
-            return Cut(
+            return ChunkedDocument(
                 document, self._chunker.chunk(document), self._chunker.recipe(document), source, known(document.id)
             )
-        chunk = _whole(document)
-        return Cut(document, (chunk,), GIVEN, source, {chunk.in_context: document.vector.values})
+        chunk = _single_chunk(document)
+        return ChunkedDocument(
+            document, (chunk,), GIVEN_VECTOR_RECIPE, source, {chunk.in_context: document.vector.values}
+        )
 
-    def _cut_again(self, stored: tuple[Document, str]) -> Cut:
+    def _cut_again(self, stored: tuple[Document, str]) -> ChunkedDocument:
         document, recipe = stored
-        chunks = (_whole(document),) if recipe == GIVEN else self._chunker.chunk_again(document, recipe)
-        return Cut(document, chunks, recipe, "", {})
+        chunks = (
+            (_single_chunk(document),) if recipe == GIVEN_VECTOR_RECIPE else self._chunker.chunk_again(document, recipe)
+        )
+        return ChunkedDocument(document, chunks, recipe, "", {})
 
-    async def _made(self, cut: Callable[[T], Cut], documents: Sequence[T]) -> list[MadeDocument]:
-        cuts: list[Cut] = []
-        for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
-            some = documents[start : start + DOCUMENTS_AT_ONCE]
-            cuts += await self._crew.ingesting.run(_each, cut, some)
+    async def _made(self, cut: Callable[[T], ChunkedDocument], documents: Sequence[T]) -> list[EncodedDocument]:
+        cuts: list[ChunkedDocument] = []
+        for start in range(0, len(documents), DOCUMENTS_PER_CHUNKING_BATCH):
+            some = documents[start : start + DOCUMENTS_PER_CHUNKING_BATCH]
+            cuts += await self._crew.ingesting.run(_map_all, cut, some)
         texts = list(dict.fromkeys(text for one in cuts for text in one.missing))
         fresh = dict(zip(texts, await self._embed(texts), strict=True))
-        return await self._crew.ingesting.run(_each, lambda one: one.made(fresh), cuts)
+        return await self._crew.ingesting.run(_map_all, lambda one: one.made(fresh), cuts)
 
     async def _embed(self, texts: Sequence[str]) -> list[Vectors]:
         if not texts:
             return []
-        places = asyncio.Semaphore(BATCHES_AHEAD)
+        places = asyncio.Semaphore(MAX_BATCHES_IN_FLIGHT)
 
         async def embed(batch: Sequence[str]) -> Vectors:
             async with places:
                 return await self._crew.ingesting.run(self._embedder.embed, batch)
 
-        batches = [texts[start : start + CHUNKS_AT_ONCE] for start in range(0, len(texts), CHUNKS_AT_ONCE)]
+        batches = [texts[start : start + EMBEDDING_BATCH_SIZE] for start in range(0, len(texts), EMBEDDING_BATCH_SIZE)]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(embed(batch)) for batch in batches]
         return [vector for task in tasks for vector in task.result()]
@@ -164,9 +170,9 @@ class Encoder:
         return unit
 
 
-def _whole(document: Document) -> Chunk:
+def _single_chunk(document: Document) -> Chunk:
     return Chunk(document.text, 0, len(document.text), document.title.strip())
 
 
-def _each(work: Callable[[T], R], things: Sequence[T]) -> list[R]:
+def _map_all(work: Callable[[T], R], things: Sequence[T]) -> list[R]:
     return [work(thing) for thing in things]

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class SearchCompleted:
     collection: str
     passages: int
     seconds: float
@@ -21,7 +21,7 @@ class SearchFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Upserted:
+class DocumentsUpserted:
     collection: str
     documents: int
     unchanged: int = 0  # of them
@@ -30,12 +30,12 @@ class Upserted:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class CollectionDropped:
     collection: str
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class CollectionSize:
     """What there is of a collection; not a happening, but asked for."""
 
     name: str
@@ -47,10 +47,10 @@ class Size:
     is_inconsistent: bool
 
 
-Fact = Searched | SearchFailed | Upserted | Dropped
+Event = SearchCompleted | SearchFailed | DocumentsUpserted | CollectionDropped
 
 
 class Observer(Protocol):
     """Called from several threads."""
 
-    def note(self, fact: Fact) -> None: ...
+    def note(self, fact: Event) -> None: ...

@@ -15,28 +15,32 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman_retriever.domain import Method, Vectors
+from pointsman_retriever.domain import FusionMethod, Vectors
 
 Scores = NDArray[np.float64]
 
-CENTRED = 0.3  # of the meaning's score; the rest is the cosine as it is
+CENTRED_SHARE = 0.3  # of the meaning's score; the rest is the cosine as it is
 
-SPARSE_WEIGHT = 0.4  # where nobody has set one, and both sides order the candidates independently of each other
-AGREEMENT = 0.25  # so much of the correlation of both sides' scores is added: words that contradict meaning are doubted
-SPARSE_WEIGHTS = (0.1, 0.6)  # the least and the greatest that comes of it
+DEFAULT_SPARSE_WEIGHT = 0.4  # where nobody has set one, and both sides order the candidates independently of each other
+CORRELATION_WEIGHT = (
+    0.25  # so much of the correlation of both sides' scores is added: words that contradict meaning are doubted
+)
+SPARSE_WEIGHT_RANGE = (0.1, 0.6)  # the least and the greatest that comes of it
 
 RRF_K = 60
 
-NEIGHBOURS = 5  # that support a candidate
-AMONG = 20  # candidates for each of them: in a handful, five would be everything, and pull all scores together
-SUPPORT = 0.1  # of the fused score
-SPARSE_SUPPORT = 0.1  # of the words' score, before: who says the same in other words has none of the query's
+MAX_SUPPORTERS = 5  # that support a candidate
+CANDIDATES_PER_SUPPORTER = (
+    20  # candidates for each of them: in a handful, five would be everything, and pull all scores together
+)
+SUPPORT_WEIGHT = 0.1  # of the fused score
+SPARSE_SUPPORT_WEIGHT = 0.1  # of the words' score, before: who says the same in other words has none of the query's
 
 
 @dataclass(frozen=True, slots=True)
-class Weighing:
+class FusionParameters:
     dense_weight: float | None = None  # 0 to 1; None: by how far both sides agree
-    method: Method = Method.CONVEX
+    method: FusionMethod = FusionMethod.CONVEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +62,32 @@ class Fused:
         return 1.0 / (1.0 + np.exp(-self.total))
 
 
-def fuse(dense: Scores, sparse: Scores, vectors: Vectors, weighing: Weighing) -> Fused:
+def fuse(dense: Scores, sparse: Scores, vectors: Vectors, weighing: FusionParameters) -> Fused:
     """`dense` are cosines, `sparse` BM25, 0 where no word was found; `vectors` are the candidates', of unit length."""
-    if weighing.method is Method.RRF:
-        return _by_rank(dense, sparse, 0.5 if weighing.dense_weight is None else weighing.dense_weight)
-    meaning, words = _standardised(dense), _standardised(sparse)
+    if weighing.method is FusionMethod.RRF:
+        return _fuse_by_rank(dense, sparse, 0.5 if weighing.dense_weight is None else weighing.dense_weight)
+    meaning, words = _standardise(dense), _standardise(sparse)
     if weighing.dense_weight in (0.0, 1.0) or len(dense) < 2:  # one side alone is left as it is
         weight = 1.0 if weighing.dense_weight is None else weighing.dense_weight
         return Fused(weight, weight * meaning, (1.0 - weight) * words, np.zeros(len(dense)))
-    meaning = _standardised((1.0 - CENTRED) * meaning + CENTRED * _standardised(_from_centre(dense, vectors)))
-    like = _Likeness(vectors)
+    meaning = _standardise(
+        (1.0 - CENTRED_SHARE) * meaning + CENTRED_SHARE * _standardise(_centred_cosines(dense, vectors))
+    )
+    like = _NearestCandidates(vectors)
     weight = _dense_weight(meaning, words) if weighing.dense_weight is None else weighing.dense_weight
-    words = _standardised(words + SPARSE_SUPPORT * (like.mean(words) - words))
+    words = _standardise(words + SPARSE_SUPPORT_WEIGHT * (like.mean(words) - words))
     parts = weight * meaning, (1.0 - weight) * words
     fused = parts[0] + parts[1]
-    return Fused(weight, *parts, SUPPORT * (like.mean(fused) - fused))
+    return Fused(weight, *parts, SUPPORT_WEIGHT * (like.mean(fused) - fused))
 
 
-class _Likeness:
+class _NearestCandidates:
     """Each candidate's nearest among the others, weighed by their cosines."""
 
     def __init__(self, vectors: Vectors) -> None:
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -np.inf)
-        count = min(NEIGHBOURS, max(len(vectors) // AMONG, 1))
+        count = min(MAX_SUPPORTERS, max(len(vectors) // CANDIDATES_PER_SUPPORTER, 1))
         self._nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
         weights = np.maximum(np.take_along_axis(cosines, self._nearest, axis=1), 1e-6).astype(np.float64)
         self._weights = weights / weights.sum(axis=1, keepdims=True)
@@ -91,7 +97,7 @@ class _Likeness:
         return found
 
 
-def _from_centre(dense: Scores, vectors: Vectors) -> Scores:
+def _centred_cosines(dense: Scores, vectors: Vectors) -> Scores:
     """The cosines, times one number, of candidates and query as they are seen from the candidates' centre."""
     centre = vectors.mean(axis=0)
     near, square = (vectors @ centre).astype(np.float64), float(centre @ centre)
@@ -103,10 +109,10 @@ def _from_centre(dense: Scores, vectors: Vectors) -> Scores:
 def _dense_weight(meaning: Scores, words: Scores) -> float:
     """Both standardised."""
     correlation = float(np.mean(meaning * words))
-    return 1.0 - float(np.clip(SPARSE_WEIGHT + AGREEMENT * correlation, *SPARSE_WEIGHTS))
+    return 1.0 - float(np.clip(DEFAULT_SPARSE_WEIGHT + CORRELATION_WEIGHT * correlation, *SPARSE_WEIGHT_RANGE))
 
 
-def _standardised(scores: Scores) -> Scores:
+def _standardise(scores: Scores) -> Scores:
     """To mean 0 and deviation 1; all 0 where they are equal."""
     deviation = scores.std()
     if deviation < 1e-9:
@@ -115,7 +121,7 @@ def _standardised(scores: Scores) -> Scores:
     return found
 
 
-def _by_rank(dense: Scores, sparse: Scores, dense_weight: float) -> Fused:
+def _fuse_by_rank(dense: Scores, sparse: Scores, dense_weight: float) -> Fused:
     found = sparse > 0.0
     return Fused(
         dense_weight,

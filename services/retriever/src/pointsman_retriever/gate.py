@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from threading import Condition
 
 
-class Gate:
+class RWLock:
     """For threads. Who wants to change is let in before those who come to look after it."""
 
     def __init__(self) -> None:

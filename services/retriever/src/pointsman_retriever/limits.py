@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_retriever.domain import NAME, CollectionId, Document, Query, RawDocument, Vectors, Wishes
+from pointsman_retriever.domain import NAME_PATTERN, CollectionId, Document, Query, RawDocument, SearchOptions, Vectors
 from pointsman_retriever.filters import check_filter
 
 MAX_ID_BYTES = 256
@@ -24,13 +24,13 @@ MAX_CHARACTERS_WITH_VECTOR = 2_000
 
 
 def check_name(collection: CollectionId) -> None:
-    if not NAME.fullmatch(collection.tenant):
+    if not NAME_PATTERN.fullmatch(collection.tenant):
         raise InvalidArgument(
             f"tenant {collection.tenant[:80]!r} is not 1 to 64 of a-z, 0-9, '-' and '_'",
             code="invalid_tenant",
             param="tenant",
         )
-    if not NAME.fullmatch(collection.name):
+    if not NAME_PATTERN.fullmatch(collection.name):
         raise InvalidArgument(
             f"collection name {collection.name[:80]!r} is not 1 to 64 of a-z, 0-9, '-' and '_'",
             code="invalid_collection_name",
@@ -110,7 +110,7 @@ def check_query(query: Query) -> None:
         check_filter(query.filter)
 
 
-def _check_wishes(wishes: Wishes) -> None:
+def _check_wishes(wishes: SearchOptions) -> None:
     if wishes.top_k > MAX_TOP_K:
         raise InvalidArgument(
             f"top_k is {wishes.top_k}; at most {MAX_TOP_K} passages are given", code="invalid_top_k", param="top_k"

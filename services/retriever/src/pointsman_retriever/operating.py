@@ -12,53 +12,55 @@ from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, Inval
 from pointsman_servicekit.sketches import Sketch
 
 from pointsman_retriever import limits
-from pointsman_retriever.domain import Collection, CollectionId, MadeDocument
-from pointsman_retriever.encoding import Encoder
-from pointsman_retriever.library import Library
-from pointsman_retriever.shelves import Shelves
+from pointsman_retriever.domain import CollectionId, CollectionInfo, EncodedDocument
+from pointsman_retriever.encoding import DocumentEncoder
+from pointsman_retriever.library import CollectionService
+from pointsman_retriever.shelves import CollectionRegistry
 from pointsman_retriever.store import copying, reembedding
-from pointsman_retriever.store.folders import FILE
-from pointsman_retriever.workers import Crew
-from pointsman_retriever.writing import Pen
+from pointsman_retriever.store.folders import STORE_FILE
+from pointsman_retriever.workers import ThreadPools
+from pointsman_retriever.writing import GroupCommitWriter
 
 log = logging.getLogger(__name__)
 
-PART_BYTES = 1024 * 1024
-DOCUMENTS_TOGETHER = 16  # of a migration: between two such groups it can be interrupted
+SNAPSHOT_PART_BYTES = 1024 * 1024
+DOCUMENTS_PER_MIGRATION_STEP = 16  # of a migration: between two such groups it can be interrupted
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifyResult:
     problems: tuple[str, ...]
-    collection: Collection
+    collection: CollectionInfo
     seconds: float
     repaired: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class SnapshotTrailer:
     """The last word of a snapshot."""
 
     sha256: str
-    collection: Collection
+    collection: CollectionInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class MigrationProgress:
     documents: int
     total: int
-    collection: Collection | None = None  # at the end
+    collection: CollectionInfo | None = None  # at the end
 
 
 class Operations:
-    def __init__(self, shelves: Shelves, library: Library, encoder: Encoder, crew: Crew) -> None:
+    def __init__(
+        self, shelves: CollectionRegistry, library: CollectionService, encoder: DocumentEncoder, crew: ThreadPools
+    ) -> None:
         self._shelves = shelves
         self._library = library
         self._encoder = encoder
         self._crew = crew
         self._migrating: set[CollectionId] = set()
 
-    async def verify(self, collection: CollectionId, repair: bool) -> Verified:
+    async def verify(self, collection: CollectionId, repair: bool) -> VerifyResult:
         """Raises InvalidArgument, NotFound; Internal where the collection could not even be loaded."""
         begun = time.perf_counter()
         pen = self._pen(collection)
@@ -69,25 +71,27 @@ class Operations:
             repaired = not (await self._crew.tending.run(pen.shelf.checking)).problems
         for problem in findings.problems:
             log.error("collection %s: %s", collection, problem)
-        return Verified(findings.problems, findings.collection, time.perf_counter() - begun, repaired)
+        return VerifyResult(findings.problems, findings.collection, time.perf_counter() - begun, repaired)
 
     async def sketch(self, collection: CollectionId) -> tuple[int, Sketch]:
         """Its version, and what documents there are. Raises InvalidArgument, NotFound."""
         return await self._crew.tending.run(self._pen(collection).shelf.store.sketch)
 
-    async def snapshot(self, collection: CollectionId) -> AsyncIterator[bytes | Copied]:
+    async def snapshot(self, collection: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
         """The bytes of one file, then its name by content. Raises InvalidArgument, NotFound."""
         pen = self._pen(collection)
         with self._shelves.folders.scratch() as scratch:
-            copied = await self._crew.tending.run(copying.copy, pen.shelf.store, scratch)
+            copied = await self._crew.tending.run(copying.copy_store, pen.shelf.store, scratch)
             digest = hashlib.sha256()
-            with (scratch / FILE).open("rb") as file:
-                while part := await asyncio.to_thread(file.read, PART_BYTES):
+            with (scratch / STORE_FILE).open("rb") as file:
+                while part := await asyncio.to_thread(file.read, SNAPSHOT_PART_BYTES):
                     digest.update(part)
                     yield part
-            yield Copied(digest.hexdigest(), copied)
+            yield SnapshotTrailer(digest.hexdigest(), copied)
 
-    async def restore(self, collection: CollectionId, replace: bool, parts: AsyncIterator[bytes | str]) -> Collection:
+    async def restore(
+        self, collection: CollectionId, replace: bool, parts: AsyncIterator[bytes | str]
+    ) -> CollectionInfo:
         """`parts` are the bytes of a file, then its SHA-256. Raises InvalidArgument, AlreadyExists."""
         limits.check_name(collection)
         if self._shelves.has(collection) and not replace:
@@ -97,14 +101,14 @@ class Operations:
                 param="collection",
             )
         with self._crew.changes.place(), self._shelves.folders.scratch() as scratch:
-            await _receive(parts, scratch / FILE)
+            await _receive_file(parts, scratch / STORE_FILE)
             quota = self._library.quota(collection)
-            await self._crew.tending.run(copying.accept, collection, scratch, quota)
+            await self._crew.tending.run(copying.accept_snapshot, collection, scratch, quota)
             restored = await self._crew.writing.run(self._put_in_place, scratch, collection)
         log.info("restored collection %s: %d documents", collection, restored.documents)
         return restored
 
-    async def reembed(self, collection: CollectionId) -> AsyncIterator[Progress]:
+    async def reembed(self, collection: CollectionId) -> AsyncIterator[MigrationProgress]:
         """Raises InvalidArgument, NotFound, FailedPrecondition."""
         pen = self._pen(collection)
         if collection in self._migrating:
@@ -119,48 +123,50 @@ class Operations:
                 async for progress in self._migrate(pen):
                     yield progress
             total = pen.shelf.collection.documents
-            yield Progress(total, total, pen.shelf.collection)
+            yield MigrationProgress(total, total, pen.shelf.collection)
         finally:
             self._migrating.discard(collection)
 
-    async def _migrate(self, pen: Pen) -> AsyncIterator[Progress]:
+    async def _migrate(self, pen: GroupCommitWriter) -> AsyncIterator[MigrationProgress]:
         store, encoder = pen.shelf.store, self._encoder
-        await self._crew.writing.run(reembedding.begin, store, encoder.fingerprint, encoder.dimensions)
+        await self._crew.writing.run(reembedding.begin_migration, store, encoder.fingerprint, encoder.dimensions)
         while not await self._finished(pen):
-            waiting = await self._crew.tending.run(reembedding.waiting, store, DOCUMENTS_TOGETHER)
-            made: Sequence[MadeDocument] = await encoder.encode_again([(one.document, one.recipe) for one in waiting])
-            await self._crew.writing.run(reembedding.put, store, list(zip(waiting, made, strict=True)))
+            waiting = await self._crew.tending.run(reembedding.find_pending, store, DOCUMENTS_PER_MIGRATION_STEP)
+            made: Sequence[EncodedDocument] = await encoder.encode_again(
+                [(one.document, one.recipe) for one in waiting]
+            )
+            await self._crew.writing.run(reembedding.store_migrated, store, list(zip(waiting, made, strict=True)))
             total = pen.shelf.collection.documents
-            yield Progress(total - await self._crew.tending.run(reembedding.count_waiting, store), total)
+            yield MigrationProgress(total - await self._crew.tending.run(reembedding.count_pending, store), total)
         log.info("collection %s is of embedding model %s now", pen.shelf.collection.id, encoder.fingerprint)
 
-    async def _finished(self, pen: Pen) -> bool:
+    async def _finished(self, pen: GroupCommitWriter) -> bool:
         return await self._crew.writing.run(pen.shelf.migrate, reembedding.swap_if_complete)
 
-    def _put_in_place(self, scratch: Path, collection: CollectionId) -> Collection:
+    def _put_in_place(self, scratch: Path, collection: CollectionId) -> CollectionInfo:
         if self._shelves.has(collection):
             return self._shelves.exchange(scratch, collection)
         return self._shelves.place(scratch, collection)
 
-    def _pen(self, collection: CollectionId) -> Pen:
+    def _pen(self, collection: CollectionId) -> GroupCommitWriter:
         limits.check_name(collection)
         return self._shelves.pen(collection)
 
 
-async def _receive(parts: AsyncIterator[bytes | str], file: Path) -> None:
+async def _receive_file(parts: AsyncIterator[bytes | str], file: Path) -> None:
     digest = hashlib.sha256()
     with file.open("wb") as target:
         async for part in parts:
             if isinstance(part, str):
                 if part != digest.hexdigest():
-                    raise _torn(f"its SHA-256 is {digest.hexdigest()}, and should be {part}")
+                    raise _incomplete_snapshot(f"its SHA-256 is {digest.hexdigest()}, and should be {part}")
                 return
             digest.update(part)
             await asyncio.to_thread(target.write, part)
-    raise _torn("it ends before its SHA-256 was sent")
+    raise _incomplete_snapshot("it ends before its SHA-256 was sent")
 
 
-def _torn(reason: str) -> InvalidArgument:
+def _incomplete_snapshot(reason: str) -> InvalidArgument:
     return InvalidArgument(
         f"the snapshot did not arrive whole: {reason}; nothing was changed", code="snapshot_damaged", param="data"
     )

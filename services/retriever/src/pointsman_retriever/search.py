@@ -6,51 +6,51 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pointsman_retriever.domain import Explanation, Ids, Method, Ranked, Relevance, Vectors, Wishes
+from pointsman_retriever.domain import Explanation, FusionMethod, Ids, RankedChunk, Relevance, SearchOptions, Vectors
 from pointsman_retriever.filters import Filter
-from pointsman_retriever.fusion import RRF_K, Fused, Scores, Weighing, fuse, ranks
-from pointsman_retriever.index.contents import Contents
+from pointsman_retriever.fusion import RRF_K, Fused, FusionParameters, Scores, fuse, ranks
+from pointsman_retriever.index.contents import IndexSnapshot
 
-POOL = 100  # candidates from each side; as many as the greatest top_k
+CANDIDATES_PER_SIDE = 100  # candidates from each side; as many as the greatest top_k
 
-_FIRST_BY_RANK = 1.0 + RRF_K  # brings the score of what is first on both sides to 1
+_RRF_SCALE = 1.0 + RRF_K  # brings the score of what is first on both sides to 1
 
 
 @dataclass(frozen=True, slots=True)
-class Standard:
+class SearchSettings:
     """A collection's own settings, for what a query does not say, and for what deserves to be shown."""
 
     dense_weight: float | None = None  # None: by how far both sides agree, each time
-    method: Method = Method.CONVEX
+    method: FusionMethod = FusionMethod.CONVEX
     # Both together keep 99 % of the queries of four judged collections, and refuse 84 % of those of the other three.
     least_dense: float = 0.35  # a cosine
     least_coverage: float = 0.6  # see Relevance
 
 
-def read_standard(settings: str) -> Standard:
+def parse_search_settings(settings: str) -> SearchSettings:
     """From the JSON that the collection keeps; what it does not say is as it comes."""
     said = json.loads(settings)
-    return Standard(**{**said, **({"method": Method(said["method"])} if "method" in said else {})})
+    return SearchSettings(**{**said, **({"method": FusionMethod(said["method"])} if "method" in said else {})})
 
 
-def write_standard(standard: Standard) -> str:
+def serialize_search_settings(standard: SearchSettings) -> str:
     return json.dumps({**asdict(standard), "method": standard.method.value})
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ResolvedQuery:
     """A query with everything settled."""
 
     text: str
     vector: Vectors
     fingerprint: str  # of the model that made the vector
     filter: Filter | None
-    wishes: Wishes
+    wishes: SearchOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    ranked: tuple[Ranked, ...]  # best first
+    ranked: tuple[RankedChunk, ...]  # best first
     relevance: Relevance
 
 
@@ -65,42 +65,42 @@ class _Candidates:
     coverage: Scores  # see Relevance
 
 
-NOTHING = Ranking((), Relevance(False, 0.0, 0.0))
+EMPTY_RANKING = Ranking((), Relevance(False, 0.0, 0.0))
 
 
-def rank(contents: Contents, question: Question, standard: Standard) -> Ranking:
+def rank(contents: IndexSnapshot, question: ResolvedQuery, standard: SearchSettings) -> Ranking:
     """Blocks; reads the one moment that `contents` are of."""
-    wishes, weighing = question.wishes, _weighing(question.wishes, standard)
-    candidates = _candidates(contents, question, weighing)
+    wishes, weighing = question.wishes, _resolve_fusion(question.wishes, standard)
+    candidates = _find_candidates(contents, question, weighing)
     if not len(candidates.ids):
-        return NOTHING
+        return EMPTY_RANKING
     fused = fuse(candidates.dense, candidates.sparse, candidates.vectors, weighing)
-    score = fused.score if weighing.method is Method.CONVEX else fused.total * _FIRST_BY_RANK
+    score = fused.score if weighing.method is FusionMethod.CONVEX else fused.total * _RRF_SCALE
     order = np.lexsort((candidates.ids, -score))
     if wishes.diversity:
-        order = _diverse(order, score, candidates.vectors, wishes)
+        order = _diversify(order, score, candidates.vectors, wishes)
     if wishes.per_document:
-        order = _grouped(order, contents.columns.documents_of(candidates.ids), wishes.per_document)
-    ranked = _ranked(order[: wishes.top_k], candidates, fused, score)
-    return Ranking(ranked, _relevance(candidates, standard))
+        order = _limit_per_document(order, contents.columns.documents_of(candidates.ids), wishes.per_document)
+    ranked = _to_ranked_chunks(order[: wishes.top_k], candidates, fused, score)
+    return Ranking(ranked, _judge_relevance(candidates, standard))
 
 
-def _weighing(wishes: Wishes, standard: Standard) -> Weighing:
+def _resolve_fusion(wishes: SearchOptions, standard: SearchSettings) -> FusionParameters:
     """A query that says how to fuse means it whole: the collection's own weight is for its own way."""
     if wishes.method is not None:
-        return Weighing(wishes.dense_weight, wishes.method)
+        return FusionParameters(wishes.dense_weight, wishes.method)
     weight = standard.dense_weight if wishes.dense_weight is None else wishes.dense_weight
-    return Weighing(weight, standard.method)
+    return FusionParameters(weight, standard.method)
 
 
-def _candidates(contents: Contents, question: Question, weighing: Weighing) -> _Candidates:
+def _find_candidates(contents: IndexSnapshot, question: ResolvedQuery, weighing: FusionParameters) -> _Candidates:
     among = None if question.filter is None else contents.columns.matching(question.filter)
     words = contents.words.scored(question.text)
     by_meaning = by_words = np.empty(0, np.int64)
     if weighing.dense_weight != 0.0:
-        by_meaning = contents.vectors.nearest(question.vector, POOL, among)
+        by_meaning = contents.vectors.nearest(question.vector, CANDIDATES_PER_SIDE, among)
     if weighing.dense_weight != 1.0:
-        by_words = words.best(POOL, among)
+        by_words = words.best(CANDIDATES_PER_SIDE, among)
     ids = np.union1d(by_meaning, by_words)
     vectors = contents.vectors.of(ids)
     return _Candidates(
@@ -112,7 +112,7 @@ def _candidates(contents: Contents, question: Question, weighing: Weighing) -> _
     )
 
 
-def _diverse(order: Ids, score: Scores, vectors: Vectors, wishes: Wishes) -> Ids:
+def _diversify(order: Ids, score: Scores, vectors: Vectors, wishes: SearchOptions) -> Ids:
     """Carbonell and Goldstein's maximal marginal relevance (1998), for as many as will be looked at."""
     count = min(len(order), wishes.top_k * max(1, 2 * bool(wishes.per_document)))
     left, chosen = order.tolist(), [int(order[0])]
@@ -125,7 +125,7 @@ def _diverse(order: Ids, score: Scores, vectors: Vectors, wishes: Wishes) -> Ids
     return np.array(chosen + left, np.int64)
 
 
-def _grouped(order: Ids, documents: Ids, most: int) -> Ids:
+def _limit_per_document(order: Ids, documents: Ids, most: int) -> Ids:
     """At most so many of each document, the first of them."""
     seen: Counter[int] = Counter()
     kept = []
@@ -136,10 +136,10 @@ def _grouped(order: Ids, documents: Ids, most: int) -> Ids:
     return np.array(kept, np.int64)
 
 
-def _ranked(order: Ids, candidates: _Candidates, fused: Fused, score: Scores) -> tuple[Ranked, ...]:
+def _to_ranked_chunks(order: Ids, candidates: _Candidates, fused: Fused, score: Scores) -> tuple[RankedChunk, ...]:
     dense_ranks, sparse_ranks = ranks(candidates.dense), ranks(candidates.sparse)
     return tuple(
-        Ranked(
+        RankedChunk(
             chunk=int(candidates.ids[place]),
             score=float(np.clip(score[place], 0.0, 1.0)),
             dense=float(candidates.dense[place]),
@@ -157,6 +157,6 @@ def _ranked(order: Ids, candidates: _Candidates, fused: Fused, score: Scores) ->
     )
 
 
-def _relevance(candidates: _Candidates, standard: Standard) -> Relevance:
+def _judge_relevance(candidates: _Candidates, standard: SearchSettings) -> Relevance:
     dense, coverage = float(candidates.dense.max()), float(candidates.coverage.max())
     return Relevance(dense >= standard.least_dense or coverage >= standard.least_coverage, dense, coverage)

@@ -10,16 +10,16 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Poi
 from tokenizers import Tokenizer
 
 from pointsman_retriever import limits
-from pointsman_retriever.clock import Clock
-from pointsman_retriever.domain import Answer, CollectionId, Passage, Query, Relevance, Wishes
-from pointsman_retriever.encoding import Encoder
-from pointsman_retriever.facts import Observer, Searched, SearchFailed
-from pointsman_retriever.search import Question, Standard, write_standard
-from pointsman_retriever.shelf import Shelf
-from pointsman_retriever.shelves import Shelves
-from pointsman_retriever.workers import Crew
+from pointsman_retriever.clock import Stopwatch
+from pointsman_retriever.domain import CollectionId, Passage, Query, Relevance, SearchAnswer, SearchOptions
+from pointsman_retriever.encoding import DocumentEncoder
+from pointsman_retriever.facts import Observer, SearchCompleted, SearchFailed
+from pointsman_retriever.search import ResolvedQuery, SearchSettings, serialize_search_settings
+from pointsman_retriever.shelf import Collection
+from pointsman_retriever.shelves import CollectionRegistry
+from pointsman_retriever.workers import ThreadPools
 
-RERANKED = 50  # passages that a reranker reads; the reading is what takes the time
+MIN_RERANKED_PASSAGES = 50  # passages that a reranker reads; the reading is what takes the time
 
 
 class Reranker(Protocol):
@@ -28,7 +28,7 @@ class Reranker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class MeasuredResult:
     """What one look at the collection brought."""
 
     passages: tuple[Passage, ...]  # best first
@@ -38,16 +38,16 @@ class Looked:
     legs: Mapping[str, float]  # seconds
 
 
-class Searching:
+class SearchService:
     """For the event loop's thread; the work is done in the crew's."""
 
     def __init__(
         self,
-        shelves: Shelves,
-        encoder: Encoder,
+        shelves: CollectionRegistry,
+        encoder: DocumentEncoder,
         tokenizer: Tokenizer,
         observer: Observer,
-        crew: Crew,
+        crew: ThreadPools,
         reranker: Reranker | None = None,
     ) -> None:
         """`tokenizer` must not truncate: it measures the passages."""
@@ -58,7 +58,7 @@ class Searching:
         self._crew = crew
         self._reranker = reranker
 
-    async def search(self, query: Query) -> Answer:
+    async def search(self, query: Query) -> SearchAnswer:
         """Raises InvalidArgument, NotFound, FailedPrecondition, Unavailable."""
         begun = time.perf_counter()
         try:
@@ -67,20 +67,20 @@ class Searching:
             self._observer.note(SearchFailed(error.code, time.perf_counter() - begun))
             raise
 
-    async def _search(self, query: Query, begun: float) -> Answer:
+    async def _search(self, query: Query, begun: float) -> SearchAnswer:
         limits.check_name(query.collection)
         shelf = self._shelves.pen(query.collection).shelf
         limits.check_query(query)
         self._encoder.check_made_here(shelf.collection)
         top_k = query.wishes.top_k or limits.DEFAULT_TOP_K
-        wishes = replace(query.wishes, top_k=max(top_k, RERANKED) if query.wishes.rerank else top_k)
+        wishes = replace(query.wishes, top_k=max(top_k, MIN_RERANKED_PASSAGES) if query.wishes.rerank else top_k)
         with self._crew.searches.place():
             found = await self._crew.searching.run(self._look, shelf, query, wishes)
             if query.wishes.rerank:
                 found = await self._reranked(query.text, found, top_k)
-        answer = Answer(found.passages, found.tokens, found.version, time.perf_counter() - begun, found.relevance)
+        answer = SearchAnswer(found.passages, found.tokens, found.version, time.perf_counter() - begun, found.relevance)
         self._observer.note(
-            Searched(
+            SearchCompleted(
                 str(query.collection),
                 len(found.passages),
                 answer.seconds,
@@ -90,7 +90,7 @@ class Searching:
         )
         return answer
 
-    async def search_all(self, queries: Sequence[Query]) -> list[Answer | PointsmanError]:
+    async def search_all(self, queries: Sequence[Query]) -> list[SearchAnswer | PointsmanError]:
         """Each is answered by itself, in the same order. Raises InvalidArgument for too many, or none."""
         if not 1 <= len(queries) <= limits.MAX_SEARCHES:
             raise InvalidArgument(
@@ -100,7 +100,7 @@ class Searching:
             )
         return list(await asyncio.gather(*map(self._result, queries)))
 
-    async def configure(self, collection: CollectionId, standard: Standard) -> Standard:
+    async def configure(self, collection: CollectionId, standard: SearchSettings) -> SearchSettings:
         """Raises InvalidArgument, NotFound."""
         limits.check_name(collection)
         if standard.dense_weight is not None:
@@ -114,13 +114,13 @@ class Searching:
             )
         shelf = self._shelves.pen(collection).shelf
         with self._crew.changes.place():
-            await self._crew.writing.run(shelf.configure_search, write_standard(standard))
+            await self._crew.writing.run(shelf.configure_search, serialize_search_settings(standard))
         return standard
 
-    def _look(self, shelf: Shelf, query: Query, wishes: Wishes) -> Looked:
+    def _look(self, shelf: Collection, query: Query, wishes: SearchOptions) -> MeasuredResult:
         """All that needs no waiting, in one turn of a thread: each more would wait for the event loop once more."""
-        clock = Clock()
-        question = Question(
+        clock = Stopwatch()
+        question = ResolvedQuery(
             text=query.text,
             vector=self._encoder.query_vector(query),
             fingerprint=self._encoder.fingerprint,
@@ -130,15 +130,15 @@ class Searching:
         clock.lap("embed")
         found = shelf.search(question)
         tokens = self._measured(found.passages)
-        return Looked(found.passages, tokens, found.version, found.relevance, {**clock.laps, **found.legs})
+        return MeasuredResult(found.passages, tokens, found.version, found.relevance, {**clock.laps, **found.legs})
 
-    async def _result(self, query: Query) -> Answer | PointsmanError:
+    async def _result(self, query: Query) -> SearchAnswer | PointsmanError:
         try:
             return await self.search(query)
         except PointsmanError as error:
             return error
 
-    async def _reranked(self, text: str, found: Looked, count: int) -> Looked:
+    async def _reranked(self, text: str, found: MeasuredResult, count: int) -> MeasuredResult:
         if self._reranker is None:
             raise FailedPrecondition(
                 "this retriever has no reranker; set POINTSMAN_RETRIEVER_RERANKER to its address, or do not ask for it",

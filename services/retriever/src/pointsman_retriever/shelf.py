@@ -10,30 +10,40 @@ from typing import Generic, TypeVar
 import numpy as np
 from pointsman_servicekit.errors import FailedPrecondition, Internal, NotFound, PointsmanError, Unavailable
 
-from pointsman_retriever.clock import Clock
-from pointsman_retriever.domain import Collection, CollectionId, Delta, Entries, Passage, Quota, Relevance
-from pointsman_retriever.facts import Size
-from pointsman_retriever.gate import Gate
-from pointsman_retriever.index.contents import Contents, Tidied
-from pointsman_retriever.search import Question, Standard, rank, read_standard
+from pointsman_retriever.clock import Stopwatch
+from pointsman_retriever.domain import (
+    ChunkDelta,
+    CollectionId,
+    CollectionInfo,
+    IndexedChunks,
+    Passage,
+    Quota,
+    Relevance,
+)
+from pointsman_retriever.facts import CollectionSize
+from pointsman_retriever.gate import RWLock
+from pointsman_retriever.index.contents import CompactedParts, IndexSnapshot
+from pointsman_retriever.search import ResolvedQuery, SearchSettings, parse_search_settings, rank
 from pointsman_retriever.store import checking, looking
 from pointsman_retriever.store.change import Change, Transaction
 from pointsman_retriever.store.sqlite import Store
 
 log = logging.getLogger(__name__)
 
-KEPT = 3  # moments: a search that began before a change finds its own, also when another change follows at once
+KEPT_SNAPSHOTS = (
+    3  # moments: a search that began before a change finds its own, also when another change follows at once
+)
 
-TRIES = 100  # of a search, to find a moment that goes with what the disk shows
+MAX_SNAPSHOT_RETRIES = 100  # of a search, to find a moment that goes with what the disk shows
 
 T = TypeVar("T")
 
 
-MakeContents = Callable[[Collection], Contents]  # empty ones
+SnapshotFactory = Callable[[CollectionInfo], IndexSnapshot]  # empty ones
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     passages: tuple[Passage, ...]  # best first
     version: int  # of the collection that has them
     relevance: Relevance
@@ -41,41 +51,41 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
+class StepResult(Generic[T]):
     """What became of one caller's step, and the collection right after it."""
 
     result: T | PointsmanError
-    collection: Collection
+    collection: CollectionInfo
 
 
-class Shelf:
+class Collection:
     """A search sees the collection before a change or after it, on both sides alike, and never between.
 
     All methods block. Changes come from one thread, searches from any.
     """
 
-    def __init__(self, store: Store, make_contents: MakeContents) -> None:
+    def __init__(self, store: Store, make_contents: SnapshotFactory) -> None:
         self.store = store
         self.collection = store.collection()
         self.changed_at = time.time()
         self._make_contents = make_contents
         self._moments = {self.collection.version: make_contents(self.collection)}  # by version; replaced as a whole
-        self._gate = Gate()
+        self._gate = RWLock()
         self._closed = False
         self.fault = ""  # why the index cannot be searched
-        self._since: list[Delta] | None = None  # while the index is tidied: what has changed meanwhile
+        self._since: list[ChunkDelta] | None = None  # while the index is tidied: what has changed meanwhile
 
     def load(self) -> None:
         """Fills the empty index from the disk, and checks both; raises Internal where the store is damaged."""
-        checking.check_at_start(self.store)
+        checking.quick_check(self.store)
         self.reload()
 
-    def search(self, question: Question) -> Found:
+    def search(self, question: ResolvedQuery) -> SearchResult:
         """Raises NotFound, FailedPrecondition, Unavailable."""
-        clock = Clock()
+        clock = Stopwatch()
         with self._gate.looking():
             self._check_searchable(question)
-            for _ in range(TRIES):
+            for _ in range(MAX_SNAPSHOT_RETRIES):
                 with self.store.looking() as look:
                     contents = self._moments.get(look.version)
                     if contents is None:
@@ -85,14 +95,14 @@ class Shelf:
                     clock.lap("rank")
                     passages = look.passages(ranking.ranked, question.wishes.neighbours)
                     clock.lap("passages")
-                return Found(passages, look.version, ranking.relevance, clock.laps)
+                return SearchResult(passages, look.version, ranking.relevance, clock.laps)
         raise Unavailable(
             f"collection {str(self.collection.id)!r} changes too quickly to be searched; come again",
             code="collection_busy",
             retry_after=0.1,
         )
 
-    def change(self, steps: Sequence[Callable[[Change], T]]) -> list[Done[T]]:
+    def change(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
         """Several callers' steps with one wait for the disk; each is whole or fails alone. On the disk first.
 
         Raises what the disk says, and then none of the steps was kept.
@@ -100,14 +110,14 @@ class Shelf:
         if self._closed:
             raise unknown_collection(self.collection.id)
         with self.store.changing() as transaction:
-            done: list[Done[T]] = []
+            done: list[StepResult[T]] = []
             for step in steps:
                 try:
                     with transaction.step() as change:
                         result = step(change)
-                    done.append(Done(result, transaction.collection))
+                    done.append(StepResult(result, transaction.collection))
                 except PointsmanError as error:
-                    done.append(Done(error, transaction.collection))
+                    done.append(StepResult(error, transaction.collection))
             transaction.close()
             if transaction.collection.version == self.collection.version:
                 transaction.commit()  # at most a document's source was noted
@@ -122,12 +132,12 @@ class Shelf:
         self.store.checkpoint()
         return done
 
-    def configure(self, quota: Quota) -> Collection:
+    def configure(self, quota: Quota) -> CollectionInfo:
         self._check_closed()
         self.collection = self.store.configure(quota)
         return self.collection
 
-    def configure_search(self, settings: str) -> Collection:
+    def configure_search(self, settings: str) -> CollectionInfo:
         """`settings` are a Standard in JSON."""
         self._check_closed()
         self.collection = self.store.set_search(settings)
@@ -144,13 +154,13 @@ class Shelf:
                 self.fault = f"it was being replaced: {error}"
                 raise
 
-    def migrate(self, swap: Callable[[sqlite3.Connection, Collection], Collection | None]) -> bool:
+    def migrate(self, swap: Callable[[sqlite3.Connection, CollectionInfo], CollectionInfo | None]) -> bool:
         """Changes all chunks at once, if `swap` does; their index is made before anybody sees either."""
         with self.store.connections.transaction() as writer:
             after = swap(writer, self.collection)
             if after is None:
                 return False
-            contents = self._filled(after, looking.entries(writer))
+            contents = self._filled(after, looking.read_all_chunks(writer))
             with self._gate.changing():
                 writer.execute("COMMIT")
                 self._put_in_place(after, contents)
@@ -171,12 +181,12 @@ class Shelf:
     def wants_tidying(self) -> bool:
         return self._since is None and self._contents.wants_tidying
 
-    def begin_tidying(self) -> Callable[[], Tidied]:
+    def begin_tidying(self) -> Callable[[], CompactedParts]:
         """What takes long, for any thread; for the thread that writes, as is `end_tidying`."""
         self._since = []
         return self._contents.tidied
 
-    def end_tidying(self, tidied: Tidied) -> None:
+    def end_tidying(self, tidied: CompactedParts) -> None:
         """Brings what was tidied to where the shelf is by now, and puts it in the old parts' place."""
         if self._since is None:
             return  # others were put in place meanwhile
@@ -188,9 +198,9 @@ class Shelf:
     def give_up_tidying(self) -> None:
         self._since = None
 
-    def size(self) -> Size:
+    def size(self) -> CollectionSize:
         held = self.collection
-        return Size(
+        return CollectionSize(
             name=str(held.id),
             documents=held.documents,
             chunks=held.chunks,
@@ -215,18 +225,18 @@ class Shelf:
             self.store.close()
 
     @property
-    def _contents(self) -> Contents:
+    def _contents(self) -> IndexSnapshot:
         return self._moments[self.collection.version]
 
     @property
-    def _standard(self) -> Standard:
-        return read_standard(self.collection.search)
+    def _standard(self) -> SearchSettings:
+        return parse_search_settings(self.collection.search)
 
-    def _keep(self, version: int, contents: Contents) -> None:
-        others = [moment for moment in self._moments if moment != version][1 - KEPT :]
+    def _keep(self, version: int, contents: IndexSnapshot) -> None:
+        others = [moment for moment in self._moments if moment != version][1 - KEPT_SNAPSHOTS :]
         self._moments = {**{moment: self._moments[moment] for moment in others}, version: contents}
 
-    def _following(self, delta: Delta, transaction: Transaction) -> Contents:
+    def _following(self, delta: ChunkDelta, transaction: Transaction) -> IndexSnapshot:
         """What memory holds once the transaction is committed."""
         try:
             return self._contents.after(delta)
@@ -234,17 +244,17 @@ class Shelf:
             log.exception("the index of %s could not follow a change; making it anew", self.collection.id)
             return self._filled(transaction.collection, transaction.entries())
 
-    def _put_in_place(self, collection: Collection, contents: Contents) -> None:
+    def _put_in_place(self, collection: CollectionInfo, contents: IndexSnapshot) -> None:
         list(self._moments.values())[-1].close()
         self.collection, self._moments = collection, {collection.version: contents}
         self.fault, self._since = "", None
 
-    def _filled(self, collection: Collection, held: Iterable[Entries]) -> Contents:
+    def _filled(self, collection: CollectionInfo, held: Iterable[IndexedChunks]) -> IndexSnapshot:
         """Raises Internal where the vectors are not what the collection's row says."""
         contents = self._make_contents(collection)
         nothing = np.empty(0, np.int64)
         for entries in held:
-            contents = contents.after(Delta(nothing, entries))
+            contents = contents.after(ChunkDelta(nothing, entries))
         contents = contents.having(contents.tidied())
         if differences := contents.differences(collection):
             raise Internal(
@@ -253,7 +263,7 @@ class Shelf:
             )
         return contents
 
-    def _check_searchable(self, question: Question) -> None:
+    def _check_searchable(self, question: ResolvedQuery) -> None:
         self._check_closed()
         if self.fault:
             raise Unavailable(

@@ -6,33 +6,33 @@ from pathlib import Path
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_retriever.domain import Collection, CollectionId
-from pointsman_retriever.facts import Size
-from pointsman_retriever.shelf import MakeContents, Shelf, unknown_collection
-from pointsman_retriever.store.folders import Folders
-from pointsman_retriever.store.sqlite import Store, make
-from pointsman_retriever.workers import Workers
-from pointsman_retriever.writing import Pen
+from pointsman_retriever.domain import CollectionId, CollectionInfo
+from pointsman_retriever.facts import CollectionSize
+from pointsman_retriever.shelf import Collection, SnapshotFactory, unknown_collection
+from pointsman_retriever.store.folders import DataFolder
+from pointsman_retriever.store.sqlite import Store, create_store
+from pointsman_retriever.workers import ThreadPool
+from pointsman_retriever.writing import GroupCommitWriter
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    collection: Collection
+class CollectionStatus:
+    collection: CollectionInfo
     problem: str  # why it cannot be searched; or ''
 
 
-class Shelves:
+class CollectionRegistry:
     """What changes the register blocks, and is for the thread that writes; any thread may look."""
 
-    def __init__(self, folders: Folders, readers: int, make_contents: MakeContents, writing: Workers) -> None:
+    def __init__(self, folders: DataFolder, readers: int, make_contents: SnapshotFactory, writing: ThreadPool) -> None:
         """`readers` are the threads that may search one collection at once."""
         self.folders = folders
         self._readers = readers
         self._make_contents = make_contents
         self._writing = writing
-        self._pens: dict[CollectionId, Pen] = {}  # replaced as a whole: other threads read it
+        self._pens: dict[CollectionId, GroupCommitWriter] = {}  # replaced as a whole: other threads read it
         self._broken: dict[CollectionId, PointsmanError] = {}
 
     def load(self) -> None:
@@ -44,7 +44,7 @@ class Shelves:
                 log.error("collection %s cannot be loaded: %s", collection, error)
                 self._broken = {**self._broken, collection: error}
 
-    def pen(self, collection: CollectionId) -> Pen:
+    def pen(self, collection: CollectionId) -> GroupCommitWriter:
         """Raises NotFound; for a damaged one, what is wrong with it."""
         pen = self._pens.get(collection)
         if pen is not None:
@@ -54,16 +54,16 @@ class Shelves:
     def has(self, collection: CollectionId) -> bool:
         return collection in self._pens or collection in self._broken
 
-    def shown(self) -> list[Shown]:
-        loaded = [Shown(pen.shelf.collection, pen.shelf.fault) for pen in self._pens.values()]
+    def shown(self) -> list[CollectionStatus]:
+        loaded = [CollectionStatus(pen.shelf.collection, pen.shelf.fault) for pen in self._pens.values()]
         broken = [
-            Shown(Collection(collection.name, "", 0, tenant=collection.tenant), error.message)
+            CollectionStatus(CollectionInfo(collection.name, "", 0, tenant=collection.tenant), error.message)
             for collection, error in self._broken.items()
         ]
         return sorted(loaded + broken, key=lambda shown: shown.collection.id)
 
-    def sizes(self) -> list[Size]:
-        broken = [Size(str(collection), 0, 0, 0, 0, 0.0, True) for collection in self._broken]
+    def sizes(self) -> list[CollectionSize]:
+        broken = [CollectionSize(str(collection), 0, 0, 0, 0, 0.0, True) for collection in self._broken]
         return [pen.shelf.size() for pen in self._pens.values()] + broken
 
     @property
@@ -74,18 +74,18 @@ class Shelves:
     def count_of(self, tenant: str) -> int:
         return sum(collection.tenant == tenant for collection in [*self._pens, *self._broken])
 
-    def make(self, collection: Collection) -> Collection:
+    def create(self, collection: CollectionInfo) -> CollectionInfo:
         """Raises what the disk says."""
         with self.folders.scratch() as scratch:
-            make(scratch, collection)
+            create_store(scratch, collection)
             return self.place(scratch, collection.id)
 
-    def place(self, made: Path, collection: CollectionId) -> Collection:
+    def place(self, made: Path, collection: CollectionId) -> CollectionInfo:
         """Makes a folder with a whole file in it the collection's."""
         self.folders.put_in_place(made, collection)
         return self._open(collection).shelf.collection
 
-    def exchange(self, made: Path, collection: CollectionId) -> Collection:
+    def exchange(self, made: Path, collection: CollectionId) -> CollectionInfo:
         """Puts a whole file in the place of a collection's that may be damaged."""
         pen = self._pens.get(collection)
         if pen is None:
@@ -115,15 +115,15 @@ class Shelves:
         for pen in self._pens.values():
             pen.shelf.close()
 
-    def _open(self, collection: CollectionId) -> Pen:
+    def _open(self, collection: CollectionId) -> GroupCommitWriter:
         store = Store(collection, self.folders.folder(collection), self._readers)
         try:
-            shelf = Shelf(store, self._make_contents)
+            shelf = Collection(store, self._make_contents)
             shelf.load()
         except BaseException:
             store.close()
             raise
-        pen = Pen(shelf, self._writing)
+        pen = GroupCommitWriter(shelf, self._writing)
         self._pens = {**self._pens, collection: pen}
         log.info("loaded collection %s: %d documents", collection, shelf.collection.documents)
         return pen

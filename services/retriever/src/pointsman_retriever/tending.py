@@ -5,20 +5,20 @@ import logging
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_retriever.workers import Crew
-from pointsman_retriever.writing import Pen
+from pointsman_retriever.workers import ThreadPools
+from pointsman_retriever.writing import GroupCommitWriter
 
 log = logging.getLogger(__name__)
 
 
-class Tender:
+class Compactor:
     """For the event loop's thread."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: ThreadPools) -> None:
         self._crew = crew
-        self._tasks: dict[Pen, asyncio.Task[None]] = {}
+        self._tasks: dict[GroupCommitWriter, asyncio.Task[None]] = {}
 
-    def look_after(self, pen: Pen) -> None:
+    def look_after(self, pen: GroupCommitWriter) -> None:
         """After a change."""
         if pen.shelf.wants_tidying and pen not in self._tasks:
             task = asyncio.create_task(self._tidy(pen))
@@ -30,7 +30,7 @@ class Tender:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _tidy(self, pen: Pen) -> None:
+    async def _tidy(self, pen: GroupCommitWriter) -> None:
         try:
             tidy = await self._crew.writing.run(pen.shelf.begin_tidying)
             await self._crew.writing.run(pen.shelf.end_tidying, await self._crew.tending.run(tidy))

@@ -23,36 +23,36 @@ from prometheus_client import CollectorRegistry
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
-from pointsman_retriever.allowance import Allowance
-from pointsman_retriever.chunking.kinds import ChunkersByKind
-from pointsman_retriever.domain import Collection, Quota
-from pointsman_retriever.doors.grpc import SERVICE, RetrieverDoor
-from pointsman_retriever.encoding import Embedder, Encoder
+from pointsman_retriever.allowance import TenantLimits
+from pointsman_retriever.chunking.kinds import MediaTypeChunker
+from pointsman_retriever.domain import CollectionInfo, Quota
+from pointsman_retriever.doors.grpc import SERVICE, RetrieverServicer
+from pointsman_retriever.encoding import DocumentEncoder, Embedder
 from pointsman_retriever.facts import Observer
 from pointsman_retriever.index import bm25, columns, dense
-from pointsman_retriever.index.contents import Contents, Index
-from pointsman_retriever.index.sealed import gpu_mirror
-from pointsman_retriever.index.terms import Terms
-from pointsman_retriever.library import Library
-from pointsman_retriever.loaders.apart import ReaderApart
+from pointsman_retriever.index.contents import IndexSnapshot, VectorIndex
+from pointsman_retriever.index.sealed import find_gpu_copier
+from pointsman_retriever.index.terms import TermAnalyzer
+from pointsman_retriever.library import CollectionService
+from pointsman_retriever.loaders.apart import SandboxedReader
 from pointsman_retriever.loaders.loading import Loader
-from pointsman_retriever.metering.prometheus import CollectionSizes, Labels, Metrics
+from pointsman_retriever.metering.prometheus import BoundedLabels, CollectionSizes, Metrics
 from pointsman_retriever.operating import Operations
 from pointsman_retriever.rerank.http import Endpoint, HttpReranker
-from pointsman_retriever.searching import Searching
+from pointsman_retriever.searching import SearchService
 from pointsman_retriever.settings import Settings
-from pointsman_retriever.shelf import MakeContents
-from pointsman_retriever.shelves import Shelves
-from pointsman_retriever.store.folders import claimed
-from pointsman_retriever.tending import Tender
-from pointsman_retriever.workers import Crew, make_crew
+from pointsman_retriever.shelf import SnapshotFactory
+from pointsman_retriever.shelves import CollectionRegistry
+from pointsman_retriever.store.folders import claim_data_folder
+from pointsman_retriever.tending import Compactor
+from pointsman_retriever.workers import ThreadPools, make_thread_pools
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 log = logging.getLogger(__name__)
 
-SPARE_READERS = 2  # beside one for each thread that searches or ingests
+EXTRA_READERS = 2  # beside one for each thread that searches or ingests
 HEALTH_SECONDS = 0.5
 
 
@@ -64,7 +64,7 @@ class EmbeddingModel(Embedder, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningService:
     address: str
     metrics_port: int
     take_leave: Callable[[], Awaitable[None]]
@@ -77,23 +77,25 @@ def load_model(settings: Settings) -> EmbeddingModel:
 
 
 @asynccontextmanager
-async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | None" = None) -> AsyncIterator[Running]:
+async def run_service(
+    settings: Settings, model: EmbeddingModel, spans: "Spans | None" = None
+) -> AsyncIterator[RunningService]:
     """The service, for the block's length; it listens once everything is loaded. `spans`: where calls are traced.
 
     Raises FailedPrecondition for a data folder that is in use, of another release or not writable, OSError for a port
     that is taken, TlsError for files of TLS that cannot be used.
     """
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    registry, labels = CollectorRegistry(), Labels()
+    registry, labels = CollectorRegistry(), BoundedLabels()
     tell_build(registry, "retriever")
     async with AsyncExitStack() as stack:
-        folders = stack.enter_context(claimed(settings.data))
-        crew = make_crew(settings.search_threads, settings.ingest_threads)
-        readers = settings.search_threads + settings.ingest_threads + SPARE_READERS
+        folders = stack.enter_context(claim_data_folder(settings.data))
+        crew = make_thread_pools(settings.search_threads, settings.ingest_threads)
+        readers = settings.search_threads + settings.ingest_threads + EXTRA_READERS
         stack.enter_context(threadpool_limits(1))  # a search has its own thread, and takes no other core
         faiss.omp_set_num_threads(1)
         make_vectors = _in_milvus(stack, settings) if settings.milvus else _in_memory()
-        shelves = Shelves(folders, readers, contents_maker(make_vectors), crew.writing)
+        shelves = CollectionRegistry(folders, readers, snapshot_factory(make_vectors), crew.writing)
         stack.callback(shelves.close)
         stack.callback(crew.close)
         await asyncio.to_thread(shelves.load)
@@ -105,7 +107,7 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
         metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, registry, is_ready))
         registry.register(CollectionSizes(shelves.sizes, labels))
         observer = _observer(Metrics(registry, labels, model.fingerprint), spans)
-        door = await _door(stack, settings, model, shelves, crew, observer)
+        door = await _build_servicer(stack, settings, model, shelves, crew, observer)
         server = await stack.enter_async_context(
             serving(
                 settings.listen,
@@ -119,27 +121,36 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
         )
         opened.set()
         await stack.enter_async_context(watching_event_loop(registry))
-        await stack.enter_async_context(_telling_health(server, is_ready))
+        await stack.enter_async_context(_report_health(server, is_ready))
 
         async def take_leave() -> None:
             leaving.set()
             await server.take_leave()
 
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
-        yield Running(server.address, metrics_port, take_leave)
+        yield RunningService(server.address, metrics_port, take_leave)
 
 
-async def _door(
-    stack: AsyncExitStack, settings: Settings, model: EmbeddingModel, shelves: Shelves, crew: Crew, observer: Observer
-) -> RetrieverDoor:
-    encoder = Encoder(model, ChunkersByKind(model.tokenizer), crew)
-    tender, reader = Tender(crew), ReaderApart()
+async def _build_servicer(
+    stack: AsyncExitStack,
+    settings: Settings,
+    model: EmbeddingModel,
+    shelves: CollectionRegistry,
+    crew: ThreadPools,
+    observer: Observer,
+) -> RetrieverServicer:
+    encoder = DocumentEncoder(model, MediaTypeChunker(model.tokenizer), crew)
+    tender, reader = Compactor(crew), SandboxedReader()
     stack.push_async_callback(tender.close)
     stack.push_async_callback(reader.close)
     quota = Quota(settings.quota_documents, settings.quota_chunks, settings.quota_bytes)
-    library = Library(shelves, encoder, observer, crew, tender, Allowance(settings.tenant_collections, quota))
-    searching = Searching(shelves, encoder, model.tokenizer, observer, crew, _reranker(stack, settings))
-    return RetrieverDoor(library, searching, Loader(reader), Operations(shelves, library, encoder, crew), crew.ingests)
+    library = CollectionService(
+        shelves, encoder, observer, crew, tender, TenantLimits(settings.tenant_collections, quota)
+    )
+    searching = SearchService(shelves, encoder, model.tokenizer, observer, crew, _reranker(stack, settings))
+    return RetrieverServicer(
+        library, searching, Loader(reader), Operations(shelves, library, encoder, crew), crew.ingests
+    )
 
 
 def _observer(metrics: Metrics, spans: "Spans | None") -> Observer:
@@ -150,34 +161,34 @@ def _observer(metrics: Metrics, spans: "Spans | None") -> Observer:
     return TracedObserver(metrics)
 
 
-MakeVectors = Callable[[Collection], Index]
+MakeVectors = Callable[[CollectionInfo], VectorIndex]
 
 
-def contents_maker(make_vectors: MakeVectors | None = None) -> MakeContents:
-    terms, make_vectors = Terms(), make_vectors or _in_memory()
+def snapshot_factory(make_vectors: MakeVectors | None = None) -> SnapshotFactory:
+    terms, make_vectors = TermAnalyzer(), make_vectors or _in_memory()
 
-    def empty_contents(collection: Collection) -> Contents:
-        return Contents(make_vectors(collection), bm25.empty(terms), columns.empty())
+    def empty_contents(collection: CollectionInfo) -> IndexSnapshot:
+        return IndexSnapshot(make_vectors(collection), bm25.empty_word_index(terms), columns.empty_metadata_index())
 
     return empty_contents
 
 
 def _in_memory() -> MakeVectors:
-    mirror = gpu_mirror()
-    return lambda collection: dense.empty(collection.dimensions, mirror=mirror)
+    mirror = find_gpu_copier()
+    return lambda collection: dense.empty_faiss_index(collection.dimensions, mirror=mirror)
 
 
 def _in_milvus(stack: AsyncExitStack, settings: Settings) -> MakeVectors:
     """Raises FailedPrecondition where its client is not installed."""
     try:
-        from pointsman_retriever.index.milvus import Milvus  # an extra of this distribution
+        from pointsman_retriever.index.milvus import MilvusStore  # an extra of this distribution
     except ImportError as error:
         raise FailedPrecondition(
             f"POINTSMAN_RETRIEVER_MILVUS is {settings.milvus!r}, and Milvus's client is not installed: "
             "pip install 'pointsman-retriever[milvus]'",
             code="milvus_missing",
         ) from error
-    milvus = Milvus(settings.milvus, settings.milvus_token, settings.milvus_prefix)
+    milvus = MilvusStore(settings.milvus, settings.milvus_token, settings.milvus_prefix)
     stack.callback(milvus.close)
     return milvus.empty
 
@@ -199,7 +210,7 @@ def _reranker(stack: AsyncExitStack, settings: Settings) -> HttpReranker | None:
 
 
 @asynccontextmanager
-async def _telling_health(server: GrpcServer, is_consistent: Callable[[], bool]) -> AsyncIterator[None]:
+async def _report_health(server: GrpcServer, is_consistent: Callable[[], bool]) -> AsyncIterator[None]:
     """Keeps gRPC health at the truth: SERVING means that all collections are loaded and agree with the disk."""
 
     async def tell() -> None:

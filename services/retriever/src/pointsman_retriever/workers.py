@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Workers:
+class ThreadPool:
     """What is cancelled before its turn is never run; what has begun runs to its end."""
 
     def __init__(self, name: str, threads: int) -> None:
@@ -30,7 +30,7 @@ class Workers:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Line:
+class CallLimit:
     """How many calls may be inside at once, those that wait among them. For the event loop's thread."""
 
     def __init__(self, what: str, places: int) -> None:
@@ -55,29 +55,29 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class ThreadPools:
     """Four sorts of work that never wait for each other's threads."""
 
-    searching: Workers
-    ingesting: Workers
-    writing: Workers  # of one thread: changes come one after the other
-    tending: Workers  # checks, copies, new indexes
-    searches: Line
-    changes: Line
-    ingests: Line
+    searching: ThreadPool
+    ingesting: ThreadPool
+    writing: ThreadPool  # of one thread: changes come one after the other
+    tending: ThreadPool  # checks, copies, new indexes
+    searches: CallLimit
+    changes: CallLimit
+    ingests: CallLimit
 
     def close(self) -> None:
         for workers in (self.searching, self.ingesting, self.tending, self.writing):
             workers.close()
 
 
-def make_crew(search_threads: int, ingest_threads: int) -> Crew:
-    return Crew(
-        searching=Workers("search", search_threads),
-        ingesting=Workers("ingest", ingest_threads),
-        writing=Workers("write", 1),
-        tending=Workers("tend", 1),
-        searches=Line("searches", 256),
-        changes=Line("changes", 64),  # each may hold 32 MiB
-        ingests=Line("ingests", 16),
+def make_thread_pools(search_threads: int, ingest_threads: int) -> ThreadPools:
+    return ThreadPools(
+        searching=ThreadPool("search", search_threads),
+        ingesting=ThreadPool("ingest", ingest_threads),
+        writing=ThreadPool("write", 1),
+        tending=ThreadPool("tend", 1),
+        searches=CallLimit("searches", 256),
+        changes=CallLimit("changes", 64),  # each may hold 32 MiB
+        ingests=CallLimit("ingests", 16),
     )

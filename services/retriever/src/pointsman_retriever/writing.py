@@ -8,27 +8,27 @@ from typing import Any, TypeVar
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_retriever.domain import Collection
-from pointsman_retriever.shelf import Done, Shelf
+from pointsman_retriever.domain import CollectionInfo
+from pointsman_retriever.shelf import Collection, StepResult
 from pointsman_retriever.store.change import Change
-from pointsman_retriever.workers import Workers
+from pointsman_retriever.workers import ThreadPool
 
-MOST_TOGETHER = 256  # steps; who waits for the disk waits for all of them
+MAX_STEPS_PER_COMMIT = 256  # steps; who waits for the disk waits for all of them
 
 T = TypeVar("T")
-_Waiting = tuple[Sequence[Callable[[Change], Any]], asyncio.Future[list[Done[Any]]]]  # a caller's steps
+_PendingSteps = tuple[Sequence[Callable[[Change], Any]], asyncio.Future[list[StepResult[Any]]]]  # a caller's steps
 
 
-class Pen:
+class GroupCommitWriter:
     """Writes to one shelf. For the event loop's thread."""
 
-    def __init__(self, shelf: Shelf, writing: Workers) -> None:
+    def __init__(self, shelf: Collection, writing: ThreadPool) -> None:
         self.shelf = shelf
         self._writing = writing
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_PendingSteps] = deque()
         self._drain: asyncio.Task[None] | None = None
 
-    async def write(self, step: Callable[[Change], T]) -> tuple[T, Collection]:
+    async def write(self, step: Callable[[Change], T]) -> tuple[T, CollectionInfo]:
         """Returns the step's result, and the collection right after it.
 
         Raises what the step raises, or what the disk says. What is cancelled in the line is never run.
@@ -38,9 +38,9 @@ class Pen:
             raise done.result
         return done.result, done.collection
 
-    async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[Done[T]]:
+    async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
         """The same for several, each kept or refused by itself; raises only what the disk says."""
-        ours: asyncio.Future[list[Done[T]]] = asyncio.get_running_loop().create_future()
+        ours: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
         self._waiting.append((steps, ours))
         if self._drain is None:
             self._drain = asyncio.create_task(self._write_all())
@@ -70,11 +70,11 @@ class Pen:
                 if not ours.done():
                     ours.set_result(theirs)
 
-    def _taken(self) -> list[_Waiting]:
+    def _taken(self) -> list[_PendingSteps]:
         """Those at the head of the line whose callers still wait."""
-        taken: list[_Waiting] = []
+        taken: list[_PendingSteps] = []
         count = 0
-        while self._waiting and count < MOST_TOGETHER:
+        while self._waiting and count < MAX_STEPS_PER_COMMIT:
             steps, ours = self._waiting.popleft()
             if not ours.done():
                 taken.append((steps, ours))

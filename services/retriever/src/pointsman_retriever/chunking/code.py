@@ -7,15 +7,15 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.plain import PlainCutter
-from pointsman_retriever.chunking.window import CHUNK_TOKENS, Window
+from pointsman_retriever.chunking.plain import LengthSplitter
+from pointsman_retriever.chunking.window import CHUNK_TOKENS, EmbeddingWindow
 from pointsman_retriever.domain import Chunk, Document
 
-Lines = tuple[int, int]  # from, to
+LineRange = tuple[int, int]  # from, to
 
-MOST_LEVELS = 12  # of indentation that are looked into; code beyond is cut as plain text
-TITLE_CHARACTERS = 80
-LINES_BACK = 2_000  # how far above a chunk the definitions are looked for that it stands in
+MAX_INDENT_LEVELS = 12  # of indentation that are looked into; code beyond is cut as plain text
+MAX_TITLE_CHARACTERS = 80
+MAX_LINES_BACK = 2_000  # how far above a chunk the definitions are looked for that it stands in
 
 _DEFINITION = re.compile(
     r"[ \t]*(?:(?:export|default|declare|public|private|protected|internal|static|final|abstract|async|override|unsafe|"
@@ -25,7 +25,7 @@ _DEFINITION = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CodeLine:
     start: int  # in characters
     end: int
     indent: int  # columns; a tab is four
@@ -40,8 +40,8 @@ class CodeChunker:
         """`tokenizer` must not truncate: it measures the text."""
         self._tokenizer = tokenizer
         self._tokens = tokens
-        self._plain = PlainCutter(tokenizer, tokens)
-        self._window = Window(tokenizer)
+        self._plain = LengthSplitter(tokenizer, tokens)
+        self._window = EmbeddingWindow(tokenizer)
 
     def chunk(self, document: Document) -> tuple[Chunk, ...]:
         text = document.text
@@ -52,32 +52,32 @@ class CodeChunker:
             for start, end in self._spans(text, lines[first].start, lines[last - 1].end)
         )
 
-    def _lines(self, text: str) -> list[Line]:
+    def _lines(self, text: str) -> list[CodeLine]:
         pieces = text.splitlines(keepends=True)
-        lines: list[Line] = []
+        lines: list[CodeLine] = []
         start, tokens, after_blank = 0, 0, True
         for piece, encoding in zip(pieces, self._tokenizer.encode_batch(pieces, add_special_tokens=False), strict=True):
-            title = piece.strip()[:TITLE_CHARACTERS] if _DEFINITION.match(piece) else ""
+            title = piece.strip()[:MAX_TITLE_CHARACTERS] if _DEFINITION.match(piece) else ""
             is_blank = not piece.strip()
             indent = len(piece.expandtabs(4)) - len(piece.expandtabs(4).lstrip())
             opens = not is_blank and (after_blank or bool(title))
             tokens += len(encoding.ids)
-            lines.append(Line(start, start + len(piece), indent, tokens, title, opens, is_blank))
+            lines.append(CodeLine(start, start + len(piece), indent, tokens, title, opens, is_blank))
             start, after_blank = start + len(piece), is_blank
         return lines
 
-    def _cut(self, lines: list[Line], whole: Lines, level: int) -> list[Lines]:
+    def _cut(self, lines: list[CodeLine], whole: LineRange, level: int) -> list[LineRange]:
         """Pieces that fit where that can be had by cutting at the least indentation first."""
         first, last = whole
         inside = range(first + 1, last)
-        if self._fits(lines, whole) or level == MOST_LEVELS or not any(lines[n].opens for n in inside):
+        if self._fits(lines, whole) or level == MAX_INDENT_LEVELS or not any(lines[n].opens for n in inside):
             return [whole]
         least = min(lines[n].indent for n in inside if lines[n].opens)
         cuts = [first, *(n for n in inside if lines[n].opens and lines[n].indent == least), last]
         pieces = [piece for pair in pairwise(cuts) for piece in self._cut(lines, pair, level + 1)]
         return self._merged(lines, pieces)
 
-    def _merged(self, lines: list[Line], pieces: list[Lines]) -> list[Lines]:
+    def _merged(self, lines: list[CodeLine], pieces: list[LineRange]) -> list[LineRange]:
         merged = pieces[:1]
         for piece in pieces[1:]:
             together = (merged[-1][0], piece[1])
@@ -87,7 +87,7 @@ class CodeChunker:
                 merged.append(piece)
         return merged
 
-    def _fits(self, lines: list[Line], piece: Lines) -> bool:
+    def _fits(self, lines: list[CodeLine], piece: LineRange) -> bool:
         before = lines[piece[0] - 1].tokens if piece[0] else 0
         return lines[piece[1] - 1].tokens - before <= self._tokens
 
@@ -100,14 +100,14 @@ class CodeChunker:
         return [(start, spans[0][1]), *spans[1:]] if not text[start : spans[0][0]].strip() else spans
 
 
-def _titles_above(lines: list[Line], start: int) -> list[str]:
+def _titles_above(lines: list[CodeLine], start: int) -> list[str]:
     """Of the definitions that the line at `start` stands in, outermost first."""
     here = bisect_right(lines, start, key=lambda line: line.start) - 1
     while lines[here].is_blank and here + 1 < len(lines):
         here += 1
     titles: list[str] = []
     indent = lines[here].indent
-    for line in reversed(lines[max(0, here - LINES_BACK) : here]):
+    for line in reversed(lines[max(0, here - MAX_LINES_BACK) : here]):
         if not line.is_blank and line.indent < indent:
             indent = line.indent
             if line.title:

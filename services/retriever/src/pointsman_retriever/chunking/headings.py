@@ -46,7 +46,7 @@ def titles_above(headings: list[Heading], starts: list[int]) -> list[tuple[str, 
     return above
 
 
-def is_headings_alone(text: str, headings: list[Heading], start: int, end: int) -> bool:
+def contains_only_headings(text: str, headings: list[Heading], start: int, end: int) -> bool:
     """Whether `text[start:end]` is one heading or several, with nothing under them."""
     first = bisect_left(headings, start, key=lambda heading: heading.start)
     reached = start

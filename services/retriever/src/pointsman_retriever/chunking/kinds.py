@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from pointsman_retriever.chunking.code import CodeChunker
 from pointsman_retriever.chunking.markdown import MarkdownChunker
-from pointsman_retriever.chunking.plain import PlainChunker
+from pointsman_retriever.chunking.plain import PlainTextChunker
 from pointsman_retriever.domain import Chunk, Document
 
 
@@ -24,29 +24,29 @@ _MARKDOWN = frozenset(
 _PLAIN = frozenset({"text/plain", "application/pdf", "text/csv"})
 
 
-class ChunkersByKind:
+class MediaTypeChunker:
     """Cuts a document by its media type; any other "text/..." is a source file."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._chunkers: Mapping[str, Chunker] = {
             "markdown": MarkdownChunker(tokenizer),
-            "plain": PlainChunker(tokenizer),
+            "plain": PlainTextChunker(tokenizer),
             "code": CodeChunker(tokenizer),
         }
 
     def recipe(self, document: Document) -> str:
-        return _RECIPES[_kind(document.media_type)]
+        return _RECIPES[_kind_of(document.media_type)]
 
     def chunk(self, document: Document) -> tuple[Chunk, ...]:
         """At least one chunk for a text that is not blank."""
-        return self._chunkers[_kind(document.media_type)].chunk(document)
+        return self._chunkers[_kind_of(document.media_type)].chunk(document)
 
     def chunk_again(self, document: Document, recipe: str) -> tuple[Chunk, ...]:
         """As a document was cut whose recipe is known, and whose media type no longer is."""
         return self._chunkers[recipe.partition("-")[0]].chunk(document)
 
 
-def _kind(media_type: str) -> str:
+def _kind_of(media_type: str) -> str:
     if media_type in _MARKDOWN:
         return "markdown"
     return "plain" if media_type in _PLAIN else "code"

@@ -5,24 +5,24 @@ import re
 from semantic_text_splitter import MarkdownSplitter
 from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.headings import Heading, find_headings, is_headings_alone, titles_above
-from pointsman_retriever.chunking.plain import PlainCutter
-from pointsman_retriever.chunking.window import CHUNK_TOKENS, CONTEXT_CHARACTERS, Window
+from pointsman_retriever.chunking.headings import Heading, contains_only_headings, find_headings, titles_above
+from pointsman_retriever.chunking.plain import LengthSplitter
+from pointsman_retriever.chunking.window import CHUNK_TOKENS, CONTEXT_CHARACTERS, EmbeddingWindow
 from pointsman_retriever.domain import Chunk, Document
 
 Span = tuple[int, int]  # from, to: offsets in characters
 
 # Quotes and lists inside each other on one line. The Markdown splitter's time grows with the square of their depth
 # (100 kB of ">" take 8 s), and no person writes so: such a text is cut as plain text.
-_DEEP_NEST = re.compile(r"^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){20}", re.MULTILINE)
+_DEEP_NESTING = re.compile(r"^(?:[ \t]*(?:>|[*+-][ \t]|\d{1,9}[.)][ \t])){20}", re.MULTILINE)
 
 
 class MarkdownChunker:
     def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
         """`tokenizer` must not truncate: it measures the text."""
         self._markdown = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, tokens)
-        self._plain = PlainCutter(tokenizer, tokens)
-        self._window = Window(tokenizer)
+        self._plain = LengthSplitter(tokenizer, tokens)
+        self._window = EmbeddingWindow(tokenizer)
 
     def chunk(self, document: Document) -> tuple[Chunk, ...]:
         """At least one chunk for a text that is not blank."""
@@ -36,7 +36,7 @@ class MarkdownChunker:
         )
 
     def _split(self, text: str) -> list[Span]:
-        if _DEEP_NEST.search(text):
+        if _DEEP_NESTING.search(text):
             return self._plain.cut(text)
         return [
             (start + offset, start + offset + len(part))
@@ -51,7 +51,7 @@ class MarkdownChunker:
         for start, end in spans:
             begin = lone[0][0] if lone else start
             is_last = end == spans[-1][1]
-            if not is_last and end - begin <= CONTEXT_CHARACTERS and is_headings_alone(text, headings, begin, end):
+            if not is_last and end - begin <= CONTEXT_CHARACTERS and contains_only_headings(text, headings, begin, end):
                 lone.append((start, end))
                 continue
             joined.extend([(begin, end)] if self._window.fits(text[begin:end]) else [*lone, (start, end)])

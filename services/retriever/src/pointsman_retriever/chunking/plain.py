@@ -3,22 +3,22 @@
 from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.window import CHUNK_CHARACTERS, CHUNK_TOKENS, Window
+from pointsman_retriever.chunking.window import CHUNK_CHARACTERS, CHUNK_TOKENS, EmbeddingWindow
 from pointsman_retriever.domain import Chunk, Document
 
 
-class PlainChunker:
+class PlainTextChunker:
     def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
         """`tokenizer` must not truncate: it measures the text."""
-        self._cutter = PlainCutter(tokenizer, tokens)
-        self._window = Window(tokenizer)
+        self._cutter = LengthSplitter(tokenizer, tokens)
+        self._window = EmbeddingWindow(tokenizer)
 
     def chunk(self, document: Document) -> tuple[Chunk, ...]:
         text = document.text
         return tuple(self._window.chunk(text, start, end, [document.title]) for start, end in self._cutter.cut(text))
 
 
-class PlainCutter:
+class LengthSplitter:
     def __init__(self, tokenizer: Tokenizer, tokens: int) -> None:
         self._splitter = TextSplitter.from_huggingface_tokenizer(tokenizer, tokens)
         self._characters = TextSplitter(CHUNK_CHARACTERS)

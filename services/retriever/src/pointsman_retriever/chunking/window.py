@@ -12,7 +12,7 @@ CHUNK_CHARACTERS = 2_000  # to the tokenizer a word beyond 100 characters, or a 
 CONTEXT_CHARACTERS = 160
 
 
-class Window:
+class EmbeddingWindow:
     def __init__(self, tokenizer: Tokenizer, tokens: int = WINDOW_TOKENS) -> None:
         """`tokenizer` must not truncate: it measures the text."""
         self._tokenizer = tokenizer

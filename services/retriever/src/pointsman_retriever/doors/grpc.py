@@ -9,23 +9,41 @@ from pointsman.v1 import retriever_pb2_grpc
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_retriever.doors import streams
-from pointsman_retriever.doors.messages import from_collection, from_event, from_shown, to_id, to_quota, to_raw
-from pointsman_retriever.doors.searching import from_answer, from_result, from_standard, to_query, to_standard
-from pointsman_retriever.ingesting import Ingest
-from pointsman_retriever.library import Library
+from pointsman_retriever.doors.messages import (
+    from_collection,
+    from_ingest_event,
+    from_status,
+    to_collection_id,
+    to_quota,
+    to_raw_document,
+)
+from pointsman_retriever.doors.searching import (
+    from_answer,
+    from_result,
+    from_search_settings,
+    to_query,
+    to_search_settings,
+)
+from pointsman_retriever.ingesting import IngestStream
+from pointsman_retriever.library import CollectionService
 from pointsman_retriever.loaders.loading import Loader
-from pointsman_retriever.operating import Copied, Operations
-from pointsman_retriever.searching import Searching
-from pointsman_retriever.workers import Line
+from pointsman_retriever.operating import Operations, SnapshotTrailer
+from pointsman_retriever.searching import SearchService
+from pointsman_retriever.workers import CallLimit
 
 SERVICE = "pointsman.v1.Retriever"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
+class RetrieverServicer(retriever_pb2_grpc.RetrieverServicer):
     def __init__(
-        self, library: Library, searching: Searching, loader: Loader, operations: Operations, ingests: Line
+        self,
+        library: CollectionService,
+        searching: SearchService,
+        loader: Loader,
+        operations: Operations,
+        ingests: CallLimit,
     ) -> None:
         """`ingests` is how many streams of documents may be open at once."""
         self._library = library
@@ -36,49 +54,51 @@ class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
 
     async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Context) -> pb.Collection:
         quota = to_quota(request.quota) if request.HasField("quota") else None
-        created = await self._library.create(to_id(request.tenant, request.name), request.if_missing, quota)
+        created = await self._library.create(to_collection_id(request.tenant, request.name), request.if_missing, quota)
         return from_collection(created)
 
     async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
-        shown = self._library.collections(to_id(request.tenant, "").tenant)
-        return pb.ListCollectionsResponse(collections=map(from_shown, shown))
+        shown = self._library.collections(to_collection_id(request.tenant, "").tenant)
+        return pb.ListCollectionsResponse(collections=map(from_status, shown))
 
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
-        await self._library.drop(to_id(request.tenant, request.name))
+        await self._library.drop(to_collection_id(request.tenant, request.name))
         return pb.DeleteCollectionResponse()
 
     async def ConfigureCollection(self, request: pb.ConfigureCollectionRequest, context: Context) -> pb.Collection:
-        collection = to_id(request.tenant, request.collection)
+        collection = to_collection_id(request.tenant, request.collection)
         return from_collection(await self._library.configure(collection, to_quota(request.quota)))
 
     async def Upsert(self, request: pb.UpsertRequest, context: Context) -> pb.UpsertResponse:
-        documents = [await self._loader.load_one(to_raw(one)) for one in request.documents]
-        written = await self._library.upsert(to_id(request.tenant, request.collection), documents)
+        documents = [await self._loader.load_one(to_raw_document(one)) for one in request.documents]
+        written = await self._library.upsert(to_collection_id(request.tenant, request.collection), documents)
         return pb.UpsertResponse(
             documents=written.documents, chunks=written.chunks, version=written.version, unchanged=written.unchanged
         )
 
-    async def Ingest(
+    async def IngestStream(
         self, requests: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
         try:
-            begin = await streams.begin_ingest(requests)
-            ingest = Ingest(self._library, self._loader, to_id(begin.tenant, begin.collection), begin.source)
-            async for event in ingest.run(self._ingests, streams.ingest_steps(requests)):
-                for response in from_event(event, begin.together):
+            begin = await streams.read_ingest_begin(requests)
+            ingest = IngestStream(
+                self._library, self._loader, to_collection_id(begin.tenant, begin.collection), begin.source
+            )
+            async for event in ingest.run(self._ingests, streams.read_ingest_steps(requests)):
+                for response in from_ingest_event(event, begin.together):
                     yield response
         except PointsmanError:
-            await streams.discard(requests)
+            await streams.discard_requests(requests)
             raise
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
-        deleted = await self._library.delete(to_id(request.tenant, request.collection), list(request.ids))
+        deleted = await self._library.delete(to_collection_id(request.tenant, request.collection), list(request.ids))
         return pb.DeleteResponse(deleted=deleted.documents, version=deleted.version)
 
     async def Verify(self, request: pb.VerifyRequest, context: Context) -> pb.VerifyResponse:
-        verified = await self._operations.verify(to_id(request.tenant, request.collection), request.repair)
+        verified = await self._operations.verify(to_collection_id(request.tenant, request.collection), request.repair)
         held = verified.collection
         return pb.VerifyResponse(
             problems=verified.problems,
@@ -91,28 +111,28 @@ class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
         )
 
     async def Sketch(self, request: pb.SketchRequest, context: Context) -> pb.SketchResponse:
-        version, sketch = await self._operations.sketch(to_id(request.tenant, request.collection))
+        version, sketch = await self._operations.sketch(to_collection_id(request.tenant, request.collection))
         return pb.SketchResponse(version=version, documents=sketch.documents, smallest=sketch.smallest)
 
     async def Snapshot(self, request: pb.SnapshotRequest, context: Context) -> AsyncIterator[pb.SnapshotPart]:
-        async for part in self._operations.snapshot(to_id(request.tenant, request.collection)):
-            if isinstance(part, Copied):
+        async for part in self._operations.snapshot(to_collection_id(request.tenant, request.collection)):
+            if isinstance(part, SnapshotTrailer):
                 yield pb.SnapshotPart(sha256=part.sha256, collection=from_collection(part.collection))
             else:
                 yield pb.SnapshotPart(data=part)
 
     async def Restore(self, requests: AsyncIterator[pb.RestoreRequest], context: Context) -> pb.Collection:
         try:
-            begin = await streams.begin_restore(requests)
-            collection = to_id(begin.tenant, begin.collection)
-            restored = await self._operations.restore(collection, begin.replace, streams.restore_steps(requests))
+            begin = await streams.read_restore_begin(requests)
+            collection = to_collection_id(begin.tenant, begin.collection)
+            restored = await self._operations.restore(collection, begin.replace, streams.read_restore_steps(requests))
         except PointsmanError:
-            await streams.discard(requests)
+            await streams.discard_requests(requests)
             raise
         return from_collection(restored)
 
     async def Reembed(self, request: pb.ReembedRequest, context: Context) -> AsyncIterator[pb.ReembedProgress]:
-        async for progress in self._operations.reembed(to_id(request.tenant, request.collection)):
+        async for progress in self._operations.reembed(to_collection_id(request.tenant, request.collection)):
             yield pb.ReembedProgress(
                 documents=progress.documents,
                 total=progress.total,
@@ -131,5 +151,5 @@ class RetrieverDoor(retriever_pb2_grpc.RetrieverServicer):
         )
 
     async def ConfigureSearch(self, request: pb.ConfigureSearchRequest, context: Context) -> pb.SearchSettings:
-        collection = to_id(request.tenant, request.collection)
-        return from_standard(await self._searching.configure(collection, to_standard(request.settings)))
+        collection = to_collection_id(request.tenant, request.collection)
+        return from_search_settings(await self._searching.configure(collection, to_search_settings(request.settings)))

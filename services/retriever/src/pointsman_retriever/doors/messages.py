@@ -7,29 +7,29 @@ from pointsman.v1 import retriever_pb2 as pb
 
 from pointsman_retriever.domain import (
     DEFAULT_TENANT,
-    Collection,
     CollectionId,
+    CollectionInfo,
+    DocumentOutcome,
+    DocumentState,
+    IngestSummary,
     NamedVector,
-    Outcome,
     Quota,
     RawDocument,
-    State,
-    Summary,
 )
-from pointsman_retriever.shelves import Shown
+from pointsman_retriever.shelves import CollectionStatus
 
 _STATES = {
-    State.WRITTEN: pb.DocumentOutcome.WRITTEN,
-    State.UNCHANGED: pb.DocumentOutcome.UNCHANGED,
-    State.FAILED: pb.DocumentOutcome.FAILED,
+    DocumentState.WRITTEN: pb.DocumentOutcome.WRITTEN,
+    DocumentState.UNCHANGED: pb.DocumentOutcome.UNCHANGED,
+    DocumentState.FAILED: pb.DocumentOutcome.FAILED,
 }
 
 
-def to_id(tenant: str, name: str) -> CollectionId:
+def to_collection_id(tenant: str, name: str) -> CollectionId:
     return CollectionId(tenant or DEFAULT_TENANT, name)
 
 
-def to_raw(message: pb.Document) -> RawDocument:
+def to_raw_document(message: pb.Document) -> RawDocument:
     return RawDocument(
         id=message.id,
         title=message.title,
@@ -49,7 +49,7 @@ def to_quota(message: pb.Quota) -> Quota:
     return Quota(message.documents, message.chunks, message.bytes)
 
 
-def from_collection(collection: Collection, problem: str = "") -> pb.Collection:
+def from_collection(collection: CollectionInfo, problem: str = "") -> pb.Collection:
     quota = collection.quota
     return pb.Collection(
         name=collection.name,
@@ -65,13 +65,13 @@ def from_collection(collection: Collection, problem: str = "") -> pb.Collection:
     )
 
 
-def from_shown(shown: Shown) -> pb.Collection:
+def from_status(shown: CollectionStatus) -> pb.Collection:
     return from_collection(shown.collection, shown.problem)
 
 
-def from_event(event: Sequence[Outcome] | Summary, together: bool) -> Iterator[pb.IngestResponse]:
+def from_ingest_event(event: Sequence[DocumentOutcome] | IngestSummary, together: bool) -> Iterator[pb.IngestResponse]:
     """`together`: outcomes in one message."""
-    if isinstance(event, Summary):
+    if isinstance(event, IngestSummary):
         yield pb.IngestResponse(
             summary=pb.IngestSummary(
                 written=event.written,
@@ -89,7 +89,7 @@ def from_event(event: Sequence[Outcome] | Summary, together: bool) -> Iterator[p
             yield pb.IngestResponse(outcome=_from_outcome(outcome))
 
 
-def _from_outcome(outcome: Outcome) -> pb.DocumentOutcome:
+def _from_outcome(outcome: DocumentOutcome) -> pb.DocumentOutcome:
     return pb.DocumentOutcome(
         id=outcome.id,
         state=_STATES[outcome.state],

@@ -6,31 +6,31 @@ from pointsman.v1 import retriever_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
 from pointsman_retriever.domain import (
-    Answer,
     Explanation,
-    Method,
+    FusionMethod,
     Neighbour,
     Passage,
     Query,
-    Wishes,
+    SearchAnswer,
+    SearchOptions,
 )
-from pointsman_retriever.doors.messages import to_id, to_vector
+from pointsman_retriever.doors.messages import to_collection_id, to_vector
 from pointsman_retriever.filters import And, Eq, Exists, Filter, In, Not, NumberRange, Or, TextRange
 from pointsman_retriever.limits import check_entries
-from pointsman_retriever.search import Standard
+from pointsman_retriever.search import SearchSettings
 
-_METHODS = {pb.CONVEX: Method.CONVEX, pb.RRF: Method.RRF}
+_METHODS = {pb.CONVEX: FusionMethod.CONVEX, pb.RRF: FusionMethod.RRF}
 _FUSIONS = {method: fusion for fusion, method in _METHODS.items()}
 
 
 def to_query(request: pb.SearchRequest) -> Query:
     """Raises InvalidArgument for a filter with an empty part."""
     return Query(
-        collection=to_id(request.tenant, request.collection),
+        collection=to_collection_id(request.tenant, request.collection),
         text=request.query,
         vector=to_vector(request.vector) if request.HasField("vector") else None,
-        filter=_to_whole_filter(request),
-        wishes=Wishes(
+        filter=_combine_filters(request),
+        wishes=SearchOptions(
             top_k=request.top_k,
             dense_weight=request.dense_weight if request.HasField("dense_weight") else None,
             method=_METHODS.get(request.fusion),
@@ -43,7 +43,7 @@ def to_query(request: pb.SearchRequest) -> Query:
     )
 
 
-def from_answer(answer: Answer, wishes: Wishes) -> pb.SearchResponse:
+def from_answer(answer: SearchAnswer, wishes: SearchOptions) -> pb.SearchResponse:
     return pb.SearchResponse(
         passages=[
             _from_passage(passage, tokens, wishes.explain)
@@ -57,20 +57,20 @@ def from_answer(answer: Answer, wishes: Wishes) -> pb.SearchResponse:
     )
 
 
-def from_result(result: Answer | PointsmanError, wishes: Wishes) -> pb.BatchedSearch:
+def from_result(result: SearchAnswer | PointsmanError, wishes: SearchOptions) -> pb.BatchedSearch:
     if isinstance(result, PointsmanError):
         return pb.BatchedSearch(error=pb.SearchError(code=result.code, message=result.message))
     return pb.BatchedSearch(answer=from_answer(result, wishes))
 
 
-def to_standard(settings: pb.SearchSettings) -> Standard:
+def to_search_settings(settings: pb.SearchSettings) -> SearchSettings:
     said: dict[str, Any] = {field.name: value for field, value in settings.ListFields() if field.name != "fusion"}
     if settings.fusion:
         said["method"] = _METHODS[settings.fusion]
-    return Standard(**said)
+    return SearchSettings(**said)
 
 
-def from_standard(standard: Standard) -> pb.SearchSettings:
+def from_search_settings(standard: SearchSettings) -> pb.SearchSettings:
     return pb.SearchSettings(
         dense_weight=standard.dense_weight,
         fusion=_FUSIONS[standard.method],
@@ -79,7 +79,7 @@ def from_standard(standard: Standard) -> pb.SearchSettings:
     )
 
 
-def _to_whole_filter(request: pb.SearchRequest) -> Filter | None:
+def _combine_filters(request: pb.SearchRequest) -> Filter | None:
     check_entries(request.filter, "the filter", "filter")
     parts: list[Filter] = [Eq(key, value) for key, value in sorted(request.filter.items())]
     if request.HasField("where"):

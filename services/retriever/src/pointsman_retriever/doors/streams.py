@@ -8,13 +8,13 @@ from typing import Any
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_retriever.domain import End, RawDocument
-from pointsman_retriever.doors.messages import to_raw
+from pointsman_retriever.domain import IngestEnd, RawDocument
+from pointsman_retriever.doors.messages import to_raw_document
 
 DISCARD_SECONDS = 10.0
 
 
-async def discard(requests: AsyncIterator[Any]) -> None:
+async def discard_requests(requests: AsyncIterator[Any]) -> None:
     """Reads on for a while what a client sends that is refused: cut off while it writes, it is not told why."""
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
@@ -22,7 +22,7 @@ async def discard(requests: AsyncIterator[Any]) -> None:
                 pass
 
 
-async def begin_ingest(requests: AsyncIterator[pb.IngestRequest]) -> pb.IngestBegin:
+async def read_ingest_begin(requests: AsyncIterator[pb.IngestRequest]) -> pb.IngestBegin:
     """Raises InvalidArgument."""
     async for request in requests:
         if request.HasField("begin"):
@@ -31,22 +31,22 @@ async def begin_ingest(requests: AsyncIterator[pb.IngestRequest]) -> pb.IngestBe
     raise _out_of_order("an ingest begins with `begin`")
 
 
-async def ingest_steps(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[RawDocument | End]:
+async def read_ingest_steps(requests: AsyncIterator[pb.IngestRequest]) -> AsyncIterator[RawDocument | IngestEnd]:
     """What follows the beginning; raises InvalidArgument."""
     async for request in requests:
         if request.HasField("document"):
-            yield to_raw(request.document)
+            yield to_raw_document(request.document)
         elif request.HasField("documents"):
             for document in request.documents.documents:
-                yield to_raw(document)
+                yield to_raw_document(document)
         elif request.HasField("end"):
-            yield End(request.end.remove_missing)
+            yield IngestEnd(request.end.remove_missing)
             return
         else:
             raise _out_of_order("after `begin`, an ingest has `document`s, then `end`")
 
 
-async def begin_restore(requests: AsyncIterator[pb.RestoreRequest]) -> pb.RestoreBegin:
+async def read_restore_begin(requests: AsyncIterator[pb.RestoreRequest]) -> pb.RestoreBegin:
     """Raises InvalidArgument."""
     async for request in requests:
         if request.HasField("begin"):
@@ -55,7 +55,7 @@ async def begin_restore(requests: AsyncIterator[pb.RestoreRequest]) -> pb.Restor
     raise _out_of_order("a restore begins with `begin`")
 
 
-async def restore_steps(requests: AsyncIterator[pb.RestoreRequest]) -> AsyncIterator[bytes | str]:
+async def read_restore_steps(requests: AsyncIterator[pb.RestoreRequest]) -> AsyncIterator[bytes | str]:
     """The data, then their SHA-256; raises InvalidArgument."""
     async for request in requests:
         if request.HasField("data"):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_LEAST = 1024
+_MIN_CAPACITY = 1024
 
 
-class Arena:
+class AppendOnlyArray:
     """One thread appends, any thread reads the rows that were there when it was told their number."""
 
     def __init__(self, dtype: DTypeLike, width: int | None = None) -> None:
@@ -45,6 +45,6 @@ class Arena:
 
     def _make_room(self, rows: int) -> None:
         if rows > len(self._held):
-            grown = np.empty((max(rows, 2 * len(self._held), _LEAST), *self._shape), self._held.dtype)
+            grown = np.empty((max(rows, 2 * len(self._held), _MIN_CAPACITY), *self._shape), self._held.dtype)
             grown[: self.rows] = self._held[: self.rows]
             self._held = grown  # who reads the old one has what was asked for

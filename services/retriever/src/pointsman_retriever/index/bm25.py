@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from pointsman_retriever.domain import Ids
 from pointsman_retriever.index import segment
-from pointsman_retriever.index.arena import Arena
+from pointsman_retriever.index.arena import AppendOnlyArray
 from pointsman_retriever.index.segment import Ints, Mask, Segment
-from pointsman_retriever.index.terms import Terms
+from pointsman_retriever.index.terms import TermAnalyzer
 
 # Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009): within what is usual there,
 # and chosen with the fusion; see benchmarks/RESULTS.md.
@@ -18,14 +18,14 @@ K1 = 0.9
 B = 0.8
 
 # Beyond BM25: a rare word counts more than its information.
-RARENESS = 1.5
+IDF_EXPONENT = 1.5
 
-SMALL = 4096  # chunks: greater segments are joined in the background
-MANY = 12  # segments
+MAX_EAGER_MERGE_ROWS = 4096  # chunks: greater segments are joined in the background
+MAX_SEGMENTS = 12  # segments
 
 Scores = NDArray[np.float64]
 
-_UNKNOWN = -1  # a term that the collection has never had
+_UNKNOWN_TERM = -1  # a term that the collection has never had
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class WordIndex:
     Rows are shared between the moments and only ever appended to; `alive` says which of them a moment has.
     """
 
-    terms: Terms
+    terms: TermAnalyzer
     numbers: dict[str, int]  # of terms; it only grows, and all moments share it
-    ids: Arena  # of the rows' chunks, ascending
-    lengths: Arena  # in words
+    ids: AppendOnlyArray  # of the rows' chunks, ascending
+    lengths: AppendOnlyArray  # in words
     alive: Mask  # its length is the rows of this moment
     segments: tuple[Segment, ...] = ()  # neighbours, in the order of their rows
     count: int = 0
@@ -54,7 +54,7 @@ class WordIndex:
         following = replace(self, alive=alive, count=self.count - len(gone), length=self.length - lost)
         return following._with(first, added, texts)._merged() if len(added) else following
 
-    def scored(self, text: str) -> "Scored":
+    def scored(self, text: str) -> "WordScores":
         """Every chunk against a query.
 
         In few steps over the postings of all words together: numpy gives the interpreter away in each that is long,
@@ -67,28 +67,28 @@ class WordIndex:
         rareness = np.log1p((self.count - having + 0.5) / (having + 0.5))
         share = said * rareness
         saturation = self._saturations(rows)
-        weight = said * rareness**RARENESS * (K1 + 1.0)
+        weight = said * rareness**IDF_EXPONENT * (K1 + 1.0)
         held = len(self.alive)
-        return Scored(
+        return WordScores(
             ids=self._ids,
-            scores=_summed(rows, weight[which] * counts / (counts + saturation), held),
-            shares=_summed(rows, share[which], held),
+            scores=_sum_by_row(rows, weight[which] * counts / (counts + saturation), held),
+            shares=_sum_by_row(rows, share[which], held),
             whole=float(share.sum()),
         )
 
     @property
     def wants_tidying(self) -> bool:
         rows = len(self.alive)
-        return rows - self.count > max(rows // 4, SMALL) or len(self.segments) > MANY
+        return rows - self.count > max(rows // 4, MAX_EAGER_MERGE_ROWS) or len(self.segments) > MAX_SEGMENTS
 
     def tidied(self) -> "WordIndex":
         """The same words in one segment, without the deleted ones; takes seconds where they are many."""
         if not self.segments:
-            return empty(self.terms)
+            return empty_word_index(self.terms)
         rows = np.flatnonzero(self.alive)
         places = np.cumsum(self.alive, dtype=np.int32) - 1
-        one = segment.renumbered(segment.merge(self.segments, self.alive), places)
-        ids, lengths = Arena(np.int64), Arena(np.int32)
+        one = segment.renumber_rows(segment.merge_segments(self.segments, self.alive), places)
+        ids, lengths = AppendOnlyArray(np.int64), AppendOnlyArray(np.int32)
         ids.append(0, self._ids[rows])
         lengths.append(0, self.lengths.first(len(self.alive))[rows])
         alive = np.ones(len(rows), np.bool_)
@@ -105,7 +105,7 @@ class WordIndex:
         self.lengths.append(first, lengths)
         return replace(
             self,
-            segments=(*self.segments, segment.make(first, terms, self.numbers)),
+            segments=(*self.segments, segment.build_segment(first, terms, self.numbers)),
             count=self.count + len(added),
             length=self.length + int(lengths.sum()),
         )
@@ -113,13 +113,13 @@ class WordIndex:
     def _merged(self) -> "WordIndex":
         """Small neighbours joined, as in a binary counter: each posting is moved a few times only."""
         segments = list(self.segments)
-        while len(segments) > 1 and segments[-2].size < min(2 * segments[-1].size, SMALL):
-            segments[-2:] = [segment.merge(segments[-2:], self.alive)]
+        while len(segments) > 1 and segments[-2].size < min(2 * segments[-1].size, MAX_EAGER_MERGE_ROWS):
+            segments[-2:] = [segment.merge_segments(segments[-2:], self.alive)]
         return replace(self, segments=tuple(segments))
 
     def _postings(self, asked: Iterable[str]) -> tuple[Ints, Ints, Ints]:
         """Of all terms, and of the living rows: which term, the row, and how often it has it."""
-        numbers = np.array([self.numbers.get(term, _UNKNOWN) for term in asked], np.int32)
+        numbers = np.array([self.numbers.get(term, _UNKNOWN_TERM) for term in asked], np.int32)
         found = [one for held in self.segments for one in held.postings(numbers)]
         if not found:
             nothing = np.empty(0, np.int32)
@@ -148,7 +148,7 @@ class WordIndex:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class WordScores:
     """What each chunk has of a query; rows that are deleted have nothing."""
 
     ids: Ids  # ascending
@@ -182,9 +182,9 @@ class Scored:
         return found
 
 
-def empty(terms: Terms) -> WordIndex:
-    return WordIndex(terms, {}, Arena(np.int64), Arena(np.int32), np.empty(0, np.bool_))
+def empty_word_index(terms: TermAnalyzer) -> WordIndex:
+    return WordIndex(terms, {}, AppendOnlyArray(np.int64), AppendOnlyArray(np.int32), np.empty(0, np.bool_))
 
 
-def _summed(rows: Ints, values: Scores, held: int) -> Scores:
+def _sum_by_row(rows: Ints, values: Scores, held: int) -> Scores:
     return np.bincount(rows, values, held).astype(np.float64, copy=False)

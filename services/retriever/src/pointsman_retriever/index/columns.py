@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from pointsman_retriever.domain import Ids
 from pointsman_retriever.filters import And, Condition, Eq, Exists, Filter, In, Not, NumberRange, Or, TextRange
-from pointsman_retriever.index.arena import Arena
+from pointsman_retriever.index.arena import AppendOnlyArray
 
 Mask = NDArray[np.bool_]
 
 _MISSING = -1
-_DEAD = 0.5  # of all rows: then they are written anew without the deleted ones
+_MAX_DELETED_SHARE = 0.5  # of all rows: then they are written anew without the deleted ones
 
 
 class Column:
@@ -23,15 +23,15 @@ class Column:
     def __init__(self) -> None:
         self._values: list[str] = []
         self._numbers: dict[str, int] = {}
-        self._as_number = Arena(np.float64)
-        self._rows = Arena(np.int32)
+        self._as_number = AppendOnlyArray(np.float64)
+        self._rows = AppendOnlyArray(np.int32)
 
     def put(self, row: int, value: str) -> None:
         """Rows come ascending; those that are passed over have no value."""
         number = self._numbers.get(value)
         if number is None:
             number = len(self._values)
-            self._as_number.append(number, np.array([_number(value)]))
+            self._as_number.append(number, np.array([_parse_number(value)]))
             self._values.append(value)
             self._numbers[value] = number
         self._rows.pad(row, _MISSING)
@@ -55,9 +55,11 @@ class Column:
             case In(_, values):
                 wanted = self._having(values)
             case NumberRange():
-                wanted = np.append(_between(self._as_number.first(self._as_number.rows), condition), False)
+                wanted = np.append(_in_number_range(self._as_number.first(self._as_number.rows), condition), False)
             case TextRange():
-                wanted = np.array([_text_between(value, condition) for value in list(self._values)] + [False], np.bool_)
+                wanted = np.array(
+                    [_in_text_range(value, condition) for value in list(self._values)] + [False], np.bool_
+                )
         wanted[_MISSING] = False
         return wanted
 
@@ -69,16 +71,16 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class MetadataIndex:
     """The metadata as they are at one moment; `after` makes the next, and leaves this one to its readers."""
 
-    ids: Arena  # of chunks, ascending
-    documents: Arena  # the number of each chunk's document
+    ids: AppendOnlyArray  # of chunks, ascending
+    documents: AppendOnlyArray  # the number of each chunk's document
     columns: dict[str, Column]  # it only grows, and so do they: later rows are beyond this moment's
     alive: Mask
     count: int = 0
 
-    def after(self, removed: Ids, added: Ids, documents: Ids, metadata: Sequence[Mapping[str, str]]) -> "Columns":
+    def after(self, removed: Ids, added: Ids, documents: Ids, metadata: Sequence[Mapping[str, str]]) -> "MetadataIndex":
         """`added` are ascending, and greater than all before; for one thread."""
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._rows_of(removed)
@@ -109,16 +111,16 @@ class Columns:
 
     @property
     def wants_tidying(self) -> bool:
-        return len(self.alive) > 4096 and self.count < (1.0 - _DEAD) * len(self.alive)
+        return len(self.alive) > 4096 and self.count < (1.0 - _MAX_DELETED_SHARE) * len(self.alive)
 
-    def tidied(self) -> "Columns":
+    def tidied(self) -> "MetadataIndex":
         """The same without the deleted chunks' rows."""
         rows = np.flatnonzero(self.alive)
-        fresh = empty()
+        fresh = empty_metadata_index()
         fresh.ids.append(0, self.ids.first(len(self.alive))[rows])
         fresh.documents.append(0, self.documents.first(len(self.alive))[rows])
         for key, column in list(self.columns.items()):  # whoever writes meanwhile may add one
-            fresh.columns[key] = _picked(column, rows, len(self.alive))
+            fresh.columns[key] = _select_rows(column, rows, len(self.alive))
         return replace(fresh, alive=np.ones(len(rows), np.bool_), count=len(rows))
 
     def _rows_of(self, ids: Ids) -> NDArray[np.intp]:
@@ -148,11 +150,11 @@ class Columns:
         return mask
 
 
-def empty() -> Columns:
-    return Columns(Arena(np.int64), Arena(np.int64), {}, np.empty(0, np.bool_))
+def empty_metadata_index() -> MetadataIndex:
+    return MetadataIndex(AppendOnlyArray(np.int64), AppendOnlyArray(np.int64), {}, np.empty(0, np.bool_))
 
 
-def _picked(column: Column, rows: NDArray[np.intp], count: int) -> Column:
+def _select_rows(column: Column, rows: NDArray[np.intp], count: int) -> Column:
     numbers = column.rows(count)
     fresh = Column()
     values = list(column._values)  # the same class
@@ -162,14 +164,14 @@ def _picked(column: Column, rows: NDArray[np.intp], count: int) -> Column:
     return fresh
 
 
-def _number(value: str) -> float:
+def _parse_number(value: str) -> float:
     try:
         return float(value)
     except ValueError:
         return np.nan
 
 
-def _between(values: NDArray[np.float64], bounds: NumberRange) -> Mask:
+def _in_number_range(values: NDArray[np.float64], bounds: NumberRange) -> Mask:
     """What is no number (NaN) is between no bounds."""
     mask = ~np.isnan(values)
     tests: tuple[tuple[float | None, Callable[..., Mask]], ...] = (
@@ -184,7 +186,7 @@ def _between(values: NDArray[np.float64], bounds: NumberRange) -> Mask:
     return mask
 
 
-def _text_between(value: str, bounds: TextRange) -> bool:
+def _in_text_range(value: str, bounds: TextRange) -> bool:
     return (
         (bounds.gte is None or value >= bounds.gte)
         and (bounds.gt is None or value > bounds.gt)

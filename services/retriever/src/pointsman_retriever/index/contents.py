@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from pointsman_retriever.domain import Collection, Delta, Ids, Vectors
+from pointsman_retriever.domain import ChunkDelta, CollectionInfo, Ids, Vectors
 from pointsman_retriever.index.bm25 import WordIndex
-from pointsman_retriever.index.columns import Columns
+from pointsman_retriever.index.columns import MetadataIndex
 
 
-class Index(Protocol):
+class VectorIndex(Protocol):
     """Unit vectors by chunk, nearest by inner product, as they are at one moment.
 
     `after` makes the next moment's, and this one stays as it is for those who search it: no reader ever waits for a
@@ -24,7 +24,7 @@ class Index(Protocol):
     def checksum(self) -> int:
         """digests.of_vectors of what it holds."""
 
-    def after(self, removed: Ids, added: Ids, vectors: Vectors) -> "Index":
+    def after(self, removed: Ids, added: Ids, vectors: Vectors) -> "VectorIndex":
         """`added` are ascending, and greater than all before."""
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
@@ -37,7 +37,7 @@ class Index(Protocol):
     def wants_tidying(self) -> bool:
         """Whether `tidied` would make much of it."""
 
-    def tidied(self) -> "Index":
+    def tidied(self) -> "VectorIndex":
         """The same vectors, quicker to search, in rows of their own; may take seconds, in any thread.
 
         What has changed meanwhile it is told with `after`, while the moments that followed this one are searched.
@@ -48,23 +48,23 @@ class Index(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class IndexSnapshot:
     """`after` is for the last moment only, as Index says, for all its parts."""
 
-    vectors: Index
+    vectors: VectorIndex
     words: WordIndex
-    columns: Columns
+    columns: MetadataIndex
 
-    def after(self, delta: Delta) -> "Contents":
+    def after(self, delta: ChunkDelta) -> "IndexSnapshot":
         """See Index.after."""
         removed, added = delta.removed, delta.added
-        return Contents(
+        return IndexSnapshot(
             self.vectors.after(removed, added.ids, added.vectors),
             self.words.after(removed, added.ids, added.texts),
             self.columns.after(removed, added.ids, added.documents, added.metadata),
         )
 
-    def differences(self, collection: Collection) -> list[str]:
+    def differences(self, collection: CollectionInfo) -> list[str]:
         """What is wrong, where it should hold the collection's chunks."""
         found = [
             f"there are {count:,} {what} for {collection.chunks:,} chunks"
@@ -85,16 +85,16 @@ class Contents:
     def wants_tidying(self) -> bool:
         return self.vectors.wants_tidying or self.words.wants_tidying or self.columns.wants_tidying
 
-    def tidied(self) -> "Tidied":
-        return Tidied(
+    def tidied(self) -> "CompactedParts":
+        return CompactedParts(
             self.vectors.tidied() if self.vectors.wants_tidying else None,
             self.words.tidied() if self.words.wants_tidying else None,
             self.columns.tidied() if self.columns.wants_tidying else None,
         )
 
-    def having(self, tidied: "Tidied") -> "Contents":
+    def having(self, tidied: "CompactedParts") -> "IndexSnapshot":
         """The same moment, with these parts in the place of its own."""
-        return Contents(
+        return IndexSnapshot(
             self.vectors if tidied.vectors is None else tidied.vectors,
             self.words if tidied.words is None else tidied.words,
             self.columns if tidied.columns is None else tidied.columns,
@@ -105,20 +105,20 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
-class Tidied:
+class CompactedParts:
     """Those parts of a moment that wanted tidying, made anew; None for the others.
 
     These share their rows with no moment, so that `after` can bring them to where the collection is by now while its
     moments are searched. The others have followed each change already, and must not do so twice.
     """
 
-    vectors: Index | None
+    vectors: VectorIndex | None
     words: WordIndex | None
-    columns: Columns | None
+    columns: MetadataIndex | None
 
-    def after(self, delta: Delta) -> "Tidied":
+    def after(self, delta: ChunkDelta) -> "CompactedParts":
         removed, added = delta.removed, delta.added
-        return Tidied(
+        return CompactedParts(
             self.vectors and self.vectors.after(removed, added.ids, added.vectors),
             self.words and self.words.after(removed, added.ids, added.texts),
             self.columns and self.columns.after(removed, added.ids, added.documents, added.metadata),

@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from pointsman_retriever import digests
 from pointsman_retriever.domain import Ids, Vectors
-from pointsman_retriever.index.arena import Arena
-from pointsman_retriever.index.sealed import Mirror, Sealed, seal
+from pointsman_retriever.index.arena import AppendOnlyArray
+from pointsman_retriever.index.sealed import CopyToGpu, IvfIndex, build_ivf_index
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class IndexThresholds:
     """When the index changes its shape; counts of vectors."""
 
     flat: int = 20_000  # up to here every vector is compared: 20,000 take 2 ms, and a list of them would be too short
@@ -30,21 +30,21 @@ class FaissIndex:
     Rows are shared between the moments and only ever appended to; `alive` says which of them a moment has.
     """
 
-    ids: Arena  # ascending
-    vectors: Arena
+    ids: AppendOnlyArray  # ascending
+    vectors: AppendOnlyArray
     alive: Mask  # its length is the rows of this moment
     count: int
     checksum: int
-    scale: Scale = Scale()
-    mirror: Mirror | None = None
-    sealed: Sealed | None = None
+    scale: IndexThresholds = IndexThresholds()
+    mirror: CopyToGpu | None = None
+    sealed: IvfIndex | None = None
 
     def after(self, removed: Ids, added: Ids, vectors: Vectors) -> "FaissIndex":
         """`added` are ascending, and greater than all before; for one thread, on the last moment only."""
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
         rows = self._rows_of(removed)
         alive[rows] = False
-        gone = digests.of_vectors(self._ids[rows], self._head[rows]) if len(rows) else 0
+        gone = digests.checksum_vectors(self._ids[rows], self._head[rows]) if len(rows) else 0
         if len(added):
             self.ids.append(len(self.alive), added)
             self.vectors.append(len(self.alive), vectors)
@@ -52,7 +52,7 @@ class FaissIndex:
             self,
             alive=alive,
             count=self.count + len(added) - len(rows),
-            checksum=self.checksum ^ gone ^ (digests.of_vectors(added, vectors) if len(added) else 0),
+            checksum=self.checksum ^ gone ^ (digests.checksum_vectors(added, vectors) if len(added) else 0),
         )
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
@@ -83,11 +83,11 @@ class FaissIndex:
     def tidied(self) -> "FaissIndex":
         """The same vectors without the deleted ones' rows, in lists where they are many; takes seconds."""
         rows = np.flatnonzero(self.alive)
-        ids, vectors = Arena(np.int64), Arena(np.float32, self._head.shape[1])
+        ids, vectors = AppendOnlyArray(np.int64), AppendOnlyArray(np.float32, self._head.shape[1])
         ids.append(0, self._ids[rows])
         for start in range(0, len(rows), 4096):  # a short hold of the interpreter each
             vectors.append(start, self._head[rows[start : start + 4096]])
-        sealed = seal(vectors.first(len(rows)), self.mirror) if self.count > self.scale.flat else None
+        sealed = build_ivf_index(vectors.first(len(rows)), self.mirror) if self.count > self.scale.flat else None
         return replace(self, ids=ids, vectors=vectors, alive=np.ones(len(rows), np.bool_), sealed=sealed)
 
     def close(self) -> None:
@@ -147,7 +147,15 @@ class FaissIndex:
         return found
 
 
-def empty(dimensions: int, scale: Scale = Scale(), mirror: Mirror | None = None) -> FaissIndex:
+def empty_faiss_index(
+    dimensions: int, scale: IndexThresholds = IndexThresholds(), mirror: CopyToGpu | None = None
+) -> FaissIndex:
     return FaissIndex(
-        Arena(np.int64), Arena(np.float32, dimensions), np.empty(0, np.bool_), 0, 0, scale=scale, mirror=mirror
+        AppendOnlyArray(np.int64),
+        AppendOnlyArray(np.float32, dimensions),
+        np.empty(0, np.bool_),
+        0,
+        0,
+        scale=scale,
+        mirror=mirror,
     )

@@ -13,10 +13,10 @@ import numpy as np
 from pymilvus import DataType, MilvusClient
 
 from pointsman_retriever import digests
-from pointsman_retriever.domain import Collection, Ids, Vectors
+from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
 
-ROWS_AT_ONCE = 1_000  # in one call
-MOST_FOUND = 16_384  # of a search, by Milvus
+ROWS_PER_CALL = 1_000  # in one call
+MAX_HITS = 16_384  # of a search, by Milvus
 
 
 class Client(Protocol):
@@ -49,20 +49,20 @@ class MilvusIndex:
             self.client.delete(self.name, ids=list(self.leaving))
         held = self._held(removed)
         gone = np.array(sorted(held), np.int64)
-        for start in range(0, len(added), ROWS_AT_ONCE):
-            rows = zip(added[start : start + ROWS_AT_ONCE], vectors[start : start + ROWS_AT_ONCE], strict=True)
+        for start in range(0, len(added), ROWS_PER_CALL):
+            rows = zip(added[start : start + ROWS_PER_CALL], vectors[start : start + ROWS_PER_CALL], strict=True)
             self.client.upsert(self.name, [{"id": int(chunk), "vector": vector.tolist()} for chunk, vector in rows])
         return replace(
             self,
             count=self.count + len(added) - len(gone),
-            checksum=self.checksum ^ _digest(gone, self._of(gone, held)) ^ _digest(added, vectors),
+            checksum=self.checksum ^ _checksum(gone, self._of(gone, held)) ^ _checksum(added, vectors),
             last=int(added[-1]) if len(added) else self.last,
             leaving=tuple(gone.tolist()),
         )
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
         """The ids of at most `count` vectors, the nearest first; of `among` only, where it is given."""
-        count = min(count, self.count if among is None else len(among), MOST_FOUND)
+        count = min(count, self.count if among is None else len(among), MAX_HITS)
         if count == 0:
             return np.empty(0, np.int64)
         conditions = [f"id <= {self.last}"]
@@ -97,10 +97,10 @@ class MilvusIndex:
     def _held(self, ids: Ids) -> Mapping[int, Vectors]:
         left = [chunk for chunk in ids.tolist() if chunk <= self.last and chunk not in self.leaving]
         found: dict[int, Vectors] = {}
-        for start in range(0, len(left), ROWS_AT_ONCE):
+        for start in range(0, len(left), ROWS_PER_CALL):
             rows = self.client.query(
                 self.name,
-                filter=f"id in {left[start : start + ROWS_AT_ONCE]}",
+                filter=f"id in {left[start : start + ROWS_PER_CALL]}",
                 output_fields=["id", "vector"],
                 consistency_level="Strong",
             )
@@ -113,7 +113,7 @@ class MilvusIndex:
         return np.stack([held[chunk] for chunk in ids.tolist()])
 
 
-class Milvus:
+class MilvusStore:
     """A server, or a file of Milvus Lite's."""
 
     def __init__(self, uri: str, token: str, prefix: str) -> None:
@@ -124,7 +124,7 @@ class Milvus:
             if name.startswith(f"{prefix}_"):
                 self._client.drop_collection(name)
 
-    def empty(self, collection: Collection) -> MilvusIndex:
+    def empty(self, collection: CollectionInfo) -> MilvusIndex:
         # Several may stand beside each other while a collection is filled anew.
         name = f"{self._prefix}_{collection.tenant}_{collection.name}_{token_hex(4)}".replace("-", "_")
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -140,5 +140,5 @@ class Milvus:
         self._client.close()
 
 
-def _digest(ids: Ids, vectors: Vectors) -> int:
-    return digests.of_vectors(ids, vectors) if len(ids) else 0
+def _checksum(ids: Ids, vectors: Vectors) -> int:
+    return digests.checksum_vectors(ids, vectors) if len(ids) else 0

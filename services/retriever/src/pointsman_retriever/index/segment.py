@@ -32,7 +32,7 @@ class Segment:
             yield which, self.rows[start:end], self.counts[start:end]
 
 
-def make(first: int, texts: Sequence[Mapping[str, int]], numbers: MutableMapping[str, int]) -> Segment:
+def build_segment(first: int, texts: Sequence[Mapping[str, int]], numbers: MutableMapping[str, int]) -> Segment:
     """`texts` are the terms with their counts of the rows from `first` on; a new term gets the next number."""
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
     terms = np.fromiter(
@@ -40,24 +40,24 @@ def make(first: int, texts: Sequence[Mapping[str, int]], numbers: MutableMapping
     )
     counts = np.fromiter((count for text in texts for count in text.values()), np.int32, len(terms))
     rows = np.repeat(np.arange(first, first + len(texts), dtype=np.int32), sizes)
-    return _sorted(len(texts), terms, rows, counts)
+    return _sort_postings(len(texts), terms, rows, counts)
 
 
-def merge(segments: Sequence[Segment], alive: Mask) -> Segment:
+def merge_segments(segments: Sequence[Segment], alive: Mask) -> Segment:
     """The living rows of neighbouring segments."""
     terms = np.concatenate([np.repeat(segment.terms, np.diff(segment.starts)) for segment in segments])
     rows = np.concatenate([segment.rows for segment in segments])
     counts = np.concatenate([segment.counts for segment in segments])
     kept = alive[rows]
-    return _sorted(sum(segment.size for segment in segments), terms[kept], rows[kept], counts[kept])
+    return _sort_postings(sum(segment.size for segment in segments), terms[kept], rows[kept], counts[kept])
 
 
-def renumbered(segment: Segment, places: Ints) -> Segment:
+def renumber_rows(segment: Segment, places: Ints) -> Segment:
     """The same with other numbers for its rows, in the same order."""
     return Segment(segment.size, segment.terms, segment.starts, places[segment.rows], segment.counts)
 
 
-def _sorted(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
+def _sort_postings(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
     """Rows come ascending already, segment by segment, and a stable sort leaves them so within a term."""
     order = np.argsort(terms, kind="stable")
     terms = terms[order]

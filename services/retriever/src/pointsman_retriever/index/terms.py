@@ -11,15 +11,15 @@ from collections.abc import Iterable
 
 import Stemmer
 
-MAX_WORDS = 256  # of a long query; BM25 gains nothing from more, and each costs a look at its postings
+MAX_QUERY_WORDS = 256  # of a long query; BM25 gains nothing from more, and each costs a look at its postings
 
 _WORD = re.compile(r"\w+")
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")  # of a name: HTTPServer2 is HTTP, Server, 2
-_MEMO = 100_000  # stems kept; a vocabulary without end is forgotten now and then
+_MAX_CACHED_STEMS = 100_000  # stems kept; a vocabulary without end is forgotten now and then
 
 # Question words, and words that say nothing of the topic. They are dropped from queries only, for in a document's
 # passage they may be part of a name.
-_PASSED_OVER = frozenset(
+_STOP_WORDS = frozenset(
     _WORD.findall(
         """
         a about am an and any are as at be been being but by can could did do does for from had has have he her hers him
@@ -32,7 +32,7 @@ _PASSED_OVER = frozenset(
 )
 
 
-class Terms:
+class TermAnalyzer:
     """For any thread: the interpreter lets one of them at the stemmer at a time."""
 
     def __init__(self) -> None:
@@ -45,11 +45,11 @@ class Terms:
     def of_query(self, text: str) -> Counter[str]:
         """A text of stop words alone keeps them. A word that comes twice counts twice, as a topic does."""
         words = _words(text)
-        telling = [word for word in words if word not in _PASSED_OVER] or words
-        return Counter(self._stemmed(telling[:MAX_WORDS]))
+        telling = [word for word in words if word not in _STOP_WORDS] or words
+        return Counter(self._stemmed(telling[:MAX_QUERY_WORDS]))
 
     def _stemmed(self, words: Iterable[str]) -> list[str]:
-        if len(self._stems) > _MEMO:
+        if len(self._stems) > _MAX_CACHED_STEMS:
             self._stems = {}
         stems = self._stems
         found = []
@@ -70,11 +70,11 @@ def _words(text: str) -> list[str]:
         if word.islower() and "_" not in word:  # as nearly all are
             words.append(word)
         elif word.strip("_"):
-            words += _with_parts(word)
+            words += _split_identifier(word)
     return words
 
 
-def _with_parts(name: str) -> list[str]:
+def _split_identifier(name: str) -> list[str]:
     """A name as a whole, and what it is made of where that is something else."""
     whole = [name.lower()]
     parts = [part.lower() for part in _PART.findall(name)] if name.isascii() else whole

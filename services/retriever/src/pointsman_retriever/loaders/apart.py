@@ -8,40 +8,40 @@ import json
 import sys
 from contextlib import suppress
 
-from pointsman_retriever.loaders.text import Text
-from pointsman_retriever.loaders.unreadable import Unreadable
+from pointsman_retriever.loaders.text import LoadedText
+from pointsman_retriever.loaders.unreadable import UnreadableFile
 
 READ_SECONDS = 60.0
 
-ANSWER_BYTES = 64 * 1024 * 1024  # of the longest, more than a document may have
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of the longest, more than a document may have
 
 
-class ReaderApart:
+class SandboxedReader:
     """One process, started at the first file, and again after one that killed it. For the event loop's thread."""
 
-    def __init__(self, seconds: float = READ_SECONDS, answer_bytes: int = ANSWER_BYTES) -> None:
+    def __init__(self, seconds: float = READ_SECONDS, answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._seconds = seconds
         self._answer_bytes = answer_bytes
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
 
-    async def read(self, media_type: str, content: bytes) -> Text:
+    async def read(self, media_type: str, content: bytes) -> LoadedText:
         """Raises Unreadable."""
         async with self._turn:
             try:
                 answer = await asyncio.wait_for(self._ask(media_type, content), self._seconds)
             except TimeoutError as error:
                 await self._end()
-                raise Unreadable(f"could not be read within {self._seconds:g} seconds") from error
+                raise UnreadableFile(f"could not be read within {self._seconds:g} seconds") from error
             except (OSError, ValueError, asyncio.IncompleteReadError) as error:
                 await self._end()
-                raise Unreadable("could not be read: it ended the process that tried") from error
+                raise UnreadableFile("could not be read: it ended the process that tried") from error
             except BaseException:
                 await self._end()  # its answer would be taken for the next one's
                 raise
         if "unreadable" in answer:
-            raise Unreadable(answer["unreadable"])
-        return Text(answer["title"], answer["text"])
+            raise UnreadableFile(answer["unreadable"])
+        return LoadedText(answer["title"], answer["text"])
 
     async def close(self) -> None:
         await self._end()
@@ -68,7 +68,7 @@ class ReaderApart:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # the files' own words, which do not belong in a log
-            limit=ANSWER_BYTES,
+            limit=MAX_ANSWER_BYTES,
         )
         return self._process
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError
 
 from pointsman_retriever.domain import Document, RawDocument
-from pointsman_retriever.loaders.apart import ReaderApart
+from pointsman_retriever.loaders.apart import SandboxedReader
 from pointsman_retriever.loaders.jsonl import Entry, read_lines
 from pointsman_retriever.loaders.plain import read_text
-from pointsman_retriever.loaders.unreadable import Unreadable
+from pointsman_retriever.loaders.unreadable import UnreadableFile
 
 JSONL = "application/jsonl"
-APART = frozenset({"text/html", "application/xhtml+xml", "application/pdf"})
+SANDBOXED_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/pdf"})
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedDocument:
     """A document that could not be read."""
 
     id: str
@@ -24,13 +24,13 @@ class Failed:
 
 
 class Loader:
-    def __init__(self, apart: ReaderApart) -> None:
+    def __init__(self, apart: SandboxedReader) -> None:
         self._apart = apart
 
     async def load_one(self, raw: RawDocument) -> Document:
         """Raises InvalidArgument."""
         if not raw.content:
-            return _document(raw, raw.title, raw.text)
+            return _to_document(raw, raw.title, raw.text)
         if raw.text:
             raise InvalidArgument(
                 f"document {raw.id!r} has both a text and a file; send one of them",
@@ -38,46 +38,46 @@ class Loader:
                 param="text",
             )
         try:
-            if raw.media_type in APART:
+            if raw.media_type in SANDBOXED_TYPES:
                 read = await self._apart.read(raw.media_type, raw.content)
-                return _document(raw, raw.title or read.title, read.text)
+                return _to_document(raw, raw.title or read.title, read.text)
             if raw.media_type.startswith("text/") or not raw.media_type:
-                return _document(raw, raw.title, read_text(raw.content))
-        except Unreadable as error:
-            raise _unreadable(raw.id, error) from error
+                return _to_document(raw, raw.title, read_text(raw.content))
+        except UnreadableFile as error:
+            raise _unreadable_document(raw.id, error) from error
         raise InvalidArgument(
-            f"document {raw.id!r} is of media type {raw.media_type!r}; known: text/*, {', '.join(sorted(APART))}, and "
+            f"document {raw.id!r} is of media type {raw.media_type!r}; known: text/*, {', '.join(sorted(SANDBOXED_TYPES))}, and "
             f"in Ingest {JSONL}",
             code="unknown_media_type",
             param="media_type",
         )
 
-    async def load(self, raw: RawDocument) -> AsyncIterator[Document | Failed]:
+    async def load(self, raw: RawDocument) -> AsyncIterator[Document | FailedDocument]:
         """One document, or of a file of JSON lines each."""
         try:
             if raw.media_type != JSONL or not raw.content:
                 yield await self.load_one(raw)
                 return
             for number, line in read_lines(raw.content):
-                yield _line(raw, number, line)
-        except Unreadable as unreadable:
-            yield Failed(raw.id, _unreadable(raw.id, unreadable))
+                yield _line_to_document(raw, number, line)
+        except UnreadableFile as unreadable:
+            yield FailedDocument(raw.id, _unreadable_document(raw.id, unreadable))
         except PointsmanError as error:
-            yield Failed(raw.id, error)
+            yield FailedDocument(raw.id, error)
 
 
-def _line(raw: RawDocument, number: int, line: Entry | Unreadable) -> Document | Failed:
+def _line_to_document(raw: RawDocument, number: int, line: Entry | UnreadableFile) -> Document | FailedDocument:
     where = f"{raw.id}:{number}"
-    if isinstance(line, Unreadable):
-        return Failed(where, _unreadable(where, line))
+    if isinstance(line, UnreadableFile):
+        return FailedDocument(where, _unreadable_document(where, line))
     metadata = {key: str(value) for key, value in line.get("metadata", {}).items()}
-    document = _document(raw, line.get("title", ""), line["text"])
+    document = _to_document(raw, line.get("title", ""), line["text"])
     return replace(document, id=str(line.get("id", where)), metadata={**raw.metadata, **metadata}, vector=None)
 
 
-def _document(raw: RawDocument, title: str, text: str) -> Document:
+def _to_document(raw: RawDocument, title: str, text: str) -> Document:
     return Document(raw.id, title, text, raw.metadata, raw.media_type, raw.vector)
 
 
-def _unreadable(document_id: str, error: Unreadable) -> InvalidArgument:
+def _unreadable_document(document_id: str, error: UnreadableFile) -> InvalidArgument:
     return InvalidArgument(f"document {document_id!r} {error}", code="unreadable_document", param="content")

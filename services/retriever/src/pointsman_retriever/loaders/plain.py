@@ -2,7 +2,7 @@
 
 import codecs
 
-from pointsman_retriever.loaders.unreadable import Unreadable
+from pointsman_retriever.loaders.unreadable import UnreadableFile
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -12,7 +12,7 @@ def read_text(content: bytes) -> str:
     try:
         text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unreadable("is binary, or not in UTF-8") from error
+        raise UnreadableFile("is binary, or not in UTF-8") from error
     if "\0" in text:
-        raise Unreadable("is binary")
+        raise UnreadableFile("is binary")
     return text

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class LoadedText:
     title: str  # as the file itself says; or ''
     text: str
 
 
-def whole(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """With U+FFFD for half a surrogate pair, which is no character, and cannot be written in UTF-8."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

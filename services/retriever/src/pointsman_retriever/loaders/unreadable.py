@@ -1,5 +1,5 @@
 """What is wrong with a file."""
 
 
-class Unreadable(Exception):
+class UnreadableFile(Exception):
     """The message goes on where the document's name ends: "is encrypted"."""

@@ -11,10 +11,10 @@ from typing import BinaryIO
 
 from pointsman_retriever.loaders.html import read_html
 from pointsman_retriever.loaders.pdf import read_pdf
-from pointsman_retriever.loaders.text import whole
-from pointsman_retriever.loaders.unreadable import Unreadable
+from pointsman_retriever.loaders.text import replace_surrogates
+from pointsman_retriever.loaders.unreadable import UnreadableFile
 
-MAX_MEMORY = 2 * 1024**3
+MAX_MEMORY_BYTES = 2 * 1024**3
 
 READERS = {"text/html": read_html, "application/xhtml+xml": read_html, "application/pdf": read_pdf}
 
@@ -31,20 +31,20 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 def _answer(media_type: str, content: bytes, most: int) -> bytes:
     try:
         read = READERS[media_type](content)
-        answer = _encoded(title=read.title, text=read.text)
-    except Unreadable as error:
-        return _encoded(unreadable=str(error))  # it may quote the file
+        answer = _encode(title=read.title, text=read.text)
+    except UnreadableFile as error:
+        return _encode(unreadable=str(error))  # it may quote the file
     except MemoryError:
-        return _encoded(unreadable=f"takes more than {MAX_MEMORY // 2**20:,} MiB to read")
+        return _encode(unreadable=f"takes more than {MAX_MEMORY_BYTES // 2**20:,} MiB to read")
     if len(answer) > most:
-        return _encoded(unreadable=f"has more than {most:,} bytes of text")
+        return _encode(unreadable=f"has more than {most:,} bytes of text")
     return answer
 
 
-def _encoded(**answer: str) -> bytes:
-    return json.dumps({key: whole(text) for key, text in answer.items()}, ensure_ascii=False).encode()
+def _encode(**answer: str) -> bytes:
+    return json.dumps({key: replace_surrogates(text) for key, text in answer.items()}, ensure_ascii=False).encode()
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -9,19 +9,26 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pointsman_retriever.facts import Dropped, Fact, Searched, SearchFailed, Size, Upserted
+from pointsman_retriever.facts import (
+    CollectionDropped,
+    CollectionSize,
+    DocumentsUpserted,
+    Event,
+    SearchCompleted,
+    SearchFailed,
+)
 
 MAX_LABELS = 50
-OTHER = "other"
+OTHER_LABEL = "other"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_LEG_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+_PHASE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 # The buckets of OpenTelemetry's conventions for generative AI (semantic-conventions v1.41.0), in seconds.
 _GEN_AI_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-class Labels:
+class BoundedLabels:
     """Names for the first that come; a name that is dropped leaves its place to another."""
 
     def __init__(self, places: int = MAX_LABELS) -> None:
@@ -33,7 +40,7 @@ class Labels:
         with self._lock:
             if name not in self._names and len(self._names) < self._places:
                 self._names.add(name)
-            return name if name in self._names else OTHER
+            return name if name in self._names else OTHER_LABEL
 
     def drop(self, name: str) -> bool:
         """Whether it had a place."""
@@ -43,7 +50,7 @@ class Labels:
             return had
 
 
-class GenAi:
+class GenAiMetrics:
     """A retriever's part of OpenTelemetry's conventions: it serves retrievals, and embeds their queries itself.
 
     The collection is no attribute of theirs; ours have it as a label.
@@ -65,7 +72,7 @@ class GenAi:
         self._retrievals = served.labels("retrieval", "pointsman", embedding_model, "")
         self._embeddings = called.labels("embeddings", "pointsman", embedding_model, "")
 
-    def searched(self, fact: Searched, exemplar: dict[str, str] | None) -> None:
+    def searched(self, fact: SearchCompleted, exemplar: dict[str, str] | None) -> None:
         self._retrievals.observe(fact.seconds, exemplar)
         if "embed" in fact.legs:
             self._embeddings.observe(fact.legs["embed"], exemplar)
@@ -78,10 +85,10 @@ class GenAi:
 class Metrics:
     """The observer of the library."""
 
-    def __init__(self, registry: CollectorRegistry, labels: Labels, embedding_model: str) -> None:
+    def __init__(self, registry: CollectorRegistry, labels: BoundedLabels, embedding_model: str) -> None:
         """`embedding_model` is its fingerprint."""
         self._labels = labels
-        self._gen_ai = GenAi(registry, embedding_model)
+        self._gen_ai = GenAiMetrics(registry, embedding_model)
         runs = Gauge(
             "pointsman_retriever_info", "1; the embedding model of all vectors.", ["embedding_model"], registry=registry
         )
@@ -97,7 +104,7 @@ class Metrics:
             "pointsman_retriever_search_leg_seconds",
             "Time of a search's parts, over all collections",
             ["leg"],
-            buckets=_LEG_SECONDS,
+            buckets=_PHASE_SECONDS,
             registry=registry,
         )
         self._best = Histogram(
@@ -125,23 +132,23 @@ class Metrics:
         )
         self._chunks = Counter("pointsman_retriever_new_chunks", "Chunks written", ["collection"], registry=registry)
 
-    def note(self, fact: Fact) -> None:
+    def note(self, fact: Event) -> None:
         match fact:
-            case Searched():
+            case SearchCompleted():
                 self._note_search(fact)
             case SearchFailed(code, seconds):
                 self._gen_ai.failed(code, seconds)
-            case Upserted(collection, documents, unchanged, chunks, calls):
+            case DocumentsUpserted(collection, documents, unchanged, chunks, calls):
                 label = self._labels.label(collection)
                 self._upserts.labels(label).inc(calls)
                 self._documents.labels(label).inc(documents)
                 self._unchanged.labels(label).inc(unchanged)
                 self._chunks.labels(label).inc(chunks)
-            case Dropped(collection):
+            case CollectionDropped(collection):
                 if self._labels.drop(collection):
                     self._forget(collection)
 
-    def _note_search(self, fact: Searched) -> None:
+    def _note_search(self, fact: SearchCompleted) -> None:
         label, exemplar = self._labels.label(fact.collection), _exemplar()
         self._seconds.labels(label).observe(fact.seconds, exemplar)
         self._gen_ai.searched(fact, exemplar)
@@ -170,7 +177,7 @@ class Metrics:
 class CollectionSizes(Collector):
     """What is in each collection, read when it is asked for."""
 
-    def __init__(self, sizes: Callable[[], list[Size]], labels: Labels) -> None:
+    def __init__(self, sizes: Callable[[], list[CollectionSize]], labels: BoundedLabels) -> None:
         self._sizes = sizes
         self._labels = labels
 

@@ -2,7 +2,7 @@
 
 from pointsman_servicekit.tracing.spans import Attribute, current
 
-from pointsman_retriever.facts import Fact, Observer, Searched
+from pointsman_retriever.facts import Event, Observer, SearchCompleted
 
 
 class TracedObserver:
@@ -11,13 +11,13 @@ class TracedObserver:
     def __init__(self, inner: Observer) -> None:
         self._inner = inner
 
-    def note(self, fact: Fact) -> None:
-        if isinstance(fact, Searched):
-            current().set_attributes(_told(fact))
+    def note(self, fact: Event) -> None:
+        if isinstance(fact, SearchCompleted):
+            current().set_attributes(_search_attributes(fact))
         self._inner.note(fact)
 
 
-def _told(fact: Searched) -> dict[str, Attribute]:
+def _search_attributes(fact: SearchCompleted) -> dict[str, Attribute]:
     """By the names of OpenTelemetry's conventions for generative AI where they have one."""
     return {
         "gen_ai.operation.name": "retrieval",

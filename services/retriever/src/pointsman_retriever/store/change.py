@@ -10,12 +10,12 @@ import numpy as np
 from pointsman_servicekit.errors import ResourceExhausted
 
 from pointsman_retriever import digests
-from pointsman_retriever.domain import Chunk, Collection, Delta, Entries, MadeDocument, Quota, Vectors
+from pointsman_retriever.domain import Chunk, ChunkDelta, CollectionInfo, EncodedDocument, IndexedChunks, Quota, Vectors
 from pointsman_retriever.store import looking
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StoredDocument:
     """What the collection has of a document already."""
 
     row: int
@@ -29,7 +29,7 @@ class Row:
 class Transaction:
     """Made by `Store.changing`: several callers' steps, each whole or not at all, committed together."""
 
-    def __init__(self, connection: sqlite3.Connection, before: Collection) -> None:
+    def __init__(self, connection: sqlite3.Connection, before: CollectionInfo) -> None:
         self.collection = before  # as the steps have left it
         self._connection = connection
         self._removed: dict[int, bytes] = {}  # chunks with their vectors
@@ -57,15 +57,15 @@ class Transaction:
         self._added.update(change.added)
 
     @property
-    def delta(self) -> Delta:
-        return Delta(
+    def delta(self) -> ChunkDelta:
+        return ChunkDelta(
             np.array(sorted(self._removed), np.int64),
-            looking.entries_of(self._connection, np.array(list(self._added), np.int64), self.collection.dimensions),
+            looking.read_chunks(self._connection, np.array(list(self._added), np.int64), self.collection.dimensions),
         )
 
-    def entries(self) -> Iterator[Entries]:
+    def entries(self) -> Iterator[IndexedChunks]:
         """Of all chunks, as the steps have left them."""
-        return looking.entries(self._connection)
+        return looking.read_all_chunks(self._connection)
 
     def close(self) -> None:
         """After the last step: the checksum of all vectors follows, for all steps in one go."""
@@ -74,7 +74,7 @@ class Transaction:
             checksum=self.collection.checksum ^ _checksum(self._removed) ^ _checksum(self._added),
         )
 
-    def commit(self) -> Collection:
+    def commit(self) -> CollectionInfo:
         """Puts everything on the disk, and returns the collection after it."""
         write_counts(self._connection, self.collection)
         self._connection.execute("COMMIT")
@@ -84,7 +84,7 @@ class Transaction:
 class Change:
     """One caller's step."""
 
-    def __init__(self, connection: sqlite3.Connection, before: Collection) -> None:
+    def __init__(self, connection: sqlite3.Connection, before: CollectionInfo) -> None:
         self.removed: dict[int, bytes] = {}  # chunks with their vectors
         self.added: dict[int, bytes] = {}
         self.documents = 0  # by how many the collection has grown
@@ -94,12 +94,12 @@ class Change:
         self.before = before
         self._bytes = 0
 
-    def put(self, made: MadeDocument) -> int:
+    def put(self, made: EncodedDocument) -> int:
         """Adds a document, in the place of the one with its id; returns how many chunks are new.
 
         What the collection has already stays: the whole row of an equal document, and the chunks with equal text.
         """
-        digest = digests.of_document(made.document.title, made.document.text, made.document.metadata)
+        digest = digests.hash_document(made.document.title, made.document.text, made.document.metadata)
         there = self._find(made.document.id)
         if there is not None and (there.digest, there.recipe) == (digest, made.recipe) and self._holds(there.row, made):
             self.unchanged += not self._adopt(there, made.source)
@@ -124,7 +124,7 @@ class Change:
         self.changed += 1
         return True
 
-    def after(self) -> Collection:
+    def after(self) -> CollectionInfo:
         """All but the checksum. The version counts up only where something has changed."""
         return replace(
             self.before,
@@ -134,7 +134,7 @@ class Change:
             version=self.before.version + bool(self.changed),
         )
 
-    def _find(self, document_id: str) -> Row | None:
+    def _find(self, document_id: str) -> StoredDocument | None:
         """In one row: SQLite gives the interpreter away at each, and those who search take it."""
         found = self._connection.execute(
             "SELECT row, digest, recipe, source, bytes, "
@@ -144,21 +144,21 @@ class Change:
         if found is None:
             return None
         row, digest, recipe, source, size, metadata = found
-        return Row(row, digest, recipe, source, size, json.loads(metadata))
+        return StoredDocument(row, digest, recipe, source, size, json.loads(metadata))
 
-    def _holds(self, row: int, made: MadeDocument) -> bool:
+    def _holds(self, row: int, made: EncodedDocument) -> bool:
         """Whether a document of equal text has equal vectors too; a caller's own vector may be another."""
         held = self._connection.execute("SELECT vector FROM chunks WHERE document = ? ORDER BY start, id", (row,))
-        return [vector for (vector,) in held] == [_bytes_of(vector) for vector in made.vectors]
+        return [vector for (vector,) in held] == [_encode_vector(vector) for vector in made.vectors]
 
-    def _adopt(self, there: Row, source: str) -> bool:
+    def _adopt(self, there: StoredDocument, source: str) -> bool:
         """Whether it was of another source."""
         if there.source == source:
             return False
         self._connection.execute("UPDATE documents SET source = ? WHERE row = ?", (source, there.row))
         return True
 
-    def _put_document(self, there: Row | None, made: MadeDocument, digest: bytes) -> int:
+    def _put_document(self, there: StoredDocument | None, made: EncodedDocument, digest: bytes) -> int:
         document = made.document
         size = made.bytes
         values = (document.title, document.text, digest, made.recipe, size, made.source)
@@ -186,7 +186,7 @@ class Change:
             [(row, key, value) for key, value in metadata.items()],
         )
 
-    def _put_chunks(self, row: int, made: MadeDocument, keeps: bool) -> int:
+    def _put_chunks(self, row: int, made: EncodedDocument, keeps: bool) -> int:
         """Returns how many are new; where the text that is searched and the vector are equal, the old chunk stays."""
         there = self._chunks_of(row)
         held: dict[bytes, list[int]] = {}
@@ -194,8 +194,8 @@ class Change:
             held.setdefault(digest, []).append(chunk_id)
         kept: list[tuple[int, int, str, str, int]] = []
         new: list[tuple[Chunk, bytes, bytes]] = []
-        for chunk, vector in zip(made.chunks, map(_bytes_of, made.vectors), strict=True):
-            digest = digests.of_chunk(chunk.in_context, vector)
+        for chunk, vector in zip(made.chunks, map(_encode_vector, made.vectors), strict=True):
+            digest = digests.hash_chunk(chunk.in_context, vector)
             if same := held.get(digest):
                 kept.append((chunk.start, chunk.end, chunk.context, chunk.text, same.pop()))
             else:
@@ -208,10 +208,10 @@ class Change:
             self._add_chunk(row, *one)
         return len(new)
 
-    def _add_chunks(self, row: int, made: MadeDocument) -> int:
+    def _add_chunks(self, row: int, made: EncodedDocument) -> int:
         """Those of a document that was not there."""
-        for chunk, vector in zip(made.chunks, map(_bytes_of, made.vectors), strict=True):
-            self._add_chunk(row, chunk, vector, digests.of_chunk(chunk.in_context, vector))
+        for chunk, vector in zip(made.chunks, map(_encode_vector, made.vectors), strict=True):
+            self._add_chunk(row, chunk, vector, digests.hash_chunk(chunk.in_context, vector))
         return len(made.chunks)
 
     def _chunks_of(self, row: int) -> dict[int, tuple[bytes, bytes]]:
@@ -235,7 +235,7 @@ class Change:
         self.removed.update((chunk_id, vector) for chunk_id, (_, vector) in gone.items())
 
 
-def write_counts(connection: sqlite3.Connection, after: Collection) -> None:
+def write_counts(connection: sqlite3.Connection, after: CollectionInfo) -> None:
     connection.execute(
         "UPDATE collection SET fingerprint = ?, dimensions = ?, documents = ?, chunks = ?, bytes = ?, version = ?, "
         "checksum = ?",
@@ -251,7 +251,7 @@ def write_counts(connection: sqlite3.Connection, after: Collection) -> None:
     )
 
 
-def _check_quota(before: Collection, after: Collection) -> None:
+def _check_quota(before: CollectionInfo, after: CollectionInfo) -> None:
     """Only what grows is refused: a collection over a quota that was lowered can still be made smaller."""
     for what in Quota.__dataclass_fields__:
         limit, had, has = getattr(after.quota, what), getattr(before, what), getattr(after, what)
@@ -264,14 +264,14 @@ def _check_quota(before: Collection, after: Collection) -> None:
             )
 
 
-def _bytes_of(vector: Vectors) -> bytes:
+def _encode_vector(vector: Vectors) -> bytes:
     return vector.astype("<f4").tobytes()
 
 
 def _checksum(chunks: Mapping[int, bytes]) -> int:
     vectors = np.frombuffer(b"".join(chunks.values()), "<f4")
     return (
-        digests.of_vectors(np.fromiter(chunks, np.int64, len(chunks)), vectors.reshape(len(chunks), -1))
+        digests.checksum_vectors(np.fromiter(chunks, np.int64, len(chunks)), vectors.reshape(len(chunks), -1))
         if chunks
         else 0
     )

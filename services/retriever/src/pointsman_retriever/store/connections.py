@@ -10,7 +10,7 @@ from threading import Lock
 from pointsman_servicekit.errors import FailedPrecondition, Internal, PointsmanError, ResourceExhausted, Unavailable
 
 _LOCK_SECONDS = 30.0
-_LOOK_AGAIN_SECONDS = 1.0  # for a reader, where the file may have been closed meanwhile
+_POLL_SECONDS = 1.0  # for a reader, where the file may have been closed meanwhile
 
 
 class Connections:
@@ -19,7 +19,7 @@ class Connections:
     def __init__(self, file: Path, readers: int) -> None:
         """Opens a file that is there; raises FailedPrecondition, Unavailable or Internal where it cannot be read."""
         self.file = file
-        with told(file):
+        with translate_errors(file):
             self._writer = _connect(file)
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._lock = Lock()
@@ -30,7 +30,7 @@ class Connections:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Waits while all readers are lent."""
-        with told(self.file):
+        with translate_errors(self.file):
             self._check_open()
             reader = self._reader()
             try:
@@ -43,7 +43,7 @@ class Connections:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Everything in the block, or nothing; it ends as the block says with COMMIT, else it is rolled back."""
-        with told(self.file):
+        with translate_errors(self.file):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -57,7 +57,7 @@ class Connections:
 
     def checkpoint(self) -> None:
         """As far as the readers allow; for the thread that writes. Not a commit's work: a search would wait for it."""
-        with told(self.file):
+        with translate_errors(self.file):
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Connections:
     def _wait_for_reader(self) -> sqlite3.Connection:
         while True:
             with suppress(queue.Empty):
-                return self._idle.get(timeout=_LOOK_AGAIN_SECONDS)
+                return self._idle.get(timeout=_POLL_SECONDS)
             self._check_open()
 
     def _check_open(self) -> None:
@@ -107,12 +107,12 @@ class Connections:
 
 
 @contextmanager
-def told(file: Path) -> Iterator[None]:
+def translate_errors(file: Path) -> Iterator[None]:
     """SQLite's own errors in our words."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _in_our_words(error, file) from error
+        raise _to_service_error(error, file) from error
 
 
 def _connect(file: Path) -> sqlite3.Connection:
@@ -137,7 +137,7 @@ def _quoted(file: Path) -> str:
     return str(file).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
-def _in_our_words(error: sqlite3.Error, file: Path) -> PointsmanError:
+def _to_service_error(error: sqlite3.Error, file: Path) -> PointsmanError:
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":
         return ResourceExhausted(

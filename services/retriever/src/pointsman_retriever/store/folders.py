@@ -10,15 +10,15 @@ from pathlib import Path
 
 from pointsman_servicekit.errors import FailedPrecondition
 
-from pointsman_retriever.domain import NAME, CollectionId
+from pointsman_retriever.domain import NAME_PATTERN, CollectionId
 
-FILE = "store.sqlite3"
+STORE_FILE = "store.sqlite3"
 FILE_OF_VERSION_1 = "collections.sqlite3"
 
 _SCRATCH = ".scratch"  # what is being made, and what is being removed
 
 
-class Folders:
+class DataFolder:
     """For the process that has claimed the folder."""
 
     def __init__(self, root: Path) -> None:
@@ -29,14 +29,14 @@ class Folders:
         return sorted(
             CollectionId(tenant.name, folder.name)
             for tenant in self._root.iterdir()
-            if NAME.fullmatch(tenant.name) and tenant.is_dir()
+            if NAME_PATTERN.fullmatch(tenant.name) and tenant.is_dir()
             for folder in tenant.iterdir()
-            if NAME.fullmatch(folder.name) and (folder / FILE).exists()
+            if NAME_PATTERN.fullmatch(folder.name) and (folder / STORE_FILE).exists()
         )
 
     def folder(self, collection: CollectionId) -> Path:
-        assert NAME.fullmatch(collection.tenant), collection.tenant
-        assert NAME.fullmatch(collection.name), collection.name
+        assert NAME_PATTERN.fullmatch(collection.tenant), collection.tenant
+        assert NAME_PATTERN.fullmatch(collection.name), collection.name
         return self._root / collection.tenant / collection.name
 
     @contextmanager
@@ -59,10 +59,10 @@ class Folders:
     def exchange(self, made: Path, collection: CollectionId) -> None:
         """Puts the whole file that `made` holds in the place of the collection's, which must be closed, at once."""
         folder = self.folder(collection)
-        for name in (f"{FILE}-wal", f"{FILE}-shm"):
+        for name in (f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"):
             (folder / name).unlink(missing_ok=True)  # the old file's: the new one must not meet its log
         sync_folder(folder)
-        (made / FILE).replace(folder / FILE)
+        (made / STORE_FILE).replace(folder / STORE_FILE)
         sync_folder(folder)
 
     def remove(self, collection: CollectionId) -> None:
@@ -79,7 +79,7 @@ class Folders:
 
 
 @contextmanager
-def claimed(root: Path) -> Iterator[Folders]:
+def claim_data_folder(root: Path) -> Iterator[DataFolder]:
     """The data folder, made where it is missing, for this process alone.
 
     Raises FailedPrecondition where it is in use, cannot be written, or is of another release.
@@ -90,9 +90,9 @@ def claimed(root: Path) -> Iterator[Folders]:
     except OSError as error:
         raise _cannot_write(root, error) from error
     try:
-        _take(lock, root)
+        _lock(lock, root)
         _refuse_version_1(root)
-        folders = Folders(root)
+        folders = DataFolder(root)
         try:
             folders.sweep()
         except OSError as error:
@@ -116,7 +116,7 @@ def sync_file(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def _take(lock: int, root: Path) -> None:
+def _lock(lock: int, root: Path) -> None:
     # A second process would not see the first one's changes in its memory. The lock ends with the process.
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pointsman_retriever.domain import Chunk, Entries, Ids, Neighbour, Passage, Ranked
+from pointsman_retriever.domain import Chunk, Ids, IndexedChunks, Neighbour, Passage, RankedChunk
 
-_ROWS_AT_ONCE = 4096
-_ENTRY = "SELECT id, document, context, text, vector FROM chunks"
-_PASSAGES = """
+_ROWS_PER_BATCH = 4096
+_SELECT_CHUNKS = "SELECT id, document, context, text, vector FROM chunks"
+_SELECT_PASSAGES = """
     SELECT json_group_array(json_array(
         chunks.id, row, documents.id, title, chunks.text, start, end,
         json((SELECT json_group_object(key, value) FROM metadata WHERE document = row))
@@ -22,22 +22,22 @@ _PASSAGES = """
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ReadTransaction:
     """The collection as it is at one moment, for as long as the look lasts."""
 
     reader: sqlite3.Connection
     version: int
 
-    def passages(self, ranked: Sequence[Ranked], neighbours: int) -> tuple[Passage, ...]:
+    def passages(self, ranked: Sequence[RankedChunk], neighbours: int) -> tuple[Passage, ...]:
         """In the same order; the chunks must be there, as they are where `ranked` is of this version.
 
         Asked for as one row: between two rows SQLite gives the interpreter away, and waits for who has taken it.
         """
-        (found,) = self.reader.execute(_PASSAGES, (json.dumps([one.chunk for one in ranked]),)).fetchone()
+        (found,) = self.reader.execute(_SELECT_PASSAGES, (json.dumps([one.chunk for one in ranked]),)).fetchone()
         rows = {chunk: row for chunk, *row in json.loads(found)}
         return tuple(self._passage(one, rows[one.chunk], neighbours) for one in ranked)
 
-    def _passage(self, ranked: Ranked, row: list[Any], neighbours: int) -> Passage:
+    def _passage(self, ranked: RankedChunk, row: list[Any], neighbours: int) -> Passage:
         document, document_id, title, text, start, end, metadata = row
         return Passage(
             document_id=document_id,
@@ -63,25 +63,25 @@ class Look:
         return tuple(Neighbour(*found) for found in rows)
 
 
-def entries(connection: sqlite3.Connection) -> Iterator[Entries]:
+def read_all_chunks(connection: sqlite3.Connection) -> Iterator[IndexedChunks]:
     """Of all chunks, ascending, in batches."""
-    cursor = connection.execute(f"{_ENTRY} ORDER BY id")
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        yield _entries(connection, rows)
+    cursor = connection.execute(f"{_SELECT_CHUNKS} ORDER BY id")
+    while rows := cursor.fetchmany(_ROWS_PER_BATCH):
+        yield _to_indexed_chunks(connection, rows)
 
 
-def entries_of(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> Entries:
+def read_chunks(connection: sqlite3.Connection, ids: Ids, dimensions: int) -> IndexedChunks:
     """Of these chunks, which must be there."""
     rows = connection.execute(
-        f"{_ENTRY} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids.tolist()),)
+        f"{_SELECT_CHUNKS} WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps(ids.tolist()),)
     ).fetchall()
     if not rows:
         nothing = np.empty(0, np.int64)
-        return Entries(nothing, nothing, (), (), np.empty((0, dimensions), np.float32))
-    return _entries(connection, rows)
+        return IndexedChunks(nothing, nothing, (), (), np.empty((0, dimensions), np.float32))
+    return _to_indexed_chunks(connection, rows)
 
 
-def _entries(connection: sqlite3.Connection, rows: list[tuple[int, int, str, str, bytes]]) -> Entries:
+def _to_indexed_chunks(connection: sqlite3.Connection, rows: list[tuple[int, int, str, str, bytes]]) -> IndexedChunks:
     documents = [row[1] for row in rows]
     metadata: dict[int, dict[str, str]] = {document: {} for document in documents}
     found = connection.execute(
@@ -90,7 +90,7 @@ def _entries(connection: sqlite3.Connection, rows: list[tuple[int, int, str, str
     )
     for document, key, value in found:
         metadata[document][key] = value
-    return Entries(
+    return IndexedChunks(
         ids=np.array([row[0] for row in rows], np.int64),
         documents=np.array(documents, np.int64),
         texts=tuple(Chunk(text, 0, 0, context).in_context for _, _, context, text, _ in rows),

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pointsman_retriever import digests
-from pointsman_retriever.domain import Collection, Document, MadeDocument
+from pointsman_retriever.domain import CollectionInfo, Document, EncodedDocument
 from pointsman_retriever.store.change import write_counts
 from pointsman_retriever.store.sqlite import Store
 
-_WAITING = "FROM documents WHERE NOT EXISTS (SELECT 1 FROM next_chunks WHERE next_chunks.document = documents.row)"
+_PENDING = "FROM documents WHERE NOT EXISTS (SELECT 1 FROM next_chunks WHERE next_chunks.document = documents.row)"
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingDocument:
     """A document that has no chunks by the new model yet."""
 
     row: int
@@ -23,7 +23,7 @@ class Waiting:
     recipe: str
 
 
-def begin(store: Store, fingerprint: str, dimensions: int) -> None:
+def begin_migration(store: Store, fingerprint: str, dimensions: int) -> None:
     """Goes on where an interrupted migration to the same model stopped."""
     with store.connections.transaction() as writer:
         there = writer.execute("SELECT fingerprint, dimensions FROM next_model").fetchone()
@@ -33,37 +33,40 @@ def begin(store: Store, fingerprint: str, dimensions: int) -> None:
         writer.execute("COMMIT")
 
 
-def waiting(store: Store, count: int) -> list[Waiting]:
+def find_pending(store: Store, count: int) -> list[PendingDocument]:
     """At most `count` of them."""
     with store.connections.reading() as reader:
-        rows = reader.execute(f"SELECT row, id, title, text, recipe {_WAITING} ORDER BY row LIMIT ?", (count,))
+        rows = reader.execute(f"SELECT row, id, title, text, recipe {_PENDING} ORDER BY row LIMIT ?", (count,))
         found = rows.fetchall()
-    return [Waiting(row, Document(document_id, title, text), recipe) for row, document_id, title, text, recipe in found]
+    return [
+        PendingDocument(row, Document(document_id, title, text), recipe)
+        for row, document_id, title, text, recipe in found
+    ]
 
 
-def count_waiting(store: Store) -> int:
+def count_pending(store: Store) -> int:
     with store.connections.reading() as reader:
-        (count,) = reader.execute(f"SELECT count(*) {_WAITING}").fetchone()
+        (count,) = reader.execute(f"SELECT count(*) {_PENDING}").fetchone()
     return int(count)
 
 
-def put(store: Store, made: Sequence[tuple[Waiting, MadeDocument]]) -> None:
+def store_migrated(store: Store, made: Sequence[tuple[PendingDocument, EncodedDocument]]) -> None:
     """A document that has been deleted meanwhile is passed over."""
     with store.connections.transaction() as writer:
-        for waiting, document in made:
-            if writer.execute("SELECT 1 FROM documents WHERE row = ?", (waiting.row,)).fetchone() is None:
+        for find_pending, document in made:
+            if writer.execute("SELECT 1 FROM documents WHERE row = ?", (find_pending.row,)).fetchone() is None:
                 continue
             for chunk, vector in zip(document.chunks, document.vectors, strict=True):
                 encoded = vector.astype("<f4").tobytes()
-                digest = digests.of_chunk(chunk.in_context, encoded)
-                values = (waiting.row, chunk.start, chunk.end, chunk.context, chunk.text, encoded, digest)
+                digest = digests.hash_chunk(chunk.in_context, encoded)
+                values = (find_pending.row, chunk.start, chunk.end, chunk.context, chunk.text, encoded, digest)
                 writer.execute("INSERT INTO next_chunks VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         writer.execute("COMMIT")
 
 
-def swap_if_complete(writer: sqlite3.Connection, before: Collection) -> Collection | None:
+def swap_if_complete(writer: sqlite3.Connection, before: CollectionInfo) -> CollectionInfo | None:
     """Puts the new chunks in the old ones' place, inside the caller's transaction; None where some are missing."""
-    if writer.execute(f"SELECT 1 {_WAITING} LIMIT 1").fetchone() is not None:
+    if writer.execute(f"SELECT 1 {_PENDING} LIMIT 1").fetchone() is not None:
         return None
     fingerprint, dimensions = writer.execute("SELECT fingerprint, dimensions FROM next_model").fetchone()
     # A document's size is that of its texts and its vectors.
@@ -79,13 +82,15 @@ def swap_if_complete(writer: sqlite3.Connection, before: Collection) -> Collecti
     )
     writer.execute("DELETE FROM next_chunks")
     writer.execute("DELETE FROM next_model")
-    return _counted(writer, replace(before, fingerprint=fingerprint, dimensions=dimensions, version=before.version + 1))
+    return _recount(writer, replace(before, fingerprint=fingerprint, dimensions=dimensions, version=before.version + 1))
 
 
-def _counted(writer: sqlite3.Connection, after: Collection) -> Collection:
+def _recount(writer: sqlite3.Connection, after: CollectionInfo) -> CollectionInfo:
     checksum, chunks = 0, 0
     for chunk_id, vector in writer.execute("SELECT id, vector FROM chunks"):
-        checksum ^= digests.of_vectors(np.array([chunk_id], np.int64), np.frombuffer(vector, "<f4").reshape(1, -1))
+        checksum ^= digests.checksum_vectors(
+            np.array([chunk_id], np.int64), np.frombuffer(vector, "<f4").reshape(1, -1)
+        )
         chunks += 1
     (size,) = writer.execute("SELECT coalesce(sum(bytes), 0) FROM documents").fetchone()
     counted = replace(after, chunks=chunks, checksum=checksum, bytes=size)

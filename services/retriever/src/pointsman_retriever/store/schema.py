@@ -68,12 +68,12 @@ CREATE INDEX next_chunks_by_document ON next_chunks (document);
 """
 
 
-def make(connection: sqlite3.Connection) -> None:
+def create_tables(connection: sqlite3.Connection) -> None:
     """Makes the tables in a new file, in one transaction."""
     connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
 
 
-def check(connection: sqlite3.Connection) -> None:
+def check_schema(connection: sqlite3.Connection) -> None:
     """Raises FailedPrecondition for a file of another release, or of another program."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found != VERSION:
@@ -98,7 +98,7 @@ def outline(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
 def _outline_of_ours() -> list[tuple[str, str, str]]:
     memory = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        make(memory)
+        create_tables(memory)
         return outline(memory)
     finally:
         memory.close()

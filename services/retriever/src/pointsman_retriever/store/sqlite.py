@@ -9,12 +9,12 @@ import numpy as np
 from pointsman_servicekit.sketches import Sketch, sketch_of
 
 from pointsman_retriever import digests
-from pointsman_retriever.domain import Chunk, Collection, CollectionId, Document, Entries, Quota, Vectors
+from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, IndexedChunks, Quota, Vectors
 from pointsman_retriever.store import looking, schema
 from pointsman_retriever.store.change import Transaction
-from pointsman_retriever.store.connections import Connections, told
-from pointsman_retriever.store.folders import FILE, sync_folder
-from pointsman_retriever.store.looking import Look
+from pointsman_retriever.store.connections import Connections, translate_errors
+from pointsman_retriever.store.folders import STORE_FILE, sync_folder
+from pointsman_retriever.store.looking import ReadTransaction
 
 _COLLECTION = (
     "fingerprint, dimensions, documents, chunks, bytes, version, checksum, max_documents, max_chunks, max_bytes, search"
@@ -32,10 +32,10 @@ class Store:
         self.id = collection
         self.folder = folder
         self._checkpoint_bytes = checkpoint_bytes
-        self.connections = Connections(folder / FILE, readers)
+        self.connections = Connections(folder / STORE_FILE, readers)
         try:
             with self.connections.reading() as reader:
-                schema.check(reader)
+                schema.check_schema(reader)
         except BaseException:
             self.connections.close()
             raise
@@ -48,7 +48,7 @@ class Store:
         if self.connections.log_bytes() > self._checkpoint_bytes:
             self.connections.checkpoint()
 
-    def collection(self) -> Collection:
+    def collection(self) -> CollectionInfo:
         with self.connections.reading() as reader:
             return read_collection(reader, self.id)
 
@@ -57,7 +57,7 @@ class Store:
         with self.connections.transaction() as writer:
             yield Transaction(writer, read_collection(writer, self.id))
 
-    def configure(self, quota: Quota) -> Collection:
+    def configure(self, quota: Quota) -> CollectionInfo:
         with self.connections.transaction() as writer:
             writer.execute(
                 "UPDATE collection SET max_documents = ?, max_chunks = ?, max_bytes = ?",
@@ -66,24 +66,24 @@ class Store:
             writer.execute("COMMIT")
             return read_collection(writer, self.id)
 
-    def set_search(self, settings: str) -> Collection:
+    def set_search(self, settings: str) -> CollectionInfo:
         """`settings` are JSON: what a search uses where a query does not say."""
         with self.connections.transaction() as writer:
             writer.execute("UPDATE collection SET search = ?", (settings,))
             writer.execute("COMMIT")
             return read_collection(writer, self.id)
 
-    def entries(self) -> Iterator[Entries]:
+    def entries(self) -> Iterator[IndexedChunks]:
         """All chunks, in batches, ascending by id, as they are at one moment."""
         with self.connections.reading() as reader:
-            yield from looking.entries(reader)
+            yield from looking.read_all_chunks(reader)
 
     def unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
         """The ids of those that are in the collection just so, made by this recipe, and kept for this source."""
         found = set()
         with self.connections.reading() as reader:
             for document, recipe in zip(documents, recipes, strict=True):
-                digest = digests.of_document(document.title, document.text, document.metadata)
+                digest = digests.hash_document(document.title, document.text, document.metadata)
                 row = reader.execute(
                     "SELECT row FROM documents WHERE id = ? AND digest = ? AND recipe = ? AND source = ?",
                     (document.id, digest, recipe, source),
@@ -118,21 +118,21 @@ class Store:
             return version, sketch_of(reader.execute("SELECT id, digest FROM documents"))
 
     @contextmanager
-    def looking(self) -> Iterator[Look]:
+    def looking(self) -> Iterator[ReadTransaction]:
         """The collection as it is now, whatever is written meanwhile."""
         with self.connections.reading() as reader:
             reader.execute("BEGIN")
             (version,) = reader.execute("SELECT version FROM collection").fetchone()
-            yield Look(reader, version)
+            yield ReadTransaction(reader, version)
 
 
-def make(folder: Path, collection: Collection) -> None:
+def create_store(folder: Path, collection: CollectionInfo) -> None:
     """Makes the file of an empty collection in an empty folder, whole on the disk when this returns."""
-    file = folder / FILE
-    with told(file), closing(sqlite3.connect(file, isolation_level=None)) as connection:
+    file = folder / STORE_FILE
+    with translate_errors(file), closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA page_size = 8192")  # four vectors a page
-        schema.make(connection)
+        schema.create_tables(connection)
         connection.execute(
             "INSERT INTO collection (only, fingerprint, dimensions, checksum, max_documents, max_chunks, max_bytes) "
             "VALUES (1, ?, ?, ?, ?, ?, ?)",
@@ -148,10 +148,10 @@ def make(folder: Path, collection: Collection) -> None:
     sync_folder(folder)
 
 
-def read_collection(connection: sqlite3.Connection, collection: CollectionId) -> Collection:
+def read_collection(connection: sqlite3.Connection, collection: CollectionId) -> CollectionInfo:
     row = connection.execute(f"SELECT {_COLLECTION} FROM collection").fetchone()
     fingerprint, dimensions, documents, chunks, size, version, checksum, *quota, search = row
-    return Collection(
+    return CollectionInfo(
         name=collection.name,
         fingerprint=fingerprint,
         dimensions=dimensions,
