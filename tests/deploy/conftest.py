@@ -16,8 +16,8 @@ from pointsman_gateway.settings import Settings as GatewaySettings
 from pointsman_lora_server.domain import DesiredState, EngineState
 from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
 from pointsman_lora_server.metering.states import States
-from pointsman_retriever.metering.prometheus import BoundedLabels, CollectionSizes
-from pointsman_retriever.metering.prometheus import Metrics as RetrieverMetrics
+from pointsman_retriever.metrics import BoundedLabels, CollectionSizes
+from pointsman_retriever.metrics import Metrics as RetrieverMetrics
 from pointsman_servicekit.grpc_in_flight import InFlight
 from prometheus_client import CollectorRegistry
 

@@ -71,8 +71,8 @@ def _retriever(home: Home, addresses: Addresses, programs: Programs) -> Service:
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
         "POINTSMAN_RETRIEVER_DATA": str(home.retriever),
         "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(home.embedding_model),
-        "POINTSMAN_RETRIEVER_DRAIN_NOTICE": "0",  # as the gateway's
-        "POINTSMAN_RETRIEVER_DRAIN_GRACE": "5",
+        "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",  # as the gateway's
+        "POINTSMAN_RETRIEVER_SHUTDOWN_TIMEOUT": "5",
     }
     program = (programs.python, "-m", "pointsman_retriever")
     return Service("retriever", program, environment, addresses.retriever, home.log("retriever"), grace=10)

@@ -1,4 +1,4 @@
-"""What says that two copies hold the same: of a document, of a chunk, and of all vectors together."""
+"""Hashes of documents and chunks, and a checksum over all vectors of a collection."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def hash_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
-    """16 bytes; equal for equal content."""
+    """Returns 16 bytes that are equal for documents with equal content."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (title, text, *(part for entry in sorted(metadata.items()) for part in entry)):
         encoded = part.encode()
@@ -24,18 +24,21 @@ def hash_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
     return digest.digest()
 
 
-def hash_chunk(searched: str, vector: bytes) -> bytes:
-    """8 bytes over the text that was embedded and its vector: a chunk has both, or is broken."""
+def hash_chunk(embedded_text: str, vector: bytes) -> bytes:
+    """Returns 8 bytes over the embedded text and its vector; a mismatch means that one of them was damaged."""
     digest = hashlib.blake2b(vector, digest_size=8)
-    digest.update(searched.encode())
+    digest.update(embedded_text.encode())
     return digest.digest()
 
 
 def checksum_vectors(ids: Ids, vectors: Vectors) -> int:
-    """64 bits over a set of ids with their vectors, in any order; those of parts joined by XOR are that of the whole.
+    """Returns a 64-bit checksum over a set of ids with their vectors.
+
+    The order does not matter, and the XOR of the checksums of disjoint parts is the checksum of the whole, so a change
+    can update it without reading all vectors.
 
     A multilinear hash of each row (Lemire and Kaser, "Strongly universal string hashing is fast", 2014), finished as
-    in splitmix64. It finds mistakes, not malice.
+    in splitmix64. It detects accidental damage, not manipulation.
     """
     whole = np.uint64(0)
     keys = _row_keys(vectors.shape[1])
