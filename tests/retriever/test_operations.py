@@ -87,9 +87,15 @@ SWAP = (
         ("UPDATE chunks SET text = 'Another.' WHERE id = 1", "chunk 1 of document 'n0' is not the document's text"),
         ("UPDATE chunks SET context = 'Another' WHERE id = 2", "chunk 2 of document 'n1' do not match their hash"),
         (SWAP, "the text and the vector of chunk 1 of document 'n0' do not match their hash"),
-        ("UPDATE chunks SET vector = zeroblob(1536) WHERE id = 4", "the vector of chunk 4 of document 'n3' does not have length 1"),
+        (
+            "UPDATE chunks SET vector = zeroblob(1536) WHERE id = 4",
+            "chunk 4 of document 'n3' does not have length 1",
+        ),
         ("UPDATE chunks SET vector = zeroblob(8) WHERE id = 4", "has 2 values; the model's have 384"),
-        ("UPDATE documents SET title = 'Stale' WHERE id = 'n2'", "the content of document 'n2' does not match its hash"),
+        (
+            "UPDATE documents SET title = 'Stale' WHERE id = 'n2'",
+            "document 'n2' does not match its hash",
+        ),
         ("UPDATE metadata SET value = '9' WHERE document = 1", "the content of document 'n0' does not match its hash"),
         ("DELETE FROM chunks WHERE id = 5", "the recorded chunks is 5, and the rows give 4"),
         ("UPDATE collection SET bytes = 7", "the recorded bytes is 7"),

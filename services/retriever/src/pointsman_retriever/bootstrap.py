@@ -130,7 +130,7 @@ async def run_service(
 
         async def announce_shutdown() -> None:
             closing.set()
-            await server.take_leave()
+            await server.start_shutdown()
 
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
         yield RunningService(server.address, metrics_port, announce_shutdown)
