@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.adapters import calls
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import run_interruptibly
+from pointsman_cli.grpc_clients import fetch_adapters
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     AdapterArgument,
@@ -77,7 +77,7 @@ def freshness(
 
 
 async def _look(lora_server: str, retriever: str, name: str, tenant: str) -> list[Freshness]:
-    listed = await calls.list_adapters(lora_server, name)
+    listed = await fetch_adapters(lora_server, name)
     return [one for version in listed.versions if version.aliases for one in await _of(version, retriever, tenant)]
 
 

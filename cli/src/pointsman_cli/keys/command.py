@@ -11,8 +11,7 @@ from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Li
 from pointsman_servicekit.keys.register import Issued, Order, Register
 from pointsman_servicekit.keys.usage import UsageBook, add
 
-from pointsman_cli.errors import Misused
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.keys import pages
 from pointsman_cli.keys.options import (
     ConcurrencyOption,
@@ -125,10 +124,10 @@ def limit(
 ) -> None:
     """Change limits of a key or a tenant. 0 removes a limit; limits that are not given stay as they are."""
     if bool(key) == bool(tenant):
-        raise Misused("give either a key or --tenant")
+        raise UsageError("give either a key or --tenant")
     named = changed(requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     if not named:
-        raise Misused("give a limit to change, such as --requests-per-minute 60")
+        raise UsageError("give a limit to change, such as --requests-per-minute 60")
 
     def change(limits: Limits) -> Limits:
         return replace(limits, **named)  # type: ignore[arg-type]  # by name; Limits checks the values
@@ -156,7 +155,7 @@ def consent(
     Without consent nothing is stored. After a withdrawal, the next build of a data set removes stored answers.
     """
     if bool(task) + all_tasks + withdraw != 1:
-        raise Misused("give --task (repeatable), --all or --withdraw")
+        raise UsageError("give --task (repeatable), --all or --withdraw")
     tasks = [ALL_TASKS] if all_tasks else task or []
 
     async def put() -> TenantRecord:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pointsman.v1 import lora_server_pb2
 from pointsman_servicekit.errors import DeadlineExceeded
 
-from pointsman_cli import stubs
-from pointsman_cli.channels import open_channel
-from pointsman_cli.example import Adapter
+from pointsman_cli.example import ExampleAdapter
+from pointsman_cli.grpc_clients import lora_server_stub, open_channel, service_errors
 
 _REGISTER_SECONDS = 600.0
 """Checking, copying, a trial in a process that first imports torch (a minute, on a busy machine), loading, the first
@@ -17,7 +16,7 @@ _LIST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Provenance:
     """Where an adapter comes from, and whose word it has."""
 
     parent: str = ""
@@ -28,7 +27,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class RegisteredAdapter:
     version: str  # "triage@3f9a1c0b77de"
     aliases: tuple[str, ...]  # "triage@prod"
 
@@ -36,14 +35,14 @@ class Registered:
         return f"{self.version} ({', '.join(self.aliases)})" if self.aliases else self.version
 
 
-async def register(
-    address: str, adapter: Adapter, facts: Mapping[str, str], origin: Origin | None = None
-) -> Registered:
+async def register_adapter(
+    address: str, adapter: ExampleAdapter, facts: Mapping[str, str], origin: Provenance | None = None
+) -> RegisteredAdapter:
     """Has the lora-server at `address` check, try and load the adapter, and moves its alias (an empty one moves none).
 
     What it has begun goes on where this breaks off.
     """
-    origin = origin or Origin()
+    origin = origin or Provenance()
     request = lora_server_pb2.RegisterRequest(
         name=adapter.name,
         folder=str(adapter.folder.absolute()),
@@ -55,8 +54,8 @@ async def register(
     )
     async with open_channel(address) as channel:
         try:
-            with stubs.speaking_to("lora-server"):
-                version = await stubs.lora_server(channel).Register(request, timeout=_REGISTER_SECONDS)
+            with service_errors("lora-server"):
+                version = await lora_server_stub(channel).Register(request, timeout=_REGISTER_SECONDS)
         except DeadlineExceeded as error:
             raise DeadlineExceeded(
                 f"{error.message} ({_REGISTER_SECONDS:.0f} s); it goes on by itself: `pointsman adapters list` shows "
@@ -66,12 +65,12 @@ async def register(
     return _registered(version)
 
 
-async def list_adapters(address: str) -> tuple[Registered, ...]:
+async def list_registered(address: str) -> tuple[RegisteredAdapter, ...]:
     async with open_channel(address) as channel:
-        with stubs.speaking_to("lora-server"):
-            answer = await stubs.lora_server(channel).List(lora_server_pb2.ListAdaptersRequest(), timeout=_LIST_SECONDS)
+        with service_errors("lora-server"):
+            answer = await lora_server_stub(channel).List(lora_server_pb2.ListAdaptersRequest(), timeout=_LIST_SECONDS)
     return tuple(_registered(version) for version in answer.versions)
 
 
-def _registered(version: lora_server_pb2.AdapterVersion) -> Registered:
-    return Registered(version.version, tuple(version.aliases))
+def _registered(version: lora_server_pb2.AdapterVersion) -> RegisteredAdapter:
+    return RegisteredAdapter(version.version, tuple(version.aliases))

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pointsman_cli.train.events import (
+    DataReport,
     Done,
     Evaluation,
-    Examined,
-    Remark,
-    Rendered,
+    Message,
+    RenderedPrompt,
     Sample,
     Started,
     StateChanged,
@@ -24,7 +24,7 @@ _PLAIN_SECONDS = 10.0  # between two lines on the steps where there is no termin
 _MOST_LABELS = 12  # of one field, on one line
 
 
-class TrainingScreen:
+class TrainingProgress:
     def __init__(self, console: Console, name: str) -> None:
         self._console = console
         self._bar = Progress(
@@ -37,7 +37,7 @@ class TrainingScreen:
         self.done: Done | None = None
         self.state: StateChanged | None = None  # the last one
 
-    def __enter__(self) -> "TrainingScreen":
+    def __enter__(self) -> "TrainingProgress":
         self._bar.start()
         return self
 
@@ -48,9 +48,9 @@ class TrainingScreen:
 
     def show(self, event: TrainerEvent) -> None:
         match event:
-            case Examined():
+            case DataReport():
                 self._show_data(event)
-            case Rendered(text, row):
+            case RenderedPrompt(text, row):
                 self._say(f"{row}, as the model reads it; what is learnt stands between ⟦ and ⟧:")
                 self._say(text)
             case Started(facts):
@@ -60,7 +60,7 @@ class TrainingScreen:
                 self._show_step(event)
             case Evaluation():
                 self._show_evaluation(event)
-            case Sample(text) | Remark(text):
+            case Sample(text) | Message(text):
                 self._say(text)
             case Done():
                 self.done = event
@@ -73,7 +73,7 @@ class TrainingScreen:
         """Shows what the trainer wrote to standard error."""
         self._say(line)
 
-    def _show_data(self, data: Examined) -> None:
+    def _show_data(self, data: DataReport) -> None:
         left_out = [f"{count} {reason.replace('_', ' ')}" for reason, count in data.left_out.items() if count]
         tokens = ", ".join(f"{what} {count}" for what, count in data.tokens.items())
         line = f"data: {data.rows} rows, {data.heldout_rows} held out; tokens a row: {tokens}"

@@ -1,38 +1,42 @@
-"""Decisions and receipts, for reading."""
+"""Formats decisions and receipts for the terminal."""
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.ask.answer import Considered, Decision, Ending
+from pointsman_cli.gateway.answers import AnswerEnd, ConsideredPath, Decision
 
-_BAR = 20  # characters of a probability of 1
+_BAR = 20  # characters of the bar for a probability of 1
 
 
-def receipt_line(decision: Decision, ending: Ending, first: float | None, total: float) -> str:
-    """`first` and `total` are seconds from the question, as the client saw them; no `first`: nothing was streamed."""
-    answered = ""
-    if ending.escalated_from:
-        answered = f" (after {ending.escalated_from}, whose answer was not accepted)"
-    elif ending.path and ending.path != decision.path:
-        answered = f" (answered by {ending.path})"
+def receipt_line(decision: Decision, end: AnswerEnd, first_token: float | None, total: float) -> str:
+    """Formats a decision and its answer as one line.
+
+    `first_token` and `total` are seconds since the request, as the client saw them; `first_token` is None if the answer
+    was not streamed.
+    """
+    answered_by = ""
+    if end.escalated_from:
+        answered_by = f" (after {end.escalated_from}, whose answer was rejected)"
+    elif end.path and end.path != decision.path:
+        answered_by = f" (answered by {end.path})"
     parts = [
         f"{decision.task} {decision.confidence:.2f}",
-        f"path {decision.path}{answered}",
+        f"path {decision.path}{answered_by}",
         decision.kind,
         decision.reason,
-        *([f"first token {first:.2f} s"] if first is not None else []),
+        *([f"first token {first_token:.2f} s"] if first_token is not None else []),
         f"total {total:.2f} s",
-        _tokens(ending),
-        "cost unknown" if ending.cost_usd is None else dollars(ending.cost_usd),
-        *([f"sources: {', '.join(dict.fromkeys(ending.sources))}"] if ending.sources else []),
+        _tokens(end),
+        "cost unknown" if end.cost_usd is None else dollars(end.cost_usd),
+        *([f"sources: {', '.join(dict.fromkeys(end.sources))}"] if end.sources else []),
         f"id {decision.id}",
     ]
     return " · ".join(parts)
 
 
 def dollars(amount: float) -> str:
-    """Never rounded to nothing: an answer costs millionths."""
+    """Formats without rounding to zero: an answer costs millionths of a dollar."""
     return f"${amount:.9f}".rstrip("0").rstrip(".") if amount else "$0"
 
 
@@ -59,11 +63,11 @@ def show_decision(console: Console, decision: Decision) -> None:
     console.print(facts)
 
 
-def _considered(considered: Considered) -> str:
+def _considered(considered: ConsideredPath) -> str:
     return f"{considered.path}: {considered.reason}" if considered.reason else considered.path
 
 
-def _tokens(ending: Ending) -> str:
-    if ending.prompt_tokens is None or ending.completion_tokens is None:
+def _tokens(end: AnswerEnd) -> str:
+    if end.prompt_tokens is None or end.completion_tokens is None:
         return "tokens unknown"
-    return f"{ending.prompt_tokens} + {ending.completion_tokens} tokens"
+    return f"{end.prompt_tokens} + {end.completion_tokens} tokens"

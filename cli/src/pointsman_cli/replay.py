@@ -1,15 +1,13 @@
-"""`pointsman replay`: recorded requests against a new configuration, before it is swapped in."""
+"""`pointsman replay`: decides logged requests again with a new configuration, before it goes live."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pointsman_cli.classifier import workbench
-from pointsman_cli.classifier.workbench import Job, SinceOption
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.errors import Misused
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import UsageError, run_interruptibly
+from pointsman_cli.lab import LabJob, SinceOption, config_folder, run_lab
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
 
 
@@ -38,9 +36,9 @@ def replay(
     at = DataDir.at(data_dir)
     url = redis_url(redis, at)
     if not url:
-        raise Misused("there is no request log to replay: nothing runs here, and no --redis was given")
-    arguments = ["replay", str(workbench.config_folder(folder)), "--since", since, "--redis", url]
+        raise UsageError("there is no request log to replay: nothing runs here, and no --redis was given")
+    arguments = ["replay", str(config_folder(folder)), "--since", since, "--redis", url]
     arguments += ["--examples", str(examples)]
     if fail_if_changed is not None:
         arguments += ["--fail-if-changed", str(fail_if_changed)]
-    run_interruptibly(workbench.run(Job(arguments, at, as_json)))
+    run_interruptibly(run_lab(LabJob(arguments, at, as_json)))

@@ -1,14 +1,13 @@
-"""`pointsman classifier fit` and `pointsman classifier suggest`."""
+"""`pointsman classifier fit` and `lint`: fit the task classifier, and check its training examples."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pointsman_cli.classifier import workbench
-from pointsman_cli.classifier.workbench import FolderArgument, Job, SinceOption
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import run_interruptibly
+from pointsman_cli.lab import FolderArgument, LabJob, SinceOption, config_folder, run_lab
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
 
 
@@ -37,10 +36,10 @@ def fit(
     Takes seconds on a CPU and is deterministic. Set POINTSMAN_GATEWAY_CLASSIFIER to the file; the gateway refuses it if
     the examples have changed since.
     """
-    arguments = ["fit", str(workbench.config_folder(folder))]
+    arguments = ["fit", str(config_folder(folder))]
     if out is not None:
         arguments += ["--out", str(out.absolute())]
-    run_interruptibly(workbench.run(Job(arguments, DataDir.at(data_dir), as_json)))
+    run_interruptibly(run_lab(LabJob(arguments, DataDir.at(data_dir), as_json)))
 
 
 def lint(
@@ -60,9 +59,9 @@ def lint(
     log, it also reports groups of abstained requests that look like a new task, and requests whose task was corrected.
     """
     at = DataDir.at(data_dir)
-    arguments = ["suggest", str(workbench.config_folder(folder)), "--since", since]
+    arguments = ["suggest", str(config_folder(folder)), "--since", since]
     if url := redis_url(redis, at):
         arguments += ["--redis", url]
     if write is not None:
         arguments += ["--write", str(write.absolute())]
-    run_interruptibly(workbench.run(Job(arguments, at, as_json)))
+    run_interruptibly(run_lab(LabJob(arguments, at, as_json)))

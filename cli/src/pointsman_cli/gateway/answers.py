@@ -1,11 +1,11 @@
-"""What the gateway decided and answered, whichever door it came through."""
+"""The events of one answer, independent of the protocol: the decision, the text and the final usage."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Considered:
+class ConsideredPath:
     path: str
     outcome: str
     reason: str
@@ -21,43 +21,45 @@ class Decision:
     reason: str
     stage: str = ""
     probabilities: Mapping[str, float] = field(default_factory=dict)  # by task, most likely first
-    considered: tuple[Considered, ...] = ()
+    considered: tuple[ConsideredPath, ...] = ()
     expected_cost_usd: float | None = None
-    margin: float | None = None  # from the first probability to the second
-    familiarity: float | None = None  # below 0: it is like nothing known
+    margin: float | None = None  # difference between the first and second probability
+    familiarity: float | None = None  # below 0: unlike the training examples
     notes: tuple[str, ...] = ()
     generation: str = ""  # the configuration that decided
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """A piece of the answer."""
+class TextChunk:
+    """A part of the answer's text."""
 
     content: str
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """What it came to; None where the gateway did not say."""
+class AnswerEnd:
+    """Usage and cost of a finished answer; None if the gateway did not report a value."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: float | None = None
-    path: str = ""  # that really answered
-    sources: tuple[str, ...] = ()  # titles of the passages it was given
-    escalated_from: str = ""  # the path whose answer was not accepted
-    cached_tokens: int = 0  # of the prompt's
+    path: str = ""  # that answered in the end
+    sources: tuple[str, ...] = ()  # titles of the retrieved passages
+    escalated_from: str = ""  # the path whose answer failed validation
+    cached_tokens: int = 0  # part of prompt_tokens
     cost_parts_usd: Mapping[str, float] = field(default_factory=dict)
     finish_reason: str = ""
-    model: str = ""  # the base model, or the adapter's version
+    model: str = ""  # the base model or the adapter version
 
 
-Event = Decision | Text | Ending
-"""One answer is one `Decision`, any number of `Text`, one `Ending`."""
+Event = Decision | TextChunk | AnswerEnd
+"""An answer is one Decision, any number of TextChunks, and one AnswerEnd."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
+    """What the user asks, and of which model."""
+
     text: str
     model: str
     stream: bool = True

@@ -1,34 +1,33 @@
-"""The gateway's gRPC door, asked."""
+"""Calls the gateway over gRPC."""
 
 from collections.abc import AsyncIterator
 
 from pointsman.v1 import gateway_pb2
 
-from pointsman_cli import stubs
-from pointsman_cli.ask.answer import Considered, Decision, Ending, Event, Question, Text
-from pointsman_cli.channels import open_channel
+from pointsman_cli.gateway.answers import AnswerEnd, ConsideredPath, Decision, Event, Question, TextChunk
+from pointsman_cli.grpc_clients import gateway_stub, open_channel, service_errors
 from pointsman_cli.options import bearer
 
-_SECONDS = 130.0
+_TIMEOUT_SECONDS = 130.0
 
 
-async def ask(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
-    """Raises a `PointsmanError` with the gateway's own message where it refuses, or where the stream breaks off."""
+async def ask_grpc(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
+    """Yields the events of an answer; raises the PointsmanError that the gateway answers or that ends the stream."""
     request = gateway_pb2.GenerateRequest(
         model=question.model, messages=[gateway_pb2.Message(role="user", content=question.text)]
     )
     async with open_channel(address) as channel:
-        with stubs.speaking_to("gateway"):
-            async for event in stubs.gateway(channel).GenerateStream(
-                request, timeout=_SECONDS, metadata=tuple(bearer(key).items())
+        with service_errors("gateway"):
+            async for event in gateway_stub(channel).GenerateStream(
+                request, timeout=_TIMEOUT_SECONDS, metadata=tuple(bearer(key).items())
             ):
                 match event.WhichOneof("event"):
                     case "started":
                         yield _decision(event.started.decision)
                     case "delta":
-                        yield Text(event.delta.content)
+                        yield TextChunk(event.delta.content)
                     case "finished":
-                        yield _ending(event.finished.receipt)
+                        yield _answer_end(event.finished.receipt)
 
 
 def _decision(decision: gateway_pb2.Decision) -> Decision:
@@ -41,7 +40,7 @@ def _decision(decision: gateway_pb2.Decision) -> Decision:
         reason=decision.reason,
         stage=decision.stage,
         probabilities={entry.task: entry.probability for entry in decision.probabilities},
-        considered=tuple(Considered(entry.path, entry.outcome, entry.reason) for entry in decision.considered),
+        considered=tuple(ConsideredPath(entry.path, entry.outcome, entry.reason) for entry in decision.considered),
         expected_cost_usd=decision.expected_cost_usd,
         margin=decision.margin,
         familiarity=decision.familiarity,
@@ -50,8 +49,8 @@ def _decision(decision: gateway_pb2.Decision) -> Decision:
     )
 
 
-def _ending(receipt: gateway_pb2.Receipt) -> Ending:
-    return Ending(
+def _answer_end(receipt: gateway_pb2.Receipt) -> AnswerEnd:
+    return AnswerEnd(
         prompt_tokens=receipt.usage.prompt_tokens,
         completion_tokens=receipt.usage.completion_tokens,
         cost_usd=receipt.cost_usd,
