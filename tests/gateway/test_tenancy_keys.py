@@ -13,7 +13,7 @@ from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.tasks import POLL_INTERVAL_S
 from pointsman_servicekit.bounded_redis import CALL_TIMEOUT, MAX_CALL_SECONDS
 from pointsman_servicekit.errors import Unauthenticated, Unavailable
-from pointsman_servicekit.keys import layout, records
+from pointsman_servicekit.keys import records, redis_layout
 from pointsman_servicekit.keys.records import KeyScope, Limits, TenantRecord
 from redis.asyncio import Redis
 
@@ -116,8 +116,8 @@ async def test_a_revocation_whose_message_is_lost_is_heard_of_by_asking(valkey: 
         before = await register.find(issued.record.id)
         async with Redis.from_url(valkey.url) as redis:  # as `revoke` does, but for its message
             revoked = json.loads(before.to_json()) | {"revoked": 1.0}
-            await redis.hset(layout.KEYS, before.digest, json.dumps(revoked, separators=(",", ":")))
-            await redis.incr(layout.EPOCH)
+            await redis.hset(redis_layout.KEYS, before.digest, json.dumps(revoked, separators=(",", ":")))
+            await redis.incr(redis_layout.EPOCH)
         await until(lambda: counter.tenancy.identify_now(text) is None)
 
 
@@ -196,7 +196,7 @@ async def test_a_record_that_cannot_be_read_is_refused(
     valkey: Valkey, kept: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with counter_at(valkey.url) as counter, Redis.from_url(valkey.url) as redis:
-        await redis.hset(layout.KEYS, records.digest_of(WELL_FORMED), kept)
+        await redis.hset(redis_layout.KEYS, records.digest_of(WELL_FORMED), kept)
         assert await refused(counter, WELL_FORMED) == "unknown_key"
         assert "cannot be read" in caplog.text
 
@@ -207,7 +207,7 @@ async def test_one_record_that_cannot_be_read_does_not_keep_others_from_being_ve
         for one in (issued, broken):
             await counter.tenancy.identify(one.credential.text)
         async with Redis.from_url(valkey.url) as redis:
-            await redis.hset(layout.KEYS, broken.record.digest, "{")
+            await redis.hset(redis_layout.KEYS, broken.record.digest, "{")
         await register.revoke(issued.record.id)
         await until(lambda: counter.tenancy.identify_now(issued.credential.text) is None)
         await until(lambda: counter.tenancy.identify_now(broken.credential.text) is None)
@@ -221,7 +221,7 @@ def test_a_tenants_record_is_read_as_it_was_written() -> None:
 async def test_a_key_from_before_there_were_operators_is_none_and_can_still_be_changed(valkey: Valkey) -> None:
     plain, operator = await issue(valkey.url), await issue(valkey.url, operator=True)
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        assert "operator" not in json.loads(await redis.hget(layout.KEYS, plain.record.digest))
+        assert "operator" not in json.loads(await redis.hget(redis_layout.KEYS, plain.record.digest))
     async with counter_at(valkey.url) as counter:
         assert [(await counter.caller(issued)).is_operator for issued in (plain, operator)] == [False, True]
     async with register_at(valkey.url) as register:

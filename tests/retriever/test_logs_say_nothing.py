@@ -1,4 +1,4 @@
-"""Whatever is looked up or kept, nothing of it gets into the retriever's log."""
+"""Logs contain neither document text nor queries."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
         root.removeHandler(handler)
 
 
-async def test_neither_what_is_kept_nor_what_is_asked_is_logged(client, log: io.StringIO) -> None:
+async def test_neither_documents_nor_queries_are_logged(client, log: io.StringIO) -> None:
     stub = client.stub
     await stub.Upsert(
         pb.UpsertRequest(collection="notes", documents=[pb.Document(id="a", title=SAID, text=SAID)]), metadata=IDS
