@@ -157,9 +157,9 @@ async def _build_servicer(
 def _make_observer(metrics: Metrics, spans: "Spans | None") -> Observer:
     if spans is None:
         return metrics
-    from pointsman_servicekit.tracing.spans import current  # imports OpenTelemetry
+    from pointsman_servicekit.tracing.spans import current_span  # imports OpenTelemetry
 
-    return TracedObserver(metrics, lambda attributes: current().set_attributes(attributes))
+    return TracedObserver(metrics, lambda attributes: current_span().set_attributes(attributes))
 
 
 def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:
