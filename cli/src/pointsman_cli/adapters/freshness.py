@@ -26,9 +26,9 @@ from pointsman_cli.options import (
     lora_server_address,
     retriever_address,
 )
-from pointsman_cli.retriever import calls as retriever_calls
+from pointsman_cli.retriever.client import fetch_sketch
 
-DATED, DATA_SET = "data_unix", "data_set"
+DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
 """Facts of a manifest, as `pointsman distill` notes them."""
 
 
@@ -83,11 +83,11 @@ async def _look(lora_server: str, retriever: str, name: str, tenant: str) -> lis
 
 async def _of(version: pb.AdapterVersion, retriever: str, tenant: str) -> list[Freshness]:
     then = {name.removeprefix(FACT): parse(text) for name, text in version.facts.items() if name.startswith(FACT)}
-    now = {name: await retriever_calls.sketch(retriever, tenant, name) for name in then}
+    now = {name: await fetch_sketch(retriever, tenant, name) for name in then}
     shares = [(name, changed_share(then[name], now[name])) for name in sorted(then)] or [("", 0.0)]
-    dated = version.facts.get(DATED, "")
+    dated = version.facts.get(DATA_TIME_FACT, "")
     trained_on = float(dated) if dated.isdecimal() else 0.0
-    data_set = version.facts.get(DATA_SET, "")
+    data_set = version.facts.get(DATA_SET_FACT, "")
     return [Freshness(version.version, tuple(version.aliases), data_set, trained_on, *each) for each in shares]
 
 

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import httpx
 from pointsman_servicekit.grpc_client import open_channel
 
-from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.doctor.running import configuration_finding
-from pointsman_cli.top.scrape import Scrape, parse
-from pointsman_cli.up.ready import is_serving
+from pointsman_cli.top.metrics import Scrape, parse_metrics
+from pointsman_cli.up.readiness import is_serving
 
 ANSWER_SECONDS = 5.0
 ASK_SECONDS = 120.0
@@ -109,7 +109,7 @@ async def _keys(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
 async def _metrics(client: httpx.AsyncClient) -> AsyncIterator[Finding]:
     try:
         answer = (await client.get("/metrics", headers={"accept": "text/plain"})).raise_for_status()
-        scrape = parse(answer.text, 0.0, ("pointsman_",))
+        scrape = parse_metrics(answer.text, 0.0, ("pointsman_",))
     except (httpx.HTTPError, ValueError) as error:
         yield warn("metrics", f"cannot be read from here: {error or type(error).__name__}")
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.engine_environment import python_path
 from pointsman_cli.errors import CommandError
 from pointsman_cli.up.valkey import server_binary

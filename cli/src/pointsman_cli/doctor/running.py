@@ -9,11 +9,11 @@ import httpx
 from pointsman.v1 import lora_server_pb2
 
 from pointsman_cli.data_dir import Run, is_alive
-from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.grpc_clients import lora_server_stub, open_channel
-from pointsman_cli.up import monitoring
-from pointsman_cli.up.ports import split
-from pointsman_cli.up.ready import is_serving
+from pointsman_cli.up.addresses import split_address
+from pointsman_cli.up.prometheus import PROMETHEUS, is_ready
+from pointsman_cli.up.readiness import is_serving
 
 _ANSWER_SECONDS = 5.0
 
@@ -22,7 +22,7 @@ def check_port(what: str, address: str, option: str, run: Run | None) -> Finding
     """Whether a door's port is free, or ours already."""
     if run is not None and address in (run.http.removeprefix("http://"), run.grpc):
         return ok(what, f"{address} is ours (pid {run.pid})")
-    host, port = split(address, option)
+    host, port = split_address(address, option)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -83,13 +83,13 @@ async def _engine(address: str) -> Finding:
 
 async def _prometheus(run: Run) -> list[Finding]:
     """Nothing where `up` runs without one."""
-    process = run.processes.get(monitoring.NAME)
+    process = run.processes.get(PROMETHEUS)
     if process is None:
         return []
     async with httpx.AsyncClient(timeout=_ANSWER_SECONDS, trust_env=False) as client:
-        if await monitoring.is_ready(client, process.address):
-            return [ok(monitoring.NAME, f"answers at http://{process.address}")]
-    return [fail(monitoring.NAME, f"does not answer at {process.address}; its log is {process.log}")]
+        if await is_ready(client, process.address):
+            return [ok(PROMETHEUS, f"answers at http://{process.address}")]
+    return [fail(PROMETHEUS, f"does not answer at {process.address}; its log is {process.log}")]
 
 
 def _judge(state: lora_server_pb2.EngineState) -> Finding:

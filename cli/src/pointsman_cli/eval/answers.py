@@ -49,7 +49,7 @@ class Answer:
         return sum(self.cost_parts_usd.values())
 
 
-def heading(plan: Plan) -> dict[str, Any]:
+def file_header(plan: Plan) -> dict[str, Any]:
     """What a file of answers begins with: another set, another metric or another path is another evaluation."""
     return {
         "evaluation": 1,
@@ -69,7 +69,7 @@ class AnswerFile:
     def __init__(self, file: Path, plan: Plan, resume: bool) -> None:
         """Raises Misused where there is a file that is not to be gone on with, or cannot be."""
         self.file = file
-        self._heading = heading(plan)
+        self._heading = file_header(plan)
         self._resume = resume
         self.known: dict[tuple[str, str], Answer] = {}
         """The good ones by row and path; what failed is asked again."""

@@ -140,11 +140,11 @@ class Report:
 _SHAPE = TypeAdapter(Report)
 
 
-def write(report: Report, file: Path) -> None:
+def write_report(report: Report, file: Path) -> None:
     file.write_bytes(_SHAPE.dump_json(report, indent=2) + b"\n")
 
 
-def read(file: Path) -> Report:
+def read_report(file: Path) -> Report:
     """Raises Misused where `file` is no report of this version."""
     try:
         report = _SHAPE.validate_json(file.read_bytes())

@@ -1,26 +1,131 @@
-"""`pointsman retriever tune`: how a collection is searched, set from a few labelled queries."""
+"""From labelled queries to the settings of a collection's search; nothing here speaks to anybody."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from pointsman.v1 import retriever_pb2 as pb
 from rich.console import Console
 from rich.table import Table
 
-from pointsman_cli.errors import CommandError, run_interruptibly
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
+from pointsman_cli.json_lines import numbered, parsed, text_of
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
-from pointsman_cli.retriever.tuning import DEPTH, Labelled, Seen, choose, ndcg, read_labelled, thresholds, ways
 
-AT_ONCE = 50  # searches in one call
+DEPTH = 10  # nDCG@10
+KEPT_SHARE = 0.95  # of the queries that have an answer stay relevant
+DENSE_THRESHOLDS = tuple(step / 50 for step in range(5, 36))  # 0.10 to 0.70
+DEFAULT_COVERAGE = 0.6
+COVERAGE_THRESHOLDS = tuple(step / 10 for step in range(3, 11))
+SIGNIFICANCE_LEVEL = 0.05  # how often, at most, a way is chosen where all are equal
+PERMUTATIONS = 9999
+LINE_FORMAT = '{"query": "...", "documents": ["id", ...]}'
+
+SearchCandidates = dict[str, pb.SearchSettings]
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class LabelledQuery:
+    query: str
+    documents: frozenset[str]  # that answer it; none: nothing in the collection does
+
+
+@dataclass(frozen=True, slots=True)
+class BestScores:
+    """How close a query came."""
+
+    dense: float
+    coverage: float
+
+
+def search_candidates() -> SearchCandidates:
+    """What is tried; the first is what a collection does unless told otherwise."""
+    weighed = {f"dense_weight {weight:.1f}": pb.SearchSettings(dense_weight=weight) for weight in _tenths(2, 10)}
+    return {"by agreement": pb.SearchSettings(), **weighed, "ranks (RRF)": pb.SearchSettings(fusion=pb.RRF)}
+
+
+def read_labelled(file: Path) -> list[LabelledQuery]:
+    """JSON lines {"query": ..., "documents": [ids]}; raises Misused."""
+    found = []
+    for number, line in numbered(text_of(file)):
+        try:
+            found.append(_labelled_query(parsed(line)))
+        except ValueError as error:
+            raise UsageError(f"{file}:{number} {error}; a line is {LINE_FORMAT}") from error
+    if not any(one.documents for one in found):
+        raise UsageError(f"{file} has no query with a document that answers it; label some first")
+    return found
+
+
+def _labelled_query(row: Any) -> LabelledQuery:
+    """Raises ValueError."""
+    query, documents = (row.get("query"), row.get("documents")) if isinstance(row, dict) else (None, None)
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError('has no "query" that is a text')
+    if not isinstance(documents, list) or not all(isinstance(one, str | int) for one in documents):
+        raise ValueError('has no "documents" that are a list of ids')
+    return LabelledQuery(query, frozenset(map(str, documents)))
+
+
+def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
+    gain = sum(1.0 / math.log2(rank + 2) for rank, one in enumerate(found[:DEPTH]) if one in wanted)
+    return gain / sum(1.0 / math.log2(rank + 2) for rank in range(min(DEPTH, len(wanted))))
+
+
+def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
+    """The best by its mean of the ways that are ahead of the first by more than chance makes; the first where none is.
+
+    A permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): where a
+    way is as good as the first, each query might as well have favoured the other. So the signs of the differences are
+    flipped query by query, for all ways alike, and a way is ahead where the best of all comes as far in at most
+    `CHANCE` of the flips. That holds for few queries too, and however many ways are tried and alike.
+    """
+    first, *others = scores
+    differences = np.array([np.subtract(scores[way], scores[first]) for way in others])
+    differences /= np.maximum(np.linalg.norm(differences, axis=1, keepdims=True), 1e-12)  # else the widest alone counts
+    signs = np.random.default_rng(7).choice((-1.0, 1.0), (PERMUTATIONS, differences.shape[1]))
+    furthest = (signs @ differences.T).max(axis=1)
+    by_chance = [(1 + np.sum(furthest >= found - 1e-9)) / (1 + PERMUTATIONS) for found in differences.sum(axis=1)]
+    ahead = [way for way, chance in zip(others, by_chance, strict=True) if chance <= SIGNIFICANCE_LEVEL]
+    return max(ahead, key=lambda way: mean(scores[way]), default=first)
+
+
+def thresholds(answered: Sequence[BestScores], unanswered: Sequence[BestScores]) -> tuple[float, float]:
+    """The least cosine and the least coverage of a search that is relevant.
+
+    With queries that nothing answers: what tells both kinds apart best. Without: what keeps nearly all of the others.
+    """
+    if not unanswered:
+        ranked = sorted(seen.dense for seen in answered)
+        return round(ranked[int((1.0 - KEPT_SHARE) * len(ranked))] - 0.005, 2), DEFAULT_COVERAGE
+
+    def told_apart(least: tuple[float, float]) -> float:
+        kept = mean(_is_relevant(seen, least) for seen in answered)
+        refused = mean(not _is_relevant(seen, least) for seen in unanswered)
+        return kept + refused
+
+    return max(((dense, coverage) for dense in DENSE_THRESHOLDS for coverage in COVERAGE_THRESHOLDS), key=told_apart)
+
+
+def _is_relevant(seen: BestScores, least: tuple[float, float]) -> bool:
+    return seen.dense >= least[0] or seen.coverage >= least[1]
+
+
+def _tenths(first: int, last: int) -> list[float]:
+    return [step / 10 for step in range(first, last)]
+
+
+BATCH_SEARCHES = 50  # searches in one call
+
+
+@dataclass(frozen=True, slots=True)
+class TuningResult:
     scores: dict[str, list[float]]  # nDCG@10 by way, for each query that has an answer
     chosen: str
     settings: pb.SearchSettings
@@ -55,36 +160,40 @@ def tune(
     )
 
 
-async def _tune(address: str, tenant: str, collection: str, labelled: Sequence[Labelled], dry_run: bool) -> Tuned:
+async def _tune(
+    address: str, tenant: str, collection: str, labelled: Sequence[LabelledQuery], dry_run: bool
+) -> TuningResult:
     answered = [one for one in labelled if one.documents]
     unanswered = [one for one in labelled if not one.documents]
     async with open_channel(address) as channel:
         with service_errors("retriever"):
             stub = retriever_stub(channel)
 
-            async def ask(asked: Sequence[Labelled], settings: pb.SearchSettings) -> list[pb.SearchResponse]:
+            async def ask(asked: Sequence[LabelledQuery], settings: pb.SearchSettings) -> list[pb.SearchResponse]:
                 searches = [_search(tenant, collection, one.query, settings) for one in asked]
                 parts = [
-                    await stub.SearchBatch(pb.SearchBatchRequest(searches=searches[start : start + AT_ONCE]))
-                    for start in range(0, len(searches), AT_ONCE)
+                    await stub.SearchBatch(pb.SearchBatchRequest(searches=searches[start : start + BATCH_SEARCHES]))
+                    for start in range(0, len(searches), BATCH_SEARCHES)
                 ]
                 return [_answer(one) for part in parts for one in part.searches]
 
-            answers = {way: await ask(answered, settings) for way, settings in ways().items()}
+            answers = {way: await ask(answered, settings) for way, settings in search_candidates().items()}
             scores = {
                 way: [ndcg(_documents(one), asked.documents) for one, asked in zip(found, answered, strict=True)]
                 for way, found in answers.items()
             }
-            chosen = choose(scores)
+            chosen = choose_settings(scores)
             settings = pb.SearchSettings()
-            settings.CopyFrom(ways()[chosen])
+            settings.CopyFrom(search_candidates()[chosen])
             beside = await ask(unanswered, settings)
-            settings.least_dense, settings.least_coverage = thresholds(_seen(answers[chosen]), _seen(beside))
+            settings.least_dense, settings.least_coverage = thresholds(
+                _best_scores(answers[chosen]), _best_scores(beside)
+            )
             if not dry_run:
                 await stub.ConfigureSearch(
                     pb.ConfigureSearchRequest(tenant=tenant, collection=collection, settings=settings)
                 )
-    return Tuned(scores, chosen, settings)
+    return TuningResult(scores, chosen, settings)
 
 
 def _search(tenant: str, collection: str, query: str, settings: pb.SearchSettings) -> pb.SearchRequest:
@@ -111,5 +220,5 @@ def _documents(answer: pb.SearchResponse) -> list[str]:
     return [passage.document_id for passage in answer.passages]
 
 
-def _seen(answers: Sequence[pb.SearchResponse]) -> list[Seen]:
-    return [Seen(answer.best_dense, answer.best_coverage) for answer in answers]
+def _best_scores(answers: Sequence[pb.SearchResponse]) -> list[BestScores]:
+    return [BestScores(answer.best_dense, answer.best_coverage) for answer in answers]

@@ -4,10 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pointsman_cli.top.quantiles import Quantiles
-from pointsman_cli.top.window import Window
+from pointsman_cli.top.metrics import Quantiles, Window
 
-OF_GATEWAY = (
+GATEWAY_METRICS = (
     "pointsman_requests_total",
     "pointsman_request_seconds_bucket",
     "pointsman_time_to_first_token_seconds_bucket",
@@ -20,10 +19,10 @@ OF_GATEWAY = (
     "pointsman_engine_breaker_open",
     "pointsman_redis_up",
 )
-OF_LORA_SERVER = ("pointsman_lora_",)
+LORA_SERVER_METRICS = ("pointsman_lora_",)
 """What is read of their metrics."""
 
-NOT_OURS = frozenset({"none", "caller", "limits"})
+CLIENT_FAULTS = frozenset({"none", "caller", "limits"})
 """The faults that are no failure of the service."""
 TOKENS = ("prompt", "cached", "completion", "replayed")
 
@@ -136,7 +135,7 @@ def _known_paths(window: Window) -> dict[str, str]:
     """Every path that has had a request since the gateway's start, and its kind."""
     totals: dict[str, float] = defaultdict(float)
     kinds: dict[str, tuple[float, str]] = {}
-    for labels, value in _now(window, "pointsman_requests_total"):
+    for labels, value in _latest(window, "pointsman_requests_total"):
         path = labels.get("path", "")
         totals[path] += value
         kinds[path] = max(kinds.get(path, (-1.0, "")), (value, labels.get("kind", "")))  # "other" may have several
@@ -144,11 +143,11 @@ def _known_paths(window: Window) -> dict[str, str]:
 
 
 def _failures(window: Window) -> dict[str, float] | None:
-    if any("fault" not in labels for labels, _ in _now(window, "pointsman_requests_total")):
+    if any("fault" not in labels for labels, _ in _latest(window, "pointsman_requests_total")):
         return None
     failures: dict[str, float] = defaultdict(float)
     for labels, amount in window.growth("pointsman_requests_total"):
-        if labels.get("fault") not in NOT_OURS:
+        if labels.get("fault") not in CLIENT_FAULTS:
             failures[labels.get("path", "")] += amount
     return failures
 
@@ -171,7 +170,7 @@ def _by(window: Window, name: str, label: str) -> dict[str, float]:
 def _buckets(window: Window, name: str) -> dict[str, dict[float, float]]:
     """A histogram's growth by path ("" where it has none) and edge, added up over its other labels."""
     buckets: dict[str, dict[float, float]] = defaultdict(dict)
-    for labels, _ in _now(window, f"{name}_bucket"):
+    for labels, _ in _latest(window, f"{name}_bucket"):
         buckets[labels.get("path", "")][float(labels["le"])] = 0.0  # an edge that nothing lies below is an edge, too
     for labels, amount in window.growth(f"{name}_bucket"):
         edges, edge = buckets[labels.get("path", "")], float(labels["le"])
@@ -179,7 +178,7 @@ def _buckets(window: Window, name: str) -> dict[str, dict[float, float]]:
     return buckets
 
 
-def _now(window: Window, name: str) -> Iterator[tuple[dict[str, str], float]]:
+def _latest(window: Window, name: str) -> Iterator[tuple[dict[str, str], float]]:
     assert window.latest is not None
     for labels, value in window.latest.samples.get(name, {}).items():
         yield dict(labels), value

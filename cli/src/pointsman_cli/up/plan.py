@@ -8,7 +8,7 @@ from pathlib import Path
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.example import Example
 from pointsman_cli.up import valkey
-from pointsman_cli.up.ports import Addresses
+from pointsman_cli.up.addresses import Addresses
 
 ENGINE_NAME = "local"
 
