@@ -1,4 +1,4 @@
-"""`pointsman adapters`: what there is, where aliases point, how many engines hold it, and what was changed."""
+"""`pointsman adapters`: list, register, promote, canary, rollback, replicas, pinning, retirement and history."""
 
 import json
 from collections.abc import Awaitable, Callable

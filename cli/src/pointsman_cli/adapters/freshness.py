@@ -1,4 +1,4 @@
-"""`pointsman adapters freshness`: what has changed since the adapters that serve were trained."""
+"""`pointsman adapters freshness`: how much the documents have changed that serving adapters were trained on."""
 
 import json
 from collections.abc import Sequence
@@ -29,23 +29,23 @@ from pointsman_cli.options import (
 from pointsman_cli.retriever.client import fetch_sketch
 
 DATA_TIME_FACT, DATA_SET_FACT = "data_unix", "data_set"
-"""Facts of a manifest, as `pointsman distill` notes them."""
+"""Facts in an adapter's manifest, written by `pointsman retrain`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """One adapter that serves, and one collection of its topic."""
+    """One serving adapter version and one collection that its training data covers."""
 
     version: str
     aliases: tuple[str, ...]
     data_set: str
-    """Empty: its manifest does not say."""
+    """Empty if the manifest does not name one."""
     trained_on: float
-    """When its data was taken; Unix seconds, 0: its manifest does not say."""
+    """When the training data was taken, in Unix seconds; 0 if the manifest does not say."""
     collection: str
-    """Empty: it has none."""
+    """Empty if the manifest names no collection."""
     changed: float
-    """Of that collection's documents, the share that is new, gone or rewritten since."""
+    """Share of the collection's documents that were added, removed or changed since."""
 
 
 def freshness(

@@ -1,4 +1,4 @@
-"""How adapters, aliases and their history are shown, as tables and as JSON."""
+"""Shows adapters, aliases and their history, as tables and as JSON."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -66,7 +66,7 @@ def change_as_json(change: pb.Change) -> dict[str, Any]:
 def adapters_table(
     versions: Sequence[pb.AdapterVersion], aliases: Sequence[pb.Alias], placed: Sequence[pb.Placement] = ()
 ) -> RenderableType:
-    """In 80 columns, as long as the names are short. `placed`: the adapters that are not on every engine."""
+    """Fits into 80 columns if names are short. `placed` holds the adapters that are not on every engine."""
     if not versions:
         return Text("no adapters")
     table = _table("version", "state", "in use as", "rank", "MiB", "created (UTC)")
@@ -93,7 +93,7 @@ def adapters_table(
 
 
 def _uses(version: pb.AdapterVersion, aliases: Sequence[pb.Alias]) -> str:
-    """The words of its aliases, with the share where it is a canary."""
+    """Names of the aliases that point to the version, with the share of users if it is a canary."""
     shares = {each.alias: each.canary_weight for each in aliases if each.canary_version == version.version}
     words = [
         alias.partition("@")[2] + (f" {shares[alias]:.4g}" if alias in shares else "") for alias in version.aliases
@@ -102,7 +102,7 @@ def _uses(version: pb.AdapterVersion, aliases: Sequence[pb.Alias]) -> str:
 
 
 def _aliases(aliases: Sequence[pb.Alias]) -> Table:
-    """A canary has a line of its own."""
+    """A canary gets a row of its own."""
     table = _table("alias", "points to", "of its users", "before")
     for alias in aliases:
         if alias.canary_version:
@@ -144,7 +144,7 @@ def version_table(version: pb.AdapterVersion) -> RenderableType:
 
 
 def history_text(changes: Sequence[pb.Change]) -> RenderableType:
-    """Some lines for each, so that long names stay whole."""
+    """Uses several lines for each change, so that long names are not cut."""
     return Group(*map(_change, changes)) if changes else Text("nothing was changed")
 
 
@@ -182,7 +182,7 @@ def _time(unix_ms: int) -> str:
 
 
 def parse_replicas(name: str, words: str) -> pb.Placement:
-    """Raises Misused."""
+    """Raises UsageError if the text is not a number of replicas."""
     if words == "all":
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ALL)
     if words == "on-demand":

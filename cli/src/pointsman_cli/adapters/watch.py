@@ -1,4 +1,4 @@
-"""`pointsman adapters watch`: how adapters stand and what the engine holds, as it changes."""
+"""`pointsman adapters watch`: shows adapter states and the engine's resident adapters as they change."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ from pointsman_cli.options import (
 )
 
 POLL_SECONDS = 1.0
-"""Between two looks, unless the engine's state changes before."""
+"""Time between two polls, unless the engine's state changes earlier."""
 
 _STATUS = {number: name.removeprefix("ENGINE_STATUS_").lower() for name, number in pb.EngineStatus.items()}
 
@@ -46,7 +46,7 @@ class _Snapshot:
 
 async def _watch(address: str, name: str) -> None:
     seen = _Snapshot()
-    seen.adapters = await fetch_adapters(address, name)  # a first failure ends the command; later ones are shown
+    seen.adapters = await fetch_adapters(address, name)  # an error here ends the command; later errors are shown
     following = asyncio.create_task(_follow(address, seen))
     console = Console(highlight=False)
     try:
@@ -55,14 +55,14 @@ async def _watch(address: str, name: str) -> None:
         else:
             await _lines(console, address, name, seen)
     except asyncio.CancelledError:
-        return  # Ctrl-C is its proper end
+        return  # Ctrl-C is the normal end
     finally:
         following.cancel()
         await asyncio.wait({following})
 
 
 async def _follow(address: str, seen: _Snapshot) -> None:
-    """The engine's state, as it is told; after a break, again."""
+    """Follows the engine's state; reconnects after an error."""
     while True:
         try:
             async with open_channel(address) as channel:
@@ -77,7 +77,10 @@ async def _follow(address: str, seen: _Snapshot) -> None:
 
 
 async def _look(address: str, name: str, seen: _Snapshot) -> None:
-    """When something changed, and each second: how a version stands may change while its engine does not."""
+    """Waits for a change of the engine's state or one second, then lists the adapters.
+
+    A version's state can change without a change of the engine's state.
+    """
     with suppress(TimeoutError):
         async with asyncio.timeout(POLL_SECONDS):
             await seen.changed.wait()
@@ -113,7 +116,7 @@ def _page(seen: _Snapshot) -> RenderableType:
 
 
 def _facts(seen: _Snapshot) -> dict[str, str]:
-    """What is told when it changes, by what it is of."""
+    """Returns one line of text for each engine, version and alias; a line is printed when it changes."""
     facts = {"engine": _engine(seen)} if seen.engine.sequence else {}
     for version in seen.adapters.versions:
         why = f": {version.last_error}" if version.last_error else ""

@@ -1,4 +1,4 @@
-"""`pointsman advise`."""
+"""`pointsman advise`: the command and its tables."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What answering costs, and from which volume an adapter pays. The formulas are in docs/evaluation.md."""
+"""Costs of answers and training, and the volume from which an adapter pays off (formulas: docs/evaluation.md)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,67 +11,67 @@ from pointsman_cli.eval.report import PathFigures
 _SECONDS_PER_HOUR = 3600.0
 
 TRAINING = "training"
-"""The name of the training's price among the others, which are those of a receipt's parts."""
+"""The name of the training cost among the cost components; the other names are those of a receipt."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostTerms:
-    """What the figures of an evaluation do not tell."""
+    """Costs and volumes that the evaluation does not measure."""
 
     training: Mapping[str, float] = field(default_factory=dict)
     """Dollars for one training, by adapter."""
     monthly: float | None = None
-    """Requests a month; None: not known."""
+    """Requests a month; None if unknown."""
     months: float = 12.0
-    """Over which a training is written off."""
+    """Months over which one training is paid off."""
     trainings_a_month: float = 0.0
-    """Further ones, since what the adapter knows goes out of date."""
+    """Retrainings a month that keep the adapter up to date."""
     adapter_month: float = 0.0
-    """Dollars a month for serving an adapter, beside its tokens."""
+    """Dollars a month for serving the adapter, in addition to its tokens."""
     wrong_answer: float = 0.0
-    """Dollars that a wrong answer costs whoever asked."""
+    """Dollars that one wrong answer costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathCost:
-    """Of one path; `fixed` parts are 0 where nothing was trained."""
+    """Cost of one path; training costs are 0 for a path without an adapter."""
 
     request: float
-    """Dollars, what wrong answers cost included."""
+    """Dollars for one request, including the expected cost of wrong answers."""
     tokens: float
-    """Dollars a request by the receipts alone."""
+    """Dollars for one request by its receipt."""
     training: float
-    """Dollars, once."""
+    """Dollars for one training."""
     month: float
-    """Dollars a month whatever the volume: further trainings, serving the adapter."""
+    """Dollars a month that do not depend on the volume: retraining and serving the adapter."""
     quality: float
 
     def monthly(self, requests: float, months: float) -> float:
-        """Dollars a month at so many requests, the training written off over so many months."""
+        """Returns dollars a month for a number of requests, with the training paid off over `months`."""
         return requests * self.request + self.training / months + self.month
 
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """From when a trained path pays against one that is not; None: never, at these prices."""
+    """The volume from which a trained path costs less than an untrained one; None if it never does."""
 
     trained: str
     untrained: str
     saving_per_1000: float
-    """Dollars; negative where the trained path costs more a request."""
+    """Dollars saved on 1,000 requests; negative if the trained path costs more."""
     requests: float | None
-    """After which the training is earned back, where nothing is paid by the month."""
+    """Number of requests that pays for one training, without monthly costs."""
     right_answers: float | None
-    """The same where each path is asked as often as it takes to get a right answer."""
+    """The same, if each path is asked until it has given as many right answers."""
     requests_a_month: float | None
-    """From which the month's own costs and the training's share are covered."""
+    """Requests a month that pay for the monthly costs and the monthly share of the training."""
 
 
 def path_cost(path: PathFigures, terms: CostTerms, prices: Mapping[str, float] | None = None) -> PathCost:
-    """`prices`: factors by name of a part, where they are to be other than they are. The path must have a score."""
+    """Computes the cost of a path that has a score; `prices` scales single cost components (for sensitivity)."""
     assert path.score is not None
     factors = prices or {}
-    # A receipt's own share of the training is left out: the training is counted as a whole, beside the requests.
+    # The training share in the receipts is left out, because the training is counted as a whole below.
     of_requests = {part: usd for part, usd in path.usd_per_1000.items() if part != TRAINING}
     tokens = sum(usd * factors.get(part, 1.0) for part, usd in of_requests.items()) / 1000
     training, month = 0.0, 0.0
@@ -99,12 +99,12 @@ def break_even(
 
 
 def _per_right_answer(path: PathCost) -> float:
-    """Dollars; without end where no answer is right."""
+    """Dollars for one right answer; infinite if no answer is right."""
     return path.tokens / path.quality if path.quality else float("inf")
 
 
 def _volume(spent: float, saving: float) -> float | None:
-    """How often `saving` must come until it is what was `spent`. Two paths that are never right save nothing."""
+    """Number of requests whose savings equal the money spent; None if nothing is saved."""
     if saving == float("inf"):
         return 0.0
     return spent / saving if saving > 0 else None
@@ -118,11 +118,11 @@ class Sensitivity:
     price: str
     """ "prompt", "cached", "completion", "retrieval" or "training"."""
     requests: tuple[float | None, ...]
-    """Until the training is earned back, at each of `FACTORS`; None: never."""
+    """Break-even requests at each of FACTORS; None if never."""
 
 
 def sensitivities(trained: PathFigures, untrained: PathFigures, terms: CostTerms) -> tuple[Sensitivity, ...]:
-    """One price at a time, for both paths alike."""
+    """Scales one price at a time, for both paths."""
     prices = [*dict.fromkeys((*trained.usd_per_1000, *untrained.usd_per_1000)), TRAINING]
     return tuple(
         Sensitivity(price, tuple(break_even(trained, untrained, terms, {price: factor}).requests for factor in FACTORS))
@@ -131,7 +131,7 @@ def sensitivities(trained: PathFigures, untrained: PathFigures, terms: CostTerms
 
 
 def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> dict[str, float]:
-    """Dollars by adapter, from records of trainings (`training.json`) and from `NAME=USD`. Raises Misused."""
+    """Returns dollars by adapter, from training.json files and from `NAME=USD` arguments; raises UsageError."""
     found = {}
     for file in files:
         if hourly is None:
@@ -147,7 +147,10 @@ def read_training_costs(files: Iterable[Path], hourly: float | None, given: Iter
 
 
 def training_cost_of(adapter: str, known: Mapping[str, float]) -> float:
-    """Of the adapter behind an alias (`triage@prod`). Raises Misused: an unknown cost is never 0."""
+    """Returns the training cost of the adapter behind an alias (`triage@prod`).
+
+    Raises UsageError if it is unknown: an unknown cost must not count as 0.
+    """
     name = adapter.partition("@")[0]
     if name not in known:
         raise UsageError(

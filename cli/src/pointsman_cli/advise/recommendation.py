@@ -1,4 +1,4 @@
-"""The reasons for a recommendation, one sentence for each criterion."""
+"""Recommends what to do about a task (prompt, retrieve, train) and gives one reason for each criterion."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +15,8 @@ from pointsman_cli.advise.costs import (
 from pointsman_cli.eval.report import Pair, PathFigures, Report, TaskReport
 from pointsman_cli.eval.tables import probability
 
-_LONG_PROMPT_SHARE = 0.5  # share of the context window from which a prompt's length is worth a word
-_LOW_SCORE = 0.5  # score below which it is worth a word
+_LONG_PROMPT_SHARE = 0.5  # share of the context window from which the length of a prompt is mentioned
+_LOW_SCORE = 0.5  # scores below this are called low
 
 
 def reasons(
@@ -26,7 +26,7 @@ def reasons(
     chosen: PathFigures,
     terms: CostTerms,
 ) -> Iterator[str]:
-    """`equals` are those that are as good as is asked for, `chosen` the one of them that was taken."""
+    """Yields one sentence for each criterion; `equals` are the paths that are good enough, `chosen` is one of them."""
     yield from _accuracy_reason(task, scored, equals, chosen)
     yield from _validity_reason(scored, chosen)
     yield from _latency_reason(scored, chosen)
@@ -119,8 +119,10 @@ def _window_reason(scored: Sequence[PathFigures]) -> Iterator[str]:
 
 SIGNIFICANCE_LEVEL = 0.05
 MARGIN = 0.03
-"""Of the score, by which a path may be below the best one and still be as good: on a small set a test tells few paths
-apart, and that it does not is no sign that they are alike."""
+"""A path may score this much below the best one and still count as equally good.
+
+On a small data set a test separates few paths, and a missing difference does not prove that paths are equal.
+"""
 
 VERDICTS = {
     "prompt": "stay with prompting",
@@ -133,12 +135,12 @@ NONE_GOOD_ENOUGH = "none of them is good enough yet"
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What is asked of a path; None: nothing is."""
+    """Requirements for a path; None means no requirement."""
 
     floor: float | None = None
-    """Which the lower end of the score's interval must reach."""
+    """Required lower end of the score's interval."""
     form: float | None = None
-    """Share of well-formed answers."""
+    """Required share of well-formed answers."""
     p95_seconds: float | None = None
 
 
@@ -147,12 +149,15 @@ class Recommendation:
     task: str
     verdict: str
     path: str
-    """The one that is meant; empty where none is good enough."""
+    """The recommended path; empty if none is good enough."""
     reasons: tuple[str, ...] = field(default_factory=tuple)
 
 
 def recommend(task: TaskReport, needs: Requirements, terms: CostTerms) -> Recommendation:
-    """The cheapest of those that are good enough; where no floor says what that is: as good as the best."""
+    """Recommends the cheapest path that is good enough.
+
+    Without a required score, a path is good enough if it is as good as the best one.
+    """
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     eligible = [path for path in scored if not any(_unmet(path, needs))]
     if not eligible:
@@ -176,7 +181,7 @@ def _unmet(path: PathFigures, needs: Requirements) -> Iterator[str]:
 
 
 def _as_good_as_the_best(paths: Sequence[PathFigures], pairs: Sequence[Pair]) -> list[PathFigures]:
-    """The best by its mean, and those that are little below it, and not surely worse."""
+    """Returns the best path by mean score, and those within MARGIN of it that are not significantly worse."""
     best = max(paths, key=lambda path: path.mean)
     worse = {
         pair.second if pair.first == best.path else pair.first
@@ -187,7 +192,7 @@ def _as_good_as_the_best(paths: Sequence[PathFigures], pairs: Sequence[Pair]) ->
 
 
 def _cheapest(paths: Sequence[PathFigures], terms: CostTerms) -> PathFigures:
-    """At the volume where it is known; else nothing is trained before it is known to pay."""
+    """Returns the cheapest path at the given volume; without a volume, an untrained path is preferred."""
     monthly = terms.monthly
     if monthly is not None:
         return min(paths, key=lambda path: path_cost(path, terms).monthly(monthly, terms.months))
@@ -196,12 +201,12 @@ def _cheapest(paths: Sequence[PathFigures], terms: CostTerms) -> PathFigures:
 
 
 def best_path(paths: Sequence[PathFigures]) -> PathFigures | None:
-    """By its mean, and of equals the one that costs less."""
+    """Returns the path with the highest mean score; of equal ones, the cheaper."""
     return max(paths, key=lambda path: (path.mean, -path.cost), default=None)
 
 
 def best_pair(task: TaskReport) -> tuple[PathFigures, PathFigures] | None:
-    """The best trained path and the best that is not: between them it is decided. None where there are not both."""
+    """Returns the best trained and the best untrained path; None unless there are both."""
     scored = [path for path in task.paths if path.score and path.usd_per_1000]
     trained = best_path([path for path in scored if path.adapter])
     untrained = best_path([path for path in scored if not path.adapter])
@@ -213,14 +218,14 @@ class TaskAdvice:
     task: str
     recommendation: Recommendation
     break_evens: tuple[BreakEven, ...]
-    """Of every trained path against every path that is not."""
+    """One for each trained path against each untrained path."""
     compared_pair: tuple[str, str] | None
-    """The best trained path and the best that is not, of which `sensitivities` are."""
+    """The best trained and the best untrained path, which `sensitivities` compares."""
     sensitivities: tuple[Sensitivity, ...]
 
 
 def advise(report: Report, needs: Requirements, terms: CostTerms) -> tuple[TaskAdvice, ...]:
-    """Raises Misused where the cost of an adapter's training is not known."""
+    """Raises UsageError if the training cost of an adapter is unknown."""
     priced = replace(terms, training=_by_alias(report, terms.training))
     return tuple(_advise_task(task, needs, priced) for task in report.tasks)
 

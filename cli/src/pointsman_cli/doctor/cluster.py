@@ -1,4 +1,4 @@
-"""Judges a running deployment from outside, as a client and an operator see it; starts nothing and changes nothing."""
+"""Checks a running deployment from outside; changes nothing."""
 
 import asyncio
 import socket
@@ -20,21 +20,21 @@ from pointsman_cli.up.readiness import is_serving
 ANSWER_SECONDS = 5.0
 ASK_SECONDS = 120.0
 WEEKS_LEFT = 3
-"""A certificate that ends sooner should have been renewed by now."""
+"""A certificate that expires sooner should have been renewed by now."""
 _A_WEEK = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where it is, and how it is to be asked."""
+    """The addresses of a deployment, and the key for it."""
 
     url: str
-    """Of the HTTP door: https://pointsman.example."""
+    """HTTP URL: https://pointsman.example."""
     grpc: str = ""
-    """HOST:PORT of the gRPC door; empty: it is not looked at."""
+    """HOST:PORT of gRPC; empty: not checked."""
     key: str = ""
     asks: bool = False
-    """Whether one request may be answered, which costs what it costs."""
+    """Whether to have one request answered, which costs money."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -42,7 +42,7 @@ class Cluster:
 
 
 async def check_cluster(cluster: Cluster) -> AsyncIterator[Finding]:
-    """Ends early where nothing can be reached."""
+    """Yields one finding after the other; stops early if the gateway cannot be reached."""
     address = await _address(cluster.url)
     yield address
     async with httpx.AsyncClient(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
@@ -149,7 +149,7 @@ async def _answer(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
 
 
 async def _post(client: httpx.AsyncClient, path: str, cluster: Cluster, seconds: float) -> dict[str, Any] | str:
-    """What was answered, or what is wrong."""
+    """Returns the JSON response, or a description of the problem."""
     body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
     try:
         answer = await client.post(path, json=body, headers=cluster.headers, timeout=seconds)

@@ -1,4 +1,4 @@
-"""`pointsman doctor`: all checks, one line each."""
+"""`pointsman doctor`: runs all checks and prints one line for each."""
 
 import os
 import subprocess
@@ -86,7 +86,7 @@ async def _of_cluster(cluster: Cluster) -> list[Finding]:
 
 
 def check_example(folder: Path) -> Iterator[Finding]:
-    """The file itself, and then the gateway's own judgement of the configuration that it names."""
+    """Checks pointsman.yaml, then has the gateway check the configuration that it names."""
     try:
         loaded = load_example(folder)
     except UsageError as error:
@@ -94,7 +94,10 @@ def check_example(folder: Path) -> Iterator[Finding]:
         return
     yield ok("example", str(loaded.folder / EXAMPLE_FILE))
     program = [sys.executable, "-m", "pointsman_gateway", "--check", str(loaded.config)]
-    environment = {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083", **os.environ}  # its models.yaml asks for one
+    environment = {
+        "POINTSMAN_LORA_SERVER": "127.0.0.1:8083",
+        **os.environ,
+    }  # the example's models.yaml needs the variable
     try:
         done = subprocess.run(program, capture_output=True, text=True, timeout=_CHECK_SECONDS, env=environment)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of one check."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -13,8 +13,8 @@ class Level(Enum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     level: Level
-    what: str  # that was looked at: "memory"
-    detail: str  # what is there, and where it is not enough, what to do
+    what: str  # what was checked: "memory"
+    detail: str  # what was found and, if it is not enough, what to do
 
 
 def ok(what: str, detail: str) -> Finding:

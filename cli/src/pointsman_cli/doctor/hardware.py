@@ -1,4 +1,4 @@
-"""What this machine has, as Linux says it."""
+"""Reads the machine's hardware from Linux and checks that it suffices for the engine and the services."""
 
 import os
 import platform
@@ -15,10 +15,10 @@ from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 class Machine:
     python: tuple[int, int]
     architecture: str  # "x86_64", "aarch64"
-    cores: int  # that this process may use
+    cores: int  # usable by this process
     cpu_flags: frozenset[str]
-    memory_available: int  # bytes; 0 where it cannot be told
-    disk_free: int  # bytes, where HOME is or will be
+    memory_available: int  # bytes; 0 if unknown
+    disk_free: int  # bytes, on the file system of the data directory
 
 
 def look_at_machine(data_dir: Path) -> Machine:
@@ -58,10 +58,10 @@ def _existing(folder: Path) -> Path:
 
 
 GIB = 2**30
-# An engine with a 135M model takes about 2 GB, the services and Valkey together less than 1.
+# An engine with a 135M model takes about 2 GB; the services and Valkey together take less than 1 GB.
 MEMORY_NEEDED = 3 * GIB
 MEMORY_WANTED = 5 * GIB
-# The base model is 270 MB and its making another 370; an adapter is a few.
+# The base model takes 270 MB and 370 MB more while it is created; an adapter takes a few MB.
 DISK_NEEDED = 1 * GIB
 DISK_WANTED = 3 * GIB
 

@@ -1,4 +1,4 @@
-"""Judges what runs: the doors' ports, the services' health, the engine."""
+"""Checks what runs on this machine: ports, health of the services, configuration and engine."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ _ANSWER_SECONDS = 5.0
 
 
 def check_port(what: str, address: str, option: str, run: Run | None) -> Finding:
-    """Whether a door's port is free, or ours already."""
+    """Checks that the port is free or used by the running `pointsman up`."""
     if run is not None and address in (run.http.removeprefix("http://"), run.grpc):
         return ok(what, f"{address} is ours (pid {run.pid})")
     host, port = split_address(address, option)
@@ -54,13 +54,13 @@ async def _service(name: str, address: str, run: Run) -> Finding:
 
 
 async def check_configuration(url: str) -> Finding:
-    """Whether what is in the configuration folder is what serves."""
+    """Checks that the gateway serves the configuration that is on disk."""
     async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_SECONDS, trust_env=False) as client:
         return await configuration_finding(client)
 
 
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
-    """The same, by whoever asks."""
+    """As check_configuration, with the caller's client and headers."""
     try:
         told = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
@@ -82,7 +82,7 @@ async def _engine(address: str) -> Finding:
 
 
 async def _prometheus(run: Run) -> list[Finding]:
-    """Nothing where `up` runs without one."""
+    """Empty if `up` runs without Prometheus."""
     process = run.processes.get(PROMETHEUS)
     if process is None:
         return []

@@ -1,4 +1,4 @@
-"""What the commands on keys share: where keys are kept, and how limits, scopes and ends are written."""
+"""`pointsman keys`: create, list, limit, consent, revoke, usage."""
 
 import json
 import re
@@ -31,7 +31,7 @@ from pointsman_cli.keys.tables import (
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
 
 REDIS_TIMEOUT_SECONDS = 5.0
-"""Seconds a call; a person waits, no request does."""
+"""Longer than the services' timeout, since no request waits for it."""
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _AGE = re.compile(r"(\d{1,6})([mhdw])")
 
@@ -50,13 +50,16 @@ MonthOption = Annotated[float | None, typer.Option(metavar="USD", help="Budget p
 def changed_limits(
     requests: int | None, tokens: int | None, concurrency: int | None, day: float | None, month: float | None
 ) -> dict[str, int | float | None]:
-    """The limits that were named; 0 lifts one."""
+    """Returns the limits that were given; 0 removes one."""
     named = dict(zip(Limits.__dataclass_fields__, (requests, tokens, concurrency, day, month), strict=True))
     return {name: value or None for name, value in named.items() if value is not None}
 
 
 def expiry_time(text: str, now: float) -> float | None:
-    """Of "30d" from now, or of "2027-01-31", the begin of that day (UTC); None of nothing. Raises Misused."""
+    """Returns the Unix time of an age from now ("30d") or of a date at 00:00 UTC ("2027-01-31"); None for no text.
+
+    Raises UsageError if the text is neither, or is in the past.
+    """
     if not text:
         return None
     age = _AGE.fullmatch(text)
@@ -252,7 +255,7 @@ def usage(
 
 
 async def _spendings(register: Register, book: UsageBook, only: str) -> list[UsageRow]:
-    """Of each tenant, and then of its keys."""
+    """Returns a row for each tenant, followed by its keys."""
     used, records = await book.read(), await register.keys()
     found = []
     for name, tenant in (await register.tenants()).items():

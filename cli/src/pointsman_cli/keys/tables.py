@@ -1,4 +1,4 @@
-"""How keys and their usage are shown, as tables and as JSON."""
+"""Shows keys and their usage, as tables and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ _SHORT = {
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Of a key, or (without one) of a tenant."""
+    """Usage of a key, or of a tenant if `key` is None."""
 
     tenant: TenantRecord
     key: KeyRecord | None

@@ -1,4 +1,4 @@
-"""The calls of an operator."""
+"""Calls of the retriever's administrative methods."""
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,7 +24,7 @@ async def fetch_collections(address: str, tenant: str) -> Sequence[pb.Collection
 
 
 async def fetch_sketch(address: str, tenant: str, collection: str) -> Sketch:
-    """What documents there are now."""
+    """Returns a sketch of the documents that the collection has now."""
     async with open_channel(address) as channel:
         with service_errors("retriever"):
             request = pb.SketchRequest(tenant=tenant, collection=collection)
@@ -40,7 +40,10 @@ async def verify_collection(address: str, request: pb.VerifyRequest) -> pb.Verif
 
 
 async def write_snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.SnapshotPart:
-    """Returns the last part, which says what it is; `file` is whole, or not there. Raises CommandError."""
+    """Writes a snapshot to a file that appears only when it is complete; returns the last message, which describes it.
+
+    Raises CommandError if the data is damaged or the file cannot be written.
+    """
     unfinished = file.with_name(f".{file.name}.unfinished")
     digest, last = hashlib.sha256(), pb.SnapshotPart()
     try:

@@ -1,4 +1,4 @@
-"""`pointsman retriever`: list, verify, snapshot, restore, reembed, tune."""
+"""`pointsman retriever`: the commands."""
 
 from pathlib import Path
 from typing import Annotated

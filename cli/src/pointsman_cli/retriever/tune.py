@@ -1,4 +1,4 @@
-"""From labelled queries to the settings of a collection's search; nothing here speaks to anybody."""
+"""`pointsman retriever tune`: chooses a collection's search settings by labelled queries."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_err
 from pointsman_cli.json_lines import numbered, parsed, text_of
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
 
-DEPTH = 10  # nDCG@10
-KEPT_SHARE = 0.95  # of the queries that have an answer stay relevant
+DEPTH = 10  # rank to which nDCG counts
+KEPT_SHARE = 0.95  # of the answerable queries that must stay relevant
 DENSE_THRESHOLDS = tuple(step / 50 for step in range(5, 36))  # 0.10 to 0.70
 DEFAULT_COVERAGE = 0.6
 COVERAGE_THRESHOLDS = tuple(step / 10 for step in range(3, 11))
-SIGNIFICANCE_LEVEL = 0.05  # how often, at most, a way is chosen where all are equal
+SIGNIFICANCE_LEVEL = 0.05  # probability of choosing a setting if all are equally good
 PERMUTATIONS = 9999
 LINE_FORMAT = '{"query": "...", "documents": ["id", ...]}'
 
@@ -33,25 +33,25 @@ SearchCandidates = dict[str, pb.SearchSettings]
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
     query: str
-    documents: frozenset[str]  # that answer it; none: nothing in the collection does
+    documents: frozenset[str]  # ids of the documents that answer the query; empty if none does
 
 
 @dataclass(frozen=True, slots=True)
 class BestScores:
-    """How close a query came."""
+    """The best scores of one search."""
 
     dense: float
     coverage: float
 
 
 def search_candidates() -> SearchCandidates:
-    """What is tried; the first is what a collection does unless told otherwise."""
+    """Returns the settings to compare; the first one is the default."""
     weighed = {f"dense_weight {weight:.1f}": pb.SearchSettings(dense_weight=weight) for weight in _tenths(2, 10)}
     return {"by agreement": pb.SearchSettings(), **weighed, "ranks (RRF)": pb.SearchSettings(fusion=pb.RRF)}
 
 
 def read_labelled(file: Path) -> list[LabelledQuery]:
-    """JSON lines {"query": ..., "documents": [ids]}; raises Misused."""
+    """Reads JSON Lines of {"query": ..., "documents": [ids]}; raises UsageError."""
     found = []
     for number, line in numbered(text_of(file)):
         try:
@@ -64,7 +64,7 @@ def read_labelled(file: Path) -> list[LabelledQuery]:
 
 
 def _labelled_query(row: Any) -> LabelledQuery:
-    """Raises ValueError."""
+    """Raises ValueError with what is wrong."""
     query, documents = (row.get("query"), row.get("documents")) if isinstance(row, dict) else (None, None)
     if not isinstance(query, str) or not query.strip():
         raise ValueError('has no "query" that is a text')
@@ -79,16 +79,18 @@ def ndcg(found: Sequence[str], wanted: frozenset[str]) -> float:
 
 
 def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
-    """The best by its mean of the ways that are ahead of the first by more than chance makes; the first where none is.
+    """Returns the best setting that beats the default significantly; the default if none does.
 
-    A permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): where a
-    way is as good as the first, each query might as well have favoured the other. So the signs of the differences are
-    flipped query by query, for all ways alike, and a way is ahead where the best of all comes as far in at most
-    `CHANCE` of the flips. That holds for few queries too, and however many ways are tried and alike.
+    A permutation test of the maximum (P. H. Westfall, S. S. Young, Resampling-Based Multiple Testing, 1993): if a
+    setting is as good as the default, each query might as well have favoured the other. So the signs of the differences
+    are flipped query by query, for all settings alike. A setting beats the default if the best of all settings gets as
+    far ahead in at most SIGNIFICANCE_LEVEL of the flips. This holds for few queries, and for many or similar settings.
     """
     first, *others = scores
     differences = np.array([np.subtract(scores[way], scores[first]) for way in others])
-    differences /= np.maximum(np.linalg.norm(differences, axis=1, keepdims=True), 1e-12)  # else the widest alone counts
+    differences /= np.maximum(
+        np.linalg.norm(differences, axis=1, keepdims=True), 1e-12
+    )  # otherwise only the setting with the largest differences counts
     signs = np.random.default_rng(7).choice((-1.0, 1.0), (PERMUTATIONS, differences.shape[1]))
     furthest = (signs @ differences.T).max(axis=1)
     by_chance = [(1 + np.sum(furthest >= found - 1e-9)) / (1 + PERMUTATIONS) for found in differences.sum(axis=1)]
@@ -97,9 +99,9 @@ def choose_settings(scores: Mapping[str, Sequence[float]]) -> str:
 
 
 def thresholds(answered: Sequence[BestScores], unanswered: Sequence[BestScores]) -> tuple[float, float]:
-    """The least cosine and the least coverage of a search that is relevant.
+    """Returns the smallest cosine and the smallest coverage that count as relevant.
 
-    With queries that nothing answers: what tells both kinds apart best. Without: what keeps nearly all of the others.
+    With unanswerable queries, it separates both kinds best; without, it keeps nearly all answerable ones.
     """
     if not unanswered:
         ranked = sorted(seen.dense for seen in answered)
@@ -126,7 +128,7 @@ BATCH_SEARCHES = 50  # searches in one call
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
-    scores: dict[str, list[float]]  # nDCG@10 by way, for each query that has an answer
+    scores: dict[str, list[float]]  # nDCG@10 by setting, for each answerable query
     chosen: str
     settings: pb.SearchSettings
 
@@ -145,8 +147,10 @@ def tune(
     tenant: TenantOption = "default",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Choose a collection's search settings by labelled queries: the weight of dense and lexical scores, and the
-    thresholds of relevance."""
+    """Choose a collection's search settings by labelled queries.
+
+    Sets the weight of dense and lexical scores and the thresholds of relevance.
+    """
     labelled = read_labelled(queries)
     tuned = run_interruptibly(_tune(retriever_address(retriever, data_dir), tenant, collection, labelled, dry_run))
     table = Table("way", f"nDCG@{DEPTH}", "", box=None)

@@ -1,4 +1,4 @@
-"""`pointsman top`: what the paths do, live in the terminal."""
+"""`pointsman top`: the command and its refresh loop."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ def top(
 
 
 def find_services(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> ServiceAddresses:
-    """What is named, else what runs, else where it usually is."""
+    """Returns the given addresses, else those of the running `pointsman up`, else the usual ports."""
     run = read_run(DataDir.at(data_dir).run_file)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)
     metrics = lora_metrics or (run.lora_server_metrics if run else DEFAULT_LORA_METRICS)
@@ -100,7 +100,7 @@ async def _keep_showing(
             else:
                 await _print(console, watched, interval, in_json)
     except asyncio.CancelledError:
-        return  # Ctrl-C is its proper end
+        return  # Ctrl-C is the normal end
 
 
 async def _live(console: Console, watched: Services, interval: float) -> None:
@@ -110,14 +110,14 @@ async def _live(console: Console, watched: Services, interval: float) -> None:
 
 
 async def _print(console: Console, watched: Services, interval: float, in_json: bool) -> None:
-    """JSON: a line each time."""
+    """Prints a view at each interval; JSON on one line."""
     await watched.look()
     async for view in _looks(watched, interval):
         _show(console, view, in_json)
 
 
 async def _looks(watched: Services, interval: float) -> AsyncIterator[View]:
-    """At a steady pace, the first after one interval."""
+    """Yields views at a steady pace, the first after one interval."""
     due = time.monotonic()
     while True:
         due = max(due + interval, time.monotonic())
@@ -126,7 +126,7 @@ async def _looks(watched: Services, interval: float) -> AsyncIterator[View]:
 
 
 def _show(console: Console, view: View, in_json: bool) -> None:
-    """By `print`, whose broken pipe is an error; the console would raise SystemExit in the midst of a task."""
+    """Uses `print`, which raises an error for a broken pipe; the rich console would raise SystemExit inside a task."""
     if in_json:
         print(json.dumps(as_json(view)), flush=True)
     else:

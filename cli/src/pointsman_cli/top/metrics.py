@@ -1,4 +1,4 @@
-"""What one service's /metrics says at one moment."""
+"""Parses /metrics, keeps a time window of scrapes, and computes quantiles of histograms."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -10,24 +10,24 @@ from prometheus_client.parser import text_string_to_metric_families
 Labels = tuple[tuple[str, str], ...]
 """Sorted by name."""
 Samples = Mapping[str, Mapping[Labels, float]]
-"""By the sample's name: "pointsman_requests_total", "pointsman_request_seconds_bucket"."""
+"""By sample name: "pointsman_requests_total", "pointsman_in_flight"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    at: float  # by time.monotonic
+    at: float  # time.monotonic()
     samples: Samples
 
     def value(self, name: str) -> float | None:
-        """The sum of a metric's series; None where there are none."""
+        """Returns the sum of a metric's series; None if there are none."""
         series = self.samples.get(name)
         return sum(series.values()) if series else None
 
 
 def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
-    """Reads only the samples whose names begin with one of `wanted`: a big gateway tells of thousands.
+    """Parses only samples whose names start with one of `wanted`: a gateway may report thousands.
 
-    Raises ValueError where there is none, or it is not Prometheus's text format.
+    Raises ValueError if there is none, or the text is not in the Prometheus format.
     """
     lines = "\n".join(line for line in text.split("\n") if line.startswith(wanted))
     if not lines:
@@ -41,7 +41,7 @@ def parse_metrics(text: str, at: float, wanted: tuple[str, ...]) -> Scrape:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """None where nothing was observed."""
+    """None if nothing was observed."""
 
     p50: float | None = None
     p95: float | None = None
@@ -49,12 +49,12 @@ class Quantiles:
 
     @classmethod
     def of(cls, buckets: Mapping[float, float]) -> "Quantiles":
-        """`buckets`: how many are at or below each upper edge, the infinite one among them."""
+        """`buckets` maps each upper edge, including infinity, to the number of observations at or below it."""
         return cls(*(quantile(buckets, share) for share in (0.5, 0.95, 0.99)))
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """Between two edges in a straight line; above the highest finite edge: that edge."""
+    """Interpolates as Prometheus's `histogram_quantile`: linearly between edges, up to the highest finite edge."""
     edges = sorted(buckets)
     if not edges or buckets[edges[-1]] <= 0:
         return None
@@ -74,16 +74,16 @@ _COUNTERS = ("_total", "_bucket", "_count", "_sum")
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """From one scrape to the next."""
+    """The change from one scrape to the next."""
 
     ended: float
     seconds: float
-    growth: dict[str, dict[Labels, float]]  # of what has grown at all
+    growth: dict[str, dict[Labels, float]]  # only of counters that grew
 
 
 class Window:
     def __init__(self, length: float) -> None:
-        """`length` in seconds; the last step is kept whole, however long it was."""
+        """`length` is in seconds; the last step is kept whole even if it is longer."""
         self._length = length
         self._steps: deque[_Step] = deque()
         self.latest: Scrape | None = None
@@ -98,11 +98,11 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        """That the figures are of; 0 until there are two scrapes."""
+        """The time that the figures cover; 0 until there are two scrapes."""
         return sum(step.seconds for step in self._steps)
 
     def growth(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        """Labels and amount; the same labels may come several times."""
+        """Yields labels and growth; the same labels may occur several times."""
         for step in self._steps:
             for labels, amount in step.growth.get(name, {}).items():
                 yield dict(labels), amount
@@ -112,7 +112,7 @@ class Window:
 
 
 def _growth(before: Samples, after: Samples) -> dict[str, dict[Labels, float]]:
-    """As Prometheus's `increase` reckons, but exactly: what is new, or lower than it was, has begun at 0."""
+    """Computes growth like Prometheus's `increase`, but exactly: a new or reset counter started at 0."""
     growth: dict[str, dict[Labels, float]] = {}
     for name, series in after.items():
         if not name.endswith(_COUNTERS):

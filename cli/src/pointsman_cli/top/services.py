@@ -1,4 +1,4 @@
-"""The gateway and the lora-server, looked at again and again; one that is away is told of, and asked again."""
+"""Polls the gateway and the lora-server; a service that does not answer is reported and polled again."""
 
 import asyncio
 import time
@@ -34,26 +34,26 @@ class AdapterView:
     state: str  # "serving"
     resident: bool
     pinned: bool
-    aliases: tuple[str, ...]  # that point to it: "triage@prod"
-    canary: Mapping[str, float]  # aliases that send it a share of their users, and the share
+    aliases: tuple[str, ...]  # that point to the version: "triage@prod"
+    canary: Mapping[str, float]  # aliases that send a share of their users to it, with the share
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAdapters:
-    engine: str  # its name in the gateway's configuration
+    engine: str  # name in the gateway's configuration
     status: str  # "ready"
     detail: str  # what the engine is doing, or why it is down
-    versions: tuple[AdapterView, ...]  # resident, or on the way in or out
-    elsewhere: int  # versions that are registered, and not with this engine
+    versions: tuple[AdapterView, ...]  # resident, or being loaded or unloaded
+    elsewhere: int  # number of registered versions that this engine does not hold
 
 
 async def fetch_adapter_view(channel: grpc.aio.Channel) -> EngineAdapters:
-    """Raises a `PointsmanError` where the lora-server does not answer."""
+    """Raises the PointsmanError of the call if the lora-server does not answer."""
     server = lora_server_stub(channel)
     with service_errors("lora-server"):
         watching = server.Watch(pb.WatchRequest(), timeout=ADAPTER_TIMEOUT_SECONDS)
         try:
-            engine = await watching.read()  # the whole state comes at once
+            engine = await watching.read()  # the first message holds the whole state
         finally:
             watching.cancel()
         found = await server.List(pb.ListAdaptersRequest(), timeout=ADAPTER_TIMEOUT_SECONDS)
@@ -82,7 +82,7 @@ def _adapter(version: pb.AdapterVersion, aliases: Sequence[pb.Alias], resident: 
 
 
 TIMEOUT_SECONDS = 2.0
-"""For an answer."""
+"""Timeout of one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class ServiceAddresses:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One look at all. Figures are None until there are two scrapes; a problem is why the last look got nothing."""
+    """One poll of all services. Figures are None until there are two scrapes; a problem says why a poll failed."""
 
     where: ServiceAddresses
     unix_ms: int
@@ -118,7 +118,7 @@ class Services:
         self._adapters_problem = ""
 
     async def look(self) -> View:
-        """At all of them at once; never raises for one that is away."""
+        """Polls all services concurrently; never raises if one does not answer."""
         await asyncio.gather(self._gateway.look(), self._lora.look(), self._look_at_adapters())
         return View(
             where=self._where,
@@ -140,7 +140,7 @@ class Services:
 
 @asynccontextmanager
 async def services(where: ServiceAddresses, window: float) -> AsyncIterator[Services]:
-    """`window`: the seconds that figures are of."""
+    """`window` is the number of seconds that the figures cover."""
     headers = {"accept": "text/plain"}
     async with (
         httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, headers=headers) as client,
@@ -165,7 +165,7 @@ class _Metrics:
             self.problem = str(error)
 
     async def _scrape(self) -> Scrape:
-        """Raises `CommandError` with what is the matter."""
+        """Raises CommandError with the reason if the metrics cannot be read."""
         try:
             answer = (await self._client.get(self._url)).raise_for_status()
             return parse_metrics(answer.text, time.monotonic(), self._wanted)

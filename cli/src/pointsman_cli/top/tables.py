@@ -1,4 +1,4 @@
-"""How a view is shown: in 80 columns, and as JSON."""
+"""Shows a view as tables of 80 columns, and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,7 +20,7 @@ def top_view(view: View) -> RenderableType:
 
 
 def as_json(view: View) -> dict[str, Any]:
-    """Where a service is away there are no figures of it, and its problem says why."""
+    """A service that does not answer has no figures; its `problem` says why."""
     return {
         "unix_ms": view.unix_ms,
         "gateway": {"url": view.where.gateway, "problem": view.gateway_problem, **_fields(view.gateway)},
