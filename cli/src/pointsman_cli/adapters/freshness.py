@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_servicekit.sketches import FACT, changed_share, parse
+from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -82,7 +82,11 @@ async def _look(lora_server: str, retriever: str, name: str, tenant: str) -> lis
 
 
 async def _of(version: pb.AdapterVersion, retriever: str, tenant: str) -> list[Freshness]:
-    then = {name.removeprefix(FACT): parse(text) for name, text in version.facts.items() if name.startswith(FACT)}
+    then = {
+        name.removeprefix(MANIFEST_KEY_PREFIX): parse_sketch(text)
+        for name, text in version.facts.items()
+        if name.startswith(MANIFEST_KEY_PREFIX)
+    }
     now = {name: await fetch_sketch(retriever, tenant, name) for name in then}
     shares = [(name, changed_share(then[name], now[name])) for name in sorted(then)] or [("", 0.0)]
     dated = version.facts.get(DATA_TIME_FACT, "")

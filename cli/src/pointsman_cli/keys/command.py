@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pointsman_servicekit.keys.layout import WHOLE_TENANT
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
-from pointsman_servicekit.keys.register import Issued, Order, Register
-from pointsman_servicekit.keys.usage import UsageBook, add
-from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT
+from pointsman_servicekit.keys.usage import UsageStore, sum_counts
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import UsageError, run_interruptibly
@@ -75,7 +75,7 @@ def expiry_time(text: str, now: float) -> float | None:
 
 
 @asynccontextmanager
-async def open_keys(named: str, data_dir: Path) -> AsyncIterator[PromptRedis]:
+async def open_keys(named: str, data_dir: Path) -> AsyncIterator[BoundedRedis]:
     url = redis_url(named, DataDir.at(data_dir))
     if not url:
         raise UsageError("there is no Redis to keep keys in: nothing runs here, and no --redis was given")
@@ -134,11 +134,11 @@ def create(
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
     scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection)))
-    order = Order(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator)
+    new_key = NewKey(tenant, name, scope, limits, priority, expiry_time(expires, time.time()), operator)
 
-    async def make() -> Issued:
+    async def make() -> IssuedKey:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).create(order)
+            return await KeyStore(opened).create(new_key)
 
     issued = run_interruptibly(make())
     if as_json:
@@ -159,7 +159,7 @@ def list_keys(
 
     async def read() -> list[KeyRecord]:
         async with open_keys(redis, data_dir) as opened:
-            return [record for record in await Register(opened).keys() if tenant in ("", record.tenant)]
+            return [record for record in await KeyStore(opened).keys() if tenant in ("", record.tenant)]
 
     records, now = run_interruptibly(read()), time.time()
     if as_json:
@@ -193,7 +193,7 @@ def limit(
 
     async def put() -> KeyRecord | TenantRecord:
         async with open_keys(redis, data_dir) as opened:
-            register = Register(opened)
+            register = KeyStore(opened)
             return await (register.limit_tenant(tenant, change) if tenant else register.limit_key(key, change))
 
     record = run_interruptibly(put())
@@ -219,7 +219,7 @@ def consent(
 
     async def put() -> TenantRecord:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).consent(tenant, tasks)
+            return await KeyStore(opened).consent(tenant, tasks)
 
     typer.echo(f"tenant {tenant}: {consent_text(run_interruptibly(put()))}")
 
@@ -229,7 +229,7 @@ def revoke(key: WhichArgument, redis: RedisOption = "", data_dir: DataDirOption 
 
     async def put() -> KeyRecord:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).revoke(key)
+            return await KeyStore(opened).revoke(key)
 
     record = run_interruptibly(put())
     typer.echo(f"{record.prefix} {record.name}".strip() + f" of tenant {record.tenant} is revoked")
@@ -245,31 +245,31 @@ def usage(
 
     async def read() -> list[UsageRow]:
         async with open_keys(redis, data_dir) as opened:
-            return await _spendings(Register(opened), UsageBook(opened), tenant)
+            return await _usage_rows(KeyStore(opened), UsageStore(opened), tenant)
 
-    spendings = run_interruptibly(read())
+    rows = run_interruptibly(read())
     if as_json:
-        _print_json(usage_as_json(spendings))
+        _print_json(usage_as_json(rows))
     else:
-        show_usage(spendings)
+        show_usage(rows)
 
 
-async def _spendings(register: Register, book: UsageBook, only: str) -> list[UsageRow]:
+async def _usage_rows(keys: KeyStore, usage: UsageStore, only: str) -> list[UsageRow]:
     """Returns a row for each tenant, followed by its keys."""
-    used, records = await book.read(), await register.keys()
+    used, records = await usage.read(), await keys.keys()
     found = []
-    for name, tenant in (await register.tenants()).items():
+    for name, tenant in (await keys.tenants()).items():
         if only not in ("", name):
             continue
         today, month = (
             [counts for who, counts in period.items() if who[0] == name] for period in (used.today, used.month)
         )
-        left = await book.left(name, WHOLE_TENANT, tenant.limits)
-        found.append(UsageRow(tenant, None, add(today), add(month), left))
+        left = await usage.left(name, WHOLE_TENANT, tenant.limits)
+        found.append(UsageRow(tenant, None, sum_counts(today), sum_counts(month), left))
         for record in records:
             if record.tenant == name:
                 who = (name, record.id)
-                left = await book.left(name, record.id, record.limits)
+                left = await usage.left(name, record.id, record.limits)
                 found.append(UsageRow(tenant, record, used.today.get(who, {}), used.month.get(who, {}), left))
     return found
 

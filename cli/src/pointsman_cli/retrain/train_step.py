@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pointsman_servicekit.sketches import FACT
+from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX
 
 from pointsman_cli.errors import CommandError
 from pointsman_cli.retrain.data_step import PAIRS_METHOD
@@ -121,5 +121,5 @@ class CollectionDates:
         sketches = {name: await fetch_sketch(self.retriever, self.tenant, name) for name in self.collections}
         return {
             DATA_TIME_FACT: str(round(time.time())),
-            **{FACT + name: str(sketch) for name, sketch in sketches.items()},
+            **{MANIFEST_KEY_PREFIX + name: str(sketch) for name, sketch in sketches.items()},
         }

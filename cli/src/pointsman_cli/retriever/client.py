@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_servicekit.sketches import Sketch
+from pointsman_servicekit.document_sketches import Sketch
 
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
