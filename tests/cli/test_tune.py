@@ -23,7 +23,7 @@ from pointsman_cli.retriever.tune import (
     search_candidates,
     thresholds,
 )
-from pointsman_cli.up.addresses import choose_settings as choose_ports
+from pointsman_cli.up.addresses import choose_addresses as choose_ports
 from pointsman_cli.up.readiness import wait_until_serving
 from pointsman_servicekit.grpc_client import open_channel
 

@@ -1,4 +1,4 @@
-"""`pointsman eval`."""
+"""`pointsman eval`: the command and its progress bar."""
 
 import asyncio
 import os
@@ -114,7 +114,10 @@ def evaluate(
 async def evaluated(
     client: httpx.AsyncClient, dataset: Dataset, wanted: Selection, kept: Path, resume: bool, terms: EvalSettings
 ) -> Report:
-    """Asks, and keeps what comes in `kept`. Raises CommandError; what had come is in the file then."""
+    """Runs an evaluation and stores each answer in `kept`.
+
+    Raises CommandError; the answers received until then are in the file.
+    """
     console = Console(stderr=True, highlight=False)
     async with client:
         planned = make_plan(dataset, await read_catalogue(client), wanted, client)
@@ -145,12 +148,12 @@ def _text(file: Path) -> str:
 
 
 def _must_be_writable(file: Path | None) -> None:
-    """A report that cannot be written is known before its answers are paid for."""
+    """Raises UsageError before any request is paid for, if the report could not be written."""
     if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise UsageError(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
 
 
-_PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
+_PLAIN_SECONDS = 10.0  # between two progress lines if there is no terminal
 
 
 class EvaluationProgress:

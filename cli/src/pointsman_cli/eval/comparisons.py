@@ -1,4 +1,4 @@
-"""Which label was answered where which was expected; for tasks whose answers are labels, or have one."""
+"""Computes confusion matrices for tasks whose answers are labels, and lists rows on which paths disagree."""
 
 import json
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ OTHER, NO_JSON, FAILED = "(something else)", "(no JSON)", "(failed)"
 
 
 def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]]) -> Iterator[Confusion]:
-    """One of each path; none where the task has no labels: a few texts that come again."""
+    """Yields one matrix for each path; none if the task has no labels (a few texts that recur)."""
     field = _label_field([row.output for row in rows.values()])
     if field is None:
         return
@@ -31,7 +31,7 @@ def confusions(rows: Mapping[str, Row], by_path: Mapping[str, Sequence[Answer]])
 
 
 def _label_field(outputs: Sequence[Any]) -> str | None:
-    """The first field of JSON labels whose values are labels, in every row; "" for text; None: there are no labels."""
+    """Returns the first JSON field that holds labels in every row, "" if the whole text is a label, or None."""
     values = [structure(output) for output in outputs]
     objects = [value for value in values if isinstance(value, dict)]
     if len(objects) < len(values):
@@ -70,7 +70,7 @@ _MAX_CHARACTERS = 2000  # of one text
 def disagreements(
     rows: Sequence[Row], by_path: Mapping[str, Sequence[Answer]], most: int
 ) -> tuple[tuple[Disagreement, ...], int]:
-    """The widest first, then as the rows stand; and how many there are in all."""
+    """Returns the rows with different scores, largest difference first, and their total number."""
     by_row: dict[str, list[Answer]] = defaultdict(list)
     for of_path in by_path.values():
         for answer in of_path:

@@ -1,4 +1,4 @@
-"""Labelled requests: one JSON object a line."""
+"""Reads labelled requests: one JSON object on each line."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from pointsman_cli.errors import UsageError
 from pointsman_cli.json_lines import numbered, parsed, text_of
 
-_MAX_PROBLEMS = 5  # that one error names
+_MAX_PROBLEMS = 5  # named in one error message
 _ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -19,13 +19,13 @@ class Row:
     task: str
     messages: tuple[Mapping[str, str], ...]
     output: Any
-    """What was expected: a text or any JSON value; None where the row has none."""
+    """The expected text or JSON value; None if the row has none."""
     facts: Any
-    """What an answer must state: a text or a list; None where the row has none."""
+    """Facts that an answer must state, a text or a list; None if the row has none."""
 
     @property
     def text(self) -> str:
-        """The last message: what is asked."""
+        """The last message, which holds the question."""
         return self.messages[-1]["content"]
 
 
@@ -41,7 +41,10 @@ class _BadRow(ValueError):
 
 
 def read_dataset(file: Path, task: str, limit: int | None = None) -> Dataset:
-    """`task` is of the rows that name none; `limit`: the first so many rows only. Raises Misused, naming the lines."""
+    """Reads a data set; `task` applies to rows without one, and `limit` keeps the first rows only.
+
+    Raises UsageError with the line numbers of all invalid rows.
+    """
     text = text_of(file)
     rows = _rows(file, text, task)
     if not rows:

@@ -1,4 +1,4 @@
-"""Where everything stands in a page's plots; the page's template draws it."""
+"""Renders a report as one self-contained HTML page; computes the positions in its plots."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from pointsman_cli.eval.report import Confusion, PathFigures, Report, TaskReport
 from pointsman_cli.eval.tables import probability
 
 WIDTH, HEIGHT = 380, 260
-"""Of the quality plot, in its own units: about a phone's width, so that its letters are readable there."""
+"""Size of the quality plot in its own units; about a phone's width, so that text stays readable there."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 36, 14, 12, 38
-_DOT_RADIUS = 8  # radius
-_LOG_SCALE_RATIO = 8.0  # the ratio of the dearest to the cheapest from which costs are shown logarithmically
-_ROW_HEIGHT = 30  # height of a path's row in the latency plot
-_NAMES_WIDTH = 30  # width left for their numbers
+_DOT_RADIUS = 8
+_LOG_SCALE_RATIO = 8.0  # costs use a logarithmic scale from this ratio of highest to lowest
+_ROW_HEIGHT = 30
+_NAMES_WIDTH = 30  # space for the paths' numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class QualityPlot:
-    """Quality upwards, dollars to the right."""
+    """Quality on the vertical axis, cost on the horizontal axis."""
 
     xs: tuple[Tick, ...]
     ys: tuple[Tick, ...]
     dots: tuple[Dot, ...]
     front: str
-    """The points of the Pareto front's line."""
+    """Points of the Pareto front's line."""
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     top: float = _TOP
@@ -75,7 +75,7 @@ class LatencyPlot:
 
 
 def quality_plot(task: TaskReport) -> QualityPlot | None:
-    """None where no path has both a score and a cost."""
+    """Returns None if no path has both a score and a cost."""
     shown = [(number, path) for number, path in enumerate(task.paths, 1) if path.score and path.usd_per_1000]
     if not shown:
         return None
@@ -87,7 +87,7 @@ def quality_plot(task: TaskReport) -> QualityPlot | None:
 
 
 def latency_plot(task: TaskReport) -> LatencyPlot | None:
-    """None where no path answered."""
+    """Returns None if no path answered."""
     shown = [(number, path) for number, path in enumerate(task.paths, 1) if path.total]
     if not shown:
         return None
@@ -125,7 +125,7 @@ def _height(score: float) -> float:
 
 
 def _steps(front: Sequence[tuple[float, float]]) -> str:
-    """From the bottom up to the cheapest, then right at its level until the next: so good is to be had for so much."""
+    """Returns the front as a step line: each quality level extends to the cost of the next better path."""
     points: list[tuple[float, float]] = []
     for x, y in front:
         points += [(x, points[-1][1] if points else HEIGHT - _BOTTOM), (x, y)]
@@ -166,7 +166,7 @@ def _cost_scale(costs: Sequence[float]) -> _Scale:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, from below `low` to above `high`; powers alone where that would be many."""
+    """Returns 1, 2 and 5 times powers of ten that enclose the range; only powers of ten if the range is wide."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 2 else (1,)
     values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
@@ -176,7 +176,7 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def _round_steps(high: float) -> list[float]:
-    """Four or so equal steps from 0 to `high` or just above it."""
+    """Returns about four equal steps from 0 to `high` or slightly above."""
     if high <= 0:
         return [0.0, 1.0]
     rough = high / 4
@@ -186,7 +186,7 @@ def _round_steps(high: float) -> list[float]:
 
 
 def render_html(report: Report) -> str:
-    """Everything that came from rows, models and configurations is escaped."""
+    """Escapes all text that comes from rows, models and configurations."""
     environment = Environment(
         loader=PackageLoader("pointsman_cli.eval", "templates"),
         autoescape=True,
@@ -205,5 +205,5 @@ def write_html(report: Report, file: Path) -> None:
 
 
 def shade(count: int, confusion: Confusion, row: int) -> int:
-    """How dark a cell is, in percent: the share of its row."""
+    """Returns the darkness of a cell in percent: its share of the row."""
     return round(100 * count / (sum(confusion.counts[row]) or 1))

@@ -1,4 +1,4 @@
-"""What the gateway says of its tasks and paths (`GET /v1/tasks`)."""
+"""Plans an evaluation from the gateway's tasks and paths, and checks it completely before the first request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pointsman_cli.gateway.http_client import get_json
 @dataclass(frozen=True, slots=True)
 class CatalogueTask:
     paths: Sequence[str]
-    """All that could answer, in the order in which they are tried."""
+    """All paths that can answer the task, in fallback order."""
     metric: Mapping[str, Any] | None
 
 
@@ -27,7 +27,7 @@ class PathFacts:
     model: str
     adapter: str
     fingerprint: str
-    """Of all that the configuration says of it."""
+    """A digest of the path's configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Catalogue:
     context_windows: Mapping[str, int]
     """Tokens, by model."""
     models: Sequence[str]
-    """Everything that a request's `model` may say."""
+    """All values that a request's `model` may have."""
 
 
 async def read_catalogue(client: httpx.AsyncClient) -> Catalogue:
-    """Raises CommandError where the gateway is away, refuses, or says something else."""
+    """Reads `/v1/tasks` and `/v1/models`; raises CommandError if the gateway does not answer as expected."""
     try:
         told = await get_json(client, "/v1/tasks")
         models = await get_json(client, "/v1/models")
@@ -75,12 +75,12 @@ JUDGE_METRIC = "judge"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the command line says beside the rows."""
+    """What the command line selects."""
 
     paths: Sequence[str] = ()
-    """Empty: all that could answer a row's task."""
+    """Empty: all paths that can answer a row's task."""
     metric: str = ""
-    """`NAME` or `NAME=TEXT`, `judge=MODEL` too; empty: the task's own."""
+    """`NAME`, `NAME=TEXT` or `judge=MODEL`; empty: the task's own metric."""
     judge_prompt: str = ""
 
 
@@ -104,7 +104,7 @@ class Plan:
 
 
 def make_plan(dataset: Dataset, catalogue: Catalogue, wanted: Selection, client: httpx.AsyncClient) -> Plan:
-    """Raises Misused, naming what there is not and what there is instead. Nothing is asked."""
+    """Raises UsageError with the unknown name and the known ones; sends no requests."""
     for path in wanted.paths:
         if path not in catalogue.paths:
             raise UsageError(f"there is no path '{path}'; known: {', '.join(sorted(catalogue.paths))}")

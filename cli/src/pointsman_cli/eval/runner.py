@@ -1,4 +1,4 @@
-"""One row, down one path, scored."""
+"""Sends each row through each path, scores the answers, and stores them."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from pointsman_cli.gateway.answers import AnswerEnd, TextChunk
 from pointsman_cli.gateway.http_client import stream_answer
 
 _MAX_ATTEMPTS = 5
-_MAX_WAIT_SECONDS = 60.0  # seconds that a caller's own limit may ask for before it counts as a failure
+_MAX_WAIT_SECONDS = 60.0  # a longer wait for a rate limit counts as a failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class RowRequest:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Where its answer stands."""
+        """The key of the answer: row and path."""
         return self.row.id, self.path
 
 
 async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    """Raises Unreachable where the gateway is away, and CommandError where the scorer fails: going on makes no sense.
+    """Returns a scored answer; a failed request is an answer with its error code.
 
-    Everything else is an outcome.
+    Raises Unreachable if no gateway answers, and CommandError if the scorer fails: then nothing can continue.
     """
     answer = await _answer(client, work)
     if not answer.is_ok:
@@ -45,7 +45,7 @@ async def answer_row(client: httpx.AsyncClient, work: RowRequest) -> Answer:
 
 
 async def _answer(client: httpx.AsyncClient, work: RowRequest) -> Answer:
-    """Not scored yet, where it is one."""
+    """Returns an answer without a score, or a failed one."""
     for tries_left in reversed(range(_MAX_ATTEMPTS)):
         try:
             return await _request(client, work)
@@ -54,7 +54,7 @@ async def _answer(client: httpx.AsyncClient, work: RowRequest) -> Answer:
         except Refused as error:
             if error.retry_after is None or error.retry_after > _MAX_WAIT_SECONDS or not tries_left:
                 return _failed_answer(work, error.code, str(error))
-            await asyncio.sleep(error.retry_after)  # the caller's own limit says nothing of the path
+            await asyncio.sleep(error.retry_after)  # the client's own rate limit is no failure of the path
         except CommandError as error:
             return _failed_answer(work, "broken_answer", str(error))
     raise AssertionError("the last try returns")
@@ -98,20 +98,20 @@ def _failed_answer(work: RowRequest, code: str, error: str) -> Answer:
 
 class ProgressListener(Protocol):
     def came(self, answer: Answer) -> None:
-        """One answer more."""
+        """Called after each answer."""
         ...
 
 
 async def run_plan(
     plan: Plan, client: httpx.AsyncClient, answers: AnswerFile, at_once: int, watcher: ProgressListener
 ) -> list[Answer]:
-    """All answers, those that were known among them. Raises CommandError where going on makes no sense."""
+    """Returns all answers, including stored ones; raises CommandError if the evaluation cannot continue."""
     planned = list(row_requests(plan))
     came = [answers.known[work.place] for work in planned if work.place in answers.known]
     waiting = iter([work for work in planned if work.place not in answers.known])
 
     async def ask_on() -> None:
-        for work in waiting:  # one iterator for all: each takes the next
+        for work in waiting:  # all workers share one iterator
             answer = await answer_row(client, work)
             answers.add(answer)
             came.append(answer)
@@ -127,7 +127,7 @@ async def run_plan(
 
 
 def row_requests(plan: Plan) -> Iterator[RowRequest]:
-    """Row by row, and each row's paths beginning with another: what comes later in a row finds warmer caches."""
+    """Yields requests row by row; each row starts with another path, because later paths find warmer caches."""
     for task in plan.tasks.values():
         for number, row in enumerate(task.rows):
             for path in _rotate(task.paths, number):
@@ -140,6 +140,6 @@ def _rotate(paths: Sequence[str], by: int) -> Sequence[str]:
 
 
 def _in_order(plan: Plan, answers: Sequence[Answer]) -> list[Answer]:
-    """As the rows and the paths are: the order in which they came is nobody's business."""
+    """Sorts the answers by task, row and path."""
     by_place = {(answer.row, answer.path): answer for answer in answers}
     return [by_place[row.id, path] for task in plan.tasks.values() for row in task.rows for path in task.paths]

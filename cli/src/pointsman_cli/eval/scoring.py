@@ -1,4 +1,4 @@
-"""How an answer is scored: by a metric that counts, or by a model that judges."""
+"""Scores answers by a metric or by a judge model."""
 
 import json
 import re
@@ -18,20 +18,20 @@ from pointsman_cli.gateway.http_client import stream_answer
 @dataclass(frozen=True, slots=True)
 class Verdict:
     score: float | None
-    """From 0 to 1; None where the judge could not be understood, or did not answer."""
+    """From 0 to 1; None if the judge did not answer or gave no valid score."""
     note: str = ""
     usd: float = 0.0
-    """What the judging cost."""
+    """Cost of the judge."""
 
 
 class Scorer(Protocol):
     async def judge(self, row: Row, answer: str) -> Verdict:
-        """Raises CommandError where it cannot go on at all."""
+        """Raises CommandError if scoring cannot continue."""
         ...
 
 
 class MetricScorer:
-    """By a metric of `pointsman_scoring`."""
+    """Scores by a metric of `pointsman_scoring`."""
 
     def __init__(self, name: str, metric: Metric) -> None:
         self._name = name
@@ -44,13 +44,13 @@ class MetricScorer:
             raise CommandError(f"row {row.id}: {error}") from error
 
     def expected(self, row: Row) -> Any:
-        """The facts where facts are looked for and the row has them; else its output."""
+        """Returns the row's facts for the metric `contains` or if it has no output; else its output."""
         if row.facts is not None and (self._name == "contains" or row.output is None):
             return row.facts
         return row.output
 
     def check(self, row: Row) -> None:
-        """Raises Misused where the row's label is of no use to the metric."""
+        """Raises UsageError if the metric cannot use the row's label."""
         try:
             self._metric.score("", self.expected(row))
         except MetricError as error:
@@ -61,7 +61,7 @@ CRITERIA = (
     "You judge answers. Compare the answer with what was expected: are the same facts in it, and nothing that "
     "contradicts them? Other words for the same are as good."
 )
-"""Where the task names no prompt of its own."""
+"""The default criteria of the judge."""
 
 _INSTRUCTIONS = """
 
@@ -71,7 +71,7 @@ number from 0 (wrong) to 10 (as good as what was expected)."""
 _MARKS = r"[*_`\" \t]*"
 _SCORE = re.compile(
     rf"\bscore[ \t]*(?:[(\[][^)\]\n]*[)\]])?{_MARKS}[:=]{_MARKS}"  # "Score:", "**Score (0-10):**"
-    r"([-+]?\d+(?:[.,]\d+)?)[ \t]*(?:(?:/|out of)[ \t]*10)?[*_`\".!\s]*$",  # "8", "8/10", "**8**.", and nothing behind
+    r"([-+]?\d+(?:[.,]\d+)?)[ \t]*(?:(?:/|out of)[ \t]*10)?[*_`\".!\s]*$",  # "8", "8/10", "**8**.", nothing after it
     re.IGNORECASE | re.MULTILINE,
 )
 _MAX_TOKENS = 300
@@ -79,7 +79,7 @@ _MAX_SCORE = 10
 
 
 class JudgeScorer:
-    """Asks `model` of the same gateway, at temperature 0, past the cache."""
+    """Asks a model of the same gateway to judge, at temperature 0 and without the cache."""
 
     def __init__(self, client: httpx.AsyncClient, model: str, criteria: str = "") -> None:
         self._client = client
@@ -114,7 +114,7 @@ class JudgeScorer:
 
 
 def parse_score(said: str) -> float | None:
-    """That of the last line that ends with one, from 0 to 1; None where none does, or it is no whole number to 10."""
+    """Returns the score of the last line that ends with one, from 0 to 1; None unless it is a whole number up to 10."""
     found = _SCORE.findall(said)
     if not found or not found[-1].isdecimal() or int(found[-1]) > _MAX_SCORE:
         return None

@@ -1,4 +1,4 @@
-"""From answers to what they come to: quality with its intervals, time, tokens, dollars."""
+"""Computes quality with intervals, latency, tokens and cost of each path from its answers."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ class EvalSettings:
     at_once: int
     confidence: float
     examples: int
-    """Disagreements to keep of each task."""
+    """Number of disagreements to keep for each task."""
 
 
 def build_report(plan: Plan, answers: Iterable[Answer], terms: EvalSettings) -> Report:

@@ -1,4 +1,4 @@
-"""A report in the terminal."""
+"""Prints a report to the terminal."""
 
 from collections.abc import Iterator
 

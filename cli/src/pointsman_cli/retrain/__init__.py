@@ -1,1 +1,1 @@
-"""`pointsman distill`: from what was kept of answers to an adapter that serves, or is refused."""
+"""`pointsman retrain`: builds data, trains, evaluates and rolls out the next version of a task's adapter."""

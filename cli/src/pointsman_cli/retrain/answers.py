@@ -1,4 +1,4 @@
-"""Many questions to the gateway, a few at once; each answer is kept as it comes, so that none is asked for twice."""
+"""Sends many prompts to the gateway, a few at once, and stores each answer so that none is requested twice."""
 
 import asyncio
 import hashlib
@@ -18,12 +18,11 @@ from pointsman_cli.json_lines import whole_lines
 CONCURRENCY = 4
 MAX_ATTEMPTS = 6
 RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 30.0
-"""Seconds before a question is asked again, where the gateway names none, and at most."""
+"""Wait before a retry if the gateway names none, and its maximum."""
 PROMPT_ERRORS = ("context_length_exceeded", "engine_refused")
-"""Codes with which a question is refused for itself: that is its answer, and a bad one. All else says nothing of
-whoever was to answer, and is tried again."""
+"""Errors caused by the prompt itself: they count as a bad answer. All other errors are retried."""
 FATAL_ERRORS = ("missing_key", "unknown_key", "revoked_key", "expired_key", "not_in_scope", "unknown_model")
-"""Codes with which every question would be refused."""
+"""Errors that every request would get."""
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -31,16 +30,16 @@ Messages = Sequence[Mapping[str, str]]
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
     place: str
-    """Of the question: a digest of all that was asked."""
+    """A digest of the request."""
     text: str
     finish_reason: str
     error: str = ""
-    """The gateway's code; the text is empty then."""
+    """The gateway's error code; the text is empty then."""
 
 
 class Gateway:
     def __init__(self, url: str, key: str = "") -> None:
-        """`key`: of a gateway that has keys on."""
+        """`key` is the API key, if the gateway needs one."""
         self._url = url
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
@@ -55,7 +54,10 @@ class Gateway:
         file: Path,
         progress: Callable[[int, int], None],
     ) -> list[ModelAnswer]:
-        """In the questions' order. `file` has those that are known, and gets the others. Raises CommandError."""
+        """Returns answers in the order of the prompts; answers already in `file` are reused, new ones are appended.
+
+        Raises CommandError if a request fails after all retries.
+        """
         bodies = [{"model": model, "messages": list(question), "stream": False, **asking} for question in questions]
         places = [_prompt_digest(body) for body in bodies]
         known = {answer.place: answer for answer in _read_answers(file)}
@@ -64,7 +66,7 @@ class Gateway:
         )
 
         async def ask_on(client: httpx.AsyncClient) -> None:
-            for place, body in waiting:  # one iterator for all: each takes the next
+            for place, body in waiting:  # all workers share one iterator
                 known[place] = await _answer(client, place, body)
                 _append_answer(file, known[place])
                 progress(sum(one in known for one in places), len(places))
@@ -80,7 +82,7 @@ class Gateway:
 
 
 async def _answer(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> ModelAnswer:
-    """Raises CommandError where nobody answers, try as one may."""
+    """Raises CommandError if all attempts fail."""
     for tries_left in reversed(range(MAX_ATTEMPTS)):
         wait = RETRY_SECONDS
         try:
@@ -115,7 +117,7 @@ def _prompt_digest(body: Mapping[str, Any]) -> str:
 
 
 def _read_answers(file: Path) -> Iterable[ModelAnswer]:
-    """A line that a kill left half written is cut off."""
+    """Skips a line that a killed process left incomplete."""
     if not file.is_file():
         return
     for _, line in whole_lines(file):

@@ -1,4 +1,4 @@
-"""`pointsman distill`: from what was kept of answers to an adapter that serves, or is refused."""
+"""`pointsman retrain`: the command, and the construction of its steps."""
 
 import json
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ from pointsman_cli.retrain.run_state import REJECTED, RunFile, RunState, Step, l
 from pointsman_cli.retrain.train_step import CollectionDates, TrainStep
 
 RUNS_FOLDER = "retrain"
-"""The folder of the runs, inside the data directory."""
+"""In the data directory."""
 REJECTED_EXIT_CODE = 3
-"""The command's exit code where a version was refused: nothing is wrong with the command."""
+"""Exit code if the new version was rejected, which is not an error."""
 
 STEPS = ("data", "train", "evaluate", "canary", "promote")
 
@@ -127,13 +127,13 @@ def _show(ledger: RunFile | None, task: str, as_json: bool) -> None:
 class Addresses:
     url: str
     redis: str
-    """Empty: nothing is kept anywhere, and examples and the teacher are all there is to learn from."""
+    """Empty: there is no request log, so the data comes from examples and the teacher only."""
     retriever: str
     lora_server: str
 
     @classmethod
     def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "Addresses":
-        """Those that are named, else those of the running `pointsman up`. Raises Misused."""
+        """Uses the given addresses, else those of the running `pointsman up`; raises UsageError if there are none."""
         running = read_run(data_dir.run_file)
         if running is not None:
             url, redis = url or running.http, redis or running.redis_url
@@ -162,7 +162,7 @@ async def run_retraining(
     gateway: Gateway,
     console: Console,
 ) -> RunState:
-    """Raises CommandError or PointsmanError; then the run goes on with the next call."""
+    """Runs or continues a run; raises CommandError or PointsmanError, after which the run can be continued."""
     lines = ProgressLines(console)
     registry = Registry(addresses.lora_server, f"retrain {ledger.state.run}")
     arguments = ["data", str(wish.config), wish.task, "--out", str(wish.data)]

@@ -1,4 +1,4 @@
-"""The first step: the teacher is asked where there are texts for it, and the next data set is made."""
+"""Step 1: asks the teacher path for answers to new prompts, and builds the next data set."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from pointsman_cli.retrain.plan import RetrainPlan
 from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
 
 PAIRS_METHOD = "dpo"
-"""The method that learns from pairs."""
+"""The training method that uses preference pairs."""
 
 
 class AnswerSource(Protocol):
@@ -24,7 +24,7 @@ class AnswerSource(Protocol):
 
 class DatasetBuilder(Protocol):
     async def __call__(self, taught: Path | None) -> dict[str, Any]:
-        """What `pointsman data build --json` says."""
+        """Builds a data set and returns the facts of its report."""
         ...
 
 
@@ -35,7 +35,7 @@ class DataStep:
     gateway: AnswerSource
     build: DatasetBuilder
     folder: Path
-    """Of the run."""
+    """Folder of the run."""
     texts: Path | None
     progress: Callable[[str, int, int], None]
     name: str = "data"
@@ -58,7 +58,7 @@ class DataStep:
         return StepResult(said, facts, f"{rows} {what} to learn from: under {least}" if rows < least else "")
 
     async def _taught(self) -> Path:
-        """The teacher's answers, as a file for the data set."""
+        """Returns a file with the teacher's answers."""
         assert self.texts is not None
         texts = read_prompts(self.texts)
         answers = await self.gateway.answers(
@@ -80,7 +80,7 @@ class DataStep:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Of lines of {"text": ...}, or of plain text. Raises Misused, naming the line."""
+    """Reads lines of {"text": ...} or plain text; raises UsageError with the line number."""
     return list(dict.fromkeys(_text(file, number, line.strip()) for number, line in numbered(text_of(file))))
 
 

@@ -1,4 +1,7 @@
-"""Whether a new version may be tried on traffic: better on held-out rows, by more than chance, and worse on few."""
+"""Step 3: compares the new version with the current one on held-out rows and applies the gates.
+
+The new version must be better by more than chance and may answer only few rows worse.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +35,7 @@ class GateResult:
     regressions: int
     """Rows that the candidate answers worse."""
     objections: tuple[str, ...]
-    """None where it passes."""
+    """Empty if the candidate passes."""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "objections": list(self.objections)}
@@ -46,7 +49,7 @@ class GateResult:
 
 
 def apply_gates(gates: GateTerms, incumbent: Sequence[float], candidate: Sequence[float]) -> GateResult:
-    """Scores from 0 to 1 of the same rows, in the same order. Raises ValueError where there are none."""
+    """Compares scores (0 to 1) of the same rows in the same order; raises ValueError if there are none."""
     found = compare(candidate, incumbent, gates.confidence)
     regressions = sum(new < old for new, old in zip(candidate, incumbent, strict=True))
     return GateResult(
@@ -71,7 +74,7 @@ def _failed_gates(gates: GateTerms, gain: Interval, worse: float) -> Iterator[st
 
 
 def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient) -> Scorer:
-    """`client` is of the gateway, for a metric that asks a model. Raises Misused."""
+    """`client` calls the gateway, for a metric that asks a model; raises UsageError for an invalid metric."""
     if JUDGE_METRIC in metric:
         return JudgeScorer(client, metric[JUDGE_METRIC]["model"], metric[JUDGE_METRIC].get("prompt", ""))
     try:
@@ -81,14 +84,14 @@ def make_scorer(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient)
 
 
 def check_rows(scorer: Scorer, rows: Sequence[Row]) -> None:
-    """Raises Misused where a row's label is of no use to the metric."""
+    """Raises UsageError if the metric cannot use a row's label."""
     if isinstance(scorer, MetricScorer):
         for row in rows:
             scorer.check(row)
 
 
 async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[ModelAnswer]) -> list[float | None]:
-    """From 0 to 1; what was not answered is 0, and what a judge could not say None. Raises CommandError."""
+    """Returns scores from 0 to 1: 0 for a failed request, None if the judge gave no score; raises CommandError."""
     return [
         0.0 if answer.error else (await scorer.judge(row, answer.text)).score
         for row, answer in zip(rows, answers, strict=True)
@@ -96,12 +99,12 @@ async def score_answers(scorer: Scorer, rows: Sequence[Row], answers: Sequence[M
 
 
 MAX_WORSE_ROWS = 5
-"""Rows that are answered worse, in the state."""
+"""Number of worse rows to keep in the state file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """A row, both answers to it, and how good they are."""
+    """A row with both answers and their scores."""
 
     row: Row
     now: ModelAnswer
@@ -125,7 +128,7 @@ class EvaluateStep:
     registry: AliasLookup
     scorer: Scorer
     folder: Path
-    """Of the run."""
+    """Folder of the run."""
     progress: Callable[[str, int, int], None]
     name: str = "evaluate"
 
@@ -150,7 +153,7 @@ class EvaluateStep:
         return self.plan.student if await self.registry.stable(self.plan.alias) else self.plan.teacher
 
     async def _marked(self, rows: Sequence[Row], incumbent: str, version: str) -> list[ScoredRow]:
-        """Without those on which a judge could not say anything. Raises CommandError where none is left."""
+        """Leaves out rows without a score from the judge; raises CommandError if none is left."""
         theirs = await self._ask(f"path:{incumbent}", {}, rows, f"asking {incumbent}")
         ours = await self._ask(version, self.plan.asking, rows, f"asking {version}")
         old, new = await score_answers(self.scorer, rows, theirs), await score_answers(self.scorer, rows, ours)
@@ -174,7 +177,7 @@ class EvaluateStep:
 
 
 def heldout_rows(plan: RetrainPlan, state: RunState) -> Sequence[Row]:
-    """Raises Misused where the configuration's file is not as it should be, CommandError where there are none."""
+    """Raises UsageError if the configured file is invalid, and CommandError if there are no held-out rows."""
     if plan.heldout:
         rows = read_dataset(plan.heldout, plan.task).rows
         return [replace(row, id=f"{plan.heldout.name}:{row.id}") for row in rows if row.task == plan.task]

@@ -1,4 +1,4 @@
-"""The lora-server, as the steps ask it: trainings, aliases, canaries."""
+"""The lora-server's training, alias and canary methods, as the steps use them."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from pointsman_cli.retrain.rollout_steps import AliasState
 from pointsman_cli.retrain.train_step import TrainingResult, TrainingSpec
 
 MIN_CANARY_REQUESTS = 20
-"""Requests of both versions, before the lora-server judges a canary; its own."""
+"""The lora-server's default number of requests per version before it compares a canary."""
 
 
 class Registry:
-    """Each method raises PointsmanError."""
+    """Aliases and versions; every method raises PointsmanError on failure."""
 
     def __init__(self, address: str, author: str) -> None:
         self._address = address
@@ -66,10 +66,10 @@ class Registry:
 
 
 class Trainer:
-    """Each method raises PointsmanError."""
+    """Training jobs; every method raises PointsmanError on failure."""
 
     def __init__(self, address: str, tell: Callable[[str, dict[str, object]], None]) -> None:
-        """`tell` hears every event of a job with its facts."""
+        """`tell` gets every event of a job with its facts."""
         self._address = address
         self._tell = tell
 
@@ -93,7 +93,7 @@ class Trainer:
         return str(job.id)
 
     async def _begun(self, lesson: TrainingSpec) -> str:
-        """A kill may come between the start of a job and the note of its id: it is known by its author."""
+        """Finds a job that this run started before it was killed; the job's author names the run."""
         request = training_pb2.ListTrainingJobsRequest(name=lesson.name)
         found = await call_training(self._address, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
         failed = (training_pb2.TRAINING_STATE_FAILED, training_pb2.TRAINING_STATE_CANCELLED)
@@ -101,7 +101,7 @@ class Trainer:
         return next((str(job.id) for job in mine), "")
 
     async def follow(self, job: str) -> TrainingResult:
-        """To its end."""
+        """Waits for the end of a job."""
         async for kind, facts in training_events(self._address, job):
             self._tell(kind, facts)
         request = training_pb2.GetTrainingJobRequest(id=job)

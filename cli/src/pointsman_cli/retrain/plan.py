@@ -1,4 +1,4 @@
-"""What the configuration says of a task's flywheel."""
+"""Settings of a task's retraining, read from the configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ class RetrainPlan:
     student: str
     teacher: str
     incumbent: str
-    """Empty: the student, or the teacher where its alias points to nothing yet."""
+    """Empty: the student, or the teacher if the alias points to no version yet."""
     asking: Mapping[str, Any]
-    """The student's sampling, as a request has it."""
+    """Sampling parameters of the student, as in a request."""
     metric: Mapping[str, Any]
     heldout: Path | None
-    """The configuration's own rows; None where it names no file."""
+    """Held-out rows of the configuration; None if it names no file."""
     collections: Sequence[str]
-    """That the teacher looks things up in."""
+    """Collections that the teacher searches."""
     training: Mapping[str, Any]
     gates: GateTerms
     canary: CanaryTerms
@@ -49,7 +49,7 @@ class RetrainPlan:
 
 
 async def read_plan(folder: Path, task: str, data_dir: DataDir) -> RetrainPlan:
-    """Raises CommandError."""
+    """Raises CommandError if the configuration is invalid."""
     return parse_plan(await lab_facts(LabJob(["plan", str(folder), task], data_dir, as_json=True)))
 
 

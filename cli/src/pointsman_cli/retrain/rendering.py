@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a line for each thing that is done, and now and then one for what is being done."""
+"""Prints the progress and the state of a run."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from pointsman_cli.retrain.run_state import RunState, StepState
 from pointsman_cli.train.events import Evaluation, Message, Step, to_event
 
 LINE_INTERVAL_SECONDS = 10.0
-"""Seconds from one line on the same thing to the next."""
+"""Minimum time between two progress lines on the same subject."""
 
 
 class ProgressLines:
@@ -27,7 +27,7 @@ class ProgressLines:
         self._now_and_then(what, f"{what}: {done} of {total}", at_once=done >= total)
 
     def training(self, kind: str, facts: Mapping[str, object]) -> None:
-        """An event of a job."""
+        """Prints an event of a training job."""
         event = to_event(kind, dict(facts))
         if isinstance(event, Step):
             self._now_and_then("step", f"training: step {event.step} of {event.steps}, loss {event.loss:.3f}")
@@ -57,7 +57,7 @@ def print_run(state: RunState) -> None:
 
 
 def _facts(step: StepState) -> Iterator[str]:
-    """The short ones; all are in the file."""
+    """Yields the short facts; the state file holds all."""
     for name, value in step.facts.items():
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             yield f"{name} {value}"

@@ -1,4 +1,4 @@
-"""The fourth step: a share of the alias's users gets the new version, until it has answered often enough."""
+"""Steps 4 and 5: try the new version as a canary, then move the alias to it."""
 
 import asyncio
 import time
@@ -10,22 +10,22 @@ from pointsman_cli.retrain.plan import CanaryTerms, RetrainPlan
 from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
 
 POLL_SECONDS = 2.0
-"""Between two looks; the lora-server judges each second, so that it has judged between two of ours."""
+"""Two polls span at least one canary analysis of the lora-server, which runs each second."""
 
 
 @dataclass(frozen=True, slots=True)
 class AliasState:
-    """How an alias stands."""
+    """Where an alias points, and its canary."""
 
     stable: str
     canary: str
     requests: int
-    """That the canary has answered."""
+    """Requests that the canary has answered."""
 
 
 class CanaryRegistry(Protocol):
     async def standing(self, alias: str) -> AliasState | None:
-        """None where there is no such alias."""
+        """Returns None if the alias does not exist."""
         ...
 
     async def set_canary(self, alias: str, version: str, terms: CanaryTerms, expected: str) -> None: ...
@@ -78,7 +78,7 @@ class CanaryStep:
 
 class AliasMover(Protocol):
     async def move(self, alias: str, version: str, expected: str) -> None:
-        """`expected`: only where it points there now; empty: whatever it points to. Twice is once."""
+        """Moves an alias; idempotent. `expected` is the version that it must point to now, empty for any."""
         ...
 
 

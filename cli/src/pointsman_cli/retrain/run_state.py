@@ -1,4 +1,4 @@
-"""How far a run is: one file, put in place as a whole after each step, so that a kill costs one step at most."""
+"""The state of a run, saved atomically after each step, and the runner that executes the steps."""
 
 import json
 import os
@@ -21,10 +21,10 @@ Facts = Mapping[str, Any]
 class StepState:
     status: str = WAITING
     began: float = 0.0
-    """Unix seconds, like the next."""
+    """Unix seconds, as `ended`."""
     ended: float = 0.0
     facts: Facts = field(default_factory=dict)
-    """Also of a step that is not done: what it must know to go on."""
+    """Results, and what an unfinished step needs to continue."""
 
     @property
     def is_over(self) -> bool:
@@ -34,21 +34,21 @@ class StepState:
 @dataclass(frozen=True, slots=True)
 class RunState:
     run: str
-    """By its begin: "20261125T221500Z"."""
+    """Start time: "20261125T221500Z"."""
     task: str
     method: str
     steps: Mapping[str, StepState]
     outcome: str = ""
-    """ "promoted" or "refused"; empty while it is neither."""
+    """ "promoted" or "refused"; empty while the run is unfinished."""
     reason: str = ""
-    """Why it was refused."""
+    """Why the version was rejected."""
 
     def facts(self, step: str) -> Facts:
         return self.steps[step].facts
 
     @property
     def version(self) -> str:
-        """What was trained; empty before that."""
+        """The trained version; empty before training."""
         return next((str(step.facts["version"]) for step in self.steps.values() if step.facts.get("version")), "")
 
     def with_step(self, name: str, **changed: Any) -> "RunState":
@@ -56,7 +56,7 @@ class RunState:
 
 
 class RunFile:
-    """The state of one run, in its folder."""
+    """The state file of one run."""
 
     def __init__(self, folder: Path, state: RunState) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class RunFile:
         self._put(self.state.with_step(step, status=RUNNING, began=self.state.steps[step].began or time.time()))
 
     def note(self, step: str, facts: Facts) -> None:
-        """What a step that is interrupted now has to know afterwards."""
+        """Saves facts that the step needs if it is interrupted."""
         self._put(self.state.with_step(step, facts={**self.state.facts(step), **facts}))
 
     def end(self, step: str, status: str, facts: Facts) -> None:
@@ -87,12 +87,12 @@ class RunFile:
 def start_run(shelf: Path, task: str, method: str, steps: tuple[str, ...]) -> RunFile:
     name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     ledger = RunFile(shelf / name, RunState(name, task, method, {step: StepState() for step in steps}))
-    ledger.close("")  # so that it is seen from its begin
+    ledger.close("")  # makes the run visible at once
     return ledger
 
 
 def latest_run(shelf: Path) -> RunFile | None:
-    """The newest run of a task; None before the first. Raises CommandError where its file cannot be read."""
+    """Returns the newest run of a task, None if there is none; raises CommandError if its file cannot be read."""
     files = sorted(shelf.glob(f"*/{STATE_FILE}"))
     if not files:
         return None
@@ -109,13 +109,13 @@ PROMOTED, REJECTED = "promoted", "refused"
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step came to."""
+    """The result of a step."""
 
     said: str
-    """One line for people."""
+    """One line for the terminal."""
     facts: Facts
     refusal: str = ""
-    """Why the run ends here; empty where it goes on."""
+    """Why the run is rejected; empty if it continues."""
     skipped: bool = False
 
 
@@ -124,25 +124,25 @@ class Step(Protocol):
     def name(self) -> str: ...
 
     async def take(self, state: RunState, note: Callable[[Facts], None]) -> StepResult:
-        """What was done before this was interrupted is in the state's facts of this step, where `note` put it.
+        """Runs or continues the step; facts saved by `note` before an interruption are in the state.
 
-        Raises CommandError or PointsmanError; then it is taken again when the run goes on.
+        Raises CommandError or PointsmanError; then the step runs again when the run is continued.
         """
         ...
 
 
 Retire = Callable[[str, str], Awaitable[None]]
-"""Takes a version out of use, for a reason; twice is once."""
+"""Retires a version with a reason; idempotent."""
 
 
 async def run_steps(
     steps: Sequence[Step], ledger: RunFile, retire: Retire, tell: Callable[[str], None], until: str = ""
 ) -> RunState:
-    """To the end of the run, or of the step `until`."""
+    """Runs the steps to the end, or up to and including the step `until`."""
     for step in steps:
         status = ledger.state.steps[step.name].status
         if status == REFUSED:
-            break  # it was interrupted before the version was retired
+            break  # the run was interrupted before the version was retired
         if not ledger.state.steps[step.name].is_over and await _run_step(step, ledger, tell):
             break
         if step.name == until:
@@ -154,7 +154,7 @@ async def run_steps(
 
 
 async def _run_step(step: Step, ledger: RunFile, tell: Callable[[str], None]) -> bool:
-    """Whether it refuses."""
+    """Returns whether the step rejects the version."""
     ledger.begin(step.name)
     taken = await step.take(ledger.state, lambda facts: ledger.note(step.name, facts))
     reason = {"refusal": taken.refusal} if taken.refusal else {}

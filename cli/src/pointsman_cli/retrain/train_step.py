@@ -1,4 +1,4 @@
-"""The second step: a job of the lora-server learns from the data set; what it makes is registered and serves nobody."""
+"""Step 2: trains on the data set as a job of the lora-server; the result is registered but not served."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +15,20 @@ from pointsman_cli.retrain.run_state import Facts, RunState, StepResult
 from pointsman_cli.retriever.client import fetch_sketch
 
 EXCLUDED_FOR_DPO = ("rank", "learning_rate")
-"""What is written for rows, and is another matter for pairs: the rank is that of the version which is begun with, the
-rate a tenth."""
+"""Settings that do not apply to DPO: the rank is that of the starting version, and the learning rate must be a tenth.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """What the trainer is given."""
+    """The parameters of a training job."""
 
     name: str
     data: Path
     heldout: Path | None
     method: str
     parent: str
-    """A version; empty: the base model."""
+    """The version to start from; empty: the base model."""
     recipe: Mapping[str, Any]
     facts: Mapping[str, str]
     """For the manifest."""
@@ -44,7 +44,7 @@ class TrainingResult:
 
 class TrainingService(Protocol):
     async def start(self, lesson: TrainingSpec) -> str:
-        """The job's id; that of the job which the same author has begun already, where there is one."""
+        """Returns the job's id; idempotent: a job that the same author already started is returned."""
         ...
 
     async def follow(self, job: str) -> TrainingResult: ...
@@ -52,13 +52,13 @@ class TrainingService(Protocol):
 
 class AliasLookup(Protocol):
     async def stable(self, alias: str) -> str:
-        """Where the alias points to; empty where there is none."""
+        """Returns the version that the alias points to; empty if there is none."""
         ...
 
 
 class CollectionSketches(Protocol):
     async def __call__(self) -> Mapping[str, str]:
-        """How the collections of the teacher stand now, as facts for the manifest."""
+        """Returns sketches of the teacher's collections, as facts for the manifest."""
         ...
 
 
@@ -78,7 +78,7 @@ class TrainStep:
             note({"job": job})
         ended = await self.trainer.follow(job)
         if ended.state != "succeeded" or not ended.version:
-            note({"job": ""})  # another try is another job
+            note({"job": ""})  # the next attempt starts another job
             raise CommandError(f"the training {job} {ended.state}: {ended.error or 'nothing was registered'}")
         if ended.version == await self.registry.stable(self.plan.alias):
             return StepResult(f"{ended.version}, which serves already", {}, f"{ended.version} is what serves already")
@@ -98,26 +98,26 @@ class TrainStep:
             heldout=folder / f"{heldout}.jsonl" if data["counts"][heldout] else None,
             method=self.method,
             parent=await self.registry.stable(self.plan.alias) if pairs else "",
-            recipe={**recipe, "baseline_shots": 0},  # it is measured against what serves, in the next step
+            recipe={**recipe, "baseline_shots": 0},  # the next step compares with what serves now
             facts={"data_set": f"{self.plan.task}/{data['name']}", **await self.dates()},
             author=f"retrain {state.run}",
         )
 
 
 DATA_TIME_FACT = "data_unix"
-"""The fact of a manifest that says when its data was taken, in Unix seconds."""
+"""The manifest fact with the time of the data, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionDates:
-    """Implements the training step's `Dates`."""
+    """Reads the sketches from the retriever."""
 
     retriever: str
     tenant: str
     collections: Sequence[str]
 
     async def __call__(self) -> Mapping[str, str]:
-        """Raises PointsmanError where a collection is not there."""
+        """Raises PointsmanError if a collection does not exist."""
         sketches = {name: await fetch_sketch(self.retriever, self.tenant, name) for name in self.collections}
         return {
             DATA_TIME_FACT: str(round(time.time())),

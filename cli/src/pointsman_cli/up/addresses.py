@@ -1,4 +1,4 @@
-"""The addresses that one machine's processes get: the two doors as asked for, the rest wherever a port is free."""
+"""Chooses the addresses of all processes: HTTP and gRPC as given, the others on free ports."""
 
 import errno
 import socket
@@ -25,8 +25,8 @@ class Addresses:
 
 
 def choose_addresses(http: str, grpc: str) -> Addresses:
-    """Raises `Misused` where a door's port is taken, naming it. A door's port 0 takes a free one."""
-    with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are the same
+    """Raises UsageError if a given port is in use; port 0 takes a free one."""
+    with ExitStack() as held:  # all ports are held until the last is chosen, so that no two are equal
 
         def hold(address: str, option: str) -> str:
             return held.enter_context(hold_port(address, option))
@@ -37,13 +37,15 @@ def choose_addresses(http: str, grpc: str) -> Addresses:
 
 @contextmanager
 def hold_port(address: str, option: str) -> Iterator[str]:
-    """Nobody else gets the port while this lasts; yields the address, with a free port where 0 was asked for.
+    """Reserves a port for the duration of the block; yields its address, with a free port instead of 0.
 
-    Raises `Misused` where it cannot be had.
+    Raises UsageError if the port cannot be reserved.
     """
     host, port = split_address(address, option)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do, past TIME_WAIT
+        holder.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the servers do, so that TIME_WAIT does not block the port
         try:
             holder.bind((host, port))
             holder.listen(1)
@@ -55,7 +57,7 @@ def hold_port(address: str, option: str) -> Iterator[str]:
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
-    """Raises `Misused` where it is no "HOST:PORT"."""
+    """Raises UsageError if the text is not "HOST:PORT"."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")

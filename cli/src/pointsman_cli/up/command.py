@@ -1,4 +1,4 @@
-"""`pointsman up`: everything on one machine, until it is told to stop."""
+"""`pointsman up`: the command."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ def up(
     engine = find_engine(at, engine_python)
     prometheus = find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
-    read_run(at.run_file)  # or it could not be written, once everything runs
+    read_run(at.run_file)  # fail now rather than after everything has started
     with hold_port(f"{HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
         addresses = choose_addresses(http, grpc)
     programs = Programs(engine.python, server_binary())
@@ -62,7 +62,7 @@ def up(
 
 
 async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> None:
-    """Runs all until it is cancelled; that is its proper end once everything came up, and an interruption before."""
+    """Runs all services until cancelled; raises if they do not come up."""
     async with reaper_running(setup.data_dir.lock_file) as guard:
         crew = Supervisor(guard)
         try:
@@ -72,7 +72,7 @@ async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> N
 
             def report(line: str) -> None:
                 screen.say(line)
-                _write_run(setup, crew)  # a new process has a new pid
+                _write_run(setup, crew)  # a restarted process has a new pid
 
             with suppress(asyncio.CancelledError):
                 await crew.keep_running(report, backoff)

@@ -1,4 +1,4 @@
-"""The Prometheus that is installed, beside the services: told where they are, and run as one more child."""
+"""Runs the installed Prometheus, configured to scrape all services."""
 
 import asyncio
 import glob
@@ -15,16 +15,16 @@ from pointsman_cli.up.addresses import Addresses
 from pointsman_cli.up.plan import Service
 
 PROMETHEUS = "prometheus"
-RULES = Path(__file__).parents[4] / "deploy" / "prometheus" / "rules"  # where we run from a checkout
+RULES = Path(__file__).parents[4] / "deploy" / "prometheus" / "rules"  # exists in a source checkout only
 SCRAPE_EVERY = "5s"
 KEEP_FOR, KEEP_AT_MOST = "7d", "1GB"
-_READY_SECONDS = 120.0  # it reads its log of writes again before it is ready
+_READY_SECONDS = 120.0  # it replays its write-ahead log first
 _CALL_SECONDS = 2.0
-_INTERVAL = 0.1  # seconds between two looks
+_INTERVAL = 0.1  # seconds between two polls
 
 
 def find_program() -> Path:
-    """Raises `Misused` with how to get it where it is not installed."""
+    """Raises UsageError with installation instructions if Prometheus is not installed."""
     found = shutil.which(PROMETHEUS)
     if found is None:
         raise UsageError(
@@ -48,7 +48,7 @@ def make_service(program: Path, address: str, data_dir: DataDir) -> Service:
 
 
 def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = RULES) -> None:
-    """Leaves the rules out where there are none."""
+    """Writes the configuration, without rules if their folder does not exist."""
     file = _configuration_file(data_dir)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_configuration(addresses, rules if rules.is_dir() else None), sort_keys=False)
@@ -56,7 +56,7 @@ def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = R
 
 
 def _configuration(addresses: Addresses, rules: Path | None) -> dict[str, Any]:
-    """The jobs' names are those that the rules and the dashboards know."""
+    """The job names are those that rules and dashboards use."""
     jobs = {
         "gateway": addresses.http,
         "retriever": addresses.retriever_metrics,
@@ -73,7 +73,7 @@ def _configuration(addresses: Addresses, rules: Path | None) -> dict[str, Any]:
 
 
 async def wait_for_prometheus(address: str) -> None:
-    """Waits until it can be asked."""
+    """Waits until Prometheus answers."""
     try:
         async with asyncio.timeout(_READY_SECONDS), httpx.AsyncClient(timeout=_CALL_SECONDS, trust_env=False) as client:
             while not await is_ready(client, address):  # noqa: ASYNC110 -- the event would have to come from another process

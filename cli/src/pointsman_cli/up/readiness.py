@@ -1,4 +1,4 @@
-"""Waiting until a started process can do its work."""
+"""Waits until a started process is ready."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,10 +12,10 @@ from pointsman_servicekit.grpc_client import open_channel
 from pointsman_cli.errors import CommandError
 from pointsman_cli.grpc_clients import lora_server_stub
 
-SERVICE_SECONDS = 300.0  # the gateway trains its classifier before it serves
+SERVICE_SECONDS = 300.0  # the gateway fits its classifier before it serves
 ENGINE_SECONDS = 600.0
 ENGINE_TRIES = 3
-_INTERVAL = 0.2  # seconds between two looks
+_INTERVAL = 0.2  # seconds between two polls
 _CALL_SECONDS = 2.0
 
 
@@ -53,7 +53,7 @@ async def _answers_ok(client: httpx.AsyncClient, url: str) -> bool:
 
 
 async def wait_for_engine(address: str, say: Callable[[str], None]) -> None:
-    """Waits for the engine behind the lora-server at `address`; `say` gets what it is doing."""
+    """Waits for the engine behind the lora-server; `say` gets its status messages."""
     async with open_channel(address) as channel:
         await _within(ENGINE_SECONDS, "the engine", _until(lambda: _engine_is_ready(channel, say)))
 

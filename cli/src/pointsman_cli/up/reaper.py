@@ -1,9 +1,8 @@
-"""Outlives `pointsman up` for a moment: when that dies without a word (kill -9), leaves none of its processes behind.
+"""Kills the processes that a killed `pointsman up` leaves behind.
 
-Runs as `python -m pointsman_cli.up.reaper GRACE` and reads one line from each process that `up` starts, its pid. The
-pipe's end without the line "done" means that `up` is dead, and that no child is still to say its pid: its children have
-then been told to stop by the kernel (see `launcher.py`), and what is still there after GRACE seconds is killed, with
-everything below it.
+Runs as `python -m pointsman_cli.up.reaper GRACE` and reads one pid from each process that `up` starts. If the pipe
+closes without the line "done", `up` is dead and no child can still report its pid. The kernel has then sent SIGTERM to
+the children (see `launcher.py`); whatever still runs after GRACE seconds is killed with its descendants.
 """
 
 import os
@@ -13,7 +12,7 @@ import time
 
 from pointsman_cli.process_tree import Process, alive_processes, kill_processes, process_tree
 
-POLL_SECONDS = 0.1  # seconds between looks
+POLL_SECONDS = 0.1  # seconds between polls
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
 
 def _tree_of(root: Process) -> tuple[Process, ...]:
     found = process_tree(root.pid)
-    return found if root in found else ()  # else the pid is someone else's by now
+    return found if root in found else ()  # otherwise the pid has been reused
 
 
 def _kill_survivors(processes: list[Process], grace: float) -> None:

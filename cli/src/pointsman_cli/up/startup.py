@@ -1,4 +1,4 @@
-"""What `pointsman up` shows: its steps while they happen, then one screen on what runs where."""
+"""Starts all services in order, and shows the progress and a summary."""
 
 import json
 import time
@@ -32,7 +32,7 @@ class StartupOutput:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Shows that `name` is happening; yields what takes further words about it. Without a terminal: plain lines."""
+        """Shows that a step is running; yields a function for status messages. Without a terminal: plain lines."""
         began = time.monotonic()
         if not self._console.is_terminal:
             self.say(f"{name} ...")
@@ -79,7 +79,7 @@ def _example_curl(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """All that is decided before anything starts."""
+    """Everything that is decided before the first process starts."""
 
     example: Example
     data_dir: DataDir
@@ -90,9 +90,9 @@ class StartPlan:
 
 
 async def start_all(setup: StartPlan, crew: Supervisor, screen: StartupOutput) -> Sequence[str]:
-    """Leaves every process up and filled; returns the adapters that are there, as text.
+    """Starts, fills and checks all services; returns the registered adapters as text.
 
-    Raises where one does not come up; what was started by then is the crew's to stop.
+    Raises if one does not come up; the supervisor then stops what was started.
     """
     documents = {name: read_documents([folder]) for name, folder in setup.example.collections.items()}
     await _prepare_models(setup, screen)
@@ -103,7 +103,11 @@ async def start_all(setup: StartPlan, crew: Supervisor, screen: StartupOutput) -
     with screen.step("valkey"):
         await crew.start(plan.valkey)
         await crew.unless_one_dies(wait_for_valkey(plan.valkey.address))
-    for service in (plan.retriever, plan.lora_server, plan.gateway):  # the engine's start is long: it begins first
+    for service in (
+        plan.retriever,
+        plan.lora_server,
+        plan.gateway,
+    ):  # the engine takes longest to start, so it starts first
         await crew.start(service)
     with screen.step("retriever"):
         await crew.unless_one_dies(wait_until_serving(plan.retriever.address, "retriever"))
@@ -143,6 +147,6 @@ async def _ingest_collection(
 
 
 def _rotate_log(service: Service) -> None:
-    """A log is of one run; the one before is kept beside it."""
+    """Keeps the log of the previous run as a second file."""
     if service.log.exists():
         service.log.replace(service.log.with_suffix(".log.1"))

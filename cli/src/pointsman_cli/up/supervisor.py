@@ -1,4 +1,4 @@
-"""One supervised process: started, started again when it dies, stopped in bounded time."""
+"""Starts processes, restarts those that die, and stops them within a bounded time."""
 
 import asyncio
 import fcntl
@@ -20,7 +20,7 @@ from pointsman_cli.up.plan import Service
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Seconds before a dead process is started again: doubled each time, and as at first after a calm while."""
+    """Seconds before a restart: doubled after each death, reset after `calm` seconds without one."""
 
     first: float = 0.5
     longest: float = 30.0
@@ -34,7 +34,7 @@ class Backoff:
 
 class Child:
     def __init__(self, service: Service, guard: int = -1) -> None:
-        """`guard`: the pipe into which each process that is started says its pid; -1: nobody is told."""
+        """`guard` is the pipe to the reaper into which each started process writes its pid; -1: none."""
         self.service = service
         self._guard = guard
         self._process: asyncio.subprocess.Process | None = None
@@ -42,7 +42,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now, or ran last."""
+        """Of the current or last process."""
         return self._running().pid
 
     async def start(self) -> None:
@@ -54,17 +54,17 @@ class Child:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.service.environment},
-                start_new_session=True,  # a Ctrl-C at the terminal is for us alone
+                start_new_session=True,  # Ctrl-C at the terminal must reach `up` only
                 pass_fds=[self._guard] if self._guard >= 0 else (),
             )
         self._started_at = time.monotonic()
 
     async def ended(self) -> str:
-        """Waits for its end, and returns how it came: "exit code 1", "killed by SIGKILL"."""
+        """Waits for the process to end; returns "exit code 1", "killed by SIGKILL" or the like."""
         return describe_exit(await self._running().wait())
 
     async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
-        """Starts it again whenever it dies, until cancelled."""
+        """Restarts the process whenever it dies, until cancelled."""
         delay = 0.0
         while True:
             how = await self.ended()
@@ -75,7 +75,7 @@ class Child:
             say(f"{self.service.name} was started again (pid {self.pid})")
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL for it and for all it started after its grace."""
+        """Sends SIGTERM; after the grace period, SIGKILL to the process and its descendants."""
         process = self._running()
         below = process_tree(process.pid)
         if process.returncode is None:
@@ -97,12 +97,12 @@ class Child:
 
 T = TypeVar("T")
 
-REAPER_GRACE_SECONDS = 35.0  # seconds; more than any child's own
+REAPER_GRACE_SECONDS = 35.0  # seconds; longer than the grace of any child
 
 
 class Supervisor:
     def __init__(self, guard: int = -1) -> None:
-        """`guard` as a `Child` takes it."""
+        """`guard` as in Child."""
         self._guard = guard
         self.children: list[Child] = []
 
@@ -113,7 +113,7 @@ class Supervisor:
         return child
 
     async def unless_one_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        """Awaits `work`; raises `CommandError` with its last words where a child dies before that is done."""
+        """Awaits `work`; raises CommandError with the last log line if a child dies first."""
         working = asyncio.ensure_future(work)
         endings = {asyncio.ensure_future(child.ended()): child for child in self.children}
         try:
@@ -130,13 +130,13 @@ class Supervisor:
             await asyncio.gather(working, *endings, return_exceptions=True)
 
     async def keep_running(self, say: Callable[[str], None], backoff: Backoff) -> None:
-        """Until cancelled."""
+        """Restarts all children until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for child in self.children:
                 tasks.create_task(child.keep_running(say, backoff))
 
     async def stop(self, say: Callable[[str], None]) -> None:
-        """In the reverse order. Each is stopped even where stopping another fails or is cut short."""
+        """Stops the children in reverse order, each even if stopping another one fails or is cancelled."""
         while self.children:
             child = self.children.pop()
             say(f"stopping {child.service.name}")
@@ -149,9 +149,9 @@ class Supervisor:
 
 @asynccontextmanager
 async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -> AsyncIterator[int]:
-    """Yields the pipe into which each new child says its pid; raises `Misused` where another `up` holds `lock_file`.
+    """Starts the reaper and yields the pipe for the children's pids; raises UsageError if another `up` runs.
 
-    The lock is the guard's too: after a kill -9 it is free only when the last of the old processes is gone.
+    The reaper shares the lock: after a kill -9 it is released only when the last old process is gone.
     """
     with _locked(lock_file) as lock:
         lock.truncate(0)
@@ -179,7 +179,7 @@ async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -
 
 
 def refuse_if_locked(lock_file: Path) -> None:
-    """Raises `Misused` where another `up` holds it; for saying so before its taken ports are."""
+    """Raises UsageError if another `up` runs, before its ports are reported as taken."""
     with _locked(lock_file):
         pass
 
@@ -209,7 +209,7 @@ def _already_running(pid: str) -> str:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; empty where there is none."""
+    """Returns the last non-blank line of a log; empty if there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
