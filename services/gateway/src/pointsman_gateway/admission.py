@@ -109,20 +109,21 @@ class Admission:
         return True
 
     async def wait(self, request: Request) -> None:
-        """In the line, until it has entered. Raises Unavailable."""
+        """Waits in the queue until it has entered. Raises Unavailable."""
         waiter = self._stand_in_line(request.caller.priority)
-        until = min(asyncio.get_running_loop().time() + self._queue.patience, request.deadline)
+        loop = asyncio.get_running_loop()
+        # No asyncio.timeout: the request may have no task.
+        timer = loop.call_at(min(loop.time() + self._queue.patience, request.deadline), self._give_up, waiter)
         try:
-            async with asyncio.timeout_at(until):
-                await waiter.turn
-        except TimeoutError:
-            if not self._give_up(waiter):  # its turn came in the last moment
-                return
-            raise self._overloaded() from None
+            await waiter.turn
         except asyncio.CancelledError:
-            if not self._give_up(waiter):
-                self.leave()
+            if waiter in self._line:
+                self._line.remove(waiter)
+            elif waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
+                self.leave()  # its turn came in the last moment
             raise
+        finally:
+            timer.cancel()
 
     def leave(self) -> None:
         self._pace.step()
@@ -135,12 +136,11 @@ class Admission:
         if self._free == self.most:
             self._empty.set()
 
-    def _give_up(self, waiter: _Waiter) -> bool:
-        """Leaves the line; False where it was its turn already, and the place is its own."""
+    def _give_up(self, waiter: _Waiter) -> None:
+        """The waiter's time is over."""
         if waiter in self._line:
             self._line.remove(waiter)
-        turn = waiter.turn
-        return not turn.done() or turn.cancelled() or turn.exception() is not None
+            waiter.turn.set_exception(self._overloaded())
 
     def _stand_in_line(self, priority: int) -> _Waiter:
         """Raises Unavailable; where the line is full, the last of a lower priority makes room."""

@@ -15,7 +15,7 @@ gap_timeout              yes               nothing: the answer has begun
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.secrets_mask import mask_secrets
 
-from pointsman_gateway.backends.call import Call
+from pointsman_gateway.backends.request import EngineRequest
 
 OVERLOADED = "engine_overloaded"
 ERROR = "engine_error"
@@ -72,14 +72,14 @@ def counts(error: PointsmanError) -> bool:
 
 
 def refused(
-    call: Call, status: int, message: str, param: str | None = None, retry_after: str | None = None
+    request: EngineRequest, status: int, message: str, param: str | None = None, retry_after: str | None = None
 ) -> PointsmanError:
     """An engine's answer that is no stream; `retry_after` is the header as it came, `param` what the error names."""
     if status in (400, 413, 422):
         if param in ("input_tokens", "prompt"):
             return InvalidArgument(message, code="context_length_exceeded", param="messages")
         return InvalidArgument(message, code="engine_refused", param=param)
-    told = f"engine '{call.engine}' answered {status}: {mask_secrets(message)}"  # it may quote the key that it got
+    told = f"engine '{request.engine}' answered {status}: {mask_secrets(message)}"  # it may quote the key that it got
     if status == 429:
         return Innocent(told, code=OVERLOADED, retry_after=_seconds(retry_after))
     if status == 404:
@@ -92,21 +92,21 @@ def not_resident(engine: str, version: str) -> NotResident:
     return NotResident(f"engine '{engine}' does not hold adapter '{version}'", code=NOT_RESIDENT, retry_after=1.0)
 
 
-def broke_off(call: Call, why: str) -> Unavailable:
+def broke_off(request: EngineRequest, why: str) -> Unavailable:
     """It cannot be reached, or went away before the end."""
-    return Passing(f"engine '{call.engine}' failed: {why}", code=UNAVAILABLE, retry_after=1.0)
+    return Passing(f"engine '{request.engine}' failed: {why}", code=UNAVAILABLE, retry_after=1.0)
 
 
-def no_connection_in_time(call: Call) -> Unavailable:
-    return _late(call, CONNECT_TIMEOUT, f"no connection within {call.timeouts.connect:g} s")
+def no_connection_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, CONNECT_TIMEOUT, f"no connection within {request.timeouts.connect:g} s")
 
 
-def no_first_token_in_time(call: Call) -> Unavailable:
-    return _late(call, FIRST_TOKEN_TIMEOUT, f"no first token within {call.timeouts.first_token:g} s")
+def no_first_token_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, FIRST_TOKEN_TIMEOUT, f"no first token within {request.timeouts.first_token:g} s")
 
 
-def no_more_in_time(call: Call) -> Unavailable:
-    return _late(call, GAP_TIMEOUT, f"nothing more within {call.timeouts.gap:g} s")
+def no_more_in_time(request: EngineRequest) -> Unavailable:
+    return _late(request, GAP_TIMEOUT, f"nothing more within {request.timeouts.gap:g} s")
 
 
 def out_of_time() -> DeadlineExceeded:
@@ -114,8 +114,8 @@ def out_of_time() -> DeadlineExceeded:
     return DeadlineExceeded("the request's time ran out", code="deadline_exceeded")
 
 
-def _late(call: Call, code: str, why: str) -> Unavailable:
-    return EngineFailed(f"engine '{call.engine}' failed: {why}", code=code, retry_after=1.0)
+def _late(request: EngineRequest, code: str, why: str) -> Unavailable:
+    return EngineFailed(f"engine '{request.engine}' failed: {why}", code=code, retry_after=1.0)
 
 
 def _seconds(retry_after: str | None) -> float | None:

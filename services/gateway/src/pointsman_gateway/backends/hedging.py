@@ -2,23 +2,22 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_gateway.backends.attempt import Asked
 from pointsman_gateway.backends.balancing import Candidates
 from pointsman_gateway.backends.budget import RetryBudget
-from pointsman_gateway.backends.call import Opened
 from pointsman_gateway.backends.engines import Target
 from pointsman_gateway.backends.metrics import EngineMetrics
+from pointsman_gateway.backends.request import CompletionRequest
 from pointsman_gateway.backends.retrying import Opening
+from pointsman_gateway.pipeline.ports import OpenAnswer
 
 TRIAL = 1.0
 """Seconds that a request waits for an engine which is on trial, where another could answer it."""
 
-Race = dict["asyncio.Task[Opened]", Target]
+Race = dict["asyncio.Task[OpenAnswer]", Target]
 
 
 class Hedging:
@@ -30,7 +29,7 @@ class Hedging:
         self._budget = budget
         self._metrics = metrics
 
-    async def open(self, target: Target, others: Candidates, asked: Asked) -> Opened:
+    async def open(self, target: Target, others: Candidates, asked: CompletionRequest) -> OpenAnswer:
         """Raises what the last of both raised."""
         on_trial = not target.cell.breaker.closed
         patience = self._after if not on_trial else min(TRIAL, self._after or TRIAL)
@@ -39,7 +38,7 @@ class Hedging:
         race: Race = {}
         try:
             # Who loses after so long, and was silent to everybody meanwhile, has failed.
-            self._start(race, target, others, replace(asked, stall=patience))
+            self._start(race, target, others, replace(asked, stall_seconds=patience))
             done, _ = await asyncio.wait(race, timeout=patience)
             if not done:
                 self._start_second(race, target, others, asked)
@@ -47,11 +46,11 @@ class Hedging:
         finally:
             await _stop(list(race))
 
-    def _start(self, race: Race, target: Target, others: Candidates, asked: Asked) -> None:
+    def _start(self, race: Race, target: Target, others: Candidates, asked: CompletionRequest) -> None:
         task = asyncio.create_task(self._inner.open(target, others, asked), name=f"ask {target.engine.name}")
         race[task] = target
 
-    def _start_second(self, race: Race, slow: Target, others: Candidates, asked: Asked) -> None:
+    def _start_second(self, race: Race, slow: Target, others: Candidates, asked: CompletionRequest) -> None:
         if not others.any_left:
             return
         if not self._budget.spend():
@@ -61,7 +60,7 @@ class Hedging:
         if second is not None:
             self._start(race, second, others, asked)
 
-    async def _first_of(self, race: Race, slow: Target) -> Opened:
+    async def _first_of(self, race: Race, slow: Target) -> OpenAnswer:
         """The answer that begins first; those that fail leave the race."""
         hedged = len(race) > 1
         while True:
@@ -81,11 +80,10 @@ class Hedging:
                     return replace(opened, hedged=len(race))
 
 
-async def _stop(tasks: Sequence["asyncio.Task[Opened]"]) -> None:
+async def _stop(tasks: Sequence["asyncio.Task[OpenAnswer]"]) -> None:
     """Lets go of the losers, one that began at the last moment too."""
     for task in tasks:
         task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, Opened):
-            with suppress(PointsmanError):
-                await outcome.chunks.aclose()  # type: ignore[attr-defined]  # it has one
+        if isinstance(outcome, OpenAnswer):
+            outcome.source.close()

@@ -4,34 +4,26 @@ import asyncio
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
+from pointsman_servicekit.eager import in_task
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
 from pointsman_gateway.backends.balancing import Candidates
-from pointsman_gateway.backends.call import Opened
 from pointsman_gateway.backends.engines import Engines, Target
 from pointsman_gateway.backends.failures import NotLoaded, NotLoadedInTime, NotResident
 from pointsman_gateway.config.schema import ResilienceConfig
 from pointsman_gateway.domain import Decision, Path, Prompt, Request
+from pointsman_gateway.pipeline.ports import Backend, OpenAnswer
 
 AGAIN = 2
 """Times that a request is sent again after an engine had let go of its adapter."""
 
 
-class Opens(Protocol):
-    """Gets an answer to begin."""
-
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
-        """From an engine that holds the path's adapter. Raises PointsmanError."""
-        ...
-
-
 class Loading:
-    """Implements `Opens` around another; a path without adapter passes through."""
+    """Implements `Backend` around another; a path without adapter passes through."""
 
     def __init__(
-        self, inner: Opens, engines: Engines, clock: Callable[[], float], resilience: ResilienceConfig
+        self, inner: Backend, engines: Engines, clock: Callable[[], float], resilience: ResilienceConfig
     ) -> None:
         """`clock` is the event loop's, which deadlines are on."""
         self._inner = inner
@@ -40,15 +32,11 @@ class Loading:
         self._patience = resilience.adapter_load_timeout
         self._bound = resilience.load_bound
 
-    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> Opened:
+    async def open(self, request: Request, decision: Decision, prompt: Prompt) -> OpenAnswer:
         """Raises NotLoaded, and what the inner one raises."""
-        return await self.open_from(self._inner, request, decision, prompt)
-
-    async def open_from(self, inner: Opens, request: Request, decision: Decision, prompt: Prompt) -> Opened:
-        """The same, of another inner one."""
         if not decision.path.adapter:
-            return await inner.open(request, decision, prompt)
-        return await _Load(inner, self._engines, self._clock, self._patience, self._bound, request).open(
+            return await self._inner.open(request, decision, prompt)
+        return await _Load(self._inner, self._engines, self._clock, self._patience, self._bound, request).open(
             decision, prompt
         )
 
@@ -58,7 +46,7 @@ class _Load:
 
     def __init__(
         self,
-        inner: Opens,
+        inner: Backend,
         engines: Engines,
         clock: Callable[[], float],
         patience: float,
@@ -73,7 +61,7 @@ class _Load:
         self._request = request
         self._waited = 0.0
 
-    async def open(self, decision: Decision, prompt: Prompt) -> Opened:
+    async def open(self, decision: Decision, prompt: Prompt) -> OpenAnswer:
         path, lost = decision.path, 0
         version = self._engines.version_of(path)
         while True:
@@ -95,6 +83,7 @@ class _Load:
         offers = self._engines.offers(path)
         if not offers:
             return  # then nobody can be asked, and the inner one says why
+        await in_task()  # what follows sets a timeout
         began = self._clock()
         try:
             await self._load_on_one(offers, version, began)

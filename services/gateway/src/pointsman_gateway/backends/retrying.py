@@ -8,19 +8,19 @@ from typing import Protocol
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.backends import failures
-from pointsman_gateway.backends.attempt import Asked
 from pointsman_gateway.backends.balancing import Candidates
 from pointsman_gateway.backends.budget import RetryBudget
-from pointsman_gateway.backends.call import Opened
 from pointsman_gateway.backends.engines import Target
 from pointsman_gateway.backends.metrics import EngineMetrics
+from pointsman_gateway.backends.request import CompletionRequest
 from pointsman_gateway.config.schema import RetryTerms
+from pointsman_gateway.pipeline.ports import OpenAnswer
 
 
 class Opening(Protocol):
     """Gets an answer to begin."""
 
-    async def open(self, target: Target, others: Candidates, asked: Asked) -> Opened:
+    async def open(self, target: Target, others: Candidates, asked: CompletionRequest) -> OpenAnswer:
         """From `target`; `others` could be asked as well. Raises PointsmanError."""
         ...
 
@@ -42,7 +42,7 @@ class Retrying:
         self._metrics = metrics
         self._clock = clock
 
-    async def open(self, target: Target, others: Candidates, asked: Asked) -> Opened:
+    async def open(self, target: Target, others: Candidates, asked: CompletionRequest) -> OpenAnswer:
         self._budget.asked()
         try:
             return await self._inner.open(target, others, asked)
@@ -55,7 +55,9 @@ class Retrying:
         finally:
             del failed  # or it and this frame, which is in its traceback, hold each other
 
-    async def again(self, target: Target, others: Candidates, asked: Asked, failed: Unavailable) -> Opened:
+    async def again(
+        self, target: Target, others: Candidates, asked: CompletionRequest, failed: Unavailable
+    ) -> OpenAnswer:
         """After `target` has been asked, and has failed."""
         asking: Target | None = target
         tried = 0

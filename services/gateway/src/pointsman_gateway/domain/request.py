@@ -42,6 +42,8 @@ class Request:
     arrived: float = 0.0
     """By `time.perf_counter`, before its body was read; 0: when the line begins with it."""
     operation: Operation = "chat"
+    as_a_whole: bool = False
+    """The answer is delivered in one piece, so chunks that arrive together may be joined."""
     _characters: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property

@@ -11,13 +11,13 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.console.stage import Console
-from pointsman_gateway.doors.answering import Answering
+from pointsman_gateway.doors.asgi_answer import AsgiAnswer
 from pointsman_gateway.doors.cache_control import wish_of
-from pointsman_gateway.doors.callers import Tenancy, caller_of
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.generations import Generation, Status
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.ports import Tenancy
 
 
 class Configuration(Protocol):
@@ -47,8 +47,8 @@ class HttpDoor:
 async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
     """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
     wish = wish_of(request.headers.get("cache-control", "").encode("latin-1"))
-    asked = replace(asked, caller=await caller_of_request(request), cache=wish)
-    return Answering(door_of(request).pipeline, asked, encoder, streams)
+    asked = replace(asked, caller=await caller_of_request(request), cache=wish, as_a_whole=not streams)
+    return AsgiAnswer(door_of(request).pipeline, asked, encoder, streams)
 
 
 async def caller_of_request(request: Request) -> domain.Caller:
@@ -83,3 +83,16 @@ def seconds_of(wanted: bytes | None, longest: float) -> float:
             code="bad_parameter",
             param="x-request-timeout",
         ) from None
+
+
+async def caller_of(tenancy: Tenancy, authorization: str) -> domain.Caller:
+    """From an Authorization header ("Bearer KEY"), empty if there is none. Raises PointsmanError."""
+    credential = credential_of(authorization)
+    caller = tenancy.identify_now(credential)
+    return await tenancy.identify(credential) if caller is None else caller
+
+
+def credential_of(authorization: str) -> str:
+    """Empty if there is none."""
+    scheme, _, credential = authorization.partition(" ")
+    return credential.strip() if scheme.lower() == "bearer" else ""

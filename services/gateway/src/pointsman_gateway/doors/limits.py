@@ -72,15 +72,12 @@ def check_counts(messages: Sequence[Any], beside: Mapping[str, Any], limits: Bod
     Raises InvalidArgument.
     """
     _at_most(len(messages), limits.messages, "messages", "messages")
-    _at_most(sum([_parts(message.content) for message in messages]), limits.parts, "messages", "content parts")
+    parts = sum([len(message.content) for message in messages if type(message.content) is list])
+    _at_most(parts, limits.parts, "messages", "content parts")
     for name in _TOOLS:
         tools = beside.get(name)
         if isinstance(tools, list):
             _at_most(len(tools), limits.tools, name, name)
-
-
-def _parts(content: Any) -> int:
-    return len(content) if isinstance(content, list) else 0
 
 
 def _at_most(count: int, most: int, param: str, what: str) -> None:

@@ -10,7 +10,7 @@ from pointsman_gateway.domain import Answered, Decision, Labels, Receipt, Reques
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.counting import Counting
 from pointsman_gateway.metering.outcomes import Trials
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.tenancy.no_keys import NoKeys
 
 
@@ -71,5 +71,5 @@ class Aside:
             async for _ in answering:
                 pass
         finally:
-            await answering.aclose()  # type: ignore[attr-defined]  # it has one
+            await answering.aclose()
             tell(Told(notebook.receipt, notebook.answer))

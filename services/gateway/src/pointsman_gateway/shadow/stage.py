@@ -8,7 +8,7 @@ from typing import Protocol
 from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import ANYONE, Answered, Decision, Labels, Receipt, Request, Undecided
 from pointsman_gateway.journal.keys import today
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.shadow.aside import Told
 from pointsman_gateway.shadow.drawing import drawn
 from pointsman_gateway.shadow.pairs import Pair, side_of

@@ -29,7 +29,7 @@ from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
 from pointsman_gateway.generations import Generation, Generations
 from pointsman_gateway.metering.counting import Counting
 from pointsman_gateway.metering.outcomes import Trials
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
@@ -116,10 +116,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         freshness = FreshnessWatch(board, client, settings.freshness_seconds)
         await stack.enter_async_context(watching_event_loop(registry))
         money = Money.registered(registry, metrics)
-        straight = OpenAIClient(pool)
-        engine_client = traced.client(straight, gen_ai)
         around = Surroundings(
-            engine_client,
+            traced.client(OpenAIClient(pool), gen_ai),
             retriever,
             counting,
             memory.board,
@@ -128,7 +126,6 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
             trials,
             board,
             accounts=money.accounts,
-            posts=straight if engine_client is straight else None,  # the express lane makes no spans
         )
         of_embeddings = EmbeddingMetrics(registry, gen_ai)
         embedding = embedding_surroundings(models.encoder, pool, tenancy, of_embeddings, memory.journal, traced)

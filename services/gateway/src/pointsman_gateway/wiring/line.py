@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.backends.engines import Engine, Engines
-from pointsman_gateway.backends.express import Express, Posts
 from pointsman_gateway.backends.loading import Loading
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.backends.stage import Backends, Client
+from pointsman_gateway.backends.request import EngineClient
+from pointsman_gateway.backends.stage import Backends
 from pointsman_gateway.cache.stage import Cache
 from pointsman_gateway.classification.cascade import Classifier
 from pointsman_gateway.classification.rules import Rules
@@ -43,7 +43,7 @@ from pointsman_gateway.wiring.validators import to_validators
 class Surroundings:
     """What stays while generations come and go."""
 
-    client: Client
+    client: EngineClient
     search: Search
     counting: Counting
     evidence: Evidence = field(default_factory=NoEvidence)
@@ -53,7 +53,6 @@ class Surroundings:
     freshness: Freshness = ALWAYS_FRESH
     habits: Habits = field(default_factory=Habits)
     accounts: EngineAccounts = field(default_factory=EngineAccounts)
-    posts: Posts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +89,10 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
             around.freshness,
         ),
         prompts=Prompts(_strategies(config, learned, around.search)),
-        express=Express(backends, loading, around.posts, _with_more_to_do(config)),
         answers=cached(loading, around.cache, config, paths, engines, learned.classifier),
         validation=Validation({name: to_validators(name, task) for name, task in config.tasks.tasks.items()}),
         metering=Metering(pricing, expected_cost, around.counting, around.trials),
     )
-
-
-def _with_more_to_do(config: Config) -> list[str]:
-    """Paths that search for their prompts, or keep their answers."""
-
-    def searches(strategy: StrategyConfig) -> bool:
-        few = strategy.few_shot
-        return strategy.retrieval is not None or (few is not None and few.choose == "nearest")
-
-    return [name for name, path in config.paths.paths.items() if path.cache or any(map(searches, path.strategies))]
 
 
 def label_values(config: Config) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from pointsman_gateway.config.load import SCORED_HERE, Config
 from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.line import Line
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.shadow.aside import Aside
 from pointsman_gateway.shadow.marking import Box, Marking
 from pointsman_gateway.shadow.metrics import ShadowMetrics

@@ -1,18 +1,18 @@
 """A candidate's line: what the gateway would build from the same folder, over engines that are all up."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from pointsman_servicekit.errors import PointsmanError
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.backends.engines import Engine, Engines
-from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.backends.request import EngineRequest, Transfer
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import EngineConfig
-from pointsman_gateway.domain import AUTO, Chunks, Decision, Vector
+from pointsman_gateway.domain import AUTO, Decision, Vector
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.counting import Counting
+from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_gateway.prompts.strategies import Found
 from pointsman_gateway.routing.evidence import Evidence
 from pointsman_gateway.wiring.line import Learned, Surroundings, build_line
@@ -81,9 +81,8 @@ def _up(name: str, engine: EngineConfig, resident: frozenset[str]) -> Engine:
 class _NoEngine:
     """Nothing is generated on a bench."""
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
+    def send(self, request: EngineRequest, sink: ChunkSink) -> Transfer:
         raise NotImplementedError
-        yield
 
 
 class _NoPassages:
