@@ -23,6 +23,9 @@ COUNTED = (
     "pointsman_time_to_first_token_seconds", "pointsman_phase_seconds",
 )  # fmt: skip
 
+OURS = RequestRun | EngineCall | OpenAITransfer
+"""What exists once for each request."""
+
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "a model": ("tiny", {}),
     "a path": ("path:small_talk", {}),
@@ -50,13 +53,15 @@ def counts(gateway: Gateway) -> dict[Any, float]:
     }
 
 
-async def told(
-    gateway: Gateway, method: str, model: str, parameters: dict[str, Any]
-) -> tuple[Answer | tuple[str, str], Any]:
-    """The answer, or its error; and what was counted."""
+Said = Answer | tuple[str, str]
+"""An answer, or the code and message of an error."""
+
+
+async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
+    """What was answered, and what was counted."""
     gateway.house.engines.cell("local").breaker = Breaker()  # what went before must not count
     before = counts(gateway)
-    got: Answer | tuple[str, str]
+    got: Said
     async with opening_door(method, gateway.url, gateway.grpc_address) as door:
         try:
             got = await door.ask("Hello", model, **parameters)
@@ -130,10 +135,6 @@ async def test_a_call_leaves_nothing_for_the_garbage_collector(gateway: Gateway,
         try:
             for _ in range(3):
                 await door.ask("Hello", "path:small_talk")
-            await until(
-                lambda: (
-                    not [one for one in gc.get_objects() if isinstance(one, RequestRun | EngineCall | OpenAITransfer)]
-                )
-            )
+            await until(lambda: not [one for one in gc.get_objects() if isinstance(one, OURS)])
         finally:
             gc.enable()

@@ -83,9 +83,7 @@ async def test_the_guards_bound_on_headers_holds_for_every_request(gateway: Gate
     assert gateway.metric("pointsman_in_flight") == 0
 
 
-async def test_a_request_that_has_half_come_leaves_the_rest_to_uvicorn(
-    gateway: Gateway, engine: ScriptedEngine
-) -> None:
+async def test_after_half_a_request_the_rest_is_uvicorns(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     async with connected(gateway.url) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /healthz HTTP/1.1\r\nx-header: ")

@@ -1,4 +1,4 @@
-"""The connection's own reader and uvicorn, in front of one engine: the same bytes and the same metrics, whatever is asked."""
+"""The connection's own reader and uvicorn, in front of one engine: the same bytes and metrics, whatever is asked."""
 
 import asyncio
 import gc
@@ -39,6 +39,8 @@ COUNTED = (
     "pointsman_time_to_first_token_seconds", "pointsman_phase_seconds", "pointsman_decision_seconds",
     "pointsman_validations", "pointsman_key_refusals",
 )  # fmt: skip
+OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
+"""What exists once for each request."""
 OF_ONE_ANSWER = {"date", "content-length", "x-request-id", "x-pointsman-decision-id", "x-pointsman-overhead-ms"}
 LIMITS = Limits(requests_per_minute=100_000, tokens_per_minute=10**9, concurrent_streams=100, dollars_per_day=100.0)
 TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
@@ -332,15 +334,7 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, en
     try:
         for asked in USUAL.values():
             await ways.told("ours", asked, {})
-        await until(
-            lambda: (
-                not [
-                    one
-                    for one in gc.get_objects()
-                    if isinstance(one, RequestRun | ConnectionSink | EngineCall | OpenAITransfer)
-                ]
-            )
-        )
+        await until(lambda: not [one for one in gc.get_objects() if isinstance(one, OURS)])
     finally:
         gc.enable()
 

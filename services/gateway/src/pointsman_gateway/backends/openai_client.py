@@ -56,6 +56,7 @@ class OpenAITransfer:
         "_client",
         "_connecting",
         "_connection",
+        "_context",
         "_has_begun",
         "_is_new",
         "_is_paused",
@@ -72,6 +73,8 @@ class OpenAITransfer:
         self._origin = origin_of(request.url)
         self._reader = EventReader(request.as_a_whole)
         self._has_begun = self._is_new = self._is_paused = False
+        self._context = copy_context()
+        """The request's. A copy: what runs in it may resume the request, which enters its own."""
         self._connecting: asyncio.Task[Connection] | None = None
         self._connection: Connection | None = None
         connection = client.pool.idle(self._origin)
@@ -101,8 +104,7 @@ class OpenAITransfer:
     # -- the connection
 
     def _connect(self) -> None:
-        # In a context of its own: what it calls back may resume the request's context.
-        context = copy_context()
+        context = self._context
         self._is_new = True
         self._connecting = asyncio.create_task(self._client.connect(self._request), context=context)
         self._connecting.add_done_callback(self._connected, context=context)
