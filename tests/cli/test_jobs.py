@@ -21,10 +21,10 @@ class Training(training_pb2_grpc.TrainingServicer):
     """Tells of one job what it is set to."""
 
     def __init__(self) -> None:
-        self.started: list[pb.StartTrainingRequest] = []
+        self.started: list[pb.CreateTrainingJobRequest] = []
         self.told: list[tuple[str, dict[str, Any]]] = []
 
-    async def Start(self, request: pb.StartTrainingRequest, context: Any) -> pb.TrainingJob:
+    async def CreateJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:
         self.started.append(request)
         return pb.TrainingJob(id="triage-1", name=request.name, state=pb.TRAINING_STATE_QUEUED)
 
@@ -78,7 +78,7 @@ def test_a_training_on_the_server_is_started_and_followed_to_its_version(
 
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--on-server", "--lora-server", address, "--method", "qlora",
-        "--parent", "triage@000000000000", "--alias", "canary", "--epochs", 5, "--learning-rate", 0.001,
+        "--init-from", "triage@000000000000", "--alias", "canary", "--epochs", 5, "--learning-rate", 0.001,
     )  # fmt: skip
 
     assert outcome.code == 0, outcome.err
@@ -135,7 +135,7 @@ def test_a_job_is_cancelled_and_one_that_is_too_far_is_not(cli: Cli, training: t
 def test_an_unknown_job_and_a_missing_server_are_told(cli: Cli, training: tuple[Training, str], tmp_path: Path) -> None:
     unknown = cli("jobs", "watch", "nobody", "--lora-server", training[1])
     assert (unknown.code, unknown.err) == (1, "error: there is no training job 'nobody' here (unknown_job)\n")
-    missing = cli("jobs", "list", "--home", tmp_path)
+    missing = cli("jobs", "list", "--data-dir", tmp_path)
     assert missing.code == 2
     assert "there is no lora-server" in missing.err
 

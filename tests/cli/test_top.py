@@ -26,7 +26,7 @@ from pointsman_cli.top.quantiles import quantile
 from pointsman_cli.top.scrape import Scrape, parse
 from pointsman_cli.top.services import Where
 from pointsman_cli.top.window import Window
-from pointsman_gateway.metering.prometheus import Metrics as GatewayMetrics
+from pointsman_gateway.metering.prometheus import GatewayMetrics
 from pointsman_lora_server.metering.prometheus import Metrics as LoraServerMetrics
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -166,7 +166,7 @@ def address(lora_server: LoraServer, grpc_server: Callable[..., str]) -> str:
 @pytest.fixture
 def top(cli: Cli, address: str, serve: Serve, tmp_path: Path) -> Cli:
     def call(gateway: str, *arguments: object, lora_metrics: str = "") -> Any:
-        where = ("--gateway", gateway, "--lora-server", address, "--home", tmp_path)
+        where = ("--gateway", gateway, "--lora-server", address, "--data-dir", tmp_path)
         metrics = lora_metrics or serve(LoraMetrics()).url
         return cli("top", "--once", "--interval", "0.1", *where, "--lora-metrics", metrics, *arguments)
 
@@ -395,7 +395,7 @@ def test_a_gateway_that_is_away_is_said_and_the_rest_is_shown(top: Cli) -> None:
 def test_a_lora_server_that_is_away_is_said_and_the_rest_is_shown(cli: Cli, serve: Serve, tmp_path: Path) -> None:
     gateway = Gateway()
     server = serve(gateway, lambda: gateway.answer("faq"))
-    silent = ("--lora-server", "127.0.0.1:1", "--lora-metrics", "127.0.0.1:1", "--home", tmp_path)
+    silent = ("--lora-server", "127.0.0.1:1", "--lora-metrics", "127.0.0.1:1", "--data-dir", tmp_path)
 
     shown = cli("top", "--once", "--interval", "0.1", "--gateway", server.url, *silent)
 
@@ -450,7 +450,7 @@ def watching(address: str, serve: Serve, tmp_path: Path) -> Iterator[Callable[..
     started: list[subprocess.Popen[bytes]] = []
 
     def start(gateway: str, out: int, *arguments: str, err: int | None = None) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "pointsman_cli", "top", "--interval", "0.1", "--home", str(tmp_path)]
+        command = [sys.executable, "-m", "pointsman_cli", "top", "--interval", "0.1", "--data-dir", str(tmp_path)]
         command += ["--gateway", gateway, "--lora-server", address, "--lora-metrics", serve(LoraMetrics()).url]
         terminal = {"TERM": "xterm", "COLUMNS": "80", "LINES": "40"}
         env = {**os.environ, **terminal}

@@ -185,7 +185,7 @@ class Running:
         return answer
 
     async def ensure(self, version: str) -> pb.EngineState:
-        answer: pb.EngineState = await self.stub.Ensure(pb.EnsureRequest(version=version), timeout=20)
+        answer: pb.EngineState = await self.stub.EnsureLoaded(pb.EnsureLoadedRequest(version=version), timeout=20)
         return answer
 
     async def get(self, version: str) -> pb.AdapterVersion:

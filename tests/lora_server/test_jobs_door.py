@@ -88,7 +88,7 @@ def data(tmp_path: Path) -> Path:
 def test_a_job_survives_the_kill_of_its_server_and_is_registered_once_it_is_done(serve: Serve, data: Path) -> None:
     server, stub = serve()
     recipe = pb.TrainingRecipe(epochs=60, tokens_per_step=600, learning_rate=0.01, max_minutes=3, threads=1)
-    job = stub.Start(pb.StartTrainingRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
+    job = stub.CreateJob(pb.CreateTrainingJobRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
     assert (job.state, job.method) == (pb.TRAINING_STATE_QUEUED, pb.TRAINING_METHOD_LORA)
     pid = 0
     checkpoint = data.parent / "jobs" / job.id / "checkpoint" / "checkpoint.pt"
@@ -122,10 +122,10 @@ def test_errors_come_with_their_codes_and_names(serve: Serve, data: Path) -> Non
     _, stub = serve()
     for call, request, status, code in (
         (stub.Get, pb.GetTrainingJobRequest(id="nobody"), grpc.StatusCode.NOT_FOUND, "unknown_job"),
-        (stub.Start, pb.StartTrainingRequest(name="x", data="rows"), grpc.StatusCode.INVALID_ARGUMENT, "bad_path"),
+        (stub.Start, pb.CreateTrainingJobRequest(name="x", data="rows"), grpc.StatusCode.INVALID_ARGUMENT, "bad_path"),
         (
             stub.Start,
-            pb.StartTrainingRequest(name="x", data=str(data), recipe=pb.TrainingRecipe(epochs=0)),
+            pb.CreateTrainingJobRequest(name="x", data=str(data), recipe=pb.TrainingRecipe(epochs=0)),
             grpc.StatusCode.INVALID_ARGUMENT,
             "bad_option",
         ),
@@ -140,7 +140,7 @@ def test_errors_come_with_their_codes_and_names(serve: Serve, data: Path) -> Non
 def test_a_running_job_is_cancelled_over_grpc_and_leaves_no_process(serve: Serve, data: Path) -> None:
     _, stub = serve()
     recipe = pb.TrainingRecipe(epochs=5000, tokens_per_step=600, max_minutes=10, threads=1)
-    job = stub.Start(pb.StartTrainingRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
+    job = stub.CreateJob(pb.CreateTrainingJobRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
     for event in stub.Watch(pb.WatchTrainingJobRequest(id=job.id), timeout=SECONDS):
         if event.event == "step":
             break

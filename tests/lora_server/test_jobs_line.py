@@ -175,7 +175,7 @@ async def test_the_trainer_gets_the_order_and_none_of_our_secrets(
     given = told["given"]
     assert given["--data"] == str(tmp_path / "jobs" / job.id / "input" / "data" / "rows.jsonl")
     expected = {
-        "--epochs": "4", "--name": "triage", "--parent": "/store/triage", "--parent-name": "triage@0123456789ab",
+        "--epochs": "4", "--name": "triage", "--init-from": "/store/triage", "--init-from-name": "triage@0123456789ab",
         "--nice": "19", "--resume": True,
     }  # fmt: skip
     assert {name: given[name] for name in expected} == expected

@@ -188,11 +188,11 @@ async def test_a_canary_that_does_worse_is_taken_back_and_counted(
             pb.Outcomes(alias="triage@prod", revision=now.revision, version=version, requests=200, errors=errors)
             for version, errors in ((stable.version, 0), (canary.version, 0))
         ]
-        await lora.stub.Report(pb.ReportRequest(outcomes=outcomes))
+        await lora.stub.ReportCanaryMetrics(pb.ReportCanaryMetricsRequest(outcomes=outcomes))
         assert (await lora.stub.List(pb.ListAdaptersRequest())).aliases[0].canary_requests == 200
         outcomes[1].errors = 150
 
-        await lora.stub.Report(pb.ReportRequest(outcomes=outcomes))
+        await lora.stub.ReportCanaryMetrics(pb.ReportCanaryMetricsRequest(outcomes=outcomes))
 
         state = await lora.until(lambda state: not state.aliases[0].canary_version)
         assert aliases(state) == {"triage@prod": stable.version}

@@ -38,7 +38,7 @@ TRAINING_STATE_SUCCEEDED: TrainingState
 TRAINING_STATE_FAILED: TrainingState
 TRAINING_STATE_CANCELLED: TrainingState
 
-class StartTrainingRequest(_message.Message):
+class CreateTrainingJobRequest(_message.Message):
     __slots__ = ("name", "data", "heldout", "system", "method", "parent", "alias", "force", "author", "recipe", "facts")
     class FactsEntry(_message.Message):
         __slots__ = ("key", "value")

@@ -77,7 +77,7 @@ class Trainer:
         begun = await self._begun(lesson)
         if begun:
             return begun
-        request = training_pb2.StartTrainingRequest(
+        request = training_pb2.CreateTrainingJobRequest(
             name=lesson.name,
             data=str(lesson.data.absolute()),
             heldout=str(lesson.heldout.absolute()) if lesson.heldout else "",
@@ -87,7 +87,7 @@ class Trainer:
             recipe=training_pb2.TrainingRecipe(**lesson.recipe),
             facts=lesson.facts,
         )
-        job = await jobs.ask(self._address, lambda server: server.Start(request, timeout=jobs.SECONDS))
+        job = await jobs.ask(self._address, lambda server: server.CreateJob(request, timeout=jobs.SECONDS))
         return str(job.id)
 
     async def _begun(self, lesson: Lesson) -> str:

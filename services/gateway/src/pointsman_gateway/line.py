@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pointsman_gateway.metering.stage import Metering
+from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.pipeline.ports import Backend, Classifier, PromptBuilder
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Validation

@@ -47,7 +47,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 )
                 told_by = await until_told_to_stop()
                 await house.take_leave()
-                await server.take_leave()
+                await server.start_shutdown()
                 await give_notice(told_by, settings.drain_notice)
                 house.end_watches()
 

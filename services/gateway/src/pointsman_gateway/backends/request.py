@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pointsman_gateway.config.schema import Timeouts
 from pointsman_gateway.domain import Message, Operation, Sampling
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 from pointsman_gateway.pipeline.ports import ChunkSink
 
 DEFAULT_TIMEOUTS = Timeouts()
@@ -14,7 +14,7 @@ STALL_SECONDS = 5.0
 """Seconds of silence to everybody after which an engine has failed, even if it is the caller who gave up."""
 
 
-@noun
+@value
 class CompletionRequest:
     """What is to be generated, by whichever engine."""
 
@@ -29,7 +29,7 @@ class CompletionRequest:
     """Chunks that arrive together may be joined."""
 
 
-@noun
+@value
 class EngineRequest:
     """What one engine is asked for."""
 

@@ -52,7 +52,7 @@ class Backends:
         candidates = Candidates(targets, key, self._bound)
         first = candidates.take()
         assert first is not None  # targets() are never none, and nothing has happened since
-        sampling = request.sampling.over(path.sampling)
+        sampling = request.sampling.with_defaults(path.sampling)
         wanted = CompletionRequest(
             prompt.messages,
             sampling,

@@ -77,7 +77,7 @@ class HttpAnswer:
 
 
 def _headers(started: Started) -> Headers:
-    return [*answers.decision_headers(started), *encoded(started.limits)]
+    return [*answers.decision_headers(started), *encoded(started.limit_headers)]
 
 
 def error_response(error: PointsmanError, extra_headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, Headers, bytes]:

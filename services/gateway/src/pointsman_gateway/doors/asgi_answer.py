@@ -70,7 +70,7 @@ class AsgiAnswer(Response):
         except (ClientGone, AnswerNotRead, OSError):
             if not self._has_begun:
                 request = self._request
-                self._pipeline.turned_away(request.operation, None, request.arrived, request.caller)
+                self._pipeline.turned_away(request.operation, None, request.arrived_at, request.caller)
 
     async def _answer(self, send: Send) -> None:
         self._has_begun = True

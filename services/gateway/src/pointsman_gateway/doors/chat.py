@@ -4,10 +4,10 @@ import asyncio
 
 from pointsman_gateway.doors.asgi_answer import AsgiAnswer, send_error
 from pointsman_gateway.doors.cache_control import wish_of
+from pointsman_gateway.doors.callers import caller_of
 from pointsman_gateway.doors.edge import Call
 from pointsman_gateway.doors.hang_up import ClientGone
-from pointsman_gateway.doors.http_door import HttpDoor, caller_of, deadline_after
-from pointsman_gateway.doors.limits import check_body
+from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
 from pointsman_gateway.doors.openai_answers import ChatEncoder
 from pointsman_gateway.doors.openai_requests import ChatBody, includes_usage, read_chat
 from pointsman_gateway.pipeline.run import to_public_error
@@ -37,9 +37,7 @@ class ChatRoute:
     async def _answer(self, call: Call) -> AsgiAnswer:
         door = self._door
         caller = await caller_of(door.tenancy, call.headers.get(b"authorization", b"").decode("latin-1"))
-        read = await call.body()
-        check_body(read)
-        body = read_chat(read)
+        body = read_chat(await call.body())
         deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
         asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
         return AsgiAnswer(door.pipeline, asked, encoder_of(body), bool(body.stream), call.sent_beside)

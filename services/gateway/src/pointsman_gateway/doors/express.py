@@ -12,9 +12,10 @@ from pointsman_servicekit.logs import request_id
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from pointsman_gateway.doors.answer_sink import HttpAnswer
+from pointsman_gateway.doors.callers import credential_of
 from pointsman_gateway.doors.edge import name_of
 from pointsman_gateway.doors.express_request import Heads, head_of
-from pointsman_gateway.doors.http_door import HttpDoor, credential_of, seconds_of
+from pointsman_gateway.doors.http_door import HttpDoor, seconds_of
 from pointsman_gateway.doors.openai_answers import ChatEncoder, Headers
 from pointsman_gateway.doors.openai_requests import includes_usage, read_usual_chat, to_request
 from pointsman_gateway.pipeline.run import RequestRun
@@ -58,7 +59,10 @@ class ExpressLane:
         head = self._heads.read(head_bytes) if head_bytes else None
         if head is None or head.length > MAX_BODY_BYTES or head.headers > max_headers:
             return 0
-        return len(head_bytes) + head.length
+        length = len(head_bytes) + head.length
+        if length > len(data) and self._tenancy.identify_now(credential_of(head.authorization)) is None:
+            return 0  # no body is collected for a key that has not been checked
+        return length
 
     def take(self, client: Client, data: bytes) -> "ConnectionSink | None":
         """Starts a whole request; it may be over by the return. None if it is for uvicorn: nothing has been done."""

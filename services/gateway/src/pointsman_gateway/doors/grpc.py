@@ -17,9 +17,9 @@ from pointsman_gateway.domain import Caller, Chunks, Event, Finished, Operation,
 from pointsman_gateway.doors import grpc_answers as answers
 from pointsman_gateway.doors import grpc_metadata as metadata
 from pointsman_gateway.doors.cache_control import wish_of
+from pointsman_gateway.doors.callers import caller_of
 from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.doors.grpc_requests import to_feedback, to_request
-from pointsman_gateway.doors.http_door import caller_of
 from pointsman_gateway.doors.limits import check_counts
 from pointsman_gateway.generations import Names
 from pointsman_gateway.pipeline.pipeline import Pipeline
@@ -78,9 +78,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         self._configuration = configuration
         self._tenancy = tenancy
 
-    async def Generate(  # the contract's name
+    async def GenerateStream(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Writes to the context itself and yields nothing: who yields can set no time for what is not read."""
         sink = StreamSink()
         try:
@@ -96,9 +96,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return
         yield
 
-    async def GenerateOnce(  # the contract's name
+    async def Generate(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
-    ) -> pb.GenerateOnceResponse:
+    ) -> pb.GenerateResponse:
         sink = CollectedAnswer()
         try:
             asked = replace(await self._asked("chat", request, context), as_a_whole=True)
@@ -115,7 +115,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
             await _abort(context, error, sink.start)
         started, receipt = sink.start, finished.receipt
         assert started is not None  # it has finished
-        context.set_trailing_metadata(metadata.trailers(receipt.decision, receipt, started.limits))
+        context.set_trailing_metadata(metadata.trailers(receipt.decision, receipt, started.limit_headers))
         return answers.whole_response(started, sink.pieces, finished)
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:  # the contract's name

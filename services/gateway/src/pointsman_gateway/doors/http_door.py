@@ -13,6 +13,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.doors.asgi_answer import AsgiAnswer
 from pointsman_gateway.doors.cache_control import wish_of
+from pointsman_gateway.doors.callers import CALLER
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.generations import Generation, Status
@@ -47,13 +48,14 @@ class HttpDoor:
 async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
     """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
     wish = wish_of(request.headers.get("cache-control", "").encode("latin-1"))
-    asked = replace(asked, caller=await caller_of_request(request), cache=wish, as_a_whole=not streams)
+    asked = replace(asked, caller=caller_of_request(request), cache=wish, as_a_whole=not streams)
     return AsgiAnswer(door_of(request).pipeline, asked, encoder, streams)
 
 
-async def caller_of_request(request: Request) -> domain.Caller:
-    """Raises PointsmanError."""
-    return await caller_of(door_of(request).tenancy, request.headers.get("authorization", ""))
+def caller_of_request(request: Request) -> domain.Caller:
+    """Who asks: the ASGI application has checked the key before it let the body be read."""
+    caller: domain.Caller = request.scope[CALLER]
+    return caller
 
 
 def door_of(request: Request) -> HttpDoor:
@@ -83,16 +85,3 @@ def seconds_of(wanted: bytes | None, longest: float) -> float:
             code="bad_parameter",
             param="x-request-timeout",
         ) from None
-
-
-async def caller_of(tenancy: Tenancy, authorization: str) -> domain.Caller:
-    """From an Authorization header ("Bearer KEY"), empty if there is none. Raises PointsmanError."""
-    credential = credential_of(authorization)
-    caller = tenancy.identify_now(credential)
-    return await tenancy.identify(credential) if caller is None else caller
-
-
-def credential_of(authorization: str) -> str:
-    """Empty if there is none."""
-    scheme, _, credential = authorization.partition(" ")
-    return credential.strip() if scheme.lower() == "bearer" else ""

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.config.sampling import Seed, Temperature, TopLogprobs, TopP
+from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.chat_like import chat_request
 from pointsman_gateway.doors.completion_answers import CompletionEncoder
 from pointsman_gateway.doors.half_characters import WholeCharacters
@@ -26,7 +27,7 @@ class CompletionBody(WholeCharacters):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    prompt: str | list[str] | list[int] | list[list[int]] | None = Field(
+    prompt: str | Elements[str] | Elements[int] | Elements[Elements[int]] | None = Field(
         default=None, description="one text, alone or in a list; tokens and several prompts are refused"
     )
     stream: bool | None = False
@@ -35,10 +36,10 @@ class CompletionBody(WholeCharacters):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
-    stop: str | list[str] | None = None
+    stop: str | Elements[str] | None = None
     logprobs: TopLogprobs | None = Field(default=None, description="how many alternatives of each token")
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Entries[str] | None = None
 
     @property
     def is_raw(self) -> bool:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from pointsman_gateway import domain
 from pointsman_gateway.config.sampling import MaxTokens, Temperature, TopLogprobs, TopP
+from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.chat_like import chat_request
 from pointsman_gateway.doors.half_characters import WholeCharacters
 from pointsman_gateway.doors.http_door import deadline_of, respond
@@ -47,20 +48,22 @@ class ResponsesBody(WholeCharacters):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    input: str | list[dict[str, Any]] = Field(default="", description="a text, or messages, calls and their outputs")
+    input: str | Elements[dict[str, Any]] = Field(
+        default="", description="a text, or messages, calls and their outputs"
+    )
     instructions: str | None = None
     stream: bool | None = False
     max_output_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    tools: list[dict[str, Any]] | None = Field(default=None, description='of type "function"')
+    tools: Elements[dict[str, Any]] | None = Field(default=None, description='of type "function"')
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
     top_logprobs: TopLogprobs | None = None
-    include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    include: Elements[str] | None = None
+    metadata: Entries[str] | None = None
     user: str | None = None
     store: bool | None = Field(default=None, description="nothing is kept, whatever it says; the answer says false")
     truncation: Literal["auto", "disabled"] | None = None

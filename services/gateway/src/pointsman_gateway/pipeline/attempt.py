@@ -5,9 +5,9 @@ source -> [ValidatingSink] -> MeteringSink -> [BufferingSink] -> RequestRun -> A
 
 from pointsman_servicekit.eager import Signal
 
-from pointsman_gateway.domain import Answered, Chunks, Decision
-from pointsman_gateway.metering.attempts import Try
-from pointsman_gateway.metering.stage import Meter
+from pointsman_gateway.domain import Chunks, CompletedAnswer, Decision
+from pointsman_gateway.metering.attempts import PathAttempt
+from pointsman_gateway.metering.meter import Meter
 from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
 from pointsman_gateway.validation.stage import Judge, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
@@ -18,7 +18,7 @@ class MeteringSink:
 
     __slots__ = ("_meter", "_sink", "_tried")
 
-    def __init__(self, meter: Meter, tried: Try, sink: ChunkSink) -> None:
+    def __init__(self, meter: Meter, tried: PathAttempt, sink: ChunkSink) -> None:
         self._meter = meter
         self._tried = tried
         self._sink = sink
@@ -119,7 +119,7 @@ class Attempt:
         return refusal(self.verdicts) if self._buffer is not None else None
 
     @property
-    def answered(self) -> Answered | None:
+    def answered(self) -> CompletedAnswer | None:
         """None if the answer is more, or less, than one whole text."""
         assert self._validating is not None  # only answers that are read are asked for
         transcript = self._validating.transcript
@@ -127,9 +127,9 @@ class Attempt:
         if transcript.too_long or len(choices) != 1 or choices[0].calls_tools or not choices[0].text.strip():
             return None
         verdicts = tuple((v.validator, str(v.ruling), v.reason) for v in self.verdicts)
-        return Answered(self.decision.path.name, choices[0].text, verdicts)
+        return CompletedAnswer(self.decision.path.name, choices[0].text, verdicts)
 
-    async def hold(self, meter: Meter, tried: Try) -> None:
+    async def hold(self, meter: Meter, tried: PathAttempt) -> None:
         """Receives the answer without passing it on, until it is complete or too long to be validated.
 
         Raises what the engine failed with.
@@ -149,7 +149,7 @@ class Attempt:
             self.complete(meter)
         meter.held()
 
-    def pass_on(self, meter: Meter, tried: Try, sink: ChunkSink) -> None:
+    def pass_on(self, meter: Meter, tried: PathAttempt, sink: ChunkSink) -> None:
         """From now on the answer goes to `sink`, with what was held back first."""
         if self._buffer is not None:
             self._buffer.release(sink)
@@ -168,7 +168,7 @@ class Attempt:
         if refusal(self.verdicts) is None:
             self.answer.accepted()
 
-    def _attach(self, meter: Meter, tried: Try, sink: ChunkSink) -> None:
+    def _attach(self, meter: Meter, tried: PathAttempt, sink: ChunkSink) -> None:
         chain: ChunkSink = MeteringSink(meter, tried, sink)
         if self._reads:
             chain = self._validating = ValidatingSink(self._judge, chain)

@@ -8,11 +8,11 @@ from pointsman_servicekit.correlation import decision_id
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.admission import Admission
-from pointsman_gateway.domain import ANYONE, Caller, Decision, Operation, Prompt, Receipt, Request, Undecided
+from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, ROUTED
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.line import Line
-from pointsman_gateway.metering.stage import Meter
+from pointsman_gateway.metering.meter import Meter
 from pointsman_gateway.pipeline.ports import AnswerSink, Journal, Tenancy
 from pointsman_gateway.pipeline.run import RequestRun, record, reserve
 from pointsman_gateway.pipeline.sinks import EventQueue
@@ -85,13 +85,13 @@ class Pipeline:
         return self.current().router.costs(request, decision)
 
     def turned_away(
-        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANONYMOUS
     ) -> None:
         """Writes the receipt of a request that a server has refused before its run; or, without an error, whose client
         has gone by then."""
-        meter = self.current().metering.start(Request("", (), caller=caller, arrived=arrived, operation=operation))
+        meter = self.current().metering.start(Request("", (), caller=caller, arrived_at=arrived, operation=operation))
         receipt = meter.finish(error.code if error else CANCELLED, error)
-        assert isinstance(receipt, Undecided)  # nothing has decided
+        assert isinstance(receipt, UndecidedReceipt)  # nothing has decided
         self.journal.note_undecided(receipt)
 
 

@@ -10,9 +10,9 @@ from typing import Protocol
 from pointsman_servicekit.errors import PointsmanError
 
 from pointsman_gateway.domain import (
-    Answered,
     Caller,
     Chunks,
+    CompletedAnswer,
     Decision,
     Finished,
     Labels,
@@ -20,10 +20,10 @@ from pointsman_gateway.domain import (
     Receipt,
     Request,
     Started,
-    Undecided,
+    UndecidedReceipt,
     Usage,
 )
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 
 
 class ChunkSink(Protocol):
@@ -60,7 +60,7 @@ def ignore_acceptance() -> None:
     pass
 
 
-@noun
+@value
 class OpenAnswer:
     """An answer of which the first chunk is there."""
 
@@ -176,11 +176,13 @@ class Journal(Protocol):
         """Whether `note` needs the texts of the answers."""
         ...
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         """Of a request with a decision. `answers`: in the order of the paths; the caller got the last one."""
         ...
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """Of a request that ended before its decision."""
         ...
 

@@ -17,9 +17,18 @@ from pointsman_servicekit.eager import EagerRun, Signal
 from pointsman_servicekit.errors import Internal, PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
-from pointsman_gateway.domain import Answered, Chunks, Decision, Finished, Receipt, Request, Started, Undecided
+from pointsman_gateway.domain import (
+    Chunks,
+    CompletedAnswer,
+    Decision,
+    Finished,
+    Receipt,
+    Request,
+    Started,
+    UndecidedReceipt,
+)
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
-from pointsman_gateway.metering.attempts import Try
+from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
 from pointsman_gateway.pipeline.ports import AnswerSink, AnswerSource, Journal, Reservation, Tenancy
@@ -187,7 +196,7 @@ class RequestRun:
             except ResourceExhausted as error:
                 if not decision.alternatives:
                     raise
-                decision = decision.fallen_back(error.code)
+                decision = decision.with_fallback(error.code)
                 decision = replace(decision, expected_cost_usd=costs.usd(decision.path, self._request))
         self._reserved_usd = usd
         if decision.path is not first:
@@ -205,14 +214,14 @@ class RequestRun:
             except ResourceExhausted as error:
                 if not decision.alternatives:
                     raise
-                decision = decision.fallen_back(error.code)
+                decision = decision.with_fallback(error.code)
             else:
                 self._reserved_usd = max(usd, self._reserved_usd)
                 return decision
 
     # -- one path after the other
 
-    async def _accepted_attempt(self, decision: Decision) -> tuple[Attempt, Try]:
+    async def _accepted_attempt(self, decision: Decision) -> tuple[Attempt, PathAttempt]:
         """The answer that the caller gets: if the first one is refused by a validator, that of the next path.
 
         If there is no other to be had, the refused one is sent after all. Raises PointsmanError.
@@ -224,21 +233,23 @@ class RequestRun:
         refused, meter = attempt.decision, self._meter
         self._reserved_usd = 0.0  # what was reserved is owed for the refused answer
         try:
-            following = await self._affordable(refused.escalated(why.validator, str(why)))
+            following = await self._affordable(refused.with_escalation(why.validator, str(why)))
         except ResourceExhausted as error:
-            attempt.decision = refused.kept(str(why), refused.escalated(why.validator, str(why)), error.code)
+            attempt.decision = refused.with_failed_escalation(
+                str(why), refused.with_escalation(why.validator, str(why)), error.code
+            )
             meter.stayed(attempt.decision)
             return attempt, tried
         meter.escalated(refused.path, following, why.validator)
         try:
             return await self._open(following)
         except PointsmanError as error:
-            attempt.decision = refused.kept(str(why), following, error.code)
+            attempt.decision = refused.with_failed_escalation(str(why), following, error.code)
             meter.failed(error.code, _seconds_lost(error))
             meter.kept(following.path, attempt.decision)
             return attempt, tried
 
-    async def _open(self, decision: Decision) -> tuple[Attempt, Try]:
+    async def _open(self, decision: Decision) -> tuple[Attempt, PathAttempt]:
         """By the decision's path, or by the first alternative that can. Raises PointsmanError."""
         while True:
             try:
@@ -259,11 +270,11 @@ class RequestRun:
         if not decision.alternatives:
             return None
         try:
-            return await self._affordable(decision.fallen_back(reason))
+            return await self._affordable(decision.with_fallback(reason))
         except ResourceExhausted:
             return None
 
-    async def _attempt(self, decision: Decision) -> tuple[Attempt, Try]:
+    async def _attempt(self, decision: Decision) -> tuple[Attempt, PathAttempt]:
         stages, request, judge = self._stages, self._request, self._judge
         tried = self._meter.tries(decision.path)
         try:
@@ -279,7 +290,7 @@ class RequestRun:
         attempt = Attempt(decision, answer, judge, self._reads)
         if self._reads:
             self._attempts.append(attempt)
-        if decision.held:
+        if decision.is_buffered:
             try:
                 await attempt.hold(self._meter, tried)
             except Exception:
@@ -296,19 +307,19 @@ class RequestRun:
         if source is not None:
             source.close()
 
-    def _write_receipt(self, outcome: str, error: PointsmanError | None) -> Receipt | Undecided:
+    def _write_receipt(self, outcome: str, error: PointsmanError | None) -> Receipt | UndecidedReceipt:
         receipt = self._meter.finish(outcome, error if outcome != INTERNAL else None)
         if error is not None:
             error.receipt = receipt
         record(self._pipeline.journal, self._request, receipt, self._answers() if outcome == OK else ())
         return receipt
 
-    def _answers(self) -> tuple[Answered, ...]:
+    def _answers(self) -> tuple[CompletedAnswer, ...]:
         """Those that are complete; none if the journal does not want them, or if one is more than a text."""
         found = [attempt.answered for attempt in self._attempts if attempt.is_complete]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
 
-    def _settle(self, receipt: Receipt | Undecided | None) -> None:
+    def _settle(self, receipt: Receipt | UndecidedReceipt | None) -> None:
         if self._is_admitted:
             self._pipeline.admission.leave()
         if self._reservation is not None and receipt is not None:
@@ -325,7 +336,7 @@ async def reserve(tenancy: Tenancy, request: Request, tokens: int) -> Reservatio
 
 
 def record(
-    journal: Journal, request: Request, receipt: Receipt | Undecided, answers: tuple[Answered, ...] = ()
+    journal: Journal, request: Request, receipt: Receipt | UndecidedReceipt, answers: tuple[CompletedAnswer, ...] = ()
 ) -> None:
     """On disk when this returns."""
     if isinstance(receipt, Receipt):

@@ -87,7 +87,7 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         asked.check_author(request.author)
         return to_version(await self._rollout.pin(request.version, request.pinned, request.author))
 
-    async def Place(self, request: pb.PlaceRequest, context: Context) -> pb.Placement:
+    async def SetPlacement(self, request: pb.SetPlacementRequest, context: Context) -> pb.Placement:
         asked.check_author(request.author)
         placement = asked.from_placement(request.placement)
         expected = asked.from_placement(request.expected) if request.HasField("expected") else None
@@ -108,12 +108,14 @@ class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
         changes = await self._rollout.history(request.name, asked.history_limit(request.limit))
         return pb.HistoryResponse(changes=map(to_change, changes))
 
-    async def Ensure(self, request: pb.EnsureRequest, context: Context) -> pb.EngineState:
+    async def EnsureLoaded(self, request: pb.EnsureLoadedRequest, context: Context) -> pb.EngineState:
         return to_state(self._identity, await self._rollout.ensure(request.version))
 
-    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:
+    async def ReportCanaryMetrics(
+        self, request: pb.ReportCanaryMetricsRequest, context: Context
+    ) -> pb.ReportCanaryMetricsResponse:
         await self._rollout.report(asked.from_outcomes(request.outcomes))
-        return pb.ReportResponse()
+        return pb.ReportCanaryMetricsResponse()
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.EngineState]:
         async for state in self._board.watch():

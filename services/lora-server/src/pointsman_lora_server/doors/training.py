@@ -38,7 +38,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
     def __init__(self, line: Line) -> None:
         self._line = line
 
-    async def Start(self, request: pb.StartTrainingRequest, context: Context) -> pb.TrainingJob:
+    async def CreateJob(self, request: pb.CreateTrainingJobRequest, context: Context) -> pb.TrainingJob:
         return _job(await self._line.start(_order(request)))
 
     async def Get(self, request: pb.GetTrainingJobRequest, context: Context) -> pb.TrainingJob:
@@ -55,7 +55,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         return _job(await self._line.cancel(request.id))
 
 
-def _order(request: pb.StartTrainingRequest) -> Order:
+def _order(request: pb.CreateTrainingJobRequest) -> Order:
     """Raises InvalidArgument where a newer client asks for what we do not know."""
     if request.method not in _METHODS:
         raise InvalidArgument(f"method {request.method} is not known here", code="bad_method", param="method")

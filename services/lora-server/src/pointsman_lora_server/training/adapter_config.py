@@ -23,16 +23,18 @@ def parent_config(folder: Path, job: Job) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"--parent {folder}: {CONFIG} cannot be read: {error}; name an adapter's folder") from error
+        raise TrainingError(
+            f"--init-from {folder}: {CONFIG} cannot be read: {error}; name an adapter's folder"
+        ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA" or not (folder / WEIGHTS).is_file():
-        raise TrainingError(f"--parent {folder} holds no LoRA adapter with {WEIGHTS}")
+        raise TrainingError(f"--init-from {folder} holds no LoRA adapter with {WEIGHTS}")
     base = config.get("base_model_name_or_path")
     if base != job.base_model_name:
-        raise TrainingError(f"--parent {folder} belongs to the base model {base!r}, not to {job.base_model_name!r}")
+        raise TrainingError(f"--init-from {folder} belongs to the base model {base!r}, not to {job.base_model_name!r}")
     if bool(config.get("use_dora")) != (job.recipe.method == DORA):
-        raise TrainingError(f"--parent {folder}: only --method dora goes on from a DoRA adapter, and from no other")
+        raise TrainingError(f"--init-from {folder}: only --method dora goes on from a DoRA adapter, and from no other")
     if job.recipe.method == RSLORA and not config.get("use_rslora"):
-        raise TrainingError(f"--parent {folder} is no rsLoRA adapter; its scale stays as it is: use --method lora")
+        raise TrainingError(f"--init-from {folder} is no rsLoRA adapter; its scale stays as it is: use --method lora")
     return config
 
 

@@ -22,7 +22,7 @@ def measure(job: Job, rows: Split, started: float, tell: Tell, warn: Warn) -> No
     job = as_parent(replace(job, parent=job.out, recipe=replace(job.recipe, method=method)))
     base, material = prepare(job, rows, tell, warn)
     if not material.asked:
-        raise TrainingError("--evaluate-only needs held-out rows: name them with --heldout")
+        raise TrainingError("--evaluate-only needs held-out rows: name them with --eval-data")
     learner = open_learner(base, job, material.longest)
     objective = objective_for(job, base, learner, material)
     planned = batches.plan(material.training, 1, job.recipe.tokens_per_step, job.recipe.seed)
