@@ -102,15 +102,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         sink = CollectedAnswer()
         try:
             asked = replace(await self._asked("chat", request, context), as_a_whole=True)
-            run = self._pipeline.run(asked, sink)
+            sink.run = run = self._pipeline.run(asked, sink)
             run.start()
-            try:
-                finished = await sink.whole()
-            except asyncio.CancelledError:
-                run.cancel()
-                raise
-            finally:
-                del run
+            del run
+            finished = await sink.whole()
         except Exception as error:
             await _abort(context, error, sink.start)
         started, receipt = sink.start, finished.receipt

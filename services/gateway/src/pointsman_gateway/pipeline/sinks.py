@@ -63,6 +63,7 @@ class ItemQueue(Generic[Item]):
         """The run is over."""
         self.run = None
         self.close()
+        self._wake()
 
     def __aiter__(self) -> "ItemQueue[Item]":
         return self
@@ -83,9 +84,11 @@ class ItemQueue(Generic[Item]):
         return self._items.popleft()
 
     async def aclose(self) -> None:
-        """The reader wants no more: stops the run."""
+        """The reader wants no more: stops the run, and returns once its receipt is written."""
         if self.run is not None:
             self.run.cancel()
+            while self.run is not None:
+                await self._wait()
 
     async def write_to(self, write: Callable[[Item], Awaitable[None]], deadline: float) -> None:
         """Writes every item. Raises the run's error, and AnswerNotRead if the peer does not take them in time.
@@ -138,17 +141,31 @@ class CollectedAnswer:
     """Implements `AnswerSink`: one answer, to be awaited as a whole."""
 
     def __init__(self) -> None:
+        self.run: RunControl | None = None
+        """Set by whoever starts the run; None again at its end."""
         self.start: Started | None = None
         self.pieces: list[Chunk] = []
-        self._end: asyncio.Future[Finished] | None = asyncio.get_running_loop().create_future()
+        self._finished: Finished | None = None
+        self._error: PointsmanError | None = None
+        self._over = asyncio.Event()
 
     async def whole(self) -> Finished:
-        """Once it is complete. Raises the error with which the run has failed."""
-        assert self._end is not None  # it is awaited once
+        """Once it is complete. Raises the error with which the run has failed. Cancelling this stops the run."""
         try:
-            return await self._end
+            await self._over.wait()
+        except asyncio.CancelledError:
+            if self.run is not None:
+                self.run.cancel()
+                await self._over.wait()
+            raise
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
         finally:
-            self._end = None  # it holds the error, whose traceback has this frame
+            del error  # its traceback has this frame, which would hold it
+        assert self._finished is not None  # nobody else cancels the run
+        return self._finished
 
     def started(self, started: Started) -> None:
         self.start = started
@@ -157,12 +174,11 @@ class CollectedAnswer:
         self.pieces.extend(chunks)
 
     def finished(self, finished: Finished) -> None:
-        if self._end is not None and not self._end.done():
-            self._end.set_result(finished)
+        self._finished = finished
 
     def failed(self, error: PointsmanError) -> None:
-        if self._end is not None and not self._end.done():
-            self._end.set_exception(error)
+        self._error = error
 
     def closed(self) -> None:
-        """A run that was cancelled has neither finished nor failed."""
+        self.run = None
+        self._over.set()
