@@ -51,10 +51,10 @@ class WatchedLane(ExpressLane):
 
     taken = 0
 
-    def take(self, client: Client, data: bytes) -> ConnectionSink | None:
-        sink = super().take(client, data)
-        self.taken += sink is not None
-        return sink
+    def take(self, client: Client, data: bytes, max_headers: int) -> ConnectionSink | int:
+        taken = super().take(client, data, max_headers)
+        self.taken += isinstance(taken, ConnectionSink)
+        return taken
 
 
 @dataclass

@@ -54,7 +54,7 @@ class EagerRun:
     must come after `await in_task()`.
     """
 
-    __slots__ = ("_context", "_is_over", "_is_running", "_signal", "_task", "_work")
+    __slots__ = ("_context", "_is_over", "_signal", "_task", "_work")
 
     current: "EagerRun | None" = None
     """The one whose coroutine runs now without a task."""
@@ -64,7 +64,7 @@ class EagerRun:
         self._context = copy_context()
         self._signal: Signal | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_running = self._is_over = False
+        self._is_over = False
 
     @property
     def is_over(self) -> bool:
@@ -76,7 +76,7 @@ class EagerRun:
 
     def cancel(self) -> None:
         """Raises CancelledError where the coroutine waits. Does nothing after its end, or from within itself."""
-        if self._is_over or self._is_running:
+        if self._is_over or self._work.cr_running:
             return
         if self._task is not None:
             self._task.cancel()
@@ -92,7 +92,6 @@ class EagerRun:
 
     def _step(self, step: Callable[[Any], Any], value: Any) -> None:
         before, EagerRun.current = EagerRun.current, self
-        self._is_running = True
         try:
             awaited = self._context.run(step, value)
         except StopIteration:
@@ -102,7 +101,6 @@ class EagerRun:
             self._is_over = True
             raise
         finally:
-            self._is_running = False
             EagerRun.current = before
         if type(awaited) is Signal:
             self._signal = awaited

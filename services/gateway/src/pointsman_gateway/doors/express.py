@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from pointsman_gateway.doors.answer_sink import HttpAnswer
 from pointsman_gateway.doors.callers import credential_of
 from pointsman_gateway.doors.edge import name_of
-from pointsman_gateway.doors.express_request import Heads, head_of
+from pointsman_gateway.doors.express_request import END_OF_HEAD, Heads
 from pointsman_gateway.doors.http_door import HttpDoor, seconds_of
 from pointsman_gateway.doors.openai_answers import ChatEncoder, Headers
 from pointsman_gateway.doors.openai_requests import includes_usage, read_usual_chat, to_request
@@ -53,35 +53,28 @@ class ExpressLane:
         self._heads = Heads()
         self._clock = asyncio.get_running_loop().time  # to ask for the loop is a system call before Python 3.12
 
-    def length_of(self, data: bytes, max_headers: int) -> int:
-        """Bytes that a request has which begins so; 0 if it is for uvicorn."""
-        head_bytes = head_of(data)
-        head = self._heads.read(head_bytes) if head_bytes else None
+    def take(self, client: Client, data: bytes, max_headers: int) -> "ConnectionSink | int":
+        """Starts the request in `data`; it may be over by the return. Else how many bytes it has, if it has not come as
+        a whole; 0 if it is for uvicorn, and nothing has been done."""
+        arrived = time.perf_counter()
+        end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
+        head = self._heads.read(data[:end]) if end >= len(END_OF_HEAD) else None
         if head is None or head.length > MAX_BODY_BYTES or head.headers > max_headers:
             return 0
-        length = len(head_bytes) + head.length
-        if length > len(data) and self._tenancy.identify_now(credential_of(head.authorization)) is None:
-            return 0  # no body is collected for a key that has not been checked
-        return length
-
-    def take(self, client: Client, data: bytes) -> "ConnectionSink | None":
-        """Starts a whole request; it may be over by the return. None if it is for uvicorn: nothing has been done."""
-        arrived = time.perf_counter()
-        head_bytes = head_of(data)
-        head = self._heads.read(head_bytes)
-        if head is None:
-            return None
         caller = self._tenancy.identify_now(credential_of(head.authorization))
-        if caller is None:
-            return None
+        length = end + head.length
+        if caller is None or length < len(data):
+            return 0  # no body is collected for a key that has not been checked
+        if length > len(data):
+            return length
         try:
-            body = read_usual_chat(data[len(head_bytes) :])
+            body = read_usual_chat(data[end:])
             if body is None:
-                return None
+                return 0
             deadline = self._clock() + seconds_of(head.timeout, self._request_timeout)
             request = to_request(body, deadline, caller, head.cache, arrived)
         except InvalidArgument:
-            return None  # it is worded where it is read again
+            return 0  # it is worded where it is read again
         name = name_of(head.name)
         encoder = ChatEncoder(includes_usage(body.stream_options))
         sink = ConnectionSink(client, deadline, encoder, not request.as_a_whole, name)

@@ -27,12 +27,9 @@ class Exchange(Protocol):
 class Lane(Protocol):
     """Reads requests past uvicorn."""
 
-    def length_of(self, data: bytes, max_headers: int) -> int:
-        """Bytes that a request has which begins so; 0 if it is for uvicorn."""
-        ...
-
-    def take(self, client: "ExpressConnection", data: bytes) -> "Exchange | None":
-        """Starts a whole request; None if it is for uvicorn. It may call `freed` before it returns."""
+    def take(self, client: "ExpressConnection", data: bytes, max_headers: int) -> "Exchange | int":
+        """Starts the request in `data`, and may call `freed` before it returns. Else how many bytes the request has, if
+        it has not come as a whole; 0 if it is for uvicorn."""
         ...
 
 
@@ -74,28 +71,21 @@ class ExpressConnection(GuardedProtocol):
         if not (data.startswith(LINE) and self._is_at_a_beginning):
             super().data_received(data)
             return
-        length = self._lane.length_of(data, self._guard.headers)
-        if length > len(data):
-            self._coming = data
-            self._unset_keepalive_if_required()
-            self._await(body=True, seconds=self._guard.body_seconds)
-        elif length < len(data):
-            super().data_received(data)
-        else:
-            self._take(data)
-
-    def _take(self, data: bytes) -> None:
-        """A whole request."""
         self._is_busy = True
-        exchange = self._lane.take(self, data)
-        if exchange is None:
+        taken = self._lane.take(self, data, self._guard.headers)
+        if isinstance(taken, int):
             self._is_busy = False
-            super().data_received(data)
+            if taken:
+                self._coming = data
+                self._unset_keepalive_if_required()
+                self._await(body=True, seconds=self._guard.body_seconds)
+            else:
+                super().data_received(data)
             return
         self._unset_keepalive_if_required()
         self._await_nothing()
         if self._is_busy:  # else it is over already
-            self._exchange = exchange
+            self._exchange = taken
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._take_off_the_lane()  # a request that never came to its end leaves its receipt, too

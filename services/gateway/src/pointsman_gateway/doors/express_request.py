@@ -16,7 +16,7 @@ MOST_HEADS = 1024
 LONGEST_HEAD = 4096
 """Bytes."""
 
-_END = b"\r\n\r\n"
+END_OF_HEAD = b"\r\n\r\n"
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
 """RFC 9112, 5: a token, a colon, and what can be seen; whatever else some send is for the parser to judge."""
 _OF_THE_CONNECTION = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer"})
@@ -52,7 +52,7 @@ class Heads:
             return known
         if len(head) > LONGEST_HEAD or not _HEADERS.fullmatch(head, len(LINE)):
             return None
-        lines = [line.partition(b":") for line in head[len(LINE) : -len(_END)].split(b"\r\n")]
+        lines = [line.partition(b":") for line in head[len(LINE) : -len(END_OF_HEAD)].split(b"\r\n")]
         headers = {name.lower(): value.strip() for name, _, value in lines}
         length = headers.get(b"content-length", b"")
         stays = headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
@@ -73,9 +73,3 @@ class Heads:
                 self._known.clear()
             self._known[head] = read
         return read
-
-
-def head_of(data: bytes) -> bytes:
-    """The bytes of the head, with the empty line after it; empty where it has not come as a whole."""
-    end = data.find(_END)
-    return b"" if end < 0 else data[: end + len(_END)]

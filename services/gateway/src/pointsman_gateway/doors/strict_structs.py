@@ -12,7 +12,7 @@ _BOUNDS = ("ge", "gt", "le", "lt")
 
 
 def strict_struct(model: type[BaseModel]) -> type[msgspec.Struct]:
-    """With the model's fields, defaults and bounds. It takes no other fields and converts nothing.
+    """With the model's fields, defaults and bounds. It takes no other fields, no untyped values, and converts nothing.
 
     An instance has `model_extra`, which is None.
     """
@@ -33,12 +33,17 @@ def _strict_type(annotation: Any) -> Any:
         bounds = [bound for one in arguments[1:] if isinstance(one, FieldInfo) for bound in one.metadata]
         return _bounded(_strict_type(arguments[0]), bounds)
     if origin in (Union, UnionType):
-        return Union[tuple(_strict_type(argument) for argument in arguments)]  # noqa: UP007  # of a list of types
+        kinds = [_strict_type(argument) for argument in arguments if not _holds_any(argument)]
+        return Union[tuple(kinds)]  # noqa: UP007  # of a list of types
     if origin is list:
         return list[_strict_type(arguments[0])]  # type: ignore[misc]  # known at run time only
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return strict_struct(annotation)
     return annotation
+
+
+def _holds_any(annotation: Any) -> bool:
+    return annotation is Any or any(map(_holds_any, get_args(annotation)))
 
 
 def _bounded(kind: Any, bounds: list[Any]) -> Any:

@@ -1,6 +1,6 @@
 """One path's answer on its way to the caller: metered, read along by the validators, and held back if it has to be.
 
-source -> [ValidatingSink] -> MeteringSink -> [BufferingSink] -> RequestRun -> AnswerSink
+source -> [ValidatingSink] -> Attempt -> [BufferingSink] -> RequestRun -> AnswerSink
 """
 
 from pointsman_servicekit.eager import Signal
@@ -11,29 +11,6 @@ from pointsman_gateway.metering.meter import Meter
 from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
 from pointsman_gateway.validation.stage import Judge, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
-
-
-class MeteringSink:
-    """Counts what arrives, and passes on all but the usage, which comes last."""
-
-    __slots__ = ("_meter", "_sink", "_tried")
-
-    def __init__(self, meter: Meter, tried: PathAttempt, sink: ChunkSink) -> None:
-        self._meter = meter
-        self._tried = tried
-        self._sink = sink
-
-    def chunks(self, chunks: Chunks, last: bool) -> None:
-        usage = chunks[-1].usage
-        if usage is not None:
-            self._meter.used(usage)
-            chunks = chunks[:-1]
-        if chunks:
-            self._tried.came(chunks)
-            self._sink.chunks(chunks, last)
-
-    def ended(self, error: Exception | None) -> None:
-        self._sink.ended(error)
 
 
 class ValidatingSink:
@@ -98,20 +75,87 @@ class BufferingSink:
 
 
 class Attempt:
-    """One path's answer that has begun."""
+    """One path's answer that has begun. Implements `ChunkSink`: it counts what arrives, and passes it on."""
 
-    def __init__(self, decision: Decision, answer: OpenAnswer, judge: Judge | None, reads: bool) -> None:
-        """`reads`: whether the journal wants the answer's text."""
+    __slots__ = (
+        "_buffer", "_judge", "_meter", "_reads", "_sink", "_tried", "_validating", "answer", "decision", "is_complete",
+        "verdicts",
+    )  # fmt: skip
+
+    def __init__(
+        self, decision: Decision, answer: OpenAnswer, meter: Meter, tried: PathAttempt, judge: Judge | None, reads: bool
+    ) -> None:
+        """`reads`: whether the request log wants the answer's text."""
         self.decision = decision
         self.answer = answer
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer is complete."""
         self.is_complete = False
+        self._meter = meter
+        self._tried = tried
         self._judge = judge
         self._reads = reads or judge is not None
         self._validating: ValidatingSink | None = None
         self._buffer: BufferingSink | None = None
         self._sink: ChunkSink | None = None
+
+    # -- what the source does
+
+    def chunks(self, chunks: Chunks, last: bool) -> None:
+        usage = chunks[-1].usage
+        if usage is not None:  # it comes last, in a chunk of its own
+            self._meter.used(usage)
+            chunks = chunks[:-1]
+        if chunks and self._sink is not None:
+            self._tried.came(chunks)
+            self._sink.chunks(chunks, last)
+
+    def ended(self, error: Exception | None) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.ended(error)
+
+    # -- what the run does
+
+    async def hold(self) -> None:
+        """Receives the answer without passing it on, until it is complete or too long to be validated.
+
+        Raises what the engine failed with.
+        """
+        buffer = self._buffer = BufferingSink()
+        self._attach(buffer)
+        if self._validating is not None:
+            buffer.transcript = self._validating.transcript
+        await buffer.arrived
+        if buffer.error is not None:
+            error, buffer.error = buffer.error, None
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame, which would hold it
+        if buffer.has_ended:
+            self.complete()
+        self._meter.held()
+
+    def pass_on(self, sink: ChunkSink) -> None:
+        """From now on the answer goes to `sink`, with what was held back first."""
+        if self._buffer is not None:
+            self._buffer.release(sink)
+        else:
+            self._attach(sink)
+
+    def complete(self) -> None:
+        """The answer has come to its end: its validators rule."""
+        if self.is_complete:
+            return
+        self.is_complete = True
+        if self._judge is not None and self._validating is not None:
+            self.verdicts = self._judge.verdicts(self._validating.transcript)
+            for verdict in self.verdicts:
+                self._meter.judged(self.decision, verdict.validator, verdict.ruling)
+            if refusal(self.verdicts) is not None:
+                return
+        self.answer.accepted()
 
     @property
     def refusal(self) -> Verdict | None:
@@ -129,47 +173,9 @@ class Attempt:
         verdicts = tuple((v.validator, str(v.ruling), v.reason) for v in self.verdicts)
         return CompletedAnswer(self.decision.path.name, choices[0].text, verdicts)
 
-    async def hold(self, meter: Meter, tried: PathAttempt) -> None:
-        """Receives the answer without passing it on, until it is complete or too long to be validated.
-
-        Raises what the engine failed with.
-        """
-        buffer = self._buffer = BufferingSink()
-        self._attach(meter, tried, buffer)
-        if self._validating is not None:
-            buffer.transcript = self._validating.transcript
-        await buffer.arrived
-        if buffer.error is not None:
-            error, buffer.error = buffer.error, None
-            try:
-                raise error
-            finally:
-                del error  # its traceback has this frame, which would hold it
-        if buffer.has_ended:
-            self.complete(meter)
-        meter.held()
-
-    def pass_on(self, meter: Meter, tried: PathAttempt, sink: ChunkSink) -> None:
-        """From now on the answer goes to `sink`, with what was held back first."""
-        if self._buffer is not None:
-            self._buffer.release(sink)
-        else:
-            self._attach(meter, tried, sink)
-
-    def complete(self, meter: Meter) -> None:
-        """The answer has come to its end: its validators rule."""
-        if self.is_complete:
-            return
-        self.is_complete = True
-        if self._judge is not None and self._validating is not None:
-            self.verdicts = self._judge.verdicts(self._validating.transcript)
-            for verdict in self.verdicts:
-                meter.judged(self.decision, verdict.validator, verdict.ruling)
-        if refusal(self.verdicts) is None:
-            self.answer.accepted()
-
-    def _attach(self, meter: Meter, tried: PathAttempt, sink: ChunkSink) -> None:
-        chain: ChunkSink = MeteringSink(meter, tried, sink)
+    def _attach(self, sink: ChunkSink) -> None:
+        self._sink = sink
+        source: ChunkSink = self
         if self._reads:
-            chain = self._validating = ValidatingSink(self._judge, chain)
-        self.answer.source.attach(chain)
+            source = self._validating = ValidatingSink(self._judge, self)
+        self.answer.source.attach(source)

@@ -28,7 +28,6 @@ from pointsman_gateway.domain import (
     UndecidedReceipt,
 )
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
-from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.metering.pricing import expected_tokens
 from pointsman_gateway.pipeline.attempt import Attempt
 from pointsman_gateway.pipeline.ports import AnswerSink, AnswerSource, Journal, Reservation, Tenancy
@@ -164,10 +163,10 @@ class RequestRun:
         if stages.validation.judges(decision):
             self._judge = stages.validation.judge(request, decision)
         self._reads = self._pipeline.journal.wants_answers(request, decision)
-        attempt, tried = await self._accepted_attempt(decision)
+        attempt = await self._accepted_attempt(decision)
         answer = attempt.answer
         self._sink.started(Started(attempt.decision, answer.model, meter.overhead, answer.cached, reservation.headers))
-        attempt.pass_on(meter, tried, self)
+        attempt.pass_on(self)
         if self._is_paused and self._source is not None:
             self._source.pause()
         await self._end
@@ -177,7 +176,7 @@ class RequestRun:
                 raise failure
             finally:
                 del failure  # its traceback has this frame, which would hold it
-        attempt.complete(meter)
+        attempt.complete()
 
     # -- limits
 
@@ -221,15 +220,15 @@ class RequestRun:
 
     # -- one path after the other
 
-    async def _accepted_attempt(self, decision: Decision) -> tuple[Attempt, PathAttempt]:
+    async def _accepted_attempt(self, decision: Decision) -> Attempt:
         """The answer that the caller gets: if the first one is refused by a validator, that of the next path.
 
         If there is no other to be had, the refused one is sent after all. Raises PointsmanError.
         """
-        attempt, tried = await self._open(decision)
+        attempt = await self._open(decision)
         why = attempt.refusal
         if why is None:
-            return attempt, tried
+            return attempt
         refused, meter = attempt.decision, self._meter
         self._reserved_usd = 0.0  # what was reserved is owed for the refused answer
         try:
@@ -239,7 +238,7 @@ class RequestRun:
                 str(why), refused.with_escalation(why.validator, str(why)), error.code
             )
             meter.stayed(attempt.decision)
-            return attempt, tried
+            return attempt
         meter.escalated(refused.path, following, why.validator)
         try:
             return await self._open(following)
@@ -247,9 +246,9 @@ class RequestRun:
             attempt.decision = refused.with_failed_escalation(str(why), following, error.code)
             meter.failed(error.code, _seconds_lost(error))
             meter.kept(following.path, attempt.decision)
-            return attempt, tried
+            return attempt
 
-    async def _open(self, decision: Decision) -> tuple[Attempt, PathAttempt]:
+    async def _open(self, decision: Decision) -> Attempt:
         """By the decision's path, or by the first alternative that can. Raises PointsmanError."""
         while True:
             try:
@@ -274,7 +273,7 @@ class RequestRun:
         except ResourceExhausted:
             return None
 
-    async def _attempt(self, decision: Decision) -> tuple[Attempt, PathAttempt]:
+    async def _attempt(self, decision: Decision) -> Attempt:
         stages, request, judge = self._stages, self._request, self._judge
         tried = self._meter.tries(decision.path)
         try:
@@ -287,18 +286,18 @@ class RequestRun:
         answer = await stages.answers.open(wanted, decision, prompt)
         self._source = answer.source
         tried.opened(answer.model, answer.cached, answer.hedged, answer.waited, answer.embeddings)
-        attempt = Attempt(decision, answer, judge, self._reads)
+        attempt = Attempt(decision, answer, self._meter, tried, judge, self._reads)
         if self._reads:
             self._attempts.append(attempt)
         if decision.is_buffered:
             try:
-                await attempt.hold(self._meter, tried)
+                await attempt.hold()
             except Exception:
                 self._close_source()
                 raise
             if attempt.is_complete:
                 self._close_source()
-        return attempt, tried
+        return attempt
 
     # -- the end
 
