@@ -28,7 +28,7 @@ from pointsman_gateway.domain import (
     Vector,
 )
 from pointsman_gateway.pipeline.ports import ChunkSink, OpenAnswer
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
 from doubles.clients import chunks_of

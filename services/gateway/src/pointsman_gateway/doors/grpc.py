@@ -11,7 +11,7 @@ import grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.rich_status import to_status
+from pointsman_servicekit.grpc_errors import to_status
 
 from pointsman_gateway.domain import Caller, Chunks, Event, Finished, Operation, Path, Receipt, Request, Started
 from pointsman_gateway.doors import grpc_answers as answers

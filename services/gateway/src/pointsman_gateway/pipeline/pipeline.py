@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from pointsman_servicekit.correlation import decision_id
 from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.logs import decision_id
 
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.domain import ANONYMOUS, Caller, Decision, Operation, Prompt, Receipt, Request, UndecidedReceipt

@@ -12,9 +12,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pointsman_servicekit.correlation import decision_id, request_id
 from pointsman_servicekit.eager import EagerRun, Signal
 from pointsman_servicekit.errors import Internal, PointsmanError, ResourceExhausted, Unavailable
+from pointsman_servicekit.logs import decision_id, request_id
 
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.domain import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span
-from pointsman_servicekit.tracing.spans import Attribute, Spans, http_heads, tell_failure
+from pointsman_servicekit.tracing.spans import Attribute, Spans, record_exception, trace_header_lines
 
 from pointsman_gateway.backends.request import EngineClient, EngineRequest, Transfer
 from pointsman_gateway.domain import Chunks, Operation, Usage
@@ -28,7 +28,7 @@ class TracedClient:
     def send(self, request: EngineRequest, sink: ChunkSink) -> "TracedTransfer":
         name = operation_name(request.operation)
         span = self._spans.call(f"{name} {request.model}", _attributes(request, name, self._provider(request.model)))
-        return TracedTransfer(self._client, replace(request, trace_headers=http_heads(span)), sink, span)
+        return TracedTransfer(self._client, replace(request, trace_headers=trace_header_lines(span)), sink, span)
 
 
 class TracedTransfer:
@@ -73,7 +73,7 @@ class TracedTransfer:
         span, self._span = self._span, None
         if span is not None:
             if error is not None:
-                tell_failure(span, error)
+                record_exception(span, error)
             span.end()
 
 
