@@ -67,7 +67,7 @@ async def _without_adapters(neighbours: Neighbours, gateway: Gateway) -> None:
 
 
 def _closed(neighbours: Neighbours, gateway: Gateway) -> None:
-    gateway.house.pipeline.admission.closing = True
+    gateway.house.pipeline.admission.is_closed = True
 
 
 def _not_found(neighbours: Neighbours, gateway: Gateway) -> None:

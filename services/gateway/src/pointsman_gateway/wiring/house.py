@@ -13,7 +13,7 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
-from pointsman_gateway.admission import Admission, Queue
+from pointsman_gateway.admission import Admission, QueueLimits
 from pointsman_gateway.backends.dns import Dns
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.backends.http1 import Pool
@@ -139,7 +139,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         stack.push_async_callback(_stop, asyncio.create_task(reporting.run(), name="report outcomes"))
         await stack.enter_async_context(money.accounts.running())
         registry.register(EngineStates(lambda: generations.current.engines.cells))
-        queue = Queue(settings.max_waiting, settings.longest_wait)
+        queue = QueueLimits(settings.max_waiting, settings.longest_wait)
         admission = Admission(settings.max_in_flight, metrics.in_flight, queue, metrics.waiting)
         beside = shadowing(memory, generations.line, terms, admission, registry)
         shadows = await stack.enter_async_context(beside)

@@ -84,7 +84,7 @@ async def shadowing(
 
 def _crowded(admission: Admission) -> bool:
     """Callers wait, or may have to soon."""
-    return bool(admission.waiting) or admission.in_flight * 2 >= admission.most or not admission.welcomes
+    return bool(admission.waiting) or admission.in_flight * 2 >= admission.max_in_flight or not admission.is_ready
 
 
 async def _keep_up(purse: DailyBudget, store: ShadowStore) -> None:
