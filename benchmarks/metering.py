@@ -31,7 +31,7 @@ from pointsman_gateway import wiring
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.request import EngineRequest
-from pointsman_gateway.backends.stage import Backends
+from pointsman_gateway.backends.stage import EngineBackend
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Message, Receipt, Request, Usage
 from pointsman_gateway.pipeline.pipeline import Pipeline
@@ -165,8 +165,8 @@ class Sides:
 def sides_of(house: wiring.House, engines: Engines) -> Sides:
     pipeline, line, client = house.pipeline, house.generations.current.line, MemoryClient()
     now, metrics = asyncio.get_running_loop().time, EngineMetrics(CollectorRegistry())
-    metered = replace(line, answers=Backends(engines, client, now, metrics=metrics, accounts=house.money.accounts))
-    bare = replace(line, answers=Backends(engines, client, now, metrics=metrics), metering=NoMeter())  # type: ignore[arg-type]
+    metered = replace(line, answers=EngineBackend(engines, client, now, metrics=metrics, accounts=house.money.accounts))
+    bare = replace(line, answers=EngineBackend(engines, client, now, metrics=metrics), metering=NoMeter())  # type: ignore[arg-type]
     journal = Forgetful()
 
     def settle() -> None:

@@ -18,7 +18,7 @@ from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway.backends.failures import Passing
+from pointsman_gateway.backends.failures import TransientFailure
 from pointsman_gateway.backends.http1 import Connection, Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.request import EngineRequest, Transfer
@@ -179,7 +179,7 @@ async def test_a_connection_that_is_lost_before_it_is_used_has_failed(engine: Sc
 
     _, received = sent_by(engine, Connecting(lose))
     await until(lambda: received.said)
-    assert isinstance(received.said[0], Passing)
+    assert isinstance(received.said[0], TransientFailure)
 
 
 @pytest.mark.parametrize("beside", [{}, {"top_k": 3}], ids=["our reader", "uvicorn"])

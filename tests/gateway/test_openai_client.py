@@ -10,7 +10,7 @@ import pytest
 from doubles.clients import sent_by
 from doubles.engine import BREAK, DONE, TOO_LONG, ScriptedEngine, Step, answer, beginning, chunk, usage
 from doubles.waiting import until
-from pointsman_gateway.backends.failures import EngineFailed, NotThere, Passing
+from pointsman_gateway.backends.failures import EngineFailed, NotServed, TransientFailure
 from pointsman_gateway.backends.http1 import Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
 from pointsman_gateway.backends.request import EngineRequest
@@ -146,13 +146,13 @@ VALIDATION = {"error": {"message": "top_k must be 1 or more", "type": "BadReques
         (
             404,
             {"error": {"message": "no such model"}},
-            NotThere,
+            NotServed,
             "engine_error",
             None,
             "engine 'a' answered 404: no",
         ),
         (500, "boom", EngineFailed, "engine_error", None, "engine 'a' answered 500: \"boom\""),
-        (503, {}, Passing, "engine_error", None, "engine 'a' answered 503: {}"),
+        (503, {}, TransientFailure, "engine_error", None, "engine 'a' answered 503: {}"),
         (302, {}, EngineFailed, "engine_error", None, "engine 'a' answered 302: {}"),
     ],
 )

@@ -8,10 +8,10 @@ import pytest
 from doubles.clients import ScriptedClient, chunks_of
 from doubles.clocks import Clock
 from doubles.waiting import until
-from pointsman_gateway.backends.balancing import Candidates, beginning
+from pointsman_gateway.backends.balancing import Candidates, hash_prefix
 from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan
 from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
-from pointsman_gateway.backends.stage import Backends
+from pointsman_gateway.backends.stage import EngineBackend
 from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
 from pointsman_gateway.pipeline.ports import OpenAnswer
@@ -40,7 +40,7 @@ class Bench:
         self.registry = CollectorRegistry()
         self.registry.register(EngineStates(lambda: self.engines.cells))
         metrics = EngineMetrics(self.registry)
-        self._backends = Backends(self.engines, self.client, asyncio.get_running_loop().time, config, metrics)
+        self._backends = EngineBackend(self.engines, self.client, asyncio.get_running_loop().time, config, metrics)
 
     async def open(self, seconds: float = 30.0) -> OpenAnswer:
         deadline = asyncio.get_running_loop().time() + seconds
@@ -57,7 +57,7 @@ class Bench:
         return self._order()[1]
 
     def _order(self) -> list[str]:
-        candidates = Candidates(self.engines.targets(PLAIN), beginning(PROMPT.messages), 1.25)
+        candidates = Candidates(self.engines.targets(PLAIN), hash_prefix(PROMPT.messages), 1.25)
         return [target.engine.name for target in iter(candidates.take, None)]
 
     def metric(self, name: str, **labels: str) -> float:

@@ -188,7 +188,7 @@ class EngineCall:
         self._has_ended = True
         if error is None and not self._has_begun:
             error = failures.broke_off(self._request, "it answered nothing")
-        if isinstance(error, failures.NotThere):
+        if isinstance(error, failures.NotServed):
             error = self._not_there(error)
         if error is not None:
             self._leave(error)  # before anybody asks the next engine
@@ -219,7 +219,7 @@ class EngineCall:
             self._leave(asyncio.CancelledError())  # it is not the engine's failure
             self.ended(error)
 
-    def _not_there(self, error: failures.NotThere) -> PointsmanError:
+    def _not_there(self, error: failures.NotServed) -> PointsmanError:
         """An adapter that the engine was said to hold has been evicted; its state is corrected."""
         target = self._target
         if not target.of_adapter:
@@ -247,11 +247,11 @@ class EngineCall:
             log.warning("engine %s is left alone for %.0f s: %s", name, cell.breaker.rest_left, error)
             metrics.opened(name)
         if isinstance(error, Unavailable) and error.code == failures.OVERLOADED and error.retry_after:
-            cell.rest(min(error.retry_after, failures.LONGEST_REST))
+            cell.rest(min(error.retry_after, failures.MAX_COOLDOWN_SECONDS))
 
     def _is_held_against_it(self, error: BaseException) -> bool:
         if isinstance(error, PointsmanError) and not isinstance(error, DeadlineExceeded):
-            return failures.counts(error)
+            return failures.counts_against_engine(error)
         # Somebody gave up, the caller or the deadline: the engine is at fault only if it was silent to everybody.
         cell = self._target.cell
         return cell.breaker.heard < self._began_at <= cell.clock() - self._stall_seconds

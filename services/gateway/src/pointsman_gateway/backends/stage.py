@@ -1,10 +1,10 @@
-"""The stage: the prompt goes to an engine that can answer, to another one if that fails before its first token."""
+"""Chooses the engine for a prompt, and another one if that fails before its first token."""
 
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
-from pointsman_gateway.backends.balancing import Candidates, beginning
+from pointsman_gateway.backends.balancing import Candidates, hash_prefix
 from pointsman_gateway.backends.budget import RetryBudget
 from pointsman_gateway.backends.call import Accounts, EngineCaller, NoAccounts
 from pointsman_gateway.backends.engines import Engines
@@ -20,8 +20,8 @@ from pointsman_gateway.pipeline.ports import OpenAnswer
 DEFAULTS = ResilienceConfig()
 
 
-class Backends:
-    """Prompt in, chunks out."""
+class EngineBackend:
+    """Implements `Backend` with the engines that can answer."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Backends:
         metrics: EngineMetrics | None = None,
         accounts: Accounts | None = None,
     ) -> None:
-        """`clock` is the event loop's, which deadlines are on; without `metrics` nobody sees what is counted."""
+        """`clock` is the event loop's, by which deadlines are measured."""
         counted = metrics or EngineMetrics(CollectorRegistry())
         self._clock = clock
         budget = RetryBudget(resilience.retries.share, resilience.retries.floor)
@@ -48,7 +48,7 @@ class Backends:
         targets = self._engines.targets(path)
         if self._clock() >= request.deadline:
             raise out_of_time()
-        key = beginning(prompt.messages) if len(targets) > 1 else 0
+        key = hash_prefix(prompt.messages) if len(targets) > 1 else 0
         candidates = Candidates(targets, key, self._bound)
         first = candidates.take()
         assert first is not None  # targets() are never none, and nothing has happened since

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_gateway.backends.engines import Engine, Engines
-from pointsman_gateway.backends.loading import Loading
+from pointsman_gateway.backends.loading import AdapterLoading
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.request import EngineClient
-from pointsman_gateway.backends.stage import Backends
+from pointsman_gateway.backends.stage import EngineBackend
 from pointsman_gateway.cache.stage import Cache
 from pointsman_gateway.classification.cascade import Classifier
 from pointsman_gateway.classification.rules import Rules
@@ -70,8 +70,8 @@ def build_line(config: Config, learned: Learned, engines: Engines, around: Surro
     named = NamedModels(config, engines)
     now = asyncio.get_running_loop().time
     resilience = config.models.resilience
-    backends = Backends(engines, around.client, now, resilience, around.engine_metrics, around.accounts)
-    loading = Loading(backends, engines, now, resilience)
+    backends = EngineBackend(engines, around.client, now, resilience, around.engine_metrics, around.accounts)
+    loading = AdapterLoading(backends, engines, now, resilience)
     return Line(
         generation=config.digest,
         classification=Classification(Rules(config.tasks.tasks), learned.classifier, config.tasks.classifier.languages),
