@@ -27,7 +27,7 @@ async def test_tasks_name_all_paths_that_could_answer_and_their_metric(neighbour
             "metric": {"judge": {"model": "path:handbook", "prompt": "You are Wren."}},
         },
     }
-    assert told["models"] == {"tiny": {"context_window": 4096, "usd_per_million_tokens": PRICES}}
+    assert told["models"] == {"tiny": {"context_window": 4096, "prices": PRICES}}
     assert told["search_usd"] == 0.00005
     letter = told["paths"]["letter"]
     assert letter.pop("fingerprint")
