@@ -43,6 +43,6 @@ def feedback(
 def _told(answer: dict[str, Any]) -> str:
     if answer["known_already"]:
         return "already known: the same feedback was sent before"
-    if answer["stored"] == "spool":
+    if answer["stored"] == "wal":
         return "stored on disk; it moves to the request log when Redis is back"
     return "stored in the request log"

@@ -43,11 +43,11 @@ class Regrets:
 def regrets(scrape: Scrape) -> Regrets:
     pairs = scrape.samples.get("pointsman_shadow_pairs_total", {})
     ends: dict[str, int] = {}
-    for labels, number in scrape.samples.get("pointsman_shadows_total", {}).items():
+    for labels, number in scrape.samples.get("pointsman_shadow_requests_total", {}).items():
         outcome = dict(labels)["outcome"]
         ends[outcome] = ends.get(outcome, 0) + round(number)
     compared = tuple(_compared(scrape, dict(labels), round(number)) for labels, number in sorted(pairs.items()))
-    return Regrets(compared, ends, scrape.value("pointsman_shadow_spent_usd_total") or 0.0)
+    return Regrets(compared, ends, scrape.value("pointsman_shadow_cost_usd_total") or 0.0)
 
 
 def _compared(scrape: Scrape, of: Mapping[str, str], pairs: int) -> Compared:
@@ -68,7 +68,7 @@ def _compared(scrape: Scrape, of: Mapping[str, str], pairs: int) -> Compared:
 
 def _side(scrape: Scrape, of: Mapping[str, str], pairs: int, scored: int) -> Side:
     return Side(
-        usd=_sum(scrape, "pointsman_shadow_pair_usd_total", of) / pairs,
+        usd=_sum(scrape, "pointsman_shadow_pair_cost_usd_total", of) / pairs,
         seconds=_sum(scrape, "pointsman_shadow_pair_seconds_total", of) / pairs,
         quality=_sum(scrape, "pointsman_shadow_quality_total", of) / scored if scored else None,
     )

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 Labels = tuple[tuple[str, str], ...]
 """Sorted by name."""
 Samples = Mapping[str, Mapping[Labels, float]]
-"""By the sample's name: "pointsman_requests_total", "pointsman_request_seconds_bucket"."""
+"""By the sample's name: "pointsman_requests_total", "pointsman_request_duration_seconds_bucket"."""
 
 
 @dataclass(frozen=True, slots=True)
