@@ -69,6 +69,10 @@ models: env ## make the base model and the embedding model (pointsman up does it
 up: env ## run the help desk on this machine until Ctrl-C
 	$(BIN)/pointsman up $(EXAMPLE)
 
+.PHONY: target
+target: $(VENV)/.done ## run what the security tests attack: all services with keys on and a double of the engine; prints addresses and a key
+	@PYTHONPATH=tests/gateway:tests/lora_server $(BIN)/python -m tests.security.target
+
 .PHONY: doctor
 doctor: env ## say what is missing or wrong on this machine
 	$(BIN)/pointsman doctor $(EXAMPLE)
@@ -138,6 +142,10 @@ monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; wit
 .PHONY: test-rules
 test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
 	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
+
+.PHONY: diagram
+diagram: ## draw docs/architecture.svg from docs/architecture.dot (needs Graphviz: apt-get install graphviz)
+	dot -Tsvg docs/architecture.dot -o docs/architecture.svg
 
 .PHONY: console-tools
 console-tools: ## install Chromium for test-console and console-pictures (as root)

@@ -15,7 +15,7 @@ from doubles.yard import NEW, OLD, PROD, alias
 from pointsman_gateway.backends.engines import Cell, Engine, Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.reporting import Reporter
-from pointsman_gateway.domain import Aim, Outcomes, Path
+from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
 from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes, bucket_of
 from pointsman_gateway.routing.policy import point
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
@@ -216,7 +216,7 @@ async def test_what_a_lora_server_could_not_count_is_told_again_once(gateway: Ga
 # -- the counting itself
 
 PATH = Path("triage", "tiny", adapter=PROD)
-AIM = Aim(NEW, 3, on_trial=True)
+AIM = ResolvedAdapter(NEW, 3, has_canary=True)
 
 
 @pytest.mark.parametrize(("milliseconds", "bucket"), [(0.0, 0), (1.0, 0), (1.1, 1), (2.0, 4), (2.01, 5), (1000, 40)])
@@ -247,7 +247,7 @@ def test_what_there_is_no_room_for_is_said_and_not_kept() -> None:
     lost: list[int] = []
     trials = CanaryOutcomes(lambda: lost.append(1))
     for revision in range(MAX_VERSIONS + 5):
-        trials.ended(PATH, Aim(NEW, revision, on_trial=True), "ok", False, 0.5)
+        trials.ended(PATH, ResolvedAdapter(NEW, revision, has_canary=True), "ok", False, 0.5)
     assert len(trials.hand_over()) == MAX_VERSIONS
     assert len(lost) == 5
 
@@ -257,7 +257,7 @@ class Server:
 
     def __init__(self, *became: str) -> None:
         self.became = list(became)
-        self.reported: list[Outcomes] = []
+        self.reported: list[CanaryMetrics] = []
 
     def rest_left(self, version: str) -> float:
         return 0.0
@@ -310,4 +310,4 @@ async def test_what_has_not_arrived_waits_with_what_comes_after_it() -> None:
     trials.ended(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
     (told,) = server.reported
-    assert (told.requests, told.invalid, dict(told.milliseconds)) == (2, 1, {bucket_of(0.5): 2})
+    assert (told.requests, told.invalid, dict(told.latency_buckets)) == (2, 1, {bucket_of(0.5): 2})

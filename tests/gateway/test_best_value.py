@@ -7,17 +7,17 @@ import pytest
 from doubles.adapters import NoAdapters
 from doubles.config_folder import IN_TRIAGE
 from doubles.doors import Door
-from pointsman_gateway.config.schema import BestValue, Policy, TaskConfig
+from pointsman_gateway.config.schema import BestValueConfig, PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
 from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate, lower_bound
 from pointsman_gateway.routing.policy import Plan
 from pointsman_gateway.routing.router import Router
 
-TERMS = BestValue(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
-GOOD = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=0.5)
-POOR = PathEvidence(rated=25, quality=0.71, answers=100, p95_seconds=0.5)
-SLOW = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=4.2)
-UNTRIED = PathEvidence(rated=3, quality=1.0, answers=3, p95_seconds=9.0)
+TERMS = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
+GOOD = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=0.5)
+POOR = PathEvidence(ratings=25, quality=0.71, answers=100, p95_seconds=0.5)
+SLOW = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=4.2)
+UNTRIED = PathEvidence(ratings=3, quality=1.0, answers=3, p95_seconds=9.0)
 NO_TRIAL = 1.0
 """Beyond every trial share."""
 
@@ -29,7 +29,7 @@ def candidate(name: str, evidence: PathEvidence, cost_usd: float) -> Candidate:
 def planned(
     *candidates: Candidate,
     policy: BestValuePolicy | None = None,
-    terms: BestValue = TERMS,
+    terms: BestValueConfig = TERMS,
     away: Mapping[str, str] = {},
     where: float = NO_TRIAL,
 ) -> Plan:
@@ -87,13 +87,13 @@ def test_what_is_not_good_or_fast_or_known_is_passed_over_however_cheap(evidence
 
 
 def test_a_mean_over_the_floor_is_not_enough_while_its_bound_is_under_it() -> None:
-    few, many = (PathEvidence(rated=rated, quality=0.86) for rated in (25, 250))
+    few, many = (PathEvidence(ratings=rated, quality=0.86) for rated in (25, 250))
     assert planned(candidate("cheap", few, 1e-6), candidate("dear", GOOD, 9e-6)).paths[0] == "dear"
     assert planned(candidate("cheap", many, 1e-6), candidate("dear", GOOD, 9e-6)).paths[0] == "cheap"
 
 
 def test_without_a_limit_no_path_is_too_slow() -> None:
-    terms = BestValue(paths=("cheap", "dear"), quality_floor=0.8)
+    terms = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8)
     assert planned(candidate("cheap", SLOW, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms).paths[0] == "cheap"
 
 
@@ -107,7 +107,7 @@ def test_before_there_is_evidence_the_first_is_taken() -> None:
 
 
 def test_where_none_is_good_enough_the_one_with_the_highest_bound_is_taken() -> None:
-    worse = PathEvidence(rated=200, quality=0.5)
+    worse = PathEvidence(ratings=200, quality=0.5)
     wanted = planned(candidate("first", worse, 1e-6), candidate("second", POOR, 9e-6), candidate("third", SLOW, 1e-6))
     assert (wanted.paths, wanted.reason) == (("second",), "policy:none_good_enough")
     assert wanted.said["second"].startswith("none is good enough, this one comes nearest; quality 0.71")
@@ -121,7 +121,7 @@ def test_where_all_are_too_slow_one_answers_all_the_same() -> None:
 
 
 def test_the_paths_without_evidence_share_the_trial_share_evenly() -> None:
-    terms = BestValue(paths=("a", "b", "c"), quality_floor=0.8, trial_share=0.1)
+    terms = BestValueConfig(paths=("a", "b", "c"), quality_floor=0.8, trial_share=0.1)
     candidates = [candidate("a", UNTRIED, 1e-6), candidate("b", GOOD, 9e-6), candidate("c", PathEvidence(), 1e-6)]
     taken = Counter(planned(*candidates, terms=terms, where=step / 1000).paths[0] for step in range(1000))
     assert taken == {"a": 50, "b": 900, "c": 50}
@@ -138,13 +138,13 @@ def test_a_path_on_trial_says_so_and_the_good_one_stands_in_for_it() -> None:
     assert wanted.said["cheap"] == "on trial; no evidence (3 of 20 ratings): trial share 5 %"
 
 
-@pytest.mark.parametrize("evidence", [POOR, PathEvidence(rated=3, answers=100, p95_seconds=4.2)])
+@pytest.mark.parametrize("evidence", [POOR, PathEvidence(ratings=3, answers=100, p95_seconds=4.2)])
 def test_what_is_known_to_be_poor_or_slow_gets_no_trial(evidence: PathEvidence) -> None:
     assert planned(candidate("cheap", evidence, 1e-6), candidate("dear", GOOD, 9e-6), where=0.0).paths == ("dear",)
 
 
 def test_a_trial_share_of_nothing_tries_nothing() -> None:
-    terms = BestValue(paths=("cheap", "dear"), quality_floor=0.8, trial_share=0)
+    terms = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8, trial_share=0)
     assert planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms, where=0.0).paths == (
         "dear",
     )
@@ -177,7 +177,7 @@ def test_an_incumbent_leaves_as_soon_as_it_is_no_longer_good_or_fast() -> None:
 
 
 def test_a_path_at_the_floor_does_not_come_and_go() -> None:
-    barely, hardly = (PathEvidence(rated=400, quality=quality) for quality in (0.836, 0.830))
+    barely, hardly = (PathEvidence(ratings=400, quality=quality) for quality in (0.836, 0.830))
     assert lower_bound(0.836, 400, 0.95) > 0.8 > lower_bound(0.830, 400, 0.95)
     policy, taken = BestValuePolicy(), []
     for evidence in (barely, hardly, barely, hardly, barely, GOOD):
@@ -188,7 +188,7 @@ def test_a_path_at_the_floor_does_not_come_and_go() -> None:
 
 def test_a_cheaper_path_at_the_limits_is_told_why_it_waits() -> None:
     policy = BestValuePolicy()
-    near = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=1.9)
+    near = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=1.9)
     planned(candidate("b", GOOD, 9e-6), policy=policy)
     wanted = planned(candidate("a", near, 1e-6), candidate("b", GOOD, 9e-6), policy=policy)
     assert wanted.paths == ("b", "a")
@@ -212,7 +212,7 @@ def test_each_task_has_an_incumbent_of_its_own() -> None:
 
 def test_where_none_is_good_enough_a_rating_more_does_not_change_the_path() -> None:
     policy = BestValuePolicy()
-    at, a_little_over = PathEvidence(rated=100, quality=0.60), PathEvidence(rated=100, quality=0.61)
+    at, a_little_over = PathEvidence(ratings=100, quality=0.60), PathEvidence(ratings=100, quality=0.61)
     assert planned(candidate("a", at, 1e-6), candidate("b", POOR, 1e-6), policy=policy).paths == ("b",)
     policy = BestValuePolicy()
     assert planned(candidate("a", at, 1e-6), policy=policy).paths == ("a",)
@@ -258,7 +258,7 @@ PATHS = {name: Path(name, "tiny") for name in ("cheap", "dear", "spare", "defaul
 
 def router(known: Known, away: Mapping[str, str] = {}, costs: Mapping[str, float] = {}) -> Router:
     around = Around(away, costs)
-    tasks = {"t": TaskConfig(examples="x", policy=Policy(best_value=TERMS), fallback=("spare",))}
+    tasks = {"t": TaskConfig(examples="x", policy=PolicyConfig(best_value=TERMS), fallback=("spare",))}
     return Router(PATHS, tasks, "default", around, around, around, known, NoAdapters())
 
 
@@ -272,7 +272,7 @@ def rows(decision: Decision) -> dict[str, tuple[str, str]]:
 
 
 def with_cost(evidence: PathEvidence, usd: float) -> PathEvidence:
-    return PathEvidence(evidence.rated, evidence.quality, evidence.answers, evidence.p95_seconds, usd)
+    return PathEvidence(evidence.ratings, evidence.quality, evidence.answers, evidence.p95_seconds, usd)
 
 
 def test_every_path_is_in_the_decision_with_its_reason() -> None:
@@ -290,7 +290,7 @@ def test_every_path_is_in_the_decision_with_its_reason() -> None:
 def test_what_answers_have_cost_counts_before_what_is_expected() -> None:
     known = Known(cheap=with_cost(GOOD, 2e-6), dear=with_cost(GOOD, 9e-6))
     assert decide(router(known, costs={"cheap": 1.0, "dear": 0.0})).path.name == "cheap"
-    only_rated = PathEvidence(rated=100, quality=0.95)
+    only_rated = PathEvidence(ratings=100, quality=0.95)
     assert decide(router(Known(cheap=only_rated, dear=only_rated), costs={"cheap": 1.0})).path.name == "dear"
 
 
@@ -328,7 +328,7 @@ def test_users_on_the_small_side_of_a_split_try_no_more_paths_than_others() -> N
     by = router(Known(dear=with_cost(GOOD, 9e-6)))
     narrow = Router(
         PATHS,
-        {"t": TaskConfig(examples="x", policy=Policy(split={"cheap": 5, "dear": 95}))},
+        {"t": TaskConfig(examples="x", policy=PolicyConfig(split={"cheap": 5, "dear": 95}))},
         "default", *[Around({}, {})] * 3, Known(), NoAdapters(),
     )  # fmt: skip
     users = [f"user-{number}" for number in range(10_000)]
@@ -360,7 +360,7 @@ async def test_every_door_tells_what_was_weighed(door: Door) -> None:
 
 
 def test_looking_at_how_a_task_stands_makes_no_incumbent() -> None:
-    good = PathEvidence(rated=100, quality=0.95)
+    good = PathEvidence(ratings=100, quality=0.95)
     known = Known(cheap=POOR, dear=good)
     by = router(known, costs={"cheap": 4.9e-6, "dear": 5e-6})
     (seen,) = by.outlooks()

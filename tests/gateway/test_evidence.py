@@ -26,7 +26,7 @@ def test_an_answer_is_evidence_at_once() -> None:
     for seconds in (*[0.5] * 95, *[2.0] * 5):
         board.count_answer(receipt(decision(), seconds=seconds, cost_usd=seconds / 1e6))
     known = board.of("chat", PLAIN)
-    assert (known.answers, known.rated, known.quality) == (100, 0, 0)
+    assert (known.answers, known.ratings, known.quality) == (100, 0, 0)
     assert known.p95_seconds == pytest.approx(0.5, rel=ERROR)
     assert known.mean_cost_usd == pytest.approx(0.575e-6)
     board.count_answer(receipt(decision(), seconds=2.0))
@@ -88,8 +88,8 @@ async def test_a_rating_counts_for_what_answered_and_a_later_one_takes_its_place
     await desk.store.add_feedback(Feedback("d2", "words", correction="No."), 1000, "c")
     await desk.read_evidence()
     known = desk.board.of("triage", ADAPTED)
-    assert (known.rated, known.quality, known.answers) == (1, 0.7, 1)
-    assert desk.board.of("chat", PLAIN).rated == 0
+    assert (known.ratings, known.quality, known.answers) == (1, 0.7, 1)
+    assert desk.board.of("chat", PLAIN).ratings == 0
 
 
 async def test_ratings_add_up_without_rounding(desk: Desk) -> None:
@@ -161,7 +161,7 @@ async def test_without_redis_a_gateway_knows_what_it_has_seen_itself(
 ) -> None:
     await door.ask(IN_CHAT)
     known = gateway.known("chat", "small_talk")
-    assert (known.answers, known.rated) == (1, 0)
+    assert (known.answers, known.ratings) == (1, 0)
     assert known.mean_cost_usd == pytest.approx(28e-6)
     assert known.p95_seconds > 0
 

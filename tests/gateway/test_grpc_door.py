@@ -24,8 +24,8 @@ from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
 from pointsman_gateway.pipeline import Journal, Pipeline, Routed
 from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.rich_status import from_rpc_error
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from doubles.tenancy import register_at
 from doubles.valkey import Valkey
 from pointsman_gateway.config.load import Config, ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
-from pointsman_gateway.domain import Answered, Caller, Feedback, Message, Request
+from pointsman_gateway.domain import Caller, CompletedAnswer, Feedback, Message, Request
 from pointsman_gateway.domain import Path as Way
 from pointsman_gateway.request_log import redis_schema
 from pointsman_lab.datasets.build import BuildOrder, build, read_evaluation_keys, read_teacher_answers
@@ -144,7 +144,7 @@ def remember(desk: Desk, number: int, text: str, answer: str, tenant: str = "") 
     path = Way("triage_few_shot", "tiny", fingerprint="f")
     made = decision(f"d{number}", task="triage", path=path)
     request = Request("auto", (Message("user", text),), caller=Caller("k", tenant) if tenant else Caller())
-    answered = (Answered("triage_few_shot", answer, (("regex", "accepted", ""),)),)
+    answered = (CompletedAnswer("triage_few_shot", answer, (("regex", "accepted", ""),)),)
     desk.recorder.note(request, made, receipt(made), answered)
     return made.id
 

@@ -201,7 +201,7 @@ async def test_what_was_away_then_is_no_change(valkey: Valkey, config_folder: Co
     request = Request("auto", (Message("user", IN_TRIAGE),))
     chosen = Considered("triage_adapter", "chosen", "policy:fixed")
     wanted = decision("d1", "triage", adapter, alternatives=(spare,), considered=(chosen,))
-    failed_over = wanted.fallen_back("engine_error")
+    failed_over = wanted.with_fallback("engine_error")
     assert failed_over.path is spare
     await _note(valkey, request, failed_over, keep_text=True)
 

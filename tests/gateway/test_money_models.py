@@ -17,7 +17,7 @@ from doubles.lora_server import READY
 from doubles.remembering import ADAPTED, decision, ended, receipt
 from doubles.waiting import until
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.domain import PICO, Path, Receipt, Usage
+from pointsman_gateway.domain import PICODOLLARS, Path, Receipt, Usage
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.cost_metrics import CounterfactualCosts, PathTotals
 from prometheus_client import CollectorRegistry
@@ -169,7 +169,7 @@ PLAIN, TUNED = Path("plain", "m"), Path("tuned", "m")
 
 def told(counterfactual: CounterfactualCosts) -> dict[tuple[str, str], float]:
     (family,) = counterfactual.collect()
-    return {(s.labels["task"], s.labels["path"]): s.value * PICO for s in family.samples}
+    return {(s.labels["task"], s.labels["path"]): s.value * PICODOLLARS for s in family.samples}
 
 
 def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be() -> None:

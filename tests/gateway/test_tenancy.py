@@ -8,14 +8,14 @@ import pytest
 from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue, register_at
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
-from pointsman_gateway.domain import ANYONE, Caller, Usage
+from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
 from pointsman_gateway.tenancy import lease_store
 from pointsman_gateway.tenancy.leases import LEASE_S
 from pointsman_gateway.tenancy.reservation import Reservation, to_duration
 from pointsman_gateway.tenancy.stage import OpenAccess
 from pointsman_servicekit.errors import ResourceExhausted
-from pointsman_servicekit.keys.layout import WHOLE_TENANT, Window, window_at
 from pointsman_servicekit.keys.records import Limits
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, Window, window_at
 from redis.asyncio import Redis
 
 NOTHING = Usage()
@@ -362,7 +362,7 @@ async def test_where_keys_are_off_anybody_may_enter_and_the_log_says_so(caplog: 
     with caplog.at_level(logging.INFO):
         async with tenancy.running():
             caller = tenancy.identify_now("")
-            assert caller is ANYONE
+            assert caller is ANONYMOUS
             hold = tenancy.enter_now(caller, 10**9)
             assert hold is not None
             assert hold.afford_now(1e9)

@@ -17,7 +17,7 @@ from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
-from pointsman_gateway.domain import Answered
+from pointsman_gateway.domain import CompletedAnswer
 from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
 
@@ -142,7 +142,7 @@ async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
         desk.store.learning = LearningConfig(tasks=("chat",), without_keys=True, most=100)
         for number in range(130):
             made = decision(f"d{number}")
-            desk.recorder.note(REQUEST, made, receipt(made), (Answered("small_talk", "Hi"),))
+            desk.recorder.note(REQUEST, made, receipt(made), (CompletedAnswer("small_talk", "Hi"),))
         await desk.written()
     kept = [one["decision"] for one in await samples(valkey)]
     assert kept == [f"d{number}" for number in range(30, 130)]

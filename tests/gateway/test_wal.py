@@ -16,7 +16,7 @@ from doubles.remembering import ADAPTED, REQUEST, Desk, decision, decisions_in, 
 from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.config.schema import JournalConfig
-from pointsman_gateway.domain import Caller, Considered, Sampling, Undecided
+from pointsman_gateway.domain import Caller, Considered, Sampling, UndecidedReceipt
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
 from pointsman_gateway.request_log.evidence import answer_counts
@@ -33,7 +33,9 @@ from pointsman_gateway.request_log.wal_records import (
 )
 from pointsman_servicekit.errors import Unavailable
 
-TURNED_AWAY = Undecided("r1", "chat", "rate_limited", "caller", {"total": 0.001}, Caller("k1", "t1"), counted=True)
+TURNED_AWAY = UndecidedReceipt(
+    "r1", "chat", "rate_limited", "caller", {"total": 0.001}, Caller("k1", "t1"), counts_as_request=True
+)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.tracing.exporting import around_servers
+from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
 from pointsman_servicekit.tracing.spans import Spans
 
 from doubles.config_folder import ConfigFolder
@@ -104,7 +104,9 @@ class Neighbours:
                 gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
             async with (
-                serving("127.0.0.1:0", [SERVICE], register, grace=1, interceptors=around_servers(spans)) as grpc_server,
+                serving(
+                    "127.0.0.1:0", [SERVICE], register, grace=1, interceptors=tracing_server_interceptors(spans)
+                ) as grpc_server,
                 serving_http(
                     build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None
                 ) as address,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pointsman_gateway.domain import PICO
+from pointsman_gateway.domain import PICODOLLARS
 from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
 
@@ -29,7 +29,7 @@ class Receipts:
         """By component, exactly."""
         sums: Counter[str] = Counter()
         for one in self.all:
-            sums.update({name: round(usd * PICO) for name, usd in one["cost_parts_usd"].items()})
+            sums.update({name: round(usd * PICODOLLARS) for name, usd in one["cost_parts_usd"].items()})
         return sums
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pointsman_gateway.config.schema import JournalConfig
-from pointsman_gateway.domain import PICO, Decision, Message, Path, Receipt, Request, Usage
+from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Receipt, Request, Usage
 from pointsman_gateway.metering.aggregate import EndedRequest
 from pointsman_gateway.request_log import redis_schema
 from pointsman_gateway.request_log.evidence import UNITS_PER_RATING, EvidenceStore, from_fields
@@ -19,8 +19,8 @@ from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.store import RequestLogStore
 from pointsman_gateway.request_log.tasks import OrphanRecovery
 from pointsman_gateway.request_log.wal import MAX_RECEIPT_BYTES, WriteAheadLog
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
@@ -39,7 +39,9 @@ def decision(name: str = "d1", task: str = "chat", path: Path = PLAIN, **fields:
 def receipt(
     of: Decision, seconds: float = 0.5, cost_usd: float = 1e-6, outcome: str = "ok", model: str = "tiny"
 ) -> Receipt:
-    return Receipt(of, Usage(20, 2), {"prompt": round(cost_usd * PICO)}, {"total": seconds}, outcome, model=model)
+    return Receipt(
+        of, Usage(20, 2), {"prompt": round(cost_usd * PICODOLLARS)}, {"total": seconds}, outcome, model=model
+    )
 
 
 def ended(receipt: Receipt, model: str = "auto") -> EndedRequest:

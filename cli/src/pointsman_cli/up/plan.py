@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.example import Example
+from pointsman_cli.up import valkey
 from pointsman_cli.up.ports import Addresses
 
 ENGINE_NAME = "local"
@@ -50,7 +51,7 @@ class Plan:
 
 def make_plan(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Plan:
     return Plan(
-        valkey=_valkey(data_dir, addresses, programs),
+        valkey=_valkey(data_dir, programs),
         retriever=_retriever(data_dir, addresses, programs),
         lora_server=_lora_server(example, data_dir, addresses, programs),
         gateway=_gateway(example, data_dir, addresses, programs),
@@ -58,11 +59,11 @@ def make_plan(example: Example, data_dir: DataDir, addresses: Addresses, program
     )
 
 
-def _valkey(data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
-    host, _, port = addresses.valkey.rpartition(":")
-    program = (str(programs.valkey_server), "--bind", host, "--port", port, "--dir", str(data_dir.valkey))
-    durable = ("--appendonly", "yes", "--save", "", "--daemonize", "no")
-    return Service("valkey", (*program, *durable), {}, addresses.valkey, data_dir.log("valkey"), grace=10)
+def _valkey(data_dir: DataDir, programs: Programs) -> Service:
+    socket = str(valkey.socket_path(data_dir))
+    program = (str(programs.valkey_server), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700")
+    durable = ("--dir", str(data_dir.valkey), "--appendonly", "yes", "--save", "", "--daemonize", "no")
+    return Service("valkey", (*program, *durable), {}, socket, data_dir.log("valkey"), grace=10)
 
 
 def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
@@ -71,8 +72,8 @@ def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> S
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
         "POINTSMAN_RETRIEVER_DATA": str(data_dir.retriever),
         "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(data_dir.embedding_model),
-        "POINTSMAN_RETRIEVER_DRAIN_NOTICE": "0",  # as the gateway's
-        "POINTSMAN_RETRIEVER_DRAIN_GRACE": "5",
+        "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",  # as the gateway's
+        "POINTSMAN_RETRIEVER_SHUTDOWN_TIMEOUT": "5",
     }
     program = (programs.python, "-m", "pointsman_retriever")
     return Service("retriever", program, environment, addresses.retriever, data_dir.log("retriever"), grace=10)
@@ -82,7 +83,7 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
     environment = {
         "POINTSMAN_LORA_LISTEN": addresses.lora_server,
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
-        "POINTSMAN_LORA_REDIS_URL": redis_url(addresses),
+        "POINTSMAN_LORA_REDIS_URL": valkey.redis_url(data_dir),
         "POINTSMAN_LORA_STORE": str(data_dir.adapters),
         "POINTSMAN_LORA_STORE_CACHE": str(data_dir.fetched_adapters),
         "POINTSMAN_LORA_JOBS": str(data_dir.jobs),
@@ -106,15 +107,11 @@ def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs
         "POINTSMAN_GATEWAY_CONFIG": str(example.config),
         "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
         "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
-        "POINTSMAN_GATEWAY_REDIS_URL": redis_url(addresses),
-        "POINTSMAN_GATEWAY_WAL_DIR": str(data_dir.wal),
+        "POINTSMAN_GATEWAY_REDIS_URL": valkey.redis_url(data_dir),
+        "POINTSMAN_GATEWAY_SPOOL": str(data_dir.spool),
         "POINTSMAN_GATEWAY_DRAIN_NOTICE": "0",  # nobody else here could be told to send requests elsewhere
         "POINTSMAN_LORA_SERVER": addresses.lora_server,  # what models.yaml reads as ${POINTSMAN_LORA_SERVER}
     }
     program = (programs.python, "-m", "pointsman_gateway")
     # It lets answers in flight finish for 20 s.
     return Service("gateway", program, environment, addresses.http, data_dir.log("gateway"), grace=25)
-
-
-def redis_url(addresses: Addresses) -> str:
-    return f"redis://{addresses.valkey}/0"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 
 HOST = "127.0.0.1"
 
@@ -22,7 +22,6 @@ class Addresses:
     lora_server: str
     lora_server_metrics: str
     engine: str
-    valkey: str
 
 
 def choose(http: str, grpc: str) -> Addresses:
@@ -33,7 +32,7 @@ def choose(http: str, grpc: str) -> Addresses:
             return held.enter_context(holding(address, option))
 
         free = f"{HOST}:0"
-        return Addresses(hold(http, "--http"), hold(grpc, "--grpc"), *(hold(free, "a free port") for _ in range(6)))
+        return Addresses(hold(http, "--http"), hold(grpc, "--grpc"), *(hold(free, "a free port") for _ in range(5)))
 
 
 @contextmanager
@@ -50,8 +49,8 @@ def holding(address: str, option: str) -> Iterator[str]:
             holder.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise Misused(f"port {port} is taken by another program; choose another with {option}") from error
-            raise Misused(f"cannot listen on {address} ({option}): {error.strerror or error}") from error
+                raise UsageError(f"port {port} is taken by another program; choose another with {option}") from error
+            raise UsageError(f"cannot listen on {address} ({option}): {error.strerror or error}") from error
         yield f"{host}:{holder.getsockname()[1]}"
 
 
@@ -59,5 +58,5 @@ def split(address: str, option: str) -> tuple[str, int]:
     """Raises `Misused` where it is no "HOST:PORT"."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise Misused(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
+        raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
     return host, int(port)

@@ -13,10 +13,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from pointsman_servicekit.correlation import NONE, decision_id, request_id
 from pointsman_servicekit.errors import Internal, PointsmanError
-from pointsman_servicekit.grpc_handlers import Context, Handler, wrapped
-from pointsman_servicekit.rich_status import to_status
+from pointsman_servicekit.grpc_errors import Context, Handler, to_status, wrap_handler
+from pointsman_servicekit.logs import NO_ID, decision_id, request_id
 from pointsman_servicekit.tls import ServerTls, TlsError
 
 log = logging.getLogger(__name__)
@@ -212,7 +211,7 @@ class ErrorHandler(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         guarded = self._guarded.get(handler)
         if guarded is None:
-            guarded = self._guarded[handler] = wrapped(handler, _guarded_unary, _guarded_stream)
+            guarded = self._guarded[handler] = wrap_handler(handler, _guarded_unary, _guarded_stream)
         return guarded
 
 
@@ -269,7 +268,7 @@ def _take_ids(context: Context) -> None:
     sent = dict(context.invocation_metadata() or ())
     request = sent.get("x-request-id")
     request_id.set(str(request)[:64] if request else secrets.token_hex(8))
-    decision_id.set(str(sent.get("x-pointsman-decision-id", NONE))[:64])
+    decision_id.set(str(sent.get("x-pointsman-decision-id", NO_ID))[:64])
 
 
 def _as_ours(error: Exception) -> PointsmanError:

@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pointsman_gateway.admission import Place
 from pointsman_gateway.backends.express import Failed
-from pointsman_gateway.domain import Decision, Labels, Prompt, Receipt, Request, Undecided, Usage
+from pointsman_gateway.domain import Decision, Labels, Prompt, Receipt, Request, UndecidedReceipt, Usage
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.metering.meter import Meter
@@ -55,7 +55,7 @@ class Begun:
     """What an engine has been given already."""
     failed: Failed | None = None
     """What came of that, where it did not begin to answer."""
-    receipt: Receipt | Undecided | None = None
+    receipt: Receipt | UndecidedReceipt | None = None
     """Once it is written."""
 
     @property

@@ -115,7 +115,8 @@ def _convert(source: Path, target: Path, say: _Say) -> None:
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     for file in target.iterdir():
-        file.chmod(0o644)  # the weights are written for their owner alone, and the engine may run as another user
+        # The weights are written for their owner alone; the engine may run as another user who may read the folder.
+        file.chmod(0o644 & target.stat().st_mode)
 
 
 def _check(model: object, tokenizer: object) -> None:

@@ -9,7 +9,7 @@ from pointsman_gateway.backends.aliases import Aliases
 from pointsman_gateway.backends.call import DEFAULT_TIMEOUTS
 from pointsman_gateway.backends.cells import Cell, Engine
 from pointsman_gateway.backends.failures import NOT_RESIDENT, OVERLOADED, NotResident
-from pointsman_gateway.config.schema import BreakerTerms, ModelsFile, Timeouts
+from pointsman_gateway.config.schema import BreakerConfig, ModelsFile, Timeouts
 from pointsman_gateway.domain import Alias, Path
 
 __all__ = ["Cell", "Engine", "Engines", "Plan", "Target", "plans"]
@@ -25,7 +25,7 @@ class Plan:
     """How one engine is treated, by one generation of the configuration."""
 
     timeouts: Timeouts = DEFAULT_TIMEOUTS
-    breaker: BreakerTerms = BreakerTerms()  # noqa: RUF009  # it is frozen
+    breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
 
 
 def plans(models: ModelsFile) -> dict[str, Plan]:
@@ -127,8 +127,8 @@ class Engines:
         """The adapter's version that `path` means: its aim, else where its alias points now; empty without adapter."""
         if not path.adapter:
             return ""
-        if path.aim is not None:
-            return path.aim.version
+        if path.resolved_adapter is not None:
+            return path.resolved_adapter.version
         alias = self._aliases.get(path.model, path.adapter)
         return path.adapter if alias is None else alias.version
 

@@ -12,16 +12,16 @@ from urllib.parse import urlsplit
 import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_servicekit.correlation import call_metadata
 from pointsman_servicekit.errors import DeadlineExceeded, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import Interceptors, open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
+from pointsman_servicekit.logs import correlation_metadata
 from pointsman_servicekit.tls import ClientTls
 
 from pointsman_gateway.backends.adapter_desk import AdapterDesk, to_alias
 from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.domain import Outcomes
+from pointsman_gateway.domain import CanaryMetrics
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class LoraServer:
     async def _ensure(self, version: str, seconds: float) -> None:
         try:
             state = await self._stub.EnsureLoaded(
-                pb.EnsureLoadedRequest(version=version), timeout=seconds, metadata=call_metadata()
+                pb.EnsureLoadedRequest(version=version), timeout=seconds, metadata=correlation_metadata()
             )
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "lora_server")
@@ -117,7 +117,7 @@ class LoraServer:
         if not task.cancelled():
             task.exception()  # those who waited have it; there may be none left
 
-    async def report(self, outcomes: Sequence[Outcomes]) -> Told:
+    async def report(self, outcomes: Sequence[CanaryMetrics]) -> Told:
         if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             return Told.KEPT
         try:
@@ -237,7 +237,7 @@ def _is_here(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _outcomes(outcomes: Outcomes) -> pb.Outcomes:
+def _outcomes(outcomes: CanaryMetrics) -> pb.Outcomes:
     return pb.Outcomes(
         alias=outcomes.alias,
         revision=outcomes.revision,
@@ -245,5 +245,5 @@ def _outcomes(outcomes: Outcomes) -> pb.Outcomes:
         requests=outcomes.requests,
         errors=outcomes.errors,
         invalid=outcomes.invalid,
-        milliseconds=outcomes.milliseconds,
+        milliseconds=outcomes.latency_buckets,
     )

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pointsman_gateway.backends.engines import Cell
-from pointsman_gateway.config.schema import Policy
+from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
-from pointsman_gateway.domain.adapter_book import AdapterChange, AdapterVersion
-from pointsman_gateway.domain.adapters import Alias
+from pointsman_gateway.domain.adapters import AdapterChange, AdapterVersion, Alias
 from pointsman_gateway.domain.caller import Scope
 from pointsman_gateway.routing.best_value import A_THOUSAND, lower_bound
 from pointsman_gateway.routing.outlook import Outlook, Prospect
@@ -160,7 +159,7 @@ class Evidence(Protocol):
 def is_open(scope: Scope, path: Path) -> bool:
     """Whether a key may ever use the path."""
     some_task = next(iter(scope.tasks), "") if scope.tasks is not None else ""
-    return scope.why_not(some_task, path) is None
+    return scope.denial_reason(some_task, path) is None
 
 
 def paths_of(
@@ -206,10 +205,10 @@ def forced_paths(
 
 
 def _pooled(known: Sequence[PathEvidence]) -> Quality | None:
-    rated = sum(one.rated for one in known)
+    rated = sum(one.ratings for one in known)
     if rated <= 0:
         return None
-    mean = sum(one.rated * one.quality for one in known) / rated
+    mean = sum(one.ratings * one.quality for one in known) / rated
     return Quality(rated, mean, lower_bound(mean, rated, CONFIDENCE))
 
 
@@ -230,18 +229,18 @@ def task_of(outlook: Outlook, records: Sequence[DecisionRow], scope: Scope) -> T
     )
 
 
-def _name(policy: Policy) -> str:
+def _name(policy: PolicyConfig) -> str:
     return next(name for name in type(policy).model_fields if getattr(policy, name))
 
 
 def _prospect(prospect: Prospect, confidence: float) -> CandidateView:
     known = prospect.known.evidence
-    bound = lower_bound(known.quality, known.rated, confidence)
+    bound = lower_bound(known.quality, known.ratings, confidence)
     return CandidateView(
         path=prospect.path.name,
         kind=prospect.path.kind.value,
         role=prospect.role,
-        quality=Quality(known.rated, known.quality, bound) if known.rated > 0 else None,
+        quality=Quality(known.ratings, known.quality, bound) if known.ratings > 0 else None,
         answers=known.answers,
         usd_per_1k=prospect.known.cost_usd * A_THOUSAND,
         estimated=known.answers <= 0,

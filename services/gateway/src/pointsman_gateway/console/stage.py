@@ -18,8 +18,7 @@ from pointsman_gateway.console.decisions import (
 )
 from pointsman_gateway.console.overview import CallerView, DecisionPage, DecisionView, ModelAdapters, Overview
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapter_book import AliasMove
-from pointsman_gateway.domain.adapters import Alias
+from pointsman_gateway.domain.adapters import Alias, AliasMove
 from pointsman_gateway.generations import Generation
 from pointsman_gateway.request_log.store import RequestLogReader
 
@@ -59,7 +58,7 @@ class Console:
         versions = {path.name: generation.engines.version_of(path) for path in paths}
         known = overview.paths_of(paths, outlooks, self._evidence, figures, away, versions)
         return Overview(
-            CallerView(self.keys, caller.tenant, caller.operator),
+            CallerView(self.keys, caller.tenant, caller.is_operator),
             how,
             window,
             [*known, *overview.forced_paths(records, [path.name for path in generation.paths], figures)],
@@ -99,7 +98,7 @@ class Console:
 
     async def move(self, caller: Caller, model: str, step: str, wanted: AliasMove) -> Alias:
         """`step` is "alias", "canary" or "rollback". Returns how the alias stands then. Raises PointsmanError."""
-        if not caller.operator:
+        if not caller.is_operator:
             raise PermissionDenied(
                 "this key may not move adapters; `pointsman keys create --operator` makes one that may",
                 code="not_operator",

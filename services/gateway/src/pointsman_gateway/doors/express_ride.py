@@ -8,13 +8,13 @@ from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.backends.express import Failed, Sent
 from pointsman_gateway.begun import AtOnce, Begun, first_step
-from pointsman_gateway.domain import Chunks, Finished, Receipt, Started, Undecided
+from pointsman_gateway.domain import Chunks, Finished, Receipt, Started, UndecidedReceipt
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.doors.answering import told
 from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.pipeline import Pipeline
 
-Came = Receipt | Undecided
+Came = Receipt | UndecidedReceipt
 Writing = Callable[[Begun, str, PointsmanError | None], Came]
 
 

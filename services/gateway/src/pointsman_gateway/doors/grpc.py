@@ -10,7 +10,7 @@ import grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import DeadlineExceeded
-from pointsman_servicekit.rich_status import to_status
+from pointsman_servicekit.grpc_errors import to_status
 
 from pointsman_gateway.domain import Caller, Chunk, Event, Operation, Path, Receipt, Request, Started
 from pointsman_gateway.doors import grpc_answers as answers
@@ -111,7 +111,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         except Exception as error:
             await _abort(context, error, gathering.started)
         started, chunks, finished = whole
-        context.set_trailing_metadata(metadata.trailers(finished.receipt.decision, finished.receipt, started.limits))
+        context.set_trailing_metadata(
+            metadata.trailers(finished.receipt.decision, finished.receipt, started.limit_headers)
+        )
         return answers.whole_response(started, chunks, finished)
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:  # the contract's name

@@ -29,7 +29,7 @@ def cache_control(metadata: Iterable[tuple[str, str | bytes]] | None) -> bytes:
 def beginning(started: Started) -> Metadata:
     """Initial metadata of a stream: what HTTP sends in its response headers, by the same names."""
     ours = [(name.decode(), _printable(value.decode("latin-1"))) for name, value in decision_headers(started)]
-    return (*ours, *started.limits.items())
+    return (*ours, *started.limit_headers.items())
 
 
 def trailers(decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NONE) -> Metadata:

@@ -95,7 +95,7 @@ class PathAttempt:
         """
         for chunk in chunks:
             if chunk.content or chunk.extra:
-                self.pieces += chunk.pieces
+                self.pieces += chunk.event_count
         if self.first_piece is None and self.pieces:
             self.first_piece = perf_counter()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, log2
 
-from pointsman_gateway.domain import Aim, Outcomes, Path
+from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
 
 ERRORS = frozenset(
     {
@@ -52,7 +52,7 @@ class CanaryOutcomes:
         self._full = full
         self._counts: dict[_Key, _Counts] = {}
 
-    def ended(self, path: Path, aim: Aim, outcome: str, refused: bool, seconds: float) -> None:
+    def ended(self, path: Path, aim: ResolvedAdapter, outcome: str, refused: bool, seconds: float) -> None:
         """`outcome` is "ok", "cancelled" or the code of an error; `seconds` are those of a whole answer.
 
         Counted are answers that came to their end, and `ERRORS`. A caller who hangs up, and what is the caller's own
@@ -73,12 +73,12 @@ class CanaryOutcomes:
         bucket = bucket_of(seconds)
         counts.milliseconds[bucket] = counts.milliseconds.get(bucket, 0) + 1
 
-    def hand_over(self) -> list[Outcomes]:
+    def hand_over(self) -> list[CanaryMetrics]:
         """All that has not been handed over. Whoever takes it tells a lora-server, or gives it back."""
         counts, self._counts = self._counts, {}
-        return [Outcomes(*key, c.requests, c.errors, c.invalid, c.milliseconds) for key, c in counts.items()]
+        return [CanaryMetrics(*key, c.requests, c.errors, c.invalid, c.milliseconds) for key, c in counts.items()]
 
-    def take_back(self, outcomes: Sequence[Outcomes]) -> None:
+    def take_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
         """They could not be told, and wait with what has been counted since."""
         for one in outcomes:
             counts = self._of((one.model, one.alias, one.revision, one.version))
@@ -89,7 +89,7 @@ class CanaryOutcomes:
             counts.requests += one.requests
             counts.errors += one.errors
             counts.invalid += one.invalid
-            for bucket, number in one.milliseconds.items():
+            for bucket, number in one.latency_buckets.items():
                 counts.milliseconds[bucket] = counts.milliseconds.get(bucket, 0) + number
 
     def _of(self, key: _Key) -> _Counts | None:

@@ -12,7 +12,7 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.domain import PICO, Path
+from pointsman_gateway.domain import PICODOLLARS, Path
 from pointsman_gateway.metering.pricing import Pricing
 
 COUNTERFACTUAL_METRIC = "pointsman_counterfactual_cost_usd"
@@ -71,7 +71,7 @@ class CounterfactualCosts(Collector):
         told = "Dollars that all requests of a task would have cost along one path."
         family = CounterMetricFamily(COUNTERFACTUAL_METRIC, told, labels=["task", "path"])
         for (task, path), picodollars in self._told.items():
-            family.add_metric([task, path], picodollars / PICO)
+            family.add_metric([task, path], picodollars / PICODOLLARS)
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:

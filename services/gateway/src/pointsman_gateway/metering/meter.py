@@ -5,7 +5,7 @@ from time import perf_counter
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, Undecided, Usage
+from pointsman_gateway.domain import Chunks, Decision, Path, Receipt, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.outcome import OK, ROUTED, Fault
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.metering.aggregate import MetricsAggregator
@@ -63,7 +63,7 @@ class Meter:
     def __init__(self, metering: Metering, request: Request) -> None:
         self._metering = metering
         self._request = request
-        self._arrived = request.arrived or perf_counter()
+        self._arrived = request.arrived_at or perf_counter()
         self._admitted: float | None = None
         self._first: Decision | None = None
         """What was decided before anything failed."""
@@ -156,7 +156,7 @@ class Meter:
         assert self._answers is not None  # tries() comes first
         return self._answers
 
-    def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | Undecided:
+    def finish(self, outcome: str, error: PointsmanError | None = None) -> Receipt | UndecidedReceipt:
         """The receipt, counted. `error` is what the caller is told, if any."""
         fault = NOBODYS
         if outcome != OK:
@@ -170,7 +170,7 @@ class Meter:
         for tried in self._tries:
             done = usage, parts, seconds = tried.work(metering.pricing)
             work.append(done)
-            if tried.path.aim is not None:
+            if tried.path.resolved_adapter is not None:
                 self._tell(tried, outcome)
             if tried.usage is not None and not tried.cached:
                 by_engine = True
@@ -204,7 +204,7 @@ class Meter:
         self._metering.metrics.routed(receipt)
         return receipt
 
-    def _turned_away(self, outcome: str, fault: str) -> Undecided:
+    def _turned_away(self, outcome: str, fault: str) -> UndecidedReceipt:
         seconds = {"total": self.elapsed}
         seconds["admission"] = seconds["total"] if self._admitted is None else self._admitted
         self._metering.metrics.turned_away(outcome, fault)
@@ -212,14 +212,20 @@ class Meter:
             self._metering.gen_ai.refused(self._request, outcome, seconds["total"])
         counted = self._admitted is not None
         request = self._request
-        return Undecided(
-            request_id.get(), request.operation, outcome, fault, seconds, caller=request.caller, counted=counted
+        return UndecidedReceipt(
+            request_id.get(),
+            request.operation,
+            outcome,
+            fault,
+            seconds,
+            caller=request.caller,
+            counts_as_request=counted,
         )
 
     def _tell(self, tried: PathAttempt, outcome: str) -> None:
         """What came of a try with an adapter whose alias has a canary; the cache's answers say nothing of a version."""
-        aim = tried.path.aim
-        if aim is None or not aim.on_trial or tried.cached or tried.sent is None:
+        aim = tried.path.resolved_adapter
+        if aim is None or not aim.has_canary or tried.cached or tried.sent is None:
             return
         came_of_it = tried.failure or ("ok" if tried.ended is not None else outcome)
         seconds = (tried.ended or perf_counter()) - tried.sent - tried.waited

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pointsman_gateway.config.schema import ModelsFile
-from pointsman_gateway.domain import PICO, Decision, Message, Path, Request, Usage
+from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Request, Usage
 
 PER = 1_000_000
 HOUR = 3600
@@ -59,14 +59,14 @@ class Pricing:
     def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _nobody_knows) -> None:
         prices = {name: model.prices for name, model in models.models.items()}
         self._of_tokens = {
-            name: (of.prompt * PICO / PER, of.cached * PICO / PER, of.completion * PICO / PER)
+            name: (of.prompt * PICODOLLARS / PER, of.cached * PICODOLLARS / PER, of.completion * PICODOLLARS / PER)
             for name, of in prices.items()
         }
         # Sums of whole prices, which nearly all are, need no rounding; that takes longer than the rest.
         self._whole = {name: whole for name, of in self._of_tokens.items() if (whole := _whole(of))}
-        self._search = round(models.retrieval.search * PICO)
-        self._embedding = round(models.retrieval.embedding * PICO)
-        self._hit = round(models.cache.hit * PICO) if models.cache else None
+        self._search = round(models.retrieval.search * PICODOLLARS)
+        self._embedding = round(models.retrieval.embedding * PICODOLLARS)
+        self._hit = round(models.cache.hit * PICODOLLARS) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
 
@@ -110,7 +110,7 @@ class Pricing:
     def training(self, model: str, version: str) -> int:
         """One request's share of it."""
         terms = self._training
-        return round(self.training_usd(model, version) / terms.requests * PICO) if terms else 0
+        return round(self.training_usd(model, version) / terms.requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
         """Its dollars, spread over the time that the version is to serve."""
@@ -181,16 +181,16 @@ class ExpectedCost:
         """Before a path's first answer, an estimate from lengths alone. The training of adapters is not in it."""
         habit = self.habits.of(path)
         if habit is not None:
-            return self._picodollars(path.model, habit, tokens_asked(request)) / PICO
+            return self._picodollars(path.model, habit, tokens_asked(request)) / PICODOLLARS
         answer = answer_tokens(request, path.sampling.max_tokens)
         parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
-        return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICO
+        return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICODOLLARS
 
     def beside(self, decision: Decision) -> float:
         """Dollars that its receipt will have beyond those of its path: of its adapter's training, of its embedding."""
-        aim = decision.path.aim
+        aim = decision.path.resolved_adapter
         training = self._pricing.training(decision.path.model, aim.version) if aim is not None else 0
-        return (training + self._pricing.embeddings(decision.vector is not None)) / PICO
+        return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
 
     def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
         """Of so many requests that have so many tokens of their own, all together; None before its first answer."""

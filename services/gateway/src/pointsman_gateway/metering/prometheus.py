@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from pointsman_gateway.domain import PICO, Decision, Path, Receipt
+from pointsman_gateway.domain import PICODOLLARS, Decision, Path, Receipt
 from pointsman_gateway.domain.outcome import OK
 from pointsman_gateway.fast_metrics import Count, FastCollector, Histogram, Series, counter, histogram, nothing_waits
 from pointsman_gateway.metering.cost_metrics import PathTotals
@@ -69,7 +69,7 @@ class GatewayMetrics:
         self._confidence = histogram("pointsman_classification_confidence", "The classifier's probability.", ["task"], CONFIDENCE)
         self._reasons = counter("pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"])
         self._tokens = counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"])
-        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], per=PICO)
+        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], per=PICODOLLARS)
         self._routed = counter("pointsman_route_requests", "Requests that wanted the decision alone.", BY_PATH)
         self._turned_away = counter(
             "pointsman_rejected", "Requests that came to no decision: refused, or given up.", ["code", "fault"]

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.config.schema import ShadowConfig
-from pointsman_gateway.domain import Answered, Decision, Labels, Receipt, Request, Undecided
+from pointsman_gateway.domain import CompletedAnswer, Decision, Labels, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.aggregate import MetricsAggregator
 from pointsman_gateway.metering.canary import CanaryOutcomes
@@ -25,15 +25,17 @@ class _CapturedLog:
     """Stands where the journal stands; holds what came of the one request."""
 
     receipt: Receipt | None = None
-    answer: Answered | None = None
+    answer: CompletedAnswer | None = None
 
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         return True
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         self.receipt, self.answer = receipt, answers[-1] if answers else None
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """It has cost nothing."""
 
 
@@ -53,7 +55,7 @@ class ShadowResult:
 
     receipt: Receipt | None
     """None where it ended before a path was decided."""
-    answer: Answered | None = None
+    answer: CompletedAnswer | None = None
     """None where it did not come to its end, or is more than one text."""
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter
 
 from pointsman_gateway.config.schema import ShadowConfig
-from pointsman_gateway.domain import Answered, Receipt
+from pointsman_gateway.domain import CompletedAnswer, Receipt
 from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore, evidence_key
 
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -50,7 +50,7 @@ class Regret:
     quality: float
 
 
-def side_of(receipt: Receipt, answered: Answered | None) -> Side:
+def side_of(receipt: Receipt, answered: CompletedAnswer | None) -> Side:
     text = answered.text if answered else ""
     quality = _quality(answered) if answered else None
     return Side(evidence_key(receipt), receipt.cost_usd, receipt.seconds["total"], text, quality)
@@ -62,7 +62,7 @@ def regret_of(pair: Pair, chosen: float, other: float) -> Regret:
     return Regret(max(0.0, spared), max(0.0, other - chosen))
 
 
-def _quality(answered: Answered) -> float | None:
+def _quality(answered: CompletedAnswer) -> float | None:
     rulings = {ruling for _, ruling, _ in answered.verdicts}
     if REFUSED in rulings:
         return 0.0

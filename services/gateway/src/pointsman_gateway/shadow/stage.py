@@ -9,7 +9,16 @@ from typing import Protocol
 from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.config.schema import ShadowConfig
-from pointsman_gateway.domain import ANYONE, Answered, Decision, Feedback, Labels, Receipt, Request, Undecided
+from pointsman_gateway.domain import (
+    ANONYMOUS,
+    CompletedAnswer,
+    Decision,
+    Feedback,
+    Labels,
+    Receipt,
+    Request,
+    UndecidedReceipt,
+)
 from pointsman_gateway.pipeline import Journal
 from pointsman_gateway.request_log.feedback import Stored, decision_id_of
 from pointsman_gateway.request_log.redis_schema import today
@@ -51,7 +60,9 @@ class Shadowing:
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         return bool(self._drawn(decision)) or self._journal.wants_answers(request, decision)
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         wanted = answers if answers and self._journal.wants_answers(request, decision) else ()
         self._journal.note(request, decision, receipt, wanted)
         if receipt.outcome != "ok" or receipt.cached or receipt.escalated_from:
@@ -60,13 +71,13 @@ class Shadowing:
         if path and request.operation == "chat" and self._may(request, receipt.decision.task, path):
             self._begin(request, receipt, answers[-1] if answers else None, path)
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         self._journal.note_undecided(receipt)
 
     def _drawn(self, decision: Decision) -> str:
         return sampled_path(self._tasks().get(decision.task), decision)
 
-    def _begin(self, request: Request, receipt: Receipt, answered: Answered | None, path: str) -> None:
+    def _begin(self, request: Request, receipt: Receipt, answered: CompletedAnswer | None, path: str) -> None:
         decision, day = receipt.decision, today()
         terms = self._tasks()[decision.task]
 
@@ -83,7 +94,7 @@ class Shadowing:
 def _by(path: str, request: Request) -> Request:
     """The request as the shadow asks it: nobody's, nobody waits for it, and no answer out of the cache will do."""
     deadline = asyncio.get_running_loop().time() + TIMEOUT_S
-    return replace(request, model=f"path:{path}", caller=ANYONE, deadline=deadline, cache="off", arrived=0.0)
+    return replace(request, model=f"path:{path}", caller=ANONYMOUS, deadline=deadline, cache="off", arrived_at=0.0)
 
 
 def _labels(decision: Decision) -> Labels:

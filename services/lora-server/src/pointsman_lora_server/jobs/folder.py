@@ -42,8 +42,11 @@ class JobFolder:
             return 0
 
     def make(self, job: Job) -> Job:
-        """With the order's files copied, since theirs may change while the job waits. Raises OSError."""
-        self.path.mkdir(parents=True)
+        """Copies the order's files, since theirs may change while the job waits. Raises OSError.
+
+        Only this service's user can read the folder, whatever the umask: the files may be private ones of a caller.
+        """
+        self.path.mkdir(parents=True, mode=0o700)
         order = job.order
         copied = {
             kind: self._copy(kind, source)
@@ -118,6 +121,7 @@ class JobFolder:
         target = self.path / "input" / kind / source.name
         target.parent.mkdir(parents=True)
         shutil.copyfile(source, target)
+        target.chmod(0o600)
         return target
 
 

@@ -47,9 +47,8 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
         merged.save_pretrained(made)
         AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(made)
         for written in made.iterdir():
-            written.chmod(
-                0o644
-            )  # the weights are written for their owner alone, and the engine may run as another user
+            # The weights are written for their owner alone; the engine may run as another user who may read the folder.
+            written.chmod(0o644 & made.stat().st_mode)
         if out.exists():
             out.rmdir()
         shutil.move(made, out)

@@ -125,10 +125,10 @@ def _stamp(folder: Path) -> Stamp | None:
 
 
 def _settle(path: Path) -> None:
-    """On the disk, and not to be changed by mistake."""
+    """Writes the file to the disk, and makes it readable by whoever may read its folder, and writable by nobody."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    path.chmod(0o444)
+    path.chmod(0o444 & path.parent.stat().st_mode)
 
 
 def _sync_folder(folder: Path) -> None:

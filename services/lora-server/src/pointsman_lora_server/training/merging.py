@@ -18,4 +18,5 @@ def write_merged(learner: Learner, base: Base, folder: Path) -> None:
     merged.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
-        path.chmod(0o644)  # the weights are written for their owner alone, and the engine may run as another user
+        # The weights are written for their owner alone; the engine may run as another user who may read the folder.
+        path.chmod(0o644 & folder.stat().st_mode)
