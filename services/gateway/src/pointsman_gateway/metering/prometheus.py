@@ -63,10 +63,14 @@ class GatewayMetrics:
         self._per_token = histogram(
             "pointsman_time_per_output_token_seconds", "Of each token of an answer after the first.", BY_PATH, PER_TOKEN
         )
-        self._phases = histogram("pointsman_phase_duration_seconds", "Time in each phase.", ["path", "phase"], END_TO_END)
+        self._phases = histogram(
+            "pointsman_phase_duration_seconds", "Time in each phase.", ["path", "phase"], END_TO_END
+        )
         decisions = histogram("pointsman_decision_duration_seconds", "Classification and routing.", [], DECISION)
         self._decisions = decisions.cell()
-        self._confidence = histogram("pointsman_classification_confidence", "The classifier's probability.", ["task"], CONFIDENCE)
+        self._confidence = histogram(
+            "pointsman_classification_confidence", "The classifier's probability.", ["task"], CONFIDENCE
+        )
         self._reasons = counter("pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"])
         self._tokens = counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"])
         self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], per=PICODOLLARS)

@@ -12,17 +12,17 @@ import msgspec
 
 from pointsman_gateway.config.schema import LearningConfig
 from pointsman_gateway.domain import (
-    PICO,
-    Answered,
+    PICODOLLARS,
+    CompletedAnswer,
     Considered,
     Decision,
     Receipt,
     Request,
-    Undecided,
+    UndecidedReceipt,
     Usage,
-    to_microseconds,
+    round_to_microseconds,
 )
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 from pointsman_gateway.redaction import NotRedacted, Redaction
 from pointsman_gateway.request_log.evidence import AnswerCounts, answer_counts, evidence_key
 from pointsman_gateway.request_log.redis_schema import day_of, hash_to_unit_interval
@@ -45,7 +45,7 @@ class PendingEntry:
     request: Request
     decision: Decision
     receipt: Receipt
-    answers: tuple[Answered, ...] = ()
+    answers: tuple[CompletedAnswer, ...] = ()
     """Answers for a training sample, the caller's last; empty if none is to be stored."""
     wal_offset: int = 0
     """Offset in the write-ahead log; 0 if it is not in it."""
@@ -59,7 +59,7 @@ class PendingEntry:
         self.counts = answer_counts(self.receipt, self.day)
 
 
-@noun
+@value
 class Entry:
     decision_id: str
     evidence_key: str
@@ -164,7 +164,7 @@ def to_entry(pending: PendingEntry, store_messages: bool, redaction: Redaction =
         usage=_token_counts(receipt.usage),
         cost_usd=receipt.cost_usd,
         cost_parts_usd=receipt.cost_parts_usd,
-        seconds=receipt.microseconds,
+        seconds=receipt.rounded_seconds,
         model=receipt.model,
         escalated_from=receipt.escalated_from,
         cached=receipt.cached,
@@ -228,7 +228,7 @@ def _token_counts(usage: Usage) -> dict[str, int]:
     }
 
 
-def to_undecided_json(receipt: Undecided, unix_seconds: float) -> str:
+def to_undecided_json(receipt: UndecidedReceipt, unix_seconds: float) -> str:
     """The entry of a request without a decision."""
     fields = {
         "v": VERSION,
@@ -237,14 +237,14 @@ def to_undecided_json(receipt: Undecided, unix_seconds: float) -> str:
         "model": receipt.model,
         "tenant": receipt.caller.tenant,
         "key": receipt.caller.key,
-        "counted": receipt.counted,
+        "counted": receipt.counts_as_request,
         "request_id": receipt.request_id,
         "outcome": receipt.outcome,
         "fault": receipt.fault,
         "usage": _token_counts(receipt.usage),
         "cost_usd": receipt.cost_usd,
-        "cost_parts_usd": {component: amount / PICO for component, amount in receipt.picodollars.items()},
-        "seconds": to_microseconds(receipt.seconds),
+        "cost_parts_usd": {component: amount / PICODOLLARS for component, amount in receipt.picodollars.items()},
+        "seconds": round_to_microseconds(receipt.seconds),
     }
     return _encode(fields).decode()
 
@@ -288,6 +288,6 @@ def to_training_sample(pending: PendingEntry, redaction: Redaction) -> str:
     return _encode(fields).decode()
 
 
-def _answer_fields(answer: Answered, redaction: Redaction) -> dict[str, object]:
+def _answer_fields(answer: CompletedAnswer, redaction: Redaction) -> dict[str, object]:
     verdicts = [(validator, ruling, redaction.text(why)) for validator, ruling, why in answer.verdicts]
     return {"path": answer.path, "text": redaction.text(answer.text), "verdicts": verdicts}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pointsman_servicekit.statistics import PATH_LATENCY_BUCKETS
 
-from pointsman_gateway.domain import PICO, Path, PathEvidence, Receipt
+from pointsman_gateway.domain import PICODOLLARS, Path, PathEvidence, Receipt
 from pointsman_gateway.request_log.redis_schema import last_days, today
 
 ANSWERS, COST, RATED, RATING, BUCKET = "answers", "cost", "rated", "rating", "b"
@@ -239,9 +239,9 @@ def _evidence(counts: Mapping[str, int]) -> PathEvidence:
     rated, answers = counts.get(RATED, 0), counts.get(ANSWERS, 0)
     buckets = {int(name[1:]): number for name, number in counts.items() if name[0] == BUCKET}
     return PathEvidence(
-        rated=rated,
+        ratings=rated,
         quality=counts.get(RATING, 0) / UNITS_PER_RATING / rated if rated > 0 else 0.0,
         answers=answers,
         p95_seconds=PATH_LATENCY_BUCKETS.quantile(buckets, 0.95),
-        mean_cost_usd=counts.get(COST, 0) / PICO / answers if answers > 0 else 0.0,
+        mean_cost_usd=counts.get(COST, 0) / PICODOLLARS / answers if answers > 0 else 0.0,
     )

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
+from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.redaction import Redaction
 from pointsman_gateway.request_log.entry import (
     NO_REDACTION,
@@ -59,7 +59,7 @@ class Recorder:
         self._encoding: asyncio.Handle | None = None
         """Set while entries are pending. They are encoded in the next turns of the event loop, because a busy gateway
         is never idle, and their data leaves the processor's caches."""
-        self._undecided: deque[tuple[float, Undecided, int]] = deque()
+        self._undecided: deque[tuple[float, UndecidedReceipt, int]] = deque()
         """With the Unix time of each and its offset in the write-ahead log."""
         self._encoded: deque[Entry] = deque()
         """Entries that wait for a batch; so requests need not stay in memory while Redis is unavailable."""
@@ -81,7 +81,7 @@ class Recorder:
         request: Request,
         decision: Decision,
         receipt: Receipt,
-        answers: tuple[Answered, ...] = (),
+        answers: tuple[CompletedAnswer, ...] = (),
     ) -> None:
         """Queues a receipt, after it was written to the write-ahead log."""
         if len(self._pending) >= MAX_WAITING:
@@ -95,7 +95,7 @@ class Recorder:
         if self._encoding is None:
             self._encoding = asyncio.get_running_loop().call_soon(self._encode_some)
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """Queues the receipt of a request without a decision, after it was written to the write-ahead log."""
         if len(self._undecided) >= MAX_WAITING:
             self._upto = self._upto.and_undecided(self._undecided.popleft()[-1])
@@ -199,7 +199,7 @@ class Recorder:
         return self._numbered(entries, undecided, counts)
 
     def _numbered(
-        self, entries: list[Entry], undecided: list[tuple[float, Undecided, int]], counts: Mapping[str, Counts]
+        self, entries: list[Entry], undecided: list[tuple[float, UndecidedReceipt, int]], counts: Mapping[str, Counts]
     ) -> Batch:
         self._number += 1
         self._wal.mark_batch(self._number, self._upto)
@@ -232,8 +232,10 @@ class NullRequestLog:
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         return False
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         self._evidence.count_answer(receipt)
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """Does nothing; the metrics have counted it."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import NotFound
-from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_gateway.config.schema import JournalConfig, LearningConfig
 from pointsman_gateway.domain import Feedback
@@ -39,7 +39,7 @@ class Batch:
 class RequestLogStore:
     """Writes to Redis. Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
-    def __init__(self, redis: PromptRedis, config: JournalConfig) -> None:
+    def __init__(self, redis: BoundedRedis, config: JournalConfig) -> None:
         self.config = config
         """Replaced with each configuration."""
         self.learning: LearningConfig | None = None
@@ -148,7 +148,7 @@ class RecordedDecision:
 class RequestLogReader:
     """Reads entries. Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
-    def __init__(self, redis: PromptRedis) -> None:
+    def __init__(self, redis: BoundedRedis) -> None:
         """`redis` should have a connection and a circuit breaker of its own: a long read must not make the writer treat
         Redis as unavailable."""
         self._redis = redis

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pointsman_gateway.domain import Decision, Receipt, Request, Undecided
+from pointsman_gateway.domain import Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.redis_schema import WRITER_TTL_S
 from pointsman_gateway.request_log.wal_records import (
@@ -168,7 +168,7 @@ class WriteAheadLog:
         self._last = self._active.last = self._last.and_decided(offset)
         return offset
 
-    def append_undecided(self, unix_seconds: float, receipt: Undecided) -> int:
+    def append_undecided(self, unix_seconds: float, receipt: UndecidedReceipt) -> int:
         """As `append_decided`; these records have offsets of their own."""
         offset = self._last.undecided + 1
         if not self._append(undecided_record(offset, unix_seconds, receipt)):

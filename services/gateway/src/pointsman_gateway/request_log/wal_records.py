@@ -17,7 +17,7 @@ from pointsman_gateway.domain import (
     Receipt,
     Request,
     Sampling,
-    Undecided,
+    UndecidedReceipt,
     Usage,
 )
 from pointsman_gateway.domain.request import Operation
@@ -125,8 +125,8 @@ class UndecidedRecord(msgspec.Struct, array_like=True, tag="u"):
     usage: tuple[int, int, int]
     picodollars: Mapping[str, int]
 
-    def receipt(self) -> Undecided:
-        return Undecided(
+    def receipt(self) -> UndecidedReceipt:
+        return UndecidedReceipt(
             self.request_id,
             self.operation,
             self.outcome,
@@ -213,7 +213,7 @@ def decided_record(
     )
 
 
-def undecided_record(offset: int, unix_seconds: float, receipt: Undecided) -> UndecidedRecord:
+def undecided_record(offset: int, unix_seconds: float, receipt: UndecidedReceipt) -> UndecidedRecord:
     usage, caller = receipt.usage, receipt.caller
     return UndecidedRecord(
         offset,
@@ -225,7 +225,7 @@ def undecided_record(offset: int, unix_seconds: float, receipt: Undecided) -> Un
         receipt.seconds,
         caller.tenant,
         caller.key,
-        receipt.counted,
+        receipt.counts_as_request,
         receipt.model,
         (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
         receipt.picodollars,
