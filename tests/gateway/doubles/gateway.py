@@ -12,7 +12,7 @@ from pointsman_gateway import wiring
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.doors.express import ExpressLane
-from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.doors.grpc import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
@@ -97,7 +97,6 @@ class Neighbours:
                 house.feedback,
                 settings.request_timeout,
                 house.generations,
-                house.tenancy,
             )
 
             def register(server: Any) -> None:
@@ -105,7 +104,12 @@ class Neighbours:
 
             async with (
                 serving(
-                    "127.0.0.1:0", [SERVICE], register, grace=1, interceptors=tracing_server_interceptors(spans)
+                    "127.0.0.1:0",
+                    [SERVICE],
+                    register,
+                    grace=1,
+                    interceptors=tracing_server_interceptors(spans),
+                    gate=Authentication(house.pipeline, house.tenancy),
                 ) as grpc_server,
                 serving_http(
                     build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None

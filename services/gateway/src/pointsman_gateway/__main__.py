@@ -12,6 +12,7 @@ import uvloop
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
+from pointsman_servicekit.grpc_requests import BufferedBytesBudget
 from pointsman_servicekit.grpc_server import ServerLimits, serving
 from pointsman_servicekit.process import freeze_gc, start_worker_threads, wait_for_stop_signal
 from pointsman_servicekit.tls import server_tls
@@ -21,19 +22,21 @@ from threadpoolctl import threadpool_limits
 from pointsman_gateway import wiring
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.doors.express import ExpressLane
-from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.doors.grpc import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.doors.limits import LIMITS
-from pointsman_gateway.draining import Farewell, drain
+from pointsman_gateway.draining import DrainTimes, drain
 from pointsman_gateway.settings import Settings
 
 if TYPE_CHECKING:
     from pointsman_servicekit.tracing.spans import Spans
 
 log = logging.getLogger(__name__)
+
+MEGABYTE = 1024 * 1024
 
 GRPC_STREAMS = 128
 """Calls at once on one gRPC connection. Calls are answered in the order in which they come, so these are what another
@@ -90,10 +93,8 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
         )
         app = build_app(door, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())
-        await asyncio.sleep(0)  # it listens from its first turn on, before the doors open: no signal is missed
-        servicer = GatewayServicer(
-            house.pipeline, house.feedback, settings.request_timeout, house.generations, house.tenancy
-        )
+        await asyncio.sleep(0)  # it listens from its first turn on, before the servers start: no signal is missed
+        servicer = GatewayServicer(house.pipeline, house.feedback, settings.request_timeout, house.generations)
         async with (
             serving(
                 settings.grpc_listen,
@@ -102,12 +103,15 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 grace=LAST_BYTES,
                 limits=ServerLimits(
                     max_message_bytes=LIMITS.bytes,
+                    max_message_fields=LIMITS.fields,
                     max_connections=settings.grpc_connections,
                     max_concurrent_streams=GRPC_STREAMS,
                     max_connection_age=settings.grpc_connection_age,
                 ),
                 tls=tls,
                 interceptors=tracing_server_interceptors(spans),
+                gate=Authentication(house.pipeline, house.tenancy),
+                budget=BufferedBytesBudget(settings.buffer_megabytes * MEGABYTE),
             ) as grpc_server,
             serving_http(
                 app,
@@ -120,9 +124,9 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
         ):
             freeze_gc()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
-            told_by = await stopping
-            farewell = Farewell(settings.drain_notice, settings.drain_grace)
-            await drain(house.pipeline.admission, told_by, farewell, lambda: grpc_server.set_serving(False))
+            stopped_by = await stopping
+            times = DrainTimes(settings.drain_notice, settings.drain_grace)
+            await drain(house.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
 
 
 if __name__ == "__main__":
