@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from tests.security.http_client import Answer, exchange, head, post, read_answer
-from tests.security.measuring import MIB, Cost, connect, cost_of, innocent_p99s
+from tests.security.measuring import MIB, connect, cost_of, cpu_seconds_to_receive, innocent_p99s
 from tests.security.target import Addresses
 
 BODY_BYTES = 8 * MIB
@@ -84,33 +84,33 @@ def warm(target: Addresses) -> None:
             assert post(target.http, path, body, CONSOLE).status == 401
 
 
-def cheapest(target: Addresses, body: bytes, path: str, *headers: str, requests: int = 10) -> tuple[float, Cost]:
-    """CPU seconds a request, and the cost of all: the best of three attempts, since a busy machine is slower."""
-    costs = []
-    for _ in range(3):
+def assert_costs_next_to_nothing(target: Addresses, body: bytes, path: str, *headers: str) -> None:
+    """At most 5 ms of CPU time, and no memory for the body, in the best of five attempts.
+
+    The gateway reads the body and drops it, so that the client can read the answer. The limit is higher if this machine
+    is so busy that receiving alone takes that long. Memory is compared with that of the ten requests before.
+    """
+    times, costs = 10, []
+    for _ in range(5):
         with cost_of(target.gateway_pid) as cost:
-            answers = [post(target.http, path, body, CONSOLE, *headers) for _ in range(requests)]
+            answers = [post(target.http, path, body, CONSOLE, *headers) for _ in range(times)]
         assert {answer.status for answer in answers} == {401}
-        costs.append(cost)
-        if cost.cpu_seconds / requests <= 0.005 and cost.peak_mib <= 1:
-            break
-    best = min(costs, key=lambda cost: cost.cpu_seconds)
-    return best.cpu_seconds / requests, best
+        limit = max(0.005, 0.002 + 3 * cpu_seconds_to_receive(len(body)))
+        costs.append((cost, limit))
+        if cost.cpu_seconds / times <= limit and cost.peak_mib <= times * 0.2:
+            return
+    raise AssertionError(costs)
 
 
 @pytest.mark.parametrize("path", POSTS)
 def test_finding_1_a_request_without_a_key_costs_next_to_nothing(target: Addresses, path: str) -> None:
-    cpu_seconds, cost = cheapest(target, elements('{"model":"minilm","input":[', "1,", "null]}"), path)
-    assert cpu_seconds <= 0.005
-    assert cost.peak_mib <= 1
+    assert_costs_next_to_nothing(target, elements('{"model":"minilm","input":[', "1,", "null]}"), path)
 
 
 @pytest.mark.parametrize("shown", [UNKNOWN_KEY, "authorization: Bearer sk-1", "authorization: Basic eDp5"])
 def test_finding_1_a_request_with_an_unknown_key_costs_no_more(target: Addresses, shown: str) -> None:
     body = b'{"model":"' + b"x" * (BODY_BYTES - 12) + b'"}'
-    cpu_seconds, cost = cheapest(target, body, "/v1/embeddings", shown)
-    assert cpu_seconds <= 0.005
-    assert cost.peak_mib <= 1
+    assert_costs_next_to_nothing(target, body, "/v1/embeddings", shown)
 
 
 @pytest.mark.parametrize("length", ["content-length: 100000", "transfer-encoding: chunked"])
