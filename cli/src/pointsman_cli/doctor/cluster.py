@@ -1,4 +1,4 @@
-"""Judges a running deployment from outside, as a client and an operator see it; starts nothing and changes nothing."""
+"""Checks a running deployment from outside; changes nothing."""
 
 import asyncio
 import socket
@@ -12,29 +12,29 @@ from urllib.parse import urlsplit
 import httpx
 from pointsman_servicekit.grpc_client import open_channel
 
-from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.doctor.findings import Finding, fail, ok, warn
 from pointsman_cli.doctor.running import configuration_finding
-from pointsman_cli.top.scrape import Scrape, parse
-from pointsman_cli.up.ready import is_serving
+from pointsman_cli.top.metrics import Scrape, parse_metrics
+from pointsman_cli.up.readiness import is_serving
 
 ANSWER_SECONDS = 5.0
 ASK_SECONDS = 120.0
 WEEKS_LEFT = 3
-"""A certificate that ends sooner should have been renewed by now."""
+"""A certificate that expires sooner should have been renewed by now."""
 _A_WEEK = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where it is, and how it is to be asked."""
+    """The addresses of a deployment, and the key for it."""
 
     url: str
-    """Of the HTTP door: https://pointsman.example."""
+    """HTTP URL: https://pointsman.example."""
     grpc: str = ""
-    """HOST:PORT of the gRPC door; empty: it is not looked at."""
+    """HOST:PORT of gRPC; empty: not checked."""
     key: str = ""
     asks: bool = False
-    """Whether one request may be answered, which costs what it costs."""
+    """Whether to have one request answered, which costs money."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -42,7 +42,7 @@ class Cluster:
 
 
 async def check_cluster(cluster: Cluster) -> AsyncIterator[Finding]:
-    """Ends early where nothing can be reached."""
+    """Yields one finding after the other; stops early if the gateway cannot be reached."""
     address = await _address(cluster.url)
     yield address
     async with httpx.AsyncClient(base_url=cluster.url, timeout=ANSWER_SECONDS, trust_env=False) as client:
@@ -109,7 +109,7 @@ async def _keys(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
 async def _metrics(client: httpx.AsyncClient) -> AsyncIterator[Finding]:
     try:
         answer = (await client.get("/metrics", headers={"accept": "text/plain"})).raise_for_status()
-        scrape = parse(answer.text, 0.0, ("pointsman_",))
+        scrape = parse_metrics(answer.text, 0.0, ("pointsman_",))
     except (httpx.HTTPError, ValueError) as error:
         yield warn("metrics", f"cannot be read from here: {error or type(error).__name__}")
         return
@@ -149,7 +149,7 @@ async def _answer(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
 
 
 async def _post(client: httpx.AsyncClient, path: str, cluster: Cluster, seconds: float) -> dict[str, Any] | str:
-    """What was answered, or what is wrong."""
+    """Returns the JSON response, or a description of the problem."""
     body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
     try:
         answer = await client.post(path, json=body, headers=cluster.headers, timeout=seconds)
