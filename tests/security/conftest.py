@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pointsman_cli import process_tree
+from pointsman_cli.process_tree import alive_processes, process_tree
 
 from tests.security.target import Addresses
 
@@ -27,8 +27,8 @@ def target() -> Iterator[Addresses]:
         try:
             yield Addresses(**json.loads(process.stdout.readline()))
         finally:
-            processes = process_tree.tree(process.pid)
+            processes = process_tree(process.pid)
             process.send_signal(signal.SIGINT)
             code = process.wait(timeout=60)
-    assert (code, process_tree.alive(processes)) == (0, ())
+    assert (code, alive_processes(processes)) == (0, ())
     assert len(processes) >= 6, "itself, Valkey, the retriever, the lora-server, its engine, and the gateway"
