@@ -143,17 +143,15 @@ def test_finding_1_wrong_elements_cost_little_with_a_key_too(target: Addresses) 
         assert cost.peak_mib <= 64, (path, body[:100], len(body), cost)
 
 
+INPUTS = elements('{"model":"minilm","input":[', "1,", "null]}", 2 * MIB)
+MESSAGES = elements('{"model":"auto","messages":[', "1,", "1]}")
+FEWER_MESSAGES = elements('{"messages":[', "1,", "1]}", 300_000)
+
 ATTACKS: dict[str, Callable[[Addresses], object]] = {
-    "embeddings, no key": lambda target: [
-        post(target.http, "/v1/embeddings", elements('{"model":"minilm","input":[', "1,", "null]}", 2 * MIB))
-        for _ in range(50)
-    ],
-    "route, no key": lambda target: [
-        post(target.http, "/v1/route", elements('{"model":"auto","messages":[', "1,", "1]}")) for _ in range(20)
-    ],
+    "embeddings, no key": lambda target: [post(target.http, "/v1/embeddings", INPUTS) for _ in range(50)],
+    "route, no key": lambda target: [post(target.http, "/v1/route", MESSAGES) for _ in range(20)],
     "chat, key": lambda target: [
-        post(target.http, "/v1/chat/completions", elements('{"messages":[', "1,", "1]}", 300_000), keyed(target))
-        for _ in range(20)
+        post(target.http, "/v1/chat/completions", FEWER_MESSAGES, keyed(target)) for _ in range(20)
     ],
     "trailers": lambda target: [send_trailers(target, [TRAILER] * 3_000) for _ in range(5)],
 }
