@@ -83,8 +83,8 @@ async def _certificate(url: str) -> Finding:
     except (OSError, ssl.SSLError) as error:
         return fail("certificate", str(error))
     weeks = (ends - time.time()) / _A_WEEK
-    told = f"ends in {weeks:.0f} weeks"
-    return ok("certificate", told) if weeks >= WEEKS_LEFT else fail("certificate", f"{told}; renew it")
+    summary = f"ends in {weeks:.0f} weeks"
+    return ok("certificate", summary) if weeks >= WEEKS_LEFT else fail("certificate", f"{summary}; renew it")
 
 
 async def _says(client: httpx.AsyncClient, what: str, path: str) -> Finding:
@@ -128,24 +128,26 @@ def _engines(scrape: Scrape) -> Finding:
     down = sorted(ready.keys() - set(up))
     if not up:
         return fail("engines", f"none is ready of {len(ready)}: {', '.join(down) or 'none is configured'}")
-    told = f"{len(up)} of {len(ready)} are ready"
-    return warn("engines", f"{told}; not {', '.join(down)}") if down else ok("engines", told)
+    summary = f"{len(up)} of {len(ready)} are ready"
+    return warn("engines", f"{summary}; not {', '.join(down)}") if down else ok("engines", summary)
 
 
 async def _decision(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
-    told = await _post(client, "/v1/route", cluster, ANSWER_SECONDS)
-    if isinstance(told, str):
-        return fail("decision", told)
-    return ok("decision", f"'{told['path']}' for task '{told['task']}' ({told['reason']})")
+    response = await _post(client, "/v1/route", cluster, ANSWER_SECONDS)
+    if isinstance(response, str):
+        return fail("decision", response)
+    return ok("decision", f"'{response['path']}' for task '{response['task']}' ({response['reason']})")
 
 
 async def _answer(client: httpx.AsyncClient, cluster: Cluster) -> Finding:
     begun = time.perf_counter()
-    told = await _post(client, "/v1/chat/completions", cluster, ASK_SECONDS)
-    if isinstance(told, str):
-        return fail("answer", told)
+    response = await _post(client, "/v1/chat/completions", cluster, ASK_SECONDS)
+    if isinstance(response, str):
+        return fail("answer", response)
     seconds = time.perf_counter() - begun
-    return ok("answer", f"{told['usage']['completion_tokens']} tokens in {seconds:.2f} s from '{told['model']}'")
+    return ok(
+        "answer", f"{response['usage']['completion_tokens']} tokens in {seconds:.2f} s from '{response['model']}'"
+    )
 
 
 async def _post(client: httpx.AsyncClient, path: str, cluster: Cluster, seconds: float) -> dict[str, Any] | str:
@@ -153,12 +155,12 @@ async def _post(client: httpx.AsyncClient, path: str, cluster: Cluster, seconds:
     body = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
     try:
         answer = await client.post(path, json=body, headers=cluster.headers, timeout=seconds)
-        told: dict[str, Any] = answer.json()
+        response: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError) as error:
         return f"{path}: {error or type(error).__name__}"
     if answer.status_code == 200:
-        return told
-    return f"{path} answers {answer.status_code}: {told.get('error', {}).get('message', '')}"
+        return response
+    return f"{path} answers {answer.status_code}: {response.get('error', {}).get('message', '')}"
 
 
 async def _grpc(address: str) -> Finding:

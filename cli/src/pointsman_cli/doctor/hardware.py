@@ -100,7 +100,7 @@ def _instructions(machine: Machine) -> Finding:
 
 def _memory(machine: Machine) -> Finding:
     if not machine.memory_available:
-        return warn("memory", "cannot be told on this system")
+        return warn("memory", "unknown on this system")
     have = f"{machine.memory_available / GIB:.1f} GiB free"
     if machine.memory_available < MEMORY_NEEDED:
         return fail("memory", f"{have}; the engine and the services need {MEMORY_NEEDED // GIB} GiB, close something")

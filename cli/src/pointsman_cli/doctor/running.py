@@ -62,12 +62,12 @@ async def check_configuration(url: str) -> Finding:
 async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str, str] | None = None) -> Finding:
     """As check_configuration, with the caller's client and headers."""
     try:
-        told = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
+        response = (await client.get("/v1/configuration", headers=headers)).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
-        return fail("configuration serves", f"cannot be told: {error or type(error).__name__}")
-    if told["problem"]:
-        return fail("configuration serves", f"still the last good one, {told['generation']}: {told['problem']}")
-    return ok("configuration serves", f"generation {told['generation']}")
+        return fail("configuration serves", f"unknown: {error or type(error).__name__}")
+    if response["problem"]:
+        return fail("configuration serves", f"still the last good one, {response['generation']}: {response['problem']}")
+    return ok("configuration serves", f"generation {response['generation']}")
 
 
 async def _engine(address: str) -> Finding:
@@ -78,7 +78,7 @@ async def _engine(address: str) -> Finding:
                 return _judge(state)
     except grpc.RpcError:
         pass
-    return fail("engine runs", "cannot be told: the lora-server does not answer")
+    return fail("engine runs", "unknown: the lora-server does not answer")
 
 
 async def _prometheus(run: Run) -> list[Finding]:

@@ -84,8 +84,8 @@ def retrain(
     If it was interrupted, killed or stopped by --stop-after, the same command continues. Exit code 3: rejected.
     """
     at = DataDir.at(data_dir)
-    shelf = at.folder / RUNS_FOLDER / task
-    last = latest_run(shelf)
+    runs_folder = at.folder / RUNS_FOLDER / task
+    last = latest_run(runs_folder)
     if status:
         _show(last, task, as_json)
         return
@@ -102,11 +102,11 @@ def retrain(
     going_on = last is not None and not last.state.outcome and not restart
     if going_on and last is not None and last.state.method != method.value:
         raise UsageError(f"run {last.state.run} uses --method {last.state.method}; give that, or --restart")
-    ledger = last if going_on and last is not None else start_run(shelf, task, method.value, STEPS)
+    run_file = last if going_on and last is not None else start_run(runs_folder, task, method.value, STEPS)
     console = Console(stderr=True)
-    console.print(f"{'continues' if going_on else 'starts'} run {ledger.state.run}", style="dim", highlight=False)
+    console.print(f"{'continues' if going_on else 'starts'} run {run_file.state.run}", style="dim", highlight=False)
     ended = run_interruptibly(
-        run_retraining(plan, wish, ledger, at, addresses, Gateway(addresses.url, api_key(key_env)), console)
+        run_retraining(plan, wish, run_file, at, addresses, Gateway(addresses.url, api_key(key_env)), console)
     )
     if as_json:
         typer.echo(json.dumps(asdict(ended), indent=2, ensure_ascii=False))
@@ -114,13 +114,13 @@ def retrain(
         raise typer.Exit(REJECTED_EXIT_CODE)
 
 
-def _show(ledger: RunFile | None, task: str, as_json: bool) -> None:
-    if ledger is None:
+def _show(run_file: RunFile | None, task: str, as_json: bool) -> None:
+    if run_file is None:
         raise UsageError(f"task '{task}' has not been retrained here")
     if as_json:
-        typer.echo(json.dumps(asdict(ledger.state), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(run_file.state), indent=2, ensure_ascii=False))
     else:
-        print_run(ledger.state)
+        print_run(run_file.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class RetrainRequest:
 async def run_retraining(
     plan: RetrainPlan,
     wish: RetrainRequest,
-    ledger: RunFile,
+    run_file: RunFile,
     data_dir: DataDir,
     addresses: Addresses,
     gateway: Gateway,
@@ -164,7 +164,7 @@ async def run_retraining(
 ) -> RunState:
     """Runs or continues a run; raises CommandError or PointsmanError, after which the run can be continued."""
     lines = ProgressLines(console)
-    registry = Registry(addresses.lora_server, f"retrain {ledger.state.run}")
+    registry = Registry(addresses.lora_server, f"retrain {run_file.state.run}")
     arguments = ["data", str(wish.config), wish.task, "--out", str(wish.data)]
     if addresses.redis:
         arguments += ["--redis", addresses.redis]
@@ -176,7 +176,7 @@ async def run_retraining(
     async with gateway.open() as client:
         scorer = make_scorer(wish.task, plan.metric, client)
         steps: Sequence[Step] = (
-            DataStep(plan, wish.method, gateway, build, ledger.folder, wish.texts, lines.count),
+            DataStep(plan, wish.method, gateway, build, run_file.folder, wish.texts, lines.count),
             TrainStep(
                 plan,
                 wish.method,
@@ -184,8 +184,8 @@ async def run_retraining(
                 registry,
                 CollectionDates(addresses.retriever, "", plan.collections),
             ),
-            EvaluateStep(plan, gateway, registry, scorer, ledger.folder, lines.count),
+            EvaluateStep(plan, gateway, registry, scorer, run_file.folder, lines.count),
             CanaryStep(plan, registry, lines.count),
             PromoteStep(plan, registry),
         )
-        return await run_steps(steps, ledger, registry.retire, lines.say, wish.until)
+        return await run_steps(steps, run_file, registry.retire, lines.say, wish.until)

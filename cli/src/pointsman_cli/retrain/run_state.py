@@ -84,16 +84,16 @@ class RunFile:
         unfinished.replace(self.folder / STATE_FILE)
 
 
-def start_run(shelf: Path, task: str, method: str, steps: tuple[str, ...]) -> RunFile:
+def start_run(runs_folder: Path, task: str, method: str, steps: tuple[str, ...]) -> RunFile:
     name = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    ledger = RunFile(shelf / name, RunState(name, task, method, {step: StepState() for step in steps}))
-    ledger.close("")  # makes the run visible at once
-    return ledger
+    run_file = RunFile(runs_folder / name, RunState(name, task, method, {step: StepState() for step in steps}))
+    run_file.close("")  # makes the run visible at once
+    return run_file
 
 
-def latest_run(shelf: Path) -> RunFile | None:
+def latest_run(runs_folder: Path) -> RunFile | None:
     """Returns the newest run of a task, None if there is none; raises CommandError if its file cannot be read."""
-    files = sorted(shelf.glob(f"*/{STATE_FILE}"))
+    files = sorted(runs_folder.glob(f"*/{STATE_FILE}"))
     if not files:
         return None
     try:
@@ -136,39 +136,39 @@ Retire = Callable[[str, str], Awaitable[None]]
 
 
 async def run_steps(
-    steps: Sequence[Step], ledger: RunFile, retire: Retire, tell: Callable[[str], None], until: str = ""
+    steps: Sequence[Step], run_file: RunFile, retire: Retire, tell: Callable[[str], None], until: str = ""
 ) -> RunState:
     """Runs the steps to the end, or up to and including the step `until`."""
     for step in steps:
-        status = ledger.state.steps[step.name].status
+        status = run_file.state.steps[step.name].status
         if status == REFUSED:
             break  # the run was interrupted before the version was retired
-        if not ledger.state.steps[step.name].is_over and await _run_step(step, ledger, tell):
+        if not run_file.state.steps[step.name].is_over and await _run_step(step, run_file, tell):
             break
         if step.name == until:
-            return ledger.state
+            return run_file.state
     else:
-        ledger.close(PROMOTED)
-        return ledger.state
-    return await _reject_run(ledger, retire, tell)
+        run_file.close(PROMOTED)
+        return run_file.state
+    return await _reject_run(run_file, retire, tell)
 
 
-async def _run_step(step: Step, ledger: RunFile, tell: Callable[[str], None]) -> bool:
+async def _run_step(step: Step, run_file: RunFile, tell: Callable[[str], None]) -> bool:
     """Returns whether the step rejects the version."""
-    ledger.begin(step.name)
-    taken = await step.take(ledger.state, lambda facts: ledger.note(step.name, facts))
+    run_file.begin(step.name)
+    taken = await step.take(run_file.state, lambda facts: run_file.note(step.name, facts))
     reason = {"refusal": taken.refusal} if taken.refusal else {}
     status = REFUSED if taken.refusal else SKIPPED if taken.skipped else DONE
-    ledger.end(step.name, status, {**taken.facts, **reason})
+    run_file.end(step.name, status, {**taken.facts, **reason})
     tell(f"{step.name}: {taken.said}")
     return bool(taken.refusal)
 
 
-async def _reject_run(ledger: RunFile, retire: Retire, tell: Callable[[str], None]) -> RunState:
-    state = ledger.state
+async def _reject_run(run_file: RunFile, retire: Retire, tell: Callable[[str], None]) -> RunState:
+    state = run_file.state
     reason = next(str(step.facts["refusal"]) for step in state.steps.values() if step.status == REFUSED)
     if state.version:
         await retire(state.version, reason)
-    ledger.close(REJECTED, reason)
+    run_file.close(REJECTED, reason)
     tell(f"refused: {reason}" + (f"; {state.version} is retired" if state.version else ""))
-    return ledger.state
+    return run_file.state

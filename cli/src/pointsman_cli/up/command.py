@@ -64,24 +64,24 @@ def up(
 async def run_up(setup: StartPlan, screen: StartupOutput, backoff: Backoff) -> None:
     """Runs all services until cancelled; raises if they do not come up."""
     async with reaper_running(setup.data_dir.lock_file) as guard:
-        crew = Supervisor(guard)
+        supervisor = Supervisor(guard)
         try:
-            adapters = await start_all(setup, crew, screen)
-            run = _write_run(setup, crew)
+            adapters = await start_all(setup, supervisor, screen)
+            run = _write_run(setup, supervisor)
             screen.summary(run, adapters)
 
             def report(line: str) -> None:
                 screen.say(line)
-                _write_run(setup, crew)  # a restarted process has a new pid
+                _write_run(setup, supervisor)  # a restarted process has a new pid
 
             with suppress(asyncio.CancelledError):
-                await crew.keep_running(report, backoff)
+                await supervisor.keep_running(report, backoff)
         finally:
             setup.data_dir.run_file.unlink(missing_ok=True)
-            await crew.stop(screen.say)
+            await supervisor.stop(screen.say)
 
 
-def _write_run(setup: StartPlan, crew: Supervisor) -> Run:
+def _write_run(setup: StartPlan, supervisor: Supervisor) -> Run:
     addresses = setup.addresses
     run = Run(
         pid=os.getpid(),
@@ -97,7 +97,7 @@ def _write_run(setup: StartPlan, crew: Supervisor) -> Run:
         lora_server_metrics=f"http://{addresses.lora_server_metrics}/metrics",
         processes={
             child.service.name: RunningProcess(child.pid, child.service.address, str(child.service.log))
-            for child in crew.children
+            for child in supervisor.children
         },
     )
     write_run(run, setup.data_dir.run_file)

@@ -42,7 +42,9 @@ async def is_serving(channel: grpc.aio.Channel) -> bool:
 async def wait_for_http(url: str) -> None:
     """Waits for the gateway's /readyz: some engine can answer."""
     async with httpx.AsyncClient(timeout=_CALL_SECONDS, trust_env=False) as client:
-        await _within(SERVICE_SECONDS, "the gateway's HTTP door", _until(lambda: _answers_ok(client, f"{url}/readyz")))
+        await _within(
+            SERVICE_SECONDS, "the gateway's HTTP server", _until(lambda: _answers_ok(client, f"{url}/readyz"))
+        )
 
 
 async def _answers_ok(client: httpx.AsyncClient, url: str) -> bool:

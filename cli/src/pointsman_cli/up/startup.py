@@ -89,7 +89,7 @@ class StartPlan:
     plan: Plan
 
 
-async def start_all(setup: StartPlan, crew: Supervisor, screen: StartupOutput) -> Sequence[str]:
+async def start_all(setup: StartPlan, supervisor: Supervisor, screen: StartupOutput) -> Sequence[str]:
     """Starts, fills and checks all services; returns the registered adapters as text.
 
     Raises if one does not come up; the supervisor then stops what was started.
@@ -101,34 +101,34 @@ async def start_all(setup: StartPlan, crew: Supervisor, screen: StartupOutput) -
         _rotate_log(service)
     valkey.prepare_folders(setup.data_dir)
     with screen.step("valkey"):
-        await crew.start(plan.valkey)
-        await crew.unless_one_dies(wait_for_valkey(plan.valkey.address))
+        await supervisor.start(plan.valkey)
+        await supervisor.unless_one_dies(wait_for_valkey(plan.valkey.address))
     for service in (
         plan.retriever,
         plan.lora_server,
         plan.gateway,
     ):  # the engine takes longest to start, so it starts first
-        await crew.start(service)
+        await supervisor.start(service)
     with screen.step("retriever"):
-        await crew.unless_one_dies(wait_until_serving(plan.retriever.address, "retriever"))
+        await supervisor.unless_one_dies(wait_until_serving(plan.retriever.address, "retriever"))
     for collection, texts in documents.items():
         with screen.step(f"collection {collection}") as say:
-            await crew.unless_one_dies(_ingest_collection(plan.retriever.address, collection, texts, say))
+            await supervisor.unless_one_dies(_ingest_collection(plan.retriever.address, collection, texts, say))
     with screen.step("lora-server"):
-        await crew.unless_one_dies(wait_until_serving(plan.lora_server.address, "lora-server"))
+        await supervisor.unless_one_dies(wait_until_serving(plan.lora_server.address, "lora-server"))
     with screen.step("engine") as say:
-        await crew.unless_one_dies(wait_for_engine(plan.lora_server.address, say))
+        await supervisor.unless_one_dies(wait_for_engine(plan.lora_server.address, say))
     for adapter in setup.example.adapters:
         with screen.step(f"adapter {adapter.name}@{adapter.alias}"):
-            await crew.unless_one_dies(register_adapter(plan.lora_server.address, adapter, {}))
+            await supervisor.unless_one_dies(register_adapter(plan.lora_server.address, adapter, {}))
     with screen.step("gateway"):
-        await crew.unless_one_dies(wait_until_serving(plan.gateway_grpc, "gateway"))
-        await crew.unless_one_dies(wait_for_http(f"http://{plan.gateway.address}"))
+        await supervisor.unless_one_dies(wait_until_serving(plan.gateway_grpc, "gateway"))
+        await supervisor.unless_one_dies(wait_for_http(f"http://{plan.gateway.address}"))
     if plan.prometheus is not None:
         write_configuration(setup.data_dir, setup.addresses)
         with screen.step(PROMETHEUS):
-            await crew.start(plan.prometheus)
-            await crew.unless_one_dies(wait_for_prometheus(plan.prometheus.address))
+            await supervisor.start(plan.prometheus)
+            await supervisor.unless_one_dies(wait_for_prometheus(plan.prometheus.address))
     return [str(adapter) for adapter in await list_registered(plan.lora_server.address)]
 
 

@@ -157,9 +157,9 @@ async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        heard, told = os.pipe()
-        with os.fdopen(told, "wb", buffering=0) as to_guard:
-            with os.fdopen(heard) as its_end:
+        read_end, write_end = os.pipe()
+        with os.fdopen(write_end, "wb", buffering=0) as to_reaper:
+            with os.fdopen(read_end) as its_end:
                 guard = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "pointsman_cli.up.reaper", str(grace)),
                     stdin=its_end,
@@ -170,11 +170,11 @@ async def reaper_running(lock_file: Path, grace: float = REAPER_GRACE_SECONDS) -
             assert guard.stdout is not None
             try:
                 if await guard.stdout.readline() != b"ready\n":
-                    raise CommandError(f"the guard process did not start (exit code {await guard.wait()})")
-                yield to_guard.fileno()
+                    raise CommandError(f"the reaper process did not start (exit code {await guard.wait()})")
+                yield to_reaper.fileno()
             finally:
                 with suppress(ConnectionError):
-                    to_guard.write(b"done\n")
+                    to_reaper.write(b"done\n")
                 await guard.wait()
 
 

@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from pointsman_servicekit.eager import in_task
 from pointsman_servicekit.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class BoundedRedis:
 
     async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """Raises Unavailable ("redis_unavailable"), during the cooldown at once, otherwise after the time limit."""
+        await in_task()  # what follows sets a timeout
         async with self._places:
             return await self._call(call)
 

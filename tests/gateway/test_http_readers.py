@@ -1,4 +1,4 @@
-"""The express lane beside the ordinary route, before one engine: the same bytes, the same books, whatever is asked."""
+"""The connection's own reader and uvicorn, in front of one engine: the same bytes and metrics, whatever is asked."""
 
 import asyncio
 import gc
@@ -23,14 +23,14 @@ from doubles.tenancy import issue
 from doubles.valkey import Valkey
 from doubles.waiting import until
 from hypothesis import HealthCheck, given, settings
-from pointsman_gateway.backends.express import Sent
+from pointsman_gateway.backends.call import EngineCall
+from pointsman_gateway.backends.openai_client import OpenAITransfer
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.doors.express import ExpressLane, Passenger
-from pointsman_gateway.doors.express_connection import ExpressConnection
-from pointsman_gateway.doors.handed_over import HandedOver
+from pointsman_gateway.doors.express import Client, ConnectionSink, ExpressLane
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
+from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.keys.records import Limits
 
 COUNTED = (
@@ -39,25 +39,21 @@ COUNTED = (
     "pointsman_time_to_first_token_seconds", "pointsman_phase_seconds", "pointsman_decision_seconds",
     "pointsman_validations", "pointsman_key_refusals",
 )  # fmt: skip
+OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
+"""What exists once for each request."""
 OF_ONE_ANSWER = {"date", "content-length", "x-request-id", "x-pointsman-decision-id", "x-pointsman-overhead-ms"}
 LIMITS = Limits(requests_per_minute=100_000, tokens_per_minute=10**9, concurrent_streams=100, dollars_per_day=100.0)
 TELL_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class WatchedLane(ExpressLane):
-    """Counts whom it takes."""
+    """Counts the requests that it starts."""
 
-    carried = 0
-    handed_over = 0
+    taken = 0
 
-    @property
-    def taken(self) -> int:
-        return self.carried + self.handed_over
-
-    def take(self, client: ExpressConnection, data: bytes) -> Passenger | HandedOver | None:
-        taken = super().take(client, data)
-        self.carried += isinstance(taken, Passenger)
-        self.handed_over += isinstance(taken, HandedOver)
+    def take(self, client: Client, data: bytes, max_headers: int) -> ConnectionSink | int:
+        taken = super().take(client, data, max_headers)
+        self.taken += isinstance(taken, ConnectionSink)
         return taken
 
 
@@ -74,7 +70,7 @@ class Told:
 
 @dataclass
 class Ways:
-    """One gateway with two ways in."""
+    """One gateway with two HTTP servers."""
 
     gateway: Gateway
     lane: WatchedLane
@@ -95,14 +91,14 @@ class Ways:
         return Told(answered.status_code, same, sorted(answered.headers), _alike(answered.content), counted)
 
     async def alike(self, asked: Mapping[str, Any] | bytes, headers: Mapping[str, str], name: str) -> Told:
-        """Asserts that both ways tell the same."""
+        """Asserts that both answer the same."""
         self.gateway.house.engines.cell("local").breaker = Breaker()  # what went before must not count
-        ordinary = await self.told("ordinary", asked, headers)
+        by_uvicorn = await self.told("uvicorn", asked, headers)
         self.gateway.house.engines.cell("local").breaker = Breaker()
-        express = await self.told("express", asked, headers)
-        assert express.counted == ordinary.counted, name
-        assert express == ordinary, name
-        return express
+        by_us = await self.told("ours", asked, headers)
+        assert by_us.counted == by_uvicorn.counted, name
+        assert by_us == by_uvicorn, name
+        return by_us
 
     def _counts(self) -> dict[Any, float]:
         """Of everything that is counted, and is not a time."""
@@ -130,7 +126,7 @@ async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncI
         lane = WatchedLane(door)
         clients = {}
         key = (await issue(valkey.url, limits=LIMITS)).credential.text
-        for name, taking in {"ordinary": None, "express": lane}.items():
+        for name, taking in {"uvicorn": None, "ours": lane}.items():
             address = await stack.enter_async_context(
                 serving_http(build_app(door), "127.0.0.1:0", grace=1, lane=taking)
             )
@@ -178,7 +174,6 @@ async def test_the_usual_is_answered_alike(ways: Ways, engine: ScriptedEngine) -
         assert told.status == 200, name
         assert ways.lane.taken == before + 1, name
         assert engine.bodies[-1] == engine.bodies[-2], name
-    assert ways.lane.carried > 0
 
 
 UNUSUAL: dict[str, tuple[Any, dict[str, str], int]] = {
@@ -239,7 +234,6 @@ async def test_an_answer_that_goes_wrong_ends_alike(ways: Ways, engine: Scripted
         assert ways.lane.taken == before + 1, name
         assert ways.gateway.metric("pointsman_in_flight") == 0, name
         assert ways.gateway.metric("pointsman_engine_in_flight") == 0, name
-    assert ways.lane.carried > 0
 
 
 async def test_an_engine_that_refuses_is_told_alike(ways: Ways, engine: ScriptedEngine) -> None:
@@ -252,7 +246,7 @@ async def test_an_engine_that_refuses_is_told_alike(ways: Ways, engine: Scripted
 async def test_what_is_held_is_settled_alike(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     remaining = []
-    for way in ("ordinary", "express"):
+    for way in ("uvicorn", "ours"):
         left = []
         for _ in range(2):
             asked = {"model": "tiny", "messages": said("Hello"), "max_tokens": 40}
@@ -270,7 +264,7 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
         before = ways.gateway.metric("pointsman_requests_total", outcome="cancelled")
         taken = ways.lane.taken
         asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
-        asking = asyncio.create_task(ways.clients["express"].post("/v1/chat/completions", json=asked))
+        asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
         await until(lambda: engine.running == 1)
         await until(lambda: engine.sent > 0)
         asking.cancel()
@@ -285,20 +279,20 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(ways: Ways, engine: 
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
-async def test_who_must_wait_for_its_limits_rides_on(
+async def test_a_request_that_must_wait_for_its_limits_goes_on_when_it_has_them(
     ways: Ways, engine: ScriptedEngine, streams: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello", " there"))
-    given, before = held_back(ways.gateway.house.tenancy, monkeypatch), ways.lane.carried
+    given, before = held_back(ways.gateway.house.tenancy, monkeypatch), ways.lane.taken
     asked = {"model": "path:small_talk", "messages": said("Hello"), "stream": streams}
-    asking = asyncio.create_task(ways.clients["express"].post("/v1/chat/completions", json=asked))
-    await until(lambda: ways.lane.carried == before + 1)
+    asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
+    await until(lambda: ways.lane.taken == before + 1)
     assert ways.gateway.metric("pointsman_in_flight") == 1
     assert ways.gateway.metric("pointsman_engine_in_flight") == 0
     given.set()
     assert (await asking).status_code == 200
     assert engine.bodies[-1]["messages"][-1] == said("Hello")[0]
-    assert ways.lane.carried == before + 1
+    assert ways.lane.taken == before + 1
 
 
 async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
@@ -307,14 +301,14 @@ async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
     engine.says(*answer("Hello", " there"))
     given, asked_before = held_back(ways.gateway.house.tenancy, monkeypatch), len(engine.bodies)
     asked = {"model": "path:small_talk", "messages": said("Hello")}
-    asking = asyncio.create_task(ways.clients["express"].post("/v1/chat/completions", json=asked))
+    asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
     asking.cancel()
     await asyncio.wait([asking])
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 0)
     assert ways.gateway.metric("pointsman_refused_total", code="cancelled") == 1
     given.set()
-    assert (await ways.clients["express"].post("/v1/chat/completions", json=asked)).status_code == 200
+    assert (await ways.clients["ours"].post("/v1/chat/completions", json=asked)).status_code == 200
     assert len(engine.bodies) == asked_before + 1
 
 
@@ -323,7 +317,7 @@ async def test_who_waits_for_its_limits_and_is_refused_is_told_why(
 ) -> None:
     given = held_back(ways.gateway.house.tenancy, monkeypatch)
     asked = {"model": "path:small_talk", "messages": said("Hello"), "max_tokens": 10**9 + 1}
-    asking = asyncio.create_task(ways.clients["express"].post("/v1/chat/completions", json=asked))
+    asking = asyncio.create_task(ways.clients["ours"].post("/v1/chat/completions", json=asked))
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 1)
     given.set()
     told = await asking
@@ -339,8 +333,8 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector(ways: Ways, en
     gc.disable()
     try:
         for asked in USUAL.values():
-            await ways.told("express", asked, {})
-        await until(lambda: not [one for one in gc.get_objects() if isinstance(one, Passenger | Sent)])
+            await ways.told("ours", asked, {})
+        await until(lambda: not [one for one in gc.get_objects() if isinstance(one, OURS)])
     finally:
         gc.enable()
 
@@ -375,7 +369,7 @@ async def beyond_its_limits(ways: Ways, engine: ScriptedEngine, way: str) -> Non
     assert told.status == 429
 
 
-@pytest.mark.parametrize("way", ["ordinary", "express"])
+@pytest.mark.parametrize("way", ["uvicorn", "ours"])
 @pytest.mark.parametrize("ends", [cut_off, failing, refusing, breaking_off, beyond_its_limits])
 async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
     ways: Ways, engine: ScriptedEngine, way: str, ends: Callable[[Ways, ScriptedEngine, str], Awaitable[None]]
@@ -393,7 +387,7 @@ async def test_whatever_goes_wrong_leaves_nothing_for_the_garbage_collector(
 
 async def test_what_is_sent_behind_a_request_waits_its_turn(ways: Ways, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
-    client = ways.clients["express"]
+    client = ways.clients["ours"]
     body = json.dumps({"model": "tiny", "messages": said("Hello")}).encode()
     url = client.base_url
     head = (
@@ -422,7 +416,7 @@ async def raw_ways(
         house = gateway.house
         door = HttpDoor(house.pipeline, house.tenancy, house.memory.feedback, house.generations, house.registry, 10)
         clients = {}
-        for name, taking in {"ordinary": None, "express": ExpressLane(door)}.items():
+        for name, taking in {"uvicorn": None, "ours": ExpressLane(door)}.items():
             address = await stack.enter_async_context(
                 serving_http(build_app(door), "127.0.0.1:0", grace=1, lane=taking)
             )
@@ -444,4 +438,4 @@ async def test_whatever_an_engine_answers_is_told_alike(
             body = {"model": "tiny", "messages": said("Hello"), **asked}
             answered = await client.post("/v1/chat/completions", json=body)
             told[name] = answered.status_code, _alike(answered.content)
-        assert told["express"] == told["ordinary"]
+        assert told["ours"] == told["uvicorn"]

@@ -1,4 +1,4 @@
-"""A plain answer over gRPC on the express lane beside the ordinary one: the same answer, the same books."""
+"""A plain answer over gRPC beside a streamed one: the same answer, the same metrics."""
 
 import asyncio
 import gc
@@ -11,10 +11,10 @@ from doubles.engine import BREAK, ScriptedEngine, answer, beginning, chunk, usag
 from doubles.gateway import TRIAGE, Gateway
 from doubles.leases import held_back
 from doubles.waiting import until
-from pointsman_gateway.backends.express import Sent
+from pointsman_gateway.backends.call import EngineCall
+from pointsman_gateway.backends.openai_client import OpenAITransfer
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.doors.grpc_ride import GrpcRide
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import Internal, PointsmanError
 
 COUNTED = (
@@ -22,6 +22,9 @@ COUNTED = (
     "pointsman_engine_attempts", "pointsman_retries", "pointsman_fallbacks", "pointsman_request_seconds",
     "pointsman_time_to_first_token_seconds", "pointsman_phase_seconds",
 )  # fmt: skip
+
+OURS = RequestRun | EngineCall | OpenAITransfer
+"""What exists once for each request."""
 
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "a model": ("tiny", {}),
@@ -40,27 +43,6 @@ TOLD: dict[str, list[Any]] = {
 }
 
 
-class Lane:
-    """Whether calls may ride, and how many did."""
-
-    def __init__(self) -> None:
-        self.open = True
-        self.carried = 0
-
-
-@pytest.fixture
-def lane(monkeypatch: pytest.MonkeyPatch) -> Lane:
-    lane, departs = Lane(), GrpcRide.departs
-
-    def may_depart(ride: GrpcRide) -> bool:
-        carried = lane.open and departs(ride)
-        lane.carried += carried
-        return carried
-
-    monkeypatch.setattr(GrpcRide, "departs", may_depart)
-    return lane
-
-
 def counts(gateway: Gateway) -> dict[Any, float]:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -71,12 +53,16 @@ def counts(gateway: Gateway) -> dict[Any, float]:
     }
 
 
-async def told(gateway: Gateway, model: str, parameters: dict[str, Any]) -> tuple[Answer | tuple[str, str], Any]:
-    """The answer, or its error; and what was counted."""
+Said = Answer | tuple[str, str]
+"""An answer, or the code and message of an error."""
+
+
+async def told(gateway: Gateway, method: str, model: str, parameters: dict[str, Any]) -> tuple[Said, Any]:
+    """What was answered, and what was counted."""
     gateway.house.engines.cell("local").breaker = Breaker()  # what went before must not count
     before = counts(gateway)
-    got: Answer | tuple[str, str]
-    async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
+    got: Said
+    async with opening_door(method, gateway.url, gateway.grpc_address) as door:
         try:
             got = await door.ask("Hello", model, **parameters)
         except PointsmanError as error:
@@ -85,25 +71,18 @@ async def told(gateway: Gateway, model: str, parameters: dict[str, Any]) -> tupl
 
 
 @pytest.mark.parametrize("script", TOLD)
-async def test_both_ways_tell_and_count_the_same(
-    gateway: Gateway, engine: ScriptedEngine, lane: Lane, script: str
-) -> None:
+async def test_both_methods_answer_and_count_the_same(gateway: Gateway, engine: ScriptedEngine, script: str) -> None:
     engine.says(*TOLD[script])
     for name, (model, parameters) in ASKED.items():
-        lane.open = False
-        ordinary = await told(gateway, model, dict(parameters))
-        lane.open, before = True, lane.carried
-        assert await told(gateway, model, dict(parameters)) == ordinary, name
-        assert lane.carried == before + (name != "an unknown path"), name
+        streamed = await told(gateway, "grpc", model, dict(parameters))
+        assert await told(gateway, "grpc-once", model, dict(parameters)) == streamed, name
         if name != "an unknown path":
             assert engine.bodies[-1] == engine.bodies[-2], name
     assert gateway.metric("pointsman_in_flight") == 0
     assert gateway.metric("pointsman_engine_in_flight") == 0
 
 
-async def test_who_hangs_up_stops_the_engine_and_is_metered(
-    gateway: Gateway, engine: ScriptedEngine, lane: Lane
-) -> None:
+async def test_who_hangs_up_stops_the_engine_and_is_metered(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*beginning("Hello"), asyncio.Event())
     async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
         asking = asyncio.create_task(door.ask("Hello", "path:small_talk"))
@@ -112,12 +91,11 @@ async def test_who_hangs_up_stops_the_engine_and_is_metered(
         await asyncio.wait([asking])
         await until(lambda: engine.running == 0)
         await until(lambda: gateway.metric("pointsman_requests_total", outcome="cancelled") == 1)
-    assert lane.carried == 1
     assert gateway.metric("pointsman_in_flight") == 0
 
 
-async def test_who_must_wait_for_its_limits_rides_on_or_hangs_up(
-    gateway: Gateway, engine: ScriptedEngine, lane: Lane, monkeypatch: pytest.MonkeyPatch
+async def test_a_call_that_must_wait_for_its_limits_goes_on_or_hangs_up(
+    gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello"))
     given = held_back(gateway.house.tenancy, monkeypatch)
@@ -129,30 +107,26 @@ async def test_who_must_wait_for_its_limits_rides_on_or_hangs_up(
         assert engine.bodies == []
         given.set()
         await staying
-    assert lane.carried == 1
     assert len(engine.bodies) == 1
     await until(lambda: gateway.metric("pointsman_in_flight") == 0)
     assert gateway.metric("pointsman_refused_total", code="cancelled") == 1
 
 
 async def test_what_goes_wrong_at_the_very_end_is_told(
-    gateway: Gateway, engine: ScriptedEngine, lane: Lane, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.says(*answer("Hello"))
 
     def broken(*args: object, **named: object) -> None:
-        raise RuntimeError("no books")
+        raise RuntimeError("no receipt")
 
-    monkeypatch.setattr(Pipeline, "write", broken)
+    monkeypatch.setattr(RequestRun, "_write_receipt", broken)
     async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door, asyncio.timeout(10):
         with pytest.raises(Internal):
             await door.ask("Hello", "path:small_talk")
-    assert lane.carried == 1
 
 
-async def test_a_call_leaves_nothing_for_the_garbage_collector(
-    gateway: Gateway, engine: ScriptedEngine, lane: Lane
-) -> None:
+async def test_a_call_leaves_nothing_for_the_garbage_collector(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     async with opening_door("grpc-once", gateway.url, gateway.grpc_address) as door:
         await door.ask("Hello", "path:small_talk")
@@ -161,7 +135,6 @@ async def test_a_call_leaves_nothing_for_the_garbage_collector(
         try:
             for _ in range(3):
                 await door.ask("Hello", "path:small_talk")
-            await until(lambda: not [one for one in gc.get_objects() if isinstance(one, GrpcRide | Sent)])
+            await until(lambda: not [one for one in gc.get_objects() if isinstance(one, OURS)])
         finally:
             gc.enable()
-    assert lane.carried == 4

@@ -1,4 +1,4 @@
-"""The express lane where a request is not what it seems, or ends where nobody looks: nothing is left behind."""
+"""The connection's own reader if a request is not what it seems, or ends where nobody looks: nothing is left behind."""
 
 import asyncio
 import json
@@ -18,19 +18,19 @@ from doubles.raw_engine import HEAD, LAST, event, in_chunks, running_raw_engine
 from doubles.waiting import until
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway.backends.call import Call
-from pointsman_gateway.backends.express import Express, Failed, Sent
+from pointsman_gateway.backends.failures import TransientFailure
 from pointsman_gateway.backends.http1 import Connection, Pool
 from pointsman_gateway.backends.openai_client import OpenAIClient
+from pointsman_gateway.backends.request import EngineRequest, Transfer
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Started
-from pointsman_gateway.doors.express import ExpressLane, Passenger
+from pointsman_gateway.domain import Caller, Chunks, Decision, Message, Request, Sampling, Started
+from pointsman_gateway.doors.express import ConnectionSink, ExpressLane
 from pointsman_gateway.doors.express_connection import ExpressConnection
 from pointsman_gateway.doors.guarded_http import Guard
 from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
-from pointsman_servicekit.errors import PointsmanError
+from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_servicekit.grpc_client import open_channel
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -70,7 +70,7 @@ async def test_who_sends_too_many_headers_is_refused(gateway: Gateway, engine: S
         assert gateway.metric("pointsman_in_flight") == 0, model
 
 
-async def test_what_is_handed_over_and_refused_leaves_its_place(gateway: Gateway) -> None:
+async def test_the_guards_bound_on_headers_holds_for_every_request(gateway: Gateway) -> None:
     house = gateway.house
     door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
     strict = Guard(headers=10)
@@ -81,10 +81,9 @@ async def test_what_is_handed_over_and_refused_leaves_its_place(gateway: Gateway
         writer.write(request("path:handbook", *MANY[:20]))
         assert (await reader.read()).startswith(b"HTTP/1.1 431")
     assert gateway.metric("pointsman_in_flight") == 0
-    assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
 
 
-async def test_a_request_that_has_half_come_keeps_the_lane_closed(gateway: Gateway, engine: ScriptedEngine) -> None:
+async def test_after_half_a_request_the_rest_is_uvicorns(gateway: Gateway, engine: ScriptedEngine) -> None:
     engine.says(*answer("Hello", " there"))
     async with connected(gateway.url) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /healthz HTTP/1.1\r\nx-header: ")
@@ -127,28 +126,17 @@ async def test_who_is_cut_at_the_end_leaves_a_receipt(neighbours: Neighbours, en
     assert gateway.metric("pointsman_requests_total", outcome="cancelled") == 1
 
 
-class Heard:
-    """Implements a `Listener`."""
-
-    as_a_whole = False
+class Received:
+    """Implements `ChunkSink`."""
 
     def __init__(self) -> None:
         self.said: list[object] = []
 
-    def came(self, chunks: Chunks, last: bool) -> None:
+    def chunks(self, chunks: Chunks, last: bool) -> None:
         self.said.append(chunks)
 
-    def ended(self) -> None:
-        self.said.append("ended")
-
-    def freed(self) -> None:
-        self.said.append("freed")
-
-    def broke_off(self, error: PointsmanError) -> None:
+    def ended(self, error: Exception | None) -> None:
         self.said.append(error)
-
-    def not_begun(self, failed: Failed | None) -> None:
-        self.said.append(failed)
 
 
 class Connecting(OpenAIClient):
@@ -159,53 +147,42 @@ class Connecting(OpenAIClient):
         self.connections: list[Connection] = []
         self._then = then
 
-    async def connect(self, call: Call) -> Connection:
-        connection = await super().connect(call)
+    async def connect(self, request: EngineRequest) -> Connection:
+        connection = await super().connect(request)
         self.connections.append(connection)
         await self._then(connection)
         return connection
 
 
-async def sent_by(gateway: Gateway, posts: OpenAIClient) -> tuple[Sent, Heard]:
-    pipeline, heard = gateway.house.pipeline, Heard()
+def sent_by(engine: ScriptedEngine, client: OpenAIClient) -> tuple[Transfer, Received]:
+    received = Received()
     deadline = asyncio.get_running_loop().time() + 10
-    begun = pipeline.begin(Request("path:small_talk", (Message("user", "Hello"),), deadline=deadline))
-    assert begun.decision is not None
-    prompt = await begun.line.prompts.build(begun.request, begun.decision)
-    pipeline.end(begun, "cancelled")  # what follows is about the engine alone
-    sent = Express(begun.line.express.backends, begun.line.express.loading, posts).ask(
-        begun.request, begun.decision, prompt, heard
-    )
-    assert sent is not None
-    return sent, heard
+    asked = EngineRequest("a", engine.url, "tiny", (Message("user", "Hello"),), Sampling(), deadline)
+    return client.send(asked, received), received
 
 
-async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(
-    gateway: Gateway, engine: ScriptedEngine
-) -> None:
+async def test_a_connection_that_comes_too_late_is_closed_and_asks_nothing(engine: ScriptedEngine) -> None:
     async def close_next(connection: Connection) -> None:
-        asyncio.get_running_loop().call_soon(sent.close, asyncio.CancelledError())  # once there is a result
+        asyncio.get_running_loop().call_soon(transfer.close)  # once there is a result
 
-    posts = Connecting(close_next)
-    sent, heard = await sent_by(gateway, posts)
-    await until(lambda: posts.connections and not posts.connections[0].open)
+    client = Connecting(close_next)
+    transfer, received = sent_by(engine, client)
+    await until(lambda: client.connections and not client.connections[0].open)
     assert not engine.bodies
-    assert not heard.said
-    assert gateway.metric("pointsman_engine_in_flight") == 0
+    assert not received.said
 
 
-async def test_a_connection_that_is_lost_before_it_is_used_has_failed(gateway: Gateway) -> None:
+async def test_a_connection_that_is_lost_before_it_is_used_has_failed(engine: ScriptedEngine) -> None:
     async def lose(connection: Connection) -> None:
         connection.close()
         await until(lambda: connection.failure)
 
-    _, heard = await sent_by(gateway, Connecting(lose))
-    await until(lambda: heard.said)
-    assert isinstance(heard.said[0], Failed)
-    assert gateway.metric("pointsman_engine_in_flight") == 0
+    _, received = sent_by(engine, Connecting(lose))
+    await until(lambda: received.said)
+    assert isinstance(received.said[0], TransientFailure)
 
 
-@pytest.mark.parametrize("beside", [{}, {"top_k": 3}], ids=["express", "ordinary"])
+@pytest.mark.parametrize("beside", [{}, {"top_k": 3}], ids=["our reader", "uvicorn"])
 async def test_a_number_that_no_engine_can_be_told_is_refused(gateway: Gateway, beside: dict[str, int]) -> None:
     asked = {"model": "path:small_talk", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 10**400}
     async with httpx.AsyncClient(base_url=gateway.url, timeout=10, verify=False) as client:
@@ -269,7 +246,7 @@ async def test_one_connection_too_many_is_not_read(gateway: Gateway) -> None:
 
 @dataclass
 class Logged:
-    """Implements the line's `Journal`, `Tenancy` and `Hold`, and tells when each was called."""
+    """Implements `Journal`, `Tenancy` and `Reservation`, and tells when each was called."""
 
     inner: Any
     log: list[str]
@@ -324,18 +301,18 @@ async def test_an_answer_is_noted_then_sent_then_settled_before_the_next_one_ent
 async def test_a_request_that_breaks_at_its_last_piece_frees_its_client_once(
     gateway: Gateway, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one rides by then, and must not be taken for it."""
+    """The next one is under way by then, and must not be taken for it."""
     whole = b"".join([event(step) for step in answer("Hello", " there") if isinstance(step, dict)]) + DONE
     goes_on = asyncio.Event()
     engine.script = lambda body: [goes_on, whole] if len(engine.bodies) == 1 else [*beginning("Hello"), asyncio.Event()]
-    takes = Passenger._piece
+    takes = ConnectionSink.chunks
 
-    def breaks_once(passenger: Passenger, chunks: Chunks, last: bool) -> None:
+    def breaks_once(sink: ConnectionSink, chunks: Chunks, last: bool) -> None:
         if len(engine.bodies) == 1:
             raise ValueError("nobody foresaw this")
-        takes(passenger, chunks, last)
+        takes(sink, chunks, last)
 
-    monkeypatch.setattr(Passenger, "_piece", breaks_once)
+    monkeypatch.setattr(ConnectionSink, "chunks", breaks_once)
     async with connected(gateway.url) as (reader, writer):
         writer.write(request("path:small_talk"))
         await until(lambda: len(engine.bodies) == 1)
@@ -346,7 +323,7 @@ async def test_a_request_that_breaks_at_its_last_piece_frees_its_client_once(
         await until(lambda: len(engine.bodies) == 2)
         writer.write(request("path:small_talk", stream=True))
         await asyncio.sleep(0.2)
-        assert len(engine.bodies) == 2, "two ride on one connection"
+        assert len(engine.bodies) == 2, "two are under way on one connection"
 
 
 async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(
@@ -354,10 +331,10 @@ async def test_what_goes_wrong_once_an_engine_is_asked_lets_go_of_it(
 ) -> None:
     engine.says(*beginning("Hello"), asyncio.Event())
 
-    def broken(passenger: Passenger, started: Started) -> None:
+    def broken(sink: ConnectionSink, started: Started) -> None:
         raise ValueError("nobody foresaw this")
 
-    monkeypatch.setattr(Passenger, "_foreseen", broken)
+    monkeypatch.setattr(ConnectionSink, "started", broken)
     async with connected(gateway.url) as (reader, writer):
         writer.write(request("path:small_talk"))
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 500")
@@ -410,12 +387,15 @@ async def test_who_asks_once_more_does_so_under_its_own_name(neighbours: Neighbo
     assert [b"x-request-id: second" in head for head in heads] == [False, True]
 
 
-class Broken(OpenAIClient):
-    def at_hand(self, call: Call) -> Connection | None:
+async def test_what_nobody_foresaw_leaves_no_engine_busy(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(client: OpenAIClient, request: EngineRequest, sink: ChunkSink) -> Transfer:
         raise ValueError("nobody foresaw this")
 
-
-async def test_what_nobody_foresaw_leaves_no_engine_busy(gateway: Gateway) -> None:
-    with pytest.raises(ValueError, match="foresaw"):
-        await sent_by(gateway, Broken(Pool()))
+    monkeypatch.setattr(OpenAIClient, "send", broken)
+    async with connected(gateway.url) as (reader, writer):
+        writer.write(request("path:small_talk"))
+        assert b" 500 " in await reader.readline()
     assert gateway.metric("pointsman_engine_in_flight") == 0
+    assert gateway.metric("pointsman_in_flight") == 0
