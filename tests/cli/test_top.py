@@ -26,8 +26,8 @@ from pointsman_cli.top.quantiles import quantile
 from pointsman_cli.top.scrape import Scrape, parse
 from pointsman_cli.top.services import Where
 from pointsman_cli.top.window import Window
-from pointsman_gateway.metering.prometheus import Metrics as GatewayMetrics
-from pointsman_lora_server.metering.prometheus import Metrics as LoraServerMetrics
+from pointsman_gateway.metering.prometheus import LoraServerMetrics as GatewayMetrics
+from pointsman_lora_server.metering.prometheus import LoraServerMetrics as LoraServerMetrics
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 Cli = Callable[..., Any]

@@ -14,10 +14,10 @@ from pointsman_gateway import wiring as gateway
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.settings import Settings as GatewaySettings
 from pointsman_lora_server.domain import DesiredState, EngineState
-from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
-from pointsman_lora_server.metering.states import States
+from pointsman_lora_server.metering.prometheus import LoraServerMetrics as LoraMetrics
+from pointsman_lora_server.metering.states import VersionStateCollector
 from pointsman_retriever.metering.prometheus import CollectionSizes, Labels
-from pointsman_retriever.metering.prometheus import Metrics as RetrieverMetrics
+from pointsman_retriever.metering.prometheus import LoraServerMetrics as RetrieverMetrics
 from pointsman_servicekit.grpc_in_flight import InFlight
 from prometheus_client import CollectorRegistry
 
@@ -98,7 +98,7 @@ def _retriever() -> CollectorRegistry:
 
 def _lora_server() -> CollectorRegistry:
     metrics = LoraMetrics("a-model")
-    States(DesiredState, EngineState, 1, metrics.registry)
+    VersionStateCollector(DesiredState, EngineState, 1, metrics.registry)
     InFlight(metrics.registry)
     return metrics.registry
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_lora_server import wiring
-from pointsman_lora_server.checks.base import Base, read_base
+from pointsman_lora_server.checks.base import BaseModelSpec, read_base
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.engine.command import Command
+from pointsman_lora_server.engine.command import EngineCommand
 from pointsman_lora_server.settings import Settings
 from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
@@ -46,7 +46,7 @@ def base_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def base(base_folder: Path) -> Base:
+def base(base_folder: Path) -> BaseModelSpec:
     return read_base(base_folder, BASE_NAME)
 
 
@@ -166,7 +166,7 @@ class Running:
     stub: lora_server_pb2_grpc.LoraServerStub
     address: str
     engine_url: str
-    house: wiring.House
+    house: wiring.LoraServer
     http: aiohttp.ClientSession
 
     async def register(
@@ -290,10 +290,10 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
         )
         double = str(Path(__file__).parent / "fake_engine.py")
         options = ("--port", str(port), "--base", BASE_NAME, "--slots", str(max_loras), *engine_options)
-        command = Command((program or sys.executable, double, *options), os.environ)
+        command = EngineCommand((program or sys.executable, double, *options), os.environ)
         async with (
             aiohttp.ClientSession() as http,
-            wiring.building(settings, command, trial) as house,
+            wiring.build_app(settings, command, trial) as house,
             serving("127.0.0.1:0", house.services, house.add_to, grace=0.1) as server,
             open_channel(server.address) as channel,
         ):

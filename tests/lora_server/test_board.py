@@ -2,26 +2,26 @@
 
 import asyncio
 
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import Alias, EngineStatus
 
 PROD = (Alias("triage@prod", "triage@000000000001", 1),)
 
 
-def ready() -> Board:
-    board = Board(heartbeat=3600)
+def ready() -> EngineStateStore:
+    board = EngineStateStore(heartbeat=3600)
     board.update(status=EngineStatus.READY, life=1)
     return board
 
 
 async def test_a_state_that_does_not_change_is_told_again_and_again() -> None:
-    watch = Board(heartbeat=0.01).watch()
+    watch = EngineStateStore(heartbeat=0.01).watch()
 
     assert [(await anext(watch)).sequence for _ in range(3)] == [1, 1, 1]
 
 
 async def test_a_change_is_told_without_waiting_for_the_heartbeat() -> None:
-    board = Board(heartbeat=3600)
+    board = EngineStateStore(heartbeat=3600)
     watch = board.watch()
     first = await anext(watch)
 
@@ -32,7 +32,7 @@ async def test_a_change_is_told_without_waiting_for_the_heartbeat() -> None:
 
 
 async def test_what_changes_nothing_is_not_told() -> None:
-    board = Board()
+    board = EngineStateStore()
 
     board.update(status=board.state.status)
 
@@ -40,7 +40,7 @@ async def test_what_changes_nothing_is_not_told() -> None:
 
 
 async def test_a_closed_board_ends_its_watches() -> None:
-    board = Board(heartbeat=3600)
+    board = EngineStateStore(heartbeat=3600)
     watch = board.watch()
     await anext(watch)
 
@@ -95,7 +95,7 @@ async def test_a_change_between_the_look_and_the_wait_is_not_missed() -> None:
 
 
 def test_who_leaves_holds_nothing_for_anyone_new_whatever_comes_after() -> None:
-    board = Board()
+    board = EngineStateStore()
     board.update(status=EngineStatus.READY, life=1, detail="ready", resident=frozenset({"triage@3f9a1c0b77de"}))
     board.leave()
     assert (board.state.status, board.state.resident) == (EngineStatus.DOWN, frozenset())

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import pytest
 from pointsman_lora_server.engine.probe import PROMPTS, Poisoned, Probe
-from pointsman_lora_server.engine.vllm_api import Greedy
+from pointsman_lora_server.engine.vllm_api import GreedyAnswer
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 
-RIGHT = Greedy((1, 2, 3, 4, 5), "9, 10", (-0.1,) * 5, "length")
-WRONG = Greedy((1, 2, 9, 4, 5), "9, ho", (-0.1,) * 5, "length")
+RIGHT = GreedyAnswer((1, 2, 3, 4, 5), "9, 10", (-0.1,) * 5, "length")
+WRONG = GreedyAnswer((1, 2, 9, 4, 5), "9, ho", (-0.1,) * 5, "length")
 SILENT = InvalidArgument("no tokens that can be scored", code="cannot_answer")
 BUSY = Unavailable("nothing within 120 s", code="engine_unavailable")
 
@@ -19,13 +19,13 @@ BUSY = Unavailable("nothing within 120 s", code="engine_unavailable")
 class Engine:
     """Gives the answers in turn, the last one for ever."""
 
-    answers: list[Greedy | Exception]
+    answers: list[GreedyAnswer | Exception]
     asked: list[str | Sequence[int]] = field(default_factory=list)
     nans: int = 0
     at_once: int = 0
     most_at_once: int = 0
 
-    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Greedy:
+    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> GreedyAnswer:
         self.asked.append(prompt)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -48,7 +48,7 @@ class Meter:
         self.failed += 1
 
 
-async def begun(first: Greedy = RIGHT) -> tuple[Probe, Engine, Meter]:
+async def begun(first: GreedyAnswer = RIGHT) -> tuple[Probe, Engine, Meter]:
     engine, meter = Engine([first]), Meter()
     probe = Probe(engine, "tiny-base", meter)
     await probe.begin()
@@ -64,7 +64,7 @@ async def test_an_engine_that_answers_as_it_did_is_fine() -> None:
 
 
 @pytest.mark.parametrize("spoilt", [WRONG, SILENT])
-async def test_a_wrong_answer_three_times_is_a_poisoned_engine(spoilt: Greedy | Exception) -> None:
+async def test_a_wrong_answer_three_times_is_a_poisoned_engine(spoilt: GreedyAnswer | Exception) -> None:
     probe, engine, meter = await begun()
     engine.answers = [spoilt]
     asked = len(engine.asked)
@@ -106,15 +106,15 @@ async def test_a_busy_engine_is_not_poisoned() -> None:
 
 
 async def test_what_the_model_is_unsure_of_may_change() -> None:
-    unsure = Greedy((1, 2, 3, 4, 5), "9, 10", (-0.1, -0.1, -0.1, -0.6, -0.1), "length")
+    unsure = GreedyAnswer((1, 2, 3, 4, 5), "9, 10", (-0.1, -0.1, -0.1, -0.6, -0.1), "length")
     probe, engine, _ = await begun(unsure)
-    engine.answers = [Greedy((1, 2, 3, 9, 5), "9, ho", (-0.1,) * 5, "length")]
+    engine.answers = [GreedyAnswer((1, 2, 3, 9, 5), "9, ho", (-0.1,) * 5, "length")]
 
     await probe.check()
 
 
 async def test_the_prompt_that_the_model_is_surest_of_is_asked() -> None:
-    unsure = Greedy((1, 2, 3), "", (-0.1, -2.0, -0.1), "length")
+    unsure = GreedyAnswer((1, 2, 3), "", (-0.1, -2.0, -0.1), "length")
     engine = Engine([unsure, RIGHT, unsure, RIGHT])
     probe = Probe(engine, "tiny-base", Meter())
 
@@ -124,7 +124,7 @@ async def test_the_prompt_that_the_model_is_surest_of_is_asked() -> None:
 
 
 async def test_a_model_that_is_sure_of_nothing_must_still_answer() -> None:
-    probe, engine, _ = await begun(Greedy((1, 2, 3), "", (-2.0,) * 3, "length"))
+    probe, engine, _ = await begun(GreedyAnswer((1, 2, 3), "", (-2.0,) * 3, "length"))
     engine.answers = [WRONG]
     await probe.check()
     engine.answers = [SILENT]

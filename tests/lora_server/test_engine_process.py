@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from pointsman_lora_server.engine import leash
-from pointsman_lora_server.engine.command import GUARD_FOLDER, Command, EngineSettings, ranges, vllm, with_secrets
+from pointsman_lora_server.engine.command import GUARD_FOLDER, EngineCommand, EngineSettings, ranges, vllm, with_secrets
 from pointsman_lora_server.engine.process import EngineProcess
-from pointsman_lora_server.engine.secret import VARIABLE, Secret
+from pointsman_lora_server.engine.secret import VARIABLE, GuardSecret
 
 # Like vLLM: it has a child of its own that does not notice when it dies. Both names are told on stdout.
 PARENT_AND_CHILD = """
@@ -28,8 +28,8 @@ print("pids", os.getpid(), child.pid, flush=True)
 PIDS = re.compile(r"pids (\d+) (\d+)")
 
 
-def command(then: str) -> Command:
-    return Command((sys.executable, "-c", PARENT_AND_CHILD.format(then=then)), os.environ)
+def command(then: str) -> EngineCommand:
+    return EngineCommand((sys.executable, "-c", PARENT_AND_CHILD.format(then=then)), os.environ)
 
 
 async def start(caplog: pytest.LogCaptureFixture, then: str) -> tuple[EngineProcess, int, int]:
@@ -128,7 +128,7 @@ async def test_it_does_not_outlive_its_leash(held: tuple[int, int, int, int]) ->
 
 
 async def test_a_program_that_is_not_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    process = await EngineProcess.start(Command(("/no/such/python",), os.environ))
+    process = await EngineProcess.start(EngineCommand(("/no/such/python",), os.environ))
 
     assert await process.wait() == 127
     assert "/no/such/python" in process.last_words()
@@ -147,7 +147,7 @@ def settings(**changes: object) -> EngineSettings:
     return EngineSettings(**(values | changes))  # type: ignore[arg-type]  # a table of keywords
 
 
-def option(made: Command, name: str) -> str:
+def option(made: EngineCommand, name: str) -> str:
     return made.arguments[made.arguments.index(name) + 1]
 
 
@@ -178,7 +178,7 @@ def test_what_the_operator_set_for_vllm_stays_and_our_secrets_do_not_go_along() 
 
 
 def test_the_guard_stands_in_front_of_it_with_a_secret_that_no_argument_tells() -> None:
-    secret = Secret()
+    secret = GuardSecret()
     made = with_secrets(vllm(settings(), {"PYTHONPATH": "/ours"}, {0}), secret)()
 
     assert option(made, "--middleware") == "pointsman_engine_guard.Guard"

@@ -15,14 +15,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 from doubles.waiting import until
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import EngineState, EngineStatus
 from pointsman_lora_server.engine import vllm_api
-from pointsman_lora_server.engine.command import Command, with_secrets
+from pointsman_lora_server.engine.command import EngineCommand, with_secrets
 from pointsman_lora_server.engine.probe import Poisoned, Probe
-from pointsman_lora_server.engine.secret import Secret
+from pointsman_lora_server.engine.secret import GuardSecret
 from pointsman_lora_server.engine.supervisor import Supervisor
-from pointsman_lora_server.engine.vllm_api import VllmApi
+from pointsman_lora_server.engine.vllm_api import VllmClient
 from pointsman_servicekit.errors import Unavailable
 
 from tests.ports import free_port
@@ -33,11 +33,11 @@ BASE = "tiny-base"
 
 @dataclass
 class House:
-    board: Board
-    engine: VllmApi
+    board: EngineStateStore
+    engine: VllmClient
     probe: Probe
     supervisor: Supervisor
-    secret: Secret
+    secret: GuardSecret
     probes_failed: int = 0
     stop: Callable[[], object] = lambda: None  # filled in below
     log: Callable[[], str] = lambda: ""  # filled in below
@@ -67,11 +67,11 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
     async def run(*options: str, probing: float = 60.0, drain: float = 20.0) -> AsyncIterator[House]:
         listen = f"127.0.0.1:{free_port()}"
         arguments = (sys.executable, str(DOUBLE), "--port", listen.rpartition(":")[2], "--base", BASE, *options)
-        secret, board = Secret(), Board()
+        secret, board = GuardSecret(), EngineStateStore()
         async with vllm_api.opening(f"http://{listen}", secret) as engine:
             meter = House(board, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
             meter.probe = Probe(engine, BASE, meter)
-            lives = with_secrets(Command(arguments, os.environ), secret)
+            lives = with_secrets(EngineCommand(arguments, os.environ), secret)
             meter.supervisor = Supervisor(lives, listen, engine, board, meter.probe, probing, drain)
             running = asyncio.create_task(meter.supervisor.run())
             meter.stop, meter.log = running.cancel, lambda: caplog.text

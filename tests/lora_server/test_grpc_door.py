@@ -9,7 +9,7 @@ import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import (
     AdapterVersion,
     Alias,
@@ -23,8 +23,8 @@ from pointsman_lora_server.domain import (
     VersionState,
 )
 from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServerServicer
-from pointsman_lora_server.registry import Counts, Outcomes
-from pointsman_lora_server.rollout import Listing, Rollout
+from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
+from pointsman_lora_server.rollout import AdapterListing, AdapterService
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.rich_status import from_rpc_error
@@ -75,7 +75,7 @@ def rollout() -> Asked:
 @pytest.fixture
 async def stub(rollout: Asked) -> AsyncIterator[lora_server_pb2_grpc.LoraServerStub]:
     identity = EngineIdentity("local", "tiny-base", "http://127.0.0.1:1", 512)
-    servicer = LoraServerServicer(cast(Rollout, rollout), Board(), identity)
+    servicer = LoraServerServicer(cast(AdapterService, rollout), EngineStateStore(), identity)
     async with (
         serving(
             "127.0.0.1:0",
@@ -188,7 +188,7 @@ async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
     rollout.answer = VersionReport(VERSION, VersionState.RETIRED, ())
     await stub.Retire(pb.RetireRequest(version=OLD, author="ann", reason="worse"))
     await stub.Delete(pb.DeleteAdapterRequest(version=OLD, author="ann"))
-    rollout.answer = Listing(
+    rollout.answer = AdapterListing(
         [VersionReport(VERSION, VersionState.WARM, ())],
         [Alias(PROD, OLD, 1)],
         {"triage": Placement(2), "voice": Placement(0), "letter": Placement()},
@@ -249,7 +249,7 @@ async def test_outcomes_are_handed_on_as_counts(stub: Any, rollout: Asked) -> No
 
     await stub.Report(pb.ReportRequest(outcomes=[outcome]))
 
-    assert rollout.calls == [("report", [Outcomes(PROD, 7, OLD, Counts(9, 1, 2, {0: 1, 40: 7}))])]
+    assert rollout.calls == [("report", [CanaryOutcomes(PROD, 7, OLD, RequestCounts(9, 1, 2, {0: 1, 40: 7}))])]
 
 
 def _outcome(**changed: Any) -> pb.ReportRequest:

@@ -16,18 +16,18 @@ from typing import Any
 
 import aiohttp
 import pytest
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
 from pointsman_lora_server.engine import vllm_api
 from pointsman_lora_server.engine.probe import Probe
 from pointsman_lora_server.engine.secret import VARIABLE
-from pointsman_lora_server.engine.vllm_api import VllmApi
-from pointsman_lora_server.hot_swap import HotSwap
-from pointsman_lora_server.loading import Loading
-from pointsman_lora_server.metering.prometheus import Metrics
-from pointsman_lora_server.slots import Slots
+from pointsman_lora_server.engine.vllm_api import VllmClient
+from pointsman_lora_server.hot_swap import AdapterLoader
+from pointsman_lora_server.loading import LoadSequence
+from pointsman_lora_server.metering.prometheus import LoraServerMetrics
+from pointsman_lora_server.slots import AdapterSlots
 from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
-from pointsman_lora_server.warming import Warming
+from pointsman_lora_server.warming import WarmUp
 from pointsman_servicekit.errors import InvalidArgument, ResourceExhausted, Unavailable
 
 from tests.ports import free_port
@@ -70,14 +70,14 @@ class Standings:
 
 @dataclass
 class Swapping:
-    hot_swap: HotSwap
-    board: Board
-    engine: VllmApi
+    hot_swap: AdapterLoader
+    board: EngineStateStore
+    engine: VllmClient
     folders: Folders
     standings: Standings
-    metrics: Metrics
+    metrics: LoraServerMetrics
     restarts: list[str]
-    warming: Warming
+    warming: WarmUp
     http: aiohttp.ClientSession
     url: str
     process: "subprocess.Popen[bytes]"
@@ -141,7 +141,7 @@ def swapping(tmp_path: Path) -> RunEngine:
                     async with asyncio.timeout(20):
                         while not await engine.is_healthy():  # noqa: ASYNC110  # another process
                             await asyncio.sleep(0.01)
-                    board, metrics, standings = Board(), Metrics("base"), Standings()
+                    board, metrics, standings = EngineStateStore(), LoraServerMetrics("base"), Standings()
                     folders, restarts = Folders(tmp_path), list[str]()
                     probe = Probe(engine, BASE, metrics)
                     await probe.begin()
@@ -150,10 +150,10 @@ def swapping(tmp_path: Path) -> RunEngine:
                         restarts.append(why)
                         board.update(status=EngineStatus.DOWN, detail=why)
 
-                    warming = Warming(engine)
-                    loading = Loading(engine, warming, probe, restart)
-                    of_engine = Slots(engine, board, slots, metrics)
-                    hot_swap = HotSwap(folders, loading, of_engine, standings, board, metrics, longest_wait)
+                    warming = WarmUp(engine)
+                    loading = LoadSequence(engine, warming, probe, restart)
+                    of_engine = AdapterSlots(engine, board, slots, metrics)
+                    hot_swap = AdapterLoader(folders, loading, of_engine, standings, board, metrics, longest_wait)
                     board.update(status=EngineStatus.READY, life=1)
                     yield Swapping(
                         hot_swap, board, engine, folders, standings, metrics, restarts, warming, http, url, process

@@ -13,9 +13,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_lora_server.domain import DesiredState, EngineState, Phase, Standing
-from pointsman_lora_server.metering.prometheus import Metrics
-from pointsman_lora_server.metering.states import States
+from pointsman_lora_server.domain import DesiredState, EngineState, Phase, PhaseRecord
+from pointsman_lora_server.metering.prometheus import LoraServerMetrics
+from pointsman_lora_server.metering.states import VersionStateCollector
 from pointsman_servicekit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -408,15 +408,15 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
 
 
 def test_ten_thousand_names_of_adapters_make_no_series() -> None:
-    metrics, desired = Metrics("base"), DesiredState()
-    states = States(lambda: desired, EngineState, 4, metrics.registry)
+    metrics, desired = LoraServerMetrics("base"), DesiredState()
+    states = VersionStateCollector(lambda: desired, EngineState, 4, metrics.registry)
     versions = [f"junk-{number}@0123456789ab" for number in range(10_000)]
     metrics.completed(versions[0], "", 0.1)
     before, size = _series(metrics.registry), len(generate_latest(metrics.registry))
 
     for version in versions:
         metrics.completed(version, "", 0.1)
-    desired = DesiredState(standings=dict.fromkeys(versions, Standing(Phase.READY)))
+    desired = DesiredState(standings=dict.fromkeys(versions, PhaseRecord(Phase.READY)))
     states.observe()
 
     assert _series(metrics.registry) == before
@@ -429,6 +429,6 @@ def _series(registry: CollectorRegistry) -> set[tuple[str, ...]]:
 
 def test_metrics_of_an_engine_that_is_not_up_are_zero() -> None:
     registry = CollectorRegistry()
-    States(DesiredState, EngineState, 4, registry)
+    VersionStateCollector(DesiredState, EngineState, 4, registry)
 
     assert "pointsman_lora_engine_up 0.0" in generate_latest(registry).decode()

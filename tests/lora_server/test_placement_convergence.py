@@ -10,7 +10,7 @@ import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.domain import Placement
-from pointsman_lora_server.placing import placed
+from pointsman_lora_server.placing import engines_for
 from pointsman_servicekit.rich_status import from_rpc_error
 from server_process import ServerProcess
 
@@ -60,7 +60,7 @@ class Fleet:
     def where(self, version: str, copies: int) -> Collection[str]:
         """The names of the servers on which it is placed."""
         engines = {f"{server.folder.name} ({server.engine_url})": server.folder.name for server in self.servers}
-        return {engines[engine] for engine in placed(version, Placement(copies), engines)}
+        return {engines[engine] for engine in engines_for(version, Placement(copies), engines)}
 
     async def holders(self, version: str) -> Collection[str]:
         states = await asyncio.gather(*(server.engine_state() for server in self.servers))

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus, Fleet
-from pointsman_lora_server.placing import Placing
+from pointsman_lora_server.board import EngineStateStore
+from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus, FleetState
+from pointsman_lora_server.placing import PlacementPlanner
 from pointsman_lora_server.reconcile import Reconciler
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError, Unavailable
 from pointsman_servicekit.rich_status import from_rpc_error
@@ -55,8 +55,8 @@ class Deaf:
 
     async def confirm(self, engine: str, state: EngineState, seconds: float) -> None: ...
 
-    async def fleet(self) -> Fleet:
-        return Fleet()
+    async def fleet(self) -> FleetState:
+        return FleetState()
 
     async def announce(self, version: str, seconds: float) -> None: ...
 
@@ -73,13 +73,13 @@ class Nothing:
 async def no_judge(desired: DesiredState) -> None: ...
 
 
-def reconciler(registry: Any, board: Board) -> Reconciler:
+def reconciler(registry: Any, board: EngineStateStore) -> Reconciler:
     nothing: Any = Nothing()
-    return Reconciler(registry, nothing, nothing, board, no_judge, Placing(registry, "local"))
+    return Reconciler(registry, nothing, nothing, board, no_judge, PlacementPlanner(registry, "local"))
 
 
 async def test_it_ends_though_its_cancellation_was_swallowed() -> None:
-    registry, board = Deaf(), Board()
+    registry, board = Deaf(), EngineStateStore()
     running = asyncio.create_task(reconciler(registry, board).run())
     await registry.asked.wait()
 
@@ -97,7 +97,7 @@ async def test_a_redis_that_lost_its_data_takes_no_alias_away() -> None:
         async def read(self) -> DesiredState:
             return self.desired
 
-    registry, board = Forgetful(), Board()
+    registry, board = Forgetful(), EngineStateStore()
     board.update(status=EngineStatus.READY)
     house = reconciler(registry, board)
     await house.refresh()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, EngineState, Phase
-from pointsman_lora_server.registry import Registry
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
 
@@ -23,7 +23,7 @@ async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
         yield redis
 
 
-async def register(registry: Registry, name: str = "triage", digits: str = "12") -> None:
+async def register(registry: AdapterRegistry, name: str = "triage", digits: str = "12") -> None:
     for digit in digits:
         version = AdapterVersion(name, digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
         await registry.record(version, "", False, "ann")
@@ -31,18 +31,20 @@ async def register(registry: Registry, name: str = "triage", digits: str = "12")
 
 
 @pytest.fixture
-async def registry(prompt_redis: PromptRedis) -> Registry:
-    registry = Registry(prompt_redis, "tiny-base")
+async def registry(prompt_redis: PromptRedis) -> AdapterRegistry:
+    registry = AdapterRegistry(prompt_redis, "tiny-base")
     await register(registry)
     return registry
 
 
-async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Registry, valkey: Any) -> None:
+async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: AdapterRegistry, valkey: Any) -> None:
     """Measured over twenty moves and eight followers; one in twenty may be late on a busy machine."""
     worst: list[float] = []
     async with AsyncExitStack() as stack:
         followers = [
-            Registry(await stack.enter_async_context(open_redis(valkey.url, lambda up: None, PATIENT)), "tiny-base")
+            AdapterRegistry(
+                await stack.enter_async_context(open_redis(valkey.url, lambda up: None, PATIENT)), "tiny-base"
+            )
             for _ in range(8)
         ]
         seen = [await follower.changes_since("", 1) for follower in followers]
@@ -59,7 +61,7 @@ async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Regis
     assert sorted(worst)[-2] < 0.1, worst
 
 
-async def _hear(follower: Registry, last_id: str, version: str) -> tuple[str, float]:
+async def _hear(follower: AdapterRegistry, last_id: str, version: str) -> tuple[str, float]:
     """Until the follower has read that the alias points to `version`; when that was."""
     while True:
         last_id = await follower.changes_since(last_id, 4)
@@ -83,23 +85,27 @@ async def _until(asks: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(registry: Registry) -> None:
+async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(registry: AdapterRegistry) -> None:
     newest = await registry.changes_since("", 60)
 
     assert newest == (await registry.history("", 1))[0].id
     assert await registry.changes_since("0-0", 60) == newest
 
 
-async def test_without_a_change_the_wait_ends_where_it_began(prompt_redis: PromptRedis, registry: Registry) -> None:
+async def test_without_a_change_the_wait_ends_where_it_began(
+    prompt_redis: PromptRedis, registry: AdapterRegistry
+) -> None:
     newest = await registry.changes_since("", 1)
     assert await registry.changes_since(newest, 0.02) == newest
 
-    empty = Registry(prompt_redis, "another-base")
+    empty = AdapterRegistry(prompt_redis, "another-base")
     assert await empty.changes_since("", 60) == "0-0"
     assert await empty.changes_since("0-0", 0.02) == "0-0"
 
 
-async def test_a_redis_that_lost_its_stream_is_noticed_at_once(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_a_redis_that_lost_its_stream_is_noticed_at_once(
+    registry: AdapterRegistry, prompt_redis: PromptRedis
+) -> None:
     """As where it was started again without its file, or with one that lacks the last second."""
     newest = await registry.changes_since("", 1)
     await registry.read()
@@ -112,7 +118,9 @@ async def test_a_redis_that_lost_its_stream_is_noticed_at_once(registry: Registr
     assert set((await registry.read()).versions) == {OLD}
 
 
-async def test_a_follower_survives_that_redis_is_killed_and_started_again(registry: Registry, valkey: Any) -> None:
+async def test_a_follower_survives_that_redis_is_killed_and_started_again(
+    registry: AdapterRegistry, valkey: Any
+) -> None:
     newest = await registry.changes_since("", 1)
     waiting = asyncio.create_task(registry.changes_since(newest, 4))
     await _all_wait(valkey, 1)
@@ -128,7 +136,7 @@ async def test_a_follower_survives_that_redis_is_killed_and_started_again(regist
     assert await registry.changes_since(newest, 4) != newest
 
 
-async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry: Registry, valkey: Any) -> None:
+async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry: AdapterRegistry, valkey: Any) -> None:
     newest = await registry.changes_since("", 1)
     waiting = asyncio.create_task(registry.changes_since(newest, 0.5))
     await _all_wait(valkey, 1)
@@ -141,7 +149,7 @@ async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry
     assert time.monotonic() - began < 1.5
 
 
-async def test_a_follower_that_is_cancelled_ends(registry: Registry, valkey: Any) -> None:
+async def test_a_follower_that_is_cancelled_ends(registry: AdapterRegistry, valkey: Any) -> None:
     waiting = asyncio.create_task(registry.changes_since(await registry.changes_since("", 1), 4))
     await _all_wait(valkey, 1)
 
@@ -151,7 +159,7 @@ async def test_a_follower_that_is_cancelled_ends(registry: Registry, valkey: Any
         await waiting
 
 
-async def _patiently(registry: Registry, newest: str) -> str:
+async def _patiently(registry: AdapterRegistry, newest: str) -> str:
     """Once Redis is asked again after its rest."""
     async with asyncio.timeout(10):
         while True:
@@ -161,7 +169,7 @@ async def _patiently(registry: Registry, newest: str) -> str:
                 await asyncio.sleep(0.02)
 
 
-async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry: Registry) -> None:
+async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry: AdapterRegistry) -> None:
     await register(registry, "tria", "3")  # a name that begins as another
 
     everything = await registry.history("", 100)
@@ -173,7 +181,7 @@ async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry
 
 
 async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
-    registry: Registry, prompt_redis: PromptRedis
+    registry: AdapterRegistry, prompt_redis: PromptRedis
 ) -> None:
     async with prompt_redis.client.pipeline() as pipe:
         for _ in range(1200):
@@ -184,7 +192,7 @@ async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
     assert len(await registry.history("triage", 100)) == 4
 
 
-async def test_the_history_is_bounded(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_the_history_is_bounded(registry: AdapterRegistry, prompt_redis: PromptRedis) -> None:
     async with prompt_redis.client.pipeline() as pipe:
         for _ in range(10_500):
             pipe.xadd("{pointsman:adapters:tiny-base}:changes", {"kind": "x"})
@@ -195,7 +203,7 @@ async def test_the_history_is_bounded(registry: Registry, prompt_redis: PromptRe
     assert await prompt_redis.client.xlen("{pointsman:adapters:tiny-base}:changes") < 10_200
 
 
-async def test_a_lease_is_of_one_until_it_is_given_back(registry: Registry) -> None:
+async def test_a_lease_is_of_one_until_it_is_given_back(registry: AdapterRegistry) -> None:
     assert await registry.lease("validate", "one", 60)
     assert await registry.lease("validate", "one", 60), "it can be lengthened"
     assert not await registry.lease("validate", "two", 60)
@@ -208,13 +216,13 @@ async def test_a_lease_is_of_one_until_it_is_given_back(registry: Registry) -> N
     assert await registry.lease("validate", "two", 60)
 
 
-async def test_the_lease_of_one_who_died_ends(registry: Registry) -> None:
+async def test_the_lease_of_one_who_died_ends(registry: AdapterRegistry) -> None:
     assert await registry.lease("validate", "one", 0.05)
 
     await _until(lambda: registry.lease("validate", "two", 60))
 
 
-async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_of(registry: Registry) -> None:
+async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_of(registry: AdapterRegistry) -> None:
     await registry.confirm("engine-b", EngineState(resident=frozenset({OLD, NEW})), 60)
     await registry.confirm("engine-a", EngineState(resident=frozenset({OLD}), draining=frozenset({NEW})), 60)
     assert await registry.holders(OLD) == ["engine-a", "engine-b"]
@@ -227,11 +235,11 @@ async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_o
     await _until(lambda: _nobody_holds(registry, OLD))
 
 
-async def _nobody_holds(registry: Registry, version: str) -> bool:
+async def _nobody_holds(registry: AdapterRegistry, version: str) -> bool:
     return not await registry.holders(version)
 
 
-async def test_an_engine_that_is_long_gone_is_forgotten(registry: Registry, prompt_redis: PromptRedis) -> None:
+async def test_an_engine_that_is_long_gone_is_forgotten(registry: AdapterRegistry, prompt_redis: PromptRedis) -> None:
     await registry.confirm("gone", EngineState(resident=frozenset({OLD})), 0.001)
     await _until(lambda: _nobody_holds(registry, OLD))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase
-from pointsman_lora_server.registry import Counts, Outcomes, Registry
+from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
 from pointsman_servicekit.errors import FailedPrecondition, Unavailable
 from pointsman_servicekit.prompt_redis import DEADLINE, TRIES, PromptRedis, open_redis
 
@@ -25,8 +25,8 @@ async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
 
 
 @pytest.fixture
-async def registry(prompt_redis: PromptRedis) -> Registry:
-    registry = Registry(prompt_redis, "tiny-base")
+async def registry(prompt_redis: PromptRedis) -> AdapterRegistry:
+    registry = AdapterRegistry(prompt_redis, "tiny-base")
     for digit in "12345678":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
         await registry.record(version, "", False, "ann")
@@ -35,10 +35,14 @@ async def registry(prompt_redis: PromptRedis) -> Registry:
     return registry
 
 
-async def test_of_many_servers_that_move_an_alias_at_once_exactly_one_wins(registry: Registry, valkey: Any) -> None:
+async def test_of_many_servers_that_move_an_alias_at_once_exactly_one_wins(
+    registry: AdapterRegistry, valkey: Any
+) -> None:
     async with AsyncExitStack() as stack:
         rivals = [
-            Registry(await stack.enter_async_context(open_redis(valkey.url, lambda up: None, PATIENT)), "tiny-base")
+            AdapterRegistry(
+                await stack.enter_async_context(open_redis(valkey.url, lambda up: None, PATIENT)), "tiny-base"
+            )
             for _ in VERSIONS[1:]
         ]
         current = OLD
@@ -58,7 +62,7 @@ async def test_of_many_servers_that_move_an_alias_at_once_exactly_one_wins(regis
     assert [change.kind for change in await registry.history("", 100)].count("alias") == 21
 
 
-async def test_of_many_servers_that_begin_to_validate_exactly_one_does(registry: Registry) -> None:
+async def test_of_many_servers_that_begin_to_validate_exactly_one_does(registry: AdapterRegistry) -> None:
     version = AdapterVersion("triage", "9" * 64, "tiny-base", 2, ("q_proj",), 100, 1)
     await registry.record(version, "", False, "ann")
 
@@ -69,17 +73,17 @@ async def test_of_many_servers_that_begin_to_validate_exactly_one_does(registry:
     assert sorted(began) == [False] * 7 + [True]
 
 
-async def test_a_call_whose_answer_got_lost_is_made_again_and_done_once(valkey: Any, registry: Registry) -> None:
+async def test_a_call_whose_answer_got_lost_is_made_again_and_done_once(valkey: Any, registry: AdapterRegistry) -> None:
     """A deadline that is over before any answer comes: each try arrives all the same."""
     await registry.move(PROD, NEW)
     canary = await registry.set_canary("triage@prod", Canary(VERSIONS[2], 0.5))
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
-        impatient = Registry(_LosingTheFirstAnswer(redis), "tiny-base")
-        await impatient.count([Outcomes(PROD, canary.revision, NEW, Counts(5, 1, 0, {3: 4}))])
+        impatient = AdapterRegistry(_LosingTheFirstAnswer(redis), "tiny-base")
+        await impatient.count([CanaryOutcomes(PROD, canary.revision, NEW, RequestCounts(5, 1, 0, {3: 4}))])
         assert (await impatient.rollback(PROD)).version == NEW
         assert (await impatient.rollback(PROD)).version == OLD
 
-    assert await registry.counts(canary) == {NEW: Counts(5, 1, 0, {3: 4})}
+    assert await registry.counts(canary) == {NEW: RequestCounts(5, 1, 0, {3: 4})}
     assert (await registry.read()).aliases == (Alias(PROD, OLD, 5, previous=NEW),)
     assert [change.kind for change in await registry.history("", 3)] == ["rollback", "rollback", "canary"]
 
@@ -97,7 +101,7 @@ class _LosingTheFirstAnswer(PromptRedis):
 
 async def test_a_redis_that_hangs_is_a_dead_one_and_then_at_once(valkey: Any) -> None:
     async with open_redis(valkey.url, lambda up: None) as redis:
-        registry = Registry(redis, "tiny-base")
+        registry = AdapterRegistry(redis, "tiny-base")
         valkey.hang()
         started = time.monotonic()
         for calling in (registry.read, lambda: registry.move(PROD, NEW)):
@@ -108,7 +112,7 @@ async def test_a_redis_that_hangs_is_a_dead_one_and_then_at_once(valkey: Any) ->
     assert time.monotonic() - started < TRIES * DEADLINE + 0.5  # a busy machine is allowed some
 
 
-async def test_what_was_acknowledged_survives_that_redis_is_killed(registry: Registry, valkey: Any) -> None:
+async def test_what_was_acknowledged_survives_that_redis_is_killed(registry: AdapterRegistry, valkey: Any) -> None:
     """Ten times, in the middle of moves: an alias is where the last answer said, or one unanswered move further."""
     (found,) = (await registry.read()).aliases
     for _ in range(10):
@@ -119,7 +123,7 @@ async def test_what_was_acknowledged_survives_that_redis_is_killed(registry: Reg
         valkey.start()
 
         async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
-            after = Registry(redis, "tiny-base")
+            after = AdapterRegistry(redis, "tiny-base")
             (found,) = (await after.read()).aliases
             history = [change for change in await after.history("", 10_000) if change.kind == "alias"]
 
@@ -131,7 +135,7 @@ async def test_what_was_acknowledged_survives_that_redis_is_killed(registry: Reg
 async def _move_until_it_fails(valkey: Any, alias: Alias) -> Alias:
     """The last answer."""
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
-        registry = Registry(redis, "tiny-base")
+        registry = AdapterRegistry(redis, "tiny-base")
         while True:
             to = NEW if alias.version == OLD else OLD
             try:
@@ -142,13 +146,13 @@ async def _move_until_it_fails(valkey: Any, alias: Alias) -> Alias:
 
 async def _until_moved(valkey: Any, revision: int) -> None:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis, asyncio.timeout(10):
-        looking = Registry(redis, "tiny-base")
+        looking = AdapterRegistry(redis, "tiny-base")
         while (await looking.read()).aliases[0].revision < revision:
             pass
 
 
 async def test_of_a_thousand_versions_only_what_changed_is_read_again(prompt_redis: PromptRedis) -> None:
-    registry = Registry(prompt_redis, "another-base")
+    registry = AdapterRegistry(prompt_redis, "another-base")
     facts = {f"fact-{number}": "x" * 30 for number in range(10)}
     for number in range(1000):
         version = AdapterVersion(f"a{number}", f"{number:064x}", "another-base", 8, ("q_proj",) * 7, 10**7, 1, facts)

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pointsman_lora_server.domain import AdapterVersion, Canary, Change, DesiredState, Phase, Placement
-from pointsman_lora_server.registry import Registry
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 from pointsman_servicekit.prompt_redis import open_redis
 
@@ -49,14 +49,14 @@ PATIENT = 5.0  # seconds a call, on a busy machine
 async def test_the_state_is_consistent_and_its_history_tells_it(valkey: Any, steps: list[tuple[Any, ...]]) -> None:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         base = secrets.token_hex(8)
-        registry, reader = Registry(redis, base), Registry(redis, base)
+        registry, reader = AdapterRegistry(redis, base), AdapterRegistry(redis, base)
         for name, *arguments in [("record", version, "", False, "ann") for version in VERSIONS] + steps:
             before = await reader.read()
             entries = await redis.client.xlen(f"{{pointsman:adapters:{base}}}:changes")
             try:
                 await getattr(registry, name)(*arguments)
             except (InvalidArgument, NotFound, FailedPrecondition):
-                assert await Registry(redis, base).read() == before, "what is refused changes nothing"
+                assert await AdapterRegistry(redis, base).read() == before, "what is refused changes nothing"
             after = await reader.read()
             changed = await redis.client.xlen(f"{{pointsman:adapters:{base}}}:changes") - entries
             assert changed == (after != before), "one entry for each change, and none without"

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.smoke.runner import Limits, Smoke
+from pointsman_lora_server.smoke.runner import PeftSmokeTest, SmokeLimits
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 
 DOUBLE = str(Path(__file__).with_name("smoke_double.py"))
 VERSION = AdapterVersion("triage", "0" * 64, "tiny", 4, ("q_proj",), 1, 0)
 
-LIMITS = Limits()
+LIMITS = SmokeLimits()
 
-MakeSmoke = Callable[..., AbstractAsyncContextManager[Smoke]]
+MakeSmoke = Callable[..., AbstractAsyncContextManager[PeftSmokeTest]]
 
 
 @pytest.fixture
 def smoking() -> MakeSmoke:
     @asynccontextmanager
-    async def run(*arguments: str, limits: Limits = LIMITS) -> AsyncIterator[Smoke]:
-        smoke = Smoke(Path("-"), Path("-"), limits, process=(sys.executable, DOUBLE, *arguments))
+    async def run(*arguments: str, limits: SmokeLimits = LIMITS) -> AsyncIterator[PeftSmokeTest]:
+        smoke = PeftSmokeTest(Path("-"), Path("-"), limits, process=(sys.executable, DOUBLE, *arguments))
         yield smoke
         await smoke.close()
         assert smoke.pid is None
@@ -44,7 +44,7 @@ async def test_one_process_tries_all_versions(smoking: MakeSmoke, tmp_path: Path
 
 
 async def test_it_ends_when_nothing_is_to_be_tried_and_starts_again(smoking: MakeSmoke, tmp_path: Path) -> None:
-    async with smoking(limits=Limits(idle_seconds=0.05)) as smoke:
+    async with smoking(limits=SmokeLimits(idle_seconds=0.05)) as smoke:
         await smoke.try_out(VERSION, tmp_path / "good", ())
         await _until(lambda: smoke.pid is None)
 
@@ -77,7 +77,7 @@ async def test_a_version_that_crashes_it_each_time_is_not_called_wrong(smoking: 
 
 
 async def test_a_trial_has_a_limit_of_time(smoking: MakeSmoke, tmp_path: Path) -> None:
-    async with smoking(limits=Limits(trial_seconds=0.05)) as smoke:
+    async with smoking(limits=SmokeLimits(trial_seconds=0.05)) as smoke:
         with pytest.raises(Unavailable, match=r"no answer within 0\.05 s"):
             await smoke.try_out(VERSION, tmp_path / "hang", ())
 
@@ -125,7 +125,7 @@ async def test_an_environment_without_peft_says_what_to_set(smoking: MakeSmoke, 
 
 
 async def test_an_engine_python_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    smoke = Smoke(tmp_path / "nowhere" / "python", tmp_path)
+    smoke = PeftSmokeTest(tmp_path / "nowhere" / "python", tmp_path)
 
     with pytest.raises(Unavailable, match="cannot be started"):
         await smoke.try_out(VERSION, tmp_path / "good", ())
@@ -134,7 +134,7 @@ async def test_an_engine_python_that_is_not_there_is_unavailable(tmp_path: Path)
 
 async def test_our_own_environment_has_no_torch_and_says_so(tmp_path: Path) -> None:
     """The real module, by a Python that lacks what it needs."""
-    smoke = Smoke(Path(sys.executable), tmp_path)
+    smoke = PeftSmokeTest(Path(sys.executable), tmp_path)
 
     with pytest.raises(Unavailable, match="lacks what the trial needs"):
         await smoke.try_out(VERSION, tmp_path / "good", ())

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.examination import Examination, examine
+from pointsman_lora_server.training.examination import DataReport, examine
 
 
 def row(question: str, answer: object, number: int = 1) -> Conversation:
@@ -14,7 +14,7 @@ def row(question: str, answer: object, number: int = 1) -> Conversation:
 
 def examined(
     rows: Sequence[Conversation], heldout: Sequence[Conversation] = (), notes: Sequence[str] = ()
-) -> Examination:
+) -> DataReport:
     return examine(rows, heldout, notes, [10 * (index + 1) for index in range(len(rows))], 7)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from pointsman_lora_server.training.adapter_config import as_parent
 from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.job import Job, parse
+from pointsman_lora_server.training.job import TrainingOptions, parse
 
 LEAST = ("--base-model", "base", "--data", "rows.jsonl", "--out", "out")
 
 
-def parsed(*options: str) -> Job:
+def parsed(*options: str) -> TrainingOptions:
     return parse([*LEAST, *options])
 
 

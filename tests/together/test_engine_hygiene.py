@@ -15,15 +15,15 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.checks.base import read_base
 from pointsman_lora_server.domain import EngineStatus
 from pointsman_lora_server.engine import vllm_api
 from pointsman_lora_server.engine.command import EngineSettings, vllm, with_secrets
 from pointsman_lora_server.engine.probe import Poisoned, Probe
-from pointsman_lora_server.engine.secret import HEADER, Secret
+from pointsman_lora_server.engine.secret import HEADER, GuardSecret
 from pointsman_lora_server.engine.supervisor import Supervisor
-from pointsman_lora_server.engine.vllm_api import VllmApi
+from pointsman_lora_server.engine.vllm_api import VllmClient
 from pointsman_servicekit.errors import ResourceExhausted
 from safetensors.numpy import save_file
 
@@ -61,10 +61,10 @@ class House:
     """The engine, and all that keeps it."""
 
     url: str
-    secret: Secret
-    engine: VllmApi
+    secret: GuardSecret
+    engine: VllmClient
     http: httpx.AsyncClient
-    board: Board
+    board: EngineStateStore
     probe: Probe
     supervisor: Supervisor
     running: "asyncio.Task[None]"
@@ -101,7 +101,7 @@ class Meter:
 async def house() -> AsyncIterator[House]:
     _make_base_model()
     logging.getLogger("engine").setLevel(logging.INFO)
-    listen, secret, board, meter = free_address(), Secret(), Board(), Meter()
+    listen, secret, board, meter = free_address(), GuardSecret(), EngineStateStore(), Meter()
     settings = EngineSettings(
         ENGINE_PYTHON, listen, BASE_MODEL, NAME, max_loras=SLOTS, max_lora_rank=8, max_model_len=512
     )

@@ -15,8 +15,8 @@ from pointsman_lora_server.checks.base import read_base
 from pointsman_lora_server.checks.samples import Sample, Turn
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.smoke.agreement import compare
-from pointsman_lora_server.smoke.runner import Smoke
-from pointsman_lora_server.store import Store
+from pointsman_lora_server.smoke.runner import PeftSmokeTest
+from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import InvalidArgument
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def base_model() -> Path:
 
 @pytest.fixture(scope="module")
 def kept(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[AdapterVersion, Path]]:
-    store = Store(tmp_path_factory.mktemp("store"), read_base(base_model, "smollm2-135m"), max_rank=8)
+    store = ArtifactStore(tmp_path_factory.mktemp("store"), read_base(base_model, "smollm2-135m"), max_rank=8)
     versions = {name: store.add(name, EXAMPLES / "adapters" / name, {}) for name in ("triage", "voice")}
     return {name: (version, store.fetch(version)) for name, version in versions.items()}
 
@@ -87,15 +87,15 @@ def samples() -> tuple[Sample, ...]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def smoke(base_model: Path) -> AsyncIterator[Smoke]:
-    trying = Smoke(ENGINE_PYTHON, base_model)
+async def smoke(base_model: Path) -> AsyncIterator[PeftSmokeTest]:
+    trying = PeftSmokeTest(ENGINE_PYTHON, base_model)
     yield trying
     await trying.close()
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_examples_adapters_pass_and_are_told_apart(
-    smoke: Smoke, kept: dict[str, tuple[AdapterVersion, Path]], samples: tuple[Sample, ...]
+    smoke: PeftSmokeTest, kept: dict[str, tuple[AdapterVersion, Path]], samples: tuple[Sample, ...]
 ) -> None:
     triage = await smoke.try_out(*kept["triage"], samples)
     pid = smoke.pid
@@ -112,7 +112,7 @@ async def test_the_examples_adapters_pass_and_are_told_apart(
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_an_adapter_that_goes_on_after_its_answer_is_refused(
-    smoke: Smoke, kept: dict[str, tuple[AdapterVersion, Path]]
+    smoke: PeftSmokeTest, kept: dict[str, tuple[AdapterVersion, Path]]
 ) -> None:
     sample = Sample((Turn("user", "Refund please."),), '{"intent": "refund"')
 

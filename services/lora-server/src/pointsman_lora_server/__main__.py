@@ -38,7 +38,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     """Serves until SIGINT or SIGTERM; then gateways are told, the watches end, and the engine drains."""
     command = wiring.command_for(settings, os.environ)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    async with wiring.building(settings, command) as house:
+    async with wiring.build_app(settings, command) as house:
         with serving_metrics(settings.metrics_listen, house.registry, house.is_ready) as metrics_port:
             around = [*around_servers(spans), *house.interceptors]
             async with serving(settings.listen, house.services, house.add_to, interceptors=around, tls=tls) as server:

@@ -19,7 +19,7 @@ class _Failure:
     since: float  # that it fails for this reason
 
 
-class Attempts:
+class RetryBackoff:
     """By version. Each failure is told in the log once, however often it comes again."""
 
     def __init__(self) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Unavailable
 
-from pointsman_lora_server.attempts import Attempts
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.attempts import RetryBackoff
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import EngineStatus, Phase
 from pointsman_lora_server.reconcile import Reconciler
 
@@ -16,8 +16,8 @@ LAST_WORD = 1.0  # seconds that an engine is down before its version hears of th
 LETTING_GO = 5.0  # seconds that a deletion waits for the engines that still hold the version
 
 
-class Awaiting:
-    def __init__(self, reconciler: Reconciler, attempts: Attempts, board: Board) -> None:
+class VersionWaiter:
+    def __init__(self, reconciler: Reconciler, attempts: RetryBackoff, board: EngineStateStore) -> None:
         self._reconciler = reconciler
         self._attempts = attempts
         self._board = board

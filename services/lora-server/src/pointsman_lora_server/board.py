@@ -14,7 +14,7 @@ _NOTHING: frozenset[str] = frozenset()
 NO_TRAININGS: Mapping[str, float] = {}
 
 
-class Board:
+class EngineStateStore:
     """Two things hold whoever changes it: an engine that does not answer holds nothing, and what is resident is not
     on its way in or out, nor told as loadable."""
 

@@ -87,7 +87,7 @@ class Phase(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PhaseRecord:
     """A version's phase, and why it failed."""
 
     phase: Phase
@@ -111,7 +111,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class FleetState:
     """What each engine holds, of those that are up and were heard of lately."""
 
     holds: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class DesiredState:
     """What Redis holds, at one moment."""
 
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
-    standings: Mapping[str, Standing] = field(default_factory=dict)
+    standings: Mapping[str, PhaseRecord] = field(default_factory=dict)
     """Of every one of the versions."""
     aliases: tuple[Alias, ...] = ()
     pins: frozenset[str] = frozenset()

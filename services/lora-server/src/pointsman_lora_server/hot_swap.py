@@ -10,18 +10,18 @@ from typing import Any, Protocol
 
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, ResourceExhausted, Unavailable
 
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import AdapterVersion, EngineState, EngineStatus, Phase
-from pointsman_lora_server.loading import Loading
-from pointsman_lora_server.slots import Slots
+from pointsman_lora_server.loading import LoadSequence
+from pointsman_lora_server.slots import AdapterSlots
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT = 30.0
+MAX_WAIT_SECONDS = 30.0
 """Seconds that a load waits for its turn and for a slot."""
 
 
-class Folders(Protocol):
+class ArtifactFetcher(Protocol):
     def fetch(self, version: AdapterVersion) -> Path: ...
 
 
@@ -36,16 +36,16 @@ class LoadMeter(Protocol):
     def ensured(self, result: str) -> None: ...
 
 
-class HotSwap:
+class AdapterLoader:
     def __init__(
         self,
-        folders: Folders,
-        loading: Loading,
-        slots: Slots,
+        folders: ArtifactFetcher,
+        loading: LoadSequence,
+        slots: AdapterSlots,
         standings: Standings,
-        board: Board,
+        board: EngineStateStore,
         meter: LoadMeter,
-        longest_wait: float = LONGEST_WAIT,
+        longest_wait: float = MAX_WAIT_SECONDS,
     ) -> None:
         self._folders = folders
         self._loading = loading

@@ -8,11 +8,11 @@ from typing import Protocol
 from pointsman_servicekit.errors import FailedPrecondition, NotFound
 
 from pointsman_lora_server.domain import Alias, CanaryTerms, DesiredState, Phase
-from pointsman_lora_server.registry.outcomes import Counts
+from pointsman_lora_server.registry.outcomes import RequestCounts
 
 log = logging.getLogger(__name__)
 
-AUTHOR = "pointsman"
+ROLLBACK_AUTHOR = "pointsman"
 
 Z = 2.58
 """Standard deviations that a limit lies away, so that chance passes one side once in two hundred looks. A canary is
@@ -26,8 +26,8 @@ HOPELESS = 0.5
 _TAIL = 0.95
 
 
-class Registry(Protocol):
-    async def counts(self, alias: Alias) -> Mapping[str, Counts]: ...
+class CanaryRegistry(Protocol):
+    async def counts(self, alias: Alias) -> Mapping[str, RequestCounts]: ...
     async def rollback(
         self,
         alias: str,
@@ -38,7 +38,7 @@ class Registry(Protocol):
     ) -> Alias: ...
 
 
-async def judge(registry: Registry, desired: DesiredState) -> None:
+async def roll_back_failing_canaries(registry: CanaryRegistry, desired: DesiredState) -> None:
     """Takes back each canary that is found wanting. Raises Unavailable.
 
     Of several lora-servers that see it at once one does it; and none undoes what somebody changed since `desired`.
@@ -48,24 +48,28 @@ async def judge(registry: Registry, desired: DesiredState) -> None:
         if reason is None:
             continue
         try:
-            await registry.rollback(alias.alias, author=AUTHOR, reason=reason, expected_revision=alias.revision)
+            await registry.rollback(
+                alias.alias, author=ROLLBACK_AUTHOR, reason=reason, expected_revision=alias.revision
+            )
         except (FailedPrecondition, NotFound):
             continue
         log.warning("the canary of %s is taken back: %s", alias.alias, reason)
 
 
-async def _reason_against(registry: Registry, alias: Alias, desired: DesiredState) -> str | None:
+async def _reason_against(registry: CanaryRegistry, alias: Alias, desired: DesiredState) -> str | None:
     if alias.canary is None:
         return None
     standing = desired.standings.get(alias.canary.version)
     if standing is None or standing.phase is not Phase.READY:
         return "it cannot be served any more" + (f": {standing.error}" if standing and standing.error else "")
     counts = await registry.counts(alias)
-    nothing = Counts()
-    return verdict(alias.canary.terms, counts.get(alias.version, nothing), counts.get(alias.canary.version, nothing))
+    nothing = RequestCounts()
+    return rollback_reason(
+        alias.canary.terms, counts.get(alias.version, nothing), counts.get(alias.canary.version, nothing)
+    )
 
 
-def verdict(terms: CanaryTerms, stable: Counts, canary: Counts) -> str | None:
+def rollback_reason(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> str | None:
     """The reason to take the canary back, in words; None where there is none, or not enough is known.
 
     A rate is worse where the lower limit of the difference is above the margin: Newcombe's interval 10 from Wilson's
@@ -85,12 +89,12 @@ def verdict(terms: CanaryTerms, stable: Counts, canary: Counts) -> str | None:
     return next(_reasons(terms, stable, canary), None)
 
 
-def _reasons(terms: CanaryTerms, stable: Counts, canary: Counts) -> Iterator[str]:
+def _reasons(terms: CanaryTerms, stable: RequestCounts, canary: RequestCounts) -> Iterator[str]:
     asked = stable.requests, canary.requests
     answered = stable.requests - stable.errors, canary.requests - canary.errors
-    if excess((stable.errors, canary.errors), asked) > terms.max_error_excess:
+    if min_rate_excess((stable.errors, canary.errors), asked) > terms.max_error_excess:
         yield _in_words("error rate", (stable.errors, canary.errors), asked)
-    if min(answered) > 0 and excess((stable.invalid, canary.invalid), answered) > terms.max_invalid_excess:
+    if min(answered) > 0 and min_rate_excess((stable.invalid, canary.invalid), answered) > terms.max_invalid_excess:
         yield _in_words("rate of invalid answers", (stable.invalid, canary.invalid), answered)
     timed = sum(stable.milliseconds.values()), sum(canary.milliseconds.values())
     if min(timed) > 0 and _slowness(stable.milliseconds, canary.milliseconds) > terms.max_latency_ratio:
@@ -98,7 +102,7 @@ def _reasons(terms: CanaryTerms, stable: Counts, canary: Counts) -> Iterator[str
         yield f"p95 {p95s[1]:.0f} ms of {timed[1]} against {p95s[0]:.0f} ms of {timed[0]}"
 
 
-def _hopeless(stable: Counts, canary: Counts) -> str | None:
+def _hopeless(stable: RequestCounts, canary: RequestCounts) -> str | None:
     if stable.errors > HOPELESS * stable.requests:
         return None
     if wilson(canary.errors, canary.requests)[0] <= HOPELESS:
@@ -111,7 +115,7 @@ def _in_words(what: str, hits: tuple[int, int], of: tuple[int, int]) -> str:
     return f"{what} {canary} against {stable}"
 
 
-def excess(hits: tuple[int, int], of: tuple[int, int], z: float = Z) -> float:
+def min_rate_excess(hits: tuple[int, int], of: tuple[int, int], z: float = Z) -> float:
     """The lower limit of the second's rate less the first's."""
     stable, canary = (_rate(*each) for each in zip(hits, of, strict=True))
     upper_of_stable, lower_of_canary = wilson(hits[0], of[0], z)[1], wilson(hits[1], of[1], z)[0]

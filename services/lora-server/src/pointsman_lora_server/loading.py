@@ -10,7 +10,7 @@ from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.engine.probe import Poisoned
 
 
-class Engine(Protocol):
+class LoadEngine(Protocol):
     """`VllmApi` says what it raises."""
 
     async def load(self, version: str, folder: Path) -> None: ...
@@ -29,8 +29,8 @@ class Probe(Protocol):
         """Raises Poisoned where the base model does not answer as it did."""
 
 
-class Loading:
-    def __init__(self, engine: Engine, warmer: Warmer, probe: Probe, restart_engine: Callable[[str], None]) -> None:
+class LoadSequence:
+    def __init__(self, engine: LoadEngine, warmer: Warmer, probe: Probe, restart_engine: Callable[[str], None]) -> None:
         self._engine = engine
         self._warmer = warmer
         self._probe = probe

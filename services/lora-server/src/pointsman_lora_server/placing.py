@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_lora_server.domain import DesiredState, Fleet, Placement
+from pointsman_lora_server.domain import DesiredState, FleetState, Placement
 
 ASKED_FOR = 60.0
 """Seconds that a version stays which somebody had loaded here though it is placed elsewhere: those may be failing."""
@@ -18,12 +18,12 @@ PATIENCE = 60.0
 LOOK = 0.1
 
 
-class Registry(Protocol):
-    async def fleet(self) -> Fleet: ...
+class FleetRegistry(Protocol):
+    async def fleet(self) -> FleetState: ...
     async def announce(self, version: str, seconds: float) -> None: ...
 
 
-def placed(version: str, placement: Placement, engines: Collection[str]) -> frozenset[str]:
+def engines_for(version: str, placement: Placement, engines: Collection[str]) -> frozenset[str]:
     """The engines that are to hold the version: rendezvous hashing (Thaler and Ravishankar, 1998).
 
     An engine that goes moves its own versions only, one that comes takes only what becomes its own.
@@ -38,15 +38,15 @@ def _weight(engine: str, version: str) -> tuple[bytes, str]:
     return blake2b(f"{version}\n{engine}".encode(), digest_size=8).digest(), engine
 
 
-class Placing:
-    def __init__(self, registry: Registry, engine: str, clock: Callable[[], float] = time.monotonic) -> None:
+class PlacementPlanner:
+    def __init__(self, registry: FleetRegistry, engine: str, clock: Callable[[], float] = time.monotonic) -> None:
         """`engine`: ours, by the name that no other of this base model has."""
         self.engine = engine
         self.leaves = False
         """Ours is about to go: what is placed on it is placed elsewhere."""
         self._registry = registry
         self._clock = clock
-        self._fleet = Fleet()
+        self._fleet = FleetState()
         self._asked_for: dict[str, float] = {}
 
     async def look(self) -> None:
@@ -110,7 +110,7 @@ class Placing:
 
     def _engines_of(self, version: str, desired: DesiredState) -> frozenset[str]:
         others = self._fleet.holds.keys() - {self.engine}
-        return placed(version, desired.placement_of(version), others if self.leaves else others | {self.engine})
+        return engines_for(version, desired.placement_of(version), others if self.leaves else others | {self.engine})
 
     def _missing(self, version: str, desired: DesiredState) -> frozenset[str]:
         """The engines that are to hold it, and do not."""

@@ -14,7 +14,7 @@ MEASURES = ("exact", "json_f1", "word_f1")
 """Of held-out rows: the share answered exactly, the mean F1 of JSON fields or of words; the stricter first."""
 
 
-class Gate:
+class PromotionGate:
     """Fine-tuning must earn its place: where both were measured, a guarded alias takes no version that is no better
     than the prompt path. Where either was not, nobody knows, and it passes."""
 
@@ -59,8 +59,10 @@ class Aliases(Protocol):
     async def settle_word(self, version: str, word: str = "") -> None: ...
 
 
-class Publishing:
-    def __init__(self, aliases: Aliases, gate: Gate, ensure: Callable[[AdapterVersion], Awaitable[None]]) -> None:
+class Promoter:
+    def __init__(
+        self, aliases: Aliases, gate: PromotionGate, ensure: Callable[[AdapterVersion], Awaitable[None]]
+    ) -> None:
         """`ensure` returns once the version is resident here."""
         self._aliases = aliases
         self._gate = gate

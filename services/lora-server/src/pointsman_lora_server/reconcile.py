@@ -8,12 +8,12 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_lora_server.attempts import Attempts
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.attempts import RetryBackoff
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import TRAINING_SECONDS, DesiredState, EngineState, EngineStatus, Phase
-from pointsman_lora_server.hot_swap import HotSwap
-from pointsman_lora_server.placing import Placing
-from pointsman_lora_server.roll_outs import RollOuts
+from pointsman_lora_server.hot_swap import AdapterLoader
+from pointsman_lora_server.placing import PlacementPlanner
+from pointsman_lora_server.roll_outs import VersionStateMachine
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ BELIEVED = 15.0
 """Seconds for which others take our word for what the engine holds; it is given again after a third of that."""
 
 
-class Registry(Protocol):
+class DesiredStateSource(Protocol):
     async def read(self) -> DesiredState: ...
     async def changes_since(self, last_id: str, seconds: float) -> str: ...
     async def confirm(self, engine: str, state: EngineState, seconds: float) -> None: ...
@@ -35,12 +35,12 @@ class Registry(Protocol):
 class Reconciler:
     def __init__(
         self,
-        registry: Registry,
-        hot_swap: HotSwap,
-        roll_outs: RollOuts,
-        board: Board,
+        registry: DesiredStateSource,
+        hot_swap: AdapterLoader,
+        roll_outs: VersionStateMachine,
+        board: EngineStateStore,
         judge: Callable[[DesiredState], Awaitable[None]],
-        placing: Placing,
+        placing: PlacementPlanner,
     ) -> None:
         """`judge` takes back the canaries that do worse."""
         self._registry = registry
@@ -54,7 +54,7 @@ class Reconciler:
         self._in_order = asyncio.Lock()
         self._news = asyncio.Event()
         self._told: dict[str, str] = {}
-        self._attempts = Attempts()
+        self._attempts = RetryBackoff()
         self._life = 0
         self._settled_life = 0
         self._has_read = False

@@ -9,30 +9,35 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 
-from pointsman_lora_server.attempts import Attempts
+from pointsman_lora_server.attempts import RetryBackoff
 from pointsman_lora_server.domain import DesiredState, Phase
-from pointsman_lora_server.publishing import Publishing
-from pointsman_lora_server.validating import Validating
+from pointsman_lora_server.publishing import Promoter
+from pointsman_lora_server.validating import VersionValidator
 
 log = logging.getLogger(__name__)
 
-LEASE = 10.0
+LEASE_SECONDS = 10.0
 """Seconds after which another lora-server takes over from one that died."""
 
 _RENEWALS = 3  # in that time
 
 
-class Registry(Protocol):
+class LeaseRegistry(Protocol):
     async def read(self) -> DesiredState: ...
     async def lease(self, what: str, owner: str, seconds: float) -> bool: ...
     async def release(self, what: str, owner: str) -> None: ...
 
 
-class RollOuts:
+class VersionStateMachine:
     """Nothing of its own is kept: whatever dies, the next look at Redis says how to go on."""
 
     def __init__(
-        self, registry: Registry, validating: Validating, publishing: Publishing, owner: str, lease: float = LEASE
+        self,
+        registry: LeaseRegistry,
+        validating: VersionValidator,
+        publishing: Promoter,
+        owner: str,
+        lease: float = LEASE_SECONDS,
     ) -> None:
         """`owner`: this process, by a name that no other has."""
         self._registry = registry
@@ -41,7 +46,7 @@ class RollOuts:
         self._owner = owner
         self._lease = lease
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self.attempts = Attempts()
+        self.attempts = RetryBackoff()
 
     def go_on(self, desired: DesiredState) -> None:
         """Starts work on every version that has some left to do, and on which none is done here already."""

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
-from pointsman_lora_server.awaiting import Awaiting
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.awaiting import VersionWaiter
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import (
     AdapterVersion,
     Alias,
@@ -29,21 +29,21 @@ from pointsman_lora_server.domain import (
     is_version,
     report_of,
 )
-from pointsman_lora_server.hot_swap import HotSwap
-from pointsman_lora_server.placing import Placing
-from pointsman_lora_server.publishing import Gate
+from pointsman_lora_server.hot_swap import AdapterLoader
+from pointsman_lora_server.placing import PlacementPlanner
+from pointsman_lora_server.publishing import PromotionGate
 from pointsman_lora_server.reconcile import Reconciler
-from pointsman_lora_server.roll_outs import RollOuts
+from pointsman_lora_server.roll_outs import VersionStateMachine
 
 log = logging.getLogger(__name__)
 
 
-class Store(Protocol):
+class ServiceStore(Protocol):
     def add(self, name: str, folder: Path, facts: Mapping[str, str], parent: str, author: str) -> AdapterVersion: ...
     def delete(self, version: AdapterVersion) -> None: ...
 
 
-class Registry(Protocol):
+class ServiceRegistry(Protocol):
     """`registry.Registry` says what each raises."""
 
     async def record(self, version: AdapterVersion, word: str, force: bool, author: str) -> AdapterVersion: ...
@@ -63,33 +63,33 @@ class Registry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class AdapterListing:
     versions: Sequence[VersionReport]
     aliases: Sequence[Alias]
     placements: Mapping[str, Placement]
     """Of adapters that are not on every engine."""
 
 
-class Rollout:
+class AdapterService:
     """Nothing is moved that does not serve: a version is loaded here before an alias points to it."""
 
     def __init__(
         self,
-        store: Store,
-        registry: Registry,
-        hot_swap: HotSwap,
-        roll_outs: RollOuts,
+        store: ServiceStore,
+        registry: ServiceRegistry,
+        hot_swap: AdapterLoader,
+        roll_outs: VersionStateMachine,
         reconciler: Reconciler,
-        board: Board,
-        gate: Gate,
-        placing: Placing,
+        board: EngineStateStore,
+        gate: PromotionGate,
+        placing: PlacementPlanner,
     ) -> None:
         self._store = store
         self._registry = registry
         self._hot_swap = hot_swap
         self._roll_outs = roll_outs
         self._reconciler = reconciler
-        self._awaiting = Awaiting(reconciler, roll_outs.attempts, board)
+        self._awaiting = VersionWaiter(reconciler, roll_outs.attempts, board)
         self._board = board
         self._gate = gate
         self._placing = placing
@@ -122,7 +122,7 @@ class Rollout:
         await self._refresh()
         return report_of(version.version, self._reconciler.desired, self._board.state)
 
-    async def list(self, name: str) -> Listing:
+    async def list(self, name: str) -> AdapterListing:
         """Of all adapters where `name` is empty; the newest version first."""
         desired = await self._reconciler.refresh()
         versions = [version for version in desired.versions.values() if name in ("", version.name)]
@@ -130,7 +130,7 @@ class Rollout:
         aliases = [alias for alias in desired.aliases if name in ("", alias.alias.partition("@")[0])]
         reports = [report_of(version.version, desired, self._board.state) for version in versions]
         placements = {of: placement for of, placement in desired.placements.items() if name in ("", of)}
-        return Listing(reports, aliases, placements)
+        return AdapterListing(reports, aliases, placements)
 
     async def canary_requests(self, alias: Alias) -> int:
         """That its canary has answered. Raises Unavailable."""

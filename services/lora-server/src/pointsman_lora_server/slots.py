@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import ResourceExhausted
 
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 
 LOOK = 0.05
 """Seconds between two looks at an engine whose slots are all in use."""
@@ -33,7 +33,7 @@ class Usage(Protocol):
     def open(self) -> bool: ...
 
 
-class Engine(Protocol):
+class SlotEngine(Protocol):
     """`VllmApi` says what each raises."""
 
     async def adapters(self) -> Mapping[str, Usage]: ...
@@ -47,10 +47,10 @@ class EvictionMeter(Protocol):
     def waited_for_slot(self, seconds: float) -> None: ...
 
 
-class Slots:
+class AdapterSlots:
     """Nothing here says what is in use: the engine is asked, whenever it is needed. Callers take turns."""
 
-    def __init__(self, engine: Engine, board: Board, slots: int, meter: EvictionMeter) -> None:
+    def __init__(self, engine: SlotEngine, board: EngineStateStore, slots: int, meter: EvictionMeter) -> None:
         self._engine = engine
         self._board = board
         self._slots = slots

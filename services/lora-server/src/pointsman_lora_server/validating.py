@@ -15,23 +15,23 @@ from pointsman_lora_server.smoke.reference import Reference
 log = logging.getLogger(__name__)
 
 
-class Store(Protocol):
+class ValidatorStore(Protocol):
     def fetch(self, version: AdapterVersion) -> Path: ...
     def samples(self, version: AdapterVersion) -> Sequence[Any]: ...
 
 
-class Smoke(Protocol):
+class SmokeTest(Protocol):
     async def try_out(self, version: AdapterVersion, folder: Path, samples: Any) -> Reference: ...
 
 
-class Untried:
+class NullSmokeTest:
     """Stands where the trial stands, and tries nothing: then the engine's own answers are all that is looked at."""
 
     async def try_out(self, version: AdapterVersion, folder: Path, samples: Any) -> Reference:
         return Reference(())
 
 
-class Standings(Protocol):
+class ValidatorPhases(Protocol):
     async def stand(
         self, version: str, phase: Phase, *, expected: Phase | None = None, error_code: str = "", error: str = ""
     ) -> bool: ...
@@ -46,9 +46,14 @@ class ValidationMeter(Protocol):
     def validating(self) -> AbstractContextManager[None]: ...
 
 
-class Validating:
+class VersionValidator:
     def __init__(
-        self, store: Store, smoke: Smoke, standings: Standings, expecting: Expecting, meter: ValidationMeter
+        self,
+        store: ValidatorStore,
+        smoke: SmokeTest,
+        standings: ValidatorPhases,
+        expecting: Expecting,
+        meter: ValidationMeter,
     ) -> None:
         self._store = store
         self._smoke = smoke

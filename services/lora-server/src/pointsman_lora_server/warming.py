@@ -21,18 +21,18 @@ PROMPT = (
 TOKENS = 4
 """Of the answer to it: decoding is warmed, too."""
 
-REMEMBERED = 64
+MAX_REFERENCES = 64
 """References, some kilobytes each, that wait for their version to be loaded."""
 
 
-class Engine(Protocol):
+class CompletionEngine(Protocol):
     """`VllmApi` says what it raises."""
 
     async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Answer: ...
 
 
-class Warming:
-    def __init__(self, engine: Engine) -> None:
+class WarmUp:
+    def __init__(self, engine: CompletionEngine) -> None:
         self._engine = engine
         self._references: dict[str, Reference] = {}
         self._agreed: set[str] = set()
@@ -40,7 +40,7 @@ class Warming:
     def expect(self, version: str, reference: Reference) -> None:
         """How PEFT answers with the version: its next load is compared with that."""
         self._agreed.discard(version)
-        while len(self._references) >= REMEMBERED:
+        while len(self._references) >= MAX_REFERENCES:
             del self._references[next(iter(self._references))]
         self._references[version] = reference
 

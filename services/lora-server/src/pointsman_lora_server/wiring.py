@@ -18,7 +18,7 @@ from pointsman_servicekit.prompt_redis import open_redis
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 from prometheus_client import CollectorRegistry
 
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.checks.base import read_base
 from pointsman_lora_server.domain import AdapterVersion, Alias
 from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServerServicer
@@ -26,43 +26,42 @@ from pointsman_lora_server.doors.training import SERVICE as TRAINING
 from pointsman_lora_server.doors.training import TrainingServicer
 from pointsman_lora_server.engine import command as engine_command
 from pointsman_lora_server.engine import vllm_api
-from pointsman_lora_server.engine.command import Command, EngineSettings
+from pointsman_lora_server.engine.command import EngineCommand, EngineSettings
 from pointsman_lora_server.engine.probe import Probe
-from pointsman_lora_server.engine.secret import Secret
+from pointsman_lora_server.engine.secret import GuardSecret
 from pointsman_lora_server.engine.supervisor import Supervisor
-from pointsman_lora_server.engine.timing import Timed
-from pointsman_lora_server.hot_swap import HotSwap
-from pointsman_lora_server.jobs.job import Find, Place, Register, Result
+from pointsman_lora_server.engine.timing import TimedEngine
+from pointsman_lora_server.hot_swap import AdapterLoader
+from pointsman_lora_server.jobs.job import Find, JobEnvironment, Register, TrainedAdapter
 from pointsman_lora_server.jobs.opening import opening as opening_jobs
-from pointsman_lora_server.judging import judge
-from pointsman_lora_server.loading import Loading
-from pointsman_lora_server.metering.prometheus import Metrics
-from pointsman_lora_server.metering.states import States
-from pointsman_lora_server.placing import Placing
-from pointsman_lora_server.publishing import Gate, Publishing
+from pointsman_lora_server.judging import roll_back_failing_canaries
+from pointsman_lora_server.loading import LoadSequence
+from pointsman_lora_server.metering.prometheus import LoraServerMetrics
+from pointsman_lora_server.metering.states import VersionStateCollector
+from pointsman_lora_server.placing import PlacementPlanner
+from pointsman_lora_server.publishing import Promoter, PromotionGate
 from pointsman_lora_server.reconcile import Reconciler
-from pointsman_lora_server.registry import Registry
-from pointsman_lora_server.roll_outs import RollOuts
-from pointsman_lora_server.rollout import Rollout
+from pointsman_lora_server.registry import AdapterRegistry
+from pointsman_lora_server.roll_outs import VersionStateMachine
+from pointsman_lora_server.rollout import AdapterService
 from pointsman_lora_server.settings import Settings
-from pointsman_lora_server.slots import Slots
-from pointsman_lora_server.smoke.runner import Limits
-from pointsman_lora_server.smoke.runner import Smoke as PeftSmoke
-from pointsman_lora_server.store import Store
-from pointsman_lora_server.validating import Smoke, Untried, Validating
-from pointsman_lora_server.warming import Warming
+from pointsman_lora_server.slots import AdapterSlots
+from pointsman_lora_server.smoke.runner import PeftSmokeTest, SmokeLimits
+from pointsman_lora_server.store import ArtifactStore
+from pointsman_lora_server.validating import NullSmokeTest, SmokeTest, VersionValidator
+from pointsman_lora_server.warming import WarmUp
 
 HAND_OVER = 10.0
 """Seconds that others get to take what is placed on an engine that leaves; where nothing is, none pass."""
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class LoraServer:
     services: Sequence[str]
     """Full names of the gRPC services, as the health check knows them."""
     add_to: Callable[[grpc.aio.Server], None]
     interceptors: Sequence[grpc.aio.ServerInterceptor]
-    board: Board
+    board: EngineStateStore
     registry: CollectorRegistry
     is_ready: Callable[[], bool]
     """Whether the engine answers, with all adapters that it is to hold."""
@@ -72,7 +71,7 @@ class House:
     """Of engine and training jobs; they would never end by themselves."""
 
 
-def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
+def command_for(settings: Settings, environment: Mapping[str, str]) -> EngineCommand:
     """How the engine is started on this machine. Raises OSError where its Python is not there, ValueError for arguments
     that would take it out of our hands."""
     if not settings.engine_python.is_file():
@@ -94,19 +93,21 @@ def command_for(settings: Settings, environment: Mapping[str, str]) -> Command:
 
 
 @asynccontextmanager
-async def building(settings: Settings, command: Command, smoke: Smoke | None = None) -> AsyncIterator[House]:
+async def build_app(
+    settings: Settings, command: EngineCommand, smoke: SmokeTest | None = None
+) -> AsyncIterator[LoraServer]:
     """Everything but the doors, with the engine starting. At the end the engine is stopped.
 
     `smoke`: another trial than the settings name. Raises OSError where the base model is not there, ValueError for a
     store that cannot be one.
     """
     if smoke is None:
-        async with _trying(settings) as smoke, building(settings, command, smoke) as house:
+        async with _trying(settings) as smoke, build_app(settings, command, smoke) as house:
             yield house
         return
     base = read_base(settings.base_model, settings.served_model_name)
-    store = Store(settings.store, base, settings.max_lora_rank, kept_here=settings.store_cache)
-    board, metrics, secret = Board(), Metrics(settings.served_model_name), Secret()
+    store = ArtifactStore(settings.store, base, settings.max_lora_rank, kept_here=settings.store_cache)
+    board, metrics, secret = EngineStateStore(), LoraServerMetrics(settings.served_model_name), GuardSecret()
     tell_build(metrics.registry, "lora-server")
     metrics.configured(settings.engine_name, settings.max_loras, settings.max_lora_rank)
     async with (
@@ -117,8 +118,8 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
         watching_event_loop(metrics.registry),
         asyncio.TaskGroup() as tasks,
     ):
-        registry = Registry(redis, settings.served_model_name)
-        timed = Timed(engine, metrics)
+        registry = AdapterRegistry(redis, settings.served_model_name)
+        timed = TimedEngine(engine, metrics)
         probe = Probe(timed, settings.served_model_name, metrics)
         supervisor = Supervisor(
             engine_command.with_secrets(command, secret),
@@ -129,22 +130,22 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
             settings.probe_seconds,
             settings.drain_grace,
         )
-        warming = Warming(timed)
-        loading = Loading(engine, warming, probe, supervisor.restart)
-        slots = Slots(engine, board, settings.max_loras, metrics)
-        hot_swap = HotSwap(store, loading, slots, registry, board, metrics, settings.slot_wait_seconds)
-        gate = Gate(settings.guarded_aliases)
-        placing = Placing(registry, f"{settings.engine_name} ({settings.public_url})")
+        warming = WarmUp(timed)
+        loading = LoadSequence(engine, warming, probe, supervisor.restart)
+        slots = AdapterSlots(engine, board, settings.max_loras, metrics)
+        hot_swap = AdapterLoader(store, loading, slots, registry, board, metrics, settings.slot_wait_seconds)
+        gate = PromotionGate(settings.guarded_aliases)
+        placing = PlacementPlanner(registry, f"{settings.engine_name} ({settings.public_url})")
 
         async def ensure_agreed(version: AdapterVersion) -> None:
             """Also where it is placed elsewhere: here is known how PEFT answers."""
             await hot_swap.ensure_agreed(version)
             await placing.until_warm(version.version, lambda: reconciler.desired)
 
-        roll_outs = RollOuts(
+        roll_outs = VersionStateMachine(
             registry,
-            Validating(store, smoke, registry, warming, metrics),
-            Publishing(registry, gate, ensure_agreed),
+            VersionValidator(store, smoke, registry, warming, metrics),
+            Promoter(registry, gate, ensure_agreed),
             owner=f"{settings.engine_name} {secrets.token_hex(8)}",
         )
         judged = CountedRollbacks(registry, metrics.canary_rolled_back)
@@ -153,11 +154,13 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
             hot_swap,
             roll_outs,
             board,
-            lambda desired: judge(judged, desired),
+            lambda desired: roll_back_failing_canaries(judged, desired),
             placing,
         )
-        states = States(lambda: reconciler.desired, lambda: board.state, settings.max_loras, metrics.registry)
-        rollout = Rollout(store, registry, hot_swap, roll_outs, reconciler, board, gate, placing)
+        states = VersionStateCollector(
+            lambda: reconciler.desired, lambda: board.state, settings.max_loras, metrics.registry
+        )
+        rollout = AdapterService(store, registry, hot_swap, roll_outs, reconciler, board, gate, placing)
         identity = EngineIdentity(
             settings.engine_name, settings.served_model_name, settings.public_url, settings.max_model_len
         )
@@ -183,7 +186,7 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                     line.close()
 
                 around = [InFlight(metrics.registry)]
-                yield House(
+                yield LoraServer(
                     [SERVICE, TRAINING],
                     add_to,
                     around,
@@ -199,9 +202,9 @@ async def building(settings: Settings, command: Command, smoke: Smoke | None = N
                 task.cancel()
 
 
-def _place(settings: Settings) -> Place:
+def _place(settings: Settings) -> JobEnvironment:
     """Of training jobs. Their processes see none of our settings: one of these holds Redis's password."""
-    return Place(
+    return JobEnvironment(
         folder=settings.jobs,
         python=settings.engine_python,
         base_model=settings.base_model,
@@ -211,10 +214,10 @@ def _place(settings: Settings) -> Place:
     )
 
 
-def _registering(rollout: Rollout, store: Store) -> tuple[Register, Find]:
+def _registering(rollout: AdapterService, store: ArtifactStore) -> tuple[Register, Find]:
     """What a training job asks of the rest."""
 
-    async def register(result: Result) -> str:
+    async def register(result: TrainedAdapter) -> str:
         report = await rollout.register(
             result.name, result.folder, result.word, result.facts, result.parent, result.author, result.force
         )
@@ -228,11 +231,11 @@ def _registering(rollout: Rollout, store: Store) -> tuple[Register, Find]:
 
 
 @asynccontextmanager
-async def _trying(settings: Settings) -> AsyncIterator[Smoke]:
+async def _trying(settings: Settings) -> AsyncIterator[SmokeTest]:
     if settings.smoke == "off":
-        yield Untried()
+        yield NullSmokeTest()
         return
-    smoke = PeftSmoke(settings.engine_python, settings.base_model, Limits(rows=settings.smoke_rows))
+    smoke = PeftSmokeTest(settings.engine_python, settings.base_model, SmokeLimits(rows=settings.smoke_rows))
     try:
         yield smoke
     finally:
@@ -242,7 +245,7 @@ async def _trying(settings: Settings) -> AsyncIterator[Smoke]:
 class CountedRollbacks:
     """The registry as the judge of canaries sees it; each rollback is counted."""
 
-    def __init__(self, registry: Registry, counted: Callable[[], None]) -> None:
+    def __init__(self, registry: AdapterRegistry, counted: Callable[[], None]) -> None:
         self._registry = registry
         self._counted = counted
         self.counts = registry.counts
@@ -253,6 +256,6 @@ class CountedRollbacks:
         return rolled_back
 
 
-async def _observe(states: States, board: Board) -> None:
+async def _observe(states: VersionStateCollector, board: EngineStateStore) -> None:
     async for _ in board.watch():
         states.observe()

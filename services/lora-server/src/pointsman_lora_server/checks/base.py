@@ -18,7 +18,7 @@ NOT_ADAPTED = ("embed_tokens", "lm_head")  # not linear layers of a block: the e
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseModelSpec:
     served_name: str
     names: frozenset[str]
     layers: Mapping[str, tuple[int, int]]  # "model.layers.0.self_attn.q_proj" -> (out, in)
@@ -42,7 +42,7 @@ class Base:
         return values(map_bytes(path), info)
 
 
-def read_base(folder: Path, served_name: str) -> Base:
+def read_base(folder: Path, served_name: str) -> BaseModelSpec:
     """Raises OSError where `folder` holds no model."""
     shards = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not shards:
@@ -62,7 +62,7 @@ def read_base(folder: Path, served_name: str) -> Base:
                 places[module] = (shard, info)
     mark = _json_object(folder / "pointsman.json")
     marked = {value for value in (mark.get("name"), mark.get("digest")) if isinstance(value, str)}
-    return Base(
+    return BaseModelSpec(
         served_name,
         frozenset({served_name, str(folder.resolve()), *marked}),
         {module: (info.shape[0], info.shape[1]) for module, (_, info) in places.items()},

@@ -9,7 +9,7 @@ from typing import Any
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_lora_server.checks import json_text
-from pointsman_lora_server.checks.base import Base
+from pointsman_lora_server.checks.base import BaseModelSpec
 from pointsman_lora_server.checks.targets import Targets, read_targets
 
 # Keys of what the engine does not compute, each with the values that mean "not used". DoRA is looked at by `dora.py`.
@@ -63,7 +63,7 @@ class AdapterConfig:
         return found.pop() if found else otherwise
 
 
-def read_config(raw: bytes, base: Base, max_rank: int) -> AdapterConfig:
+def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig:
     """Raises InvalidArgument: bad_config, unsupported_feature, wrong_base_model, unknown_module or rank_too_high."""
     try:
         values = json_text.parse_object(raw)
@@ -119,7 +119,7 @@ def _check_features(values: Mapping[str, Any]) -> None:
             raise _refused(f"has {flag} {values[flag]!r}; it must be true or false", "bad_config")
 
 
-def _check_base(values: Mapping[str, Any], base: Base) -> None:
+def _check_base(values: Mapping[str, Any], base: BaseModelSpec) -> None:
     named = values.get("base_model_name_or_path")
     if not isinstance(named, str) or named not in base.names:
         raise _refused(

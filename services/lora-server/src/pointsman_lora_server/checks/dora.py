@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from pointsman_lora_server.checks.base import Base
+from pointsman_lora_server.checks.base import BaseModelSpec
 from pointsman_lora_server.checks.config import AdapterConfig
-from pointsman_lora_server.checks.weights import Layout, refused
+from pointsman_lora_server.checks.weights import TensorLayout, refused
 from pointsman_lora_server.safetensors_header import map_bytes, values
 
 TOLERANCE = 2.0**-8
@@ -20,7 +20,7 @@ TOLERANCE = 2.0**-8
 MERGE = "python -m pointsman_lora_server.smoke.merge --base BASE --adapter FOLDER --out NEW_FOLDER"
 
 
-def make_plain(path: Path, layout: Layout, config: AdapterConfig, base: Base) -> float:
+def make_plain(path: Path, layout: TensorLayout, config: AdapterConfig, base: BaseModelSpec) -> float:
     """Rewrites the file at `path` without magnitudes; returns by how much, relatively, they differ from the norms.
 
     Raises InvalidArgument ("dora_not_exact").

@@ -15,7 +15,7 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 CHUNK = 1 << 20
 
 
-class Source:
+class SourceFolder:
     """An open folder; each file is opened below it without following a link, and is a plain file once it is open."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
@@ -57,7 +57,7 @@ class Source:
 
 
 @contextmanager
-def opening(folder: Path) -> Iterator[Source]:
+def opening(folder: Path) -> Iterator[SourceFolder]:
     """Raises InvalidArgument (path_outside, unsafe_file) or NotFound unless `folder` is a folder, and no link to one.
 
     A symbolic link is refused because what it points to can change after the check.
@@ -73,7 +73,7 @@ def opening(folder: Path) -> Iterator[Source]:
     except (OSError, ValueError) as error:
         raise _not_plain(folder, error) from error
     try:
-        source = Source(folder, descriptor)
+        source = SourceFolder(folder, descriptor)
         source.check()
         yield source
     finally:

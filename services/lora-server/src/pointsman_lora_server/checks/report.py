@@ -18,14 +18,14 @@ _METRIC = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TrainingReport:
     data_sha256: str = ""
     base_digest: str = ""
     parent: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_report(raw: bytes) -> Report:
+def read_report(raw: bytes) -> TrainingReport:
     """Takes what it knows and leaves the rest. Raises InvalidArgument ("bad_report") where it is no JSON object."""
     try:
         found = json_text.parse_object(raw)
@@ -35,7 +35,7 @@ def read_report(raw: bytes) -> Report:
         ) from error
     data = found.get("data")
     parent = found.get("parent")
-    return Report(
+    return TrainingReport(
         data_sha256=_sha256(data.get("sha256")) if isinstance(data, dict) else "",
         base_digest=_sha256(found.get("base_model_digest")),
         parent=parent if isinstance(parent, str) and is_version(parent) else "",

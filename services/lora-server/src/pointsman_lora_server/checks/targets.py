@@ -7,7 +7,7 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_lora_server.checks.base import NOT_ADAPTED, Base
+from pointsman_lora_server.checks.base import NOT_ADAPTED, BaseModelSpec
 
 _LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as PEFT finds a layer's number where no layers_pattern is given
 
@@ -25,7 +25,7 @@ class Targets:
         return self.by_pattern or any(_ends_with(module, name) for name in self.named)
 
 
-def read_targets(values: Mapping[str, Any], base: Base) -> Targets:
+def read_targets(values: Mapping[str, Any], base: BaseModelSpec) -> Targets:
     """Raises InvalidArgument: bad_config, unsupported_feature or unknown_module."""
     wanted = values.get("target_modules")
     if isinstance(wanted, str) and wanted:
@@ -68,7 +68,7 @@ def _ends_with(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
 
 
-def _last_names(base: Base) -> str:
+def _last_names(base: BaseModelSpec) -> str:
     return ", ".join(sorted({module.rpartition(".")[2] for module in base.layers}))
 
 

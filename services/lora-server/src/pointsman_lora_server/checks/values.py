@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_lora_server.checks.config import AdapterConfig
-from pointsman_lora_server.checks.weights import Layout, refused
+from pointsman_lora_server.checks.weights import TensorLayout, refused
 from pointsman_lora_server.safetensors_header import map_bytes, values
 
 LARGEST = 1000.0
@@ -20,7 +20,7 @@ random ones that drown out the base about 5."""
 SMALLEST_GAIN = 1e-9
 
 
-def check_values(path: Path, layout: Layout, config: AdapterConfig) -> None:
+def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> None:
     """Raises InvalidArgument: not_finite, absurd_scale or no_effect."""
     data = map_bytes(path)
     for name, info in layout.header.items():

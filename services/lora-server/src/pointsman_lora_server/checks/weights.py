@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_lora_server.checks.base import NOT_ADAPTED, Base
+from pointsman_lora_server.checks.base import NOT_ADAPTED, BaseModelSpec
 from pointsman_lora_server.checks.config import AdapterConfig
 from pointsman_lora_server.checks.files import WEIGHTS
 from pointsman_lora_server.safetensors_header import READABLE, TensorInfo, read_header
@@ -18,26 +18,26 @@ _BIAS = re.compile(r".+\.(lora_B\.)?bias")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LoraPair:
     a: TensorInfo  # [rank, in]
     b: TensorInfo  # [out, rank]
 
 
 @dataclass(slots=True)
-class Layout:
+class TensorLayout:
     """Which tensors the file holds, by module of the base."""
 
     header: Mapping[str, TensorInfo]
-    pairs: dict[str, Pair] = field(default_factory=dict)
+    pairs: dict[str, LoraPair] = field(default_factory=dict)
     magnitudes: dict[str, TensorInfo] = field(default_factory=dict)
     """A DoRA's; none of a plain LoRA."""
 
 
-def read_layout(path: Path, config: AdapterConfig, base: Base) -> Layout:
+def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> TensorLayout:
     """Raises InvalidArgument: bad_weights, unpaired_tensor, missing_tensors, unsupported_feature, unknown_module,
     wrong_rank or wrong_shape."""
     try:
-        layout = Layout(read_header(path))
+        layout = TensorLayout(read_header(path))
     except (ValueError, RecursionError) as error:
         raise refused(f"is damaged: {error}; copy or save it again", "bad_weights") from error
     _sort_tensors(layout)
@@ -49,7 +49,7 @@ def read_layout(path: Path, config: AdapterConfig, base: Base) -> Layout:
     return layout
 
 
-def _sort_tensors(layout: Layout) -> None:
+def _sort_tensors(layout: TensorLayout) -> None:
     sides: dict[str, dict[str, TensorInfo]] = {}
     for name, info in layout.header.items():
         if found := _TENSOR.fullmatch(name):
@@ -65,7 +65,7 @@ def _sort_tensors(layout: Layout) -> None:
     for module, both in sides.items():
         if len(both) != 2:
             raise refused(f"has only lora_{next(iter(both))} of {module}; save both halves", "unpaired_tensor")
-        layout.pairs[module] = Pair(both["A"], both["B"])
+        layout.pairs[module] = LoraPair(both["A"], both["B"])
 
 
 def _strange(name: str) -> InvalidArgument:
@@ -79,7 +79,7 @@ def _strange(name: str) -> InvalidArgument:
     )
 
 
-def _check_module(module: str, config: AdapterConfig, base: Base) -> None:
+def _check_module(module: str, config: AdapterConfig, base: BaseModelSpec) -> None:
     if module.rpartition(".")[2] in NOT_ADAPTED:
         raise refused(f"adapts {module}, which the engine does not serve", "unsupported_feature")
     if module not in base.layers:
@@ -91,7 +91,7 @@ def _check_module(module: str, config: AdapterConfig, base: Base) -> None:
         raise refused(f"adapts {module}, which target_modules does not name: PEFT would ignore it", "bad_weights")
 
 
-def _check_shapes(module: str, pair: Pair, config: AdapterConfig, base: Base) -> None:
+def _check_shapes(module: str, pair: LoraPair, config: AdapterConfig, base: BaseModelSpec) -> None:
     a, b = pair.a.shape, pair.b.shape
     if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
         raise refused(
@@ -113,7 +113,7 @@ def _check_shapes(module: str, pair: Pair, config: AdapterConfig, base: Base) ->
         )
 
 
-def _check_completeness(layout: Layout, config: AdapterConfig) -> None:
+def _check_completeness(layout: TensorLayout, config: AdapterConfig) -> None:
     missing = sorted(config.targets.all_of - layout.pairs.keys())
     if missing:
         raise refused(
@@ -127,7 +127,7 @@ def _check_completeness(layout: Layout, config: AdapterConfig) -> None:
                 raise refused(f"lacks the tensors of {name!r}, which target_modules names", "missing_tensors")
 
 
-def _check_magnitudes(layout: Layout, config: AdapterConfig) -> None:
+def _check_magnitudes(layout: TensorLayout, config: AdapterConfig) -> None:
     if layout.magnitudes and not config.dora:
         raise refused("holds magnitudes (DoRA), and adapter_config.json has no use_dora; save it again", "bad_weights")
     if not config.dora:

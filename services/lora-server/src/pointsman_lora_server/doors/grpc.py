@@ -8,7 +8,7 @@ import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
 
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.doors import grpc_requests as asked
 from pointsman_lora_server.doors.grpc_answers import (
     EngineIdentity,
@@ -18,7 +18,7 @@ from pointsman_lora_server.doors.grpc_answers import (
     to_state,
     to_version,
 )
-from pointsman_lora_server.rollout import Rollout
+from pointsman_lora_server.rollout import AdapterService
 
 __all__ = ["SERVICE", "EngineIdentity", "LoraServerServicer"]
 
@@ -28,7 +28,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["LoraServer"].full_name
 
 
 class LoraServerServicer(lora_server_pb2_grpc.LoraServerServicer):
-    def __init__(self, rollout: Rollout, board: Board, identity: EngineIdentity) -> None:
+    def __init__(self, rollout: AdapterService, board: EngineStateStore, identity: EngineIdentity) -> None:
         self._rollout = rollout
         self._board = board
         self._identity = identity

@@ -8,7 +8,7 @@ from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_lora_server.domain import CanaryTerms, Placement, check_alias, check_name, check_version, is_version
-from pointsman_lora_server.registry import Counts, Outcomes
+from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
 
 AUTHOR_CHARACTERS = 200
 REASON_CHARACTERS = 1000
@@ -110,22 +110,22 @@ def history_limit(limit: int) -> int:
     return limit or _DEFAULT_CHANGES
 
 
-def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[Outcomes]:
+def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryOutcomes]:
     if len(outcomes) > OUTCOMES:
         raise _bad("outcomes", f"{len(outcomes)} outcomes in one report are more than {OUTCOMES}")
     return [_from_outcome(each) for each in outcomes]
 
 
-def _from_outcome(said: pb.Outcomes) -> Outcomes:
+def _from_outcome(said: pb.Outcomes) -> CanaryOutcomes:
     check_alias(said.alias)
     check_version(said.version)
-    counts = Counts(said.requests, said.errors, said.invalid, dict(said.milliseconds))
+    counts = RequestCounts(said.requests, said.errors, said.invalid, dict(said.milliseconds))
     of_requests = (counts.errors, counts.invalid, sum(counts.milliseconds.values()))
     if counts.requests > HIGHEST_COUNT or max(of_requests) > counts.requests:
         raise _bad("outcomes", f"of {said.version}: errors, invalid answers and times are of its requests, not more")
     if any(bucket > LAST_BUCKET for bucket in counts.milliseconds):
         raise _bad("outcomes", f"of {said.version}: the last bucket of times is {LAST_BUCKET}")
-    return Outcomes(said.alias, said.revision, said.version, counts)
+    return CanaryOutcomes(said.alias, said.revision, said.version, counts)
 
 
 def _bad(param: str, message: str) -> InvalidArgument:

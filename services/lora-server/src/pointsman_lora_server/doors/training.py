@@ -11,8 +11,8 @@ from pointsman.v1 import training_pb2_grpc
 from pointsman_servicekit.errors import InvalidArgument
 from pointsman_servicekit.grpc_handlers import Context
 
-from pointsman_lora_server.jobs.job import Job, Order, State
-from pointsman_lora_server.jobs.line import Line
+from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
+from pointsman_lora_server.jobs.line import JobQueue
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Training"].full_name
 
@@ -26,16 +26,16 @@ _METHODS = {
 }
 _METHOD = {name: method for method, name in _METHODS.items()}
 _STATE = {
-    State.QUEUED: pb.TRAINING_STATE_QUEUED,
-    State.RUNNING: pb.TRAINING_STATE_RUNNING,
-    State.SUCCEEDED: pb.TRAINING_STATE_SUCCEEDED,
-    State.FAILED: pb.TRAINING_STATE_FAILED,
-    State.CANCELLED: pb.TRAINING_STATE_CANCELLED,
+    JobState.QUEUED: pb.TRAINING_STATE_QUEUED,
+    JobState.RUNNING: pb.TRAINING_STATE_RUNNING,
+    JobState.SUCCEEDED: pb.TRAINING_STATE_SUCCEEDED,
+    JobState.FAILED: pb.TRAINING_STATE_FAILED,
+    JobState.CANCELLED: pb.TRAINING_STATE_CANCELLED,
 }
 
 
 class TrainingServicer(training_pb2_grpc.TrainingServicer):
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: JobQueue) -> None:
         self._line = line
 
     async def Start(self, request: pb.StartTrainingRequest, context: Context) -> pb.TrainingJob:
@@ -55,12 +55,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServicer):
         return _job(await self._line.cancel(request.id))
 
 
-def _order(request: pb.StartTrainingRequest) -> Order:
+def _order(request: pb.StartTrainingRequest) -> JobRequest:
     """Raises InvalidArgument where a newer client asks for what we do not know."""
     if request.method not in _METHODS:
         raise InvalidArgument(f"method {request.method} is not known here", code="bad_method", param="method")
     options = {field.name.replace("_", "-"): _number(value) for field, value in request.recipe.ListFields()}
-    return Order(
+    return JobRequest(
         name=request.name,
         data=Path(request.data),
         heldout=Path(request.heldout) if request.heldout else None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pointsman_lora_server.engine.secret import VARIABLE, Secret
+from pointsman_lora_server.engine.secret import VARIABLE, GuardSecret
 
 DRAIN = 5
 """Seconds that vLLM lets answers finish which come at the last moment; those before them have ended when it is told to
@@ -59,14 +59,14 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class EngineCommand:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     traced: bool = False
     """Whether it makes spans of what it is asked."""
 
 
-def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> Command:
+def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> EngineCommand:
     """`environment` is ours: what we set in it below gives way to what is set there already.
 
     Raises ValueError where `more` holds what would take the engine out of our hands.
@@ -103,12 +103,12 @@ def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterab
         **(_told_of_traces(environment) if traces else {}),
     }
     passed_on = _passed_on(environment)
-    return Command(
+    return EngineCommand(
         arguments, defaults | passed_on | {"PYTHONPATH": str(GUARD_FOLDER)}, traced=bool(traces or told_elsewhere)
     )
 
 
-def with_secrets(command: Command, secret: Secret) -> Callable[[], Command]:
+def with_secrets(command: EngineCommand, secret: GuardSecret) -> Callable[[], EngineCommand]:
     """The command of each life of the engine, with a secret that no other life has."""
     return lambda: replace(command, environment={**command.environment, VARIABLE: secret.renew()})
 

@@ -14,7 +14,7 @@ from pointsman_lora_server.engine import leash
 LONGEST_LINE = 1 << 16  # bytes; asyncio's own limit
 
 
-class Leashed:
+class SupervisedChild:
     """Whoever starts it waits for its end, then kills what is left of its group, and lets go."""
 
     def __init__(self, process: asyncio.subprocess.Process, hand: int) -> None:
@@ -30,7 +30,7 @@ class Leashed:
         stdout: int | IO[bytes],
         stderr: int,
         longest_line: int = LONGEST_LINE,
-    ) -> "Leashed":
+    ) -> "SupervisedChild":
         """`stdout` and `stderr` as `subprocess` takes them; `longest_line` is of what comes through a pipe of
         asyncio's. Raises OSError."""
         leash_end, hand = os.pipe()

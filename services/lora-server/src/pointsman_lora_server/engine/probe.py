@@ -40,7 +40,7 @@ class Answer(Protocol):
     def logprobs(self) -> tuple[float, ...]: ...
 
 
-class Engine(Protocol):
+class ProbedEngine(Protocol):
     """`VllmApi` says what it raises; it waits long for an answer: a busy engine is no poisoned one."""
 
     async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Answer: ...
@@ -59,7 +59,7 @@ class _Known:
 
 
 class Probe:
-    def __init__(self, engine: Engine, base_model: str, meter: ProbeMeter) -> None:
+    def __init__(self, engine: ProbedEngine, base_model: str, meter: ProbeMeter) -> None:
         """`base_model` is the name that the engine serves it under."""
         self._engine = engine
         self._base_model = base_model

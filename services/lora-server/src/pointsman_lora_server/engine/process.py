@@ -5,8 +5,8 @@ import logging
 import os
 from collections import deque
 
-from pointsman_lora_server.engine.command import DRAIN, Command
-from pointsman_lora_server.engine.leashed import Leashed
+from pointsman_lora_server.engine.command import DRAIN, EngineCommand
+from pointsman_lora_server.engine.leashed import SupervisedChild
 
 log = logging.getLogger(__name__)
 engine_log = logging.getLogger("engine")
@@ -24,7 +24,7 @@ class EngineProcess:
 
     def __init__(
         self,
-        leashed: Leashed,
+        leashed: SupervisedChild,
         pipe: asyncio.ReadTransport,
         output: asyncio.StreamReader,
     ) -> None:
@@ -35,12 +35,14 @@ class EngineProcess:
         self._reading = asyncio.create_task(self._read(output), name="engine's log")
 
     @classmethod
-    async def start(cls, command: Command) -> "EngineProcess":
+    async def start(cls, command: EngineCommand) -> "EngineProcess":
         # A pipe of our own: with asyncio's, waiting for the process would also wait for all that hold its output, and
         # when vLLM's API server is killed its children live on.
         output_end, written = os.pipe()
         try:
-            leashed = await Leashed.start(command.arguments, command.environment, written, asyncio.subprocess.STDOUT)
+            leashed = await SupervisedChild.start(
+                command.arguments, command.environment, written, asyncio.subprocess.STDOUT
+            )
         except BaseException:
             os.close(output_end)
             raise

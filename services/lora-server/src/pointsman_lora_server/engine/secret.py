@@ -7,7 +7,7 @@ VARIABLE = "POINTSMAN_ENGINE_SECRET"
 """Where the engine finds it: in its environment, which only its own user can read, unlike its arguments."""
 
 
-class Secret:
+class GuardSecret:
     """Never printed: neither `str` nor `repr` tells it."""
 
     def __init__(self) -> None:

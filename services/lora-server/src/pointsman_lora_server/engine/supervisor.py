@@ -9,9 +9,9 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.board import EngineStateStore
 from pointsman_lora_server.domain import EngineStatus
-from pointsman_lora_server.engine.command import Command
+from pointsman_lora_server.engine.command import EngineCommand
 from pointsman_lora_server.engine.probe import Poisoned
 from pointsman_lora_server.engine.process import EngineProcess
 
@@ -44,10 +44,10 @@ class Supervisor:
 
     def __init__(
         self,
-        next_life: Callable[[], Command],
+        next_life: Callable[[], EngineCommand],
         listen: str,
         health: Health,
-        board: Board,
+        board: EngineStateStore,
         base_model: BaseModel,
         probing: float = PROBING,
         drain: float = DRAIN,

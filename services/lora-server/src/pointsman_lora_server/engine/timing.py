@@ -6,13 +6,13 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_lora_server.engine.vllm_api import Greedy
+from pointsman_lora_server.engine.vllm_api import GreedyAnswer
 
 
-class Engine(Protocol):
+class InnerEngine(Protocol):
     """`VllmApi` says what it raises."""
 
-    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Greedy: ...
+    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> GreedyAnswer: ...
     async def corrupted(self) -> int: ...
 
 
@@ -24,14 +24,14 @@ class Completions(Protocol):
         ...
 
 
-class Timed:
+class TimedEngine:
     """Implements `Engine` around another."""
 
-    def __init__(self, engine: Engine, meter: Completions) -> None:
+    def __init__(self, engine: InnerEngine, meter: Completions) -> None:
         self._engine = engine
         self._meter = meter
 
-    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Greedy:
+    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> GreedyAnswer:
         begun, failure = time.perf_counter(), "cancelled"
         try:
             answer = await self._engine.complete(model, prompt, tokens)

@@ -21,7 +21,7 @@ CORRUPTED = "vllm:corrupted_requests_total{"
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedAdapter:
     """An adapter whose weights the engine holds."""
 
     in_flight: int
@@ -35,7 +35,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Greedy:
+class GreedyAnswer:
     """An answer at temperature 0, token by token."""
 
     token_ids: tuple[int, ...]
@@ -47,7 +47,7 @@ class Greedy:
     """"stop" or "length"."""
 
 
-class VllmApi:
+class VllmClient:
     """Raises Unavailable ("engine_unavailable") where the engine does not answer."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, secret: Callable[[], str]) -> None:
@@ -63,10 +63,10 @@ class VllmApi:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
-    async def adapters(self) -> Mapping[str, Loaded]:
+    async def adapters(self) -> Mapping[str, LoadedAdapter]:
         """All whose weights the engine holds, by version."""
         answer = await self._guarded("GET", "", None, LOOKING)
-        return {name: Loaded(**loaded) for name, loaded in answer["adapters"].items()}
+        return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
 
     async def in_flight(self) -> int:
         """Requests that are being answered, the base model's among them, until their last byte is handed on."""
@@ -89,7 +89,7 @@ class VllmApi:
         """Frees the slot; False, and nothing done, while a request is in flight."""
         return await self._guarded("DELETE", f"/{quote(version)}", None, LOADING, refusable=True) is not None
 
-    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Greedy:
+    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> GreedyAnswer:
         """The greedy answer, `tokens` long at most.
 
         Raises InvalidArgument ("cannot_answer") where there is no token, or one that cannot be scored, and NotFound
@@ -121,7 +121,7 @@ class VllmApi:
         logprobs = tuple((choice["logprobs"] or {}).get("token_logprobs") or ())
         if not logprobs or not all(isinstance(p, int | float) and math.isfinite(p) for p in logprobs):
             raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
-        return Greedy(tuple(choice["token_ids"]), choice["text"], logprobs, choice["finish_reason"])
+        return GreedyAnswer(tuple(choice["token_ids"]), choice["text"], logprobs, choice["finish_reason"])
 
     async def corrupted(self) -> int:
         """How many requests of this life were answered from logits that are no numbers; 0 where vLLM does not count."""
@@ -163,7 +163,7 @@ class VllmApi:
 @asynccontextmanager
 async def opening(
     url: str, secret: Callable[[], str], api_key: str = "", traced: bool = False
-) -> AsyncIterator[VllmApi]:
+) -> AsyncIterator[VllmClient]:
     """`api_key` is what VLLM_API_KEY in the engine's environment says, where it is set.
 
     `traced`: the engine makes spans; of probes and warming it is asked to make none, since no request caused them.
@@ -172,7 +172,7 @@ async def opening(
     if traced:
         headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-00"  # W3C's flag 00: not recorded
     async with aiohttp.ClientSession(headers=headers) as session:
-        yield VllmApi(session, url, secret)
+        yield VllmClient(session, url, secret)
 
 
 def _unavailable(what: str) -> Unavailable:

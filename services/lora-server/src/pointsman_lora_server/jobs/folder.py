@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pointsman_lora_server.jobs.job import Job, Order, State
+from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 
 _JOB, _EVENTS = "job.json", "events.jsonl"
 _BEGINNING = b'{"event": '
@@ -68,7 +68,7 @@ class JobFolder:
             found = json.loads((self.path / _JOB).read_text("utf-8"))
             order = found.pop("order")
             paths = {key: Path(order[key]) if order[key] else None for key in ("data", "heldout", "system")}
-            return Job(**{**found, "state": State(found["state"]), "order": Order(**{**order, **paths})})
+            return Job(**{**found, "state": JobState(found["state"]), "order": JobRequest(**{**order, **paths})})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.path / _JOB} is not a job's: {error}") from error
 
@@ -143,4 +143,4 @@ def _event(line: bytes) -> dict[str, Any] | None:
 
 
 def _plain(value: object) -> str:
-    return str(value.value if isinstance(value, State) else value)
+    return str(value.value if isinstance(value, JobState) else value)

@@ -8,7 +8,7 @@ from pathlib import Path
 METHODS = ("lora", "rslora", "dora", "qlora", "dpo")
 
 
-class State(enum.Enum):
+class JobState(enum.Enum):
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -17,11 +17,11 @@ class State(enum.Enum):
 
     @property
     def has_ended(self) -> bool:
-        return self not in (State.QUEUED, State.RUNNING)
+        return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class JobRequest:
     """What was asked for. Its files are the job's own copies once it is in line."""
 
     name: str
@@ -44,8 +44,8 @@ class Order:
 @dataclass(frozen=True, slots=True)
 class Job:
     id: str
-    order: Order
-    state: State
+    order: JobRequest
+    state: JobState
     created_unix_ms: int
     started_unix_ms: int = 0
     ended_unix_ms: int = 0
@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrainedAdapter:
     """An adapter that is to be registered."""
 
     name: str
@@ -71,14 +71,14 @@ class Result:
     author: str
 
 
-Register = Callable[[Result], Awaitable[str]]
+Register = Callable[[TrainedAdapter], Awaitable[str]]
 """The version that it became; raises PointsmanError, Unavailable where trying again may help."""
 Find = Callable[[str], Awaitable[Path]]
 """The folder of a registered version; raises NotFound."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JobEnvironment:
     """Where jobs are done, and with what."""
 
     folder: Path

@@ -14,8 +14,8 @@ from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Not
 
 from pointsman_lora_server.jobs import orders, registering, running
 from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.job import Find, Job, Order, Place, Register, State
-from pointsman_lora_server.jobs.running import Ended
+from pointsman_lora_server.jobs.job import Find, Job, JobEnvironment, JobRequest, JobState, Register
+from pointsman_lora_server.jobs.running import TrainerExit
 from pointsman_lora_server.jobs.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ MOST_RESUMED = 3
 """Kills that a job may survive: what is killed each time is too big for the machine."""
 
 
-class Line:
-    def __init__(self, place: Place, register: Register, find: Find) -> None:
+class JobQueue:
+    def __init__(self, place: JobEnvironment, register: Register, find: Find) -> None:
         self._place = place
         self._register = register
         self._find = find
@@ -54,7 +54,7 @@ class Line:
                     log.exception("%s cannot be dealt with now", job.id, exc_info=error)
                     await asyncio.sleep(PAUSE)
 
-    async def start(self, order: Order) -> Job:
+    async def start(self, order: JobRequest) -> Job:
         """Raises InvalidArgument; ResourceExhausted where too many wait."""
         await asyncio.to_thread(orders.check, order, self._place.roots)
         with self._arriving():
@@ -79,9 +79,9 @@ class Line:
         job = self.get(job_id)
         if self._registering == job_id:
             raise FailedPrecondition(f"'{job_id}' is trained, and is being registered", code="too_late", param="id")
-        if job.state is State.QUEUED:
-            self._end(job, State.CANCELLED)
-        elif job.state is State.RUNNING:
+        if job.state is JobState.QUEUED:
+            self._end(job, JobState.CANCELLED)
+        elif job.state is JobState.RUNNING:
             self._cancelled.add(job_id)
             if self._trainer and self._trainer[0] == job_id:
                 self._trainer[1].stop()
@@ -110,7 +110,7 @@ class Line:
     @contextmanager
     def _arriving(self) -> Iterator[None]:
         """Holds a place in line for a job that is being made. Raises ResourceExhausted where none is free."""
-        waiting = self._arrivals + sum(job.state is State.QUEUED for job in self._jobs.values())
+        waiting = self._arrivals + sum(job.state is JobState.QUEUED for job in self._jobs.values())
         if waiting >= MOST_WAITING:
             raise ResourceExhausted(
                 f"{waiting} training jobs wait in line already; cancel one, or try again later", code="too_many_jobs"
@@ -121,11 +121,11 @@ class Line:
         finally:
             self._arrivals -= 1
 
-    async def _made(self, order: Order) -> Job:
+    async def _made(self, order: JobRequest) -> Job:
         """With its folder. Raises InvalidArgument."""
         now = time.time()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S")
-        job = Job(f"{order.name}-{stamp}-{secrets.token_hex(3)}", order, State.QUEUED, int(now * 1000))
+        job = Job(f"{order.name}-{stamp}-{secrets.token_hex(3)}", order, JobState.QUEUED, int(now * 1000))
         folder = self._folder(job.id)
         try:
             return await asyncio.to_thread(folder.make, job)
@@ -140,32 +140,32 @@ class Line:
 
     async def _run(self, job: Job) -> None:
         folder = self._folder(job.id)
-        job = replace(job, state=State.RUNNING, started_unix_ms=job.started_unix_ms or _now())
+        job = replace(job, state=JobState.RUNNING, started_unix_ms=job.started_unix_ms or _now())
         self._put(job)
         try:
             while folder.last("done") is None:
                 ended = await self._train(job, folder)
                 if job.id in self._cancelled:
-                    return self._end(job, State.CANCELLED)
+                    return self._end(job, JobState.CANCELLED)
                 if ended.was_killed:
                     job = replace(job, resumed=job.resumed + 1)
                     if job.resumed > MOST_RESUMED:
-                        return self._end(job, State.FAILED, error=_killed_too_often(job))
+                        return self._end(job, JobState.FAILED, error=_killed_too_often(job))
                     self._put(job)
                 elif ended.code != 0:
-                    return self._end(job, State.FAILED, error=ended.error)
+                    return self._end(job, JobState.FAILED, error=ended.error)
             await self._hand_over(job, folder)
         except asyncio.CancelledError:
-            self._save(replace(job, state=State.QUEUED))
+            self._save(replace(job, state=JobState.QUEUED))
             raise
         except PointsmanError as error:
-            self._end(job, State.FAILED, error=registering.in_words(error, folder))
+            self._end(job, JobState.FAILED, error=registering.in_words(error, folder))
         except Exception as error:  # of one job: the others shall have their turn
             log.exception("%s failed", job.id, exc_info=error)
-            self._end(job, State.FAILED, error=f"internal error: {error}")
+            self._end(job, JobState.FAILED, error=f"internal error: {error}")
         return None
 
-    async def _train(self, job: Job, folder: JobFolder) -> Ended:
+    async def _train(self, job: Job, folder: JobFolder) -> TrainerExit:
         parent = await self._find(job.order.parent) if job.order.parent else None
         process = await running.start(self._place, folder, job, parent)
         self._trainer = (job.id, process)
@@ -179,15 +179,15 @@ class Line:
     async def _hand_over(self, job: Job, folder: JobFolder) -> None:
         done = folder.last("done") or {}
         if done.get("merged"):
-            return self._end(job, State.SUCCEEDED, merged=str(done["merged"]))
+            return self._end(job, JobState.SUCCEEDED, merged=str(done["merged"]))
         self._registering = job.id
         try:
             version = await registering.register(job, folder, self._register)
         finally:
             self._registering = ""
-        return self._end(job, State.SUCCEEDED, version=version)
+        return self._end(job, JobState.SUCCEEDED, version=version)
 
-    def _end(self, job: Job, state: State, **facts: Any) -> None:
+    def _end(self, job: Job, state: JobState, **facts: Any) -> None:
         self._cancelled.discard(job.id)
         self._folder(job.id).drop_checkpoint()
         self._put(replace(job, state=state, ended_unix_ms=_now(), **facts))
@@ -244,14 +244,14 @@ class Line:
             found.append(job)
         for job in sorted(found, key=lambda job: job.created_unix_ms):
             self._jobs[job.id] = job
-            if job.state is State.RUNNING:
+            if job.state is JobState.RUNNING:
                 self._revive(replace(job, resumed=job.resumed + 1))
 
     def _revive(self, job: Job) -> None:
         if job.resumed > MOST_RESUMED:
-            self._save(replace(job, state=State.FAILED, ended_unix_ms=_now(), error=_killed_too_often(job)))
+            self._save(replace(job, state=JobState.FAILED, ended_unix_ms=_now(), error=_killed_too_often(job)))
         else:
-            self._save(replace(job, state=State.QUEUED))
+            self._save(replace(job, state=JobState.QUEUED))
 
 
 def _killed_too_often(job: Job) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_lora_server.domain import check_alias, check_name, check_version
-from pointsman_lora_server.jobs.job import METHODS, Order
+from pointsman_lora_server.jobs.job import METHODS, JobRequest
 
 MOST_BYTES = 1 << 30
 """Of one file: it is copied."""
@@ -32,7 +32,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-def check(order: Order, roots: Sequence[Path]) -> None:
+def check(order: JobRequest, roots: Sequence[Path]) -> None:
     """Raises InvalidArgument."""
     check_name(order.name)
     if order.word:

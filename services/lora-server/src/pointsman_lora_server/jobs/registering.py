@@ -9,7 +9,7 @@ from typing import Any
 from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, ResourceExhausted, Unavailable
 
 from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.job import Job, Register, Result
+from pointsman_lora_server.jobs.job import Job, Register, TrainedAdapter
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 
 async def register(job: Job, folder: JobFolder, registering: Register) -> str:
     """The version. Raises PointsmanError where it is refused, or where nobody answers for minutes."""
-    result = Result(
+    result = TrainedAdapter(
         name=job.order.name,
         folder=folder.out,
         word=job.order.word,

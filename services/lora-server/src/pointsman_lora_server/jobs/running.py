@@ -8,7 +8,7 @@ from typing import Any
 
 from pointsman_lora_server.jobs import trainer
 from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.job import Job, Place
+from pointsman_lora_server.jobs.job import Job, JobEnvironment
 from pointsman_lora_server.jobs.trainer import Trainer
 
 NICE = 19
@@ -25,7 +25,7 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TrainerExit:
     code: int
     error: str
 
@@ -54,13 +54,13 @@ class ErrorOutput:
             self._tell({"event": "warning", "text": line})
 
 
-async def start(place: Place, folder: JobFolder, job: Job, parent: Path | None) -> Trainer:
+async def start(place: JobEnvironment, folder: JobFolder, job: Job, parent: Path | None) -> Trainer:
     """`parent` is the folder of the adapter to start from. Raises OSError."""
     variables = trainer.environment(place.environment, place.folder)
     return await Trainer.start(command(place, folder, job, parent), variables, folder.events_file)
 
 
-async def to_end(process: Trainer, folder: JobFolder, tell: Tell, more: Callable[[], None]) -> Ended:
+async def to_end(process: Trainer, folder: JobFolder, tell: Tell, more: Callable[[], None]) -> TrainerExit:
     """`tell` gets what the trainer does not write into the folder itself; `more` is called when it has."""
     output = ErrorOutput(tell)
     watching = asyncio.create_task(_watch(folder, more))
@@ -70,7 +70,7 @@ async def to_end(process: Trainer, folder: JobFolder, tell: Tell, more: Callable
         watching.cancel()
         folder.mend()  # before anything else is told: a trainer that was killed may have told half of something
         more()
-    return Ended(code, output.error or f"the trainer ended with exit code {code}")
+    return TrainerExit(code, output.error or f"the trainer ended with exit code {code}")
 
 
 async def _watch(folder: JobFolder, more: Callable[[], None]) -> None:
@@ -82,7 +82,7 @@ async def _watch(folder: JobFolder, more: Callable[[], None]) -> None:
             more()
 
 
-def command(place: Place, folder: JobFolder, job: Job, parent: Path | None) -> list[str]:
+def command(place: JobEnvironment, folder: JobFolder, job: Job, parent: Path | None) -> list[str]:
     order = job.order
     options: dict[str, object] = {
         "base-model": place.base_model.absolute(),

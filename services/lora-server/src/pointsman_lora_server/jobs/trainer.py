@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pointsman_lora_server
-from pointsman_lora_server.engine.leashed import Leashed
+from pointsman_lora_server.engine.leashed import SupervisedChild
 
 MODULE = "pointsman_lora_server.training"
 GRACE = 20.0
@@ -37,7 +37,7 @@ def environment(ours: Mapping[str, str], folder: Path) -> dict[str, str]:
 class Trainer:
     """Lives from `start` until `wait` returns; then nothing of it is left."""
 
-    def __init__(self, leashed: Leashed) -> None:
+    def __init__(self, leashed: SupervisedChild) -> None:
         self._leashed = leashed
         self._asked = asyncio.Event()
 
@@ -45,7 +45,7 @@ class Trainer:
     async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "Trainer":
         """It appends to the file of events itself: what lay in a pipe would be lost with us. Raises OSError."""
         with events.open("ab") as written:
-            return cls(await Leashed.start(command, variables, written, asyncio.subprocess.PIPE, LONGEST_LINE))
+            return cls(await SupervisedChild.start(command, variables, written, asyncio.subprocess.PIPE, LONGEST_LINE))
 
     @property
     def group(self) -> int:

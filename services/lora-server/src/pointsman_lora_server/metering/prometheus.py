@@ -28,7 +28,7 @@ VALIDATIONS = ("ready", "failed", "broken_off")
 EVICTIONS = ("room", "retired")
 
 
-class Metrics:
+class LoraServerMetrics:
     """Implements the meters of the slots, the loads, the validation, the probe, the answers and the canaries."""
 
     def __init__(self, base_model: str) -> None:

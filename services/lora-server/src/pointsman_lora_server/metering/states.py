@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from pointsman_lora_server.domain import DesiredState, EngineState, EngineStatus, VersionState, state_of
 
 
-class States(Collector):
+class VersionStateCollector(Collector):
     """Labels are states, and never names: there may be any number of versions."""
 
     def __init__(

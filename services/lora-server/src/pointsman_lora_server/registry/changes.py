@@ -8,7 +8,7 @@ from pointsman_servicekit.prompt_redis import PromptRedis, pending_cancellations
 from redis.exceptions import RedisError
 
 from pointsman_lora_server.domain import Change
-from pointsman_lora_server.registry.layout import Layout
+from pointsman_lora_server.registry.layout import RedisKeys
 
 NONE_YET = "0-0"
 """The id of the newest change where there is none."""
@@ -24,8 +24,8 @@ _SIGNALS = frozenset({"settled", "coming"})
 """Kinds of which lora-servers must hear, and no person."""
 
 
-class Changes:
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+class ChangeStream:
+    def __init__(self, redis: PromptRedis, layout: RedisKeys) -> None:
         self._redis = redis
         self._key = layout.changes
 

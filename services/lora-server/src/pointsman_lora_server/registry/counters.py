@@ -9,17 +9,17 @@ from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_lora_server.domain import Alias
 from pointsman_lora_server.registry import scripts
-from pointsman_lora_server.registry.layout import Layout
-from pointsman_lora_server.registry.outcomes import Counts, Outcomes
+from pointsman_lora_server.registry.layout import RedisKeys
+from pointsman_lora_server.registry.outcomes import CanaryOutcomes, RequestCounts
 
 
 class CanaryCounters:
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+    def __init__(self, redis: PromptRedis, layout: RedisKeys) -> None:
         self._redis = redis
         self._layout = layout
         self._count = redis.client.register_script(scripts.COUNT)
 
-    async def count(self, outcomes: Sequence[Outcomes]) -> None:
+    async def count(self, outcomes: Sequence[CanaryOutcomes]) -> None:
         """Adds them; those of a revision that is past, or of a version that its alias does not aim at, are dropped.
 
         Raises Unavailable.
@@ -41,7 +41,7 @@ class CanaryCounters:
         )
         await self._redis.call(lambda: self._count(keys=keys, args=[said]))
 
-    async def counts(self, alias: Alias) -> Mapping[str, Counts]:
+    async def counts(self, alias: Alias) -> Mapping[str, RequestCounts]:
         """By version, of this revision of the alias. Raises Unavailable."""
         key = self._layout.counts(alias.alias, alias.revision)
         raw: Mapping[str, str] = await self._redis.call(lambda: self._redis.client.hgetall(key))
@@ -52,15 +52,15 @@ class CanaryCounters:
         return {version: _from_counters(each) for version, each in counters.items()}
 
 
-def _to_counters(counts: Counts) -> dict[str, int]:
+def _to_counters(counts: RequestCounts) -> dict[str, int]:
     """Those that are not 0; a time's bucket is named by its number."""
     named = {"requests": counts.requests, "errors": counts.errors, "invalid": counts.invalid}
     counters = named | {str(bucket): number for bucket, number in counts.milliseconds.items()}
     return {name: number for name, number in counters.items() if number}
 
 
-def _from_counters(counters: Mapping[str, int]) -> Counts:
-    return Counts(
+def _from_counters(counters: Mapping[str, int]) -> RequestCounts:
+    return RequestCounts(
         requests=counters.get("requests", 0),
         errors=counters.get("errors", 0),
         invalid=counters.get("invalid", 0),

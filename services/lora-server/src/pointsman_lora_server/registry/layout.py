@@ -13,7 +13,7 @@ COUNTS_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RedisKeys:
     base_model: str
 
     def _key(self, name: str) -> str:

@@ -2,15 +2,15 @@
 
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_lora_server.domain import EngineState, EngineStatus, Fleet
+from pointsman_lora_server.domain import EngineState, EngineStatus, FleetState
 from pointsman_lora_server.registry import lease_scripts
-from pointsman_lora_server.registry.layout import Layout
+from pointsman_lora_server.registry.layout import RedisKeys
 
 
 class Leases:
     """A lease is somebody's until it ends by itself: who dies holds nobody up for long."""
 
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+    def __init__(self, redis: PromptRedis, layout: RedisKeys) -> None:
         self._redis = redis
         self._layout = layout
         self._take = redis.client.register_script(lease_scripts.LEASE)
@@ -26,8 +26,8 @@ class Leases:
         await self._redis.call(lambda: self._release(keys=[self._layout.lease(what)], args=[owner]))
 
 
-class Confirmations:
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+class EngineReports:
+    def __init__(self, redis: PromptRedis, layout: RedisKeys) -> None:
         self._redis = redis
         self._keys = [layout.engines]
         self._confirm = redis.client.register_script(lease_scripts.CONFIRM)
@@ -40,10 +40,10 @@ class Confirmations:
         arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds), is_up]
         await self._redis.call(lambda: self._confirm(keys=self._keys, args=arguments))
 
-    async def fleet(self) -> Fleet:
+    async def fleet(self) -> FleetState:
         """Raises Unavailable."""
         told = list(await self._redis.call(lambda: self._fleet(keys=self._keys)))
-        return Fleet({engine: frozenset(held.split()) for engine, held in zip(told[::2], told[1::2], strict=True)})
+        return FleetState({engine: frozenset(held.split()) for engine, held in zip(told[::2], told[1::2], strict=True)})
 
     async def holders(self, version: str) -> list[str]:
         """The engines that hold it, by name. Raises Unavailable."""

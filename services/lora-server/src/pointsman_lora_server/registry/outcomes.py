@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class RequestCounts:
     """`invalid` answers are those that a validator refused; errors have no time."""
 
     requests: int = 0
@@ -16,10 +16,10 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class CanaryOutcomes:
     """Since the last report of the same gateway; `revision` is of the alias as it was when the requests were sent."""
 
     alias: str
     revision: int
     version: str
-    counts: Counts
+    counts: RequestCounts

@@ -7,7 +7,7 @@ from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_lora_server.domain import AdapterVersion, DesiredState
 from pointsman_lora_server.registry import records, scripts
-from pointsman_lora_server.registry.layout import Layout
+from pointsman_lora_server.registry.layout import RedisKeys
 
 AT_ONCE = 100
 """Records in one answer: about 100 kB, so that no call comes near its deadline on a busy machine."""
@@ -15,8 +15,8 @@ AT_ONCE = 100
 _TRIES = 5
 
 
-class Reading:
-    def __init__(self, redis: PromptRedis, layout: Layout) -> None:
+class SnapshotReader:
+    def __init__(self, redis: PromptRedis, layout: RedisKeys) -> None:
         self._redis = redis
         self._layout = layout
         self._run = redis.client.register_script(scripts.READ)

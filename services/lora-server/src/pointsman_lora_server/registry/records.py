@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase, Placement, Standing
+from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase, PhaseRecord, Placement
 
 _OF_A_VERSION = frozenset(each.name for each in fields(AdapterVersion))
 _OF_TERMS = frozenset(each.name for each in fields(CanaryTerms))
@@ -32,7 +32,7 @@ def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
     return canary.version, repr(float(canary.weight)), json.dumps(asdict(canary.terms), sort_keys=True)
 
 
-def standings_from_json(raw: str) -> tuple[dict[str, Standing], dict[str, str]]:
+def standings_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str]]:
     """By version; and which making of its record each belongs to."""
     values = json.loads(raw)
     made = {version: str(each["made"]) for version, each in values.items()}
@@ -65,8 +65,8 @@ def _placement(text: str) -> Placement:
     return Placement(0 if text == "on-demand" else int(text))
 
 
-def _standing(values: Mapping[str, Any]) -> Standing:
-    return Standing(Phase(values["phase"]), values["error_code"], values["error"], values["word"], values["force"])
+def _standing(values: Mapping[str, Any]) -> PhaseRecord:
+    return PhaseRecord(Phase(values["phase"]), values["error_code"], values["error"], values["word"], values["force"])
 
 
 def _alias(name: str, values: Mapping[str, Any]) -> Alias:

@@ -8,16 +8,16 @@ from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement
 from pointsman_lora_server.registry import records, scripts
-from pointsman_lora_server.registry.changes import Changes
+from pointsman_lora_server.registry.changes import ChangeStream
 from pointsman_lora_server.registry.counters import CanaryCounters
-from pointsman_lora_server.registry.layout import Layout
-from pointsman_lora_server.registry.leases import Confirmations, Leases
-from pointsman_lora_server.registry.reading import Reading
+from pointsman_lora_server.registry.layout import RedisKeys
+from pointsman_lora_server.registry.leases import EngineReports, Leases
+from pointsman_lora_server.registry.reading import SnapshotReader
 from pointsman_lora_server.registry.records import plain
 from pointsman_lora_server.registry.refusals import refusal
 
 
-class Registry:
+class AdapterRegistry:
     """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time.
 
     Then the change may have been made all the same: the next reader sees. Asking for what is already so succeeds, and
@@ -27,10 +27,10 @@ class Registry:
     def __init__(self, redis: PromptRedis, base_model: str) -> None:
         """Engines of one base model share their adapters, so the keys hold its name."""
         self._redis = redis
-        self._layout = layout = Layout(base_model)
-        self.read = Reading(redis, layout).read
-        changes, leases = Changes(redis, layout), Leases(redis, layout)
-        confirmations, counters = Confirmations(redis, layout), CanaryCounters(redis, layout)
+        self._layout = layout = RedisKeys(base_model)
+        self.read = SnapshotReader(redis, layout).read
+        changes, leases = ChangeStream(redis, layout), Leases(redis, layout)
+        confirmations, counters = EngineReports(redis, layout), CanaryCounters(redis, layout)
         self.history, self.changes_since = changes.history, changes.since
         self.lease, self.release = leases.take, leases.release
         self.confirm, self.holders = confirmations.confirm, confirmations.holders

@@ -21,18 +21,18 @@ LAST_WORDS = 2.0  # seconds to read what was written before the end
 _START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module({module!r}, run_name='__main__')"
 
 
-class Died(Exception):
+class WorkerDied(Exception):
     """The process ended, or was ended because it took too long, without an answer."""
 
 
-class Child:
+class SmokeWorker:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._lines: deque[str] = deque(maxlen=20)
         self._reading = asyncio.create_task(self._read_log(), name="smoke process's log")
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> "Child":
+    async def start(cls, command: Sequence[str]) -> "SmokeWorker":
         """Raises OSError where there is no such program."""
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -66,10 +66,10 @@ class Child:
                 line = await self._process.stdout.readline()
         except TimeoutError:
             await self.end()
-            raise Died(f"no answer within {seconds:g} s") from None
+            raise WorkerDied(f"no answer within {seconds:g} s") from None
         if not line.endswith(b"\n"):
             await self.end()
-            raise Died(f"it ended with exit code {self._process.returncode}: {self._last_words()}")
+            raise WorkerDied(f"it ended with exit code {self._process.returncode}: {self._last_words()}")
         found: dict[str, Any] = json.loads(line)
         return found
 

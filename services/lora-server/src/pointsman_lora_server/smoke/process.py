@@ -30,13 +30,13 @@ def main() -> int:
         import torch
 
         torch.set_num_threads(1)
-        from pointsman_lora_server.smoke.trial import Bench, NoRoom
+        from pointsman_lora_server.smoke.trial import NotEnoughMemory, TrialModel
     except ImportError as error:
         _say(out, unavailable=f"its environment lacks what the trial needs: {error}")
         return 1
     try:
-        bench = Bench(Path(sys.argv[1]))
-    except NoRoom as error:
+        bench = TrialModel(Path(sys.argv[1]))
+    except NotEnoughMemory as error:
         _say(out, unavailable=str(error))
         return 1
     except Exception as error:  # whatever transformers raises of a model that it cannot load here

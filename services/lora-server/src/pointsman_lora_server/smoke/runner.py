@@ -13,9 +13,9 @@ from pointsman_servicekit.errors import InvalidArgument, Unavailable
 from pointsman_lora_server.checks.samples import Sample
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.smoke.agreement import Agreement, Answer, compare
-from pointsman_lora_server.smoke.child import Child, Died, command
+from pointsman_lora_server.smoke.child import SmokeWorker, WorkerDied, command
 from pointsman_lora_server.smoke.reference import Reference
-from pointsman_lora_server.smoke.verdict import judge
+from pointsman_lora_server.smoke.verdict import check_trial
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ MODULE = "pointsman_lora_server.smoke.process"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SmokeLimits:
     rows: int = 4
     tokens: int = 12
     """New ones for each row. What a trial costs is rows, tokens and the length of the prompts."""
@@ -35,16 +35,16 @@ class Limits:
     wait."""
 
 
-class Smoke:
+class PeftSmokeTest:
     """One version at a time: the others wait."""
 
     def __init__(
-        self, python: Path, base_model: Path, limits: Limits = Limits(), *, process: Sequence[str] = ()
+        self, python: Path, base_model: Path, limits: SmokeLimits = SmokeLimits(), *, process: Sequence[str] = ()
     ) -> None:
         """`python` is the engine's; `process` is what runs in place of it and of our module."""
         self._command = tuple(process) or command(python, MODULE, str(base_model.resolve()))
         self._limits = limits
-        self._child: Child | None = None
+        self._child: SmokeWorker | None = None
         self._one_at_a_time = asyncio.Lock()
         self._idle: asyncio.Task[None] | None = None
         self._closed = False
@@ -74,7 +74,7 @@ class Smoke:
                 f"PEFT itself cannot load {version.version}: {answer['refused']}; save the adapter again with PEFT",
                 code="peft_refused",
             )
-        return judge(version.version, answer["tried"], bool(samples))
+        return check_trial(version.version, answer["tried"], bool(samples))
 
     @staticmethod
     def compare(reference: Reference, answers: Sequence[Answer]) -> Agreement:
@@ -101,7 +101,7 @@ class Smoke:
                 if "refused" in answer:
                     await self._end()  # PEFT may have left the base half changed
                 return answer
-            except Died as error:
+            except WorkerDied as error:
                 log.warning("the process that tries adapters: %s", error)
                 await self._end()
                 if last or self._closed:
@@ -111,7 +111,7 @@ class Smoke:
                 raise
         raise AssertionError("unreachable")
 
-    async def _running(self) -> Child:
+    async def _running(self) -> SmokeWorker:
         """Raises Died or Unavailable."""
         if self._child and self._child.alive:
             return self._child
@@ -119,7 +119,7 @@ class Smoke:
         if self._closed:
             raise _unavailable("the lora-server is stopping")
         try:
-            self._child = child = await Child.start(self._command)
+            self._child = child = await SmokeWorker.start(self._command)
         except OSError as error:
             raise _unavailable(f"{self._command[0]} cannot be started ({error}); name the engine's python") from error
         greeting = await child.answer(self._limits.start_seconds)

@@ -30,11 +30,11 @@ ROOM = 1.3  # what a model takes in memory beside its weights
 FP32_SHARE, MOST_SHARE = 0.5, 0.85  # of the memory that is free now
 
 
-class NoRoom(Exception):
+class NotEnoughMemory(Exception):
     """The base model does not fit into the memory that is free."""
 
 
-class Bench:
+class TrialModel:
     """The base model, loaded once; each trial leaves it as it was."""
 
     def __init__(self, base_model: Path) -> None:
@@ -162,7 +162,7 @@ def _dtype(base_model: Path) -> Any:
         return torch.float32
     if on_disk * ROOM < MOST_SHARE * free:
         return torch.bfloat16
-    raise NoRoom(f"the base model has {on_disk >> 20} MiB, and {free >> 20} MiB of memory are free")
+    raise NotEnoughMemory(f"the base model has {on_disk >> 20} MiB, and {free >> 20} MiB of memory are free")
 
 
 def _free_memory() -> int:

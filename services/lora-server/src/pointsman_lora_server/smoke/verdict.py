@@ -11,7 +11,7 @@ SMALLEST_DIFFERENCE = 0.02
 """In logits, from the base model's, on one prompt at least. The rounding of bf16 changes ten times as much."""
 
 
-def judge(version: str, tried: Mapping[str, Any], with_samples: bool) -> Reference:
+def check_trial(version: str, tried: Mapping[str, Any], with_samples: bool) -> Reference:
     """`tried` is what `trial.Bench.run` found. Raises InvalidArgument: not_finite, no_effect or does_not_stop."""
     rows: Sequence[Mapping[str, Any]] = tried["rows"]
     if not all(row["finite"] for row in rows):

@@ -17,7 +17,7 @@ from pointsman_lora_server.store.scratch import scratch_folder, sweep
 Stamp = tuple[tuple[int, int, int, int], ...]
 
 
-class FolderShelf:
+class FolderBackend:
     """A version appears whole, by a rename, and goes the same way."""
 
     def __init__(self, root: Path) -> None:

@@ -10,21 +10,21 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_lora_server.checks.base import Base
+from pointsman_lora_server.checks.base import BaseModelSpec
 from pointsman_lora_server.checks.files import WEIGHTS
 from pointsman_lora_server.checks.samples import Sample, read_samples
 from pointsman_lora_server.domain import AdapterVersion, check_name, check_version
 from pointsman_lora_server.store.content import MANIFEST, content_hash
 from pointsman_lora_server.store.failures import telling
-from pointsman_lora_server.store.folder import FolderShelf
-from pointsman_lora_server.store.receiving import Received, check_digest, receive
-from pointsman_lora_server.store.remote import RemoteShelf
+from pointsman_lora_server.store.folder import FolderBackend
+from pointsman_lora_server.store.receiving import ImportedAdapter, check_digest, import_adapter
+from pointsman_lora_server.store.remote import RemoteBackend
 
 MOST_FETCHED_BYTES = 8 << 30
 MOST_FACTS, MOST_FACT_LENGTH = 64, 1024
 
 
-class Shelf(Protocol):
+class StoreBackend(Protocol):
     def scratch(self) -> AbstractContextManager[Path]: ...
     def put(self, copy: Path, version: AdapterVersion) -> None: ...
     def fetch(self, version: AdapterVersion) -> Path: ...
@@ -32,7 +32,7 @@ class Shelf(Protocol):
     def delete(self, version: AdapterVersion) -> None: ...
 
 
-class Store:
+class ArtifactStore:
     """Copies first and checks the copy, so that what was checked is what is kept, whatever happens to the source.
 
     Its methods block, and may be called from several threads at once.
@@ -41,7 +41,7 @@ class Store:
     def __init__(
         self,
         root: str | Path,
-        base: Base,
+        base: BaseModelSpec,
         max_rank: int,
         *,
         kept_here: Path | None = None,
@@ -68,7 +68,7 @@ class Store:
         with telling(self._root), self._shelf.scratch() as scratch:
             copy = scratch / "adapter"
             copy.mkdir()
-            received = receive(folder, copy, self._base, self._max_rank)
+            received = import_adapter(folder, copy, self._base, self._max_rank)
             version = self._version(name, copy, received, facts, parent, author)
             (copy / MANIFEST).write_text(json.dumps(asdict(version), indent=2) + "\n", "utf-8")
             self._shelf.put(copy, version)
@@ -93,7 +93,7 @@ class Store:
         self._shelf.delete(version)
 
     def _version(
-        self, name: str, copy: Path, received: Received, facts: Mapping[str, str], parent: str, author: str
+        self, name: str, copy: Path, received: ImportedAdapter, facts: Mapping[str, str], parent: str, author: str
     ) -> AdapterVersion:
         return AdapterVersion(
             name=name,
@@ -113,12 +113,12 @@ class Store:
         )
 
 
-def _shelf(root: str, kept_here: Path | None, most_fetched_bytes: int) -> Shelf:
+def _shelf(root: str, kept_here: Path | None, most_fetched_bytes: int) -> StoreBackend:
     if "://" not in root:
-        return FolderShelf(Path(root))
+        return FolderBackend(Path(root))
     if kept_here is None:
         raise ValueError(f"the store {root} needs a folder here for what is fetched from it")
-    return RemoteShelf(root, kept_here, most_fetched_bytes)
+    return RemoteBackend(root, kept_here, most_fetched_bytes)
 
 
 def _check_words(facts: Mapping[str, str], parent: str, author: str) -> None:

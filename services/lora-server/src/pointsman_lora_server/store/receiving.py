@@ -7,27 +7,27 @@ from pathlib import Path
 from pointsman_servicekit.errors import InvalidArgument
 
 from pointsman_lora_server.checks import dora, files
-from pointsman_lora_server.checks.base import Base
+from pointsman_lora_server.checks.base import BaseModelSpec
 from pointsman_lora_server.checks.config import AdapterConfig, canonical, read_config
-from pointsman_lora_server.checks.files import CONFIG, REPORT, WEIGHTS, Source
-from pointsman_lora_server.checks.report import Report, read_report
+from pointsman_lora_server.checks.files import CONFIG, REPORT, WEIGHTS, SourceFolder
+from pointsman_lora_server.checks.report import TrainingReport, read_report
 from pointsman_lora_server.checks.samples import SAMPLES, read_samples, write_samples
 from pointsman_lora_server.checks.values import check_values
 from pointsman_lora_server.checks.weights import read_layout, refused
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ImportedAdapter:
     """Of an adapter that passed: its copy lies in the folder that was given."""
 
     rank: int
     target_modules: tuple[str, ...]
-    report: Report
+    report: TrainingReport
     facts: Mapping[str, str]
     """What was changed on the way."""
 
 
-def receive(folder: Path, copy: Path, base: Base, max_rank: int) -> Received:
+def import_adapter(folder: Path, copy: Path, base: BaseModelSpec, max_rank: int) -> ImportedAdapter:
     """Raises InvalidArgument with the reason of the refusal, NotFound where there is no folder."""
     with files.opening(folder) as source:
         config = read_config(source.read(CONFIG, "bad_config"), base, max_rank)
@@ -36,7 +36,7 @@ def receive(folder: Path, copy: Path, base: Base, max_rank: int) -> Received:
         raw_report = source.read_if_there(REPORT, "bad_report")
     if samples is not None:
         (copy / SAMPLES).write_bytes(write_samples(read_samples(samples)))
-    report = Report() if raw_report is None else read_report(raw_report)
+    report = TrainingReport() if raw_report is None else read_report(raw_report)
     if raw_report is not None:
         (copy / REPORT).write_bytes(raw_report)
     check_digest(report.base_digest, "training.json", base)
@@ -49,10 +49,10 @@ def receive(folder: Path, copy: Path, base: Base, max_rank: int) -> Received:
     written = canonical(config, list(layout.pairs))
     (copy / CONFIG).write_bytes(written)
     targets = tuple(sorted(layout.pairs)) if config.targets.by_pattern else config.targets.named
-    return Received(config.rank, targets, report, facts)
+    return ImportedAdapter(config.rank, targets, report, facts)
 
 
-def check_digest(named: str, where: str, base: Base) -> None:
+def check_digest(named: str, where: str, base: BaseModelSpec) -> None:
     """Raises InvalidArgument ("wrong_base_model") where both digests are known, and not the same."""
     if named and base.digest and named != base.digest:
         raise InvalidArgument(
@@ -64,7 +64,7 @@ def check_digest(named: str, where: str, base: Base) -> None:
         )
 
 
-def _copy_weights(source: Source, target: Path, base: Base, config: AdapterConfig) -> None:
+def _copy_weights(source: SourceFolder, target: Path, base: BaseModelSpec, config: AdapterConfig) -> None:
     left = most = base.most_bytes(config.rank)
     with source.open(WEIGHTS, "bad_weights") as read, target.open("xb") as written:
         if read.seek(0, 2) > most:
@@ -77,7 +77,7 @@ def _copy_weights(source: Source, target: Path, base: Base, config: AdapterConfi
             written.write(chunk)
 
 
-def _too_large(base: Base, config: AdapterConfig, most: int) -> InvalidArgument:
+def _too_large(base: BaseModelSpec, config: AdapterConfig, most: int) -> InvalidArgument:
     return refused(
         f"is larger than one of rank {config.rank} for '{base.served_name}' can be: {most} bytes", "too_large"
     )

@@ -14,12 +14,12 @@ from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.store import cache
 from pointsman_lora_server.store.content import BESIDE, HASHED, MANIFEST, content_hash, place
 from pointsman_lora_server.store.failures import telling_of_service
-from pointsman_lora_server.store.folder import FolderShelf
+from pointsman_lora_server.store.folder import FolderBackend
 
 log = logging.getLogger(__name__)
 
 
-class RemoteShelf:
+class RemoteBackend:
     """The manifest is written last and removed first: a version without it does not exist.
 
     Two that upload the same version write the same bytes. Addresses and keys of a service are read by its own library
@@ -37,7 +37,7 @@ class RemoteShelf:
                 f"the store {url} needs a package that is not installed ({error}); "
                 "for s3:// install pointsman-lora-server[s3]"
             ) from error
-        self._here = FolderShelf(kept_here)
+        self._here = FolderBackend(kept_here)
         self._most_bytes = most_bytes
         self._fetching: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._lock = threading.Lock()

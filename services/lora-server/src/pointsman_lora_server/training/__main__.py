@@ -12,7 +12,7 @@ from typing import TextIO
 from pointsman_lora_server.training.adapter_files import check_merged_target, check_target
 from pointsman_lora_server.training.data import Split, gather
 from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.job import DPO, Job, parse
+from pointsman_lora_server.training.job import DPO, TrainingOptions, parse
 from pointsman_lora_server.training.preferences import PreferenceSplit, gather_preferences
 from pointsman_lora_server.training.stopping import on_signals
 
@@ -51,7 +51,7 @@ def main() -> int:
     return 0
 
 
-def _do(job: Job, rows: Split | PreferenceSplit, started: float, tell: Callable[..., None]) -> None:
+def _do(job: TrainingOptions, rows: Split | PreferenceSplit, started: float, tell: Callable[..., None]) -> None:
     # It would tell each user that a kernel for 4 bits is not there, which is to be had from a hub only.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Imported here: torch takes seconds, and wrong data should not wait for it.
@@ -66,12 +66,12 @@ def _do(job: Job, rows: Split | PreferenceSplit, started: float, tell: Callable[
         run.run(job, rows, started, tell, _warn)
 
 
-def _read(job: Job) -> Split | PreferenceSplit:
+def _read(job: TrainingOptions) -> Split | PreferenceSplit:
     gathering = gather_preferences if job.recipe.method == DPO else gather
     return gathering(job.data, job.heldout, job.heldout_share, job.system, job.recipe.seed)
 
 
-def _check_targets(job: Job) -> None:
+def _check_targets(job: TrainingOptions) -> None:
     if job.check_only:
         return
     check_target(job.out)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pointsman_lora_server.training.adapter_files import CONFIG, WEIGHTS
 from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.job import DORA, RSLORA, Job
+from pointsman_lora_server.training.job import DORA, RSLORA, TrainingOptions
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in sorted(config.items())} | {"inference_mode": True}
 
 
-def parent_config(folder: Path, job: Job) -> dict[str, Any]:
+def parent_config(folder: Path, job: TrainingOptions) -> dict[str, Any]:
     """The older adapter's. Raises `TrainingError` where training cannot start from it."""
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -36,7 +36,7 @@ def parent_config(folder: Path, job: Job) -> dict[str, Any]:
     return config
 
 
-def as_parent(job: Job) -> Job:
+def as_parent(job: TrainingOptions) -> TrainingOptions:
     """The job with the rank and alpha that its parent brings."""
     if job.parent is None:
         return job

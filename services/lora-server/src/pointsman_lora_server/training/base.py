@@ -14,7 +14,7 @@ from pointsman_lora_server.training.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseFolder:
     folder: Path
     tokenizer: Any
 
@@ -43,10 +43,10 @@ class Base:
             return ""
 
 
-def open_base(folder: Path) -> Base:
+def open_base(folder: Path) -> BaseFolder:
     if not (folder / "config.json").is_file():
         raise TrainingError(f"--base-model {folder} holds no config.json; name the folder of a Hugging Face model")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not tokenizer.chat_template:
         raise TrainingError(f"--base-model {folder} has no chat template; an instruction-tuned model brings one")
-    return Base(folder, tokenizer)
+    return BaseFolder(folder, tokenizer)

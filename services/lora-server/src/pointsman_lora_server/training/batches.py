@@ -46,7 +46,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PreferencePair:
     """The preferred answer to a prompt, and the other one."""
 
     chosen: Example
@@ -79,9 +79,11 @@ def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, most_
     return Encoded(tuple(examples), tuple(notes))
 
 
-def encode_pairs(pairs: Sequence[Preference], render: Render, end_of_turn: int, most_tokens: int) -> Encoded[Pair]:
+def encode_pairs(
+    pairs: Sequence[Preference], render: Render, end_of_turn: int, most_tokens: int
+) -> Encoded[PreferencePair]:
     """As `encode`; each of the two answers counts for itself."""
-    made: list[Pair] = []
+    made: list[PreferencePair] = []
     notes: list[str] = []
     for row in pairs:
         chosen, rejected = (
@@ -92,7 +94,7 @@ def encode_pairs(pairs: Sequence[Preference], render: Render, end_of_turn: int, 
         if longest > most_tokens:
             notes.append(_too_long(row.where, longest, most_tokens))
         else:
-            made.append(Pair(chosen, rejected))
+            made.append(PreferencePair(chosen, rejected))
     return Encoded(tuple(made), tuple(notes))
 
 

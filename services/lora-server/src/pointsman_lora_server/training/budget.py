@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pointsman_lora_server.training import heldout
-from pointsman_lora_server.training.base import Base
+from pointsman_lora_server.training.base import BaseFolder
 from pointsman_lora_server.training.batches import Example
-from pointsman_lora_server.training.job import DORA, Job
+from pointsman_lora_server.training.job import DORA, TrainingOptions
 from pointsman_lora_server.training.loop import Pace
-from pointsman_lora_server.training.material import Material
+from pointsman_lora_server.training.material import Dataset
 from pointsman_lora_server.training.prompt_path import Nearest, Question, ask, plainly
 
 SECONDS_TO_WRITE = 2.0
@@ -19,7 +19,7 @@ MOST_ASKED_DURING = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class TimeBudget:
     pace: Pace
     tokens_per_step: int
     asked: tuple[Example, ...]
@@ -50,7 +50,7 @@ class Budget:
         return self.loss_seconds + self.evaluations * self.evaluation_seconds + self.after_training
 
 
-def share_out(job: Job, material: Material, base: Base, pace: Pace) -> Budget:
+def share_out(job: TrainingOptions, material: Dataset, base: BaseFolder, pace: Pace) -> TimeBudget:
     """Rows are answered as they fit in; all of them where nothing is trained, for as long as there is time."""
     seconds, tokens = 60 * job.max_minutes, job.recipe.tokens_per_step
     asked = material.asked
@@ -71,7 +71,7 @@ def share_out(job: Job, material: Material, base: Base, pace: Pace) -> Budget:
     once = loss + heldout.answers_seconds(plainly(asked[:during]), tokens, pace)
     evaluations = min(job.measuring.evaluations, max(1, int(MOST_FOR_EVALUATIONS * seconds / once))) if once else 1
     merged = job.merged_out is not None or job.recipe.method == DORA
-    return Budget(
+    return TimeBudget(
         pace=pace,
         tokens_per_step=tokens,
         asked=asked[:count],

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pointsman_lora_server.training import heldout, scoring
-from pointsman_lora_server.training.base import Base
+from pointsman_lora_server.training.base import BaseFolder
 from pointsman_lora_server.training.batches import Example
-from pointsman_lora_server.training.budget import Budget
-from pointsman_lora_server.training.heldout import Sample
-from pointsman_lora_server.training.job import METRIC, Job
+from pointsman_lora_server.training.budget import TimeBudget
+from pointsman_lora_server.training.heldout import AnsweredSample
+from pointsman_lora_server.training.job import METRIC, TrainingOptions
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Evaluated, Objective, Tell
 from pointsman_lora_server.training.prompt_path import Question, plainly
@@ -20,16 +20,22 @@ MOST_TOLD = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FinalScores:
     """Figures of the adapter and of the prompts that it has to beat, on the same rows."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-class Evaluation:
+class Evaluator:
     def __init__(
-        self, job: Job, base: Base, learner: Learner, objective: Objective, budget: Budget, tell: Tell
+        self,
+        job: TrainingOptions,
+        base: BaseFolder,
+        learner: Learner,
+        objective: Objective,
+        budget: TimeBudget,
+        tell: Tell,
     ) -> None:
         self._job = job
         self._base = base
@@ -51,7 +57,7 @@ class Evaluation:
         # Of equal metrics the lower loss is the better one.
         return Evaluated(-metric + 1e-6 * measured["loss"] if self._by_metric else measured["loss"], facts)
 
-    def final(self, ends_at: float) -> Verdict:
+    def final(self, ends_at: float) -> FinalScores:
         """Answers of the adapter as it is now, then those of the prompt path, as far as there is time."""
         asked, notes = self._budget.asked, []
         now = time.monotonic()
@@ -71,9 +77,9 @@ class Evaluation:
             notes.append(
                 "no time was left to measure what prompting alone reaches: more --max-minutes, fewer --samples"
             )
-        return Verdict({**_named("heldout", ours), **_named("prompt_path", theirs)}, tuple(notes))
+        return FinalScores({**_named("heldout", ours), **_named("prompt_path", theirs)}, tuple(notes))
 
-    def _prompt_path(self, examples: Sequence[Example], ends_at: float) -> list[Sample]:
+    def _prompt_path(self, examples: Sequence[Example], ends_at: float) -> list[AnsweredSample]:
         prompted = {question.example: question for question in self._budget.prompted}
         questions = [prompted[example] for example in examples if example in prompted]
         if not questions:
@@ -84,7 +90,7 @@ class Evaluation:
         self._tell("prompt_path", shots=self._job.measuring.shots, rows=len(answers), **_rounded(scores))
         return answers
 
-    def _answer(self, questions: Sequence[Question], ends_at: float) -> list[Sample]:
+    def _answer(self, questions: Sequence[Question], ends_at: float) -> list[AnsweredSample]:
         return list(heldout.answers(self._learner, self._base, questions, ends_at))
 
     def _patience(self, questions: Sequence[Question]) -> float:
@@ -96,7 +102,7 @@ class Evaluation:
         return self._job.measuring.stop_on == METRIC
 
 
-def _named(whose: str, samples: Iterable[Sample]) -> dict[str, float]:
+def _named(whose: str, samples: Iterable[AnsweredSample]) -> dict[str, float]:
     answers = [sample.answered for sample in samples]
     rows = {f"{whose}_rows": float(len(answers))} if answers else {}
     return {f"{whose}_{name}": round(value, 4) for name, value in scoring.score(answers).items()} | rows

@@ -16,7 +16,7 @@ MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class DataReport:
     """All of it goes into the report as it is."""
 
     rows: int
@@ -43,14 +43,14 @@ def examine(
     notes: Sequence[str],
     lengths: Sequence[int],
     learnt_tokens: int,
-) -> Examination:
+) -> DataReport:
     """`notes` say what was left out, `lengths` are the tokens of the rows that are left."""
     contradictory = tuple(_contradictory(training))
     labels = labels_of(training)
     warnings = (*_warnings(labels, labels_of(heldout, labels)),)
     if contradictory:
         warnings = (*warnings, f"{len(contradictory)} pairs of rows ask the same in other letters and differ in answer")
-    return Examination(
+    return DataReport(
         rows=len(training),
         heldout_rows=len(heldout),
         left_out=_left_out(notes),

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pointsman_lora_server.training.base import Base
+from pointsman_lora_server.training.base import BaseFolder
 from pointsman_lora_server.training.batches import Row, by_length
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Pace
@@ -26,7 +26,7 @@ _Chosen = TypeVar("_Chosen")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class AnsweredSample:
     question: Question
     got: str
 
@@ -45,7 +45,9 @@ def loss_seconds(rows: Sequence[Row], tokens_at_once: int, pace: Pace) -> float:
     return READING * pace.of(by_length(rows, tokens_at_once))
 
 
-def answers(learner: Learner, base: Base, questions: Sequence[Question], ends_at: float) -> Iterator[Sample]:
+def answers(
+    learner: Learner, base: BaseFolder, questions: Sequence[Question], ends_at: float
+) -> Iterator[AnsweredSample]:
     """Shortest prompts first, ROWS_AT_ONCE together; what is not answered by `ends_at` is left out."""
     ordered = sorted(questions, key=lambda question: len(question.prompt_ids))
     took = 0.0
@@ -57,7 +59,7 @@ def answers(learner: Learner, base: Base, questions: Sequence[Question], ends_at
         texts = _generate(learner, base, batch, ends_at - started)
         if texts is None:
             return
-        yield from map(Sample, batch, texts)
+        yield from map(AnsweredSample, batch, texts)
         took = time.monotonic() - started
 
 
@@ -69,7 +71,7 @@ def answers_seconds(questions: Sequence[Question], tokens_per_step: int, pace: P
     return (steps + reading) * pace.seconds_per_token * tokens_per_step
 
 
-def _generate(learner: Learner, base: Base, batch: Sequence[Question], seconds: float) -> list[str] | None:
+def _generate(learner: Learner, base: BaseFolder, batch: Sequence[Question], seconds: float) -> list[str] | None:
     """None where the time was over before all had ended: a cut answer says nothing."""
     longest = max(len(question.prompt_ids) for question in batch)
     ids = torch.full((len(batch), longest), base.end_of_turn)

@@ -29,7 +29,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Measuring:
+class EvaluationOptions:
     """How held-out rows are used, during training and at the end."""
 
     samples: int  # held-out rows that are answered at the end
@@ -40,7 +40,7 @@ class Measuring:
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class CheckpointOptions:
     """Where the state of an unfinished run is kept."""
 
     folder: Path | None
@@ -53,7 +53,7 @@ class Keeping:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingOptions:
     base_model: Path
     base_model_name: str
     data: Path
@@ -72,11 +72,11 @@ class Job:
     check_only: bool
     evaluate_only: bool  # the adapter in `out`
     recipe: Recipe
-    measuring: Measuring
-    keeping: Keeping
+    measuring: EvaluationOptions
+    keeping: CheckpointOptions
 
 
-def parse(arguments: Sequence[str] | None = None) -> Job:
+def parse(arguments: Sequence[str] | None = None) -> TrainingOptions:
     """Exits with code 2, as argparse does, when the arguments are wrong."""
     parser = _parser()
     given = parser.parse_args(arguments)
@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str] | None = None) -> Job:
     if given.evaluate_only and given.method == DPO:
         parser.error("--evaluate-only reads rows with one answer; --method dpo has pairs")
     out = given.out.absolute()
-    return Job(
+    return TrainingOptions(
         base_model=given.base_model,
         base_model_name=given.base_model_name or given.base_model.absolute().name,
         data=given.data,
@@ -116,8 +116,10 @@ def parse(arguments: Sequence[str] | None = None) -> Job:
             given.seed,
             given.beta,
         ),
-        measuring=Measuring(given.samples, given.baseline_shots, given.evaluations, given.stop_on, given.patience),
-        keeping=Keeping(given.checkpoint, given.checkpoint_seconds, given.resume),
+        measuring=EvaluationOptions(
+            given.samples, given.baseline_shots, given.evaluations, given.stop_on, given.patience
+        ),
+        keeping=CheckpointOptions(given.checkpoint, given.checkpoint_seconds, given.resume),
     )
 
 

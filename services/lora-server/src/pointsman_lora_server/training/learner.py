@@ -13,9 +13,9 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pointsman_lora_server.training.adapter_config import parent_config, plain_config
-from pointsman_lora_server.training.base import Base
+from pointsman_lora_server.training.base import BaseFolder
 from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.job import DORA, QLORA, RSLORA, Job
+from pointsman_lora_server.training.job import DORA, QLORA, RSLORA, TrainingOptions
 
 # Below it plain attention trains faster on a CPU than the fused one (1.05 against 1.35 s a step for 10 rows of 100
 # tokens); above it, its memory, which grows with the square, is the reason against it.
@@ -64,7 +64,7 @@ def as_safetensors(weights: Weights) -> bytes:
     )
 
 
-def open_learner(base: Base, job: Job, longest: int, bf16: bool | None = None) -> Learner:
+def open_learner(base: BaseFolder, job: TrainingOptions, longest: int, bf16: bool | None = None) -> Learner:
     """`longest` is the longest row in tokens; `bf16` says what an earlier run of the job has chosen.
 
     A fresh adapter starts from the seed, as one that changes nothing; with a parent it starts as that one.
@@ -83,7 +83,7 @@ def open_learner(base: Base, job: Job, longest: int, bf16: bool | None = None) -
     return Learner(adapted, device, chosen)
 
 
-def _load(base: Base, method: str, longest: int, device: str, bf16: bool) -> Any:
+def _load(base: BaseFolder, method: str, longest: int, device: str, bf16: bool) -> Any:
     attention = "eager" if longest <= MOST_TOKENS_OF_PLAIN_ATTENTION and device == "cpu" else "sdpa"
     options: dict[str, Any] = {"attn_implementation": attention, "local_files_only": True, "device_map": {"": device}}
     if method == QLORA:
@@ -108,7 +108,7 @@ def _load(base: Base, method: str, longest: int, device: str, bf16: bool) -> Any
     return model
 
 
-def _fresh(job: Job, model: Any) -> LoraConfig:
+def _fresh(job: TrainingOptions, model: Any) -> LoraConfig:
     return LoraConfig(
         r=job.recipe.rank,
         lora_alpha=job.recipe.alpha,

@@ -45,7 +45,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LoopOptions:
     learning_rate: float
     ends_at: float  # on the monotonic clock; evaluations are included
     evaluate_every: int  # steps
@@ -60,7 +60,7 @@ class Evaluated:
 
 
 Evaluate = Callable[[], Evaluated | None]  # None where nothing is held out
-Keep = Callable[["Loop"], None]
+Keep = Callable[["TrainingLoop"], None]
 
 
 def measure(learner: Learner, objective: Objective, batches: Batches) -> Pace:
@@ -90,11 +90,11 @@ def fit(batches: Batches, pace: Pace, seconds: float) -> int:
     return len(batches)
 
 
-class Loop:
+class TrainingLoop:
     """`record` says where it stands, `best` holds the best weights; both are a checkpoint's where it was resumed."""
 
     def __init__(
-        self, learner: Learner, objective: Objective, batches: Batches, record: Record, terms: Terms, tell: Tell
+        self, learner: Learner, objective: Objective, batches: Batches, record: Record, terms: LoopOptions, tell: Tell
     ) -> None:
         self.learner = learner
         self.record = record

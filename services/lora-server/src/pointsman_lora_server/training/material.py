@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pointsman_lora_server.training import data, heldout
-from pointsman_lora_server.training.base import Base
-from pointsman_lora_server.training.batches import Example, Pair, Row, encode, encode_pairs
+from pointsman_lora_server.training.base import BaseFolder
+from pointsman_lora_server.training.batches import Example, PreferencePair, Row, encode, encode_pairs
 from pointsman_lora_server.training.data import Conversation, Split
 from pointsman_lora_server.training.errors import DataError
-from pointsman_lora_server.training.examination import Examination, examine
-from pointsman_lora_server.training.job import Job
+from pointsman_lora_server.training.examination import DataReport, examine
+from pointsman_lora_server.training.job import TrainingOptions
 from pointsman_lora_server.training.preferences import PreferenceSplit
 
 MOST_SAMPLES = 16
@@ -19,14 +19,14 @@ MOST_LETTERS = 8000
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    training: tuple[Example, ...] | tuple[Pair, ...]
-    measured: tuple[Example, ...] | tuple[Pair, ...]  # held-out rows for the loss
+class Dataset:
+    training: tuple[Example, ...] | tuple[PreferencePair, ...]
+    measured: tuple[Example, ...] | tuple[PreferencePair, ...]  # held-out rows for the loss
     asked: tuple[Example, ...]  # held-out rows that are answered
     shown: Example  # the first row, to be looked at
     known: tuple[Conversation, ...]  # what few-shot prompts are made of
     kept: tuple[Conversation, ...]  # held-out rows that go beside the adapter
-    examination: Examination
+    examination: DataReport
 
     @property
     def longest(self) -> int:
@@ -35,14 +35,16 @@ class Material:
         return max(row.length for row in rows)
 
 
-def encode_rows(job: Job, rows: Split | PreferenceSplit, base: Base, warn: Callable[[str], None]) -> Material:
+def encode_rows(
+    job: TrainingOptions, rows: Split | PreferenceSplit, base: BaseFolder, warn: Callable[[str], None]
+) -> Dataset:
     """Raises `DataError` where nothing is left."""
     split = rows.conversations if isinstance(rows, PreferenceSplit) else rows
     shape = (base.render, base.end_of_turn, job.recipe.most_tokens)
     answers = encode(split.heldout, *shape)
     if isinstance(rows, PreferenceSplit):
         pairs, held = encode_pairs(rows.training, *shape), encode_pairs(rows.heldout, *shape)
-        training: tuple[Example, ...] | tuple[Pair, ...] = pairs.rows
+        training: tuple[Example, ...] | tuple[PreferencePair, ...] = pairs.rows
         notes, measured = (*rows.notes, *pairs.notes, *held.notes), held.rows
         seen = [example for pair in pairs.rows for example in (pair.chosen, pair.rejected)]
     else:
@@ -55,7 +57,7 @@ def encode_rows(job: Job, rows: Split | PreferenceSplit, base: Base, warn: Calla
     if not training:
         raise DataError(f"no training rows are left: all have more tokens than --most-tokens {job.recipe.most_tokens}")
     known = tuple(dict.fromkeys(example.source for example in seen))
-    return Material(
+    return Dataset(
         training=training,
         measured=tuple(heldout.choose(measured, heldout.MOST_ROWS, job.recipe.seed)),
         asked=tuple(heldout.choose(answers.rows, job.measuring.samples, job.recipe.seed)),
@@ -82,7 +84,7 @@ def _preferred(rows: Sequence[Conversation], known: Sequence[Conversation]) -> t
     return tuple(row for row in rows if row in there)
 
 
-def fingerprint(job: Job, base: Base) -> dict[str, str]:
+def fingerprint(job: TrainingOptions, base: BaseFolder) -> dict[str, str]:
     """All that decides what is learnt, for a checkpoint to be told from another run's."""
     from pointsman_lora_server.training.adapter_config import digest
 

@@ -8,14 +8,14 @@ from pointsman_lora_server.training import adapter_files, batches, budget, loop,
 from pointsman_lora_server.training.adapter_config import as_parent
 from pointsman_lora_server.training.data import Split
 from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.evaluation import Evaluation
-from pointsman_lora_server.training.job import DORA, LORA, Job
+from pointsman_lora_server.training.evaluation import Evaluator
+from pointsman_lora_server.training.job import DORA, LORA, TrainingOptions
 from pointsman_lora_server.training.learner import open_learner
 from pointsman_lora_server.training.loop import Tell
 from pointsman_lora_server.training.run import Warn, objective_for, prepare
 
 
-def measure(job: Job, rows: Split, started: float, tell: Tell, warn: Warn) -> None:
+def measure(job: TrainingOptions, rows: Split, started: float, tell: Tell, warn: Warn) -> None:
     """Raises `TrainingError`, where there is no adapter in `job.out` among others."""
     older = _report(job)
     method = DORA if _config(job).get("use_dora") else LORA
@@ -27,7 +27,7 @@ def measure(job: Job, rows: Split, started: float, tell: Tell, warn: Warn) -> No
     objective = objective_for(job, base, learner, material)
     planned = batches.plan(material.training, 1, job.recipe.tokens_per_step, job.recipe.seed)
     shares = budget.share_out(job, material, base, loop.measure(learner, objective, planned))
-    evaluation = Evaluation(job, base, learner, objective, shares, tell)
+    evaluation = Evaluator(job, base, learner, objective, shares, tell)
     metrics = {f"heldout_{name}": round(value, 4) for name, value in objective.measure().items()}
     verdict = evaluation.final(started + 60 * job.max_minutes - budget.SECONDS_TO_WRITE)
     for note in verdict.notes:
@@ -38,7 +38,7 @@ def measure(job: Job, rows: Split, started: float, tell: Tell, warn: Warn) -> No
     tell("done", folder=str(job.out), seconds=round(time.monotonic() - started, 1), steps=0, metrics=metrics)
 
 
-def _report(job: Job) -> dict[str, object]:
+def _report(job: TrainingOptions) -> dict[str, object]:
     try:
         found = json.loads((job.out / adapter_files.REPORT).read_text("utf-8"))
     except FileNotFoundError:
@@ -48,7 +48,7 @@ def _report(job: Job) -> dict[str, object]:
     return dict(found)
 
 
-def _config(job: Job) -> dict[str, object]:
+def _config(job: TrainingOptions) -> dict[str, object]:
     try:
         return dict(json.loads((job.out / adapter_files.CONFIG).read_text("utf-8")))
     except (OSError, ValueError) as error:

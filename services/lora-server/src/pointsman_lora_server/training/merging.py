@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from pointsman_lora_server.training.base import Base
+from pointsman_lora_server.training.base import BaseFolder
 from pointsman_lora_server.training.learner import Learner
 
 
-def write_merged(learner: Learner, base: Base, folder: Path) -> None:
+def write_merged(learner: Learner, base: BaseFolder, folder: Path) -> None:
     """Merges in fp32 and writes bf16, once: what is lost is the rounding that the base model has too.
 
     The learner's model is used up by it. The folder is new: whoever calls puts it in its place as a whole.

@@ -16,14 +16,16 @@ from datasets.utils import logging as datasets_logging
 from transformers import PrinterCallback, ProgressCallback
 from trl import DPOConfig, DPOTrainer
 
-from pointsman_lora_server.training.base import Base
-from pointsman_lora_server.training.batches import Pair, by_length
+from pointsman_lora_server.training.base import BaseFolder
+from pointsman_lora_server.training.batches import PreferencePair, by_length
 from pointsman_lora_server.training.job import Recipe
 from pointsman_lora_server.training.learner import Learner
 
 
-class Preferring:
-    def __init__(self, learner: Learner, base: Base, measured: Sequence[Pair], recipe: Recipe, fresh: bool) -> None:
+class DpoObjective:
+    def __init__(
+        self, learner: Learner, base: BaseFolder, measured: Sequence[PreferencePair], recipe: Recipe, fresh: bool
+    ) -> None:
         """`fresh`: the adapter changes nothing yet, so that the reference is the base model with it off."""
         datasets_logging.disable_progress_bar()
         logging.getLogger("trl").setLevel(logging.ERROR)
@@ -32,7 +34,7 @@ class Preferring:
         self._tokens_at_once = recipe.tokens_per_step
         self._trainer = _trainer(learner, base, recipe, fresh)
 
-    def backward(self, batch: Sequence[Pair]) -> float:
+    def backward(self, batch: Sequence[PreferencePair]) -> float:
         """Adds the batch's gradients; the loss, a mean over its pairs."""
         self._learner.model.train()
         with self._learner.autocast():
@@ -55,7 +57,7 @@ class Preferring:
         self._learner.model.train()
         return {"loss": total / len(self._measured), "preference_accuracy": right / len(self._measured)}
 
-    def _loss(self, batch: Sequence[Pair]) -> Any:
+    def _loss(self, batch: Sequence[PreferencePair]) -> Any:
         inputs = self._trainer.data_collator([_row(pair) for pair in batch])
         there = {name: tensor.to(self._learner.device) for name, tensor in inputs.items()}
         loss = self._trainer.compute_loss(self._trainer.model, there)
@@ -64,7 +66,7 @@ class Preferring:
         return loss
 
 
-def _trainer(learner: Learner, base: Base, recipe: Recipe, fresh: bool) -> Any:
+def _trainer(learner: Learner, base: BaseFolder, recipe: Recipe, fresh: bool) -> Any:
     """For its loss alone: it gets one row because it must; the rows that are learnt come as we render them."""
     nowhere = Path(tempfile.gettempdir()) / "pointsman-dpo-writes-nothing-here"
     config = DPOConfig(
@@ -90,7 +92,7 @@ def _trainer(learner: Learner, base: Base, recipe: Recipe, fresh: bool) -> Any:
     return trainer
 
 
-def _row(pair: Pair) -> dict[str, list[int]]:
+def _row(pair: PreferencePair) -> dict[str, list[int]]:
     cut = pair.chosen.prompt_length
     return {
         "prompt_ids": list(pair.chosen.prompt_ids),

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from pointsman_lora_server.training import data
-from pointsman_lora_server.training.job import DORA, Job
+from pointsman_lora_server.training.job import DORA, TrainingOptions
 from pointsman_lora_server.training.loop import recent_loss
-from pointsman_lora_server.training.material import Material
+from pointsman_lora_server.training.material import Dataset
 from pointsman_lora_server.training.schedule import Record
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "trl", "bitsandbytes")
@@ -26,7 +26,7 @@ class Outcome:
     seconds: float
 
 
-def training_report(job: Job, base_digest: str, material: Material, outcome: Outcome) -> dict[str, object]:
+def training_report(job: TrainingOptions, base_digest: str, material: Dataset, outcome: Outcome) -> dict[str, object]:
     """`base_digest` is of the base model's weights; empty where nobody named it."""
     record, metrics = outcome.record, outcome.metrics
     losses = {"before": outcome.before.get("loss"), "end": metrics.get("heldout_loss")}
@@ -54,7 +54,7 @@ def training_report(job: Job, base_digest: str, material: Material, outcome: Out
 
 
 def evaluated_report(
-    older: dict[str, object], job: Job, material: Material, metrics: dict[str, float]
+    older: dict[str, object], job: TrainingOptions, material: Dataset, metrics: dict[str, float]
 ) -> dict[str, object]:
     """The older report with what was measured now."""
     data_facts = _data(job, material)
@@ -76,7 +76,7 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _data(job: Job, material: Material) -> dict[str, object]:
+def _data(job: TrainingOptions, material: Dataset) -> dict[str, object]:
     return {
         "file": job.data.name,
         "sha256": data.sha256(job.data),

@@ -9,26 +9,26 @@ from typing import Any
 
 from pointsman_lora_server.training import adapter_files, batches, budget, checkpoint, loop, report
 from pointsman_lora_server.training.adapter_config import as_parent
-from pointsman_lora_server.training.base import Base, open_base
-from pointsman_lora_server.training.budget import Budget
+from pointsman_lora_server.training.base import BaseFolder, open_base
+from pointsman_lora_server.training.budget import TimeBudget
 from pointsman_lora_server.training.checkpoint import Checkpoint
 from pointsman_lora_server.training.data import Split
 from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.evaluation import Evaluation
-from pointsman_lora_server.training.job import DORA, DPO, Job
+from pointsman_lora_server.training.evaluation import Evaluator
+from pointsman_lora_server.training.job import DORA, DPO, TrainingOptions
 from pointsman_lora_server.training.learner import Learner, as_safetensors, open_learner
-from pointsman_lora_server.training.loop import Loop, Objective, Pace, Tell, Terms
-from pointsman_lora_server.training.material import Material, encode_rows, fingerprint
+from pointsman_lora_server.training.loop import LoopOptions, Objective, Pace, Tell, TrainingLoop
+from pointsman_lora_server.training.material import Dataset, encode_rows, fingerprint
 from pointsman_lora_server.training.merging import write_merged
 from pointsman_lora_server.training.preferences import PreferenceSplit
 from pointsman_lora_server.training.rendering import rendered
 from pointsman_lora_server.training.schedule import Course, Record
-from pointsman_lora_server.training.supervised import Supervised
+from pointsman_lora_server.training.supervised import SftObjective
 
 Warn = Callable[[str], None]
 
 
-def prepare(job: Job, rows: Split | PreferenceSplit, tell: Tell, warn: Warn) -> tuple[Base, Material]:
+def prepare(job: TrainingOptions, rows: Split | PreferenceSplit, tell: Tell, warn: Warn) -> tuple[BaseFolder, Dataset]:
     """Examines the rows as the model will read them; nothing is computed yet."""
     base = open_base(job.base_model)
     material = encode_rows(job, rows, base, warn)
@@ -38,14 +38,14 @@ def prepare(job: Job, rows: Split | PreferenceSplit, tell: Tell, warn: Warn) -> 
     return base, material
 
 
-def show(base: Base, material: Material, tell: Tell) -> None:
+def show(base: BaseFolder, material: Dataset, tell: Tell) -> None:
     """The first row as the model reads it; what is learnt of it stands between ⟦ and ⟧."""
     example = material.shown
     text = rendered(base, example)
     tell("prompt", text=text, tokens=example.length, learnt_tokens=example.learnt, row=example.source.where)
 
 
-def run(job: Job, rows: Split | PreferenceSplit, started: float, tell: Tell, warn: Warn) -> None:
+def run(job: TrainingOptions, rows: Split | PreferenceSplit, started: float, tell: Tell, warn: Warn) -> None:
     """`started`, on the monotonic clock, is when the time of the job began. Raises `TrainingError`."""
     job = as_parent(job)
     base, material = prepare(job, rows, tell, warn)
@@ -53,7 +53,9 @@ def run(job: Job, rows: Split | PreferenceSplit, started: float, tell: Tell, war
 
 
 class _Run:
-    def __init__(self, job: Job, base: Base, material: Material, started: float, tell: Tell, warn: Warn) -> None:
+    def __init__(
+        self, job: TrainingOptions, base: BaseFolder, material: Dataset, started: float, tell: Tell, warn: Warn
+    ) -> None:
         self._job = job
         self._base = base
         self._material = material
@@ -80,9 +82,9 @@ class _Run:
             self._started = time.monotonic() - record.elapsed
         self._tell_start(record, planned, choices, shares, resumed=found is not None)
         terms = self._terms(choices, shares)
-        looping = Loop(learner, objective, planned, record, terms, self._tell)
+        looping = TrainingLoop(learner, objective, planned, record, terms, self._tell)
         self._restore(looping, found)
-        evaluation = Evaluation(job, self._base, learner, objective, shares, self._tell)
+        evaluation = Evaluator(job, self._base, learner, objective, shares, self._tell)
         if not found:
             choices["before"] = self._measure_before(objective)
         why = looping.run(evaluation.during, partial(self._keep, choices))
@@ -92,7 +94,7 @@ class _Run:
         file = self._job.keeping.file
         return checkpoint.load(file, self._fingerprint) if file and self._job.keeping.resume else None
 
-    def _choose(self, learner: Learner, planned: loop.Batches, pace: Pace, shares: Budget) -> dict[str, Any]:
+    def _choose(self, learner: Learner, planned: loop.Batches, pace: Pace, shares: TimeBudget) -> dict[str, Any]:
         """What this machine, now, decides; a run that is resumed keeps to it."""
         job = self._job
         steps = loop.fit(planned, pace, self._ends_at - time.monotonic() - shares.beside_training)
@@ -113,7 +115,7 @@ class _Run:
         return self._started + 60 * self._job.max_minutes
 
     def _tell_start(
-        self, record: Record, planned: loop.Batches, choices: dict[str, Any], shares: Budget, *, resumed: bool
+        self, record: Record, planned: loop.Batches, choices: dict[str, Any], shares: TimeBudget, *, resumed: bool
     ) -> None:
         course, material = record.course, self._material
         left = planned[course.step : course.steps]
@@ -130,8 +132,8 @@ class _Run:
             eta_seconds=round(Pace(choices["pace"]).of(left) + shares.beside_training, 1),
         )
 
-    def _terms(self, choices: dict[str, Any], shares: Budget) -> Terms:
-        return Terms(
+    def _terms(self, choices: dict[str, Any], shares: TimeBudget) -> LoopOptions:
+        return LoopOptions(
             self._job.recipe.learning_rate,
             self._ends_at - shares.after_training,
             choices["evaluate_every"],
@@ -139,7 +141,7 @@ class _Run:
             self._job.measuring.patience,
         )
 
-    def _restore(self, looping: Loop, found: Checkpoint | None) -> None:
+    def _restore(self, looping: TrainingLoop, found: Checkpoint | None) -> None:
         if found is not None:
             looping.learner.set_weights(found.weights)
             looping.optimizer.load_state_dict(dict(found.optimizer))
@@ -152,7 +154,7 @@ class _Run:
             self._tell("evaluation", when="before", step=0, **measured)
         return measured
 
-    def _keep(self, choices: dict[str, Any], looping: Loop) -> None:
+    def _keep(self, choices: dict[str, Any], looping: TrainingLoop) -> None:
         """Writes a checkpoint where it is time for one."""
         keeping = self._job.keeping
         if keeping.file is None or time.monotonic() - self._kept_at < keeping.seconds:
@@ -170,7 +172,7 @@ class _Run:
         checkpoint.save(keeping.file, kept)
         self._kept_at = time.monotonic()
 
-    def _finish(self, looping: Loop, evaluation: Evaluation, why: str, before: dict[str, float]) -> None:
+    def _finish(self, looping: TrainingLoop, evaluation: Evaluator, why: str, before: dict[str, float]) -> None:
         job, record = self._job, looping.record
         if why == "time":
             self._warn(
@@ -220,14 +222,14 @@ class _Run:
         return job.merged_out
 
 
-def objective_for(job: Job, base: Base, learner: Learner, material: Material) -> Objective:
+def objective_for(job: TrainingOptions, base: BaseFolder, learner: Learner, material: Dataset) -> Objective:
     measured: Any = material.measured
     if job.recipe.method == DPO:
         # Imported here: TRL and what it brings along take seconds.
-        from pointsman_lora_server.training.preferring import Preferring
+        from pointsman_lora_server.training.preferring import DpoObjective
 
-        return Preferring(learner, base, measured, job.recipe, fresh=job.parent is None)
-    return Supervised(learner, measured, job.recipe.tokens_per_step)
+        return DpoObjective(learner, base, measured, job.recipe, fresh=job.parent is None)
+    return SftObjective(learner, measured, job.recipe.tokens_per_step)
 
 
 def _measured(record: Record, before: dict[str, float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ TOKENS_AT_ONCE = 128  # of logits: 128 x vocabulary in fp32 stays in memory that
 
 
 @dataclass(frozen=True, slots=True)
-class Supervised:
+class SftObjective:
     learner: Learner
     measured: Sequence[Example]
     tokens_at_once: int
