@@ -128,4 +128,4 @@ async def loads(house: House) -> tuple[float, float]:
     samples: Mapping[str, float] = {
         sample.name: sample.value for family in text_string_to_metric_families(page) for sample in family.samples
     }
-    return samples["pointsman_lora_load_seconds_count"], samples["pointsman_lora_load_seconds_sum"]
+    return samples["pointsman_lora_adapter_load_duration_seconds_count"], samples["pointsman_lora_adapter_load_duration_seconds_sum"]

@@ -19,14 +19,14 @@ _ATTEMPTS = rate("pointsman_engine_attempts_total", "engine")
 _NOW = Row(
     "Now",
     (
-        number("Resident", "Adapters that the engines hold, together.", "none", "sum(pointsman_lora_resident)"),
+        number("Resident", "Adapters that the engines hold, together.", "none", "sum(pointsman_lora_resident_adapters)"),
         number(
             "Slots taken",
             "Of the slots of all engines. At 1, each load lets another go.",
             "percentunit",
-            "sum(pointsman_lora_resident) / (sum(pointsman_lora_slots) > 0)",
+            "sum(pointsman_lora_resident_adapters) / (sum(pointsman_lora_slots) > 0)",
         ),
-        number("Pinned", "Versions that every engine must hold.", "none", "max(pointsman_lora_pinned)"),
+        number("Pinned", "Versions that every engine must hold.", "none", "max(pointsman_lora_pinned_adapters)"),
         number(
             "Engines up",
             "Of those that a lora-server keeps.",
@@ -43,7 +43,7 @@ _NOW = Row(
             "Failed loads",
             "Of the last hour: failed, refused, or no slot.",
             "none",
-            'sum(increase(pointsman_lora_loads_total{result!="loaded"}[1h]))',
+            'sum(increase(pointsman_lora_adapter_loads_total{result!="loaded"}[1h]))',
         ),
         number(
             "Canaries taken back",
@@ -67,27 +67,27 @@ _ENGINES = Row(
             "Resident",
             "Adapters that each engine holds, and its slots.",
             "none",
-            Query("pointsman_lora_resident", "{{instance}} holds"),
+            Query("pointsman_lora_resident_adapters", "{{instance}} holds"),
             Query("pointsman_lora_slots", "{{instance}} slots"),
         ),
         lines(
             "Loads",
             "A second, by what came of them.",
             "cps",
-            Query(rate("pointsman_lora_loads_total", "result"), "{{result}}"),
+            Query(rate("pointsman_lora_adapter_loads_total", "result"), "{{result}}"),
         ),
         lines(
             "Evictions",
             "A second: for room, or since the version is retired.",
             "cps",
-            Query(rate("pointsman_lora_evictions_total", "reason"), "{{reason}}"),
+            Query(rate("pointsman_lora_adapter_evictions_total", "reason"), "{{reason}}"),
         ),
         lines(
             "Load time",
             "From a load's turn to the adapter's first answer.",
             "s",
-            Query(quantile(0.5, "pointsman_lora_load_seconds"), "p50"),
-            Query(quantile(0.95, "pointsman_lora_load_seconds"), "p95"),
+            Query(quantile(0.5, "pointsman_lora_adapter_load_duration_seconds"), "p50"),
+            Query(quantile(0.95, "pointsman_lora_adapter_load_duration_seconds"), "p95"),
         ),
         lines(
             "Waiting for a slot, p95",
@@ -112,19 +112,19 @@ _VERSIONS = Row(
             "Versions by state",
             "As the engine that has most of them sees them.",
             "none",
-            Query("max by (state) (pointsman_lora_versions)", "{{state}}"),
+            Query("max by (state) (pointsman_lora_adapter_versions)", "{{state}}"),
         ),
         lines(
             "Version skew",
             "By how many versions the engines differ in each state. Above 0 for long, one of them does not come along.",
             "none",
-            Query("max by (state) (pointsman_lora_versions) - min by (state) (pointsman_lora_versions)", "{{state}}"),
+            Query("max by (state) (pointsman_lora_adapter_versions) - min by (state) (pointsman_lora_adapter_versions)", "{{state}}"),
         ),
         lines(
             "Transitions",
             "Times a second that a version reached a state.",
             "cps",
-            Query(rate("pointsman_lora_transitions_total", "state"), "{{state}}"),
+            Query(rate("pointsman_lora_version_transitions_total", "state"), "{{state}}"),
         ),
         lines(
             "Trials",
@@ -136,7 +136,7 @@ _VERSIONS = Row(
             "Trial time, p95",
             "Whatever came of the trial.",
             "s",
-            Query(quantile(0.95, "pointsman_lora_validation_seconds"), "p95"),
+            Query(quantile(0.95, "pointsman_lora_validation_duration_seconds"), "p95"),
         ),
         lines(
             "Canaries",
@@ -176,7 +176,7 @@ _USE = Row(
             "Asked for",
             "How it stood with versions that gateways missed: resident after all, joined (under way), loaded, failed.",
             "cps",
-            Query(rate("pointsman_lora_ensures_total", "result"), "{{result}}"),
+            Query(rate("pointsman_lora_adapter_load_requests_total", "result"), "{{result}}"),
         ),
         lines(
             "Loads on demand",

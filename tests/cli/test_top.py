@@ -27,7 +27,7 @@ from pointsman_cli.top.scrape import Scrape, parse
 from pointsman_cli.top.services import Where
 from pointsman_cli.top.window import Window
 from pointsman_gateway.metering.prometheus import LoraServerMetrics as GatewayMetrics
-from pointsman_lora_server.metering.prometheus import LoraServerMetrics as LoraServerMetrics
+from pointsman_lora_server.metrics import LoraServerMetrics as LoraServerMetrics
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 Cli = Callable[..., Any]
@@ -77,8 +77,8 @@ class LoraMetrics:
         for name, value in (("engine_up", 1), ("slots", 4), ("resident", 2), ("redis_up", 1)):
             Gauge(f"pointsman_lora_{name}", "-", registry=registry).set(value)
         self.restarts = Counter("pointsman_lora_engine_restarts", "-", registry=registry)
-        self.loads = Counter("pointsman_lora_loads", "-", ["result"], registry=registry)
-        self.evictions = Counter("pointsman_lora_evictions", "-", ["reason"], registry=registry)
+        self.loads = Counter("pointsman_lora_adapter_loads", "-", ["result"], registry=registry)
+        self.evictions = Counter("pointsman_lora_adapter_evictions", "-", ["reason"], registry=registry)
 
 
 class MetricsServer:
@@ -320,7 +320,7 @@ def test_the_names_that_are_read_are_those_that_the_services_give() -> None:
 
     read = set(OF_GATEWAY) - {"pointsman_event_loop_lag_seconds_bucket", "pointsman_engine_breaker_open"}
     assert read - {"pointsman_redis_up"} <= given  # the others are counted by other parts of the gateway
-    assert {"pointsman_lora_loads_total", "pointsman_lora_evictions_total", "pointsman_lora_redis_up"} <= given
+    assert {"pointsman_lora_adapter_loads_total", "pointsman_lora_adapter_evictions_total", "pointsman_lora_redis_up"} <= given
 
 
 # -- the page

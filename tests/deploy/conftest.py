@@ -14,8 +14,8 @@ from pointsman_gateway import wiring as gateway
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.settings import Settings as GatewaySettings
 from pointsman_lora_server.domain import DesiredState, EngineState
-from pointsman_lora_server.metering.prometheus import LoraServerMetrics as LoraMetrics
-from pointsman_lora_server.metering.states import VersionStateCollector
+from pointsman_lora_server.metrics import LoraServerMetrics as LoraMetrics
+from pointsman_lora_server.metrics import VersionStateCollector
 from pointsman_retriever.metering.prometheus import CollectionSizes, Labels
 from pointsman_retriever.metering.prometheus import LoraServerMetrics as RetrieverMetrics
 from pointsman_servicekit.grpc_in_flight import InFlight

@@ -20,8 +20,8 @@ import pytest
 from numpy.typing import NDArray
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_lora_server import wiring
-from pointsman_lora_server.checks.base import BaseModelSpec, read_base
+from pointsman_lora_server import bootstrap
+from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.engine.command import EngineCommand
 from pointsman_lora_server.settings import Settings
@@ -142,7 +142,7 @@ class Trial:
     def release(self) -> None:
         self._go.set()
 
-    async def try_out(self, version: AdapterVersion, folder: Path, samples: Any) -> Reference:
+    async def run(self, version: AdapterVersion, folder: Path, samples: Any) -> Reference:
         self.tried.append(version.version)
         await self._go.wait()
         if self.away:
@@ -166,7 +166,7 @@ class Running:
     stub: lora_server_pb2_grpc.LoraServerStub
     address: str
     engine_url: str
-    house: wiring.LoraServer
+    house: bootstrap.LoraServer
     http: aiohttp.ClientSession
 
     async def register(
@@ -223,7 +223,7 @@ class Running:
     async def until_pinned(self, count: int) -> None:
         """So that the machine has heard of it."""
         async with asyncio.timeout(20):
-            while f"pointsman_lora_pinned {count}.0" not in generate_latest(self.house.registry).decode():  # noqa: ASYNC110  # another process
+            while f"pointsman_lora_pinned_adapters {count}.0" not in generate_latest(self.house.registry).decode():  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.01)
 
     async def asked(self) -> list[str]:
@@ -293,7 +293,7 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
         command = EngineCommand((program or sys.executable, double, *options), os.environ)
         async with (
             aiohttp.ClientSession() as http,
-            wiring.build_app(settings, command, trial) as house,
+            bootstrap.build_app(settings, command, trial) as house,
             serving("127.0.0.1:0", house.services, house.add_to, grace=0.1) as server,
             open_channel(server.address) as channel,
         ):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pointsman_lora_server.checks.base import BaseModelSpec, read_base
+from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError
 from safetensors.numpy import load_file

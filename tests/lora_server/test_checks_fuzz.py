@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pointsman_lora_server.checks.base import BaseModelSpec
-from pointsman_lora_server.store.receiving import import_adapter
+from pointsman_lora_server.checks.base_layers import BaseModelSpec
+from pointsman_lora_server.store.artifact_store import import_adapter
 from pointsman_servicekit.errors import InvalidArgument
 
 MakeAdapter = Callable[..., Path]

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+from pointsman_lora_server.engine.command import HEADER, VARIABLE
 from pointsman_lora_server.engine.guard.pointsman_engine_guard import Guard
-from pointsman_lora_server.engine.secret import HEADER, VARIABLE
 
 BASE = "tiny-base"
 SLOTS = 2

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from pointsman_lora_server.engine.probe import PROMPTS, Poisoned, Probe
-from pointsman_lora_server.engine.vllm_api import GreedyAnswer
+from pointsman_lora_server.engine.probe import PROMPTS, EngineCorrupted, Probe
+from pointsman_lora_server.engine.vllm_client import GreedyAnswer
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 
 RIGHT = GreedyAnswer((1, 2, 3, 4, 5), "9, 10", (-0.1,) * 5, "length")
@@ -36,7 +36,7 @@ class Engine:
             raise answer
         return answer
 
-    async def corrupted(self) -> int:
+    async def count_corrupted(self) -> int:
         return self.nans
 
 
@@ -44,14 +44,14 @@ class Engine:
 class Meter:
     failed: int = 0
 
-    def probe_failed(self) -> None:
+    def count_probe_failure(self) -> None:
         self.failed += 1
 
 
 async def begun(first: GreedyAnswer = RIGHT) -> tuple[Probe, Engine, Meter]:
     engine, meter = Engine([first]), Meter()
     probe = Probe(engine, "tiny-base", meter)
-    await probe.begin()
+    await probe.start()
     return probe, engine, meter
 
 
@@ -69,7 +69,7 @@ async def test_a_wrong_answer_three_times_is_a_poisoned_engine(spoilt: GreedyAns
     engine.answers = [spoilt]
     asked = len(engine.asked)
 
-    with pytest.raises(Poisoned):
+    with pytest.raises(EngineCorrupted):
         await probe.check()
 
     assert (len(engine.asked) - asked, meter.failed) == (3, 1)
@@ -79,7 +79,7 @@ async def test_numbers_that_are_none_are_poison_whoever_was_answered_from_them()
     probe, engine, meter = await begun()
     engine.nans = 1
 
-    with pytest.raises(Poisoned, match="1 requests"):
+    with pytest.raises(EngineCorrupted, match="1 requests"):
         await probe.check()
 
     assert meter.failed == 1
@@ -101,7 +101,7 @@ async def test_a_busy_engine_is_not_poisoned() -> None:
     with pytest.raises(Unavailable) as caught:
         await probe.check()
 
-    assert not isinstance(caught.value, Poisoned)
+    assert not isinstance(caught.value, EngineCorrupted)
     assert meter.failed == 0
 
 
@@ -118,7 +118,7 @@ async def test_the_prompt_that_the_model_is_surest_of_is_asked() -> None:
     engine = Engine([unsure, RIGHT, unsure, RIGHT])
     probe = Probe(engine, "tiny-base", Meter())
 
-    await probe.begin()
+    await probe.start()
 
     assert engine.asked == [*PROMPTS, PROMPTS[1]]
 
@@ -129,36 +129,36 @@ async def test_a_model_that_is_sure_of_nothing_must_still_answer() -> None:
     await probe.check()
     engine.answers = [SILENT]
 
-    with pytest.raises(Poisoned):
+    with pytest.raises(EngineCorrupted):
         await probe.check()
 
 
 async def test_the_first_life_must_say_it_twice() -> None:
     engine = Engine([*([RIGHT] * len(PROMPTS)), WRONG])
 
-    with pytest.raises(Poisoned):
+    with pytest.raises(EngineCorrupted):
         await Probe(engine, "tiny-base", Meter()).begin()
 
 
 async def test_a_life_that_begins_silent_is_poisoned_from_the_start() -> None:
-    with pytest.raises(Poisoned):
+    with pytest.raises(EngineCorrupted):
         await Probe(Engine([SILENT]), "tiny-base", Meter()).begin()
 
 
 async def test_a_later_life_must_answer_as_the_first_one_did() -> None:
     probe, engine, _ = await begun()
-    await probe.begin()
+    await probe.start()
     engine.answers = [WRONG]
 
-    with pytest.raises(Poisoned):
-        await probe.begin()
+    with pytest.raises(EngineCorrupted):
+        await probe.start()
 
 
 async def test_nothing_is_known_before_the_beginning() -> None:
     with pytest.raises(Unavailable) as caught:
         await Probe(Engine([RIGHT]), "tiny-base", Meter()).check()
 
-    assert not isinstance(caught.value, Poisoned)
+    assert not isinstance(caught.value, EngineCorrupted)
 
 
 async def test_questions_do_not_pile_up() -> None:

@@ -12,10 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.engine import leash
-from pointsman_lora_server.engine.command import GUARD_FOLDER, EngineCommand, EngineSettings, ranges, vllm, with_secrets
+from pointsman_lora_server.engine import child_launcher
+from pointsman_lora_server.engine.command import (
+    GUARD_FOLDER,
+    VARIABLE,
+    EngineCommand,
+    EngineSettings,
+    GuardSecret,
+    ranges,
+    vllm,
+    with_secrets,
+)
 from pointsman_lora_server.engine.process import EngineProcess
-from pointsman_lora_server.engine.secret import VARIABLE, GuardSecret
 
 # Like vLLM: it has a child of its own that does not notice when it dies. Both names are told on stdout.
 PARENT_AND_CHILD = """
@@ -96,7 +104,8 @@ def held() -> Iterator[tuple[int, int, int, int]]:
     engine_code = PARENT_AND_CHILD.format(then="time.sleep(60)")
     holder_code = (
         "import subprocess, sys, time\n"
-        f"held = subprocess.Popen([sys.executable, {leash.__file__!r}, sys.executable, '-c', {engine_code!r}],\n"
+        f"held = subprocess.Popen([sys.executable, {child_launcher.__file__!r}, sys.executable, "
+        f"'-c', {engine_code!r}],\n"
         "    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)\n"
         "print(held.pid, *held.stdout.readline().split()[1:], flush=True)\n"
         "time.sleep(60)\n"

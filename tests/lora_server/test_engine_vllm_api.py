@@ -10,9 +10,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from pointsman_lora_server.engine import vllm_api
-from pointsman_lora_server.engine.secret import VARIABLE, GuardSecret
-from pointsman_lora_server.engine.vllm_api import LoadedAdapter, VllmClient
+from pointsman_lora_server.engine import vllm_client
+from pointsman_lora_server.engine.command import VARIABLE, GuardSecret
+from pointsman_lora_server.engine.vllm_client import LoadedAdapter, VllmClient
 from pointsman_servicekit.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
 from tests.ports import free_port
@@ -45,7 +45,7 @@ def url(secret: GuardSecret, api_key: str) -> Iterator[str]:
 
 @pytest.fixture
 async def engine(url: str, secret: GuardSecret, api_key: str) -> AsyncIterator[VllmClient]:
-    async with vllm_api.opening(url, secret, api_key) as engine, asyncio.timeout(30):
+    async with vllm_client.open_client(url, secret, api_key) as engine, asyncio.timeout(30):
         while not await engine.is_healthy():  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.01)
         yield engine
@@ -67,16 +67,16 @@ async def test_an_adapter_is_loaded_asked_closed_and_removed(engine: VllmClient,
     answer = await engine.complete("a@1", "Hello", 3)
     assert (answer.text, len(answer.token_ids), len(answer.logprobs)) == ("a@1 word word", 3, 3)
     assert answer.finish_reason == "length"
-    (loaded,) = (await engine.adapters()).values()
+    (loaded,) = (await engine.list_adapters()).values()
     assert (loaded.in_flight, loaded.requests, loaded.open) == (0, 1, True)
 
-    assert await engine.close("a@1") == 0
+    assert await engine.close_adapter("a@1") == 0
 
     with pytest.raises(NotFound) as caught:
         await engine.complete("a@1", [1, 2, 3], 1)
     assert caught.value.code == "not_loaded"
     assert await engine.remove("a@1")
-    assert await engine.adapters() == {}
+    assert await engine.list_adapters() == {}
 
 
 async def test_nothing_is_removed_while_an_answer_is_in_flight(engine: VllmClient, url: str, folder: Folder) -> None:
@@ -84,10 +84,10 @@ async def test_nothing_is_removed_while_an_answer_is_in_flight(engine: VllmClien
     async with aiohttp.ClientSession(url) as session, asyncio.timeout(30):
         await session.post("/hold", json={"what": "answers"})
         answer = asyncio.create_task(engine.complete("a@1", "Hello", 3))
-        while not (await engine.adapters())["a@1"].in_flight:  # noqa: ASYNC110 -- another process
+        while not (await engine.list_adapters())["a@1"].in_flight:  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.01)
 
-        assert await engine.close("a@1") == 1
+        assert await engine.close_adapter("a@1") == 1
         assert not await engine.remove("a@1")
 
         await session.post("/release")
@@ -98,11 +98,11 @@ async def test_nothing_is_removed_while_an_answer_is_in_flight(engine: VllmClien
 async def test_loading_again_is_no_error_and_opens_what_was_closed(engine: VllmClient, folder: Folder) -> None:
     made = folder()
     await engine.load("a@1", made)
-    await engine.close("a@1")
+    await engine.close_adapter("a@1")
 
     await engine.load("a@1", made)
 
-    assert isinstance((await engine.adapters())["a@1"], LoadedAdapter)
+    assert isinstance((await engine.list_adapters())["a@1"], LoadedAdapter)
     assert (await engine.complete("a@1", "Hello", 1)).text == "a@1"
 
 
@@ -129,17 +129,17 @@ async def test_what_cannot_be_scored_is_no_answer(engine: VllmClient, folder: Fo
 
 
 async def test_answers_from_what_is_no_number_are_counted(engine: VllmClient, folder: Folder) -> None:
-    assert await engine.corrupted() == 0
+    assert await engine.count_corrupted() == 0
     await engine.load("bad@1", folder(behaviour="poison"))
     await engine.complete("bad@1", "Hello", 1)
 
-    assert await engine.corrupted() == 1
+    assert await engine.count_corrupted() == 1
 
 
 @pytest.mark.parametrize("api_key", ["sk-1"])
 async def test_an_engine_with_a_key_is_asked_with_it(engine: VllmClient, url: str, secret: GuardSecret) -> None:
     assert (await engine.complete(BASE, "Hello", 1)).text == BASE
-    async with vllm_api.opening(url, secret) as keyless:
+    async with vllm_client.open_client(url, secret) as keyless:
         with pytest.raises(Unavailable):  # nobody's adapter is to blame
             await keyless.complete(BASE, "Hello", 1)
 
@@ -147,13 +147,13 @@ async def test_an_engine_with_a_key_is_asked_with_it(engine: VllmClient, url: st
 async def test_another_lifes_secret_opens_nothing(engine: VllmClient, secret: GuardSecret, folder: Folder) -> None:
     secret.renew()
 
-    for asked in (engine.adapters(), engine.load("a@1", folder()), engine.close("a@1"), engine.remove("a@1")):
+    for asked in (engine.list_adapters(), engine.load("a@1", folder()), engine.close_adapter("a@1"), engine.remove("a@1")):
         with pytest.raises(Unavailable):
             await asked
 
 
 async def test_an_engine_that_is_not_there_is_unavailable(secret: GuardSecret, folder: Folder) -> None:
-    async with vllm_api.opening("http://127.0.0.1:9", secret) as engine:
+    async with vllm_client.open_client("http://127.0.0.1:9", secret) as engine:
         assert not await engine.is_healthy()
         with pytest.raises(Unavailable) as caught:
             await engine.load("a@1", folder())

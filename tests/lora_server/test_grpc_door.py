@@ -9,7 +9,7 @@ import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_lora_server.board import EngineStateStore
+from pointsman_lora_server.adapters.service import AdapterListing, AdapterService
 from pointsman_lora_server.domain import (
     AdapterVersion,
     Alias,
@@ -22,9 +22,9 @@ from pointsman_lora_server.domain import (
     VersionReport,
     VersionState,
 )
-from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServerServicer
+from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.grpc.adapter_servicer import SERVICE, EngineIdentity, LoraServerServicer
 from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
-from pointsman_lora_server.rollout import AdapterListing, AdapterService
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
 from pointsman_servicekit.rich_status import from_rpc_error

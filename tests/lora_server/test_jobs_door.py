@@ -26,9 +26,9 @@ SERVER = """
 import asyncio, os, sys
 from pathlib import Path
 from pointsman.v1 import training_pb2_grpc
-from pointsman_lora_server.doors.training import SERVICE, TrainingServicer
+from pointsman_lora_server.grpc.training_servicer import SERVICE, TrainingServicer
 from pointsman_lora_server.jobs.job import Place
-from pointsman_lora_server.jobs.opening import opening
+from pointsman_lora_server.jobs.queue import opening
 from pointsman_servicekit.grpc_server import serving
 
 async def register(result):

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_lora_server.jobs import line as jobs_line
-from pointsman_lora_server.jobs import trainer
+from pointsman_lora_server.jobs import execution
+from pointsman_lora_server.jobs import queue as jobs_line
 from pointsman_lora_server.jobs.folder import JobFolder
 from pointsman_lora_server.jobs.job import Job, JobEnvironment, JobRequest, JobState, TrainedAdapter
-from pointsman_lora_server.jobs.line import JobQueue
-from pointsman_lora_server.jobs.opening import opening
+from pointsman_lora_server.jobs.queue import JobQueue, opening
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
 PATIENCE = 30.0  # seconds; only a test that fails takes so long
@@ -220,7 +219,7 @@ async def test_a_job_in_line_is_cancelled_at_once_and_never_runs(
 async def test_a_trainer_that_does_not_stop_is_killed(
     enter: Enter, order: Callable[..., JobRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "GRACE", 0.3)
+    monkeypatch.setattr(execution, "GRACE", 0.3)
     async with enter() as line:
         job = await line.start(order("ignore"))
         pid = (await event(line, job, "start"))["pid"]
@@ -484,7 +483,7 @@ def test_a_trainer_dies_with_the_server_that_is_killed_and_what_it_told_is_kept(
     """A server of its own process that starts a trainer, hears nothing of it, and is killed."""
     script = (
         "import asyncio, os, pathlib, sys, time\n"
-        "from pointsman_lora_server.jobs.trainer import Trainer\n"
+        "from pointsman_lora_server.jobs.execution import Trainer\n"
         "async def main():\n"
         "    events = pathlib.Path(sys.argv[2])\n"
         "    await Trainer.start([sys.executable, '-c', sys.argv[1]], dict(os.environ), events)\n"

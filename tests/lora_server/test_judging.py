@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pointsman_lora_server.adapters.canary import (
+    min_rate_excess,
+    quantile,
+    roll_back_failing_canaries,
+    rollback_reason,
+    wilson,
+)
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, DesiredState, Phase
-from pointsman_lora_server.judging import min_rate_excess, quantile, roll_back_failing_canaries, rollback_reason, wilson
 from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
 from pointsman_servicekit.prompt_redis import open_redis
 
@@ -144,15 +150,15 @@ async def registry(valkey: Any) -> AsyncIterator[AdapterRegistry]:
         registry = AdapterRegistry(redis, "tiny-base")
         for digit in "123":
             version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
-            await registry.record(version, "", False, "ann")
-            await registry.stand(version.version, Phase.READY)
-        await registry.move(PROD, OLD)
+            await registry.add_version(version, "", False, "ann")
+            await registry.set_phase(version.version, Phase.READY)
+        await registry.move_alias(PROD, OLD)
         yield registry
 
 
 async def with_a_bad_canary(registry: AdapterRegistry) -> DesiredState:
     alias = await registry.set_canary(PROD, Canary(NEW, 0.5))
-    await registry.count(
+    await registry.add_outcomes(
         [
             CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(58)),
             CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(40, 12)),
@@ -172,7 +178,11 @@ async def test_a_bad_canary_ends_and_the_history_says_why(registry: AdapterRegis
 
 async def test_a_judge_that_comes_late_undoes_nothing(registry: AdapterRegistry) -> None:
     desired = await with_a_bad_canary(registry)
-    for change in (registry.move(PROD, THIRD), registry.move(PROD, NEW), registry.set_canary(PROD, Canary(OLD, 0.1))):
+    for change in (
+        registry.move_alias(PROD, THIRD),
+        registry.move_alias(PROD, NEW),
+        registry.set_canary(PROD, Canary(OLD, 0.1)),
+    ):
         now = await change
 
         await roll_back_failing_canaries(registry, desired)
@@ -181,8 +191,8 @@ async def test_a_judge_that_comes_late_undoes_nothing(registry: AdapterRegistry)
 
 
 async def test_of_many_judges_one_takes_it_back(registry: AdapterRegistry) -> None:
-    await registry.move(PROD, THIRD)  # so that a second rollback would find where to go
-    await registry.move(PROD, OLD)
+    await registry.move_alias(PROD, THIRD)  # so that a second rollback would find where to go
+    await registry.move_alias(PROD, OLD)
     desired = await with_a_bad_canary(registry)
 
     for _ in range(3):
@@ -203,7 +213,7 @@ async def test_a_new_weight_begins_a_new_count(registry: AdapterRegistry) -> Non
 
 async def test_a_canary_that_cannot_be_served_any_more_ends(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, Canary(NEW, 0.5))
-    await registry.stand(NEW, Phase.FAILED, error_code="damaged", error="its file is gone")
+    await registry.set_phase(NEW, Phase.FAILED, error_code="damaged", error="its file is gone")
 
     await roll_back_failing_canaries(registry, await registry.read())
 

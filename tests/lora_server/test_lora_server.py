@@ -14,8 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_lora_server.domain import DesiredState, EngineState, Phase, PhaseRecord
-from pointsman_lora_server.metering.prometheus import LoraServerMetrics
-from pointsman_lora_server.metering.states import VersionStateCollector
+from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollector
 from pointsman_servicekit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -380,17 +379,17 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
                 await asyncio.sleep(0.01)
 
     for line in (
-        'pointsman_lora_loads_total{result="loaded"} 1.0',
-        'pointsman_lora_loads_total{result="refused"} 1.0',
-        "pointsman_lora_load_seconds_count 1.0",
+        'pointsman_lora_adapter_loads_total{result="loaded"} 1.0',
+        'pointsman_lora_adapter_loads_total{result="refused"} 1.0',
+        "pointsman_lora_adapter_load_duration_seconds_count 1.0",
         'pointsman_lora_validations_total{result="ready"} 2.0',
         'pointsman_lora_validations_total{result="failed"} 1.0',
-        "pointsman_lora_validation_seconds_count 3.0",
-        'pointsman_lora_versions{state="serving"} 1.0',
-        'pointsman_lora_versions{state="failed"} 2.0',
-        "pointsman_lora_resident 1.0",
+        "pointsman_lora_validation_duration_seconds_count 3.0",
+        'pointsman_lora_adapter_versions{state="serving"} 1.0',
+        'pointsman_lora_adapter_versions{state="failed"} 2.0',
+        "pointsman_lora_resident_adapters 1.0",
         "pointsman_lora_slots 4.0",
-        "pointsman_lora_pinned 0.0",
+        "pointsman_lora_pinned_adapters 0.0",
         "pointsman_lora_probe_failures_total 0.0",
         "pointsman_lora_canary_rollbacks_total 0.0",
         "pointsman_lora_redis_up 1.0",
@@ -416,8 +415,8 @@ def test_ten_thousand_names_of_adapters_make_no_series() -> None:
 
     for version in versions:
         metrics.completed(version, "", 0.1)
-    desired = DesiredState(standings=dict.fromkeys(versions, PhaseRecord(Phase.READY)))
-    states.observe()
+    desired = DesiredState(phases=dict.fromkeys(versions, PhaseRecord(Phase.READY)))
+    states.count_transitions()
 
     assert _series(metrics.registry) == before
     assert len(generate_latest(metrics.registry)) < 1.1 * size < 100_000

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 
 def test_lists_are_words_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POINTSMAN_LORA_GUARDED_ALIASES", "prod, live,")
+    monkeypatch.setenv("POINTSMAN_LORA_PROTECTED_ALIASES", "prod, live,")
     monkeypatch.setenv("POINTSMAN_LORA_DATA_ROOTS", "/srv/data,/home/ann")
 
     settings = Settings()
@@ -18,7 +18,7 @@ def test_lists_are_words_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_alias_need_be_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POINTSMAN_LORA_GUARDED_ALIASES", "")
+    monkeypatch.setenv("POINTSMAN_LORA_PROTECTED_ALIASES", "")
 
     assert Settings().guarded_aliases == frozenset()
 

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_lora_server.adapters.placement import engines_for
 from pointsman_lora_server.domain import Placement
-from pointsman_lora_server.placing import engines_for
 from pointsman_servicekit.rich_status import from_rpc_error
 from server_process import ServerProcess
 

@@ -7,9 +7,9 @@ import pytest
 from doubles.clocks import Clock
 from hypothesis import given
 from hypothesis import strategies as st
-from pointsman_lora_server import placing
+from pointsman_lora_server.adapters import placement
+from pointsman_lora_server.adapters.placement import PlacementPlanner, engines_for
 from pointsman_lora_server.domain import Alias, DesiredState, FleetState, Placement
-from pointsman_lora_server.placing import PlacementPlanner, engines_for
 from pointsman_servicekit.errors import Unavailable
 
 VERSION = "triage@3f9a1c0b77de"
@@ -71,12 +71,12 @@ class Registry:
         self.away = False
         self.announced: list[str] = []
 
-    async def fleet(self) -> FleetState:
+    async def read_fleet(self) -> FleetState:
         if self.away:
             raise Unavailable("Redis does not answer", code="redis_unavailable")
         return FleetState({engine: frozenset(held) for engine, held in self.holds.items()})
 
-    async def announce(self, version: str, seconds: float) -> None:
+    async def announce_target(self, version: str, seconds: float) -> None:
         self.announced.append(version)
 
 
@@ -124,7 +124,7 @@ async def test_what_somebody_had_loaded_here_stays_for_a_while() -> None:
     await ours.look()
     ours.asked_for(VERSION)
     assert ours.to_let_go(DESIRED, frozenset({VERSION})) == frozenset()
-    clock.passes(placing.ASKED_FOR)
+    clock.passes(placement.ASKED_FOR)
     assert ours.to_let_go(DESIRED, frozenset({VERSION})) == {VERSION}
 
 
@@ -139,15 +139,15 @@ async def test_while_redis_is_away_all_stays_placed_as_it_was() -> None:
 
 async def test_a_version_that_an_alias_soon_points_to_is_placed_like_one_that_it_points_to() -> None:
     ours, now = PlacementPlanner(Registry(), A), time.time() * 1000
-    coming = DesiredState(coming={VERSION: int(now + 60_000)})
-    over = DesiredState(coming={VERSION: int(now - 1)})
+    coming = DesiredState(upcoming={VERSION: int(now + 60_000)})
+    over = DesiredState(upcoming={VERSION: int(now - 1)})
     assert (ours.here(coming), ours.here(over)) == ({VERSION}, frozenset())
 
 
 async def test_warm_is_what_all_engines_hold_on_which_it_is_placed_and_no_other() -> None:
     two = DesiredState(placements={"triage": Placement(2)})
     registry = Registry(**{A: {VERSION}, B: {VERSION}, C: set()})
-    await PlacementPlanner(registry, C).until_warm(VERSION, lambda: two)
+    await PlacementPlanner(registry, C).wait_until_warm(VERSION, lambda: two)
     assert registry.announced == [VERSION]
 
 
@@ -155,12 +155,12 @@ async def test_who_is_not_warm_in_time_is_named() -> None:
     clock = Clock()
 
     class Slow(Registry):
-        async def fleet(self) -> FleetState:
-            clock.passes(placing.PATIENCE + 1)
-            return await super().fleet()
+        async def read_fleet(self) -> FleetState:
+            clock.passes(placement.PATIENCE + 1)
+            return await super().read_fleet()
 
     with pytest.raises(Unavailable, match=f"{VERSION} is not warm on {B} after 60 s") as told:
-        await PlacementPlanner(Slow(**{A: {VERSION}, B: set(), C: {VERSION}}), A, clock).until_warm(
+        await PlacementPlanner(Slow(**{A: {VERSION}, B: set(), C: {VERSION}}), A, clock).wait_until_warm(
             VERSION, lambda: DesiredState(placements={"triage": Placement(2)})
         )
     assert told.value.code == "not_warm"
@@ -168,14 +168,14 @@ async def test_who_is_not_warm_in_time_is_named() -> None:
 
 async def test_who_leaves_waits_until_others_hold_what_was_placed_on_it() -> None:
     class Moving(Registry):
-        async def fleet(self) -> FleetState:
+        async def read_fleet(self) -> FleetState:
             self.holds = {**self.holds, B: {VERSION}}
-            return await super().fleet()
+            return await super().read_fleet()
 
     registry = Moving(**{A: {VERSION}, B: set()})
     leaving = PlacementPlanner(registry, A)
     leaving.leaves = True
-    await leaving.until_others_hold(lambda: DESIRED, frozenset({VERSION}))
+    await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))
     assert registry.holds[B] == {VERSION}
     assert leaving.here(DESIRED) == frozenset()
 
@@ -183,4 +183,4 @@ async def test_who_leaves_waits_until_others_hold_what_was_placed_on_it() -> Non
 async def test_who_leaves_as_the_last_one_waits_for_nobody() -> None:
     leaving = PlacementPlanner(Registry(), A)
     leaving.leaves = True
-    await leaving.until_others_hold(lambda: DESIRED, frozenset({VERSION}))
+    await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))

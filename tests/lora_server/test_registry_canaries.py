@@ -27,10 +27,10 @@ async def registry(prompt_redis: PromptRedis) -> AdapterRegistry:
     registry = AdapterRegistry(prompt_redis, "tiny-base")
     for digit in "1234":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
-        await registry.record(version, "", False, "ann")
+        await registry.add_version(version, "", False, "ann")
         if version.version != UNREADY:
-            await registry.stand(version.version, Phase.READY)
-    await registry.move(PROD, OLD)
+            await registry.set_phase(version.version, Phase.READY)
+    await registry.move_alias(PROD, OLD)
     return registry
 
 
@@ -46,7 +46,7 @@ async def test_a_canary_is_kept_with_its_exact_weight_and_terms(registry: Adapte
 
     assert alias == Alias(PROD, OLD, 2, canary)
     assert await alias_of(registry) == alias
-    assert (await registry.read()).aimed_at == {OLD, NEW}
+    assert (await registry.read()).alias_targets == {OLD, NEW}
 
 
 async def test_each_change_of_a_canary_counts_and_the_same_twice_is_one(registry: AdapterRegistry) -> None:
@@ -58,10 +58,12 @@ async def test_each_change_of_a_canary_counts_and_the_same_twice_is_one(registry
 
 async def test_a_move_ends_the_canary_and_keeps_where_it_came_from(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, TENTH)
-    assert await registry.move(PROD, NEW, expected=OLD) == Alias(PROD, NEW, 3, previous=OLD)
+    assert await registry.move_alias(PROD, NEW, expected=OLD) == Alias(PROD, NEW, 3, previous=OLD)
 
     await registry.set_canary(PROD, Canary(THIRD, 0.1))
-    assert await registry.move(PROD, NEW) == Alias(PROD, NEW, 5, previous=OLD), "a move to where it is ends it, too"
+    assert await registry.move_alias(PROD, NEW) == Alias(PROD, NEW, 5, previous=OLD), (
+        "a move to where it is ends it, too"
+    )
 
 
 @pytest.mark.parametrize("weight", [0, -0.1, 1.01, float("nan"), float("inf")])
@@ -114,40 +116,40 @@ async def test_a_retirement_keeps_its_reason(registry: AdapterRegistry) -> None:
 
 
 async def test_a_rollback_ends_the_canary_first_and_only_then_moves_back(registry: AdapterRegistry) -> None:
-    await registry.move(PROD, NEW)
+    await registry.move_alias(PROD, NEW)
     await registry.set_canary(PROD, Canary(THIRD, 0.1))
 
-    assert await registry.rollback(PROD) == Alias(PROD, NEW, 4, previous=OLD)
-    assert await registry.rollback(PROD) == Alias(PROD, OLD, 5, previous=NEW)
-    assert await registry.rollback(PROD) == Alias(PROD, NEW, 6, previous=OLD), "twice is there and back"
+    assert await registry.roll_back(PROD) == Alias(PROD, NEW, 4, previous=OLD)
+    assert await registry.roll_back(PROD) == Alias(PROD, OLD, 5, previous=NEW)
+    assert await registry.roll_back(PROD) == Alias(PROD, NEW, 6, previous=OLD), "twice is there and back"
 
 
 async def test_a_rollback_needs_somewhere_to_go_back_to(registry: AdapterRegistry) -> None:
     with pytest.raises(FailedPrecondition) as nothing:
-        await registry.rollback(PROD)
+        await registry.roll_back(PROD)
     assert nothing.value.code == "nothing_to_roll_back"
 
-    await registry.move(PROD, NEW)
+    await registry.move_alias(PROD, NEW)
     await registry.retire(OLD, "ann")
     with pytest.raises(FailedPrecondition, match=f"{OLD} is retired") as retired:
-        await registry.rollback(PROD)
+        await registry.roll_back(PROD)
     assert retired.value.code == "not_ready"
 
     await registry.delete(OLD, "ann")
     with pytest.raises(FailedPrecondition, match="was deleted") as deleted:
-        await registry.rollback(PROD)
+        await registry.roll_back(PROD)
     assert deleted.value.code == "nothing_to_roll_back"
 
     with pytest.raises(NotFound):
-        await registry.rollback("triage@beta")
+        await registry.roll_back("triage@beta")
 
 
 async def test_a_rollback_of_a_past_revision_never_undoes_what_came_later(registry: AdapterRegistry) -> None:
     judged = await registry.set_canary(PROD, TENTH)
-    await registry.move(PROD, NEW)
+    await registry.move_alias(PROD, NEW)
 
     with pytest.raises(FailedPrecondition) as caught:
-        await registry.rollback(PROD, expected_revision=judged.revision)
+        await registry.roll_back(PROD, expected_revision=judged.revision)
 
     assert caught.value.code == "alias_moved"
     assert (await alias_of(registry)).version == NEW
@@ -155,7 +157,7 @@ async def test_a_rollback_of_a_past_revision_never_undoes_what_came_later(regist
 
 async def test_the_history_says_where_it_was_where_it_is_who_did_it_and_why(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, TENTH, author="bob", reason="to see")
-    await registry.rollback(PROD, author="pointsman", reason="error rate 0.31")
+    await registry.roll_back(PROD, author="pointsman", reason="error rate 0.31")
 
     rollback, canary, alias, *_ = await registry.history("triage", 100)
 
@@ -169,15 +171,15 @@ async def test_the_history_says_where_it_was_where_it_is_who_did_it_and_why(regi
 async def test_the_counts_of_all_gateways_are_added(registry: AdapterRegistry) -> None:
     alias = await registry.set_canary(PROD, TENTH)
 
-    await registry.count([CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(9, 1, 0, {40: 8}))])
-    await registry.count(
+    await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(9, 1, 0, {40: 8}))])
+    await registry.add_outcomes(
         [
             CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(1, 0, 1, {0: 1})),
             CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(2, 2, 0, {})),
         ]
     )
 
-    assert await registry.counts(alias) == {
+    assert await registry.canary_counts(alias) == {
         OLD: RequestCounts(10, 1, 1, {0: 1, 40: 8}),
         NEW: RequestCounts(2, 2, 0, {}),
     }
@@ -185,13 +187,13 @@ async def test_the_counts_of_all_gateways_are_added(registry: AdapterRegistry) -
 
 async def test_what_was_counted_of_another_revision_is_of_no_use(registry: AdapterRegistry) -> None:
     first = await registry.set_canary(PROD, TENTH)
-    await registry.count([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
+    await registry.add_outcomes([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
     second = await registry.set_canary(PROD, Canary(NEW, 0.5))
 
-    await registry.count([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
+    await registry.add_outcomes([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
 
-    assert await registry.counts(second) == {}
-    assert await registry.counts(first) == {NEW: RequestCounts(5, 5)}, "what comes late is dropped"
+    assert await registry.canary_counts(second) == {}
+    assert await registry.canary_counts(first) == {NEW: RequestCounts(5, 5)}, "what comes late is dropped"
 
 
 async def test_nobody_fills_redis_with_counts_of_what_is_not_there(
@@ -200,7 +202,7 @@ async def test_nobody_fills_redis_with_counts_of_what_is_not_there(
     alias = await alias_of(registry)
     before = set(await prompt_redis.client.keys("*:counts:*"))
 
-    await registry.count(
+    await registry.add_outcomes(
         [
             CanaryOutcomes("nobody@prod", 1, NEW, RequestCounts(5)),
             CanaryOutcomes(PROD, 99, OLD, RequestCounts(5)),
@@ -213,7 +215,7 @@ async def test_nobody_fills_redis_with_counts_of_what_is_not_there(
 
 async def test_counts_end_by_themselves(registry: AdapterRegistry, prompt_redis: PromptRedis) -> None:
     alias = await registry.set_canary(PROD, TENTH)
-    await registry.count([CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(5))])
+    await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(5))])
 
     (key,) = await prompt_redis.client.keys("*:counts:*")
 

@@ -26,8 +26,8 @@ async def prompt_redis(valkey: Any) -> AsyncIterator[PromptRedis]:
 async def register(registry: AdapterRegistry, name: str = "triage", digits: str = "12") -> None:
     for digit in digits:
         version = AdapterVersion(name, digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
-        await registry.record(version, "", False, "ann")
-        await registry.stand(version.version, Phase.READY)
+        await registry.add_version(version, "", False, "ann")
+        await registry.set_phase(version.version, Phase.READY)
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Adapt
             )
             for _ in range(8)
         ]
-        seen = [await follower.changes_since("", 1) for follower in followers]
+        seen = [await follower.wait_for_change("", 1) for follower in followers]
         for number in range(20):
             to = (OLD, NEW)[number % 2]
             waiting = [asyncio.create_task(_hear(*each, to)) for each in zip(followers, seen, strict=True)]
             await _all_wait(valkey, len(followers))
             moved_at = time.monotonic()
-            await registry.move(PROD, to)
+            await registry.move_alias(PROD, to)
             heard = await asyncio.gather(*waiting)
             seen = [last_id for last_id, _ in heard]
             worst.append(max(at for _, at in heard) - moved_at)
@@ -64,7 +64,7 @@ async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Adapt
 async def _hear(follower: AdapterRegistry, last_id: str, version: str) -> tuple[str, float]:
     """Until the follower has read that the alias points to `version`; when that was."""
     while True:
-        last_id = await follower.changes_since(last_id, 4)
+        last_id = await follower.wait_for_change(last_id, 4)
         if [alias.version for alias in (await follower.read()).aliases] == [version]:
             return last_id, time.monotonic()
 
@@ -86,32 +86,32 @@ async def _until(asks: Callable[[], Awaitable[object]]) -> None:
 
 
 async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(registry: AdapterRegistry) -> None:
-    newest = await registry.changes_since("", 60)
+    newest = await registry.wait_for_change("", 60)
 
     assert newest == (await registry.history("", 1))[0].id
-    assert await registry.changes_since("0-0", 60) == newest
+    assert await registry.wait_for_change("0-0", 60) == newest
 
 
 async def test_without_a_change_the_wait_ends_where_it_began(
     prompt_redis: PromptRedis, registry: AdapterRegistry
 ) -> None:
-    newest = await registry.changes_since("", 1)
-    assert await registry.changes_since(newest, 0.02) == newest
+    newest = await registry.wait_for_change("", 1)
+    assert await registry.wait_for_change(newest, 0.02) == newest
 
     empty = AdapterRegistry(prompt_redis, "another-base")
-    assert await empty.changes_since("", 60) == "0-0"
-    assert await empty.changes_since("0-0", 0.02) == "0-0"
+    assert await empty.wait_for_change("", 60) == "0-0"
+    assert await empty.wait_for_change("0-0", 0.02) == "0-0"
 
 
 async def test_a_redis_that_lost_its_stream_is_noticed_at_once(
     registry: AdapterRegistry, prompt_redis: PromptRedis
 ) -> None:
     """As where it was started again without its file, or with one that lacks the last second."""
-    newest = await registry.changes_since("", 1)
+    newest = await registry.wait_for_change("", 1)
     await registry.read()
     await prompt_redis.client.flushall()
 
-    assert await registry.changes_since(newest, 60) == "0-0"
+    assert await registry.wait_for_change(newest, 60) == "0-0"
     assert (await registry.read()).versions == {}
 
     await register(registry, digits="1")
@@ -121,8 +121,8 @@ async def test_a_redis_that_lost_its_stream_is_noticed_at_once(
 async def test_a_follower_survives_that_redis_is_killed_and_started_again(
     registry: AdapterRegistry, valkey: Any
 ) -> None:
-    newest = await registry.changes_since("", 1)
-    waiting = asyncio.create_task(registry.changes_since(newest, 4))
+    newest = await registry.wait_for_change("", 1)
+    waiting = asyncio.create_task(registry.wait_for_change(newest, 4))
     await _all_wait(valkey, 1)
 
     valkey.stop()
@@ -132,13 +132,13 @@ async def test_a_follower_survives_that_redis_is_killed_and_started_again(
 
     valkey.start()
     assert await _patiently(registry, newest) == newest
-    await registry.move(PROD, OLD)
-    assert await registry.changes_since(newest, 4) != newest
+    await registry.move_alias(PROD, OLD)
+    assert await registry.wait_for_change(newest, 4) != newest
 
 
 async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry: AdapterRegistry, valkey: Any) -> None:
-    newest = await registry.changes_since("", 1)
-    waiting = asyncio.create_task(registry.changes_since(newest, 0.5))
+    newest = await registry.wait_for_change("", 1)
+    waiting = asyncio.create_task(registry.wait_for_change(newest, 0.5))
     await _all_wait(valkey, 1)
 
     valkey.hang()
@@ -150,7 +150,7 @@ async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry
 
 
 async def test_a_follower_that_is_cancelled_ends(registry: AdapterRegistry, valkey: Any) -> None:
-    waiting = asyncio.create_task(registry.changes_since(await registry.changes_since("", 1), 4))
+    waiting = asyncio.create_task(registry.wait_for_change(await registry.wait_for_change("", 1), 4))
     await _all_wait(valkey, 1)
 
     waiting.cancel()
@@ -164,7 +164,7 @@ async def _patiently(registry: AdapterRegistry, newest: str) -> str:
     async with asyncio.timeout(10):
         while True:
             try:
-                return await registry.changes_since(newest, 0.02)
+                return await registry.wait_for_change(newest, 0.02)
             except Unavailable:
                 await asyncio.sleep(0.02)
 
@@ -198,51 +198,51 @@ async def test_the_history_is_bounded(registry: AdapterRegistry, prompt_redis: P
             pipe.xadd("{pointsman:adapters:tiny-base}:changes", {"kind": "x"})
         await pipe.execute()
 
-    await registry.move(PROD, OLD)
+    await registry.move_alias(PROD, OLD)
 
     assert await prompt_redis.client.xlen("{pointsman:adapters:tiny-base}:changes") < 10_200
 
 
 async def test_a_lease_is_of_one_until_it_is_given_back(registry: AdapterRegistry) -> None:
-    assert await registry.lease("validate", "one", 60)
-    assert await registry.lease("validate", "one", 60), "it can be lengthened"
-    assert not await registry.lease("validate", "two", 60)
-    assert await registry.lease("another", "two", 60)
+    assert await registry.acquire_lease("validate", "one", 60)
+    assert await registry.acquire_lease("validate", "one", 60), "it can be lengthened"
+    assert not await registry.acquire_lease("validate", "two", 60)
+    assert await registry.acquire_lease("another", "two", 60)
 
-    await registry.release("validate", "two")
-    assert not await registry.lease("validate", "two", 60), "nobody gives back what another holds"
+    await registry.release_lease("validate", "two")
+    assert not await registry.acquire_lease("validate", "two", 60), "nobody gives back what another holds"
 
-    await registry.release("validate", "one")
-    assert await registry.lease("validate", "two", 60)
+    await registry.release_lease("validate", "one")
+    assert await registry.acquire_lease("validate", "two", 60)
 
 
 async def test_the_lease_of_one_who_died_ends(registry: AdapterRegistry) -> None:
-    assert await registry.lease("validate", "one", 0.05)
+    assert await registry.acquire_lease("validate", "one", 0.05)
 
-    await _until(lambda: registry.lease("validate", "two", 60))
+    await _until(lambda: registry.acquire_lease("validate", "two", 60))
 
 
 async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_of(registry: AdapterRegistry) -> None:
-    await registry.confirm("engine-b", EngineState(resident=frozenset({OLD, NEW})), 60)
-    await registry.confirm("engine-a", EngineState(resident=frozenset({OLD}), draining=frozenset({NEW})), 60)
-    assert await registry.holders(OLD) == ["engine-a", "engine-b"]
-    assert await registry.holders(NEW) == ["engine-b"]
+    await registry.report_engine("engine-b", EngineState(resident=frozenset({OLD, NEW})), 60)
+    await registry.report_engine("engine-a", EngineState(resident=frozenset({OLD}), draining=frozenset({NEW})), 60)
+    assert await registry.engines_holding(OLD) == ["engine-a", "engine-b"]
+    assert await registry.engines_holding(NEW) == ["engine-b"]
 
-    await registry.confirm("engine-b", EngineState(), 60)
-    assert await registry.holders(OLD) == ["engine-a"]
+    await registry.report_engine("engine-b", EngineState(), 60)
+    assert await registry.engines_holding(OLD) == ["engine-a"]
 
-    await registry.confirm("engine-a", EngineState(resident=frozenset({OLD})), 0.05)
+    await registry.report_engine("engine-a", EngineState(resident=frozenset({OLD})), 0.05)
     await _until(lambda: _nobody_holds(registry, OLD))
 
 
 async def _nobody_holds(registry: AdapterRegistry, version: str) -> bool:
-    return not await registry.holders(version)
+    return not await registry.engines_holding(version)
 
 
 async def test_an_engine_that_is_long_gone_is_forgotten(registry: AdapterRegistry, prompt_redis: PromptRedis) -> None:
-    await registry.confirm("gone", EngineState(resident=frozenset({OLD})), 0.001)
+    await registry.report_engine("gone", EngineState(resident=frozenset({OLD})), 0.001)
     await _until(lambda: _nobody_holds(registry, OLD))
 
-    await registry.confirm("here", EngineState(), 60)
+    await registry.report_engine("here", EngineState(), 60)
 
     assert await prompt_redis.client.hkeys("{pointsman:adapters:tiny-base}:engines") == ["here"]

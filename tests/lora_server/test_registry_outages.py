@@ -29,9 +29,9 @@ async def registry(prompt_redis: PromptRedis) -> AdapterRegistry:
     registry = AdapterRegistry(prompt_redis, "tiny-base")
     for digit in "12345678":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
-        await registry.record(version, "", False, "ann")
-        await registry.stand(version.version, Phase.READY)
-    await registry.move(PROD, OLD)
+        await registry.add_version(version, "", False, "ann")
+        await registry.set_phase(version.version, Phase.READY)
+    await registry.move_alias(PROD, OLD)
     return registry
 
 
@@ -49,7 +49,7 @@ async def test_of_many_servers_that_move_an_alias_at_once_exactly_one_wins(
         for _ in range(20):
             targets = [version for version in VERSIONS if version != current]
             outcomes = await asyncio.gather(
-                *(rival.move(PROD, to, expected=current) for rival, to in zip(rivals, targets, strict=True)),
+                *(rival.move_alias(PROD, to, expected=current) for rival, to in zip(rivals, targets, strict=True)),
                 return_exceptions=True,
             )
             (won,) = [outcome for outcome in outcomes if isinstance(outcome, Alias)]
@@ -64,10 +64,10 @@ async def test_of_many_servers_that_move_an_alias_at_once_exactly_one_wins(
 
 async def test_of_many_servers_that_begin_to_validate_exactly_one_does(registry: AdapterRegistry) -> None:
     version = AdapterVersion("triage", "9" * 64, "tiny-base", 2, ("q_proj",), 100, 1)
-    await registry.record(version, "", False, "ann")
+    await registry.add_version(version, "", False, "ann")
 
     began = await asyncio.gather(
-        *(registry.stand(version.version, Phase.VALIDATING, expected=Phase.REGISTERED) for _ in range(8))
+        *(registry.set_phase(version.version, Phase.VALIDATING, expected=Phase.REGISTERED) for _ in range(8))
     )
 
     assert sorted(began) == [False] * 7 + [True]
@@ -75,15 +75,15 @@ async def test_of_many_servers_that_begin_to_validate_exactly_one_does(registry:
 
 async def test_a_call_whose_answer_got_lost_is_made_again_and_done_once(valkey: Any, registry: AdapterRegistry) -> None:
     """A deadline that is over before any answer comes: each try arrives all the same."""
-    await registry.move(PROD, NEW)
+    await registry.move_alias(PROD, NEW)
     canary = await registry.set_canary("triage@prod", Canary(VERSIONS[2], 0.5))
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         impatient = AdapterRegistry(_LosingTheFirstAnswer(redis), "tiny-base")
-        await impatient.count([CanaryOutcomes(PROD, canary.revision, NEW, RequestCounts(5, 1, 0, {3: 4}))])
-        assert (await impatient.rollback(PROD)).version == NEW
-        assert (await impatient.rollback(PROD)).version == OLD
+        await impatient.add_outcomes([CanaryOutcomes(PROD, canary.revision, NEW, RequestCounts(5, 1, 0, {3: 4}))])
+        assert (await impatient.roll_back(PROD)).version == NEW
+        assert (await impatient.roll_back(PROD)).version == OLD
 
-    assert await registry.counts(canary) == {NEW: RequestCounts(5, 1, 0, {3: 4})}
+    assert await registry.canary_counts(canary) == {NEW: RequestCounts(5, 1, 0, {3: 4})}
     assert (await registry.read()).aliases == (Alias(PROD, OLD, 5, previous=NEW),)
     assert [change.kind for change in await registry.history("", 3)] == ["rollback", "rollback", "canary"]
 
@@ -104,7 +104,7 @@ async def test_a_redis_that_hangs_is_a_dead_one_and_then_at_once(valkey: Any) ->
         registry = AdapterRegistry(redis, "tiny-base")
         valkey.hang()
         started = time.monotonic()
-        for calling in (registry.read, lambda: registry.move(PROD, NEW)):
+        for calling in (registry.read, lambda: registry.move_alias(PROD, NEW)):
             with pytest.raises(Unavailable) as caught:
                 await calling()
             assert caught.value.code == "redis_unavailable"
@@ -139,7 +139,7 @@ async def _move_until_it_fails(valkey: Any, alias: Alias) -> Alias:
         while True:
             to = NEW if alias.version == OLD else OLD
             try:
-                alias = await registry.move(PROD, to, expected=alias.version)
+                alias = await registry.move_alias(PROD, to, expected=alias.version)
             except Unavailable:
                 return alias
 
@@ -156,11 +156,11 @@ async def test_of_a_thousand_versions_only_what_changed_is_read_again(prompt_red
     facts = {f"fact-{number}": "x" * 30 for number in range(10)}
     for number in range(1000):
         version = AdapterVersion(f"a{number}", f"{number:064x}", "another-base", 8, ("q_proj",) * 7, 10**7, 1, facts)
-        await registry.record(version, "", False, "ann")
+        await registry.add_version(version, "", False, "ann")
     first = await registry.read()
     assert len(first.versions) == 1000
 
-    await registry.stand(version.version, Phase.READY)
+    await registry.set_phase(version.version, Phase.READY)
     second = await registry.read()
     assert all(second.versions[name] is first.versions[name] for name in first.versions), "no record is read again"
 

@@ -65,10 +65,10 @@ async def test_the_state_is_consistent_and_its_history_tells_it(valkey: Any, ste
 
 
 def _check(state: DesiredState) -> None:
-    assert state.versions.keys() == state.standings.keys()
+    assert state.versions.keys() == state.phases.keys()
     assert state.pins <= state.versions.keys()
-    assert state.aimed_at <= state.versions.keys(), "nothing that is aimed at was deleted"
-    assert not any(state.standings[version].phase is Phase.RETIRED for version in state.aimed_at | state.pins)
+    assert state.alias_targets <= state.versions.keys(), "nothing that is aimed at was deleted"
+    assert not any(state.phases[version].phase is Phase.RETIRED for version in state.alias_targets | state.pins)
     assert not any(alias.canary and alias.canary.version == alias.version for alias in state.aliases)
 
 
@@ -94,7 +94,7 @@ def _check_history(history: list[Change], state: DesiredState) -> None:
             placed = "all"  # it went with the adapter's last version
         if change.after in ("retired", ""):
             pinned.discard(change.subject)
-    phases = {name: standing.phase.value for name, standing in state.standings.items()}
+    phases = {name: standing.phase.value for name, standing in state.phases.items()}
     assert {name: after for name, after in told.items() if name in NAMES and after} == phases
     assert pinned == state.pins
     assert str(state.placement_of("triage")) == placed

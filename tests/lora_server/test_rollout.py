@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_lora_server.adapters.promotion import PromotionGate
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.publishing import PromotionGate
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.rich_status import from_rpc_error
 

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pointsman_lora_server.smoke.agreement import Agreement, compare
-from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
-from pointsman_lora_server.smoke.verdict import check_trial
+from pointsman_lora_server.smoke.reference import Agreement, Reference, ReferenceRow, check_trial, compare
 from pointsman_servicekit.errors import InvalidArgument
 
 ROW: dict[str, Any] = {

@@ -12,8 +12,8 @@ from typing import Any
 
 import fsspec
 import pytest
-from pointsman_lora_server.checks.base import BaseModelSpec, read_base
-from pointsman_lora_server.checks.samples import MOST_ROW_BYTES, MOST_ROWS
+from pointsman_lora_server.checks.attachments import MOST_ROW_BYTES, MOST_ROWS
+from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.store import ArtifactStore, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError

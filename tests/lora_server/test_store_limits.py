@@ -14,8 +14,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from pointsman_lora_server.checks.base import BaseModelSpec
-from pointsman_lora_server.store import ArtifactStore, cache, content_hash
+from pointsman_lora_server.checks.base_layers import BaseModelSpec
+from pointsman_lora_server.store import ArtifactStore, content_hash, remote_backend
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 
 MakeAdapter = Callable[..., Path]
@@ -23,7 +23,7 @@ MakeAdapter = Callable[..., Path]
 ADD = """
 import json, sys
 from pathlib import Path
-from pointsman_lora_server.checks.base import read_base
+from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.store import Store
 from pointsman_servicekit.errors import PointsmanError
 root, base, adapter = sys.argv[1:]
@@ -132,7 +132,7 @@ def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
     versions = [store.add("triage", make_adapter(str(seed), seed=seed), {}) for seed in range(3)]
     assert all((here / "triage" / version.sha256[:12]).exists() for version in versions)  # in use, for all we know
     for version in versions[:2]:
-        long_ago = time.time() - cache.IN_USE - 1
+        long_ago = time.time() - remote_backend.IN_USE - 1
         os.utime(here / "triage" / version.sha256[:12], (long_ago, long_ago))
 
     store.add("triage", make_adapter("3", seed=3), {})
@@ -151,7 +151,7 @@ def test_a_url_needs_a_folder_here_and_a_package_that_knows_it(tmp_path: Path, b
 CHURN = """
 import sys
 from pathlib import Path
-from pointsman_lora_server.checks.base import read_base
+from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.store import Store
 root, base, *adapters = sys.argv[1:]
 store = Store(root, read_base(Path(base), "tiny-base"), 8)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.checks.base import BaseModelSpec
+from pointsman_lora_server.checks.base_layers import BaseModelSpec
 from pointsman_lora_server.store import ArtifactStore, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 

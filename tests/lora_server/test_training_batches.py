@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from pointsman_lora_server.training.batches import Example, by_length, encode, padded, plan
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.errors import DataError
+from pointsman_lora_server.training.exits import DataError
 
 END, OPEN, BREAK = 1, 2, 3
 

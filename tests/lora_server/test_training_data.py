@@ -13,7 +13,7 @@ from pointsman_lora_server.training.data import (
     split,
     split_by_share,
 )
-from pointsman_lora_server.training.errors import DataError
+from pointsman_lora_server.training.exits import DataError
 
 Write = Callable[..., Path]
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.examination import DataReport, examine
+from pointsman_lora_server.training.data_report import DataReport, examine
 
 
 def row(question: str, answer: object, number: int = 1) -> Conversation:

@@ -4,15 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.adapter_files import (
-    Adapter,
-    check_merged_target,
-    check_target,
-    write,
-    write_model,
-)
+from pointsman_lora_server.training.adapter_folder import Adapter, check_merged_target, check_target, write, write_model
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.errors import TrainingError
+from pointsman_lora_server.training.exits import TrainingError
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
 

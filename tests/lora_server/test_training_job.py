@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.adapter_config import as_parent
-from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.job import TrainingOptions, parse
+from pointsman_lora_server.training.adapter_folder import as_parent
+from pointsman_lora_server.training.exits import TrainingError
+from pointsman_lora_server.training.options import TrainingOptions, parse
 
 LEAST = ("--base-model", "base", "--data", "rows.jsonl", "--out", "out")
 

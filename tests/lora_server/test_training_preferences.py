@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pointsman_lora_server.training.batches import encode_pairs
 from pointsman_lora_server.training.data import Message
-from pointsman_lora_server.training.errors import DataError
+from pointsman_lora_server.training.exits import DataError
 from pointsman_lora_server.training.preferences import gather_preferences, read_preferences
 
 Write = Callable[..., Path]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pointsman_lora_server.training.batches import Example
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.prompt_path import Nearest, ask
+from pointsman_lora_server.training.prompt_baseline import Nearest, ask
 
 KNOWN = [
     Conversation((Message("user", question),), answer, "rows.jsonl:1")

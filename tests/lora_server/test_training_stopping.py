@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.stopping import SIGNALS, held, on_signals
+from pointsman_lora_server.training.exits import SIGNALS, held, on_signals
 
 from tests.lora_server import trainings
 from tests.lora_server.trainings import PYTHON
@@ -21,7 +21,7 @@ from signal import SIGTERM, default_int_handler
 import torch
 from pointsman_lora_server.training import checkpoint
 from pointsman_lora_server.training.schedule import Course, Record
-from pointsman_lora_server.training.stopping import on_signals
+from pointsman_lora_server.training.exits import on_signals
 
 file, times = Path(sys.argv[1]), int(sys.argv[2])
 weights = {f"a{number}": torch.zeros(64, 8) for number in range(28)}

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_lora_server.checks.base import BaseModelSpec, read_base
+from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.rich_status import from_rpc_error
 from safetensors.numpy import save_file
@@ -53,7 +53,7 @@ class LoraServer:
             found: pb.AdapterVersion = await stub.Register(pb.RegisterRequest(name=name, folder=folder), timeout=180)
             return found
 
-    async def refusal(self, name: str, folder: str) -> str:
+    async def rejection(self, name: str, folder: str) -> str:
         """The error's code."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await self.register(name, folder)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from pointsman_lora_server.checks.base import read_base
-from pointsman_lora_server.checks.samples import Sample, Turn
+from pointsman_lora_server.checks.attachments import Sample, Turn
+from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.smoke.agreement import compare
+from pointsman_lora_server.smoke.reference import compare
 from pointsman_lora_server.smoke.runner import PeftSmokeTest
 from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import InvalidArgument
@@ -55,9 +55,9 @@ print(float((merged - right).abs().max()), float((merged - plain).abs().max()))
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from pointsman_lora_server.smoke.child import Child, command
+from pointsman_lora_server.smoke.runner import Child, command
 async def main():
-    child = await Child.start(command(Path(sys.argv[1]), "pointsman_lora_server.smoke.process", sys.argv[2]))
+    child = await Child.start(command(Path(sys.argv[1]), "pointsman_lora_server.smoke.worker", sys.argv[2]))
     await child.answer(120)
     print(child.pid, flush=True)
     await asyncio.sleep(600)
@@ -97,10 +97,10 @@ async def smoke(base_model: Path) -> AsyncIterator[PeftSmokeTest]:
 async def test_the_examples_adapters_pass_and_are_told_apart(
     smoke: PeftSmokeTest, kept: dict[str, tuple[AdapterVersion, Path]], samples: tuple[Sample, ...]
 ) -> None:
-    triage = await smoke.try_out(*kept["triage"], samples)
+    triage = await smoke.run(*kept["triage"], samples)
     pid = smoke.pid
-    voice = await smoke.try_out(*kept["voice"], ())
-    again = await smoke.try_out(*kept["triage"], samples)
+    voice = await smoke.run(*kept["voice"], ())
+    again = await smoke.run(*kept["triage"], samples)
 
     assert again == triage, "one version left something of itself on the base model"
     assert smoke.pid == pid is not None
@@ -117,7 +117,7 @@ async def test_an_adapter_that_goes_on_after_its_answer_is_refused(
     sample = Sample((Turn("user", "Refund please."),), '{"intent": "refund"')
 
     with pytest.raises(InvalidArgument) as caught:
-        await smoke.try_out(*kept["triage"], [sample])
+        await smoke.run(*kept["triage"], [sample])
 
     assert caught.value.code == "does_not_stop"
 

@@ -91,8 +91,8 @@ def _lora_server(example: Example, home: Home, addresses: Addresses, programs: P
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
         "POINTSMAN_LORA_BASE_MODEL": str(home.model(example.base_model)),
         "POINTSMAN_LORA_SERVED_MODEL_NAME": example.base_model,
-        "POINTSMAN_LORA_DRAIN_NOTICE": "0",  # as the gateway's
-        "POINTSMAN_LORA_DRAIN_GRACE": "10",
+        "POINTSMAN_LORA_SHUTDOWN_DELAY": "0",  # as the gateway's
+        "POINTSMAN_LORA_SHUTDOWN_TIMEOUT": "10",
     }
     program = (programs.python, "-m", "pointsman_lora_server")
     # Its grace holds the engine's: it stops vLLM before it ends itself.
