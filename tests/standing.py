@@ -41,7 +41,7 @@ def standing(folder: Path, home: Path, environment: Mapping[str, str] | None = N
     (ROOT / ".pointsman" / "models").mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(ROOT / ".pointsman" / "models")  # made once, not once a run
     http, grpc = free_address(), free_address()
-    command = [str(POINTSMAN), "up", str(folder), "--home", str(home), "--http", http, "--grpc", grpc]
+    command = [str(POINTSMAN), "up", str(folder), "--data-dir", str(home), "--http", http, "--grpc", grpc]
     with (home / "up.log").open("wb") as log:
         up = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | dict(environment or {}))
         try:

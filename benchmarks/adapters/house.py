@@ -57,7 +57,7 @@ class House:
         return answer
 
     async def ensure(self, version: str) -> None:
-        await self.stub.Ensure(pb.EnsureRequest(version=version), timeout=MOVES)
+        await self.stub.EnsureLoaded(pb.EnsureLoadedRequest(version=version), timeout=MOVES)
 
     async def resident(self) -> frozenset[str]:
         async with watching(self.stub) as states:

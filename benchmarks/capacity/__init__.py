@@ -1,1 +1,1 @@
-"""Measures what one engine does, and fits the figures by which `pointsman capacity` plans."""
+"""Capacity planning: measures what one engine does, and simulates how many a workload needs."""

@@ -1,174 +1,114 @@
-"""Runs one real engine under closed loops of several sizes, and fits its step from some of the runs.
+"""Measures one engine, or plans how many replicas of each service a workload needs.
 
-    python -m benchmarks.capacity [--seconds 12] [--out FOLDER]
+    python -m benchmarks.capacity measure [--seconds 12] [--out FOLDER]
+    python -m benchmarks.capacity plan WORKLOAD.yaml --figures FIGURES.yaml --measurements RUNS.yaml [--json]
 
-Writes runs.yaml (all runs: what the simulator must reproduce) and prints the engine's figures. `fitted` runs are those
-that the figures were taken from; the others show whether they hold. The last line is a JSON object.
+`plan` first simulates the measured runs with the same figures; if a simulated figure is more than a quarter off, it
+plans nothing. `measure` writes the runs and prints the fitted figures of the engine.
 """
 
 import argparse
 import json
-import random
-import signal
-import statistics
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import httpx
-import numpy as np
-import yaml
-from pointsman_cli.capacity.figures import EngineFigures
-from pointsman_cli.capacity.truth import Measured, Truth, beside
-from pointsman_cli.capacity.workload import PathLoad
-from scipy.optimize import nnls
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks.adapters.kernels import ADAPTERS, BASE, engine_running, random_adapter
-from benchmarks.gateway_load.machine import CannotMeasure, described
-
-SLOTS, LOAD, DOLLARS = 8, 1.66, 0.04
-"""Of the adapters' benchmark: slots, seconds of a load under load (Zipf); the example's assumed price of an hour."""
+from benchmarks.capacity.inputs import CapacityError, Figures, Measurements, Workload, read
+from benchmarks.capacity.planner import CapacityPlan, make_plan
+from benchmarks.capacity.simulator import TOLERANCE, Comparison, compare
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    name: str
-    clients: int
-    prompt: int
-    tokens: int
-    models: Sequence[str]
-    fitted: bool
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    if given.command == "measure":
+        from benchmarks.capacity.measure import measure_and_write  # imports the engine's benchmark and scipy
+
+        measure_and_write(given.seconds, given.out)
+        return 0
+    try:
+        _plan(given.workload, given.figures, given.measurements, given.json)
+    except CapacityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-RUNS = (
-    Run("base, 1 client, short prompts", 1, 16, 48, (BASE,), True),
-    Run("base, 4 clients, short prompts", 4, 16, 48, (BASE,), False),
-    Run("base, 8 clients, short prompts", 8, 16, 48, (BASE,), False),
-    Run("base, 16 clients, short prompts", 16, 16, 48, (BASE,), True),
-    Run("base, 4 clients, long prompts", 4, 512, 16, (BASE,), True),
-    Run("base, 8 clients, middling prompts", 8, 256, 32, (BASE,), False),
-    Run("adapters, 16 clients, short prompts", 16, 16, 48, ADAPTERS, True),
-    Run("adapters, 8 clients, short prompts", 8, 16, 48, ADAPTERS, False),
-    Run("adapters, 4 clients, long prompts", 4, 512, 16, ADAPTERS, True),
-    Run("adapters, 8 clients, middling prompts", 8, 256, 32, ADAPTERS, False),
-)
-
-
-def ask(url: str, run: Run, seconds: float) -> tuple[float, float]:
-    """Tokens a second, and the median of the requests' seconds; what ended in the first fifth is left out."""
-    stop, times = threading.Event(), list[tuple[float, float]]()  # when, and how long it took
-    begun = time.perf_counter()
-
-    def client(number: int) -> None:
-        chance = random.Random(number)
-        with httpx.Client(trust_env=False, timeout=300) as http:
-            while not stop.is_set():
-                # Of like length as the simulator's, a third up or down; random tokens, so that no prompt is cached.
-                prompt = [chance.randrange(100, 40_000) for _ in range(_around(run.prompt, chance))]
-                tokens, sent = _around(run.tokens, chance), time.perf_counter()
-                body = {"model": chance.choice(run.models), "prompt": prompt, "max_tokens": tokens, "temperature": 0}
-                answer = http.post(f"{url}/v1/completions", json=body | {"ignore_eos": True})
-                if answer.status_code != 200:
-                    raise CannotMeasure(f"the engine answers {answer.status_code}: {answer.text[:300]}")
-                now = time.perf_counter()
-                times.append((now, now - sent))
-
-    with ThreadPoolExecutor(run.clients) as pool:
-        clients = [pool.submit(client, number) for number in range(run.clients)]
-        time.sleep(seconds)
-        stop.set()
-        for done in clients:
-            done.result()
-    kept = [took for at, took in times if at - begun > seconds / 5]
-    median = statistics.median(kept)
-    return run.clients * run.tokens / statistics.fmean(kept), median
-
-
-def _around(mean: int, chance: random.Random) -> int:
-    return max(1, round(mean * chance.uniform(2 / 3, 4 / 3)))
-
-
-def fit(measured: Sequence[tuple[Run, float]]) -> dict[str, float]:
-    """Least squares, nothing below 0, over the mean seconds of a step in which every client has a token.
-
-    In a closed loop of n clients each answer takes (its tokens) steps; a step carries n rows and, on average, as many
-    tokens of prompts as tokens are answered times prompt / tokens.
-    """
-    rows, right = [], []
-    for run, tokens_per_second in measured:
-        if not run.fitted:
-            continue
-        seconds = run.clients / tokens_per_second  # of a step: every client gets one token of it
-        read = run.clients * run.prompt / run.tokens
-        adapters = run.models != (BASE,)
-        nothing, work = (0.0, 0.0), (float(run.clients), read)
-        rows.append([1.0, *(nothing if adapters else work), *(work if adapters else nothing)])
-        right.append(seconds)
-    found, _ = nnls(np.array(rows), np.array(right))
-    names = ("step", "row", "prompt_token", "adapter_row", "adapter_prompt_token")
-    return {name: round(float(value), 6) for name, value in zip(names, found, strict=True)}
-
-
-def measure(seconds: float) -> list[tuple[Run, float, float]]:
-    """Raises CannotMeasure."""
-    with tempfile.TemporaryDirectory() as folder:
-        adapters = {name: random_adapter(Path(folder) / name, seed) for seed, name in enumerate(ADAPTERS)}
-        with engine_running(Path(folder) / "engine.log", adapters, "on") as engine:
-            found = []
-            for run in RUNS:
-                ask(engine.url, run, 2.0)  # the first requests with an adapter read its files
-                tokens, median = ask(engine.url, run, seconds)
-                found.append((run, tokens, median))
-                print(f"{run.name}: {tokens:.1f} tokens/s, p50 {median:.2f} s", flush=True)
-            return found
-
-
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
-    parser.add_argument("--out", type=Path, default=Path("build/capacity"), help="where runs.yaml goes")
-    given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: the engine ends with us
-    found = measure(given.seconds)
-    figures = EngineFigures(
-        **fit([(run, tokens) for run, tokens, _ in found]),
-        most_rows=256,
-        most_tokens=2048,
-        slots=SLOTS,
-        load=LOAD,
-        dollars_per_hour=DOLLARS,
+    commands = parser.add_subparsers(dest="command", required=True)
+    measure = commands.add_parser("measure", help="measure one engine under closed loops and fit its figures")
+    measure.add_argument("--seconds", type=float, default=12.0, help="length of each run")
+    measure.add_argument("--out", type=Path, default=Path("build/capacity"), help="folder for runs.yaml")
+    plan = commands.add_parser("plan", help="compute replicas and dollars for a workload")
+    plan.add_argument("workload", type=Path, metavar="WORKLOAD.yaml", help="requests, paths, lengths, limits")
+    plan.add_argument("--figures", type=Path, required=True, help="performance and prices of your machines (YAML)")
+    plan.add_argument("--measurements", type=Path, required=True, help="runs that the simulator must reproduce (YAML)")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _plan(workload_file: Path, figures_file: Path, measurements_file: Path, as_json: bool) -> None:
+    workload, figures = read(workload_file, Workload), read(figures_file, Figures)
+    comparisons = compare(read(measurements_file, Measurements), figures.engine)
+    _check(comparisons, figures_file)
+    plan = make_plan(workload, figures)
+    if as_json:
+        checks = [asdict(one) for one in comparisons]
+        print(json.dumps({"about": figures.about, "comparisons": checks, "plan": asdict(plan)}))
+        return
+    console = Console(highlight=False)
+    console.print(f"figures of: {figures.about}", markup=False)
+    console.print(_comparison_table(comparisons))
+    console.print()
+    _show_plan(console, plan)
+
+
+def _check(comparisons: Sequence[Comparison], figures_file: Path) -> None:
+    wrong = [one for one in comparisons if not one.agrees]
+    if wrong:
+        worst = max(wrong, key=lambda one: abs(one.deviation))
+        raise CapacityError(
+            f"with the figures of {figures_file} the simulator is {worst.deviation:+.0%} off in '{worst.run}' "
+            f"({worst.figure}: measured {worst.measured:.2f}, simulated {worst.simulated:.2f}); {TOLERANCE:.0%} is "
+            "allowed: measure both on one machine"
+        )
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    table = _table(("run", "figure", "measured", "simulated", "off", ""), right=("measured", "simulated", "off"))
+    for one in comparisons:
+        note = "fitted" if one.fitted else "" if one.agrees else "too far off"
+        measured, simulated = f"{one.measured:.2f}", f"{one.simulated:.2f}"
+        table.add_row(one.run, one.figure, measured, simulated, f"{one.deviation:+.0%}", note)
+    return table
+
+
+def _show_plan(console: Console, plan: CapacityPlan) -> None:
+    table = _table(("service", "replicas", "$ a month", "reason"), right=("replicas", "$ a month"))
+    for service in plan.services:
+        table.add_row(service.name, str(service.replicas), f"{service.usd_per_month:,.2f}", service.reason)
+    console.print(table)
+    engines = plan.engines
+    console.print(
+        f"\nengines: {engines.busy:.0%} busy, {engines.tokens_per_second:,.0f} tokens/s, first token p50 "
+        f"{engines.first_token_p50:.2f} s, p95 {engines.first_token_p95:.2f} s, "
+        f"whole answer p95 {engines.total_p95:.2f} s, adapters resident {engines.hit_ratio:.0%} of the time"
     )
-    truth = Truth(
-        about=described(),
-        runs=tuple(
-            Measured(
-                name=run.name,
-                clients=run.clients,
-                path=PathLoad(
-                    share=1,
-                    prompt_tokens=run.prompt,
-                    completion_tokens=run.tokens,
-                    adapters=0 if run.models == (BASE,) else len(run.models),
-                ),
-                tokens_per_second=round(tokens, 2),
-                total_p50=round(median, 3),
-                fitted=run.fitted,
-            )
-            for run, tokens, median in found
-        ),
-    )
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "runs.yaml").write_text(yaml.safe_dump(truth.model_dump(), sort_keys=False, width=120))
-    print(yaml.safe_dump({"engine": figures.model_dump()}, sort_keys=False))
-    for one in beside(truth, figures):
-        print(f"{one.run}: {one.figure} {one.measured:.2f} measured, {one.simulated:.2f} simulated ({one.off:+.0%})")
-    print(json.dumps({"worst_off": max(abs(one.off) for one in beside(truth, figures) if not one.fitted)}))
+    console.print(f"${plan.usd_per_month:,.2f} a month, ${plan.usd_per_1000:.4f} for 1,000 requests")
+    for note in plan.notes:
+        console.print(f"* {note}", markup=False)
+
+
+def _table(names: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left")
+    return table
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

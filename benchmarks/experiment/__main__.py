@@ -67,7 +67,7 @@ def _evaluation(task: str, url: str, limit: int | None, results: Path, kept: Pat
     dataset = EXAMPLE / "heldout" / f"{task}.jsonl"
     return [
         str(adapters.POINTSMAN), "eval", str(dataset), "--task", task, "--paths", ",".join(paths_of(task)),
-        "--url", url, "--home", str(WORK), "--concurrency", str(AT_ONCE), "--examples", "5",
+        "--url", url, "--data-dir", str(WORK), "--concurrency", str(AT_ONCE), "--examples", "5",
         "--json", str(results / f"{task}.json"), "--html", str(WORK / f"{task}.html"),
         "--resume" if kept.exists() else "--answers", str(kept),
         *(["--limit", str(limit)] if limit else []),

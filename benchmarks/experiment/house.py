@@ -26,7 +26,7 @@ def running(example: Path, home: Path) -> Iterator[str]:
     http, grpc = free_ports(2)
     doors = ["--http", f"127.0.0.1:{http}", "--grpc", f"127.0.0.1:{grpc}"]
     engine = ["--engine-python", str(ROOT / ".venv-engine/bin/python")]
-    up = subprocess.Popen([str(POINTSMAN), "up", str(example), "--home", str(home), *doors, *engine], cwd=ROOT)
+    up = subprocess.Popen([str(POINTSMAN), "up", str(example), "--data-dir", str(home), *doors, *engine], cwd=ROOT)
     try:
         _wait_for(home / "run.json", up)
         yield f"http://127.0.0.1:{http}"

@@ -61,7 +61,7 @@ async def _method(stub: Any, asked: dict[str, Any], gateway: Gateway) -> tuple[s
     sampling = pb.Sampling(max_tokens=asked["max_tokens"], temperature=asked["temperature"])
     said: dict[str, Any] = {"model": MODEL, "messages": messages, "sampling": sampling}
     why = ""
-    for name, request in (("GenerateOnce", pb.GenerateRequest(**said)), ("Route", pb.RouteRequest(**said))):
+    for name, request in (("Generate", pb.GenerateRequest(**said)), ("Route", pb.RouteRequest(**said))):
         if hasattr(stub, name):
             try:
                 await getattr(stub, name)(request, metadata=tuple(gateway.headers.items()), timeout=DEADLINE)

@@ -35,11 +35,11 @@ class MixedCalls:
         request, beside = self._request(PATHS[kind]), {"metadata": self._metadata, "timeout": self._patience}
         try:
             if kind == "call streamed":
-                kinds = [one.WhichOneof("event") async for one in stub.Generate(request, **beside)]
+                kinds = [one.WhichOneof("event") async for one in stub.GenerateStream(request, **beside)]
                 return f"{kinds.count('delta')} deltas, {kinds[0]}, {kinds[-1]}"
             if kind == "call cancelled":
-                return await _cancel(stub.Generate(request, **beside))
-            return (await stub.GenerateOnce(request, **beside)).choices[0].finish_reason
+                return await _cancel(stub.GenerateStream(request, **beside))
+            return (await stub.Generate(request, **beside)).choices[0].finish_reason
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}"
 

@@ -26,7 +26,7 @@ PRICES = {"prompt": 1.0, "cached": 0.25, "completion": 4.0}
 
 
 _ROOMY = [
-    *("--requests-per-minute", "1000000000", "--tokens-per-minute", "1000000000000", "--streams", "100000"),
+    *("--requests-per-minute", "1000000000", "--tokens-per-minute", "1000000000000", "--max-concurrency", "100000"),
     *("--dollars-per-day", "1000000", "--dollars-per-month", "1000000"),
 ]
 

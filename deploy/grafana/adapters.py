@@ -1,4 +1,4 @@
-"""The dashboard "Adapters": what is loaded where, how that changes, who uses it, and what it costs."""
+"""Define the Grafana dashboard "Adapters": residency, loads and evictions, usage and cost of adapters."""
 
 from deploy.grafana.expressions import (
     ADAPTER_KINDS,

@@ -1,4 +1,4 @@
-"""The dashboards as they are committed, read from their JSON: what Grafana will ask Prometheus for."""
+"""Read the committed dashboards from their JSON files, for the tests that run their queries."""
 
 import json
 import re
@@ -27,11 +27,11 @@ class Panel:
     dashboard: str
     row: str
     sort: str
-    """As Grafana calls it: "stat", "timeseries", ..."""
+    """Grafana's panel type: "stat", "timeseries", ..."""
     title: str
     targets: tuple[Target, ...]
     written: Mapping[str, Any]
-    """All that the JSON says of it."""
+    """The panel's complete JSON."""
 
     @property
     def name(self) -> str:
@@ -39,17 +39,17 @@ class Panel:
 
 
 def dashboards() -> dict[str, Any]:
-    """File names to what is in them."""
+    """Return the parsed dashboards by file name."""
     return {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 
 
 def panels() -> list[Panel]:
-    """Of all dashboards, in their order; without the rows' headings."""
+    """Yield the panels of all dashboards in order, without row headings."""
     return [panel for dashboard in dashboards().values() for panel in _panels(dashboard)]
 
 
 def substituted(expr: str, values: Mapping[str, str]) -> str:
-    """Raises KeyError where a variable has no value."""
+    """Replace Grafana variables by values. Raises KeyError if a variable has no value."""
     return VARIABLE.sub(lambda found: values[found[1] or found[2]], expr)
 
 

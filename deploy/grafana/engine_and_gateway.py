@@ -1,4 +1,5 @@
-"""The dashboard "Engine and gateway": whether the processes are well, from vLLM's queue to the gateway's memory."""
+"""Define the Grafana dashboard "Engine and gateway": health of the processes, from vLLM's queue to the gateway's
+memory."""
 
 from deploy.grafana.expressions import PATH_TASK, or_none, quantile, rate, share
 from deploy.grafana.panels import Dashboard, Query, Row, lines, number, stack

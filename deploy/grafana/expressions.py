@@ -1,4 +1,4 @@
-"""PromQL that several panels share. `$...` are Grafana's variables."""
+"""PromQL expressions that several panels share. `$...` are Grafana variables."""
 
 PATH = 'path=~"$path"'
 TASK = 'task=~"$task"'
@@ -6,7 +6,7 @@ PATH_TASK = f"{PATH},{TASK}"
 ADAPTER_KINDS = 'kind=~"lora|hybrid"'
 
 EVERY = "[$__rate_interval]"
-"""Long enough for four scrapes, whatever the zoom."""
+"""The rate window: long enough for four scrapes at any zoom level."""
 
 OUR_FAULT = 'fault=~"gateway|engine|retriever|state|adapter"'
 NOT_THEIRS = 'fault!~"caller|limits"'
@@ -17,7 +17,8 @@ def rate(series: str, by: str = "") -> str:
 
 
 def quantile(share: float, histogram: str, by: str = "") -> str:
-    """`histogram` is its name with its labels: `seconds{path="a"}`; nothing where nobody asked."""
+    """Return the quantile of `histogram`, a metric name with optional labels such as `seconds{path="a"}`. It is empty
+    without requests."""
     name, brace, labels = histogram.partition("{")
     buckets = f"sum{_by(', '.join(filter(None, [by, 'le'])))} (rate({name}_bucket{brace}{labels}{EVERY}))"
     return f"histogram_quantile({share}, {buckets}) >= 0"
@@ -30,22 +31,20 @@ def mean(histogram: str, by: str = "") -> str:
 
 
 def share(part: str, whole: str) -> str:
-    """0 where nothing of it happened, and nothing where there was no whole; both with the same labels."""
+    """Return `part / whole` for equal label sets: 0 if only the part is missing, empty if the whole is missing."""
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
 def adapter_hits(window: str) -> str:
-    """Share of the requests on paths with an adapter that did not wait for it."""
+    """Share of requests on paths with an adapter that did not wait for the adapter to load."""
     lent = f"sum by (path) (rate(pointsman_requests_total{{{ADAPTER_KINDS},{PATH}}}{window}))"
     waited = f'sum by (path) (rate(pointsman_phase_seconds_count{{phase="adapter",{PATH}}}{window}))'
     return f"1 - (sum({waited} and on (path) {lent}) or 0 * sum({lent})) / (sum({lent}) > 0)"
 
 
 def or_none(part: str, whole: str, on: str = "") -> str:
-    """0 where there is the whole, and no such part yet: a counter with labels is born with its first one.
-
-    `on` are the labels of the whole.
-    """
+    """Return `part`, or 0 if only `whole` exists: a labelled counter has no series before its first increment. `on`
+    lists the labels of `whole`."""
     return f"{part} or on ({on}) 0 * {whole}"
 
 

@@ -1,4 +1,5 @@
-"""Writes the dashboards: `python -m deploy.grafana.generate [--check]`, with the requirements beside this file."""
+"""Write the dashboards: `python -m deploy.grafana.generate [--check]`. Needs the packages in requirements.txt of this
+folder."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Row of "Hybrid routing" on dollars, and on whether routing pays."""
+"""The row of "Hybrid routing" about costs and savings."""
 
 from deploy.grafana.expressions import PATH, PATH_TASK, TASK, rate
 from deploy.grafana.panels import Query, Row, lines, stack

@@ -1,4 +1,4 @@
-"""Rows of "Hybrid routing" on what a request passes through: adapters, retrieval, engines."""
+"""The rows of "Hybrid routing" about adapters, retrieval and engines."""
 
 from deploy.grafana.expressions import EVERY, PATH, PATH_TASK, adapter_hits, mean, or_none, quantile, rate, share
 from deploy.grafana.panels import Query, Row, heat, lines, stack

@@ -1,4 +1,4 @@
-"""Rows of "Hybrid routing" on requests: now, which path they take, and how fast they are answered."""
+"""The rows of "Hybrid routing" about current requests, chosen paths and latency."""
 
 from deploy.grafana.expressions import (
     EVERY,
@@ -16,7 +16,7 @@ from deploy.grafana.panels import Panel, Query, Row, heat, lines, number, stack
 
 
 def _in_a_month(by_whose_fault: str) -> str:
-    """Requests of thirty days, with those that came to no decision."""
+    """Count the requests of the last 30 days, including those rejected before a decision."""
     counters = ("pointsman_requests_total", "pointsman_refused_total")
     return f"sum({' or '.join(f'increase({name}{{{by_whose_fault}}}[30d])' for name in counters)})"
 

@@ -1,4 +1,4 @@
-"""The dashboard "Hybrid routing": which path requests take, what comes of it, and what it costs."""
+"""Define the Grafana dashboard "Hybrid routing": chosen paths, outcomes and costs."""
 
 from deploy.grafana.hybrid_money import COST
 from deploy.grafana.hybrid_parts import ADAPTERS, RESILIENCE, RETRIEVAL, SATURATION

@@ -1,4 +1,4 @@
-"""What a dashboard is made of, and how Grafana writes it."""
+"""Value objects for dashboards, rows and panels, and their conversion to Grafana's JSON."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from grafana_foundation_sdk.models import common, prometheus
 from grafana_foundation_sdk.models import dashboard as models
 
 ACROSS = 24
-"""Columns of Grafana's grid."""
+"""Number of columns of Grafana's grid."""
 
 HEIGHTS = {"number": 4, "bars": 4, "lines": 8, "stack": 8, "heat": 8}
 
@@ -35,11 +35,11 @@ class Panel:
     title: str
     description: str
     unit: str
-    """One of Grafana's ids of units."""
+    """A Grafana unit id."""
     queries: tuple[Query, ...]
     look: Look = "lines"
     width: int = 8
-    """Columns."""
+    """Width in grid columns."""
 
     def across(self, width: int) -> "Panel":
         return replace(self, width=width)
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A choice at the top of the dashboard: all, or some values of a label."""
+    """A dashboard variable that selects all or some values of a label."""
 
     name: str
     query: str
@@ -75,7 +75,7 @@ VARIABLES = (
 
 
 def number(title: str, description: str, unit: str, expr: str, width: int = 3) -> Panel:
-    """The newest value, alone."""
+    """Return a panel that shows only the latest value."""
     return Panel(title, description, unit, (Query(expr),), "number", width)
 
 
@@ -84,17 +84,17 @@ def lines(title: str, description: str, unit: str, *queries: Query) -> Panel:
 
 
 def stack(title: str, description: str, unit: str, *queries: Query) -> Panel:
-    """Parts of a whole."""
+    """Return a stacked time series."""
     return Panel(title, description, unit, queries, "stack")
 
 
 def heat(title: str, description: str, unit: str, expr: str) -> Panel:
-    """How often each bucket of a histogram was met; `expr` is by `le`."""
+    """Return a heat map of a histogram; `expr` must be grouped by `le`."""
     return Panel(title, description, unit, (Query(expr, "{{le}}"),), "heat")
 
 
 def written(dashboard: Dashboard) -> models.Dashboard:
-    """As Grafana's own nouns."""
+    """Convert the dashboard to the objects of Grafana's Foundation SDK."""
     builder = (
         dashboards.Dashboard(dashboard.title)
         .uid(dashboard.uid)
@@ -139,7 +139,7 @@ def _variable(variable: Variable) -> dashboards.QueryVariable:
 def _panel(panel: Panel) -> Any:
     builder = _LOOKS[panel.look]()
     builder.title(panel.title).description(panel.description).datasource(SOURCE)
-    if panel.look == "heat":  # what it counts has no unit, what it sorts by has
+    if panel.look == "heat":  # counts have no unit, bucket boundaries do
         builder.unit("none").y_axis(heatmap.YAxisConfig().unit(panel.unit))
     else:
         builder.unit(panel.unit)
@@ -186,7 +186,7 @@ def _bars() -> bargauge.Panel:
 
 
 def _colour() -> dashboards.FieldColor:
-    """One for all values: Grafana's own turns red from 80 on, whatever is counted."""
+    """Use one fixed color: Grafana's default turns red above 80, whatever the unit."""
     return dashboards.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color("blue")
 
 

@@ -1,4 +1,4 @@
-"""Writes the PrometheusRule from the very rules that promtool tests: `python -m deploy.k8s.generate`."""
+"""Write the PrometheusRule object from the rule files that promtool tests: `python -m deploy.k8s.generate`."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ _HEAD = "# Made from deploy/prometheus/rules by `make k8s-rules`: change it ther
 
 
 def prometheus_rule() -> str:
-    """All groups of all files, in one object, as YAML."""
+    """Return one YAML object with all rule groups of all files."""
     groups = [group for file in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(file.read_text())["groups"]]
     rule = {
         "apiVersion": "monitoring.coreos.com/v1",

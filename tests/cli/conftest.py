@@ -141,6 +141,7 @@ class FakeGateway:
 
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
+    authorization: list[str] = field(default_factory=list)  # of each request
     status: int = 200
     body: Any = None
     stream: list[str] = field(default_factory=list)  # the data of each event
@@ -153,6 +154,7 @@ class FakeGateway:
             if not message.get("more_body"):
                 break
         self.asked.append({"path": scope["path"], **json.loads(content)})
+        self.authorization.append(dict(scope["headers"]).get(b"authorization", b"").decode())
         headers = {"content-type": "application/json"}
         if scope["path"] == "/v1/chat/completions" and self.status == 200:
             headers |= DECISION_HEADERS

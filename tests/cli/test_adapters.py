@@ -77,7 +77,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer):
         self._known(request.version).pinned = request.pinned
         return self._known(request.version)
 
-    async def Place(self, request: Any, context: Any) -> Any:
+    async def SetPlacement(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         self.placements[request.placement.name] = request.placement
         return request.placement
@@ -162,7 +162,7 @@ def address(server: LoraServer, grpc_server: Callable[..., str]) -> str:
 
 @pytest.fixture
 def adapters(cli: Callable[..., Any], address: str, tmp_path: Path) -> Callable[..., Any]:
-    return lambda *arguments: cli("adapters", *arguments, "--lora-server", address, "--home", tmp_path)
+    return lambda *arguments: cli("adapters", *arguments, "--lora-server", address, "--data-dir", tmp_path)
 
 
 def test_the_list_shows_how_each_stands_and_where_the_points_lead_within_80_columns(adapters: Any) -> None:
@@ -217,7 +217,7 @@ def test_what_the_server_refuses_is_told_in_its_words(adapters: Any) -> None:
 
 
 def test_a_server_that_is_not_there_is_named(cli: Any, tmp_path: Path) -> None:
-    shown = cli("adapters", "list", "--lora-server", "127.0.0.1:1", "--home", tmp_path)
+    shown = cli("adapters", "list", "--lora-server", "127.0.0.1:1", "--data-dir", tmp_path)
 
     assert shown.code == 1
     assert "lora-server cannot be reached" in shown.err
@@ -228,7 +228,7 @@ def test_an_adapter_is_registered_with_what_is_known_of_it(adapters: Any, server
     folder.mkdir()
 
     shown = adapters(
-        "register", "triage", folder, "--alias", "beta", "--fact", "seed=7", "--fact", "note=a=b", "--parent", OLD,
+        "register", "triage", folder, "--alias", "beta", "--fact", "seed=7", "--fact", "note=a=b", "--init-from", OLD,
         "--force",
     )  # fmt: skip
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_meant_is_refused_before_anyone_is_asked(
     adapters: Any, server: LoraServer, tmp_path: Path
 ) -> None:
     for arguments, word in (
-        (("register", "triage", "none"), "is no folder here"),
+        (("register", "triage", "none"), "is not a folder here"),
         (("register", "triage", tmp_path, "--fact", "seed"), "KEY=VALUE"),
         (("canary", PROD), "--end"),
         (("canary", PROD, NEW, "--end"), "--end"),
@@ -271,11 +271,11 @@ def test_what_cannot_be_meant_is_refused_before_anyone_is_asked(
 
 
 def test_an_alias_is_moved_and_only_from_where_it_is_expected(adapters: Any, server: LoraServer) -> None:
-    moved = adapters("alias", "triage@beta", NEW, "--author", "bob")
+    moved = adapters("promote", "triage@beta", NEW, "--author", "bob")
     assert (moved.code, moved.out) == (0, f"triage@beta points to {NEW} (revision 1)\n")
     assert server.asked[-1].author == "bob"
 
-    refused = adapters("alias", PROD, NEW, "--expected", NEW)
+    refused = adapters("promote", PROD, NEW, "--if-version", NEW)
     assert (refused.code, refused.err) == (1, f"error: '{PROD}' points to {OLD} (alias_moved)\n")
 
 
@@ -300,20 +300,22 @@ def test_a_rollback_tells_where_the_alias_points_then(adapters: Any, server: Lor
 
 
 def test_an_adapter_is_placed_on_some_engines_on_demand_or_on_all(adapters: Any, server: LoraServer) -> None:
-    assert adapters("place", "triage", "2").out == "triage is placed: 2 copies\n"
+    assert adapters("set-replicas", "triage", "2").out == "replicas of triage: 2 copies\n"
     assert (server.asked[-1].placement.copies, server.asked[-1].HasField("expected")) == (2, False)
-    assert "triage is placed: 2 copies" in adapters("list").out
+    assert "replicas of triage: 2 copies" in adapters("list").out
     assert json.loads(adapters("list", "--json").out)["placements"] == {"triage": "2 copies"}
-    assert adapters("place", "triage", "on-demand", "--expected", "2").out == "triage is placed: on demand\n"
+    assert (
+        adapters("set-replicas", "triage", "on-demand", "--if-replicas", "2").out == "replicas of triage: on demand\n"
+    )
     assert server.asked[-1].expected.copies == 2
-    assert adapters("place", "triage", "all").out == "triage is placed: all engines\n"
+    assert adapters("set-replicas", "triage", "all").out == "replicas of triage: all engines\n"
 
 
 @pytest.mark.parametrize("words", ["0", "none", "1.5"])
 def test_what_is_no_placement_is_told_with_what_is(adapters: Any, server: LoraServer, words: str) -> None:
-    said = adapters("place", "triage", words)
+    said = adapters("set-replicas", "triage", words)
     assert said.code != 0
-    assert f"'{words}' is no placement; write all, on-demand, or a number of engines from 1" in said.err
+    assert f"'{words}' is not a number of replicas; use all, on-demand, or a number of engines from 1" in said.err
     assert server.asked == []
 
 
@@ -366,7 +368,7 @@ def watching(address: str, tmp_path: Path) -> Iterator[Watching]:
 
     def start(output: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "pointsman_cli", "adapters", "watch"]
-        options = ["--lora-server", address, "--home", str(tmp_path)]
+        options = ["--lora-server", address, "--data-dir", str(tmp_path)]
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
         started.append(subprocess.Popen([*command, *options], stdout=output, stderr=output, env=environment))
         return started[-1]
@@ -434,7 +436,7 @@ def test_on_a_terminal_the_watch_is_a_page_that_changes(watching: Watching, serv
 
 
 def test_a_watch_of_a_server_that_was_never_there_ends_at_once(cli: Any, tmp_path: Path) -> None:
-    shown = cli("adapters", "watch", "--lora-server", "127.0.0.1:1", "--home", tmp_path)
+    shown = cli("adapters", "watch", "--lora-server", "127.0.0.1:1", "--data-dir", tmp_path)
 
     assert shown.code == 1
     assert "cannot be reached" in shown.err

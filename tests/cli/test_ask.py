@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pointsman.v1 import gateway_pb2, gateway_pb2_grpc
 from pointsman_servicekit.errors import NotFound
 
@@ -144,20 +145,22 @@ def test_nothing_is_not_asked(cli: Cli, gateway: Any) -> None:
 
 
 class Gateway(gateway_pb2_grpc.GatewayServicer):
-    async def Generate(
+    async def GenerateStream(
         self, request: gateway_pb2.GenerateRequest, context: Any
-    ) -> AsyncIterator[gateway_pb2.GenerateResponse]:
+    ) -> AsyncIterator[gateway_pb2.GenerateStreamResponse]:
         if request.model != "auto":
             raise NotFound(f"unknown model '{request.model}'", code="unknown_model")
         decision = gateway_pb2.Decision(
             id="d-18", task="chat", confidence=0.8, path="plain", kind="prompt", reason="policy:fixed"
         )
-        yield gateway_pb2.GenerateResponse(started=gateway_pb2.Started(decision=decision))
-        for word in ("You asked: ", request.messages[0].content):
-            yield gateway_pb2.GenerateResponse(delta=gateway_pb2.Delta(content=word))
+        yield gateway_pb2.GenerateStreamResponse(started=gateway_pb2.Started(decision=decision))
+        key = dict(context.invocation_metadata()).get("authorization", "no key")
+        answer = key if request.messages[0].content == "show the key" else request.messages[0].content
+        for word in ("You asked: ", answer):
+            yield gateway_pb2.GenerateStreamResponse(delta=gateway_pb2.Delta(content=word))
         usage = gateway_pb2.Usage(prompt_tokens=20, completion_tokens=4)
         receipt = gateway_pb2.Receipt(usage=usage, cost_usd=0.000002, path="plain")
-        yield gateway_pb2.GenerateResponse(finished=gateway_pb2.Finished(finish_reason="stop", receipt=receipt))
+        yield gateway_pb2.GenerateStreamResponse(finished=gateway_pb2.Finished(finish_reason="stop", receipt=receipt))
 
 
 def serve(grpc_server: GrpcServer) -> str:
@@ -173,6 +176,32 @@ def test_over_grpc_it_looks_the_same(cli: Cli, grpc_server: GrpcServer) -> None:
     assert answer == "You asked: hello"
     for part in ("chat 0.80", "path plain", "prompt", "20 + 4 tokens", "$0.000002", "first token", "id d-18"):
         assert part in receipt
+
+
+def test_the_api_key_of_the_environment_is_sent(
+    cli: Cli, gateway: Any, grpc_server: GrpcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POINTSMAN_API_KEY", "pm_1_secret")
+    monkeypatch.setenv("OTHER_KEY", "pm_2_secret")
+    gateway.body = DECISION
+    cli("route", "hello", "--url", gateway.url)
+    gateway.body = {"stored": "journal", "known_already": False}
+    cli("feedback", "d-1", "--rating", "1", "--url", gateway.url, "--key-env", "OTHER_KEY")
+    gateway.stream = STREAM
+    cli("ask", "hello", "--url", gateway.url)
+    assert gateway.authorization == ["Bearer pm_1_secret", "Bearer pm_2_secret", "Bearer pm_1_secret"]
+    assert "pm_1_secret" in cli("ask", "show the key", "--grpc", "--url", serve(grpc_server)).out
+
+
+def test_without_a_key_none_is_sent_and_an_unset_variable_is_an_error(
+    cli: Cli, gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POINTSMAN_API_KEY", raising=False)
+    gateway.body = DECISION
+    cli("route", "hello", "--url", gateway.url)
+    assert gateway.authorization == [""]
+    refused = cli("route", "hello", "--url", gateway.url, "--key-env", "NO_SUCH_KEY")
+    assert (refused.code, "NO_SUCH_KEY holds no key" in refused.err) == (2, True)
 
 
 def test_over_grpc_a_refusal_has_its_code_too(cli: Cli, grpc_server: GrpcServer) -> None:

@@ -18,7 +18,7 @@ async def is_served(address: str) -> bool:
 
 
 async def test_it_speaks_plainly_unless_a_ca_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("POINTSMAN_PEER_CA", raising=False)
+    monkeypatch.delenv("POINTSMAN_CLIENT_TLS_CA", raising=False)
     async with serving("127.0.0.1:0", [], lambda server: None, grace=0) as server:
         assert await is_served(server.address)
 
@@ -28,16 +28,18 @@ async def test_a_service_is_reached_over_tls_by_the_name_in_its_certificate(
 ) -> None:
     authority = Authority(tmp_path, "ours")
     service, client = authority.sign("service", "DNS:retriever.pointsman.svc"), authority.sign("client")
-    monkeypatch.setenv("POINTSMAN_PEER_CA", str(authority.certificate))
-    monkeypatch.setenv("POINTSMAN_PEER_CERTIFICATE", str(client.certificate))
-    monkeypatch.setenv("POINTSMAN_PEER_KEY", str(client.key))
-    monkeypatch.setenv("POINTSMAN_PEER_NAME", "retriever.pointsman.svc")
+    monkeypatch.setenv("POINTSMAN_CLIENT_TLS_CA", str(authority.certificate))
+    monkeypatch.setenv("POINTSMAN_CLIENT_TLS_CERTIFICATE", str(client.certificate))
+    monkeypatch.setenv("POINTSMAN_CLIENT_TLS_KEY", str(client.key))
+    monkeypatch.setenv("POINTSMAN_CLIENT_TLS_SERVER_NAME", "retriever.pointsman.svc")
     tls = ServerTls(service.certificate, service.key, authority.certificate)
     async with serving("127.0.0.1:0", [], lambda server: None, grace=0, tls=tls) as server:
         assert await is_served(server.address)
 
 
 def test_a_ca_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POINTSMAN_PEER_CA", str(tmp_path / "ca.pem"))
-    with pytest.raises(CommandError, match=r"POINTSMAN_PEER_\*: .*ca.pem cannot be read: No such file or directory"):
+    monkeypatch.setenv("POINTSMAN_CLIENT_TLS_CA", str(tmp_path / "ca.pem"))
+    with pytest.raises(
+        CommandError, match=r"POINTSMAN_CLIENT_TLS_\*: .*ca.pem cannot be read: No such file or directory"
+    ):
         open_channel("127.0.0.1:1")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.home import Home
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.run_file import Run, RunningProcess, read, write
 
 Cli = Callable[..., Any]
@@ -20,7 +20,7 @@ def test_every_command_helps(cli: Cli, command: str) -> None:
 
     assert outcome.code == 0
     assert f"Usage: pointsman {command}" in outcome.out
-    assert "--home" in outcome.out
+    assert "--data-dir" in outcome.out
 
 
 def test_alone_it_lists_its_commands(cli: Cli) -> None:
@@ -66,7 +66,7 @@ def test_a_mistake_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[st
         (("top", "--once", "--gateway", "127.0.0.1:99999"), "Port out of range 0-65535"),
         (("doctor", "--cluster", "http://[::1"), "Invalid IPv6 URL"),
         (("ask", "half a lett\udcc3"), "the text is not UTF-8"),
-        (("feedback", "x", "--correction", "half a lett\udcc3"), "what is said is not UTF-8"),
+        (("feedback", "x", "--correction", "half a lett\udcc3"), "the feedback is not UTF-8"),
         (("retriever", "tune", "notes", "."), "Is a directory"),
         (("retriever", "restore", "notes", "."), "is a directory"),
     ],
@@ -74,7 +74,7 @@ def test_a_mistake_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[st
 def test_a_value_that_cannot_be_is_named_with_what_would_be_right(
     cli: Cli, tmp_path: Path, arguments: tuple[str, ...], told: str
 ) -> None:
-    outcome = cli(*arguments, "--home", tmp_path)
+    outcome = cli(*arguments, "--data-dir", tmp_path)
 
     assert outcome.code == 2
     assert told in outcome.err
@@ -96,7 +96,7 @@ def test_a_folder_where_the_run_file_should_be_is_named(
     python = ("--engine-python", sys.executable) if "up" in command else ()
     arguments = [example_folder if one == "EXAMPLE" else one for one in command]
 
-    outcome = cli(*arguments, *python, "--home", tmp_path / "home")
+    outcome = cli(*arguments, *python, "--data-dir", tmp_path / "home")
 
     assert outcome.code == 2
     assert "run.json cannot be read: Is a directory; `pointsman up` keeps a file there: remove" in outcome.err
@@ -105,11 +105,11 @@ def test_a_folder_where_the_run_file_should_be_is_named(
 def test_a_home_that_is_a_file_is_named(cli: Cli, tmp_path: Path, example_folder: Path) -> None:
     (tmp_path / "home").touch()
 
-    outcome = cli("up", example_folder, "--engine-python", sys.executable, "--home", tmp_path / "home")
+    outcome = cli("up", example_folder, "--engine-python", sys.executable, "--data-dir", tmp_path / "home")
 
     assert outcome.code == 2
     assert "cannot be written: " in outcome.err
-    assert "--home" in outcome.err
+    assert "--data-dir" in outcome.err
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("retriever", "list", "--help"), ("--version",)])
@@ -138,7 +138,7 @@ async def test_ctrl_c_stops_a_training_cleanly_and_in_one_line(
     data = tmp_path / "data.jsonl"
     data.write_text("{}\n")
     command = [sys.executable, "-m", "pointsman_cli", "train", "--name", "triage", "--data", str(data)]
-    command += ["--out", str(tmp_path / "out"), "--engine-python", str(trainer), "--home", str(tmp_path / "home")]
+    command += ["--out", str(tmp_path / "out"), "--engine-python", str(trainer), "--data-dir", str(tmp_path / "home")]
     with (tmp_path / "err").open("wb") as err:
         training = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)  # noqa: ASYNC220 -- returns at once
     await until((tmp_path / "began").exists, "the trainer runs")
@@ -157,11 +157,11 @@ def a_run(pid: int) -> Run:
 
 
 def test_what_runs_is_read_as_it_was_written(tmp_path: Path) -> None:
-    home = Home.at(tmp_path)
-    write(a_run(os.getpid()), home.run_file)
+    data_dir = DataDir.at(tmp_path)
+    write(a_run(os.getpid()), data_dir.run_file)
 
-    assert read(home.run_file) == a_run(os.getpid())
-    assert list(tmp_path.iterdir()) == [home.run_file]
+    assert read(data_dir.run_file) == a_run(os.getpid())
+    assert list(tmp_path.iterdir()) == [data_dir.run_file]
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"pid": 1}'])

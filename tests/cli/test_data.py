@@ -10,7 +10,7 @@ HOME = Path(__file__).parents[2] / ".pointsman"
 
 
 def test_the_examples_of_a_task_make_its_first_data_set(cli: Callable[..., Any], tmp_path: Path) -> None:
-    made = cli("data", "build", "triage", "--config", EXAMPLE, "--out", tmp_path, "--home", HOME, "--json")
+    made = cli("datasets", "build", "triage", "--config", EXAMPLE, "--out", tmp_path, "--data-dir", HOME, "--json")
     assert made.code == 0, made.err
     facts = json.loads(made.out)
     folder, counts = Path(facts["folder"]), facts["manifest"]["counts"]
@@ -21,12 +21,12 @@ def test_the_examples_of_a_task_make_its_first_data_set(cli: Callable[..., Any],
 
 
 def test_a_task_that_has_no_flywheel_is_refused_by_name(cli: Callable[..., Any], tmp_path: Path) -> None:
-    refused = cli("data", "build", "chat", "--config", EXAMPLE, "--out", tmp_path, "--home", HOME)
+    refused = cli("datasets", "build", "chat", "--config", EXAMPLE, "--out", tmp_path, "--data-dir", HOME)
     assert refused.code == 1
     assert "task 'chat' has no flywheel" in refused.err
 
 
 def test_without_a_configuration_it_says_what_to_name(cli: Callable[..., Any], tmp_path: Path) -> None:
-    refused = cli("data", "build", "triage", "--home", tmp_path)
+    refused = cli("datasets", "build", "triage", "--data-dir", tmp_path)
     assert refused.code == 2
     assert "--config" in refused.err

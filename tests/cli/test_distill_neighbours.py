@@ -75,7 +75,7 @@ class LoraServer(lora_server_pb2_grpc.LoraServerServicer, training_pb2_grpc.Trai
             return training_pb2.ListTrainingJobsResponse(jobs=self.jobs)
         return pb.ListAdaptersResponse(aliases=[self.alias])
 
-    async def Start(self, request: Any, context: Any) -> Any:
+    async def CreateJob(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         return training_pb2.TrainingJob(id="job-1")
 
@@ -113,7 +113,7 @@ def lora_server(grpc_server: Callable[..., str]) -> tuple[LoraServer, str]:
 
 
 async def test_an_alias_is_seen_with_its_canary_and_why_one_was_taken_back(lora_server: tuple[LoraServer, str]) -> None:
-    registry = Registry(lora_server[1], "distill 1")
+    registry = Registry(lora_server[1], "retrain 1")
     assert await registry.standing("triage@prod") == Standing(OLD, NEW, 7)
     assert await registry.standing("triage@other") is None
     assert await registry.why_taken_back("triage@prod") == "p95 900 ms against 200 ms"
@@ -121,23 +121,23 @@ async def test_an_alias_is_seen_with_its_canary_and_why_one_was_taken_back(lora_
 
 async def test_a_canary_is_judged_no_later_than_it_may_be_promoted(lora_server: tuple[LoraServer, str]) -> None:
     servicer, address = lora_server
-    registry = Registry(address, "distill 1")
+    registry = Registry(address, "retrain 1")
     await registry.set_canary("triage@prod", NEW, Canary(0.5, 8, 60.0), OLD)
     await registry.retire(NEW, "it is worse")
     canary, retired = servicer.asked
     assert (canary.weight, canary.expected_version, canary.terms.min_requests) == (0.5, OLD, 8)
-    assert (retired.version, retired.reason, retired.author) == (NEW, "it is worse", "distill 1")
+    assert (retired.version, retired.reason, retired.author) == (NEW, "it is worse", "retrain 1")
 
 
 async def test_a_training_is_found_again_by_its_run_and_begun_once(lora_server: tuple[LoraServer, str]) -> None:
     servicer, address = lora_server
     told: list[str] = []
     trainer = Trainer(address, lambda kind, facts: told.append(kind))
-    lesson = Lesson("triage", Path("/d"), None, "lora", "", {"rank": 4}, {"data_set": "t/1"}, "distill 1")
+    lesson = Lesson("triage", Path("/d"), None, "lora", "", {"rank": 4}, {"data_set": "t/1"}, "retrain 1")
     assert await trainer.start(lesson) == "job-1"
     assert (servicer.asked[0].recipe.rank, dict(servicer.asked[0].facts)) == (4, {"data_set": "t/1"})
-    failed = training_pb2.TrainingJob(id="job-0", author="distill 1", state=training_pb2.TRAINING_STATE_FAILED)
-    mine = training_pb2.TrainingJob(id="job-9", author="distill 1", state=training_pb2.TRAINING_STATE_RUNNING)
+    failed = training_pb2.TrainingJob(id="job-0", author="retrain 1", state=training_pb2.TRAINING_STATE_FAILED)
+    mine = training_pb2.TrainingJob(id="job-9", author="retrain 1", state=training_pb2.TRAINING_STATE_RUNNING)
     servicer.jobs = [failed, mine]
     assert await trainer.start(lesson) == "job-9"
     assert await trainer.follow("job-9") == Ended("succeeded", NEW)

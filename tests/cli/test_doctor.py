@@ -109,7 +109,7 @@ def lines(outcome: Any) -> dict[str, str]:
 def arguments(executable: Executable, tmp_path: Path) -> tuple[object, ...]:
     """With which all of this machine is well but for what a test breaks."""
     free = "127.0.0.1:0"
-    return ("--http", free, "--grpc", free, "--engine-python", executable(VLLM), "--home", tmp_path / ".pointsman")
+    return ("--http", free, "--grpc", free, "--engine-python", executable(VLLM), "--data-dir", tmp_path / ".pointsman")
 
 
 def test_a_bad_example_is_a_failing_line_and_the_exit_code_says_so(
@@ -158,8 +158,8 @@ def test_what_is_not_made_or_started_yet_is_no_failure(cli: Cli, arguments: tupl
 def test_a_service_that_is_dead_or_silent_fails_with_its_log(
     cli: Cli, arguments: tuple[object, ...], tmp_path: Path
 ) -> None:
-    home = tmp_path / ".pointsman"
-    home.mkdir()
+    data_dir = tmp_path / ".pointsman"
+    data_dir.mkdir()
     silent = "127.0.0.1:1"
     processes = {
         "gateway": {"pid": 2**22 + 1, "address": silent, "log": "gateway.log"},  # above the highest pid there is
@@ -167,7 +167,7 @@ def test_a_service_that_is_dead_or_silent_fails_with_its_log(
     }
     run = dict.fromkeys(("example", "http", "grpc", "retriever", "lora_server", "engine", "redis_url"), silent)
     metrics = dict.fromkeys(("gateway_metrics", "retriever_metrics", "lora_server_metrics"), silent)
-    (home / "run.json").write_text(json.dumps({"pid": os.getpid(), **run, **metrics, "processes": processes}))
+    (data_dir / "run.json").write_text(json.dumps({"pid": os.getpid(), **run, **metrics, "processes": processes}))
 
     outcome = cli("doctor", *arguments)
 

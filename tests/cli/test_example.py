@@ -65,7 +65,7 @@ def test_up_refuses_a_bad_example_in_one_line_before_anything_starts(
 ) -> None:
     (example_folder / "pointsman.yaml").write_text("base_model: smollm2-135m\nconfig: config\nport: 1\n")
 
-    outcome = cli("up", example_folder, "--home", tmp_path / "home")
+    outcome = cli("up", example_folder, "--data-dir", tmp_path / "home")
 
     assert outcome.code == 2
     assert outcome.err.startswith("error: ")

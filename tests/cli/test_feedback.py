@@ -12,7 +12,7 @@ def test_what_is_said_reaches_the_gateway_and_nothing_else(cli: Cli, gateway: An
 
     outcome = cli("feedback", "dec_17", *options, "--url", gateway.url)
 
-    assert (outcome.code, outcome.out) == (0, "kept in the journal\n"), outcome.err
+    assert (outcome.code, outcome.out) == (0, "stored in the request log\n"), outcome.err
     said = {"rating": 0.8, "right_task": "chat", "right_answer": "Hello.", "correction": "Too stiff."}
     assert gateway.asked == [{"path": "/v1/feedback", "decision_id": "dec_17", **said}]
 
@@ -21,7 +21,7 @@ def test_what_is_said_reaches_the_gateway_and_nothing_else(cli: Cli, gateway: An
 
 
 @pytest.mark.parametrize(
-    ("stored", "known_already", "told"), [("spool", False, "kept on disk: "), ("journal", True, "known already: ")]
+    ("stored", "known_already", "told"), [("spool", False, "stored on disk; "), ("journal", True, "already known: ")]
 )
 def test_it_is_told_where_it_went(cli: Cli, gateway: Any, stored: str, known_already: bool, told: str) -> None:
     gateway.body = {"stored": stored, "known_already": known_already}

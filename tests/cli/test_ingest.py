@@ -103,7 +103,7 @@ def test_what_is_the_same_costs_nothing_and_what_is_gone_is_removed(cli: Cli, re
     (handbook / "note-00.txt").unlink()
     (handbook / "note-01.txt").write_text("The lamp is red.")
 
-    kept = cli("ingest", "step", handbook, "--retriever", retriever, "--keep-missing")
+    kept = cli("ingest", "step", handbook, "--retriever", retriever, "--no-prune")
     outcome = cli("ingest", "step", handbook, "--retriever", retriever)
 
     assert "1 written, 19 unchanged, 0 removed" in kept.out

@@ -21,21 +21,19 @@ class Training(training_pb2_grpc.TrainingServicer):
     """Tells of one job what it is set to."""
 
     def __init__(self) -> None:
-        self.started: list[pb.StartTrainingRequest] = []
+        self.started: list[pb.CreateTrainingJobRequest] = []
         self.told: list[tuple[str, dict[str, Any]]] = []
 
-    async def Start(self, request: pb.StartTrainingRequest, context: Any) -> pb.TrainingJob:
+    async def CreateJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:
         self.started.append(request)
         return pb.TrainingJob(id="triage-1", name=request.name, state=pb.TRAINING_STATE_QUEUED)
 
     async def List(self, request: pb.ListTrainingJobsRequest, context: Any) -> pb.ListTrainingJobsResponse:
         job = pb.TrainingJob(
-            id="triage-1", name="triage", method=pb.TRAINING_METHOD_DPO, state=pb.TRAINING_STATE_RUNNING, resumed=2,
+            id="triage-1", name="triage", method="dpo", state=pb.TRAINING_STATE_RUNNING, resumed=2,
             started_unix_ms=1795575600000,
         )  # fmt: skip
-        waiting = pb.TrainingJob(
-            id="triage-2", name="triage", method=pb.TRAINING_METHOD_LORA, state=pb.TRAINING_STATE_QUEUED
-        )
+        waiting = pb.TrainingJob(id="triage-2", name="triage", method="lora", state=pb.TRAINING_STATE_QUEUED)
         return pb.ListTrainingJobsResponse(jobs=[waiting, job])
 
     async def Watch(self, request: pb.WatchTrainingJobRequest, context: Any) -> AsyncIterator[pb.TrainingEvent]:
@@ -78,12 +76,12 @@ def test_a_training_on_the_server_is_started_and_followed_to_its_version(
 
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--on-server", "--lora-server", address, "--method", "qlora",
-        "--parent", "triage@000000000000", "--alias", "canary", "--epochs", 5, "--learning-rate", 0.001,
+        "--init-from", "triage@000000000000", "--alias", "canary", "--epochs", 5, "--learning-rate", 0.001,
     )  # fmt: skip
 
     assert outcome.code == 0, outcome.err
     [request] = servicer.started
-    assert (request.name, request.data, request.method) == ("triage", str(data), pb.TRAINING_METHOD_QLORA)
+    assert (request.name, request.data, request.method) == ("triage", str(data), "qlora")
     assert (request.parent, request.alias, request.force) == ("triage@000000000000", "canary", False)
     assert (request.recipe.epochs, request.recipe.learning_rate, request.recipe.HasField("beta")) == (5, 0.001, False)
     assert "loss 0.5000" in outcome.out
@@ -135,7 +133,7 @@ def test_a_job_is_cancelled_and_one_that_is_too_far_is_not(cli: Cli, training: t
 def test_an_unknown_job_and_a_missing_server_are_told(cli: Cli, training: tuple[Training, str], tmp_path: Path) -> None:
     unknown = cli("jobs", "watch", "nobody", "--lora-server", training[1])
     assert (unknown.code, unknown.err) == (1, "error: there is no training job 'nobody' here (unknown_job)\n")
-    missing = cli("jobs", "list", "--home", tmp_path)
+    missing = cli("jobs", "list", "--data-dir", tmp_path)
     assert missing.code == 2
     assert "there is no lora-server" in missing.err
 

@@ -33,7 +33,7 @@ def redis(valkey: Valkey) -> Iterator[Any]:
 
 @pytest.fixture
 def keys(cli: Callable[..., Any], valkey: Valkey, tmp_path: Path) -> Keys:
-    return lambda *arguments: cli("keys", *arguments, "--redis", valkey.url, "--home", tmp_path / "home")
+    return lambda *arguments: cli("keys", *arguments, "--redis", valkey.url, "--data-dir", tmp_path / "home")
 
 
 def listed(keys: Keys, *arguments: str) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def test_only_a_key_that_was_made_one_is_an_operators(keys: Keys) -> None:
 def test_a_key_has_the_limits_the_scope_and_the_end_that_it_was_given(keys: Keys) -> None:
     made = keys(
         "create", "--tenant", "acme", "--task", "triage", "--task", "chat", "--adapter", "triage", "--path", "p",
-        "--collection", "handbook", "--requests-per-minute", 60, "--tokens-per-minute", 9000, "--streams", 5,
+        "--collection", "handbook", "--requests-per-minute", 60, "--tokens-per-minute", 9000, "--max-concurrency", 5,
         "--dollars-per-day", 2.5, "--dollars-per-month", 40, "--priority", 3, "--expires", "30d", "--json",
     )  # fmt: skip
     record = json.loads(made.out)
@@ -92,9 +92,9 @@ def test_a_key_has_the_limits_the_scope_and_the_end_that_it_was_given(keys: Keys
         (["--tenant", "acme", "--requests-per-minute", "0"], "requests_per_minute is 0"),
         (["--tenant", "acme", "--dollars-per-day", "-1"], "dollars_per_day is -1.0"),
         (["--tenant", "acme", "--dollars-per-day", "nan"], "dollars_per_day is nan"),
-        (["--tenant", "acme", "--streams", "many"], "Invalid value for '--streams'"),
-        (["--tenant", "acme", "--expires", "soon"], "--expires is 'soon'; write an age (90m, 12h, 30d, 8w)"),
-        (["--tenant", "acme", "--expires", "2020-01-31"], "which is past"),
+        (["--tenant", "acme", "--max-concurrency", "many"], "Invalid value for '--max-concurrency'"),
+        (["--tenant", "acme", "--expires", "soon"], "--expires is 'soon'; use an age (90m, 12h, 30d, 8w)"),
+        (["--tenant", "acme", "--expires", "2020-01-31"], "which is in the past"),
         (["--tenant", "acme", "--priority", "1000"], "priority is 1000"),
         (["--tenant", "acme", "--task", ""], "tasks must be up to 1000 names of 1 to 100 characters"),
         (["x" * 101, "--tenant", "acme"], "a key's name may have 100 printable characters"),
@@ -129,13 +129,13 @@ def test_a_key_that_is_not_there_is_named_and_a_whole_one_is_never_repeated(keys
 
 
 def test_limits_of_a_key_and_of_a_tenant_change_one_by_one(keys: Keys, redis: Any) -> None:
-    prefix = keys("create", "--tenant", "acme", "--requests-per-minute", 5, "--streams", 2).out.split("_")[1]
+    prefix = keys("create", "--tenant", "acme", "--requests-per-minute", 5, "--max-concurrency", 2).out.split("_")[1]
     assert keys("limit", prefix, "--requests-per-minute", 50).out == f"key {prefix}: 50 req/min, 2 at once\n"
-    assert keys("limit", prefix, "--streams", 0).out == f"key {prefix}: 50 req/min\n"
+    assert keys("limit", prefix, "--max-concurrency", 0).out == f"key {prefix}: 50 req/min\n"
     assert keys("limit", "--tenant", "acme", "--dollars-per-month", 12).out == "tenant acme: $12/month\n"
     assert int(redis.get(layout.EPOCH)) == 3
-    assert "name a key or a --tenant" in keys("limit", "--streams", 3).err
-    assert "name a limit to change" in keys("limit", prefix).err
+    assert "give either a key or --tenant" in keys("limit", "--max-concurrency", 3).err
+    assert "give a limit to change" in keys("limit", prefix).err
 
 
 def test_usage_is_shown_by_key_and_by_tenant_with_what_is_left(keys: Keys, redis: Any) -> None:
@@ -165,10 +165,10 @@ def test_usage_is_shown_by_key_and_by_tenant_with_what_is_left(keys: Keys, redis
 
 
 def test_without_a_redis_the_command_says_so(cli: Callable[..., Any], tmp_path: Path, valkey: Valkey) -> None:
-    assert "nothing runs here, and no --redis was given" in cli("keys", "list", "--home", tmp_path).err
-    assert "no address of Redis" in cli("keys", "list", "--redis", "nowhere", "--home", tmp_path).err
+    assert "nothing runs here, and no --redis was given" in cli("keys", "list", "--data-dir", tmp_path).err
+    assert "no address of Redis" in cli("keys", "list", "--redis", "nowhere", "--data-dir", tmp_path).err
     valkey.kill()
-    assert "Redis does not answer" in cli("keys", "list", "--redis", valkey.url, "--home", tmp_path).err
+    assert "Redis does not answer" in cli("keys", "list", "--redis", valkey.url, "--data-dir", tmp_path).err
 
 
 def consents_of(redis: Any, tenant: str) -> Any:
@@ -176,7 +176,7 @@ def consents_of(redis: Any, tenant: str) -> Any:
 
 
 def test_a_tenant_consents_to_tasks_and_takes_it_back_and_keeps_its_limits(keys: Keys, redis: Any) -> None:
-    keys("limit", "--tenant", "acme", "--streams", 5)
+    keys("limit", "--tenant", "acme", "--max-concurrency", 5)
     given = keys("consent", "acme", "--task", "triage", "--task", "chat")
     assert (given.code, given.out) == (0, "tenant acme: answers of chat, triage may be learnt from\n")
     assert consents_of(redis, "acme") == ["chat", "triage"]

@@ -15,9 +15,9 @@ import httpx
 import pytest
 import yaml
 from pointsman_cli import process_tree, run_file
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.doctor.finding import ok
 from pointsman_cli.doctor.running import check_running
-from pointsman_cli.home import Home
 from pointsman_cli.run_file import Run
 from pointsman_cli.up import monitoring
 from pointsman_cli.up.ports import Addresses
@@ -26,7 +26,7 @@ Cli = Callable[..., Any]
 Until = Callable[..., Any]
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
-ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9007)))
+ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus's own server")
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Prometheus's promtool")
@@ -36,7 +36,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from pointsman_cli import engine_environment, example
-from pointsman_cli.home import Home
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.up import monitoring, ports
 from pointsman_cli.up.child import Backoff
@@ -48,13 +48,13 @@ from pointsman_cli.up.valkey import server_binary
 from rich.console import Console
 
 folder, at, python = map(Path, sys.argv[1:])
-loaded, home = example.load(folder), Home.at(at)
-engine = engine_environment.find(home, python)
+loaded, data_dir = example.load(folder), DataDir.at(at)
+engine = engine_environment.find(data_dir, python)
 with ports.holding("127.0.0.1:0", "--prometheus-port") as beside:
     addresses = ports.choose("127.0.0.1:0", "127.0.0.1:0")
-plan = make_plan(loaded, home, addresses, Programs(python, server_binary(), str(python)))
-plan = replace(plan, prometheus=monitoring.make_service(monitoring.find_program(), beside, home))
-setup = Setup(loaded, home, engine, str(python), addresses, plan)
+plan = make_plan(loaded, data_dir, addresses, Programs(python, server_binary(), str(python)))
+plan = replace(plan, prometheus=monitoring.make_service(monitoring.find_program(), beside, data_dir))
+setup = Setup(loaded, data_dir, engine, str(python), addresses, plan)
 run_interruptibly(run_up(setup, Screen(Console(width=200)), Backoff(first=0.05)))
 """
 
@@ -174,7 +174,7 @@ async def test_a_prometheus_that_dies_comes_back_and_none_outlives_us(
 @needs_promtool
 @pytest.mark.parametrize("rules", [monitoring.RULES, Path("/there/are/none")])
 def test_the_configuration_is_one_and_its_rules_are_found(tmp_path: Path, rules: Path) -> None:
-    monitoring.write_configuration(Home.at(tmp_path), ADDRESSES, rules)
+    monitoring.write_configuration(DataDir.at(tmp_path), ADDRESSES, rules)
 
     file = tmp_path / "prometheus" / "prometheus.yml"
     checked = subprocess.run(["promtool", "check", "config", "--lint=none", file], capture_output=True, text=True)
@@ -186,7 +186,7 @@ def test_the_configuration_is_one_and_its_rules_are_found(tmp_path: Path, rules:
 
 
 def test_each_service_is_watched_where_it_is_under_the_names_that_the_rules_know(tmp_path: Path) -> None:
-    monitoring.write_configuration(Home.at(tmp_path), ADDRESSES)
+    monitoring.write_configuration(DataDir.at(tmp_path), ADDRESSES)
 
     written = yaml.safe_load((tmp_path / "prometheus" / "prometheus.yml").read_text())
 
@@ -206,7 +206,7 @@ def test_rules_are_found_in_a_folder_with_a_strange_name(tmp_path: Path) -> None
     rules = tmp_path / "all [of] them?" / "rules"
     rules.mkdir(parents=True)
     shutil.copy(monitoring.RULES / "requests.yml", rules)
-    monitoring.write_configuration(Home.at(tmp_path), ADDRESSES, rules)
+    monitoring.write_configuration(DataDir.at(tmp_path), ADDRESSES, rules)
 
     file = tmp_path / "prometheus" / "prometheus.yml"
     checked = subprocess.run(["promtool", "check", "config", file], capture_output=True, text=True)
@@ -217,7 +217,7 @@ def test_rules_are_found_in_a_folder_with_a_strange_name(tmp_path: Path) -> None
 @pytest.fixture
 def up(cli: Cli, example_folder: Path, executable: Callable[[str], Path], tmp_path: Path) -> Callable[..., Any]:
     options = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--engine-python", executable(""))
-    return lambda *more: cli("up", example_folder, *options, "--home", tmp_path / "home", "--monitoring", *more)
+    return lambda *more: cli("up", example_folder, *options, "--data-dir", tmp_path / "home", "--monitoring", *more)
 
 
 def test_without_prometheus_nothing_starts_and_it_is_said_where_to_get_one(

@@ -3,19 +3,19 @@ from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import Misused
 from pointsman_cli.example import load
-from pointsman_cli.home import Home
 from pointsman_cli.up.plan import Plan, Programs, make_plan
 from pointsman_cli.up.ports import Addresses, choose
 
-ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9007)))
+ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" for port in range(9001, 9006)))
 
 
 @pytest.fixture
 def plan(example_folder: Path) -> Plan:
     programs = Programs(Path("/engine/python"), Path("/valkey-server"), python="/services/python")
-    return make_plan(load(example_folder), Home(Path("/home/.pointsman")), ADDRESSES, programs)
+    return make_plan(load(example_folder), DataDir(Path("/home/.pointsman")), ADDRESSES, programs)
 
 
 def test_what_is_needed_starts_before_what_needs_it(plan: Plan) -> None:
@@ -32,7 +32,7 @@ def test_every_address_that_a_service_listens_on_is_told_to_those_who_call_it(pl
     assert gateway["POINTSMAN_GATEWAY_RETRIEVER"] == retriever["POINTSMAN_RETRIEVER_LISTEN"] == plan.retriever.address
     assert gateway["POINTSMAN_GATEWAY_REDIS_URL"] == lora_server["POINTSMAN_LORA_REDIS_URL"]
     assert gateway["POINTSMAN_LORA_SERVER"] == lora_server["POINTSMAN_LORA_LISTEN"] == plan.lora_server.address
-    assert lora_server["POINTSMAN_LORA_REDIS_URL"] == f"redis://{plan.valkey.address}/0"
+    assert lora_server["POINTSMAN_LORA_REDIS_URL"] == f"unix://{plan.valkey.address}?db=0"
     assert gateway["POINTSMAN_GATEWAY_HTTP_LISTEN"] == plan.gateway.address == "127.0.0.1:8080"
     assert gateway["POINTSMAN_GATEWAY_GRPC_LISTEN"] == plan.gateway_grpc == "127.0.0.1:8081"
     assert gateway["POINTSMAN_GATEWAY_CONFIG"] == str(example_folder / "config")
@@ -59,11 +59,11 @@ def test_the_engine_serves_the_base_model_from_home_under_its_name(plan: Plan) -
     assert environment["POINTSMAN_LORA_ENGINE_LISTEN"] == ADDRESSES.engine
 
 
-def test_valkey_keeps_what_it_was_told_on_this_machine_alone(plan: Plan) -> None:
+def test_valkey_keeps_its_data_on_disk_and_listens_at_no_port(plan: Plan) -> None:
     program = " ".join(plan.valkey.program)
 
-    assert program.startswith("/valkey-server --bind 127.0.0.1 --port 9006 --dir /home/.pointsman/valkey")
-    assert "--appendonly yes" in program
+    assert "--port 0 --unixsocket /home/.pointsman/valkey/valkey.sock --unixsocketperm 700" in program
+    assert "--dir /home/.pointsman/valkey --appendonly yes" in program
 
 
 def test_services_run_in_our_python_and_not_in_the_engines(plan: Plan) -> None:
@@ -79,7 +79,7 @@ def test_services_run_in_our_python_and_not_in_the_engines(plan: Plan) -> None:
 def test_chosen_addresses_are_free_and_different() -> None:
     addresses = astuple(choose("127.0.0.1:0", "127.0.0.1:0"))
 
-    assert len(set(addresses)) == 8
+    assert len(set(addresses)) == 7
     for address in addresses:
         with socket.socket() as holder:
             holder.bind(("127.0.0.1", int(address.rpartition(":")[2])))

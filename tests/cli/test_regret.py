@@ -4,15 +4,14 @@ import pytest
 from pointsman_cli.regret.figures import Regrets, regrets
 from pointsman_cli.regret.pages import page
 from pointsman_cli.top.scrape import parse
-from pointsman_gateway.journal.evidence import Cell
-from pointsman_gateway.shadow.metrics import ShadowMetrics
-from pointsman_gateway.shadow.pairs import Pair, Side, regret_of
+from pointsman_gateway.request_log.evidence import EvidenceKey
+from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics, Side, regret_of
 from prometheus_client import CollectorRegistry, generate_latest
 from rich.console import Console
 
 
 def side(path: str, usd: float, seconds: float) -> Side:
-    return Side(Cell("triage", path, "f", ""), usd, seconds, "", None)
+    return Side(EvidenceKey("triage", path, "f", ""), usd, seconds, "", None)
 
 
 DEAR, CHEAP = side("few_shot", 0.002, 2.0), side("adapter", 0.001, 1.0)

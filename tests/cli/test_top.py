@@ -26,8 +26,8 @@ from pointsman_cli.top.quantiles import quantile
 from pointsman_cli.top.scrape import Scrape, parse
 from pointsman_cli.top.services import Where
 from pointsman_cli.top.window import Window
-from pointsman_gateway.metering.prometheus import LoraServerMetrics as GatewayMetrics
-from pointsman_lora_server.metrics import LoraServerMetrics as LoraServerMetrics
+from pointsman_gateway.metering.prometheus import GatewayMetrics
+from pointsman_lora_server.metrics import LoraServerMetrics
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 Cli = Callable[..., Any]
@@ -166,7 +166,7 @@ def address(lora_server: LoraServer, grpc_server: Callable[..., str]) -> str:
 @pytest.fixture
 def top(cli: Cli, address: str, serve: Serve, tmp_path: Path) -> Cli:
     def call(gateway: str, *arguments: object, lora_metrics: str = "") -> Any:
-        where = ("--gateway", gateway, "--lora-server", address, "--home", tmp_path)
+        where = ("--gateway", gateway, "--lora-server", address, "--data-dir", tmp_path)
         metrics = lora_metrics or serve(LoraMetrics()).url
         return cli("top", "--once", "--interval", "0.1", *where, "--lora-metrics", metrics, *arguments)
 
@@ -320,7 +320,11 @@ def test_the_names_that_are_read_are_those_that_the_services_give() -> None:
 
     read = set(OF_GATEWAY) - {"pointsman_event_loop_lag_seconds_bucket", "pointsman_engine_breaker_open"}
     assert read - {"pointsman_redis_up"} <= given  # the others are counted by other parts of the gateway
-    assert {"pointsman_lora_adapter_loads_total", "pointsman_lora_adapter_evictions_total", "pointsman_lora_redis_up"} <= given
+    assert {
+        "pointsman_lora_adapter_loads_total",
+        "pointsman_lora_adapter_evictions_total",
+        "pointsman_lora_redis_up",
+    } <= given
 
 
 # -- the page
@@ -395,7 +399,7 @@ def test_a_gateway_that_is_away_is_said_and_the_rest_is_shown(top: Cli) -> None:
 def test_a_lora_server_that_is_away_is_said_and_the_rest_is_shown(cli: Cli, serve: Serve, tmp_path: Path) -> None:
     gateway = Gateway()
     server = serve(gateway, lambda: gateway.answer("faq"))
-    silent = ("--lora-server", "127.0.0.1:1", "--lora-metrics", "127.0.0.1:1", "--home", tmp_path)
+    silent = ("--lora-server", "127.0.0.1:1", "--lora-metrics", "127.0.0.1:1", "--data-dir", tmp_path)
 
     shown = cli("top", "--once", "--interval", "0.1", "--gateway", server.url, *silent)
 
@@ -450,7 +454,7 @@ def watching(address: str, serve: Serve, tmp_path: Path) -> Iterator[Callable[..
     started: list[subprocess.Popen[bytes]] = []
 
     def start(gateway: str, out: int, *arguments: str, err: int | None = None) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "pointsman_cli", "top", "--interval", "0.1", "--home", str(tmp_path)]
+        command = [sys.executable, "-m", "pointsman_cli", "top", "--interval", "0.1", "--data-dir", str(tmp_path)]
         command += ["--gateway", gateway, "--lora-server", address, "--lora-metrics", serve(LoraMetrics()).url]
         terminal = {"TERM": "xterm", "COLUMNS": "80", "LINES": "40"}
         env = {**os.environ, **terminal}

@@ -46,7 +46,7 @@ tell("sample", text="lost my bag", expected="lost_item", got="lost_item", exact=
 tell("evaluation", when="end", step=2, loss=0.1412, exact=0.75, json_f1=0.9, prompt_path_exact=0.5,
      prompt_path_json_f1=0.6)
 tell("done", folder=str(out), seconds=12.0, metrics={"heldout_loss": 0.1412},
-     merged=str(out / "merged") if given["--method"] == "dora" else None)
+     merged=str(out / "merged") if given["--method"] == "dora" else None, must_be_merged=given["--method"] == "dora")
 """
 
 
@@ -87,7 +87,7 @@ def test_an_adapter_is_trained_and_registered(
 
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--out", out, "--rank", 8, "--alias", "prod",
-        "--engine-python", executable(TRAINER), "--lora-server", address, "--home", tmp_path / ".pointsman",
+        "--engine-python", executable(TRAINER), "--lora-server", address, "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     assert outcome.code == 0, outcome.err
@@ -112,7 +112,7 @@ def test_the_trainer_gets_what_was_asked_and_no_more(
 
     cli(
         "train", "--name", "triage", "--data", data, "--out", out, "--max-minutes", 2.5, "--no-register",
-        "--engine-python", executable(TRAINER), "--home", tmp_path / ".pointsman",
+        "--engine-python", executable(TRAINER), "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     assert json.loads((out / "given.json").read_text()) == {
@@ -134,7 +134,7 @@ def test_where_nothing_runs_the_adapter_stays_in_its_folder_and_it_is_said(
 ) -> None:
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--out", tmp_path / "triage",
-        "--engine-python", executable(TRAINER), "--home", tmp_path / ".pointsman",
+        "--engine-python", executable(TRAINER), "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     assert outcome.code == 0
@@ -146,7 +146,7 @@ def test_an_adapter_that_the_lora_server_refuses_is_told_with_its_reason(
 ) -> None:
     outcome = cli(
         "train", "--name", "strange", "--data", data, "--out", tmp_path / "strange", "--lora-server", lora_server[1],
-        "--engine-python", executable(TRAINER), "--home", tmp_path / ".pointsman",
+        "--engine-python", executable(TRAINER), "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     assert outcome.code == 1
@@ -160,7 +160,7 @@ def test_a_failed_training_is_told_by_the_trainers_last_words(
 
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--out", tmp_path / "triage",
-        "--engine-python", executable(fails), "--home", tmp_path / ".pointsman",
+        "--engine-python", executable(fails), "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     assert outcome.code == 1
@@ -177,7 +177,7 @@ def test_missing_data_is_named_before_anything_starts(cli: Cli, tmp_path: Path) 
 def test_a_missing_engine_environment_is_named_with_what_to_do(cli: Cli, data: Path, tmp_path: Path) -> None:
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--out", tmp_path / "triage",
-        "--engine-python", tmp_path / "bin" / "python", "--home", tmp_path / ".pointsman",
+        "--engine-python", tmp_path / "bin" / "python", "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     assert outcome.code == 2
@@ -191,16 +191,16 @@ def test_every_method_and_option_reaches_the_trainer_by_its_name_there(
 
     cli(
         "train", "--name", "triage", "--data", data, "--out", out, "--method", "rslora", "--patience", 3, "--resume",
-        "--checkpoint", tmp_path / "state", "--parent", tmp_path / "older", "--baseline-shots", 0,
+        "--checkpoint", tmp_path / "state", "--init-from", tmp_path / "older", "--baseline-shots", 0,
         "--stop-on", "metric", "--no-register", "--engine-python", executable(TRAINER),
-        "--home", tmp_path / ".pointsman",
+        "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     given = json.loads((out / "given.json").read_text())
     assert given["--resume"] is True
     expected = {
         "--method": "rslora", "--patience": "3", "--checkpoint": str(tmp_path / "state"),
-        "--parent": str(tmp_path / "older"), "--baseline-shots": "0", "--stop-on": "metric",
+        "--init-from": str(tmp_path / "older"), "--baseline-shots": "0", "--stop-on": "metric",
     }  # fmt: skip
     assert {name: given[name] for name in expected} == expected
 
@@ -210,12 +210,12 @@ def test_dora_is_never_registered_and_where_its_merged_model_is_is_said(
 ) -> None:
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--out", tmp_path / "triage", "--method", "dora",
-        "--engine-python", executable(TRAINER), "--lora-server", lora_server[1], "--home", tmp_path / ".pointsman",
+        "--engine-python", executable(TRAINER), "--lora-server", lora_server[1], "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     assert outcome.code == 0
     assert f"{tmp_path / 'triage' / 'merged'} holds the base model with the adapter merged in" in outcome.out
-    assert "not registered: an engine cannot serve DoRA as an adapter" in outcome.out
+    assert "not registered: an engine cannot serve dora as an adapter" in outcome.out
     assert lora_server[0].registered == []
 
 
@@ -224,7 +224,7 @@ def test_checking_shows_the_data_and_the_prompt_and_registers_nothing(
 ) -> None:
     outcome = cli(
         "train", "--name", "triage", "--data", data, "--check-only", "--lora-server", lora_server[1],
-        "--engine-python", executable(TRAINER), "--home", tmp_path / ".pointsman",
+        "--engine-python", executable(TRAINER), "--data-dir", tmp_path / ".pointsman",
     )  # fmt: skip
 
     assert outcome.code == 0

@@ -18,7 +18,7 @@ UP = """
 import sys
 from pathlib import Path
 from pointsman_cli import engine_environment, example
-from pointsman_cli.home import Home
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.up import ports
 from pointsman_cli.up.child import Backoff
@@ -30,11 +30,11 @@ from pointsman_cli.up.valkey import server_binary
 from rich.console import Console
 
 folder, at, python = map(Path, sys.argv[1:])
-loaded, home = example.load(folder), Home.at(at)
-engine = engine_environment.find(home, python)
+loaded, data_dir = example.load(folder), DataDir.at(at)
+engine = engine_environment.find(data_dir, python)
 addresses = ports.choose("127.0.0.1:0", "127.0.0.1:0")
-plan = make_plan(loaded, home, addresses, Programs(python, server_binary(), str(python)))
-setup = Setup(loaded, home, engine, str(python), addresses, plan)
+plan = make_plan(loaded, data_dir, addresses, Programs(python, server_binary(), str(python)))
+setup = Setup(loaded, data_dir, engine, str(python), addresses, plan)
 run_interruptibly(run_up(setup, Screen(Console(width=200)), Backoff(first=0.05)))
 """
 
@@ -129,8 +129,7 @@ async def test_what_valkey_was_told_is_there_the_next_time(start: Start, until: 
         await until(run_json.exists, "all is up")
         run = run_file.read(run_json)
         assert run is not None
-        host, _, port = run.processes["valkey"].address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_unix_connection(run.processes["valkey"].address)
         writer.write(command)
         assert await reader.readline() == answer
         writer.close()

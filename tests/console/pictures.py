@@ -72,7 +72,7 @@ async def help_desk(home: Path) -> AsyncIterator[str]:
     weigh(example / "config" / "tasks.yaml")
     http = f"127.0.0.1:{free_port()}"
     doors = ["--http", http, "--grpc", f"127.0.0.1:{free_port()}"]
-    up = subprocess.Popen([POINTSMAN, "up", example, "--home", home, *doors], cwd=ROOT)  # noqa: ASYNC220  # it forks at once
+    up = subprocess.Popen([POINTSMAN, "up", example, "--data-dir", home, *doors], cwd=ROOT)  # noqa: ASYNC220  # it forks at once
     try:
         async with asyncio.timeout(LONGEST_START):
             while not (home / "run.json").exists():  # a file has no event
@@ -115,7 +115,7 @@ async def try_out(folder: Path, home: Path, url: str) -> None:
 
 
 def pointsman(home: Path, *arguments: str) -> str:
-    program = [POINTSMAN, *arguments, "--home", home]
+    program = [POINTSMAN, *arguments, "--data-dir", home]
     return subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -17,7 +17,7 @@ from pointsman_lora_server.domain import DesiredState, EngineState
 from pointsman_lora_server.metrics import LoraServerMetrics as LoraMetrics
 from pointsman_lora_server.metrics import VersionStateCollector
 from pointsman_retriever.metering.prometheus import CollectionSizes, Labels
-from pointsman_retriever.metering.prometheus import LoraServerMetrics as RetrieverMetrics
+from pointsman_retriever.metering.prometheus import Metrics as RetrieverMetrics
 from pointsman_servicekit.grpc_in_flight import InFlight
 from prometheus_client import CollectorRegistry
 

@@ -59,7 +59,7 @@ class Company:
     """What `run.json` says: addresses and process ids."""
 
     def command(self, *arguments: object) -> list[str]:
-        return [str(POINTSMAN), *map(str, arguments), "--home", str(self.home)]
+        return [str(POINTSMAN), *map(str, arguments), "--data-dir", str(self.home)]
 
     def tell(self, *arguments: object) -> Any:
         """What a command prints as JSON."""

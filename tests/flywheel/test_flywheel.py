@@ -22,7 +22,7 @@ LONGEST_RUN = 1200
 
 @dataclass(frozen=True)
 class Turn:
-    """What one run of `pointsman distill` came to."""
+    """What one run of `pointsman retrain` came to."""
 
     code: int
     state: dict[str, Any]
@@ -82,10 +82,10 @@ def say(company: Company, decisions: dict[str, Message], right: Callable[[Messag
 
 def turn(company: Company) -> Turn:
     """One run to its end, with traffic as soon as a canary is out."""
-    log = company.home / "distill.log"
+    log = company.home / "retrain.log"
     with (
         log.open("w") as lines,
-        subprocess.Popen(company.command("distill", "sort"), stdout=lines, stderr=lines, cwd=ROOT) as run,
+        subprocess.Popen(company.command("retrain", "sort"), stdout=lines, stderr=lines, cwd=ROOT) as run,
     ):
         deadline = time.monotonic() + LONGEST_RUN
         try:
@@ -96,11 +96,11 @@ def turn(company: Company) -> Turn:
                 time.sleep(0.5)
         finally:
             run.kill()
-    return Turn(run.returncode, company.tell("distill", "sort", "--status"), log.read_text())
+    return Turn(run.returncode, company.tell("retrain", "sort", "--status"), log.read_text())
 
 
 def canary_is_out(company: Company) -> bool:
-    runs = sorted((company.home / "distill" / "sort").glob("*/state.json"))
+    runs = sorted((company.home / "retrain" / "sort").glob("*/state.json"))
     return bool(runs) and bool(json.loads(runs[-1].read_text())["steps"]["canary"]["facts"].get("set"))
 
 

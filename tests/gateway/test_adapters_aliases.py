@@ -8,7 +8,7 @@ from doubles.clocks import Clock
 from pointsman_gateway.backends.aliases import REMEMBERED, Aliases
 from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.config.schema import Policy
-from pointsman_gateway.domain import Aim, Alias, Path
+from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 from pointsman_gateway.routing.aiming import aimed
 from pointsman_gateway.routing.policy import plan
 
@@ -148,19 +148,19 @@ def test_users_on_the_small_side_of_a_split_are_no_more_often_the_canarys_than_o
 
 
 def test_the_decision_says_that_a_canary_answers() -> None:
-    aim = aimed(PATH, "someone", with_canary(1.0)).aim
-    assert aim == Aim(NEW, 3, on_trial=True, notes=(f"triage@prod: canary 100 %, {NEW}",))
+    aim = aimed(PATH, "someone", with_canary(1.0)).resolved_adapter
+    assert aim == ResolvedAdapter(NEW, 3, has_canary=True, notes=(f"triage@prod: canary 100 %, {NEW}",))
 
 
 def test_where_the_canary_is_on_no_engine_the_stable_version_answers_and_the_decision_says_so() -> None:
-    aim = aimed(PATH, "someone", with_canary(1.0, OLD)).aim
+    aim = aimed(PATH, "someone", with_canary(1.0, OLD)).resolved_adapter
     told = f"triage@prod: canary 100 %, {NEW}, is on no engine; {OLD} answers"
-    assert aim == Aim(OLD, 3, on_trial=True, notes=(told,))
+    assert aim == ResolvedAdapter(OLD, 3, has_canary=True, notes=(told,))
 
 
 def test_the_version_itself_is_asked_for_past_its_aliases_canary() -> None:
-    aim = aimed(replace(PATH, adapter=OLD), "someone", with_canary(1.0)).aim
-    assert aim == Aim(OLD)
+    aim = aimed(replace(PATH, adapter=OLD), "someone", with_canary(1.0)).resolved_adapter
+    assert aim == ResolvedAdapter(OLD)
 
 
 def test_a_path_without_adapter_has_no_aim() -> None:

@@ -15,8 +15,8 @@ from doubles.yard import NEW, OLD, PROD, alias
 from pointsman_gateway.backends.engines import Cell, Engine, Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.reporting import Reporter
-from pointsman_gateway.domain import Aim, Outcomes, Path
-from pointsman_gateway.metering.outcomes import MOST, Trials, bucket_of
+from pointsman_gateway.domain import CanaryMetrics, Path, ResolvedAdapter
+from pointsman_gateway.metering.canary import MAX_VERSIONS, CanaryOutcomes, bucket_of
 from pointsman_gateway.routing.policy import point
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 from prometheus_client import CollectorRegistry
@@ -216,7 +216,7 @@ async def test_what_a_lora_server_could_not_count_is_told_again_once(gateway: Ga
 # -- the counting itself
 
 PATH = Path("triage", "tiny", adapter=PROD)
-AIM = Aim(NEW, 3, on_trial=True)
+AIM = ResolvedAdapter(NEW, 3, has_canary=True)
 
 
 @pytest.mark.parametrize(("milliseconds", "bucket"), [(0.0, 0), (1.0, 0), (1.1, 1), (2.0, 4), (2.01, 5), (1000, 40)])
@@ -236,7 +236,7 @@ def test_times_are_counted_in_buckets_that_grow_by_a_fourth_root_of_two(millisec
     ],
 )  # fmt: skip
 def test_only_what_speaks_of_the_version_is_counted(outcome: str, counted: tuple[int, int] | None) -> None:
-    trials = Trials()
+    trials = CanaryOutcomes()
     trials.ended(PATH, AIM, outcome, False, 0.5)
     told = [(one.requests, one.errors) for one in trials.hand_over()]
     assert told == ([] if counted is None else [counted])
@@ -245,10 +245,10 @@ def test_only_what_speaks_of_the_version_is_counted(outcome: str, counted: tuple
 
 def test_what_there_is_no_room_for_is_said_and_not_kept() -> None:
     lost: list[int] = []
-    trials = Trials(lambda: lost.append(1))
-    for revision in range(MOST + 5):
-        trials.ended(PATH, Aim(NEW, revision, on_trial=True), "ok", False, 0.5)
-    assert len(trials.hand_over()) == MOST
+    trials = CanaryOutcomes(lambda: lost.append(1))
+    for revision in range(MAX_VERSIONS + 5):
+        trials.ended(PATH, ResolvedAdapter(NEW, revision, has_canary=True), "ok", False, 0.5)
+    assert len(trials.hand_over()) == MAX_VERSIONS
     assert len(lost) == 5
 
 
@@ -257,7 +257,7 @@ class Server:
 
     def __init__(self, *became: str) -> None:
         self.became = list(became)
-        self.reported: list[Outcomes] = []
+        self.reported: list[CanaryMetrics] = []
 
     def rest_left(self, version: str) -> float:
         return 0.0
@@ -272,7 +272,7 @@ class Server:
         return became
 
 
-def reporter(*servers: Server, trials: Trials) -> tuple[Reporter, CollectorRegistry]:
+def reporter(*servers: Server, trials: CanaryOutcomes) -> tuple[Reporter, CollectorRegistry]:
     cells = [Cell(Engine(f"engine-{number}", "tiny", ready=True)) for number in range(len(servers))]
     for cell, server in zip(cells, servers, strict=True):
         cell.lora_server = server
@@ -282,7 +282,7 @@ def reporter(*servers: Server, trials: Trials) -> tuple[Reporter, CollectorRegis
 
 
 async def test_a_report_goes_to_the_first_lora_server_that_can_be_reached() -> None:
-    trials, away, there = Trials(), Server("kept", "kept"), Server("sent")
+    trials, away, there = CanaryOutcomes(), Server("kept", "kept"), Server("sent")
     reporting, registry = reporter(away, there, trials=trials)
     trials.ended(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
@@ -292,7 +292,7 @@ async def test_a_report_goes_to_the_first_lora_server_that_can_be_reached() -> N
 
 
 async def test_what_may_have_arrived_is_never_told_twice() -> None:
-    trials, server = Trials(), Server("lost", "sent")
+    trials, server = CanaryOutcomes(), Server("lost", "sent")
     reporting, registry = reporter(server, trials=trials)
     trials.ended(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
@@ -303,11 +303,11 @@ async def test_what_may_have_arrived_is_never_told_twice() -> None:
 
 
 async def test_what_has_not_arrived_waits_with_what_comes_after_it() -> None:
-    trials, server = Trials(), Server("kept", "sent")
+    trials, server = CanaryOutcomes(), Server("kept", "sent")
     reporting, _ = reporter(server, trials=trials)
     trials.ended(PATH, AIM, "ok", True, 0.5)
     await reporting.report()
     trials.ended(PATH, AIM, "ok", False, 0.5)
     await reporting.report()
     (told,) = server.reported
-    assert (told.requests, told.invalid, dict(told.milliseconds)) == (2, 1, {bucket_of(0.5): 2})
+    assert (told.requests, told.invalid, dict(told.latency_buckets)) == (2, 1, {bucket_of(0.5): 2})

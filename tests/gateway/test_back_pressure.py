@@ -65,7 +65,7 @@ async def over_grpc(gateway: Gateway) -> AsyncIterator[Texts]:
 
     request = pb.GenerateRequest(model="tiny", messages=[pb.Message(role="user", content=IN_CHAT)])
     async with open_channel(gateway.grpc_address) as channel:
-        call = gateway_pb2_grpc.GatewayStub(channel).Generate(request)
+        call = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request)
         yield texts(call)
         call.cancel()
 

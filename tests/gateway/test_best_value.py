@@ -14,10 +14,10 @@ from pointsman_gateway.routing.policy import Plan
 from pointsman_gateway.routing.router import Router
 
 TERMS = BestValue(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
-GOOD = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=0.5)
-POOR = PathEvidence(rated=25, quality=0.71, answers=100, p95_seconds=0.5)
-SLOW = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=4.2)
-UNTRIED = PathEvidence(rated=3, quality=1.0, answers=3, p95_seconds=9.0)
+GOOD = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=0.5)
+POOR = PathEvidence(ratings=25, quality=0.71, answers=100, p95_seconds=0.5)
+SLOW = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=4.2)
+UNTRIED = PathEvidence(ratings=3, quality=1.0, answers=3, p95_seconds=9.0)
 NO_TRIAL = 1.0
 """Beyond every trial share."""
 
@@ -87,7 +87,7 @@ def test_what_is_not_good_or_fast_or_known_is_passed_over_however_cheap(evidence
 
 
 def test_a_mean_over_the_floor_is_not_enough_while_its_bound_is_under_it() -> None:
-    few, many = (PathEvidence(rated=rated, quality=0.86) for rated in (25, 250))
+    few, many = (PathEvidence(ratings=rated, quality=0.86) for rated in (25, 250))
     assert planned(candidate("cheap", few, 1e-6), candidate("dear", GOOD, 9e-6)).paths[0] == "dear"
     assert planned(candidate("cheap", many, 1e-6), candidate("dear", GOOD, 9e-6)).paths[0] == "cheap"
 
@@ -107,7 +107,7 @@ def test_before_there_is_evidence_the_first_is_taken() -> None:
 
 
 def test_where_none_is_good_enough_the_one_with_the_highest_bound_is_taken() -> None:
-    worse = PathEvidence(rated=200, quality=0.5)
+    worse = PathEvidence(ratings=200, quality=0.5)
     wanted = planned(candidate("first", worse, 1e-6), candidate("second", POOR, 9e-6), candidate("third", SLOW, 1e-6))
     assert (wanted.paths, wanted.reason) == (("second",), "policy:none_good_enough")
     assert wanted.said["second"].startswith("none is good enough, this one comes nearest; quality 0.71")
@@ -138,7 +138,7 @@ def test_a_path_on_trial_says_so_and_the_good_one_stands_in_for_it() -> None:
     assert wanted.said["cheap"] == "on trial; no evidence (3 of 20 ratings): trial share 5 %"
 
 
-@pytest.mark.parametrize("evidence", [POOR, PathEvidence(rated=3, answers=100, p95_seconds=4.2)])
+@pytest.mark.parametrize("evidence", [POOR, PathEvidence(ratings=3, answers=100, p95_seconds=4.2)])
 def test_what_is_known_to_be_poor_or_slow_gets_no_trial(evidence: PathEvidence) -> None:
     assert planned(candidate("cheap", evidence, 1e-6), candidate("dear", GOOD, 9e-6), where=0.0).paths == ("dear",)
 
@@ -177,7 +177,7 @@ def test_an_incumbent_leaves_as_soon_as_it_is_no_longer_good_or_fast() -> None:
 
 
 def test_a_path_at_the_floor_does_not_come_and_go() -> None:
-    barely, hardly = (PathEvidence(rated=400, quality=quality) for quality in (0.836, 0.830))
+    barely, hardly = (PathEvidence(ratings=400, quality=quality) for quality in (0.836, 0.830))
     assert lower_bound(0.836, 400, 0.95) > 0.8 > lower_bound(0.830, 400, 0.95)
     policy, taken = BestValuePolicy(), []
     for evidence in (barely, hardly, barely, hardly, barely, GOOD):
@@ -188,7 +188,7 @@ def test_a_path_at_the_floor_does_not_come_and_go() -> None:
 
 def test_a_cheaper_path_at_the_limits_is_told_why_it_waits() -> None:
     policy = BestValuePolicy()
-    near = PathEvidence(rated=100, quality=0.95, answers=100, p95_seconds=1.9)
+    near = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=1.9)
     planned(candidate("b", GOOD, 9e-6), policy=policy)
     wanted = planned(candidate("a", near, 1e-6), candidate("b", GOOD, 9e-6), policy=policy)
     assert wanted.paths == ("b", "a")
@@ -212,7 +212,7 @@ def test_each_task_has_an_incumbent_of_its_own() -> None:
 
 def test_where_none_is_good_enough_a_rating_more_does_not_change_the_path() -> None:
     policy = BestValuePolicy()
-    at, a_little_over = PathEvidence(rated=100, quality=0.60), PathEvidence(rated=100, quality=0.61)
+    at, a_little_over = PathEvidence(ratings=100, quality=0.60), PathEvidence(ratings=100, quality=0.61)
     assert planned(candidate("a", at, 1e-6), candidate("b", POOR, 1e-6), policy=policy).paths == ("b",)
     policy = BestValuePolicy()
     assert planned(candidate("a", at, 1e-6), policy=policy).paths == ("a",)
@@ -272,7 +272,7 @@ def rows(decision: Decision) -> dict[str, tuple[str, str]]:
 
 
 def with_cost(evidence: PathEvidence, usd: float) -> PathEvidence:
-    return PathEvidence(evidence.rated, evidence.quality, evidence.answers, evidence.p95_seconds, usd)
+    return PathEvidence(evidence.ratings, evidence.quality, evidence.answers, evidence.p95_seconds, usd)
 
 
 def test_every_path_is_in_the_decision_with_its_reason() -> None:
@@ -290,7 +290,7 @@ def test_every_path_is_in_the_decision_with_its_reason() -> None:
 def test_what_answers_have_cost_counts_before_what_is_expected() -> None:
     known = Known(cheap=with_cost(GOOD, 2e-6), dear=with_cost(GOOD, 9e-6))
     assert decide(router(known, costs={"cheap": 1.0, "dear": 0.0})).path.name == "cheap"
-    only_rated = PathEvidence(rated=100, quality=0.95)
+    only_rated = PathEvidence(ratings=100, quality=0.95)
     assert decide(router(Known(cheap=only_rated, dear=only_rated), costs={"cheap": 1.0})).path.name == "dear"
 
 
@@ -360,7 +360,7 @@ async def test_every_door_tells_what_was_weighed(door: Door) -> None:
 
 
 def test_looking_at_how_a_task_stands_makes_no_incumbent() -> None:
-    good = PathEvidence(rated=100, quality=0.95)
+    good = PathEvidence(ratings=100, quality=0.95)
     known = Known(cheap=POOR, dear=good)
     by = router(known, costs={"cheap": 4.9e-6, "dear": 5e-6})
     (seen,) = by.outlooks()

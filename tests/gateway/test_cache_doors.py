@@ -111,7 +111,7 @@ async def test_streams_replay_as_streams_and_doors_share_what_is_kept(
     assert (done, mark(streamed)) == ("[DONE]", "exact")
     async with open_channel(cached_gateway.grpc_address) as channel:
         asked = pb.GenerateRequest(model="path:handbook", messages=[pb.Message(role="user", content=IN_POLICY)])
-        responses = [response async for response in gateway_pb2_grpc.GatewayStub(channel).Generate(asked)]
+        responses = [response async for response in gateway_pb2_grpc.GatewayStub(channel).GenerateStream(asked)]
     assert responses[0].started.cached == responses[-1].finished.receipt.cached == "exact"
     assert "".join(response.delta.content for response in responses) == "one two three"
     assert len(engine.bodies) == 1
@@ -131,7 +131,7 @@ async def test_a_client_may_wish_for_a_new_answer_or_for_no_cache_at_all(
                     model="path:handbook", messages=[pb.Message(role="user", content=IN_POLICY)]
                 )
                 stub = gateway_pb2_grpc.GatewayStub(channel)
-                sent = [r async for r in stub.Generate(request, metadata=[("cache-control", wish)])]
+                sent = [r async for r in stub.GenerateStream(request, metadata=[("cache-control", wish)])]
             assert sent[0].started.cached == ""
         assert len(engine.bodies) == asked
 

@@ -131,7 +131,7 @@ async def test_time_that_runs_out_while_it_retrieves_is_told_as_that(
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("method", ["Generate", "GenerateOnce"])
+@pytest.mark.parametrize("method", ["GenerateStream", "Generate"])
 async def test_a_grpc_connection_that_closes_takes_its_calls_with_it(
     engine: RawEngine, gateway: Gateway, phase: str, method: str
 ) -> None:

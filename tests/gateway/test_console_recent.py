@@ -3,10 +3,18 @@
 import json
 from collections.abc import Sequence
 
-from pointsman_gateway.console.figures import BARS, WINDOW_MS, by_path, window_of
-from pointsman_gateway.console.recent import MOST_KEPT, MOST_READ, Recent
-from pointsman_gateway.console.record import Record, to_record
-from pointsman_gateway.journal.reading import Kept
+from pointsman_gateway.console.decisions import (
+    BARS,
+    MAX_READ,
+    MAX_ROWS,
+    WINDOW_MS,
+    DecisionRow,
+    RecentCache,
+    by_path,
+    to_row,
+    window_of,
+)
+from pointsman_gateway.request_log.store import LogEntry
 
 NOW = 1_700_000_000_000
 
@@ -28,12 +36,12 @@ class Stream:
         self.entries: list[str] = []
         self.calls = 0
 
-    async def before(self, place: str, after: str, count: int) -> Sequence[Kept]:
+    async def before(self, place: str, after: str, count: int) -> Sequence[LogEntry]:
         self.calls += 1
         highest = int(place.partition("-")[0]) if place else len(self.entries) + 1
         lowest = int(after.partition("-")[0]) if after else 0
         places = range(highest - 1, lowest, -1)[:count]
-        return [Kept(f"{at}-0", self.entries[at - 1]) for at in places]
+        return [LogEntry(f"{at}-0", self.entries[at - 1]) for at in places]
 
     def grow(self, count: int) -> None:
         self.entries += [entry(len(self.entries) + number + 1) for number in range(count)]
@@ -48,16 +56,16 @@ class Clock:
         return self.seconds
 
 
-def record(seconds: float = 0.5, age_ms: int = 0, **fields: object) -> Record:
+def record(seconds: float = 0.5, age_ms: int = 0, **fields: object) -> DecisionRow:
     times = {"seconds": {"total": seconds, "first_token": seconds / 10}, "unix_ms": NOW - age_ms}
-    read = to_record(Kept("1-0", entry(1, **(times | fields))))
+    read = to_row(LogEntry("1-0", entry(1, **(times | fields))))
     assert read is not None
     return read
 
 
 async def test_each_look_sees_what_came_since_and_nothing_twice() -> None:
     stream, names = Stream(), []
-    recent = Recent(stream, Clock())
+    recent = RecentCache(stream, Clock())
     for count in (250, 0, 1, 300):
         stream.grow(count)
         seen = await recent.look()
@@ -68,32 +76,32 @@ async def test_each_look_sees_what_came_since_and_nothing_twice() -> None:
 
 async def test_where_more_came_than_is_read_at_once_the_old_ones_no_longer_join_up_and_go() -> None:
     stream = Stream()
-    recent = Recent(stream, Clock())
+    recent = RecentCache(stream, Clock())
     stream.grow(10)
     await recent.look()
-    stream.grow(MOST_READ + 50)
+    stream.grow(MAX_READ + 50)
     seen = await recent.look()
-    assert len(seen.records) == MOST_READ
+    assert len(seen.records) == MAX_READ
     assert seen.records[-1].id == f"dec_{len(stream.entries)}"
     assert seen.since_unix_ms == seen.records[0].unix_ms
 
 
 async def test_what_is_kept_is_bounded() -> None:
     stream = Stream()
-    recent = Recent(stream, Clock())
-    for _ in range(MOST_KEPT // MOST_READ + 1):
-        stream.grow(MOST_READ - 100)
+    recent = RecentCache(stream, Clock())
+    for _ in range(MAX_ROWS // MAX_READ + 1):
+        stream.grow(MAX_READ - 100)
         seen = await recent.look()
-    assert len(seen.records) <= MOST_KEPT
-    stream.grow(MOST_READ - 100)
+    assert len(seen.records) <= MAX_ROWS
+    stream.grow(MAX_READ - 100)
     seen = await recent.look()
-    assert (len(seen.records), seen.since_unix_ms) == (MOST_KEPT, seen.records[0].unix_ms)
+    assert (len(seen.records), seen.since_unix_ms) == (MAX_ROWS, seen.records[0].unix_ms)
 
 
 async def test_many_who_look_at_once_ask_once() -> None:
     stream = Stream()
     stream.grow(5)
-    recent = Recent(stream, lambda: 1.0)
+    recent = RecentCache(stream, lambda: 1.0)
     await recent.look()
     calls = stream.calls
     await recent.look()
@@ -101,8 +109,8 @@ async def test_many_who_look_at_once_ask_once() -> None:
 
 
 def test_an_entry_that_cannot_be_read_is_passed_over() -> None:
-    assert to_record(Kept("1-0", "{")) is None
-    assert to_record(Kept("1-0", '{"v": 9}')) is None
+    assert to_row(LogEntry("1-0", "{")) is None
+    assert to_row(LogEntry("1-0", '{"v": 9}')) is None
 
 
 def test_the_times_are_those_of_answers_that_came_to_their_end() -> None:

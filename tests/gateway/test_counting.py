@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from doubles.remembering import PLAIN, decision, ended
-from pointsman_gateway.domain import PICO, Receipt, Usage
-from pointsman_gateway.metering.counting import MOST_ROWS, MOST_SORTS, MOST_WAITING, Counting
+from pointsman_gateway.domain import PICODOLLARS, Receipt, Usage
+from pointsman_gateway.metering.aggregate import MAX_BATCHES, MAX_WAITING_RECEIPTS, MAX_WAITING_ROWS, MetricsAggregator
 from pointsman_servicekit.correlation import TraceIds, trace
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
@@ -24,8 +24,8 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def counting(registry: CollectorRegistry) -> Counting:
-    counting = Counting(registry)
+def counting(registry: CollectorRegistry) -> MetricsAggregator:
+    counting = MetricsAggregator(registry)
     counting.know(LABELS, NAMES)
     return counting
 
@@ -49,7 +49,7 @@ def summed(registry: CollectorRegistry, name: str, **labels: str) -> float:
 
 
 def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
-    counting: Counting, registry: CollectorRegistry
+    counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     drawn = random.Random(7)
     spent, tokens, ends = 0, 0, Counter[str]()
@@ -62,22 +62,22 @@ def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
         if number % 97 == 0:
             assert summed(registry, "pointsman_requests_total") == number
     assert {end: summed(registry, "pointsman_requests_total", outcome=end) for end in ends} == ends
-    assert round(summed(registry, "pointsman_cost_usd_total") * PICO) == spent
+    assert round(summed(registry, "pointsman_cost_usd_total") * PICODOLLARS) == spent
     assert summed(registry, "pointsman_tokens_total") == tokens
     assert summed(registry, "pointsman_request_seconds_count") == 1000
     assert summed(registry, "gen_ai_server_time_to_first_token_seconds_count") == ends["ok"]
 
 
-def test_what_nobody_looks_at_does_not_wait_for_ever(counting: Counting) -> None:
-    for _ in range(MOST_ROWS - 1):
+def test_what_nobody_looks_at_does_not_wait_for_ever(counting: MetricsAggregator) -> None:
+    for _ in range(MAX_WAITING_ROWS - 1):
         counting.ended(ended(receipt()))
-    assert counting.waiting == (MOST_WAITING - 1, MOST_ROWS - MOST_WAITING)
+    assert counting.waiting == (MAX_WAITING_RECEIPTS - 1, MAX_WAITING_ROWS - MAX_WAITING_RECEIPTS)
     counting.ended(ended(receipt()))
     assert counting.waiting == (0, 0)
 
 
 def test_an_answer_out_of_the_cache_replays_tokens_that_no_engine_made(
-    counting: Counting, registry: CollectorRegistry
+    counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     counting.ended(ended(receipt(tokens=10, cached="exact")))
     assert summed(registry, "pointsman_tokens_total", type="replayed") == 40
@@ -86,7 +86,9 @@ def test_an_answer_out_of_the_cache_replays_tokens_that_no_engine_made(
     assert summed(registry, "gen_ai_server_time_per_output_token_seconds_count") == 1
 
 
-def test_only_an_engines_own_count_is_told_as_its_tokens(counting: Counting, registry: CollectorRegistry) -> None:
+def test_only_an_engines_own_count_is_told_as_its_tokens(
+    counting: MetricsAggregator, registry: CollectorRegistry
+) -> None:
     counting.ended(ended(receipt(tokens=10)))
     assert summed(registry, "gen_ai_client_token_usage_count") == 0
     counting.ended((*ended(receipt(tokens=10))[:-1], True))
@@ -95,7 +97,7 @@ def test_only_an_engines_own_count_is_told_as_its_tokens(counting: Counting, reg
 
 
 def test_a_decision_counts_by_what_was_decided_first_though_another_path_answered(
-    counting: Counting, registry: CollectorRegistry
+    counting: MetricsAggregator, registry: CollectorRegistry
 ) -> None:
     first, now = decision(path=PLAIN), decision(path=replace(PLAIN, name="unknown"), reason="fallback")
     counting.ended((replace(receipt(), decision=now), first, "chat", "auto", 10, False))
@@ -104,7 +106,9 @@ def test_a_decision_counts_by_what_was_decided_first_though_another_path_answere
     assert summed(registry, "pointsman_requests_total", path="other") == 1
 
 
-def test_what_waits_when_labels_change_keeps_those_of_its_time(counting: Counting, registry: CollectorRegistry) -> None:
+def test_what_waits_when_labels_change_keeps_those_of_its_time(
+    counting: MetricsAggregator, registry: CollectorRegistry
+) -> None:
     counting.ended(ended(receipt()))
     counting.know(([], ["chat"]), NAMES)
     counting.ended(ended(receipt()))
@@ -112,14 +116,18 @@ def test_what_waits_when_labels_change_keeps_those_of_its_time(counting: Countin
     assert summed(registry, "pointsman_requests_total", path="other") == 1
 
 
-def test_names_beyond_what_is_remembered_are_counted_as_well(counting: Counting, registry: CollectorRegistry) -> None:
-    many = MOST_SORTS + 100
+def test_names_beyond_what_is_remembered_are_counted_as_well(
+    counting: MetricsAggregator, registry: CollectorRegistry
+) -> None:
+    many = MAX_BATCHES + 100
     for number in range(many):
         counting.ended(ended(receipt(task=f"junk-{number}"), f"junk-{number}"))
     assert summed(registry, "pointsman_requests_total", task="other") == many
 
 
-def test_a_recorded_trace_is_named_by_what_was_seen_in_it(counting: Counting, registry: CollectorRegistry) -> None:
+def test_a_recorded_trace_is_named_by_what_was_seen_in_it(
+    counting: MetricsAggregator, registry: CollectorRegistry
+) -> None:
     token = trace.set(TraceIds(TRACE, "b7ad6b7169203331", sampled=True))
     counting.ended(ended(receipt(tokens=8)))
     trace.reset(token)

@@ -19,7 +19,7 @@ from doubles.openai_clients import in_a_thread, opening_client
 from doubles.waiting import until
 from pointsman_embedding import MiniLM
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.domain import Caller, Request, Undecided, Usage
+from pointsman_gateway.domain import Caller, Request, UndecidedReceipt, Usage
 from pointsman_gateway.embeddings.local import SLICE, LocalModel
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.stage import Embeddings, Offer
@@ -278,10 +278,10 @@ class Place:
         pass
 
 
-class Receipts(list[Undecided]):
+class Receipts(list[UndecidedReceipt]):
     """Implements the stage's `Journal`."""
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         self.append(receipt)
 
 

@@ -7,15 +7,14 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pointsman_gateway.metering.engine_account import IDLE, EngineAccount, Visit
-from pointsman_gateway.metering.engine_accounts import EngineAccounts
+from pointsman_gateway.metering.engine_hours import IDLE, BusyInterval, EngineCostAllocator, EngineCosts
 
 HOUR = 3600.0
 
 
-def account(lag: float = 30.0, price: float = HOUR) -> EngineAccount:
+def account(lag: float = 30.0, price: float = HOUR) -> EngineCostAllocator:
     """A dollar a second, so that dollars are seconds."""
-    return EngineAccount(price, 0.0, lag)
+    return EngineCostAllocator(price, 0.0, lag)
 
 
 def test_nobody_there_is_idle() -> None:
@@ -102,7 +101,7 @@ STAYS = st.lists(
 def test_whatever_comes_all_paths_and_idle_time_add_up_to_the_price(
     stays: Sequence[Stay], looks: Sequence[float], lag: float
 ) -> None:
-    engine = EngineAccount(3.6, 0.0, lag)  # a thousandth of a dollar a second
+    engine = EngineCostAllocator(3.6, 0.0, lag)  # a thousandth of a dollar a second
     run(engine, stays, looks)
     engine.share_out(400.0)
     assert engine.shared_until == 400.0
@@ -117,7 +116,7 @@ def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
     stays: Sequence[Stay], looks: Sequence[float]
 ) -> None:
     """As long as nobody is awaited for longer than the lag."""
-    engine = EngineAccount(HOUR, 0.0, lag=1000.0)
+    engine = EngineCostAllocator(HOUR, 0.0, lag=1000.0)
     run(engine, stays, looks)
     engine.share_out(400.0)
     owed = by_definition(stays)
@@ -125,12 +124,12 @@ def test_looking_changes_nothing_and_shares_are_those_of_the_definition(
     assert nobody | engine.dollars == pytest.approx(nobody | owed, abs=1e-9)
 
 
-def run(engine: EngineAccount, stays: Sequence[Stay], looks: Sequence[float]) -> None:
+def run(engine: EngineCostAllocator, stays: Sequence[Stay], looks: Sequence[float]) -> None:
     """All of it in the order of time."""
     events: list[tuple[float, int, Stay | None]] = [(stay.begin, 0, stay) for stay in stays]
     events += [(stay.begin + stay.seconds, 1, stay) for stay in stays]
     events += [(look, 2, None) for look in looks]
-    visits: dict[int, Visit] = {}
+    visits: dict[int, BusyInterval] = {}
     for at, sort, stay in sorted(events, key=lambda event: event[:2]):
         if stay is None:
             engine.share_out(at)
@@ -155,7 +154,7 @@ def by_definition(stays: Sequence[Stay]) -> dict[str, float]:
 
 def test_paths_that_nobody_configured_are_told_as_others_and_engines_without_a_price_not_at_all() -> None:
     now = [0.0]
-    accounts = EngineAccounts(lambda: now[0])
+    accounts = EngineCosts(lambda: now[0])
     accounts.obey(lambda: {"local": HOUR}, ["plain"])
     assert accounts.begin("elsewhere", "plain") is None
     for path in ("plain", "adapter:junk"):

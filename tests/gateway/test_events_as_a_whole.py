@@ -29,7 +29,7 @@ def said(*words: str) -> list[dict[str, Any]]:
 
 def summed_up(reader: EventReader, chunks: tuple[Chunk, ...]) -> tuple[Any, ...]:
     """All that is told of a plain answer."""
-    pieces = sum(chunk.pieces for chunk in chunks if chunk.content or chunk.extra)
+    pieces = sum(chunk.event_count for chunk in chunks if chunk.content or chunk.extra)
     usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
     first = next((chunk.raw for chunk in chunks if chunk.raw), b"")
     choices = collected([chunk for chunk in chunks if chunk.usage is None])
@@ -44,7 +44,7 @@ def read_at_once(stream: bytes, *, as_a_whole: bool) -> tuple[Any, ...]:
 def test_texts_that_come_together_are_one_chunk() -> None:
     ended = event({}, finish_reason="stop")
     read = EventReader(as_a_whole=True).read(written(*said("one", " two", " three"), ended, USAGE) + DONE)
-    assert [(chunk.content, chunk.pieces, chunk.finish_reason) for chunk in read] == [
+    assert [(chunk.content, chunk.event_count, chunk.finish_reason) for chunk in read] == [
         ("one two three", 3, None),
         ("", 1, "stop"),
         ("", 1, None),
@@ -55,7 +55,7 @@ def test_texts_that_come_together_are_one_chunk() -> None:
 def test_of_a_stream_each_stays_as_it_came() -> None:
     read = EventReader().read(written(*said("one", " two", " three"), USAGE) + DONE)
     assert [chunk.content for chunk in read] == ["one", " two", " three", ""]
-    assert [chunk.pieces for chunk in read] == [1, 1, 1, 1]
+    assert [chunk.event_count for chunk in read] == [1, 1, 1, 1]
 
 
 DELTAS = some.one_of(

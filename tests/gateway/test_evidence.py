@@ -3,7 +3,6 @@
 from contextlib import suppress
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from doubles.config_folder import IN_CHAT
 from doubles.doors import Door
@@ -13,36 +12,21 @@ from doubles.remembering import ADAPTED, PLAIN, REQUEST, Desk, decision, desk_at
 from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.domain import Feedback, PathEvidence
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.evidence import Cell, EvidenceBoard
-from pointsman_gateway.journal.latencies import ERROR, LONGEST, SHORTEST, bucket_of, quantile
-from pointsman_gateway.journal.store import Batch
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.evidence import EvidenceKey, EvidenceStore
+from pointsman_gateway.request_log.store import Batch
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 
-
-@pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
-@pytest.mark.parametrize("seed", range(3))
-def test_a_quantile_is_known_to_within_its_error_of_itself(share: float, seed: int) -> None:
-    seconds = np.random.default_rng(seed).lognormal(0, 1.5, 3000).clip(SHORTEST, LONGEST)
-    counts: dict[int, int] = {}
-    for one in seconds:
-        counts[bucket_of(one)] = counts.get(bucket_of(one), 0) + 1
-    exact = np.quantile(seconds, share, method="inverted_cdf")
-    assert quantile(counts, share) == pytest.approx(exact, rel=ERROR + 1e-9)
-
-
-def test_latencies_out_of_bounds_are_counted_at_the_bounds() -> None:
-    assert bucket_of(0.0) == bucket_of(SHORTEST) == 0
-    assert bucket_of(1e9) == bucket_of(LONGEST) == 302
-    assert quantile({}, 0.95) == 0.0
+ERROR = 0.025
+"""Relative error of a quantile."""
 
 
 def test_an_answer_is_evidence_at_once() -> None:
-    board = EvidenceBoard()
+    board = EvidenceStore()
     for seconds in (*[0.5] * 95, *[2.0] * 5):
         board.answered(receipt(decision(), seconds=seconds, cost_usd=seconds / 1e6))
     known = board.of("chat", PLAIN)
-    assert (known.answers, known.rated, known.quality) == (100, 0, 0)
+    assert (known.answers, known.ratings, known.quality) == (100, 0, 0)
     assert known.p95_seconds == pytest.approx(0.5, rel=ERROR)
     assert known.mean_cost_usd == pytest.approx(0.575e-6)
     board.answered(receipt(decision(), seconds=2.0))
@@ -51,13 +35,13 @@ def test_an_answer_is_evidence_at_once() -> None:
 
 @pytest.mark.parametrize("outcome", ["cancelled", "engine_error"])
 def test_what_did_not_come_to_its_end_is_none(outcome: str) -> None:
-    board = EvidenceBoard()
+    board = EvidenceStore()
     board.answered(receipt(decision(), outcome=outcome))
     assert board.of("chat", PLAIN) == PathEvidence()
 
 
 def test_it_is_of_one_task_one_path_as_it_is_and_one_version_of_its_adapter() -> None:
-    board = EvidenceBoard()
+    board = EvidenceStore()
     version = "triage@111111111111"
     board.versions = lambda path: version if path.adapter else ""
     board.answered(receipt(decision(task="triage", path=ADAPTED), model=version))
@@ -104,8 +88,8 @@ async def test_a_rating_counts_for_what_answered_and_a_later_one_takes_its_place
     await desk.store.say(Feedback("d2", "words", correction="No."), 1000)
     await desk.read_evidence()
     known = desk.board.of("triage", ADAPTED)
-    assert (known.rated, known.quality, known.answers) == (1, 0.7, 1)
-    assert desk.board.of("chat", PLAIN).rated == 0
+    assert (known.ratings, known.quality, known.answers) == (1, 0.7, 1)
+    assert desk.board.of("chat", PLAIN).ratings == 0
 
 
 async def test_ratings_add_up_without_rounding(desk: Desk) -> None:
@@ -150,7 +134,7 @@ async def test_what_may_not_be_in_redis_yet_is_not_forgotten_for_what_redis_says
 
     async def read() -> bool:
         with suppress(Unavailable):
-            await desk.store.evidence(keys.today())
+            await desk.store.evidence(redis_schema.today())
             await desk.read_evidence()
             return True
         return False
@@ -160,15 +144,15 @@ async def test_what_may_not_be_in_redis_yet_is_not_forgotten_for_what_redis_says
 
 
 async def test_days_that_leave_the_window_are_known_no_more(desk: Desk) -> None:
-    today, yesterday, before = keys.last_days(3)
-    cell = Cell("chat", "small_talk", "f1", "")
+    today, yesterday, before = redis_schema.last_days(3)
+    cell = EvidenceKey("chat", "small_talk", "f1", "")
     counts = {day: {cell: {"answers": number}} for day, number in ((today, 1), (yesterday, 10), (before, 100))}
     await desk.store.write(Batch(1, [], counts))
     for day in counts:
         await desk.recorder.read_evidence(day)
     assert desk.board.of("chat", PLAIN).answers == 111
     desk.board.window = 2
-    await desk.recorder.read_evidence(keys.last_days(4)[3])  # a day that it does not know: time has gone on
+    await desk.recorder.read_evidence(redis_schema.last_days(4)[3])  # a day that it does not know: time has gone on
     assert desk.board.of("chat", PLAIN).answers == 11
 
 
@@ -177,7 +161,7 @@ async def test_without_redis_a_gateway_knows_what_it_has_seen_itself(
 ) -> None:
     await door.ask(IN_CHAT)
     known = gateway.known("chat", "small_talk")
-    assert (known.answers, known.rated) == (1, 0)
+    assert (known.answers, known.ratings) == (1, 0)
     assert known.mean_cost_usd == pytest.approx(28e-6)
     assert known.p95_seconds > 0
 

@@ -379,7 +379,7 @@ async def test_what_no_engine_takes_leaves_nothing_for_the_garbage_collector(nei
                 assert b" 503 " in await reader.readline()
             for model in ("path:small_talk", "nobody"):
                 with pytest.raises(grpc.aio.AioRpcError):
-                    await stub.GenerateOnce(
+                    await stub.Generate(
                         pb.GenerateRequest(model=model, messages=[pb.Message(role="user", content="Hello")])
                     )
             await asyncio.sleep(0.1)

@@ -38,7 +38,7 @@ async def test_what_is_said_is_kept_with_the_decision_it_is_of(door: Door, valke
     assert '"path":"triage_adapter"' in record["entry"]
     assert entry["id"] == answer.decision_id
     assert gateway.metric("pointsman_feedback_total", stored="journal") == 1
-    await until(lambda: gateway.known("triage", "triage_adapter").rated == 1, within=10)
+    await until(lambda: gateway.known("triage", "triage_adapter").ratings == 1, within=10)
     assert gateway.known("triage", "triage_adapter").quality == 0.8
 
 

@@ -6,10 +6,9 @@ import pytest
 from doubles.config_folder import IN_TRIAGE, ConfigFolder
 from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
 from doubles.waiting import until
+from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import Path
-from pointsman_gateway.freshness.board import FreshnessBoard
-from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.sketches import FACT, Sketch, sketch_of
 
@@ -91,9 +90,9 @@ class _Shelf:
 
 
 async def test_while_the_retriever_is_away_what_was_known_goes_on_being_known() -> None:
-    shelf, board = _Shelf(), FreshnessBoard()
-    watch = FreshnessWatch(board, shelf)
-    watch.watched = Watched([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
+    shelf, board = _Shelf(), FreshnessCache()
+    watch = FreshnessMonitor(board, shelf)
+    watch.watched = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
     await watch.look()
     assert board.changed_share(TRIAGE) == pytest.approx(0.5)
     shelf.now = None
@@ -109,9 +108,9 @@ async def test_an_adapter_that_knows_nothing_of_its_topic_is_never_stale() -> No
         async def facts(self, model: str, version: str) -> dict[str, str]:
             return {"seed": "7", FACT + "handbook": "what is this"}
 
-    shelf, board = Silent(), FreshnessBoard()
-    watch = FreshnessWatch(board, shelf)
-    watch.watched = Watched([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
+    shelf, board = Silent(), FreshnessCache()
+    watch = FreshnessMonitor(board, shelf)
+    watch.watched = MonitoredPaths([Path("triage_adapter", "tiny", adapter="triage@prod")], shelf)
     await watch.look()
     assert board.changed_share(TRIAGE) == 0.0
 

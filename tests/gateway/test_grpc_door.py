@@ -25,7 +25,6 @@ from pointsman_gateway.pipeline import Journal, Pipeline, Routed
 from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.grpc_wire.server import GrpcWire
 from pointsman_servicekit.rich_status import from_rpc_error
 
 
@@ -53,7 +52,7 @@ async def test_a_stream_is_started_then_deltas_then_finished(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("a", "b"))
-    responses = [response async for response in stub.Generate(asking(IN_TRIAGE))]
+    responses = [response async for response in stub.GenerateStream(asking(IN_TRIAGE))]
     kinds = [response.WhichOneof("event") for response in responses]
     assert kinds == ["started", "delta", "delta", "delta", "finished"]
     started, finished = responses[0].started, responses[-1].finished
@@ -64,7 +63,7 @@ async def test_a_stream_is_started_then_deltas_then_finished(
 
 
 async def test_sources_carry_title_and_score(stub: gateway_pb2_grpc.GatewayStub) -> None:
-    *_, last = [response async for response in stub.Generate(asking(IN_POLICY))]
+    *_, last = [response async for response in stub.GenerateStream(asking(IN_POLICY))]
     (source,) = last.finished.receipt.sources
     assert (source.document_id, source.title, source.score) == ("bicycles.md", "Bicycles", pytest.approx(0.9))
 
@@ -73,7 +72,7 @@ async def test_what_is_more_than_text_comes_as_json(stub: gateway_pb2_grpc.Gatew
     logprobs = {"content": [{"token": "a", "logprob": -0.5}]}
     engine.says(chunk("a", logprobs=logprobs), chunk("b", index=1, reasoning="hm"), usage(), DONE)
     request = asking(sampling=pb.Sampling(extra_json='{"n": 2, "logprobs": true}'))
-    deltas = [r.delta for r in [r async for r in stub.Generate(request)] if r.WhichOneof("event") == "delta"]
+    deltas = [r.delta for r in [r async for r in stub.GenerateStream(request)] if r.WhichOneof("event") == "delta"]
     assert [(d.index, d.content) for d in deltas] == [(0, "a"), (1, "b")]
     assert [json.loads(d.extra_json) for d in deltas] == [
         {"logprobs": logprobs},
@@ -83,10 +82,10 @@ async def test_what_is_more_than_text_comes_as_json(stub: gateway_pb2_grpc.Gatew
 
 
 async def test_zero_is_a_value_and_not_a_gap(stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine) -> None:
-    async for _ in stub.Generate(asking(sampling=pb.Sampling(temperature=0, seed=0))):
+    async for _ in stub.GenerateStream(asking(sampling=pb.Sampling(temperature=0, seed=0))):
         pass
     assert (engine.bodies[0]["temperature"], engine.bodies[0]["seed"]) == (0, 0)
-    async for _ in stub.Generate(asking()):
+    async for _ in stub.GenerateStream(asking()):
         pass
     assert engine.bodies[1]["temperature"] == 0.7  # the path's
     assert "seed" not in engine.bodies[1]
@@ -94,7 +93,7 @@ async def test_zero_is_a_value_and_not_a_gap(stub: gateway_pb2_grpc.GatewayStub,
 
 async def test_an_authors_name_reaches_the_engine(stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine) -> None:
     request = pb.GenerateRequest(model="tiny", messages=[pb.Message(role="user", content="hi", name="ann")])
-    async for _ in stub.Generate(request):
+    async for _ in stub.GenerateStream(request):
         pass
     assert engine.bodies[0]["messages"] == [{"role": "user", "content": "hi", "name": "ann"}]
 
@@ -110,7 +109,7 @@ async def test_extra_json_that_is_no_object_of_further_parameters_is_refused(
     stub: gateway_pb2_grpc.GatewayStub, extra: str, code: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        async for _ in stub.Generate(asking(sampling=pb.Sampling(extra_json=extra))):
+        async for _ in stub.GenerateStream(asking(sampling=pb.Sampling(extra_json=extra))):
             pass
     told = from_rpc_error(failed.value, "gateway")
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -123,7 +122,7 @@ async def test_the_callers_deadline_stops_the_engine(
 ) -> None:
     engine.says(*beginning(*pieces), asyncio.Event())
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        async for _ in stub.Generate(asking(), timeout=0.3):
+        async for _ in stub.GenerateStream(asking(), timeout=0.3):
             pass
     assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: engine.running == 0, within=1)
@@ -136,7 +135,7 @@ async def test_cancelling_stops_the_engine_and_is_metered(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine, gateway: Gateway, pieces: tuple[str, ...]
 ) -> None:
     engine.says(*beginning(*pieces), asyncio.Event())
-    call = stub.Generate(asking())
+    call = stub.GenerateStream(asking())
     await until(lambda: engine.running == 1)
     for _ in range(1 + len(pieces) if pieces else 0):
         await call.read()
@@ -154,7 +153,7 @@ async def test_one_message_holds_what_the_stream_holds(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("Zug", "führer", prompt_tokens=100, cached_tokens=64))
-    whole = await stub.GenerateOnce(asking(IN_TRIAGE))
+    whole = await stub.Generate(asking(IN_TRIAGE))
     assert (whole.started.model, whole.started.decision.path) == (TRIAGE, "triage_adapter")
     assert [(c.index, c.content, c.finish_reason, c.extra_json) for c in whole.choices] == [
         (0, "Zugführer", "stop", "")
@@ -176,7 +175,7 @@ async def test_one_message_holds_tool_calls_put_together_and_logprobs_beside_the
         chunk("b", index=1, reasoning="hm", logprobs={"content": [{"token": "b"}]}),
         chunk("", finish="tool_calls"), chunk("", index=1, finish="stop"), usage(), DONE,
     )  # fmt: skip
-    called, spoken = (await stub.GenerateOnce(asking())).choices
+    called, spoken = (await stub.Generate(asking())).choices
     function = {"name": "refund", "arguments": '{"booking": "AB12"}'}
     assert json.loads(called.extra_json) == {
         "message": {"tool_calls": [{"id": "c1", "type": "function", "function": function}]}
@@ -192,7 +191,7 @@ async def test_each_choice_of_a_stream_says_why_it_ended(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(chunk("a"), chunk("b", index=1, finish="length"), chunk("", finish="stop"), usage(), DONE)
-    deltas = [r.delta for r in [r async for r in stub.Generate(asking())] if r.WhichOneof("event") == "delta"]
+    deltas = [r.delta for r in [r async for r in stub.GenerateStream(asking())] if r.WhichOneof("event") == "delta"]
     assert [(d.index, d.finish_reason) for d in deltas] == [(0, ""), (1, "length"), (0, "stop")]
 
 
@@ -207,63 +206,63 @@ async def test_trailers_carry_decision_usage_and_cost(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(*answer("a", "b", prompt_tokens=100, cached_tokens=64))
-    stream, once = stub.Generate(asking(), metadata=(("x-request-id", "abc-1"),)), stub.GenerateOnce(asking())
+    stream, once = stub.GenerateStream(asking(), metadata=(("x-request-id", "abc-1"),)), stub.Generate(asking())
     *_, last = [response async for response in stream]
     for call, decision_id in ((stream, ""), (once, (await once).started.decision.id)):
         told = await trailers(call)
-        assert (told["pointsman-path"], told["pointsman-kind"]) == ("small_talk", "prompt")
-        assert told["pointsman-cost-usd"] == f"{last.finished.receipt.cost_usd:.9f}"
-        tokens = [told[f"pointsman-{kind}-tokens"] for kind in ("prompt", "completion", "cached")]
+        assert (told["x-pointsman-path"], told["x-pointsman-kind"]) == ("small_talk", "prompt")
+        assert told["x-pointsman-cost-usd"] == f"{last.finished.receipt.cost_usd:.9f}"
+        tokens = [told[f"x-pointsman-{kind}-tokens"] for kind in ("prompt", "completion", "cached")]
         assert tokens == ["100", "2", "64"]
-        assert told["pointsman-decision-id"].startswith(decision_id or "dec_")
-    assert (await trailers(stream))["pointsman-request-id"] == "abc-1"
-    assert (await trailers(once))["pointsman-request-id"] not in ("abc-1", "")
+        assert told["x-pointsman-decision-id"].startswith(decision_id or "dec_")
+    assert (await trailers(stream))["x-pointsman-request-id"] == "abc-1"
+    assert (await trailers(once))["x-pointsman-request-id"] not in ("abc-1", "")
 
 
 async def test_the_decision_is_told_before_the_first_piece_is_read(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine
 ) -> None:
     engine.says(*beginning("Hel"), asyncio.Event())
-    call = stub.Generate(asking(IN_TRIAGE))
+    call = stub.GenerateStream(asking(IN_TRIAGE))
     told = dict(await call.initial_metadata())
-    assert (told["pointsman-task"], told["pointsman-path"]) == ("triage", "triage_adapter")
-    assert (told["pointsman-kind"], told["pointsman-reason"]) == ("lora", "policy:fixed")
+    assert (told["x-pointsman-task"], told["x-pointsman-path"]) == ("triage", "triage_adapter")
+    assert (told["x-pointsman-kind"], told["x-pointsman-reason"]) == ("lora", "policy:fixed")
     call.cancel()
 
 
-@pytest.mark.parametrize("method", ["Generate", "GenerateOnce"])
+@pytest.mark.parametrize("method", ["GenerateStream", "Generate"])
 async def test_errors_have_trailers_too(
     stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine, method: str
 ) -> None:
     async def failed(request: pb.GenerateRequest) -> tuple[grpc.StatusCode, dict[str, str]]:
         call = getattr(stub, method)(request, metadata=(("x-request-id", "abc-1"),))
         with pytest.raises(grpc.aio.AioRpcError) as told:
-            _ = [response async for response in call] if method == "Generate" else await call
+            _ = [response async for response in call] if method == "GenerateStream" else await call
         return told.value.code(), {str(name): str(value) for name, value in told.value.trailing_metadata() or ()}
 
     code, told = await failed(pb.GenerateRequest(model="auto"))
-    assert (code, told["pointsman-request-id"]) == (grpc.StatusCode.INVALID_ARGUMENT, "abc-1")
+    assert (code, told["x-pointsman-request-id"]) == (grpc.StatusCode.INVALID_ARGUMENT, "abc-1")
     assert "grpc-status-details-bin" in told
-    assert "pointsman-path" not in told  # nothing was decided
+    assert "x-pointsman-path" not in told  # nothing was decided
     engine.says(*beginning("Hel"), BREAK)
     code, told = await failed(asking())
-    assert (code, told["pointsman-path"], told["pointsman-kind"]) == (
+    assert (code, told["x-pointsman-path"], told["x-pointsman-kind"]) == (
         grpc.StatusCode.UNAVAILABLE, "small_talk", "prompt",
     )  # fmt: skip
-    assert told["pointsman-decision-id"].startswith("dec_")
+    assert told["x-pointsman-decision-id"].startswith("dec_")
 
 
 # -- time
 
 
-@pytest.mark.parametrize("method", ["Generate", "GenerateOnce"])
+@pytest.mark.parametrize("method", ["GenerateStream", "Generate"])
 async def test_the_gateways_own_deadline_comes_with_details(
     impatient: None, stub: gateway_pb2_grpc.GatewayStub, engine: ScriptedEngine, gateway: Gateway, method: str
 ) -> None:
     engine.says(asyncio.Event())
     call = getattr(stub, method)(asking(), timeout=60)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        _ = [response async for response in call] if method == "Generate" else await call
+        _ = [response async for response in call] if method == "GenerateStream" else await call
     told = from_rpc_error(failed.value, "gateway")
     assert (type(told), told.code) == (DeadlineExceeded, "deadline_exceeded")
     await until(lambda: engine.running == 0)
@@ -303,7 +302,7 @@ async def test_reflection_knows_every_method(channel: grpc.aio.Channel) -> None:
     (told,) = [answer async for answer in reflection]
     files = map(descriptor_pb2.FileDescriptorProto.FromString, told.file_descriptor_response.file_descriptor_proto)
     methods = {m.name for file in files for service in file.service for m in service.method}
-    assert methods == {"Generate", "GenerateOnce", "Route", "Feedback", "ListPaths"}
+    assert methods == {"GenerateStream", "Generate", "Route", "Feedback", "ListPaths"}
 
 
 # -- who asks
@@ -380,7 +379,7 @@ async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.Gatewa
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
     async with (
-        serving("127.0.0.1:0", [SERVICE], register, grace=0, wire=GrpcWire) as server,
+        serving("127.0.0.1:0", [SERVICE], register, grace=0) as server,
         open_channel(server.address) as channel,
     ):
         yield gateway_pb2_grpc.GatewayStub(channel), overheard.callers
@@ -390,9 +389,9 @@ async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.Gatewa
 async def test_a_key_names_who_asks(keyed: tuple[gateway_pb2_grpc.GatewayStub, list[Caller]], credential: str) -> None:
     stub, callers = keyed
     sent = (("authorization", credential),)
-    async for _ in stub.Generate(asking(), metadata=sent):
+    async for _ in stub.GenerateStream(asking(), metadata=sent):
         pass
-    await stub.GenerateOnce(asking(), metadata=sent)
+    await stub.Generate(asking(), metadata=sent)
     await stub.Route(pb.RouteRequest(model="tiny", messages=asking().messages), metadata=sent)
     key = "new" if "pm_new" in credential else "known"
     assert callers == [Caller(key, "acme")] * 3
@@ -404,11 +403,11 @@ async def test_without_a_key_that_is_known_nothing_is_told(
 ) -> None:
     stub, callers = keyed
     calls = [
-        stub.GenerateOnce(asking(), metadata=sent),
+        stub.Generate(asking(), metadata=sent),
         stub.Route(pb.RouteRequest(model="tiny", messages=asking().messages), metadata=sent),
         stub.Feedback(pb.FeedbackRequest(decision_id="dec_1", rating=1), metadata=sent),
         stub.ListPaths(pb.ListPathsRequest(), metadata=sent),
-        stub.Generate(asking(), metadata=sent).read(),
+        stub.GenerateStream(asking(), metadata=sent).read(),
     ]
     for call in calls:
         with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -259,7 +259,7 @@ async def test_the_hot_route_answers_as_the_frameworks_own_does(
     door = HttpDoor(house.pipeline, house.tenancy, house.feedback, house.generations, house.registry, 10)
     async with (
         serving_http(build_app(door), "127.0.0.1:0", grace=1) as hot,
-        serving_http(Edge(build_api(door), {}), "127.0.0.1:0", grace=1) as cold,
+        serving_http(Edge(build_api(door), door.tenancy, {}, lambda *_: None), "127.0.0.1:0", grace=1) as cold,
     ):
         told = [await _told_at(address, asked) for address in (hot, cold)]
     assert told[0] == told[1]

@@ -17,8 +17,8 @@ from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.config.schema import LearningConfig
-from pointsman_gateway.domain import Answered
-from pointsman_gateway.journal import keys
+from pointsman_gateway.domain import CompletedAnswer
+from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
 
 JSON = '{"intent": "lost_item"}'
@@ -44,7 +44,7 @@ def failing() -> Iterator[None]:
 
 async def lessons(valkey: Valkey) -> list[dict[str, Any]]:
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        return [json.loads(fields["lesson"]) for _, fields in await redis.xrange(keys.LESSONS)]
+        return [json.loads(fields["lesson"]) for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)]
 
 
 @asynccontextmanager
@@ -142,7 +142,7 @@ async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
         desk.store.learning = LearningConfig(tasks=("chat",), without_keys=True, most=100)
         for number in range(130):
             made = decision(f"d{number}")
-            desk.recorder.note(REQUEST, made, receipt(made), (Answered("small_talk", "Hi"),))
+            desk.recorder.note(REQUEST, made, receipt(made), (CompletedAnswer("small_talk", "Hi"),))
         await desk.written()
     kept = [one["decision"] for one in await lessons(valkey)]
     assert kept == [f"d{number}" for number in range(30, 130)]

@@ -10,7 +10,7 @@ import pytest
 from pointsman_gateway.doors.limits import BodyLimits, check_body, check_counts
 from pointsman_servicekit.errors import InvalidArgument
 
-SMALL = BodyLimits(bytes=100_000, depth=5, values=2_000)
+SMALL = BodyLimits(bytes=100_000, depth=5, containers=2_000)
 
 
 def nested(depth: int, *, objects: bool = False) -> bytes:
@@ -63,9 +63,27 @@ def test_it_agrees_with_a_decoder_on_random_json() -> None:
     assert verdicts == {None, "body_too_deep"}
 
 
-@pytest.mark.parametrize("body", [b"", b"[", b"]", b"}{", b'"', b"\\", b"[" * 5, b"]" * 50, b'{"a": [}', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"[", b"]", b"}{", b'"', b"\\", b"[" * 5, b"]" * 50, b'{"a": [}'])
 def test_what_is_no_json_is_left_to_the_decoder(body: bytes) -> None:
     assert refusal(body) is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_json_in_another_encoding_than_utf_8_is_refused(encoding: str) -> None:
+    assert refusal('{"text": "\xe9"}'.encode(encoding)) == "bad_json"
+    assert refusal('{"text": "\xe9"}'.encode()) is None
+
+
+def test_every_value_counts_whatever_it_is() -> None:
+    limits = BodyLimits(values=100, strings=50)
+    for value in ("1", "null", "true", "[]", "{}", '"a, b"'):
+        most = 49 if value.startswith('"') else 100  # "input" is one of the strings
+        assert refusal(f'{{"input": [{",".join([value] * most)}]}}'.encode(), limits) is None, value
+        assert refusal(f'{{"input": [{",".join([value] * (most + 1))}]}}'.encode(), limits) == "body_too_complex", value
+
+
+def test_commas_in_a_text_are_text() -> None:
+    assert refusal(json.dumps(["," * 90_000]).encode(), BodyLimits(values=100, strings=50)) is None
 
 
 def test_lists_that_never_end_are_too_deep() -> None:
@@ -104,6 +122,7 @@ def test_the_most_of_each_is_allowed_and_other_shapes_are_left_to_the_decoder() 
 
 
 WORST = {
+    "numbers": b"[" + b"1," * 4_000_000 + b"1]",
     "lists": b"[" + b"[]," * 2_700_000 + b"1]",
     "pairs": b"[]" * 4_000_000,
     "strings": b"[]," * 40 + b'"",' * 2_700_000,

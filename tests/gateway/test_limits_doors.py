@@ -51,7 +51,7 @@ async def test_the_grpc_door_refuses_the_same(gateway: Gateway, engine: Scripted
             (pb.GenerateRequest(model="auto", messages=[message], sampling=tools), "too_many_tools"),
             (pb.GenerateRequest(model="auto", messages=[message], sampling=deep), "body_too_deep"),
         ):
-            call = gateway_pb2_grpc.GatewayStub(channel).Generate(request)
+            call = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call.read()
             assert from_rpc_error(refused.value, "gateway").code == code

@@ -150,7 +150,7 @@ async def test_a_mistake_of_ours_tells_the_client_an_id_and_the_log_where_it_hap
     streamed = await client.post(CHAT, json=body(IN_CHAT, stream=True))
     async with open_channel(gateway.grpc_address) as channel:
         request = pb.GenerateRequest(model="auto", messages=[pb.Message(role="user", content=SAID)])
-        call = gateway_pb2_grpc.GatewayStub(channel).Generate(request, metadata=[("authorization", CALLERS_KEY)])
+        call = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request, metadata=[("authorization", CALLERS_KEY)])
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await call.read()
     for told in plain.text, streamed.text, str(failed.value):

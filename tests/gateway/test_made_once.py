@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pointsman_gateway.domain import Decision, Message, Path, Receipt, Request, Usage, to_microseconds
+from pointsman_gateway.domain import Decision, Message, Path, Receipt, Request, Usage, round_to_microseconds
 
 DECISION = Decision("dec_1", "chat", 1.0, Path("plain", "tiny"), "forced", "forced", (), ())
 
@@ -17,7 +17,7 @@ def test_another_request_made_of_one_counts_its_own_characters() -> None:
 
 def test_another_receipt_made_of_one_tells_its_own_numbers() -> None:
     receipt = Receipt(DECISION, Usage(), {"prompt": 3 * 10**6}, {"total": 0.12345678}, "ok")
-    assert (receipt.cost_parts_usd, receipt.microseconds) == ({"prompt": 3e-6}, {"total": 0.123457})
+    assert (receipt.cost_parts_usd, receipt.rounded_seconds) == ({"prompt": 3e-6}, {"total": 0.123457})
     dearer = replace(receipt, picodollars={"prompt": 10**12}, seconds={"total": 2.0})
-    assert (dearer.cost_parts_usd, dearer.microseconds) == ({"prompt": 1.0}, {"total": 2.0})
-    assert receipt.microseconds == to_microseconds(receipt.seconds)
+    assert (dearer.cost_parts_usd, dearer.rounded_seconds) == ({"prompt": 1.0}, {"total": 2.0})
+    assert receipt.rounded_seconds == round_to_microseconds(receipt.seconds)

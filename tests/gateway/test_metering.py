@@ -14,8 +14,7 @@ from doubles.waiting import until
 from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingTerms
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.faults import fault_of
-from pointsman_gateway.metering.expected_cost import ExpectedCost
-from pointsman_gateway.metering.pricing import Pricing
+from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
 from pointsman_servicekit.errors import (
     DeadlineExceeded,
     InvalidArgument,

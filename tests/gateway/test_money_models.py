@@ -17,9 +17,9 @@ from doubles.lora_server import READY
 from doubles.remembering import ADAPTED, decision, ended, receipt
 from doubles.waiting import until
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.domain import PICO, Path, Receipt, Usage
-from pointsman_gateway.metering.counterfactual import Counterfactual, Sent
-from pointsman_gateway.metering.counting import Counting
+from pointsman_gateway.domain import PICODOLLARS, Path, Receipt, Usage
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.metering.cost_metrics import CounterfactualCosts, PathTotals
 from prometheus_client import CollectorRegistry
 
 ENGINE = "pointsman_engine_cost_usd_total"
@@ -147,8 +147,8 @@ async def test_a_decision_tells_what_each_path_would_cost(door: Door) -> None:
     assert costs["triage_few_shot"] == pytest.approx(28e-6)  # as it was
 
 
-def sent(answered: int, tokens: int, paid: int, lost: int = 0) -> Sent:
-    return Sent(answered, tokens, paid, lost)
+def sent(answered: int, tokens: int, paid: int, lost: int = 0) -> PathTotals:
+    return PathTotals(answered, tokens, paid, lost)
 
 
 class Linear:
@@ -167,14 +167,14 @@ class Linear:
 PLAIN, TUNED = Path("plain", "m"), Path("tuned", "m")
 
 
-def told(counterfactual: Counterfactual) -> dict[tuple[str, str], float]:
+def told(counterfactual: CounterfactualCosts) -> dict[tuple[str, str], float]:
     (family,) = counterfactual.collect()
-    return {(s.labels["task"], s.labels["path"]): s.value * PICO for s in family.samples}
+    return {(s.labels["task"], s.labels["path"]): s.value * PICODOLLARS for s in family.samples}
 
 
 def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be() -> None:
     rows = [("chat", "plain", sent(3, 300, 3000, 50)), ("chat", "tuned", sent(2, 100, 700))]
-    counterfactual = Counterfactual(lambda: rows)
+    counterfactual = CounterfactualCosts(lambda: rows)
     counterfactual.obey(Linear(plain=(10, 5), tuned=(100, 1)), {"chat": [PLAIN, TUNED]})
     expected = {
         ("chat", "plain"): 3000 + 50 + 2 * 10 + 100 * 5,
@@ -190,15 +190,15 @@ def test_what_was_sent_there_counts_as_it_was_paid_and_the_rest_as_it_would_be()
 
 def test_where_all_is_sent_along_one_path_nothing_is_saved_beside_it() -> None:
     rows = [("chat", "plain", sent(5, 100, 900, 40))]
-    counterfactual = Counterfactual(lambda: rows)
+    counterfactual = CounterfactualCosts(lambda: rows)
     counterfactual.obey(Linear(), {"chat": [PLAIN]})
     assert told(counterfactual) == pytest.approx({("chat", "plain"): 940})
 
 
 def test_a_path_that_an_edit_makes_another_kind_counts_on_from_where_it_was() -> None:
-    counting = Counting(CollectorRegistry())
+    counting = MetricsAggregator(CollectorRegistry())
     counting.know((["plain"], ["chat"]), ({}, set(), []))
-    counterfactual = Counterfactual(counting.metrics.sent)
+    counterfactual = CounterfactualCosts(counting.metrics.sent)
     counterfactual.obey(Linear(), {"chat": [PLAIN]})
     counting.ended(ended(receipt(decision(path=PLAIN), cost_usd=3e-6)))
     assert told(counterfactual)["chat", "plain"] == pytest.approx(3_000_000)
@@ -210,7 +210,7 @@ def test_a_path_that_an_edit_makes_another_kind_counts_on_from_where_it_was() ->
 
 def test_a_path_that_nobody_knows_waits_until_somebody_does() -> None:
     rows = [("chat", "plain", sent(3, 300, 3000))]
-    counterfactual, costs = Counterfactual(lambda: rows), Linear(plain=(1, 1))
+    counterfactual, costs = CounterfactualCosts(lambda: rows), Linear(plain=(1, 1))
     counterfactual.obey(costs, {"chat": [PLAIN, TUNED]})
     assert told(counterfactual) == pytest.approx({("chat", "plain"): 3000})
     costs.costs["tuned"] = (1, 0)
@@ -218,12 +218,12 @@ def test_a_path_that_nobody_knows_waits_until_somebody_does() -> None:
 
 
 def test_the_training_of_adapters_is_in_no_counterfactual() -> None:
-    counting = Counting(CollectorRegistry())
+    counting = MetricsAggregator(CollectorRegistry())
     counting.know(([ADAPTED.name], ["chat"]), ({}, set(), []))
     cost = {"prompt": 5, "training": 100}
     counting.ended(ended(Receipt(decision(path=ADAPTED), Usage(1, 1), cost, {"total": 1.0}, "ok")))
     counting.ended(ended(Receipt(decision(path=ADAPTED), Usage(1, 0), cost, {"total": 1.0}, "cancelled")))
-    assert list(counting.metrics.sent()) == [("chat", ADAPTED.name, Sent(1, 10, 5, 5))]
+    assert list(counting.metrics.sent()) == [("chat", ADAPTED.name, PathTotals(1, 10, 5, 5))]
 
 
 async def test_the_road_not_taken_is_priced_by_the_tasks_own_paths(gateway: Gateway, http: httpx.AsyncClient) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pointsman_gateway.domain.outcome import OUTCOMES, UNFORESEEN, Fault, has_failed
+from pointsman_gateway.domain.outcome import OUTCOMES, UNFORESEEN, Fault, is_failure
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_servicekit.errors import InvalidArgument, PointsmanError, Unavailable
 
@@ -87,4 +87,4 @@ def test_a_retriever_that_is_late_is_not_the_gateways_fault() -> None:
 
 
 def test_who_only_wanted_the_decision_has_not_failed() -> None:
-    assert [outcome for outcome in ("ok", "routed", "cancelled", "internal") if has_failed(outcome)] == ["internal"]
+    assert [outcome for outcome in ("ok", "routed", "cancelled", "internal") if is_failure(outcome)] == ["internal"]

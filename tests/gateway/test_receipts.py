@@ -215,7 +215,7 @@ async def test_what_grpc_cannot_read_leaves_a_receipt(gateway: Gateway, valkey: 
         asked = pb.GenerateRequest(model="auto", messages=[pb.Message(role="user", content="x")])
         asked.sampling.extra_json = "{"
         with pytest.raises(Exception, match="extra_json"):
-            await stub.GenerateOnce(asked)
+            await stub.Generate(asked)
     receipt = await the_one(valkey)
     assert (receipt["operation"], receipt["fault"]) == ("chat", "caller")
     assert counted(gateway) == 1

@@ -10,7 +10,7 @@ from doubles.waiting import until
 from pointsman_gateway.config.load import ConfigError, load_config
 from pointsman_gateway.domain import AUTO, Message, Request
 from pointsman_gateway.wiring.learning import Models
-from pointsman_gateway.workbench.fitting import fit
+from pointsman_lab.fit import fit
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_each_decision_has_an_id_of_its_own() -> None:
 
 
 def test_a_fallback_is_written_into_the_decision() -> None:
-    decision = decide("fixed").fallen_back("engine_error").fallen_back("engine_error")
+    decision = decide("fixed").with_fallback("engine_error").with_fallback("engine_error")
     assert (decision.path.name, decision.reason) == ("spare", "fallback")
     assert [path.name for path in decision.alternatives] == ["default"]
     assert {c.path: (c.outcome, c.reason) for c in decision.considered} == {

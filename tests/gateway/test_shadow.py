@@ -66,7 +66,7 @@ async def test_the_caller_gets_the_chosen_answer_and_the_other_one_is_evidence(
     assert (got.text, got.path) == (GOOD, "triage_adapter")
     assert [body["model"] for body in engine.bodies][-2:] == [TRIAGE, "tiny"]
     shadow = gateway.known("triage", "triage_few_shot")
-    assert (shadow.answers, shadow.rated) == (1, 0)
+    assert (shadow.answers, shadow.ratings) == (1, 0)
     assert shadow.mean_cost_usd == pytest.approx(gateway.metric("pointsman_shadow_spent_usd_total"))
 
 

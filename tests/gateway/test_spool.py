@@ -22,10 +22,10 @@ from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.config.schema import JournalConfig
 from pointsman_gateway.domain import Feedback
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.feedback import FeedbackBox, Stored
-from pointsman_gateway.journal.spool import Spool, Spooled
-from pointsman_gateway.journal.upkeep import Upkeep
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.feedback import FeedbackService, Stored
+from pointsman_gateway.request_log.spool import FeedbackQueue, FeedbackRecord
+from pointsman_gateway.request_log.tasks import BackgroundTasks
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 from redis.asyncio import Redis
@@ -144,24 +144,24 @@ async def test_what_was_taken_outlives_kill_9(
         await process.communicate()
 
 
-def said(number: int, **more: Any) -> Spooled:
-    return Spooled(Feedback(f"d{number}", f"f{number}", rating=0.5, **more), number, f"c{number}")
+def said(number: int, **more: Any) -> FeedbackRecord:
+    return FeedbackRecord(Feedback(f"d{number}", f"f{number}", rating=0.5, **more), number, f"c{number}")
 
 
 @contextmanager
-def open_spool(folder: Path, most_bytes: int = 10_000) -> Iterator[tuple[Spool, list[int]]]:
+def open_spool(folder: Path, most_bytes: int = 10_000) -> Iterator[tuple[FeedbackQueue, list[int]]]:
     told: list[int] = []
-    spool = Spool(folder, told.append, most_bytes)
+    spool = FeedbackQueue(folder, told.append, most_bytes)
     try:
         yield spool, told
     finally:
         spool.close()
 
 
-async def all_of(spool: Spool) -> list[Spooled]:
-    sent: list[Spooled] = []
+async def all_of(spool: FeedbackQueue) -> list[FeedbackRecord]:
+    sent: list[FeedbackRecord] = []
 
-    async def send(spooled: Spooled) -> bool:
+    async def send(spooled: FeedbackRecord) -> bool:
         sent.append(spooled)
         return True
 
@@ -186,7 +186,7 @@ async def test_what_cannot_be_sent_yet_stays_in_its_place(folder: Path) -> None:
             await spool.keep(said(number))
         sent: list[int] = []
 
-        async def send(spooled: Spooled) -> bool:
+        async def send(spooled: FeedbackRecord) -> bool:
             sent.append(spooled.unix_ms)
             if len(sent) == 4:
                 raise Unavailable("gone", code="redis_unavailable")
@@ -245,7 +245,7 @@ async def test_a_spool_that_is_full_says_so_and_takes_more_when_it_has_sent_some
 async def test_what_is_said_of_a_decision_still_in_hand_finds_it(desk: Desk, folder: Path) -> None:
     with open_spool(folder) as (spool, _):
         desk.note("d1")
-        box = FeedbackBox(desk.store, desk.recorder, spool, desk.metrics)
+        box = FeedbackService(desk.store, desk.recorder, spool, desk.metrics)
         assert await box.take(Feedback("d1", rating=1.0)) == Stored("journal")
 
 
@@ -274,7 +274,7 @@ async def test_the_same_sent_twice_within_a_millisecond_is_told_as_known(
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     with open_spool(folder) as (spool, _):
-        box = FeedbackBox(desk.store, desk.recorder, spool, desk.metrics)
+        box = FeedbackService(desk.store, desk.recorder, spool, desk.metrics)
         told = [await box.take(Feedback("d1", rating=1.0)) for _ in range(2)]
     assert told == [Stored("journal"), Stored("journal", known_already=True)]
     assert await rated_in(valkey.url) == {"small_talk": (1, 1.0)}
@@ -289,7 +289,7 @@ async def test_feedback_is_capped_with_its_index(desk: Desk, valkey: Valkey) -> 
         assert await desk.store.say(Feedback(name, "f", rating=1.0), 1000) == "stored"
     assert [record["decision"] for record in await feedback_in(valkey.url)] == names[50:]
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        assert sorted(await redis.hkeys(keys.FEEDBACK_INDEX)) == sorted(names[50:])
+        assert sorted(await redis.hkeys(redis_schema.FEEDBACK_INDEX)) == sorted(names[50:])
 
 
 async def test_what_is_said_of_no_decision_is_given_up_after_a_while_and_counted(desk: Desk, folder: Path) -> None:
@@ -297,7 +297,7 @@ async def test_what_is_said_of_no_decision_is_given_up_after_a_while_and_counted
         await spool.keep(said(1))
         await spool.keep(said(2))
         desk.note("d2")
-        upkeep = Upkeep(desk.store, desk.recorder, desk.board, spool, desk.metrics, doubt=0.2)
+        upkeep = BackgroundTasks(desk.store, desk.recorder, desk.board, spool, desk.metrics, doubt=0.2)
         async with upkeep.running():
             await until(lambda: told[-1] == 0)
         assert desk.metric("pointsman_feedback_lost_total") == 1

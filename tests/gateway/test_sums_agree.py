@@ -24,7 +24,7 @@ from doubles.valkey import Valkey
 from doubles.waiting import found
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
-from pointsman_gateway.domain import PICO
+from pointsman_gateway.domain import PICODOLLARS
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.keys.records import Limits
 
@@ -121,7 +121,7 @@ class Client:
         return pb.GenerateRequest(model=body["model"], messages=[pb.Message(**body["messages"][0])])
 
     async def grpc(self, name: str, key: str) -> None:
-        call = self.stub.Generate(self.message(), metadata=tuple(self.headers(name, key).items()))
+        call = self.stub.GenerateStream(self.message(), metadata=tuple(self.headers(name, key).items()))
         try:
             async for _ in call:
                 pass
@@ -132,7 +132,7 @@ class Client:
 
     async def once(self, name: str, key: str) -> None:
         with suppress(grpc.aio.AioRpcError):
-            await self.stub.GenerateOnce(self.message(), metadata=tuple(self.headers(name, key).items()))
+            await self.stub.Generate(self.message(), metadata=tuple(self.headers(name, key).items()))
 
     async def other(self, name: str, key: str) -> None:
         shown = self.headers(name, key)
@@ -231,9 +231,9 @@ def counters_of(gateway: Gateway) -> Sums:
             case "pointsman_embedding_tokens_total":
                 sums["tokens"]["embedded"] += value
             case "pointsman_cost_usd_total":
-                sums["picodollars"][labels["component"]] += round(value * PICO)
+                sums["picodollars"][labels["component"]] += round(value * PICODOLLARS)
             case "pointsman_embedding_cost_usd_total":
-                sums["picodollars"]["embedding"] += round(value * PICO)
+                sums["picodollars"]["embedding"] += round(value * PICODOLLARS)
     return sums
 
 
@@ -266,7 +266,7 @@ async def usage_of(valkey: Valkey) -> dict[str, dict[str, int]]:
     for row in json.loads(out):
         if row["key"]:
             dollars = row["month"].pop("dollars")
-            assert round(dollars * PICO) == row["month"]["picodollars"]
+            assert round(dollars * PICODOLLARS) == row["month"]["picodollars"]
             used[row["key"]["id"]] = {name: count for name, count in row["month"].items() if count}
     return used
 
@@ -282,5 +282,5 @@ def usage_by(receipts: Receipts, keys: list[str]) -> dict[str, dict[str, int]]:
         counts["cancelled"] += one["outcome"] == "cancelled"
         counts["failed"] += one["outcome"] not in ("ok", "routed", "cancelled")
         counts.update(one["usage"])
-        counts["picodollars"] += sum(round(usd * PICO) for usd in one["cost_parts_usd"].values())
+        counts["picodollars"] += sum(round(usd * PICODOLLARS) for usd in one["cost_parts_usd"].values())
     return {key: dict(+counts) for key, counts in used.items()}

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from pointsman_gateway.tallies import Histogram, Tallies, counter, histogram
+from pointsman_gateway.fast_metrics import FastCollector, Histogram, counter, histogram
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client import Histogram as TheirHistogram
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,7 +15,7 @@ def test_they_say_what_prometheus_clients_own_would_say() -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     asked = counter("asked", "Requests.", ["path"])
     took = histogram("took_seconds", "Time.", ["path"], EDGES)
-    ours.register(Tallies([asked], [took]))
+    ours.register(FastCollector([asked], [took]))
     their_asked = Counter("asked", "Requests.", ["path"], registry=theirs)
     their_took = TheirHistogram("took_seconds", "Time.", ["path"], buckets=EDGES, registry=theirs)
     values = [*EDGES, 0.0, 3.0, *(random.Random(7).uniform(0, 3) for _ in range(200))]
@@ -43,7 +43,7 @@ def test_many_numbers_at_once_are_counted_as_one_by_one() -> None:
 def test_a_series_is_made_when_it_is_first_asked_for() -> None:
     registry = CollectorRegistry()
     asked = counter("asked", "Requests.", ["path"])
-    registry.register(Tallies([asked], []))
+    registry.register(FastCollector([asked], []))
     assert b"asked_total{" not in generate_latest(registry)
     assert asked.cell("p") is asked.cell("p")
     assert b'asked_total{path="p"} 0.0' in generate_latest(registry)

@@ -8,11 +8,11 @@ import pytest
 from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue, register_at
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
-from pointsman_gateway.domain import ANYONE, Caller, Usage
-from pointsman_gateway.tenancy import scripts
-from pointsman_gateway.tenancy.account import LEASE
-from pointsman_gateway.tenancy.hold import Hold, duration
-from pointsman_gateway.tenancy.no_keys import NoKeys
+from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
+from pointsman_gateway.tenancy import lease_store
+from pointsman_gateway.tenancy.leases import LEASE_S
+from pointsman_gateway.tenancy.reservation import Reservation, to_duration
+from pointsman_gateway.tenancy.stage import OpenAccess
 from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys.layout import WHOLE_TENANT, Window, window_at
 from pointsman_servicekit.keys.records import Limits
@@ -34,7 +34,7 @@ async def refusal(counter: Counter, caller: Caller, tokens: int = 1) -> Resource
     return refused.value
 
 
-async def entered(counter: Counter, caller: Caller, tokens: int = 1) -> Hold:
+async def entered(counter: Counter, caller: Caller, tokens: int = 1) -> Reservation:
     """Once what others hold and do not need has come back."""
     hold = await found(lambda: counter.let_in(caller, tokens))
     assert hold
@@ -196,7 +196,7 @@ async def test_what_comes_at_once_after_a_rest_waits_for_one_exchange(valkey: Va
         caller = await counter.caller(issued)
         before = counter.metric("pointsman_lease_exchanges_total", outcome="done")
 
-        async def enter() -> Hold:
+        async def enter() -> Reservation:
             hold = await counter.tenancy.enter(caller, 1)
             await hold.afford(0.01)
             return hold
@@ -251,7 +251,7 @@ async def test_the_streams_of_a_dead_gateway_come_back_with_its_lease(valkey: Va
         caller = await alive.caller(issued)
         await entered(alive, caller)
         assert (await refusal(alive, caller)).retry_after == 1.0
-        times.pass_by(LEASE + 1)
+        times.pass_by(LEASE_S + 1)
         await entered(alive, caller)
 
 
@@ -262,7 +262,7 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
         caller = await other.caller(issued)
         for _ in range(4):
             before = one.metric("pointsman_lease_exchanges_total", outcome="done")
-            times.pass_by(LEASE / 2.5)
+            times.pass_by(LEASE_S / 2.5)
             await until(lambda: one.metric("pointsman_lease_exchanges_total", outcome="done") > before)  # noqa: B023  # awaited
             await refusal(other, caller)
         hold.settle(NOTHING, 0, "ok")
@@ -272,7 +272,7 @@ async def test_streams_in_flight_keep_their_lease(valkey: Valkey, times: Times) 
 async def test_what_is_said_late_changes_nothing_and_what_is_held_is_never_taken(valkey: Valkey) -> None:
     """A word that a gateway gave up may still arrive, after later ones; and it may not hear the answer to its last."""
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        exchange = redis.register_script(scripts.EXCHANGE)
+        exchange = redis.register_script(lease_store.EXCHANGE_SCRIPT)
         today = window_at(Window.DAY, int(time.time() * 1000))[0]
 
         async def say(number: int, used: int, wish: int, gateway: str = "g.1") -> list[int]:
@@ -345,7 +345,7 @@ async def test_headers_say_what_is_left_of_the_tighter_limit(valkey: Valkey, tim
             "x-ratelimit-limit-tokens": "500", "x-ratelimit-remaining-tokens": "300",
         }  # fmt: skip
         assert all(reset.endswith("s") for reset in resets)
-    assert [duration(0.25), duration(12.4), duration(60), duration(360)] == ["250ms", "12s", "1m0s", "6m0s"]
+    assert [to_duration(0.25), to_duration(12.4), to_duration(60), to_duration(360)] == ["250ms", "12s", "1m0s", "6m0s"]
 
 
 async def test_a_key_without_limits_is_let_in_without_asking_and_has_no_headers(valkey: Valkey) -> None:
@@ -358,11 +358,11 @@ async def test_a_key_without_limits_is_let_in_without_asking_and_has_no_headers(
 
 
 async def test_where_keys_are_off_anybody_may_enter_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    tenancy = NoKeys()
+    tenancy = OpenAccess()
     with caplog.at_level(logging.INFO):
         async with tenancy.running():
             caller = tenancy.identify_now("")
-            assert caller is ANYONE
+            assert caller is ANONYMOUS
             hold = tenancy.enter_now(caller, 10**9)
             assert hold is not None
             assert hold.afford_now(1e9)

@@ -1,16 +1,16 @@
 """What a gateway asks Redis for of one limit."""
 
 import pytest
-from pointsman_gateway.tenancy.account import Account
+from pointsman_gateway.tenancy.leases import LeasedLimit
 
 PLENTY = 1000
 
 
-def _of_streams() -> Account:
-    return Account("acme:concurrent_streams", "concurrent_streams", PLENTY, "this gateway")
+def _of_streams() -> LeasedLimit:
+    return LeasedLimit("acme:concurrent_streams", "concurrent_streams", PLENTY, "this gateway")
 
 
-def _exchange(account: Account, now: float) -> int:
+def _exchange(account: LeasedLimit, now: float) -> int:
     """Redis gives what is wished for. What may be taken after that."""
     said = account.ask(0, 0, 1, now)
     _, used, carried, wish, _ = said
@@ -19,7 +19,7 @@ def _exchange(account: Account, now: float) -> int:
     return account.free
 
 
-def _in_flight(account: Account, streams: int) -> None:
+def _in_flight(account: LeasedLimit, streams: int) -> None:
     account.free = account.held - streams
 
 

@@ -8,7 +8,7 @@ from doubles.tenancy import Counter, Times, accounts_in, counter_at, issue
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.domain import Caller, Usage
-from pointsman_gateway.tenancy.upkeep import repeat
+from pointsman_gateway.tenancy.tasks import repeat
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys.layout import Window
 from pointsman_servicekit.keys.records import Limits

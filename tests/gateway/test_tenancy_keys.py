@@ -9,8 +9,8 @@ from doubles.tenancy import Counter, Times, counter_at, issue, register_at
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.domain import Scope
-from pointsman_gateway.tenancy.identities import Copies
-from pointsman_gateway.tenancy.upkeep import POLL_PERIOD
+from pointsman_gateway.tenancy.keys import KeyCacheConfig
+from pointsman_gateway.tenancy.tasks import POLL_INTERVAL_S
 from pointsman_servicekit.errors import Unauthenticated, Unavailable
 from pointsman_servicekit.keys import credential, layout
 from pointsman_servicekit.keys.records import KeyScope, Limits, TenantRecord
@@ -122,8 +122,8 @@ async def test_a_revocation_whose_message_is_lost_is_heard_of_by_asking(valkey: 
 
 
 async def test_a_gateway_asks_often_enough_to_hear_within_a_second() -> None:
-    assert POLL_PERIOD <= 0.5
-    assert POLL_PERIOD + 2 * LONGEST_CALL <= 1.0
+    assert POLL_INTERVAL_S <= 0.5
+    assert POLL_INTERVAL_S + 2 * LONGEST_CALL <= 1.0
 
 
 @pytest.mark.parametrize("how", ["hangs", "dies"])
@@ -176,7 +176,7 @@ async def test_many_requests_with_a_new_key_ask_redis_once(valkey: Valkey) -> No
 
 
 async def test_the_copies_are_bounded_and_the_least_used_go_first(valkey: Valkey) -> None:
-    copies = Copies(most=20, dropped_at_once=5)
+    copies = KeyCacheConfig(most=20, dropped_at_once=5)
     issued = [await issue(valkey.url, Limits(requests_per_minute=100), tenant=f"t{number}") for number in range(30)]
     async with counter_at(valkey.url, copies=copies) as counter:
         for one in issued:
@@ -223,7 +223,7 @@ async def test_a_key_from_before_there_were_operators_is_none_and_can_still_be_c
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
         assert "operator" not in json.loads(await redis.hget(layout.KEYS, plain.record.digest))
     async with counter_at(valkey.url) as counter:
-        assert [(await counter.caller(issued)).operator for issued in (plain, operator)] == [False, True]
+        assert [(await counter.caller(issued)).is_operator for issued in (plain, operator)] == [False, True]
     async with register_at(valkey.url) as register:
         for issued in (plain, operator):
             assert (await register.revoke(issued.record.id)).revoked is not None

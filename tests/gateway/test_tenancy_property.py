@@ -26,8 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from pointsman_gateway.domain import Caller, Usage
-from pointsman_gateway.tenancy.hold import Hold
-from pointsman_gateway.tenancy.ledger import Ledger
+from pointsman_gateway.tenancy.lease_store import LeaseStore
+from pointsman_gateway.tenancy.reservation import Reservation
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys import layout
 from pointsman_servicekit.keys.layout import WHOLE_TENANT, WINDOWS, Window
@@ -71,7 +71,7 @@ class Member:
     """When it last spoke; Unix seconds of the model's time."""
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> LeaseStore:
         return self.counter.tenancy.upkeep.ledger
 
     @property
@@ -86,7 +86,7 @@ class Asked:
 
     member: Member
     key: str
-    hold: Hold
+    hold: Reservation
     tokens: int
     windows: dict[str, int]
     """By limit: in which it was let in."""
@@ -178,7 +178,7 @@ class Tenants(RuleBasedStateMachine):
         member, key = self.members[which % len(self.members)], self.issued[number].record.id
         now = self.begin_step()
 
-        async def come() -> list[Hold | None]:
+        async def come() -> list[Reservation | None]:
             caller = member.callers[key]
             return await asyncio.gather(*(member.counter.let_in(caller, one) for one in tokens))
 
@@ -304,7 +304,7 @@ class Tenants(RuleBasedStateMachine):
         self.times.pass_by(0.2)  # so that nothing is refused from memory
         now = self.begin_step()
 
-        async def again() -> tuple[Hold | None, list[str]]:
+        async def again() -> tuple[Reservation | None, list[str]]:
             caller = member.callers[key]
             try:
                 return await member.counter.tenancy.enter(caller, tokens), []

@@ -2,14 +2,14 @@
 
 import asyncio
 
-from pointsman_gateway.tenancy.speaking import Speaking
+from pointsman_gateway.tenancy.leases import ExchangeLock
 
 TURNS = 3
 """Of the event loop: to be woken, and to go on."""
 
 
 async def test_all_who_wait_for_a_slice_go_on_at_once() -> None:
-    speaking, went_on = Speaking(), 0
+    speaking, went_on = ExchangeLock(), 0
 
     async def wait() -> None:
         nonlocal went_on
@@ -28,7 +28,7 @@ async def test_all_who_wait_for_a_slice_go_on_at_once() -> None:
 
 
 async def test_one_speaks_at_a_time() -> None:
-    speaking, at_once, most = Speaking(), 0, 0
+    speaking, at_once, most = ExchangeLock(), 0, 0
 
     async def speak() -> None:
         nonlocal at_once, most
@@ -44,7 +44,7 @@ async def test_one_speaks_at_a_time() -> None:
 
 
 async def test_who_fails_or_gives_up_while_speaking_lets_the_next_one_speak() -> None:
-    speaking = Speaking()
+    speaking = ExchangeLock()
 
     async def fail() -> None:
         async with speaking:

@@ -9,7 +9,7 @@ from doubles.tenancy import Counter, Times, counter_at, issue
 from doubles.valkey import Valkey
 from doubles.waiting import found, until
 from pointsman_gateway.domain import Usage
-from pointsman_gateway.tenancy import scripts
+from pointsman_gateway.tenancy import lease_store
 from pointsman_servicekit.errors import ResourceExhausted, Unavailable
 from pointsman_servicekit.keys import layout
 from pointsman_servicekit.keys.layout import Window
@@ -79,7 +79,7 @@ async def test_a_mixed_load_with_cancels_failures_and_an_outage_is_counted_exact
 
 async def test_a_batch_that_is_written_twice_counts_once(valkey: Valkey) -> None:
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        write = redis.register_script(scripts.COUNT)
+        write = redis.register_script(lease_store.COUNT_SCRIPT)
         names = [layout.USAGE_WRITER + "g", layout.USAGE + "20260101"]
         for number in (1, 1, 2, 1):
             await write(keys=names, args=[number, 1000, 1, "acme:key-1:requests", 5])

@@ -18,12 +18,12 @@ from pointsman_servicekit.errors import NotFound, PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
 
 CHAT = "/v1/chat/completions"
-SEARCH, ENSURE = "pointsman.v1.Retriever/Search", "pointsman.v1.LoraServer/Ensure"
+SEARCH, ENSURE = "pointsman.v1.Retriever/Search", "pointsman.v1.LoraServer/EnsureLoaded"
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAID = "xyzzy my mother's maiden name is Plugh"
 ROOTS = {"http": f"POST {CHAT}", "http-stream": f"POST {CHAT}"} | {
-    "grpc": "pointsman.v1.Gateway/Generate",
-    "grpc-once": "pointsman.v1.Gateway/GenerateOnce",
+    "grpc": "pointsman.v1.Gateway/GenerateStream",
+    "grpc-once": "pointsman.v1.Gateway/Generate",
 }
 
 

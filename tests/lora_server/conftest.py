@@ -166,7 +166,7 @@ class Running:
     stub: lora_server_pb2_grpc.LoraServerStub
     address: str
     engine_url: str
-    house: bootstrap.LoraServer
+    house: bootstrap.App
     http: aiohttp.ClientSession
 
     async def register(
@@ -185,7 +185,7 @@ class Running:
         return answer
 
     async def ensure(self, version: str) -> pb.EngineState:
-        answer: pb.EngineState = await self.stub.Ensure(pb.EnsureRequest(version=version), timeout=20)
+        answer: pb.EngineState = await self.stub.EnsureLoaded(pb.EnsureLoadedRequest(version=version), timeout=20)
         return answer
 
     async def get(self, version: str) -> pb.AdapterVersion:
@@ -223,7 +223,8 @@ class Running:
     async def until_pinned(self, count: int) -> None:
         """So that the machine has heard of it."""
         async with asyncio.timeout(20):
-            while f"pointsman_lora_pinned_adapters {count}.0" not in generate_latest(self.house.registry).decode():  # noqa: ASYNC110  # another process
+            wanted = f"pointsman_lora_pinned_adapters {count}.0"
+            while wanted not in generate_latest(self.house.metrics_registry).decode():  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.01)
 
     async def asked(self) -> list[str]:
@@ -259,7 +260,7 @@ class Running:
                 arguments = (process / "cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
-            if port in arguments and not any("leash" in argument for argument in arguments):
+            if port in arguments and not any("child_launcher" in argument for argument in arguments):
                 os.kill(int(process.name), signal.SIGKILL)
                 return
         raise AssertionError("no engine runs")

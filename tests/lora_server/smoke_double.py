@@ -25,9 +25,9 @@ def main() -> None:
         if kind == "hang":
             time.sleep(600)
         if kind == "refused":
-            say(refused="KeyError: 'lora_A'")
+            say(rejected="KeyError: 'lora_A'")
         else:
-            say(tried=GOOD | {"difference": 0.001} if kind == "weak" else GOOD)
+            say(trial=GOOD | {"difference": 0.001} if kind == "weak" else GOOD)
 
 
 def _seen(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pointsman_gateway.backends.adapter_desk import AdapterDesk
-from pointsman_gateway.domain.adapter_book import AliasMove
+from pointsman_gateway.domain.adapters import AliasMove
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
 
@@ -26,7 +26,7 @@ async def test_adapters_are_read_moved_tried_and_rolled_back(
         states = {version.version: version.state for version in (await desk.read()).versions}
         assert states == {first: "serving", second: "warm"}
 
-        tried = await desk.run(AliasMove("triage@prod", second, first, "console", weight=0.25))
+        tried = await desk.try_out(AliasMove("triage@prod", second, first, "console", weight=0.25))
         assert (tried.version, tried.canary_version, tried.canary_weight) == (first, second, 0.25)
         with pytest.raises(FailedPrecondition) as late:
             await desk.point(AliasMove("triage@prod", first, "triage@000000000000", "console"))

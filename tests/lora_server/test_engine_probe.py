@@ -50,7 +50,7 @@ class Meter:
 
 async def begun(first: GreedyAnswer = RIGHT) -> tuple[Probe, Engine, Meter]:
     engine, meter = Engine([first]), Meter()
-    probe = Probe(engine, "tiny-base", meter)
+    probe = Probe(engine, "tiny-base", meter.count_probe_failure)
     await probe.start()
     return probe, engine, meter
 
@@ -116,7 +116,7 @@ async def test_what_the_model_is_unsure_of_may_change() -> None:
 async def test_the_prompt_that_the_model_is_surest_of_is_asked() -> None:
     unsure = GreedyAnswer((1, 2, 3), "", (-0.1, -2.0, -0.1), "length")
     engine = Engine([unsure, RIGHT, unsure, RIGHT])
-    probe = Probe(engine, "tiny-base", Meter())
+    probe = Probe(engine, "tiny-base", Meter().count_probe_failure)
 
     await probe.start()
 
@@ -137,12 +137,12 @@ async def test_the_first_life_must_say_it_twice() -> None:
     engine = Engine([*([RIGHT] * len(PROMPTS)), WRONG])
 
     with pytest.raises(EngineCorrupted):
-        await Probe(engine, "tiny-base", Meter()).begin()
+        await Probe(engine, "tiny-base", Meter().count_probe_failure).start()
 
 
 async def test_a_life_that_begins_silent_is_poisoned_from_the_start() -> None:
     with pytest.raises(EngineCorrupted):
-        await Probe(Engine([SILENT]), "tiny-base", Meter()).begin()
+        await Probe(Engine([SILENT]), "tiny-base", Meter().count_probe_failure).start()
 
 
 async def test_a_later_life_must_answer_as_the_first_one_did() -> None:
@@ -156,7 +156,7 @@ async def test_a_later_life_must_answer_as_the_first_one_did() -> None:
 
 async def test_nothing_is_known_before_the_beginning() -> None:
     with pytest.raises(Unavailable) as caught:
-        await Probe(Engine([RIGHT]), "tiny-base", Meter()).check()
+        await Probe(Engine([RIGHT]), "tiny-base", Meter().count_probe_failure).check()
 
     assert not isinstance(caught.value, EngineCorrupted)
 

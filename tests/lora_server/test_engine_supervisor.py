@@ -69,7 +69,7 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
         secret, engine_state = GuardSecret(), EngineStateStore()
         async with vllm_client.open_client(f"http://{listen}", secret) as engine:
             meter = House(engine_state, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
-            meter.probe = Probe(engine, BASE, meter)
+            meter.probe = Probe(engine, BASE, meter.count_probe_failure)
             lives = with_secrets(EngineCommand(arguments, os.environ), secret)
             meter.supervisor = Supervisor(lives, listen, engine, engine_state, meter.probe, probing, drain)
             running = asyncio.create_task(meter.supervisor.run())

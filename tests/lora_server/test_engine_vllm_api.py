@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from pointsman_lora_server.engine import vllm_client
-from pointsman_lora_server.engine.command import VARIABLE, GuardSecret
+from pointsman_lora_server.engine.command import SECRET_VARIABLE, GuardSecret
 from pointsman_lora_server.engine.vllm_client import LoadedAdapter, VllmClient
 from pointsman_servicekit.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
@@ -37,7 +37,7 @@ def api_key() -> str:
 def url(secret: GuardSecret, api_key: str) -> Iterator[str]:
     port = str(free_port())
     options = ("--port", port, "--base", BASE, "--slots", str(SLOTS))
-    keys = {VARIABLE: secret(), "VLLM_API_KEY": api_key}
+    keys = {SECRET_VARIABLE: secret(), "VLLM_API_KEY": api_key}
     with subprocess.Popen([sys.executable, DOUBLE, *options], env=os.environ | keys) as double:
         yield f"http://127.0.0.1:{port}"
         double.kill()
@@ -147,7 +147,12 @@ async def test_an_engine_with_a_key_is_asked_with_it(engine: VllmClient, url: st
 async def test_another_lifes_secret_opens_nothing(engine: VllmClient, secret: GuardSecret, folder: Folder) -> None:
     secret.renew()
 
-    for asked in (engine.list_adapters(), engine.load("a@1", folder()), engine.close_adapter("a@1"), engine.remove("a@1")):
+    for asked in (
+        engine.list_adapters(),
+        engine.load("a@1", folder()),
+        engine.close_adapter("a@1"),
+        engine.remove("a@1"),
+    ):
         with pytest.raises(Unavailable):
             await asked
 

@@ -23,7 +23,8 @@ from pointsman_lora_server.domain import (
     VersionState,
 )
 from pointsman_lora_server.engine_state import EngineStateStore
-from pointsman_lora_server.grpc.adapter_servicer import SERVICE, EngineIdentity, LoraServerServicer
+from pointsman_lora_server.grpc.adapter_servicer import SERVICE, LoraServerServicer
+from pointsman_lora_server.grpc.messages import EngineIdentity
 from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_server import serving
@@ -56,7 +57,7 @@ class Asked:
     answer: Any = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def canary_requests(self, alias: Alias) -> int:
+    async def count_canary_requests(self, alias: Alias) -> int:
         return 9 if alias.canary else 0
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -91,22 +92,22 @@ async def stub(rollout: Asked) -> AsyncIterator[lora_server_pb2_grpc.LoraServerS
 ALL, COPIES, ON_DEMAND = pb.PLACEMENT_KIND_ALL, pb.PLACEMENT_KIND_COPIES, pb.PLACEMENT_KIND_ON_DEMAND
 
 
-def _place(**placement: Any) -> pb.PlaceRequest:
-    return pb.PlaceRequest(placement=pb.Placement(name="triage", **placement))
+def _place(**placement: Any) -> pb.SetPlacementRequest:
+    return pb.SetPlacementRequest(placement=pb.Placement(name="triage", **placement))
 
 
 async def test_a_placement_is_handed_on_as_it_was_asked(stub: Any, rollout: Asked) -> None:
     request = _place(kind=COPIES, copies=3)
     request.author = "ann"
-    assert await stub.Place(request) == pb.Placement(name="triage", kind=COPIES, copies=3)
-    assert await stub.Place(_place(kind=ON_DEMAND)) == pb.Placement(name="triage", kind=ON_DEMAND)
+    assert await stub.SetPlacement(request) == pb.Placement(name="triage", kind=COPIES, copies=3)
+    assert await stub.SetPlacement(_place(kind=ON_DEMAND)) == pb.Placement(name="triage", kind=ON_DEMAND)
     request = _place(kind=ALL)
     request.expected.kind = ON_DEMAND
-    assert await stub.Place(request) == pb.Placement(name="triage", kind=ALL)
+    assert await stub.SetPlacement(request) == pb.Placement(name="triage", kind=ALL)
     assert rollout.calls == [
-        ("place", "triage", Placement(3), None, "ann"),
-        ("place", "triage", Placement(0), None, ""),
-        ("place", "triage", Placement(), Placement(0), ""),
+        ("set_placement", "triage", Placement(3), None, "ann"),
+        ("set_placement", "triage", Placement(0), None, ""),
+        ("set_placement", "triage", Placement(), Placement(0), ""),
     ]
 
 
@@ -203,7 +204,7 @@ async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
     ]
     assert rollout.calls == [
         ("set_alias", PROD, OLD, NEW, "ann", True),
-        ("rollback", PROD, NEW, "ann", "why"),
+        ("roll_back", PROD, NEW, "ann", "why"),
         ("retire", OLD, "ann", "worse"),
         ("delete", OLD, "ann"),
         ("list", "triage"),
@@ -227,7 +228,7 @@ async def test_the_engine_says_what_is_resident_and_what_can_be_had(stub: Any, r
         EngineStatus.READY, 3, "fine", frozenset({OLD}), loadable=frozenset({NEW}), aliases=(Alias(PROD, OLD, 1),)
     )
 
-    assert await stub.Ensure(pb.EnsureRequest(version=OLD)) == pb.EngineState(
+    assert await stub.EnsureLoaded(pb.EnsureLoadedRequest(version=OLD)) == pb.EngineState(
         engine="local",
         status=pb.ENGINE_STATUS_READY,
         base_model="tiny-base",
@@ -247,14 +248,16 @@ async def test_outcomes_are_handed_on_as_counts(stub: Any, rollout: Asked) -> No
         alias=PROD, revision=7, version=OLD, requests=9, errors=1, invalid=2, milliseconds={0: 1, 40: 7}
     )
 
-    await stub.Report(pb.ReportRequest(outcomes=[outcome]))
+    await stub.ReportCanaryMetrics(pb.ReportCanaryMetricsRequest(outcomes=[outcome]))
 
-    assert rollout.calls == [("report", [CanaryOutcomes(PROD, 7, OLD, RequestCounts(9, 1, 2, {0: 1, 40: 7}))])]
+    assert rollout.calls == [
+        ("report_canary_metrics", [CanaryOutcomes(PROD, 7, OLD, RequestCounts(9, 1, 2, {0: 1, 40: 7}))])
+    ]
 
 
-def _outcome(**changed: Any) -> pb.ReportRequest:
+def _outcome(**changed: Any) -> pb.ReportCanaryMetricsRequest:
     fields: dict[str, Any] = {"alias": PROD, "version": OLD, "requests": 9}
-    return pb.ReportRequest(outcomes=[pb.Outcomes(**(fields | changed))])
+    return pb.ReportCanaryMetricsRequest(outcomes=[pb.Outcomes(**(fields | changed))])
 
 
 def _canary(**changed: Any) -> pb.SetCanaryRequest:
@@ -291,22 +294,22 @@ def _register(**changed: Any) -> pb.RegisterRequest:
         ("SetCanary", _canary(terms=pb.CanaryTerms(max_invalid_excess=float("nan"))), "bad_max_invalid_excess"),
         ("SetCanary", _canary(terms=pb.CanaryTerms(max_latency_ratio=0.5)), "bad_max_latency_ratio"),
         ("SetCanary", _canary(terms=pb.CanaryTerms(max_latency_ratio=float("inf"))), "bad_max_latency_ratio"),
-        ("Place", _place(), "bad_placement"),
-        ("Place", _place(kind=COPIES), "bad_placement"),
-        ("Place", _place(kind=COPIES, copies=10_001), "bad_placement"),
-        ("Place", _place(kind=ALL, copies=1), "bad_placement"),
+        ("SetPlacement", _place(), "bad_placement"),
+        ("SetPlacement", _place(kind=COPIES), "bad_placement"),
+        ("SetPlacement", _place(kind=COPIES, copies=10_001), "bad_placement"),
+        ("SetPlacement", _place(kind=ALL, copies=1), "bad_placement"),
         ("Rollback", pb.RollbackRequest(alias=PROD, reason="a" * 1001), "bad_reason"),
         ("Rollback", pb.RollbackRequest(alias=PROD, expected_version="x"), "bad_version"),
         ("History", pb.HistoryRequest(limit=1001), "bad_limit"),
         ("History", pb.HistoryRequest(name="Ünicode"), "bad_name"),
-        ("Report", _outcome(alias="triage"), "bad_alias"),
-        ("Report", _outcome(version="triage"), "bad_version"),
-        ("Report", _outcome(errors=10), "bad_outcomes"),
-        ("Report", _outcome(invalid=10), "bad_outcomes"),
-        ("Report", _outcome(milliseconds={1: 10}), "bad_outcomes"),
-        ("Report", _outcome(milliseconds={121: 1}), "bad_outcomes"),
-        ("Report", _outcome(requests=2**41), "bad_outcomes"),
-        ("Report", pb.ReportRequest(outcomes=[pb.Outcomes()] * 1001), "bad_outcomes"),
+        ("ReportCanaryMetrics", _outcome(alias="triage"), "bad_alias"),
+        ("ReportCanaryMetrics", _outcome(version="triage"), "bad_version"),
+        ("ReportCanaryMetrics", _outcome(errors=10), "bad_outcomes"),
+        ("ReportCanaryMetrics", _outcome(invalid=10), "bad_outcomes"),
+        ("ReportCanaryMetrics", _outcome(milliseconds={1: 10}), "bad_outcomes"),
+        ("ReportCanaryMetrics", _outcome(milliseconds={121: 1}), "bad_outcomes"),
+        ("ReportCanaryMetrics", _outcome(requests=2**41), "bad_outcomes"),
+        ("ReportCanaryMetrics", pb.ReportCanaryMetricsRequest(outcomes=[pb.Outcomes()] * 1001), "bad_outcomes"),
     ],
 )
 async def test_what_is_out_of_bounds_is_refused_at_the_door(

@@ -21,7 +21,7 @@ from pointsman_lora_server.adapters.loading import AdapterLoader
 from pointsman_lora_server.adapters.slots import AdapterSlots
 from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
 from pointsman_lora_server.engine import vllm_client
-from pointsman_lora_server.engine.command import VARIABLE
+from pointsman_lora_server.engine.command import SECRET_VARIABLE
 from pointsman_lora_server.engine.probe import Probe
 from pointsman_lora_server.engine.vllm_client import VllmClient
 from pointsman_lora_server.engine_state import EngineStateStore
@@ -134,7 +134,7 @@ def swapping(tmp_path: Path) -> RunEngine:
         double = str(Path(__file__).parent / "fake_engine.py")
         command = [sys.executable, double, "--port", str(port), "--base", BASE, "--slots", str(slots), *options]
         url = f"http://127.0.0.1:{port}"
-        with subprocess.Popen(command, env=os.environ | {VARIABLE: secret}) as process:  # noqa: ASYNC220  # it returns at once
+        with subprocess.Popen(command, env=os.environ | {SECRET_VARIABLE: secret}) as process:  # noqa: ASYNC220  # it returns at once
             try:
                 async with aiohttp.ClientSession() as http, vllm_client.open_client(url, lambda: secret) as engine:
                     async with asyncio.timeout(20):
@@ -142,7 +142,7 @@ def swapping(tmp_path: Path) -> RunEngine:
                             await asyncio.sleep(0.01)
                     engine_state, metrics, phases = EngineStateStore(), LoraServerMetrics("base"), Standings()
                     folders, restarts = Folders(tmp_path), list[str]()
-                    probe = Probe(engine, BASE, metrics)
+                    probe = Probe(engine, BASE, metrics.count_probe_failure)
                     await probe.start()
 
                     def restart(why: str) -> None:
@@ -171,7 +171,9 @@ async def test_a_hundred_first_requests_at_once_load_once(swapping: RunEngine) -
         assert await engine.asked("load") == [f"load {A.version}"]
         assert engine.engine_state.state.resident == {A.version}
         ensures = {
-            result: engine.metrics.registry.get_sample_value("pointsman_lora_adapter_load_requests_total", {"result": result})
+            result: engine.metrics.registry.get_sample_value(
+                "pointsman_lora_adapter_load_requests_total", {"result": result}
+            )
             for result in ("loaded", "joined")
         }
         assert ensures == {"loaded": 1, "joined": 99}

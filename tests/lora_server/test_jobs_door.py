@@ -28,7 +28,7 @@ from pathlib import Path
 from pointsman.v1 import training_pb2_grpc
 from pointsman_lora_server.grpc.training_servicer import SERVICE, TrainingServicer
 from pointsman_lora_server.jobs.job import Place
-from pointsman_lora_server.jobs.queue import opening
+from pointsman_lora_server.jobs.queue import running_queue
 from pointsman_servicekit.grpc_server import serving
 
 async def register(result):
@@ -40,7 +40,7 @@ async def find(version):
 
 async def main(folder, python, base):
     place = Place(Path(folder), Path(python), Path(base), "tiny", os.environ, checkpoint_seconds=0)
-    async with opening(place, register, find) as line:
+    async with running_queue(place, register, find) as line:
         add = training_pb2_grpc.add_TrainingServicer_to_server
         async with serving("127.0.0.1:0", [SERVICE], lambda server: add(TrainingServicer(line), server)) as server:
             print(server.address, flush=True)
@@ -81,15 +81,19 @@ def serve(base: Path, tmp_path: Path) -> Iterator[Serve]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rows = [{"text": f"The {word} {n}", "output": word} for word in ("bag", "ramp", "refund", "seat") for n in range(8)]
+    rows = [
+        {"text": f"The {alias_suffix} {n}", "output": alias_suffix}
+        for alias_suffix in ("bag", "ramp", "refund", "seat")
+        for n in range(8)
+    ]
     return trainings.write_rows(tmp_path / "rows.jsonl", *rows)
 
 
 def test_a_job_survives_the_kill_of_its_server_and_is_registered_once_it_is_done(serve: Serve, data: Path) -> None:
     server, stub = serve()
     recipe = pb.TrainingRecipe(epochs=60, tokens_per_step=600, learning_rate=0.01, max_minutes=3, threads=1)
-    job = stub.Start(pb.StartTrainingRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
-    assert (job.state, job.method) == (pb.TRAINING_STATE_QUEUED, pb.TRAINING_METHOD_LORA)
+    job = stub.CreateJob(pb.CreateTrainingJobRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
+    assert (job.state, job.method) == (pb.TRAINING_STATE_QUEUED, "lora")
     pid = 0
     checkpoint = data.parent / "jobs" / job.id / "checkpoint" / "checkpoint.pt"
     for event in stub.Watch(pb.WatchTrainingJobRequest(id=job.id), timeout=SECONDS):
@@ -122,10 +126,10 @@ def test_errors_come_with_their_codes_and_names(serve: Serve, data: Path) -> Non
     _, stub = serve()
     for call, request, status, code in (
         (stub.Get, pb.GetTrainingJobRequest(id="nobody"), grpc.StatusCode.NOT_FOUND, "unknown_job"),
-        (stub.Start, pb.StartTrainingRequest(name="x", data="rows"), grpc.StatusCode.INVALID_ARGUMENT, "bad_path"),
+        (stub.Start, pb.CreateTrainingJobRequest(name="x", data="rows"), grpc.StatusCode.INVALID_ARGUMENT, "bad_path"),
         (
             stub.Start,
-            pb.StartTrainingRequest(name="x", data=str(data), recipe=pb.TrainingRecipe(epochs=0)),
+            pb.CreateTrainingJobRequest(name="x", data=str(data), recipe=pb.TrainingRecipe(epochs=0)),
             grpc.StatusCode.INVALID_ARGUMENT,
             "bad_option",
         ),
@@ -140,7 +144,7 @@ def test_errors_come_with_their_codes_and_names(serve: Serve, data: Path) -> Non
 def test_a_running_job_is_cancelled_over_grpc_and_leaves_no_process(serve: Serve, data: Path) -> None:
     _, stub = serve()
     recipe = pb.TrainingRecipe(epochs=5000, tokens_per_step=600, max_minutes=10, threads=1)
-    job = stub.Start(pb.StartTrainingRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
+    job = stub.CreateJob(pb.CreateTrainingJobRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
     for event in stub.Watch(pb.WatchTrainingJobRequest(id=job.id), timeout=SECONDS):
         if event.event == "step":
             break

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 from pointsman_lora_server.jobs import execution
-from pointsman_lora_server.jobs import queue as jobs_line
+from pointsman_lora_server.jobs import queue as queue_module
 from pointsman_lora_server.jobs.folder import JobFolder
 from pointsman_lora_server.jobs.job import Job, JobEnvironment, JobRequest, JobState, TrainedAdapter
-from pointsman_lora_server.jobs.queue import JobQueue, opening
+from pointsman_lora_server.jobs.queue import JobQueue, running_queue
+from pointsman_lora_server.training.methods import installed_methods
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
 PATIENCE = 30.0  # seconds; only a test that fails takes so long
 
-# Stands for the engine's python. What it does is the first word of its data: it is a row's text.
+# Stands for the engine's python. What it does is the first alias_suffix of its data: it is a row's text.
 TRAINER = """
 import json, os, pathlib, signal, sys, time
 arguments = sys.argv[3:]
@@ -93,7 +94,7 @@ def place(tmp_path: Path) -> JobEnvironment:
     python.write_text(f"#!{sys.executable} -I\n{TRAINER}")
     python.chmod(0o755)
     environment = {"PATH": os.environ["PATH"], "POINTSMAN_ENGINE_SECRET": "s3cret"}
-    return JobEnvironment(tmp_path / "jobs", python, tmp_path / "base", "tiny", environment)
+    return JobEnvironment(tmp_path / "jobs", python, tmp_path / "base", "tiny", environment, installed_methods())
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def enter(place: JobEnvironment, registrar: Registrar) -> Enter:
 
     @asynccontextmanager
     async def entering() -> AsyncIterator[JobQueue]:
-        async with opening(place, registrar, find) as line:
+        async with running_queue(place, registrar, find) as line:
             yield line
 
     return entering
@@ -152,14 +153,14 @@ async def test_a_job_is_trained_and_registered_with_what_is_known_of_it(
     enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     async with enter() as line:
-        started = await line.start(
-            order(word="canary", author="ada", options={"epochs": "4"}, facts={"data_set": "t/1"})
+        started = await line.create(
+            order(alias_suffix="canary", author="ada", options={"epochs": "4"}, facts={"data_set": "t/1"})
         )
         assert started.state is JobState.QUEUED
         job = await end_of(line, started)
     assert (job.state, job.version, job.error) == (JobState.SUCCEEDED, "triage@0123456789ab", "")
     (result,) = registrar.results
-    assert (result.name, result.word, result.force, result.author) == ("triage", "canary", False, "ada")
+    assert (result.name, result.alias_suffix, result.force, result.author) == ("triage", "canary", False, "ada")
     assert result.folder.name == "out"
     told = {"job": job.id, "method": "lora", "seed": "7", "train_rows": "3", "heldout_loss": "0.5"}
     assert result.facts == {"data_set": "t/1", **told}
@@ -169,12 +170,12 @@ async def test_the_trainer_gets_the_order_and_none_of_our_secrets(
     enter: Enter, order: Callable[..., JobRequest], tmp_path: Path
 ) -> None:
     async with enter() as line:
-        job = await line.start(order(parent="triage@0123456789ab", options={"epochs": "4"}))
+        job = await line.create(order(parent="triage@0123456789ab", options={"epochs": "4"}))
         told = await event(line, job, "start")
     given = told["given"]
     assert given["--data"] == str(tmp_path / "jobs" / job.id / "input" / "data" / "rows.jsonl")
     expected = {
-        "--epochs": "4", "--name": "triage", "--parent": "/store/triage", "--parent-name": "triage@0123456789ab",
+        "--epochs": "4", "--name": "triage", "--init-from": "/store/triage", "--init-from-name": "triage@0123456789ab",
         "--nice": "19", "--resume": True,
     }  # fmt: skip
     assert {name: given[name] for name in expected} == expected
@@ -185,7 +186,7 @@ async def test_every_event_is_told_from_the_begin_and_from_wherever_one_likes(
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await line.start(order())
+        job = await line.create(order())
         told = [(number, found["event"]) async for number, found in line.watch(job.id, 0)]
         again = [(number, found["event"]) async for number, found in line.watch(job.id, 3)]
     assert [number for number, _ in told] == list(range(len(told)))
@@ -195,9 +196,9 @@ async def test_every_event_is_told_from_the_begin_and_from_wherever_one_likes(
 
 async def test_jobs_run_one_after_the_other(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
-        second = await line.start(order())
+        second = await line.create(order())
         assert [job.state for job in line.list("")] == [JobState.QUEUED, JobState.RUNNING]
         assert (await within(line.cancel(first.id))).state is JobState.CANCELLED
         assert (await end_of(line, second)).state is JobState.SUCCEEDED
@@ -207,9 +208,9 @@ async def test_a_job_in_line_is_cancelled_at_once_and_never_runs(
     enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
-        second = await line.start(order())
+        second = await line.create(order())
         assert (await line.cancel(second.id)).state is JobState.CANCELLED
         await within(line.cancel(first.id))
         assert [found["event"] async for _, found in line.watch(second.id, 0)] == ["state", "state"]
@@ -219,9 +220,9 @@ async def test_a_job_in_line_is_cancelled_at_once_and_never_runs(
 async def test_a_trainer_that_does_not_stop_is_killed(
     enter: Enter, order: Callable[..., JobRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "GRACE", 0.3)
+    monkeypatch.setattr(execution, "STOP_SECONDS", 0.3)
     async with enter() as line:
-        job = await line.start(order("ignore"))
+        job = await line.create(order("ignore"))
         pid = (await event(line, job, "start"))["pid"]
         assert (await within(line.cancel(job.id))).state is JobState.CANCELLED
         await asyncio.to_thread(_see_it_gone, pid)
@@ -231,7 +232,7 @@ async def test_a_trainer_that_refuses_is_a_failure_in_its_own_words(
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order("refuse")))
+        job = await end_of(line, await line.create(order("refuse")))
     assert (job.state, job.error) == (JobState.FAILED, "rows.jsonl:1: not JSON\nrows.jsonl:2: not JSON")
 
 
@@ -239,7 +240,7 @@ async def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order("die 2")))
+        job = await end_of(line, await line.create(order("die 2")))
         lives = [found["life"] async for _, found in line.watch(job.id, 0) if found["event"] == "start"]
     assert (job.state, job.resumed, lives) == (JobState.SUCCEEDED, 2, [0, 1, 2])
 
@@ -248,7 +249,7 @@ async def test_half_an_event_of_a_trainer_that_was_killed_spoils_none_that_comes
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order("die_amid_an_event")))
+        job = await end_of(line, await line.create(order("die_amid_an_event")))
         told = [found async for _, found in line.watch(job.id, 0)]
     assert (job.state, job.resumed) == (JobState.SUCCEEDED, 1)
     states = [(found["state"], found.get("resumed", 0)) for found in told if found["event"] == "state"]
@@ -276,8 +277,8 @@ async def test_a_trainer_that_is_killed_again_and_again_is_given_up(
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order("die 99")))
-    assert (job.state, job.resumed) == (JobState.FAILED, jobs_line.MOST_RESUMED + 1)
+        job = await end_of(line, await line.create(order("die 99")))
+    assert (job.state, job.resumed) == (JobState.FAILED, queue_module.MAX_RESUMES + 1)
     assert "too little memory is the usual cause" in job.error
 
 
@@ -285,7 +286,7 @@ async def test_a_server_that_stops_takes_the_trainer_along_and_goes_on_at_the_ne
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await line.start(order("hang_once"))
+        job = await line.create(order("hang_once"))
         pid = (await event(line, job, "start"))["pid"]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -298,7 +299,7 @@ async def test_what_a_killed_server_left_running_goes_on_and_half_an_event_is_ta
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
 ) -> None:
     async with enter() as line:
-        job = await line.start(order("hang_once"))
+        job = await line.create(order("hang_once"))
         await event(line, job, "start")
     folder = JobFolder(place.folder / job.id)
     folder.write(replace(folder.read(), state=JobState.RUNNING))
@@ -315,7 +316,7 @@ async def test_what_was_trained_before_a_kill_is_registered_and_not_trained_agai
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, registrar: Registrar
 ) -> None:
     async with enter() as line:
-        job = await line.start(order())
+        job = await line.create(order())
         await end_of(line, job)
     folder = JobFolder(place.folder / job.id)
     folder.write(replace(folder.read(), state=JobState.RUNNING, version=""))
@@ -331,7 +332,7 @@ async def test_a_registration_that_cannot_be_had_now_is_tried_again(
 ) -> None:
     registrar.failures = [Unavailable("the engine is not there now", code="engine_unavailable")]
     async with enter() as line:
-        assert (await end_of(line, await line.start(order()))).state is JobState.SUCCEEDED
+        assert (await end_of(line, await line.create(order()))).state is JobState.SUCCEEDED
     assert len(registrar.results) == 2
 
 
@@ -340,7 +341,7 @@ async def test_a_registration_that_is_refused_tells_why_and_where_the_adapter_is
 ) -> None:
     registrar.failures = [InvalidArgument("rank 64 is above the engine's 16", code="rank_too_high")]
     async with enter() as line:
-        job = await end_of(line, await line.start(order()))
+        job = await end_of(line, await line.create(order()))
     assert job.state is JobState.FAILED
     assert (
         job.error
@@ -352,7 +353,7 @@ async def test_dora_is_not_registered_and_its_merged_model_is_named(
     enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order(method="dora")))
+        job = await end_of(line, await line.create(order(method="dora")))
     assert (job.state, job.version) == (JobState.SUCCEEDED, "")
     assert job.merged.endswith("out/merged")
     assert registrar.results == []
@@ -360,12 +361,12 @@ async def test_dora_is_not_registered_and_its_merged_model_is_named(
 
 async def test_the_line_is_bounded(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
-        for _ in range(jobs_line.MOST_WAITING):
-            await line.start(order())
+        for _ in range(queue_module.MAX_QUEUED):
+            await line.create(order())
         with pytest.raises(ResourceExhausted) as refused:
-            await line.start(order())
+            await line.create(order())
         assert refused.value.code == "too_many_jobs"
         for job in line.list(""):
             await within(line.cancel(job.id))
@@ -375,12 +376,12 @@ async def test_jobs_that_are_started_at_once_do_not_overfill_the_line(
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
-        starts = [line.start(order()) for _ in range(jobs_line.MOST_WAITING + 5)]
+        starts = [line.create(order()) for _ in range(queue_module.MAX_QUEUED + 5)]
         found = await asyncio.gather(*starts, return_exceptions=True)
         assert sum(isinstance(one, ResourceExhausted) for one in found) == 5
-        assert len(line.list("")) == 1 + jobs_line.MOST_WAITING
+        assert len(line.list("")) == 1 + queue_module.MAX_QUEUED
         for job in line.list(""):
             await within(line.cancel(job.id))
 
@@ -389,23 +390,23 @@ async def test_a_job_that_cannot_be_made_leaves_its_place_in_line(
     enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        for _ in range(jobs_line.MOST_WAITING + 1):
+        for _ in range(queue_module.MAX_QUEUED + 1):
             with pytest.raises(NotFound):
-                await line.start(order(parent="triage@ffffffffffff"))
-        assert (await end_of(line, await line.start(order()))).state is JobState.SUCCEEDED
+                await line.create(order(parent="triage@ffffffffffff"))
+        assert (await end_of(line, await line.create(order()))).state is JobState.SUCCEEDED
 
 
 async def test_jobs_that_have_ended_are_kept_up_to_a_number(
     enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
 ) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
         cancelled = []
-        for _ in range(jobs_line.MOST_ENDED + 2):
-            cancelled.append(await line.start(order()))
+        for _ in range(queue_module.MAX_FINISHED + 2):
+            cancelled.append(await line.create(order()))
             await line.cancel(cancelled[-1].id)
-        assert len(line.list("")) == jobs_line.MOST_ENDED + 1
+        assert len(line.list("")) == queue_module.MAX_FINISHED + 1
         with pytest.raises(NotFound):
             line.get(cancelled[0].id)
         assert not (place.folder / cancelled[0].id).exists()
@@ -421,7 +422,7 @@ async def test_jobs_that_have_ended_are_kept_up_to_a_number(
         ({"heldout": Path("/dev/zero")}, "bad_path"),
         ({"system": Path("/tmp")}, "bad_path"),
         ({"method": "ia3"}, "bad_method"),
-        ({"word": "0123456789ab"}, "bad_alias"),
+        ({"alias_suffix": "0123456789ab"}, "bad_alias"),
         ({"parent": "triage@prod"}, "bad_version"),
         ({"options": {"epochs": "0"}}, "bad_option"),
         ({"options": {"learning-rate": "nan"}}, "bad_option"),
@@ -433,7 +434,7 @@ async def test_an_order_that_cannot_be_done_is_refused_before_anything_is_made(
 ) -> None:
     async with enter() as line:
         with pytest.raises(InvalidArgument) as refused:
-            await line.start(order(**wrong))
+            await line.create(order(**wrong))
         assert line.list("") == []
     assert refused.value.code == code
 
@@ -449,11 +450,11 @@ async def test_data_outside_the_folders_where_it_may_be_is_refused_links_too(
     async def find(version: str) -> Path:
         raise NotFound("no", code="unknown_version")
 
-    async with opening(replace(place, roots=(allowed,)), registrar, find) as line:
+    async with running_queue(replace(place, data_roots=(allowed,)), registrar, find) as line:
         for data in (order().data, allowed / "link.jsonl", allowed / ".." / "rows.jsonl"):
             with pytest.raises(InvalidArgument, match="is not below"):
-                await line.start(order(data=data))
-        assert (await end_of(line, await line.start(order(data=allowed / "rows.jsonl")))).state is JobState.SUCCEEDED
+                await line.create(order(data=data))
+        assert (await end_of(line, await line.create(order(data=allowed / "rows.jsonl")))).state is JobState.SUCCEEDED
 
 
 async def test_an_unknown_parent_is_told_at_once_and_an_unknown_job_too(
@@ -461,7 +462,7 @@ async def test_an_unknown_parent_is_told_at_once_and_an_unknown_job_too(
 ) -> None:
     async with enter() as line:
         with pytest.raises(NotFound):
-            await line.start(order(parent="triage@ffffffffffff"))
+            await line.create(order(parent="triage@ffffffffffff"))
         with pytest.raises(NotFound):
             await line.cancel("nobody")
 
@@ -471,7 +472,7 @@ async def test_a_job_that_is_being_registered_is_not_cancelled(
 ) -> None:
     registrar.failures = [Unavailable("the engine is not there now", code="engine_unavailable")]
     async with enter() as line:
-        job = await line.start(order())
+        job = await line.create(order())
         await within(registrar.asked.wait())
         with pytest.raises(FailedPrecondition) as refused:
             await line.cancel(job.id)
@@ -483,10 +484,10 @@ def test_a_trainer_dies_with_the_server_that_is_killed_and_what_it_told_is_kept(
     """A server of its own process that starts a trainer, hears nothing of it, and is killed."""
     script = (
         "import asyncio, os, pathlib, sys, time\n"
-        "from pointsman_lora_server.jobs.execution import Trainer\n"
+        "from pointsman_lora_server.jobs.execution import TrainerProcess\n"
         "async def main():\n"
         "    events = pathlib.Path(sys.argv[2])\n"
-        "    await Trainer.start([sys.executable, '-c', sys.argv[1]], dict(os.environ), events)\n"
+        "    await TrainerProcess.start([sys.executable, '-c', sys.argv[1]], dict(os.environ), events)\n"
         "    print('started', flush=True)\n"
         "    time.sleep(60)\n"
         "asyncio.run(main())\n"

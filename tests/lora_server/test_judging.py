@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pointsman_lora_server.adapters.canary import (
     min_rate_excess,
-    quantile,
     roll_back_failing_canaries,
     rollback_reason,
-    wilson,
 )
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, DesiredState, Phase
 from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
 from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.statistics import wilson_interval
 
 TERMS = CanaryTerms()
 OLD, NEW, THIRD = (f"triage@{digit * 12}" for digit in "123")
@@ -104,29 +103,11 @@ def test_equal_canaries_are_rarely_taken_back_however_often_one_looks() -> None:
 
 def test_the_limits_are_those_of_newcombes_tables() -> None:
     """15 of 148 (Statistics in Medicine 17, 857-872, table I), and 56 of 70 less 48 of 80 (873-890, table II)."""
-    assert wilson(15, 148, 1.96) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson_interval(15 / 148, 148, 1.96) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert min_rate_excess((48, 56), (80, 70), 1.96) == pytest.approx(0.0524, abs=5e-5)
 
 
-def test_limits_of_nothing_of_none_and_of_all() -> None:
-    assert wilson(0, 0) == (0, 1)
-    assert wilson(0, 20)[0] == 0
-    assert wilson(20, 20)[1] == 1
-
-
 buckets = st.dictionaries(st.integers(0, 80), st.integers(1, 1000), min_size=1, max_size=20)
-
-
-@given(buckets, st.floats(0, 1), st.floats(0, 1))
-def test_a_quantile_lies_in_the_buckets_and_rises_with_its_share(
-    counts: dict[int, int], one: float, two: float
-) -> None:
-    low, high = sorted((one, two))
-
-    assert quantile(counts, low) <= quantile(counts, high) * (1 + 1e-9)
-    assert 2 ** ((min(counts) - 1) / 4) * (1 - 1e-9) <= quantile(counts, low)
-    assert quantile(counts, high) <= 2 ** (max(counts) / 4) * (1 + 1e-9)
-
 
 a_count = st.builds(
     RequestCounts, st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), buckets | st.just({})

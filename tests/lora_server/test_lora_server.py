@@ -374,7 +374,7 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
 
         async with asyncio.timeout(10):  # transitions are counted a moment later
             while 'transitions_total{state="failed"} 2.0' not in (  # noqa: ASYNC110  # another process
-                text := generate_latest(lora.house.registry).decode()
+                text := generate_latest(lora.house.metrics_registry).decode()
             ):
                 await asyncio.sleep(0.01)
 
@@ -410,11 +410,11 @@ def test_ten_thousand_names_of_adapters_make_no_series() -> None:
     metrics, desired = LoraServerMetrics("base"), DesiredState()
     states = VersionStateCollector(lambda: desired, EngineState, 4, metrics.registry)
     versions = [f"junk-{number}@0123456789ab" for number in range(10_000)]
-    metrics.completed(versions[0], "", 0.1)
+    metrics.observe_completion(versions[0], "", 0.1)
     before, size = _series(metrics.registry), len(generate_latest(metrics.registry))
 
     for version in versions:
-        metrics.completed(version, "", 0.1)
+        metrics.observe_completion(version, "", 0.1)
     desired = DesiredState(phases=dict.fromkeys(versions, PhaseRecord(Phase.READY)))
     states.count_transitions()
 

@@ -14,7 +14,7 @@ from pointsman_lora_server.domain import Placement
 from pointsman_servicekit.rich_status import from_rpc_error
 from server_process import ServerProcess
 
-AT_ONCE = {"DRAIN_NOTICE": "0"}
+AT_ONCE = {"SHUTDOWN_DELAY": "0"}
 NAMES = ("triage", "voice", "summary")
 
 
@@ -36,7 +36,7 @@ class Fleet:
                 name,
                 self._valkey.url,
                 self._folder / "store",
-                more={"DRAIN_NOTICE": "0"},
+                more={"SHUTDOWN_DELAY": "0"},
             )
             for name in names
         ]
@@ -55,7 +55,9 @@ class Fleet:
         for name in names:
             kind = kinds.get(copies, pb.PLACEMENT_KIND_COPIES)
             asked = pb.Placement(name=name, kind=kind, copies=copies or 0)
-            await self.servers[0].call("Place", pb.PlaceRequest(placement=asked, expected=expected, author="test"))
+            await self.servers[0].call(
+                "SetPlacement", pb.SetPlacementRequest(placement=asked, expected=expected, author="test")
+            )
 
     def where(self, version: str, copies: int) -> Collection[str]:
         """The names of the servers on which it is placed."""
@@ -135,7 +137,7 @@ async def test_an_adapter_on_demand_is_loaded_where_it_is_asked_for(fleet: Fleet
     holders = await fleet.holders(following)
     assert holders  # who registered it has tried it
     other = next(server for server in fleet.servers if server.folder.name not in holders)
-    await other.call("Ensure", pb.EnsureRequest(version=following))
+    await other.call("EnsureLoaded", pb.EnsureLoadedRequest(version=following))
     assert other.folder.name in await fleet.holders(following)
 
 

@@ -93,55 +93,55 @@ A, B, C = ranked("a", "b", "c")
 async def test_a_copy_is_let_go_only_where_it_is_warm_in_its_new_place() -> None:
     registry = Registry(**{A: set(), B: {VERSION}})
     old = PlacementPlanner(registry, B)
-    await old.look()
-    assert old.here(DESIRED) == frozenset()
-    assert old.to_let_go(DESIRED, frozenset({VERSION})) == frozenset()
+    await old.refresh()
+    assert old.placed_here(DESIRED) == frozenset()
+    assert old.releasable(DESIRED, frozenset({VERSION})) == frozenset()
     registry.holds = {A: {VERSION}, B: {VERSION}}
-    await old.look()
-    assert old.to_let_go(DESIRED, frozenset({VERSION})) == {VERSION}
+    await old.refresh()
+    assert old.releasable(DESIRED, frozenset({VERSION})) == {VERSION}
 
 
 @pytest.mark.parametrize("placement", [Placement(), Placement(0)])
 async def test_what_has_no_number_of_copies_is_never_let_go(placement: Placement) -> None:
     desired = DesiredState(aliases=DESIRED.aliases, placements={"triage": placement})
     ours = PlacementPlanner(Registry(**{A: {VERSION}, B: {VERSION}}), B)
-    await ours.look()
-    assert ours.to_let_go(desired, frozenset({VERSION})) == frozenset()
-    assert ours.here(desired) == (frozenset() if placement.copies == 0 else {VERSION})
+    await ours.refresh()
+    assert ours.releasable(desired, frozenset({VERSION})) == frozenset()
+    assert ours.placed_here(desired) == (frozenset() if placement.copies == 0 else {VERSION})
 
 
 async def test_what_is_pinned_or_no_alias_points_to_is_not_let_go() -> None:
     ours = PlacementPlanner(Registry(**{A: {VERSION}, B: {VERSION}}), B)
-    await ours.look()
+    await ours.refresh()
     pinned = DesiredState(aliases=DESIRED.aliases, pins=frozenset({VERSION}), placements=DESIRED.placements)
     idle = DesiredState(placements=DESIRED.placements)
-    assert ours.to_let_go(pinned, frozenset({VERSION})) == ours.to_let_go(idle, frozenset({VERSION})) == frozenset()
+    assert ours.releasable(pinned, frozenset({VERSION})) == ours.releasable(idle, frozenset({VERSION})) == frozenset()
 
 
 async def test_what_somebody_had_loaded_here_stays_for_a_while() -> None:
     clock = Clock()
     ours = PlacementPlanner(Registry(**{A: {VERSION}, B: {VERSION}}), B, clock)
-    await ours.look()
-    ours.asked_for(VERSION)
-    assert ours.to_let_go(DESIRED, frozenset({VERSION})) == frozenset()
-    clock.passes(placement.ASKED_FOR)
-    assert ours.to_let_go(DESIRED, frozenset({VERSION})) == {VERSION}
+    await ours.refresh()
+    ours.record_request(VERSION)
+    assert ours.releasable(DESIRED, frozenset({VERSION})) == frozenset()
+    clock.passes(placement.KEEP_REQUESTED_SECONDS)
+    assert ours.releasable(DESIRED, frozenset({VERSION})) == {VERSION}
 
 
 async def test_while_redis_is_away_all_stays_placed_as_it_was() -> None:
     registry = Registry(**{A: {VERSION}, B: set()})
     ours = PlacementPlanner(registry, B)
-    await ours.look()
+    await ours.refresh()
     registry.away = True
-    await ours.look()
-    assert ours.here(DESIRED) == frozenset()
+    await ours.refresh()
+    assert ours.placed_here(DESIRED) == frozenset()
 
 
 async def test_a_version_that_an_alias_soon_points_to_is_placed_like_one_that_it_points_to() -> None:
     ours, now = PlacementPlanner(Registry(), A), time.time() * 1000
     coming = DesiredState(upcoming={VERSION: int(now + 60_000)})
     over = DesiredState(upcoming={VERSION: int(now - 1)})
-    assert (ours.here(coming), ours.here(over)) == ({VERSION}, frozenset())
+    assert (ours.placed_here(coming), ours.placed_here(over)) == ({VERSION}, frozenset())
 
 
 async def test_warm_is_what_all_engines_hold_on_which_it_is_placed_and_no_other() -> None:
@@ -156,7 +156,7 @@ async def test_who_is_not_warm_in_time_is_named() -> None:
 
     class Slow(Registry):
         async def read_fleet(self) -> FleetState:
-            clock.passes(placement.PATIENCE + 1)
+            clock.passes(placement.MAX_WARM_SECONDS + 1)
             return await super().read_fleet()
 
     with pytest.raises(Unavailable, match=f"{VERSION} is not warm on {B} after 60 s") as told:
@@ -174,13 +174,13 @@ async def test_who_leaves_waits_until_others_hold_what_was_placed_on_it() -> Non
 
     registry = Moving(**{A: {VERSION}, B: set()})
     leaving = PlacementPlanner(registry, A)
-    leaving.leaves = True
+    leaving.leaving = True
     await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))
     assert registry.holds[B] == {VERSION}
-    assert leaving.here(DESIRED) == frozenset()
+    assert leaving.placed_here(DESIRED) == frozenset()
 
 
 async def test_who_leaves_as_the_last_one_waits_for_nobody() -> None:
     leaving = PlacementPlanner(Registry(), A)
-    leaving.leaves = True
+    leaving.leaving = True
     await leaving.wait_until_handed_over(lambda: DESIRED, frozenset({VERSION}))

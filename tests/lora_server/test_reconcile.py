@@ -64,7 +64,7 @@ class Deaf:
 class Nothing:
     """Hot-swapping and roll-outs where nothing is wanted."""
 
-    def go_on(self, desired: DesiredState) -> None: ...
+    def advance(self, desired: DesiredState) -> None: ...
     def set_targets(self, pinned: frozenset[str], alias_targets: frozenset[str]) -> None: ...
     def set_placed(self, placed: frozenset[str]) -> None: ...
     async def stop(self) -> None: ...
@@ -188,17 +188,17 @@ async def test_a_canary_that_does_worse_is_taken_back_and_counted(
             pb.Outcomes(alias="triage@prod", revision=now.revision, version=version, requests=200, errors=errors)
             for version, errors in ((stable.version, 0), (canary.version, 0))
         ]
-        await lora.stub.Report(pb.ReportRequest(outcomes=outcomes))
+        await lora.stub.ReportCanaryMetrics(pb.ReportCanaryMetricsRequest(outcomes=outcomes))
         assert (await lora.stub.List(pb.ListAdaptersRequest())).aliases[0].canary_requests == 200
         outcomes[1].errors = 150
 
-        await lora.stub.Report(pb.ReportRequest(outcomes=outcomes))
+        await lora.stub.ReportCanaryMetrics(pb.ReportCanaryMetricsRequest(outcomes=outcomes))
 
         state = await lora.until(lambda state: not state.aliases[0].canary_version)
         assert aliases(state) == {"triage@prod": stable.version}
         history = (await lora.stub.History(pb.HistoryRequest())).changes
         assert "error rate" in history[0].reason
-        assert "pointsman_lora_canary_rollbacks_total 1.0" in generate_latest(lora.house.registry).decode()
+        assert "pointsman_lora_canary_rollbacks_total 1.0" in generate_latest(lora.house.metrics_registry).decode()
 
 
 async def test_a_rollback_loads_what_it_goes_back_to(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:

@@ -72,10 +72,12 @@ async def test_the_first_record_of_a_version_stays(registry: AdapterRegistry) ->
 
 async def test_a_wish_for_an_alias_is_kept_until_it_is_settled(registry: AdapterRegistry) -> None:
     await registry.add_version(THIRD, "prod", True, "ann")
-    assert (await registry.read()).phases[THIRD.version] == PhaseRecord(Phase.REGISTERED, word="prod", force=True)
+    assert (await registry.read()).phases[THIRD.version] == PhaseRecord(
+        Phase.REGISTERED, alias_suffix="prod", force=True
+    )
 
     await registry.add_version(THIRD, "", False, "ann")
-    assert (await registry.read()).phases[THIRD.version].word == "prod", "wishing nothing takes no wish away"
+    assert (await registry.read()).phases[THIRD.version].alias_suffix == "prod", "wishing nothing takes no wish away"
 
     await registry.clear_alias_request(THIRD.version, "prod")
     assert (await registry.read()).phases[THIRD.version] == PhaseRecord(Phase.REGISTERED)
@@ -87,14 +89,14 @@ async def test_settling_a_wish_leaves_another_that_came_meanwhile(registry: Adap
 
     await registry.clear_alias_request(THIRD.version, "prod")
 
-    assert (await registry.read()).phases[THIRD.version].word == "beta"
+    assert (await registry.read()).phases[THIRD.version].alias_suffix == "beta"
 
 
 async def test_the_move_that_was_wished_settles_the_wish_and_no_other_does(registry: AdapterRegistry) -> None:
     await registry.add_version(OLD, "prod", True, "ann")
 
     await registry.move_alias("triage@beta", OLD.version)
-    assert (await registry.read()).phases[OLD.version].word == "prod"
+    assert (await registry.read()).phases[OLD.version].alias_suffix == "prod"
 
     await registry.move_alias(PROD, OLD.version)
     assert (await registry.read()).phases[OLD.version] == PhaseRecord(Phase.READY)
@@ -103,7 +105,7 @@ async def test_the_move_that_was_wished_settles_the_wish_and_no_other_does(regis
 async def test_a_ready_version_stays_ready_when_it_is_registered_again_with_a_wish(registry: AdapterRegistry) -> None:
     await registry.add_version(OLD, "prod", False, "ann")
 
-    assert (await registry.read()).phases[OLD.version] == PhaseRecord(Phase.READY, word="prod")
+    assert (await registry.read()).phases[OLD.version] == PhaseRecord(Phase.READY, alias_suffix="prod")
 
 
 async def test_a_wish_for_what_is_so_already_is_none(registry: AdapterRegistry) -> None:
@@ -112,7 +114,7 @@ async def test_a_wish_for_what_is_so_already_is_none(registry: AdapterRegistry) 
 
     await registry.add_version(OLD, "prod", False, "ann")
 
-    assert (await registry.read()).phases[OLD.version].word == ""
+    assert (await registry.read()).phases[OLD.version].alias_suffix == ""
     assert await kinds(registry) == before
 
 
@@ -124,7 +126,7 @@ async def test_registering_again_brings_back_what_failed_or_was_retired(
 
     await registry.add_version(THIRD, "prod", False, "ann")
 
-    assert (await registry.read()).phases[THIRD.version] == PhaseRecord(Phase.REGISTERED, word="prod")
+    assert (await registry.read()).phases[THIRD.version] == PhaseRecord(Phase.REGISTERED, alias_suffix="prod")
     change = (await registry.history("triage", 1))[0]
     assert (change.kind, change.before, change.after) == ("registered", phase.value, "registered")
 

@@ -25,7 +25,7 @@ MakeSmoke = Callable[..., AbstractAsyncContextManager[PeftSmokeTest]]
 def smoking() -> MakeSmoke:
     @asynccontextmanager
     async def run(*arguments: str, limits: SmokeLimits = LIMITS) -> AsyncIterator[PeftSmokeTest]:
-        smoke = PeftSmokeTest(Path("-"), Path("-"), limits, process=(sys.executable, DOUBLE, *arguments))
+        smoke = PeftSmokeTest(Path("-"), Path("-"), limits, command=(sys.executable, DOUBLE, *arguments))
         yield smoke
         await smoke.close()
         assert smoke.pid is None

@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from pointsman_lora_server.checks.attachments import MOST_ROW_BYTES, MOST_ROWS
+from pointsman_lora_server.checks.attachments import MAX_ROW_BYTES, MAX_ROWS
 from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_lora_server.domain import AdapterVersion
 from pointsman_lora_server.store import ArtifactStore, content_hash
@@ -32,7 +32,7 @@ class Shelf:
     base: BaseModelSpec
 
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.root, self.base, max_rank=8, kept_here=self.here)
+        return ArtifactStore(self.root, self.base, max_rank=8, cache_folder=self.here)
 
     def paths(self) -> list[str]:
         """Of all files where they are kept for good, below the root."""
@@ -170,14 +170,14 @@ def test_held_out_rows_are_kept_beside_a_version_and_are_no_part_of_its_hash(
 def test_held_out_rows_that_fill_their_bounds_are_read_back(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     turns = [{"role": ("user", "assistant")[turn % 2], "content": "a"} for turn in range(1801)]
     bare = json.dumps({"messages": turns, "answer": ""}, separators=(",", ":"))
-    full = bare.removesuffix('"}') + "y" * (MOST_ROW_BYTES - len(bare)) + '"}'
-    last = full.replace("y" * MOST_ROWS, "y", 1)  # makes room for the ends of the other lines
+    full = bare.removesuffix('"}') + "y" * (MAX_ROW_BYTES - len(bare)) + '"}'
+    last = full.replace("y" * MAX_ROWS, "y", 1)  # makes room for the ends of the other lines
     folder = make_adapter()
-    (folder / "samples.jsonl").write_text("\n".join([*[full] * (MOST_ROWS - 1), last]))
+    (folder / "samples.jsonl").write_text("\n".join([*[full] * (MAX_ROWS - 1), last]))
 
     samples = store.samples(store.add("triage", folder, {}))
 
-    assert [len(sample.messages) for sample in samples] == [len(turns)] * MOST_ROWS
+    assert [len(sample.messages) for sample in samples] == [len(turns)] * MAX_ROWS
 
 
 def test_registering_again_with_other_held_out_rows_replaces_them(

@@ -91,7 +91,7 @@ def test_a_change_is_noticed_though_the_version_was_handed_out_before(
 def test_a_damaged_copy_here_is_fetched_again(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
-    store = ArtifactStore(memory, base, 8, kept_here=tmp_path / "here")
+    store = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "here")
     version = store.add("triage", make_adapter(), {})
     weights = store.fetch(version) / "adapter_model.safetensors"
     weights.chmod(0o644)
@@ -103,19 +103,19 @@ def test_a_damaged_copy_here_is_fetched_again(
 def test_what_was_fetched_is_there_without_the_service(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
-    version = ArtifactStore(memory, base, 8, kept_here=tmp_path / "a").add("triage", make_adapter(), {})
-    store = ArtifactStore(memory, base, 8, kept_here=tmp_path / "b")
+    version = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "a").add("triage", make_adapter(), {})
+    store = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "b")
     store.fetch(version)
     fsspec.filesystem("memory").store.clear()
 
-    assert content_hash(ArtifactStore(memory, base, 8, kept_here=tmp_path / "b").fetch(version)) == version.sha256
+    assert content_hash(ArtifactStore(memory, base, 8, cache_folder=tmp_path / "b").fetch(version)) == version.sha256
 
 
 def test_many_who_want_a_version_at_once_fetch_it_once(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version = ArtifactStore(memory, base, 8, kept_here=tmp_path / "a").add("triage", make_adapter(), {})
-    store = ArtifactStore(memory, base, 8, kept_here=tmp_path / "b")
+    version = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "a").add("triage", make_adapter(), {})
+    store = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "b")
 
     with caplog.at_level(logging.INFO), ThreadPoolExecutor(16) as threads:
         folders = set(threads.map(lambda _: store.fetch(version), range(100)))
@@ -128,11 +128,11 @@ def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
     tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
     here = tmp_path / "here"
-    store = ArtifactStore(memory, base, 8, kept_here=here, most_fetched_bytes=1)
+    store = ArtifactStore(memory, base, 8, cache_folder=here, max_cache_bytes=1)
     versions = [store.add("triage", make_adapter(str(seed), seed=seed), {}) for seed in range(3)]
     assert all((here / "triage" / version.sha256[:12]).exists() for version in versions)  # in use, for all we know
     for version in versions[:2]:
-        long_ago = time.time() - remote_backend.IN_USE - 1
+        long_ago = time.time() - remote_backend.MIN_CACHED_SECONDS - 1
         os.utime(here / "triage" / version.sha256[:12], (long_ago, long_ago))
 
     store.add("triage", make_adapter("3", seed=3), {})
@@ -145,7 +145,7 @@ def test_a_url_needs_a_folder_here_and_a_package_that_knows_it(tmp_path: Path, b
     with pytest.raises(ValueError, match="needs a folder here"):
         ArtifactStore("memory://store", base, 8)
     with pytest.raises(ValueError, match="nosuchkind"):
-        ArtifactStore("nosuchkind://store", base, 8, kept_here=tmp_path)
+        ArtifactStore("nosuchkind://store", base, 8, cache_folder=tmp_path)
 
 
 CHURN = """

@@ -63,8 +63,8 @@ def test_a_version_goes_to_s3_and_comes_from_there_on_another_machine(
 ) -> None:
     folder = make_adapter()
     (folder / "samples.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}], "answer": "Hi"}')
-    version = ArtifactStore(bucket, base, 8, kept_here=tmp_path / "here").add("triage", folder, {"seed": "7"})
-    elsewhere = ArtifactStore(bucket, base, 8, kept_here=tmp_path / "elsewhere")
+    version = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "here").add("triage", folder, {"seed": "7"})
+    elsewhere = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "elsewhere")
 
     fetched = elsewhere.fetch(version)
 
@@ -82,7 +82,7 @@ def test_a_version_goes_to_s3_and_comes_from_there_on_another_machine(
 def test_what_changes_in_the_bucket_is_seen_at_once(
     bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    first, second = (ArtifactStore(bucket, base, 8, kept_here=tmp_path / name) for name in "ab")
+    first, second = (ArtifactStore(bucket, base, 8, cache_folder=tmp_path / name) for name in "ab")
     version = first.add("triage", make_adapter(), {})
     with pytest.raises(NotFound):
         second.fetch(replace(version, name="other"))
@@ -100,16 +100,16 @@ def test_what_changes_in_the_bucket_is_seen_at_once(
 def test_a_changed_object_is_not_handed_out_and_is_mended_by_registering_again(
     bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    store = ArtifactStore(bucket, base, 8, kept_here=tmp_path / "here")
+    store = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "here")
     version = store.add("triage", make_adapter(), {})
     path = f"{bucket}/triage/{version.sha256[:12]}/adapter_model.safetensors"
     s3fs.S3FileSystem().pipe_file(path, b"other bytes")
 
     with pytest.raises(FailedPrecondition):
-        ArtifactStore(bucket, base, 8, kept_here=tmp_path / "b").fetch(version)
+        ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "b").fetch(version)
     store.add("triage", make_adapter(), {})
 
-    assert content_hash(ArtifactStore(bucket, base, 8, kept_here=tmp_path / "c").fetch(version)) == version.sha256
+    assert content_hash(ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "c").fetch(version)) == version.sha256
 
 
 def test_a_service_that_is_away_is_unavailable(
@@ -117,7 +117,7 @@ def test_a_service_that_is_away_is_unavailable(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    store = ArtifactStore(bucket, base, 8, kept_here=tmp_path / "here")
+    store = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "here")
 
     with pytest.raises(Unavailable) as caught:
         store.add("triage", make_adapter(), {})

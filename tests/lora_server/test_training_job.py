@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.adapter_folder import as_parent
+from pointsman_lora_server.training.adapter_folder import with_parent_recipe
 from pointsman_lora_server.training.exits import TrainingError
 from pointsman_lora_server.training.options import TrainingOptions, parse
 
@@ -27,7 +27,7 @@ def test_each_method_brings_a_learning_rate_of_its_own_unless_one_is_named() -> 
         ("--method", "qlora", "--merged-out", "merged"),
         ("--method", "ia3"),
         ("--evaluate-only", "--method", "dpo"),
-        ("--heldout", "h.jsonl", "--heldout-share", "0.1"),
+        ("--eval-data", "h.jsonl", "--heldout-share", "0.1"),
         ("--learning-rate", "nan"),
     ],
 )
@@ -49,7 +49,7 @@ def parent(tmp_path: Path) -> Path:
 
 
 def test_rank_and_alpha_are_those_of_the_parent(parent: Path) -> None:
-    recipe = as_parent(parsed("--parent", str(parent), "--rank", "4")).recipe
+    recipe = with_parent_recipe(parsed("--init-from", str(parent), "--rank", "4")).recipe
     assert (recipe.rank, recipe.alpha) == (8, 32)
 
 
@@ -65,9 +65,9 @@ def test_a_parent_that_cannot_be_gone_on_from_is_refused(
     parent: Path, options: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(TrainingError, match=complaint):
-        as_parent(parsed("--parent", str(parent), *options))
+        with_parent_recipe(parsed("--init-from", str(parent), *options))
 
 
 def test_a_folder_without_an_adapter_is_no_parent(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"adapter_config.json cannot be read"):
-        as_parent(parsed("--parent", str(tmp_path)))
+        with_parent_recipe(parsed("--init-from", str(tmp_path)))

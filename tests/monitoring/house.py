@@ -69,7 +69,7 @@ def _house(it: Standing) -> House:
 
 
 def _key(home: Path, *limits: str) -> str:
-    command = [str(POINTSMAN), "keys", "create", "--tenant", "larkmoor", *limits, "--home", str(home), "--json"]
+    command = [str(POINTSMAN), "keys", "create", "--tenant", "larkmoor", *limits, "--data-dir", str(home), "--json"]
     return str(json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)["key"])
 
 

@@ -89,7 +89,7 @@ class Load:
         )
         while True:
             with suppress(grpc.aio.AioRpcError):
-                async for _ in gateway.Generate(asked, metadata=tuple(self._as(self._house.key).items())):
+                async for _ in gateway.GenerateStream(asked, metadata=tuple(self._as(self._house.key).items())):
                     pass
             await asyncio.sleep(1)
 

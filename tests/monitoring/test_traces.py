@@ -5,7 +5,7 @@ from doubles.otlp_agent import Arrived
 
 from tests.monitoring.evening import Evening
 
-DOORS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/Generate"}
+DOORS = {"POST /v1/chat/completions", "pointsman.v1.Gateway/GenerateStream"}
 ENOUGH = 10
 """Requests that a minute of load certainly holds."""
 

@@ -75,7 +75,7 @@ class Calls:
             while not self.stopped:
                 text, finished = "", False
                 try:
-                    async for event in stub.Generate(request, timeout=60):
+                    async for event in stub.GenerateStream(request, timeout=60):
                         text += event.delta.content
                         finished = finished or event.HasField("finished")
                 except grpc.aio.AioRpcError as error:

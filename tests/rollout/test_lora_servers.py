@@ -44,7 +44,7 @@ class Fleet:
             self.valkey.url,
             self.folder / "store",
             listen=f"127.0.1.{self.started}:{self.port}",
-            more={"ENGINE_ARGS": "--answer-seconds 1.0", "DRAIN_NOTICE": "2"},
+            more={"ENGINE_ARGS": "--answer-seconds 1.0", "SHUTDOWN_DELAY": "2"},
         )
         self.servers.append(server)
         await server.start_with_engine()
@@ -117,7 +117,7 @@ async def test_one_copy_moves_from_engine_to_engine_and_loses_no_stream(fleet: F
     """Who is told to stop holds the only copy: the other one is warm before gateways are sent away."""
     version = await register(fleet)
     one = pb.Placement(name="triage", kind=pb.PLACEMENT_KIND_COPIES, copies=1)
-    await fleet.servers[0].call("Place", pb.PlaceRequest(placement=one))
+    await fleet.servers[0].call("SetPlacement", pb.SetPlacementRequest(placement=one))
     async with under_load(fleet.gateway.url, IN_TRIAGE, clients=STREAMS, deadline=60) as load:
         await until(lambda: load.streaming >= STREAMS * 0.8, within=60)
         for server in list(fleet.servers):

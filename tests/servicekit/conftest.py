@@ -6,13 +6,10 @@ from typing import Any
 
 import grpc
 import pytest
-from doubles.http2_client import Http2Client, speaking
-from doubles.talker import Talker, talking
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.grpc_server import GrpcCore, GrpcServer, ServerLimits, serving
-from pointsman_servicekit.grpc_wire.server import GrpcWire
+from pointsman_servicekit.grpc_server import GrpcServer, serving
 
 from tests.ports import free_port
 
@@ -20,7 +17,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Gateway"].full_name
 
 
 class Servicer(gateway_pb2_grpc.GatewayServicer):
-    """Raises `error` where there is one: at once in Route, after one message in Generate."""
+    """Raises `error` where there is one: at once in Route, after one message in GenerateStream."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -34,10 +31,12 @@ class Servicer(gateway_pb2_grpc.GatewayServicer):
             raise self.error
         return pb.RouteResponse(decision=pb.Decision(path=request.model))
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+    async def GenerateStream(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
         try:
             while True:
-                yield pb.GenerateResponse(delta=pb.Delta(content="one"))
+                yield pb.GenerateStreamResponse(delta=pb.Delta(content="one"))
                 if self.error:
                     raise self.error
         finally:
@@ -49,18 +48,12 @@ def servicer() -> Servicer:
     return Servicer()
 
 
-@pytest.fixture(params=[GrpcCore, GrpcWire])
-def wire(request: pytest.FixtureRequest) -> Any:
-    """What speaks gRPC."""
-    return request.param
-
-
 @pytest.fixture
-async def server(servicer: Servicer, wire: Any) -> AsyncIterator[GrpcServer]:
+async def server(servicer: Servicer) -> AsyncIterator[GrpcServer]:
     def register(server: grpc.aio.Server) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
-    async with serving("127.0.0.1:0", [SERVICE], register, grace=0, wire=wire) as server:
+    async with serving("127.0.0.1:0", [SERVICE], register, grace=0) as server:
         yield server
 
 
@@ -79,7 +72,7 @@ async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any
         return await stub.Route(pb.RouteRequest(model="auto"), metadata=metadata)
 
     async def streaming(metadata: Any = ()) -> Any:
-        return [response async for response in stub.Generate(pb.GenerateRequest(model="auto"), metadata=metadata)]
+        return [response async for response in stub.GenerateStream(pb.GenerateRequest(model="auto"), metadata=metadata)]
 
     return unary if request.param == "unary" else streaming
 
@@ -88,28 +81,3 @@ async def call(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any
 def free_address() -> str:
     """Where nobody listens."""
     return f"127.0.0.1:{free_port()}"
-
-
-# -- what is tried frame by frame
-
-
-@pytest.fixture
-def talker() -> Talker:
-    return Talker()
-
-
-@pytest.fixture
-def limits() -> ServerLimits:
-    return ServerLimits(message_bytes=1_000_000, metadata_bytes=4096, streams=8)
-
-
-@pytest.fixture
-async def wire_server(talker: Talker, limits: ServerLimits) -> AsyncIterator[GrpcServer]:
-    async with talking(talker, limits) as server:
-        yield server
-
-
-@pytest.fixture
-async def client(wire_server: GrpcServer) -> AsyncIterator[Http2Client]:
-    async with speaking(wire_server.address) as client:
-        yield client

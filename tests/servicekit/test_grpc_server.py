@@ -15,7 +15,7 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import FAMILIES, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.grpc_server import GrpcCore, GrpcServer, ServerLimits, serving
+from pointsman_servicekit.grpc_server import GrpcServer, ServerLimits, serving
 from pointsman_servicekit.logs import request_id
 from pointsman_servicekit.rich_status import from_rpc_error
 
@@ -51,7 +51,6 @@ async def test_an_error_without_a_parameter_or_a_wait_has_neither(servicer: Any,
     assert (told.param, told.retry_after) == (None, None)
 
 
-@pytest.mark.parametrize("wire", [GrpcCore])
 async def test_no_task_waits_for_the_calls_of_one_method(channel: grpc.aio.Channel) -> None:
     await gateway_pb2_grpc.GatewayStub(channel).Route(pb.RouteRequest(model="auto"))
     waiting = [repr(task) for task in asyncio.all_tasks()]
@@ -75,7 +74,7 @@ async def test_an_unknown_error_goes_to_the_log_and_its_id_to_the_client(
 
 async def test_what_was_sent_before_an_error_arrives(servicer: Any, channel: grpc.aio.Channel) -> None:
     servicer.error = InvalidArgument("no", code="no")
-    responses = gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest())
+    responses = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(pb.GenerateRequest())
     assert (await responses.read()).delta.content == "one"
     with pytest.raises(grpc.aio.AioRpcError):
         await responses.read()
@@ -83,7 +82,7 @@ async def test_what_was_sent_before_an_error_arrives(servicer: Any, channel: grp
 
 
 async def test_a_client_that_hangs_up_closes_the_servicers_stream(servicer: Any, channel: grpc.aio.Channel) -> None:
-    responses = gateway_pb2_grpc.GatewayStub(channel).Generate(pb.GenerateRequest())
+    responses = gateway_pb2_grpc.GatewayStub(channel).GenerateStream(pb.GenerateRequest())
     await responses.read()
     responses.cancel()
     await asyncio.wait_for(servicer.closed.wait(), 2)
@@ -102,7 +101,7 @@ async def test_a_server_that_is_not_there_is_unavailable_by_its_name(free_addres
 async def test_a_call_that_takes_too_long_is_told_as_such(channel: grpc.aio.Channel) -> None:
     stub = gateway_pb2_grpc.GatewayStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        async for _ in stub.Generate(pb.GenerateRequest(), timeout=0.05):
+        async for _ in stub.GenerateStream(pb.GenerateRequest(), timeout=0.05):
             pass
     told = from_rpc_error(failed.value, "gateway")
     assert (told.code, told.message) == ("deadline_exceeded", "gateway did not answer in time")
@@ -136,9 +135,9 @@ async def test_a_watcher_of_health_hears_of_a_change(server: GrpcServer, channel
     watch.cancel()
 
 
-async def test_a_service_may_start_before_it_is_ready(wire: Any) -> None:
+async def test_a_service_may_start_before_it_is_ready() -> None:
     async with (
-        serving("127.0.0.1:0", [], lambda server: None, ready=False, wire=wire) as server,
+        serving("127.0.0.1:0", [], lambda server: None, ready=False) as server,
         open_channel(server.address) as channel,
     ):
         answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
@@ -154,9 +153,9 @@ async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
     }  # fmt: skip
 
 
-async def test_a_taken_port_is_an_error_that_names_it(server: GrpcServer, wire: Any) -> None:
+async def test_a_taken_port_is_an_error_that_names_it(server: GrpcServer) -> None:
     with pytest.raises(OSError, match=re.escape(f"cannot listen on {server.address}")):
-        async with serving(server.address, [], lambda server: None, wire=wire):
+        async with serving(server.address, [], lambda server: None):
             pass
 
 
@@ -175,13 +174,13 @@ async def test_the_clients_request_id_is_in_the_log(servicer: Any, call: Any, ca
     assert re.fullmatch("[0-9a-f]{16}", made)
 
 
-async def test_a_call_in_flight_gets_its_grace_when_the_server_stops(wire: Any) -> None:
+async def test_a_call_in_flight_gets_its_grace_when_the_server_stops() -> None:
     slow = Slow()
 
     def register(server: grpc.aio.Server) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(slow, server)
 
-    async with serving("127.0.0.1:0", [], register, grace=5, wire=wire) as server:
+    async with serving("127.0.0.1:0", [], register, grace=5) as server:
         channel = open_channel(server.address)
         asked = asyncio.ensure_future(gateway_pb2_grpc.GatewayStub(channel).Route(pb.RouteRequest()))
         await slow.begun.wait()
@@ -200,17 +199,17 @@ class Slow(gateway_pb2_grpc.GatewayServicer):
         return pb.RouteResponse(decision=pb.Decision(path="late"))
 
 
-async def test_a_client_is_asked_to_connect_anew_and_what_it_has_begun_goes_on(servicer: Any, wire: Any) -> None:
+async def test_a_client_is_asked_to_connect_anew_and_what_it_has_begun_goes_on(servicer: Any) -> None:
     def register(server: grpc.aio.Server) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
-    limits = ServerLimits(age_seconds=0.3)
+    limits = ServerLimits(max_connection_age=0.3)
     async with (
-        serving("127.0.0.1:0", [], register, grace=0, limits=limits, wire=wire) as server,
+        serving("127.0.0.1:0", [], register, grace=0, limits=limits) as server,
         open_channel(server.address) as channel,
     ):
         stub = gateway_pb2_grpc.GatewayStub(channel)
-        begun = stub.Generate(pb.GenerateRequest())
+        begun = stub.GenerateStream(pb.GenerateRequest())
         assert (await begun.read()).delta.content == "one"
         async with asyncio.timeout(20):
             while len(servicer.peers) < 3:

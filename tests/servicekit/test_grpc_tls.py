@@ -45,37 +45,37 @@ async def serves(address: str, tls: ClientTls | None) -> bool:
 
 
 async def test_whoever_believes_our_ca_is_served_and_nobody_else(
-    tls: ServerTls, authority: Authority, stranger: Authority, wire: Any
+    tls: ServerTls, authority: Authority, stranger: Authority
 ) -> None:
-    async with serving("127.0.0.1:0", [], nothing, wire=wire, grace=0, tls=tls) as server:
+    async with serving("127.0.0.1:0", [], nothing, grace=0, tls=tls) as server:
         assert await serves(server.address, ClientTls(authority.certificate))
         assert not await serves(server.address, ClientTls(stranger.certificate))
         assert not await serves(server.address, None)
 
 
-async def test_a_servers_certificate_must_have_its_name(authority: Authority, wire: Any) -> None:
+async def test_a_servers_certificate_must_have_its_name(authority: Authority) -> None:
     signed = authority.sign("named", "DNS:gateway.example")
     tls = ServerTls(signed.certificate, signed.key)
-    async with serving("127.0.0.1:0", [], nothing, wire=wire, grace=0, tls=tls) as server:
+    async with serving("127.0.0.1:0", [], nothing, grace=0, tls=tls) as server:
         assert not await serves(server.address, ClientTls(authority.certificate))
         assert await serves(server.address, ClientTls(authority.certificate, server_name="gateway.example"))
 
 
 async def test_with_a_client_ca_only_its_clients_are_served(
-    tls: ServerTls, authority: Authority, stranger: Authority, wire: Any
+    tls: ServerTls, authority: Authority, stranger: Authority
 ) -> None:
     mutual = ServerTls(tls.certificate, tls.key, authority.certificate)
     ours, theirs = authority.sign("client"), stranger.sign("client")
-    async with serving("127.0.0.1:0", [], nothing, wire=wire, grace=0, tls=mutual) as server:
+    async with serving("127.0.0.1:0", [], nothing, grace=0, tls=mutual) as server:
         assert await serves(server.address, ClientTls(authority.certificate, ours.certificate, ours.key))
         assert not await serves(server.address, ClientTls(authority.certificate))
         assert not await serves(server.address, ClientTls(authority.certificate, theirs.certificate, theirs.key))
 
 
 async def test_a_renewed_certificate_is_shown_without_a_restart(
-    tls: ServerTls, authority: Authority, stranger: Authority, caplog: pytest.LogCaptureFixture, wire: Any
+    tls: ServerTls, authority: Authority, stranger: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving("127.0.0.1:0", [], nothing, wire=wire, grace=0, tls=tls) as server:
+    async with serving("127.0.0.1:0", [], nothing, grace=0, tls=tls) as server:
         tls.certificate.write_text("half-written")
         assert await serves(server.address, ClientTls(authority.certificate))
         await until(lambda: "holds no certificate in PEM" in caplog.text)
@@ -85,12 +85,10 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
         await found(lambda: serves(server.address, ClientTls(stranger.certificate)))
 
 
-async def test_files_that_do_not_fit_are_refused_before_anyone_is_served(
-    tls: ServerTls, authority: Authority, wire: Any
-) -> None:
+async def test_files_that_do_not_fit_are_refused_before_anyone_is_served(tls: ServerTls, authority: Authority) -> None:
     other = authority.sign("other")
     with pytest.raises(TlsError, match="is not that of the certificate"):
-        async with serving("127.0.0.1:0", [], nothing, wire=wire, tls=ServerTls(tls.certificate, other.key)):
+        async with serving("127.0.0.1:0", [], nothing, tls=ServerTls(tls.certificate, other.key)):
             pass
     with pytest.raises(TlsError, match="is not that of the certificate"):
         open_channel("127.0.0.1:1", ClientTls(authority.certificate, tls.certificate, other.key))
@@ -100,21 +98,19 @@ async def test_files_that_do_not_fit_are_refused_before_anyone_is_served(
     ("metadata", "code"),
     [([("x", "y" * 1000)], None), ([("x", "y" * 5000)], grpc.StatusCode.RESOURCE_EXHAUSTED)],
 )
-async def test_metadata_may_be_only_so_large(
-    metadata: Sequence[tuple[str, str]], code: grpc.StatusCode | None, wire: Any
-) -> None:
-    limits = ServerLimits(metadata_bytes=4096)
+async def test_metadata_may_be_only_so_large(metadata: Sequence[tuple[str, str]], code: grpc.StatusCode | None) -> None:
+    limits = ServerLimits(max_metadata_bytes=4096)
     async with (
-        serving("127.0.0.1:0", [], nothing, wire=wire, grace=0, limits=limits) as server,
+        serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
         open_channel(server.address) as channel,
     ):
         assert await _code(channel, ASK, metadata) is code
 
 
-async def test_a_message_may_be_only_so_large(wire: Any) -> None:
-    limits = ServerLimits(message_bytes=1000)
+async def test_a_message_may_be_only_so_large() -> None:
+    limits = ServerLimits(max_message_bytes=1000)
     async with (
-        serving("127.0.0.1:0", [], nothing, wire=wire, grace=0, limits=limits) as server,
+        serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
         open_channel(server.address) as channel,
     ):
         large = health_pb2.HealthCheckRequest(service="x" * 2000)
@@ -122,8 +118,8 @@ async def test_a_message_may_be_only_so_large(wire: Any) -> None:
         assert await _code(channel, ASK) is None
 
 
-async def test_a_client_that_asks_all_the_time_whether_we_are_there_is_sent_away(wire: Any) -> None:
-    limits = ServerLimits(ping_seconds=300)
+async def test_a_client_that_asks_all_the_time_whether_we_are_there_is_sent_away() -> None:
+    limits = ServerLimits(min_ping_interval=300)
     pinging = [
         ("grpc.keepalive_time_ms", 1000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -131,7 +127,7 @@ async def test_a_client_that_asks_all_the_time_whether_we_are_there_is_sent_away
         ("grpc.enable_retries", 0),
     ]
     async with (
-        serving("127.0.0.1:0", [], nothing, wire=wire, grace=0, limits=limits) as server,
+        serving("127.0.0.1:0", [], nothing, grace=0, limits=limits) as server,
         grpc.aio.insecure_channel(server.address, options=pinging) as channel,
     ):
         watch = health_pb2_grpc.HealthStub(channel).Watch(ASK)
@@ -141,9 +137,9 @@ async def test_a_client_that_asks_all_the_time_whether_we_are_there_is_sent_away
         assert "too many pings" in str(sent_away.value.debug_error_string()).lower().replace("_", " ")
 
 
-async def test_a_connection_that_is_old_takes_no_new_calls_and_lets_those_under_way_end(wire: Any) -> None:
+async def test_a_connection_that_is_old_takes_no_new_calls_and_lets_those_under_way_end() -> None:
     async with (
-        serving("127.0.0.1:0", [], nothing, wire=wire, grace=0, limits=ServerLimits(age_seconds=0.3)) as server,
+        serving("127.0.0.1:0", [], nothing, grace=0, limits=ServerLimits(max_connection_age=0.3)) as server,
         open_channel(server.address) as channel,
     ):
         assert await _code(channel, ASK) is None

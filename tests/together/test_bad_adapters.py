@@ -53,7 +53,7 @@ class LoraServer:
             found: pb.AdapterVersion = await stub.Register(pb.RegisterRequest(name=name, folder=folder), timeout=180)
             return found
 
-    async def rejection(self, name: str, folder: str) -> str:
+    async def refusal(self, name: str, folder: str) -> str:
         """The error's code."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await self.register(name, folder)
@@ -336,7 +336,7 @@ async def test_the_engine_lives_on_when_the_folders_behind_it_are_deleted(
         await lora_server.ask(evicted)
     async with lora_server.stub() as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Ensure(pb.EnsureRequest(version=evicted), timeout=60)
+            await stub.EnsureLoaded(pb.EnsureLoadedRequest(version=evicted), timeout=60)
     assert from_rpc_error(caught.value, "lora-server").code == "unknown_version"
     assert {version: await lora_server.ask(version) for version in resident} == texts
 

@@ -96,14 +96,14 @@ async def plain_over_http(desk: Desk, asked: Asked) -> None:
 
 async def stream_over_grpc(desk: Desk, asked: Asked) -> None:
     async with open_channel(desk.grpc) as channel:
-        async for response in gateway_pb2_grpc.GatewayStub(channel).Generate(asked.message):
+        async for response in gateway_pb2_grpc.GatewayStub(channel).GenerateStream(asked.message):
             if response.WhichOneof("event") == "delta":
                 asked.pieces.append(response.delta.content)
 
 
 async def once_over_grpc(desk: Desk, asked: Asked) -> None:
     async with open_channel(desk.grpc) as channel:
-        answer = await gateway_pb2_grpc.GatewayStub(channel).GenerateOnce(asked.message)
+        answer = await gateway_pb2_grpc.GatewayStub(channel).Generate(asked.message)
         asked.pieces.append(answer.choices[0].content)
 
 

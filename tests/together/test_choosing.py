@@ -84,7 +84,12 @@ def test_a_replay_by_the_same_configuration_changes_nothing(help_desk: Any, http
 
 
 def _pointsman(help_desk: Any, *arguments: str) -> str:
-    command = [str(Path(sys.executable).parent / "pointsman"), *arguments, "--home", str(help_desk.config.parents[1])]
+    command = [
+        str(Path(sys.executable).parent / "pointsman"),
+        *arguments,
+        "--data-dir",
+        str(help_desk.config.parents[1]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -18,7 +18,7 @@ import pytest_asyncio
 from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import EngineStatus
 from pointsman_lora_server.engine import vllm_client
-from pointsman_lora_server.engine.command import HEADER, EngineSettings, GuardSecret, vllm, with_secrets
+from pointsman_lora_server.engine.command import SECRET_HEADER, EngineSettings, GuardSecret, build_command, with_secrets
 from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
 from pointsman_lora_server.engine.supervisor import Supervisor
 from pointsman_lora_server.engine.vllm_client import VllmClient
@@ -79,7 +79,7 @@ class House:
         return (await self.engine.complete(model, PROMPT, TOKENS)).text
 
     async def report(self) -> dict[str, Any]:
-        answer = await self.http.get("/pointsman/v1/adapters", headers={HEADER: self.secret()})
+        answer = await self.http.get("/pointsman/v1/adapters", headers={SECRET_HEADER: self.secret()})
         report: dict[str, Any] = answer.raise_for_status().json()
         return report
 
@@ -104,14 +104,14 @@ async def house() -> AsyncIterator[House]:
     settings = EngineSettings(
         ENGINE_PYTHON, listen, BASE_MODEL, NAME, max_loras=SLOTS, max_lora_rank=8, max_model_len=512
     )
-    lives = with_secrets(vllm(settings, os.environ, os.sched_getaffinity(0)), secret)
+    lives = with_secrets(build_command(settings, os.environ, os.sched_getaffinity(0)), secret)
     url = f"http://{listen}"
     async with (
         vllm_client.open_client(url, secret) as engine,
         httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http,
     ):
-        probe = Probe(engine, NAME, meter)
-        supervisor = Supervisor(lives, listen, engine, engine_state, probe, probing=600)
+        probe = Probe(engine, NAME, meter.count_probe_failure)
+        supervisor = Supervisor(lives, listen, engine, engine_state, probe, probe_interval=600)
         running = asyncio.create_task(supervisor.run())
         house = House(url, secret, engine, http, engine_state, probe, supervisor, running)
         try:
@@ -130,7 +130,7 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 async def test_what_changes_the_engine_is_there_for_nobody(house: House) -> None:
-    for headers in ({}, {HEADER: house.secret()}):
+    for headers in ({}, {SECRET_HEADER: house.secret()}):
         for path in CLOSED:
             for method in ("GET", "POST"):
                 answer = await house.http.request(
@@ -140,7 +140,7 @@ async def test_what_changes_the_engine_is_there_for_nobody(house: House) -> None
 
 
 async def test_the_guards_own_routes_are_there_for_the_lora_server_alone(house: House, loud: list[Path]) -> None:
-    for headers in ({}, {HEADER: "guessed"}):
+    for headers in ({}, {SECRET_HEADER: "guessed"}):
         answers = [
             await house.http.get("/pointsman/v1/adapters", headers=headers),
             await house.http.put("/pointsman/v1/adapters/x@1", headers=headers, json={"folder": str(loud[0])}),

@@ -84,7 +84,7 @@ def test_grpc_answers_like_http(help_desk: Any, client: openai.OpenAI) -> None:
     message = gateway_pb2.Message(role="user", content=QUESTIONS["rag"])
     with grpc.insecure_channel(help_desk.grpc) as channel:
         request = gateway_pb2.GenerateRequest(model="path:handbook_answer", messages=[message])
-        events = list(gateway_pb2_grpc.GatewayStub(channel).Generate(request, timeout=120))
+        events = list(gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request, timeout=120))
     plain = client.chat.completions.create(
         model="path:handbook_answer", messages=[{"role": "user", "content": QUESTIONS["rag"]}]
     )
@@ -110,7 +110,7 @@ def test_a_prompt_longer_than_the_context_window_is_refused_over_both_doors(
         model="smollm2-135m", messages=[gateway_pb2.Message(role="user", content=text)]
     )
     with grpc.insecure_channel(help_desk.grpc) as channel, pytest.raises(grpc.RpcError) as failed:
-        list(gateway_pb2_grpc.GatewayStub(channel).Generate(request, timeout=60))
+        list(gateway_pb2_grpc.GatewayStub(channel).GenerateStream(request, timeout=60))
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "4096" in failed.value.details()
 

@@ -55,10 +55,10 @@ print(float((merged - right).abs().max()), float((merged - plain).abs().max()))
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from pointsman_lora_server.smoke.runner import Child, command
+from pointsman_lora_server.smoke.runner import SmokeWorker, worker_command
 async def main():
-    child = await Child.start(command(Path(sys.argv[1]), "pointsman_lora_server.smoke.worker", sys.argv[2]))
-    await child.answer(120)
+    child = await SmokeWorker.start(worker_command(Path(sys.argv[1]), "pointsman_lora_server.smoke.worker", sys.argv[2]))
+    await child.receive(120)
     print(child.pid, flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())

@@ -149,7 +149,7 @@ def test_dpo_learns_to_prefer_from_the_base(base: Path, pairs: Path, tmp_path: P
 def test_dpo_goes_on_from_an_adapter_which_is_its_reference(
     base: Path, pairs: Path, lora: tuple[Run, Path], tmp_path: Path
 ) -> None:
-    options = ("--method", "dpo", "--epochs", 5, "--parent", lora[1], "--parent-name", "triage@0123456789ab")
+    options = ("--method", "dpo", "--epochs", 5, "--init-from", lora[1], "--init-from-name", "triage@0123456789ab")
     run = train(base, pairs, tmp_path / "out", *TINY, *options)
     assert (run.code, run.warnings) == (0, "")
     assert run.of("step")[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
@@ -160,7 +160,7 @@ def test_dpo_goes_on_from_an_adapter_which_is_its_reference(
 def test_training_goes_on_from_where_the_parent_is(
     base: Path, data: Path, lora: tuple[Run, Path], tmp_path: Path
 ) -> None:
-    run = train(base, data, tmp_path / "out", *TINY, "--parent", lora[1], "--epochs", 5)
+    run = train(base, data, tmp_path / "out", *TINY, "--init-from", lora[1], "--epochs", 5)
     assert run.code == 0, run.warnings
     assert run.of("evaluation")[0]["loss"] == pytest.approx(lora[0].metrics["heldout_loss"], abs=0.05)
 
@@ -199,12 +199,12 @@ def test_an_adapter_that_is_there_can_be_measured_and_keeps_its_weights(
 
 
 def test_it_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best(base: Path, tmp_path: Path) -> None:
-    """The held-out answers contradict what is learnt: every step makes them worse."""
+    """The delaying_signals-out answers contradict what is learnt: every step makes them worse."""
     rows = [{"text": f"The {thing} at {hour}", "output": "yes yes yes"} for thing, _ in ROUTES for hour in HOURS]
-    held = [{"text": f"A {thing} at {hour}", "output": "qqqqqqqq"} for thing, _ in ROUTES for hour in HOURS]
+    delaying_signals = [{"text": f"A {thing} at {hour}", "output": "qqqqqqqq"} for thing, _ in ROUTES for hour in HOURS]
     data = trainings.write_rows(tmp_path / "rows.jsonl", *rows)
-    heldout = trainings.write_rows(tmp_path / "held.jsonl", *held)
-    options = ("--heldout", heldout, "--epochs", 60, "--learning-rate", 1e-2, "--evaluations", 30, "--patience", 3)
+    heldout = trainings.write_rows(tmp_path / "delaying_signals.jsonl", *delaying_signals)
+    options = ("--eval-data", heldout, "--epochs", 60, "--learning-rate", 1e-2, "--evaluations", 30, "--patience", 3)
     run = train(base, data, tmp_path / "out", *TINY, *options)
     assert run.code == 0, run.warnings
     during = [found for found in run.of("evaluation") if found["when"] == "during"]

@@ -9,10 +9,9 @@ from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
 from pointsman_cli.ask.command import ask, route
 from pointsman_cli.ask.feedback import feedback
-from pointsman_cli.capacity.command import capacity
 from pointsman_cli.classifier.command import classifier_app
-from pointsman_cli.data.command import data_app
-from pointsman_cli.distill.command import distill
+from pointsman_cli.data.command import datasets_app
+from pointsman_cli.distill.command import retrain
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
@@ -29,14 +28,14 @@ from pointsman_cli.up.command import up
 def build_app() -> typer.Typer:
     app = typer.Typer(
         name="pointsman",
-        help="Decides, request by request, whether to prompt a model, look something up, or use a fine-tuned adapter.",
+        help="Run and operate Pointsman, which routes each LLM request to prompting, retrieval or an adapter.",
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_start)
-    for command in (up, top, ask, route, feedback, regret, ingest, train, distill, replay, capacity, doctor):
+    for command in (up, top, ask, route, feedback, regret, ingest, train, retrain, replay, doctor):
         app.command()(command)
     app.command("eval")(evaluate)
     app.command("advise")(advise_on)
@@ -45,13 +44,13 @@ def build_app() -> typer.Typer:
     app.add_typer(jobs.build_app(), name="jobs")
     app.add_typer(retriever.build_app(), name="retriever")
     app.add_typer(keys.build_app(), name="keys")
-    app.add_typer(data_app(), name="data")
+    app.add_typer(datasets_app(), name="datasets")
     return app
 
 
 def _start(
     context: typer.Context,
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if show_version:
         typer.echo(version("pointsman"))

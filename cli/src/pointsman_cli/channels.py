@@ -1,7 +1,8 @@
-"""How the command opens its gRPC channels: as they are, or over TLS where `POINTSMAN_PEER_CA` names a file.
+"""Opens gRPC channels: in plain text, or over TLS if `POINTSMAN_CLIENT_TLS_CA` names a file.
 
-`POINTSMAN_PEER_CERTIFICATE` and `POINTSMAN_PEER_KEY` are shown where a service wants a client's; `POINTSMAN_PEER_NAME`
-is the one in the service's certificate, where we reach it by another, as through a forwarded port.
+`POINTSMAN_CLIENT_TLS_CERTIFICATE` and `POINTSMAN_CLIENT_TLS_KEY` name the client certificate for services that ask for
+one. `POINTSMAN_CLIENT_TLS_SERVER_NAME` is the name in the service's certificate, if the address differs from it (for
+example through a forwarded port).
 """
 
 import os
@@ -19,12 +20,12 @@ def open_channel(address: str) -> grpc.aio.Channel:
     try:
         return grpc_client.open_channel(address, _tls())
     except TlsError as error:
-        raise CommandError(f"POINTSMAN_PEER_*: {error}") from error
+        raise CommandError(f"POINTSMAN_CLIENT_TLS_*: {error}") from error
 
 
 def _tls() -> ClientTls | None:
-    ca, certificate, key = (_file(f"POINTSMAN_PEER_{name}") for name in ("CA", "CERTIFICATE", "KEY"))
-    return client_tls(ca, certificate, key, os.environ.get("POINTSMAN_PEER_NAME", ""))
+    ca, certificate, key = (_file(f"POINTSMAN_CLIENT_TLS_{name}") for name in ("CA", "CERTIFICATE", "KEY"))
+    return client_tls(ca, certificate, key, os.environ.get("POINTSMAN_CLIENT_TLS_SERVER_NAME", ""))
 
 
 def _file(variable: str) -> Path | None:

@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import Misused
-from pointsman_cli.home import Home
 
 VARIABLE = "POINTSMAN_ENGINE_PYTHON"
 LORA_PACKAGE = "pointsman_lora_server"
@@ -21,9 +21,9 @@ class EngineEnvironment:
         return [str(self.python), "-m", name, *arguments]
 
 
-def find(home: Home, named: Path | None) -> EngineEnvironment:
+def find(data_dir: DataDir, named: Path | None) -> EngineEnvironment:
     """Raises `Misused` with what to do where there is none."""
-    python = python_path(home, named)
+    python = python_path(data_dir, named)
     if not os.access(python, os.X_OK) or python.is_dir():
         raise Misused(
             f"the engine's Python is not at {python}; make it with `make env`, or name it with --engine-python "
@@ -32,13 +32,13 @@ def find(home: Home, named: Path | None) -> EngineEnvironment:
     return EngineEnvironment(python, {"PYTHONPATH": str(package_parent(LORA_PACKAGE)), "PYTHONUNBUFFERED": "1"})
 
 
-def python_path(home: Home, named: Path | None) -> Path:
+def python_path(data_dir: DataDir, named: Path | None) -> Path:
     """Where it should be. Links are kept: a virtual environment's python is one, and its target knows nothing of it."""
     if named is not None:
         return named.absolute()
     if from_variable := os.environ.get(VARIABLE):
         return Path(from_variable).absolute()
-    places = [folder / ".venv-engine" / "bin" / "python" for folder in (home.folder.parent, Path.cwd())]
+    places = [folder / ".venv-engine" / "bin" / "python" for folder in (data_dir.folder.parent, Path.cwd())]
     return next((place for place in places if place.exists()), places[0])
 
 

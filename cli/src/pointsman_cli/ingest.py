@@ -13,34 +13,34 @@ from pointsman_cli.errors import CommandError
 from pointsman_cli.ingesting import Tally, Target
 from pointsman_cli.ingesting import ingest as send
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
-from pointsman_cli.retriever.options import RetrieverOption, TenantOption, retriever_address
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
 from pointsman_cli.sources import Source, find
 
 MOST_PROBLEMS_SHOWN = 20
 
 
 def ingest(
-    collection: Annotated[str, typer.Argument(help="The collection; made where it is missing.")],
-    sources: Annotated[list[Path], typer.Argument(metavar="FOLDER_OR_FILE...", help="Folders are read at any depth.")],
+    collection: Annotated[str, typer.Argument(help="The collection; created if missing.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="FOLDER_OR_FILE...", help="Folders are read recursively.")],
     retriever: RetrieverOption = "",
     tenant: TenantOption = "default",
-    keep_missing: Annotated[
-        bool, typer.Option("--keep-missing", help="Keep documents whose file is gone from the folder.")
-    ] = False,
-    home: HomeOption = Path(".pointsman"),
+    prune: Annotated[
+        bool,
+        typer.Option("--prune/--no-prune", help="Remove documents whose file is gone from the folder, or keep them."),
+    ] = True,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Bring a collection in step with a folder: text, Markdown, HTML, PDF, JSON lines and source files.
+    """Synchronize a collection with a folder of text, Markdown, HTML, PDF, JSON Lines and source files.
 
-    What has not changed costs nothing, what is gone from the folder is removed, and a file that cannot be read is named
-    while the rest goes on. After an interrupt, the same command goes on where it was. A document's id is its path
-    inside the folder, of .md and .txt files without the ending.
+    Unchanged files are skipped, documents of deleted files are removed, and unreadable files are reported while the
+    rest is ingested. After an interruption the same command continues. A document's id is its path inside the folder,
+    for .md and .txt files without the extension.
     """
     found = find(sources)
-    target = Target(retriever_address(retriever, home), tenant, collection)
+    target = Target(retriever_address(retriever, data_dir), tenant, collection)
     console = Console()
     began = time.monotonic()
-    tally = _send(target, found, not keep_missing, console)
+    tally = _send(target, found, prune, console)
     for problem in tally.problems[:MOST_PROBLEMS_SHOWN]:
         console.print(f"failed: {problem}", markup=False, highlight=False, soft_wrap=True)
     documents = tally.written + tally.unchanged

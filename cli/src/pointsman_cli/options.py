@@ -1,17 +1,152 @@
-"""Options that several commands share."""
+"""Command-line options that several commands share, and the addresses that they stand for.
 
+An address that is not given is the one of the running `pointsman up`, then the service's usual port on this machine.
+"""
+
+import getpass
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-HomeOption = Annotated[
-    Path, typer.Option(help="Where models, state and logs are kept; made where it is missing.", show_default=True)
+from pointsman_cli import run_file
+from pointsman_cli.data_dir import DataDir
+from pointsman_cli.errors import Misused
+from pointsman_cli.urls import web_url
+
+DEFAULT_DATA_DIR = Path(".pointsman")
+DEFAULT_URL = "http://127.0.0.1:8080"
+DEFAULT_GRPC = "127.0.0.1:8081"
+DEFAULT_RETRIEVER = "127.0.0.1:8082"
+DEFAULT_LORA_SERVER = "127.0.0.1:8083"
+KEY_VARIABLE = "POINTSMAN_API_KEY"
+
+DataDirOption = Annotated[
+    Path, typer.Option("--data-dir", metavar="DIR", help="The folder for models, state and logs; created if missing.")
 ]
 EnginePythonOption = Annotated[
     Path | None,
     typer.Option(
-        help="The engine environment's python; else POINTSMAN_ENGINE_PYTHON, else that of .venv-engine beside HOME.",
+        metavar="FILE",
+        help="The Python of the engine's environment; default: POINTSMAN_ENGINE_PYTHON, then the .venv-engine next to "
+        "the data directory.",
         show_default=False,
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        metavar="URL", help=f"The gateway; default: the running `pointsman up`, then {DEFAULT_URL}.", show_default=False
+    ),
+]
+KeyEnvOption = Annotated[
+    str, typer.Option(metavar="NAME", help="The environment variable that holds the API key, if the gateway needs one.")
+]
+LoraServerOption = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help=f"The lora-server; default: the running `pointsman up`, then {DEFAULT_LORA_SERVER}.",
+        show_default=False,
+    ),
+]
+RunningLoraServerOption = Annotated[
+    str,
+    typer.Option(
+        "--lora-server",
+        metavar="HOST:PORT",
+        help="The lora-server; default: the running `pointsman up`.",
+        show_default=False,
+    ),
+]
+RetrieverOption = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help=f"The retriever; default: the running `pointsman up`, then {DEFAULT_RETRIEVER}.",
+        show_default=False,
+    ),
+]
+TenantOption = Annotated[str, typer.Option(metavar="NAME", help="The tenant that owns the collection.")]
+RedisOption = Annotated[
+    str, typer.Option(metavar="URL", help="Redis; default: the running `pointsman up`.", show_default=False)
+]
+AuthorOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Who makes the change, for the history; default: your user name.", show_default=False
+    ),
+]
+
+AdapterArgument = Annotated[
+    str, typer.Argument(metavar="[NAME]", help="The adapter; default: all.", show_default=False)
+]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="VERSION", help="As `adapters list` shows it: triage@3f9a1c0b77de.")
+]
+AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="As in triage@prod.")]
+IfVersionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="VERSION", help="Only if the alias points to this version now (compare-and-set).", show_default=False
+    ),
+]
+
+
+def gateway_url(given: str, data_dir: Path) -> str:
+    """Returns the gateway's HTTP URL; raises Misused if `given` is not a URL."""
+    if given:
+        return web_url(given)
+    running = run_file.read(DataDir.at(data_dir).run_file)
+    return running.http if running else DEFAULT_URL
+
+
+def gateway_grpc_address(given: str, data_dir: Path) -> str:
+    if given:
+        return given.removeprefix("http://").rstrip("/")
+    running = run_file.read(DataDir.at(data_dir).run_file)
+    return running.grpc if running else DEFAULT_GRPC
+
+
+def lora_server_address(given: str, data_dir: Path) -> str:
+    running = run_file.read(DataDir.at(data_dir).run_file)
+    return given or (running.lora_server if running else DEFAULT_LORA_SERVER)
+
+
+def retriever_address(given: str, data_dir: Path) -> str:
+    if given:
+        return given
+    running = run_file.read(DataDir.at(data_dir).run_file)
+    return running.retriever if running else DEFAULT_RETRIEVER
+
+
+def redis_url(given: str, data_dir: DataDir) -> str:
+    """Returns the Redis URL; empty if none is given and nothing runs."""
+    running = run_file.read(data_dir.run_file)
+    return given or (running.redis_url if running else "")
+
+
+def api_key(variable: str) -> str:
+    """Returns the API key in an environment variable; empty if the default variable is not set.
+
+    Raises Misused if another variable is named and not set.
+    """
+    key = os.environ.get(variable, "") if variable else ""
+    if not key and variable not in ("", KEY_VARIABLE):
+        raise Misused(f"the environment variable {variable} holds no key; set it, or leave --key-env out")
+    return key
+
+
+def bearer(key: str) -> dict[str, str]:
+    """Returns the HTTP headers that send `key`; none for an empty one."""
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def author_name(given: str) -> str:
+    """Returns the user name by default; empty if the system has no name for this user."""
+    try:
+        return given or getpass.getuser()
+    except (OSError, KeyError):
+        return ""

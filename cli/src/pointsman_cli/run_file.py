@@ -51,7 +51,7 @@ def read(path: Path) -> Run | None:
     except OSError as error:
         raise Misused(
             f"{path} cannot be read: {error.strerror}; `pointsman up` keeps a file there: remove what is there now, or "
-            "name another folder with --home"
+            "name another folder with --data-dir"
         ) from error
     return run if is_alive(run.pid) else None
 

@@ -1,8 +1,8 @@
-"""Makes `voice.jsonl` from `voice_replies.jsonl`: each request as the path `branded_letter` would really ask it.
+"""Create `voice.jsonl` from `voice_replies.jsonl` with the prompts of the path `branded_letter`.
 
-Run it while `pointsman up examples/helpdesk` runs. The prompts come from the gateway (`POST /v1/route` with
-`include_prompt`), so the adapter is trained on the very text that it will be sent. A reply whose facts are not in
-the passages is left out: it would teach to invent.
+Run it while `pointsman up examples/helpdesk` is running. The prompts come from the gateway (`POST /v1/route` with
+`include_prompt`), so the adapter is trained on the prompts it will receive. Replies whose facts are not in the
+retrieved passages are omitted, because they would teach the model to invent facts.
 """
 
 import argparse

@@ -53,7 +53,7 @@ class GenerateRequest(_message.Message):
     user: str
     def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., user: _Optional[str] = ...) -> None: ...
 
-class GenerateResponse(_message.Message):
+class GenerateStreamResponse(_message.Message):
     __slots__ = ("started", "delta", "finished")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
@@ -93,7 +93,7 @@ class Finished(_message.Message):
     receipt: Receipt
     def __init__(self, finish_reason: _Optional[str] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
-class GenerateOnceResponse(_message.Message):
+class GenerateResponse(_message.Message):
     __slots__ = ("started", "choices", "receipt")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]

@@ -34,15 +34,15 @@ class GatewayStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Generate = channel.unary_stream(
+        self.GenerateStream = channel.unary_stream(
+                '/pointsman.v1.Gateway/GenerateStream',
+                request_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateStreamResponse.FromString,
+                _registered_method=True)
+        self.Generate = channel.unary_unary(
                 '/pointsman.v1.Gateway/Generate',
                 request_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
-                _registered_method=True)
-        self.GenerateOnce = channel.unary_unary(
-                '/pointsman.v1.Gateway/GenerateOnce',
-                request_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
-                response_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateOnceResponse.FromString,
                 _registered_method=True)
         self.Route = channel.unary_unary(
                 '/pointsman.v1.Gateway/Route',
@@ -64,7 +64,7 @@ class GatewayStub:
 class GatewayServicer:
     """Missing associated documentation comment in .proto file."""
 
-    def Generate(self, request, context):
+    def GenerateStream(self, request, context):
         """Answers one conversation as a stream: one `started`, any number of `delta`, one `finished`. A stream that ends without
         `finished` has failed, and its status says why. Cancelling the call stops the engine's work.
         """
@@ -72,15 +72,15 @@ class GatewayServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GenerateOnce(self, request, context):
-        """The same, in one message: what Generate's stream holds, collected. Cancelling the call stops the engine's work.
+    def Generate(self, request, context):
+        """The same, in one message: what GenerateStream's stream holds, collected. Cancelling the call stops the engine's work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Route(self, request, context):
-        """The decision alone: what Generate would do with this request now. Nothing is generated, nothing is charged.
+        """The decision alone: what GenerateStream would do with this request now. Nothing is generated, nothing is charged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,15 +106,15 @@ class GatewayServicer:
 
 def add_GatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Generate': grpc.unary_stream_rpc_method_handler(
+            'GenerateStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateStream,
+                    request_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateStreamResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_unary_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateResponse.SerializeToString,
-            ),
-            'GenerateOnce': grpc.unary_unary_rpc_method_handler(
-                    servicer.GenerateOnce,
-                    request_deserializer=pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
-                    response_serializer=pointsman_dot_v1_dot_gateway__pb2.GenerateOnceResponse.SerializeToString,
             ),
             'Route': grpc.unary_unary_rpc_method_handler(
                     servicer.Route,
@@ -143,7 +143,7 @@ class Gateway:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
-    def Generate(request,
+    def GenerateStream(request,
             target,
             options=(),
             channel_credentials=None,
@@ -156,9 +156,9 @@ class Gateway:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/pointsman.v1.Gateway/Generate',
+            '/pointsman.v1.Gateway/GenerateStream',
             pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
-            pointsman_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
+            pointsman_dot_v1_dot_gateway__pb2.GenerateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -170,7 +170,7 @@ class Gateway:
             _registered_method=True)
 
     @staticmethod
-    def GenerateOnce(request,
+    def Generate(request,
             target,
             options=(),
             channel_credentials=None,
@@ -183,9 +183,9 @@ class Gateway:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/pointsman.v1.Gateway/GenerateOnce',
+            '/pointsman.v1.Gateway/Generate',
             pointsman_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
-            pointsman_dot_v1_dot_gateway__pb2.GenerateOnceResponse.FromString,
+            pointsman_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

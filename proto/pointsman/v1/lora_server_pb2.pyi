@@ -249,7 +249,7 @@ class Placement(_message.Message):
     copies: int
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[PlacementKind, str]] = ..., copies: _Optional[int] = ...) -> None: ...
 
-class PlaceRequest(_message.Message):
+class SetPlacementRequest(_message.Message):
     __slots__ = ("placement", "expected", "author")
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
@@ -315,13 +315,13 @@ class Change(_message.Message):
     reason: str
     def __init__(self, id: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., before: _Optional[str] = ..., after: _Optional[str] = ..., author: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
-class EnsureRequest(_message.Message):
+class EnsureLoadedRequest(_message.Message):
     __slots__ = ("version",)
     VERSION_FIELD_NUMBER: _ClassVar[int]
     version: str
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
-class ReportRequest(_message.Message):
+class ReportCanaryMetricsRequest(_message.Message):
     __slots__ = ("outcomes",)
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     outcomes: _containers.RepeatedCompositeFieldContainer[Outcomes]
@@ -352,7 +352,7 @@ class Outcomes(_message.Message):
     milliseconds: _containers.ScalarMap[int, int]
     def __init__(self, alias: _Optional[str] = ..., revision: _Optional[int] = ..., version: _Optional[str] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., invalid: _Optional[int] = ..., milliseconds: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
-class ReportResponse(_message.Message):
+class ReportCanaryMetricsResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

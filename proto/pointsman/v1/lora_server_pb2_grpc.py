@@ -69,9 +69,9 @@ class LoraServerStub:
                 request_serializer=pointsman_dot_v1_dot_lora__server__pb2.PinRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.FromString,
                 _registered_method=True)
-        self.Place = channel.unary_unary(
-                '/pointsman.v1.LoraServer/Place',
-                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.PlaceRequest.SerializeToString,
+        self.SetPlacement = channel.unary_unary(
+                '/pointsman.v1.LoraServer/SetPlacement',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.SetPlacementRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.Placement.FromString,
                 _registered_method=True)
         self.Retire = channel.unary_unary(
@@ -89,15 +89,15 @@ class LoraServerStub:
                 request_serializer=pointsman_dot_v1_dot_lora__server__pb2.HistoryRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.HistoryResponse.FromString,
                 _registered_method=True)
-        self.Ensure = channel.unary_unary(
-                '/pointsman.v1.LoraServer/Ensure',
-                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.EnsureRequest.SerializeToString,
+        self.EnsureLoaded = channel.unary_unary(
+                '/pointsman.v1.LoraServer/EnsureLoaded',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.EnsureLoadedRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.EngineState.FromString,
                 _registered_method=True)
-        self.Report = channel.unary_unary(
-                '/pointsman.v1.LoraServer/Report',
-                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.ReportRequest.SerializeToString,
-                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.ReportResponse.FromString,
+        self.ReportCanaryMetrics = channel.unary_unary(
+                '/pointsman.v1.LoraServer/ReportCanaryMetrics',
+                request_serializer=pointsman_dot_v1_dot_lora__server__pb2.ReportCanaryMetricsRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_lora__server__pb2.ReportCanaryMetricsResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/pointsman.v1.LoraServer/Watch',
@@ -158,7 +158,7 @@ class LoraServerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Place(self, request, context):
+    def SetPlacement(self, request, context):
         """Says how many engines hold those versions of an adapter that an alias or a canary points to; every engine, unless said
         otherwise. Which ones is decided by all lora-servers alike; a copy is warm elsewhere before it is let go.
         """
@@ -188,7 +188,7 @@ class LoraServerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Ensure(self, request, context):
+    def EnsureLoaded(self, request, context):
         """Returns once the engine holds the version: for a version that is registered and not resident. Many calls at once
         load it once.
         """
@@ -196,7 +196,7 @@ class LoraServerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Report(self, request, context):
+    def ReportCanaryMetrics(self, request, context):
         """What came of requests to an alias that has a canary: counts since the last report of the same gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -249,9 +249,9 @@ def add_LoraServerServicer_to_server(servicer, server):
                     request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.PinRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_lora__server__pb2.AdapterVersion.SerializeToString,
             ),
-            'Place': grpc.unary_unary_rpc_method_handler(
-                    servicer.Place,
-                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.PlaceRequest.FromString,
+            'SetPlacement': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPlacement,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.SetPlacementRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_lora__server__pb2.Placement.SerializeToString,
             ),
             'Retire': grpc.unary_unary_rpc_method_handler(
@@ -269,15 +269,15 @@ def add_LoraServerServicer_to_server(servicer, server):
                     request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.HistoryRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_lora__server__pb2.HistoryResponse.SerializeToString,
             ),
-            'Ensure': grpc.unary_unary_rpc_method_handler(
-                    servicer.Ensure,
-                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.EnsureRequest.FromString,
+            'EnsureLoaded': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnsureLoaded,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.EnsureLoadedRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_lora__server__pb2.EngineState.SerializeToString,
             ),
-            'Report': grpc.unary_unary_rpc_method_handler(
-                    servicer.Report,
-                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.ReportRequest.FromString,
-                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.ReportResponse.SerializeToString,
+            'ReportCanaryMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportCanaryMetrics,
+                    request_deserializer=pointsman_dot_v1_dot_lora__server__pb2.ReportCanaryMetricsRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_lora__server__pb2.ReportCanaryMetricsResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -485,7 +485,7 @@ class LoraServer:
             _registered_method=True)
 
     @staticmethod
-    def Place(request,
+    def SetPlacement(request,
             target,
             options=(),
             channel_credentials=None,
@@ -498,8 +498,8 @@ class LoraServer:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/pointsman.v1.LoraServer/Place',
-            pointsman_dot_v1_dot_lora__server__pb2.PlaceRequest.SerializeToString,
+            '/pointsman.v1.LoraServer/SetPlacement',
+            pointsman_dot_v1_dot_lora__server__pb2.SetPlacementRequest.SerializeToString,
             pointsman_dot_v1_dot_lora__server__pb2.Placement.FromString,
             options,
             channel_credentials,
@@ -593,7 +593,7 @@ class LoraServer:
             _registered_method=True)
 
     @staticmethod
-    def Ensure(request,
+    def EnsureLoaded(request,
             target,
             options=(),
             channel_credentials=None,
@@ -606,8 +606,8 @@ class LoraServer:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/pointsman.v1.LoraServer/Ensure',
-            pointsman_dot_v1_dot_lora__server__pb2.EnsureRequest.SerializeToString,
+            '/pointsman.v1.LoraServer/EnsureLoaded',
+            pointsman_dot_v1_dot_lora__server__pb2.EnsureLoadedRequest.SerializeToString,
             pointsman_dot_v1_dot_lora__server__pb2.EngineState.FromString,
             options,
             channel_credentials,
@@ -620,7 +620,7 @@ class LoraServer:
             _registered_method=True)
 
     @staticmethod
-    def Report(request,
+    def ReportCanaryMetrics(request,
             target,
             options=(),
             channel_credentials=None,
@@ -633,9 +633,9 @@ class LoraServer:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/pointsman.v1.LoraServer/Report',
-            pointsman_dot_v1_dot_lora__server__pb2.ReportRequest.SerializeToString,
-            pointsman_dot_v1_dot_lora__server__pb2.ReportResponse.FromString,
+            '/pointsman.v1.LoraServer/ReportCanaryMetrics',
+            pointsman_dot_v1_dot_lora__server__pb2.ReportCanaryMetricsRequest.SerializeToString,
+            pointsman_dot_v1_dot_lora__server__pb2.ReportCanaryMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,9 +34,9 @@ class TrainingStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Start = channel.unary_unary(
-                '/pointsman.v1.Training/Start',
-                request_serializer=pointsman_dot_v1_dot_training__pb2.StartTrainingRequest.SerializeToString,
+        self.CreateJob = channel.unary_unary(
+                '/pointsman.v1.Training/CreateJob',
+                request_serializer=pointsman_dot_v1_dot_training__pb2.CreateTrainingJobRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_training__pb2.TrainingJob.FromString,
                 _registered_method=True)
         self.Get = channel.unary_unary(
@@ -64,8 +64,8 @@ class TrainingStub:
 class TrainingServicer:
     """Missing associated documentation comment in .proto file."""
 
-    def Start(self, request, context):
-        """Copies the files and puts the job in line; returns at once.
+    def CreateJob(self, request, context):
+        """Copies the files, queues the job and returns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,21 +78,21 @@ class TrainingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """The newest first.
+        """The newest job first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Everything that the job has told from its begin, then what it tells; ends with the job.
+        """All events of the job so far, then new ones; ends with the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Stops it cleanly; what it had learnt is gone. A job that has ended stays as it is.
+        """Stops the job cleanly and discards what it has learnt. A finished job stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,9 +101,9 @@ class TrainingServicer:
 
 def add_TrainingServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Start': grpc.unary_unary_rpc_method_handler(
-                    servicer.Start,
-                    request_deserializer=pointsman_dot_v1_dot_training__pb2.StartTrainingRequest.FromString,
+            'CreateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJob,
+                    request_deserializer=pointsman_dot_v1_dot_training__pb2.CreateTrainingJobRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_training__pb2.TrainingJob.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
@@ -138,7 +138,7 @@ class Training:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
-    def Start(request,
+    def CreateJob(request,
             target,
             options=(),
             channel_credentials=None,
@@ -151,8 +151,8 @@ class Training:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/pointsman.v1.Training/Start',
-            pointsman_dot_v1_dot_training__pb2.StartTrainingRequest.SerializeToString,
+            '/pointsman.v1.Training/CreateJob',
+            pointsman_dot_v1_dot_training__pb2.CreateTrainingJobRequest.SerializeToString,
             pointsman_dot_v1_dot_training__pb2.TrainingJob.FromString,
             options,
             channel_credentials,

@@ -130,7 +130,8 @@ def test_of_paths_that_are_as_good_the_untrained_one_stands_until_the_volume_is_
     without = advice(few_shot, LORA, **as_good).recommendation
     assert without.path == "few_shot"
     assert (
-        "an adapter would be as good: adapter pays from 200 requests on; give --monthly to weigh it" in without.reasons
+        "an adapter would be as good: adapter pays from 200 requests on; give --requests-per-month to compare costs"
+        in without.reasons
     )
     # the training is 0.05 dollars a month, which 0.003 a request earn back from 17 on
     for monthly, chosen in [(16, "few_shot"), (17, "adapter")]:
@@ -144,7 +145,7 @@ def test_a_small_set_does_not_make_a_cheap_path_as_good_that_is_hardly_ever_righ
     terms = Terms(training=TRAINED.training, monthly=1e6)
     said = advice(right, cheap, terms=terms, chance=(("few_shot", "adapter"),)).recommendation
     assert said.path == "few_shot"
-    assert "that is few: a floor (--floor) says what would be enough" in said.reasons
+    assert "that is low: --min-score sets the score that you need" in said.reasons
 
 
 def test_with_a_floor_the_cheapest_that_reaches_it_is_enough() -> None:
@@ -177,7 +178,14 @@ def test_the_reasons_name_form_latency_knowledge_and_a_prompt_near_the_window() 
 def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> None:
     report.write(report_of(FEW_SHOT, LORA), tmp_path / "report.json")
     (tmp_path / "training.json").write_text(json.dumps({"name": "triage", "seconds": 1800}))
-    arguments = ["advise", tmp_path / "report.json", "--training", tmp_path / "training.json", "--hourly", "1.2"]
+    arguments = [
+        "advise",
+        tmp_path / "report.json",
+        "--training",
+        tmp_path / "training.json",
+        "--trainer-usd-per-hour",
+        "1.2",
+    ]
 
     shown = cli(*arguments)
     assert shown.code == 0, shown.err
@@ -190,12 +198,12 @@ def test_the_command_reads_a_report_and_a_training(cli: Cli, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "what did training the adapter 'triage' cost? Give its --training FILE with --hourly USD, or"),
-        (["--training", "{}/training.json"], "give --hourly"),
-        (["--training", "{}/report.json", "--hourly", "1"], "is no record of a training"),
-        (["--training", "{}/none.json", "--hourly", "1"], "No such file"),
-        (["--training-cost", "triage"], "--training-cost is NAME=USD, as triage=0.25; it is 'triage'"),
-        (["--training-cost", "triage=-1"], "it is 'triage=-1'"),
+        ([], "the cost of training 'triage' is unknown; give --training FILE with --trainer-usd-per-hour USD, or"),
+        (["--training", "{}/training.json"], "with --trainer-usd-per-hour"),
+        (["--training", "{}/report.json", "--trainer-usd-per-hour", "1"], "is not a training record"),
+        (["--training", "{}/none.json", "--trainer-usd-per-hour", "1"], "No such file"),
+        (["--training-cost", "triage"], "--training-cost is 'triage'; it must be NAME=USD, such as triage=0.25"),
+        (["--training-cost", "triage=-1"], "is 'triage=-1'; it must"),
     ],
 )
 def test_an_unknown_training_cost_is_an_error_and_never_nothing(

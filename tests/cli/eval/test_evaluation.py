@@ -281,7 +281,7 @@ async def test_the_page_shows_labels_and_disagreements_and_escapes_them(
 
 
 async def test_the_command_prints_a_table_and_writes_both_files(gateway: Gateway, rows: Rows, tmp_path: Path) -> None:
-    arguments = ["eval", rows(ROWS), "--url", gateway.url, "--home", tmp_path / "home", "--concurrency", "2"]
+    arguments = ["eval", rows(ROWS), "--url", gateway.url, "--data-dir", tmp_path / "home", "--concurrency", "2"]
     ended = await command(*arguments, "--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
     assert ended.code == 0, ended.err
     assert "triage: 12 rows, exact; intervals of 95%" in ended.out
@@ -310,16 +310,18 @@ async def test_an_interrupted_evaluation_says_how_to_go_on(
 async def test_where_keys_are_asked_for_the_named_variables_one_is_shown(
     neighbours: Neighbours, rows: Rows, tmp_path: Path
 ) -> None:
-    arguments = ["eval", rows(ROWS), "--paths", "triage_adapter", "--key-env", "OUR_KEY", "--home", tmp_path]
+    arguments = ["eval", rows(ROWS), "--paths", "triage_adapter", "--data-dir", tmp_path]
     async with running_valkey(tmp_path / "valkey") as valkey:
         key = (await issue(valkey.url)).credential.text
         neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool"}
         await neighbours.ready()
         async with neighbours.gateway() as gateway:
             refused = await command(*arguments, "--url", gateway.url)
-            answered = await command(*arguments, "--url", gateway.url, OUR_KEY=key)
+            unset = await command(*arguments, "--url", gateway.url, "--key-env", "OUR_KEY")
+            answered = await command(*arguments, "--url", gateway.url, "--key-env", "OUR_KEY", OUR_KEY=key)
     assert refused.code == 1
     assert "(missing_key, HTTP 401)" in refused.err
+    assert (unset.code, "OUR_KEY holds no key" in unset.err) == (2, True)
     assert answered.code == 0, answered.err
     assert "1.000" in answered.out
 

@@ -89,7 +89,7 @@ def test_the_command_names_what_is_wrong_and_leaves_with_2(cli: Cli, tmp_path: P
         ([file], "rows.jsonl:1 names no task; add", 2),
         ([file, "--task", "chat", "--url", "127.0.0.1:1"], "no gateway answers at http://127.0.0.1:1", 1),
         ([file, "--task", "chat", "--html", tmp_path / "none" / "x.html"], "cannot write", 2),
-        ([file, "--task", "chat", "--answers", "a", "--resume", "b"], "give one of them", 2),
+        ([file, "--task", "chat", "--answers", "a", "--resume", "b"], "give only one of them", 2),
     ]:
-        outcome = cli("eval", *arguments, "--home", tmp_path / "home")
+        outcome = cli("eval", *arguments, "--data-dir", tmp_path / "home")
         assert (outcome.code, says in outcome.err) == (code, True), outcome.err

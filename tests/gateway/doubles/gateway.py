@@ -18,7 +18,6 @@ from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.grpc_wire.server import GrpcWire
 from pointsman_servicekit.tracing.exporting import around_servers
 from pointsman_servicekit.tracing.spans import Spans
 
@@ -104,9 +103,7 @@ class Neighbours:
                 gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
             async with (
-                serving(
-                    "127.0.0.1:0", [SERVICE], register, grace=1, interceptors=around_servers(spans), wire=GrpcWire
-                ) as grpc_server,
+                serving("127.0.0.1:0", [SERVICE], register, grace=1, interceptors=around_servers(spans)) as grpc_server,
                 serving_http(
                     build_app(door, spans), "127.0.0.1:0", grace=1, lane=ExpressLane(door) if spans is None else None
                 ) as address,

@@ -21,7 +21,7 @@ class GrpcDoor:
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
         request = pb.GenerateRequest(**_fields(messages, model, parameters))
         gathered, started, finished = Gathered(), None, None
-        call = self._stub.Generate(request)
+        call = self._stub.GenerateStream(request)
         try:
             async for response in call:
                 match response.WhichOneof("event"):
@@ -84,7 +84,7 @@ class GrpcOnceDoor(GrpcDoor):
     """Plain answers."""
 
     async def ask(self, messages: Messages | str, model: str = "auto", **parameters: Any) -> Answer:
-        call = self._stub.GenerateOnce(pb.GenerateRequest(**_fields(messages, model, parameters)))
+        call = self._stub.Generate(pb.GenerateRequest(**_fields(messages, model, parameters)))
         try:
             answer = await call
             told = _metadata(await call.initial_metadata(), await call.trailing_metadata())
@@ -146,8 +146,8 @@ def _grpc_answer(
 
 def _metadata(*sent: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
     return {
-        name.removeprefix("pointsman-"): str(value)
+        name.removeprefix("x-pointsman-"): str(value)
         for metadata in sent
         for name, value in metadata
-        if name.startswith("pointsman-")
+        if name.startswith("x-pointsman-")
     }

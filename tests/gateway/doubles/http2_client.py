@@ -5,12 +5,43 @@ import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
 from typing import Any
 
 from hpack import Decoder, Encoder
-from pointsman_servicekit.grpc_wire import frames
 
-Headers = list[tuple[str, str]]
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+END_STREAM = ACK = 0x01
+END_HEADERS = 0x04
+
+FRAME_HEADER_BYTES = 9
+_frame_header = Struct(">HBBBL")
+"""(length / 256, length % 256, kind, flags, stream) (RFC 9113, section 4.1)."""
+
+
+class Setting(IntEnum):
+    HEADER_TABLE_SIZE = 1
+    INITIAL_WINDOW_SIZE = 4
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    length = len(payload)
+    return _frame_header.pack(length >> 8, length & 0xFF, kind, flags, stream) + payload
+
+
+def settings_frame(values: dict[Any, int]) -> bytes:
+    return frame(SETTINGS, 0, 0, b"".join([Struct(">HL").pack(name, value) for name, value in values.items()]))
+
+
+def reset_frame(stream: int, code: int = 8) -> bytes:
+    return frame(RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+
+
+def with_prefix(message: bytes, compressed: bool = False) -> bytes:
+    """The message as gRPC writes it into DATA frames."""
+    return bytes([compressed]) + len(message).to_bytes(4, "big") + message
 
 
 @dataclass(frozen=True)
@@ -34,7 +65,7 @@ class Http2Client:
         self._writer.write(b"".join(written))
 
     def greet(self, settings: dict[Any, int] | None = None) -> None:
-        self.say(frames.PREFACE, frames.settings(settings or {}))
+        self.say(PREFACE, settings_frame(settings or {}))
 
     def block(self, path: str, more: Iterable[tuple[str, str]] = ()) -> bytes:
         return bytes(
@@ -54,22 +85,22 @@ class Http2Client:
     def call(self, path: str, message: bytes | None, more: Iterable[tuple[str, str]] = ()) -> int:
         """Begins a call, and with a message says all of it; its stream."""
         stream = self.stream()
-        self.say(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, self.block(path, more)))
+        self.say(frame(HEADERS, END_HEADERS, stream, self.block(path, more)))
         if message is not None:
-            self.say(frames.frame(frames.DATA, frames.END_STREAM, stream, message))
+            self.say(frame(DATA, END_STREAM, stream, message))
         return stream
 
     async def next(self, *kinds: int, stream: int | None = None) -> Frame:
         """The next frame of one of these kinds. Raises IncompleteReadError at the connection's end."""
         async with asyncio.timeout(10):
             while True:
-                head = await self._reader.readexactly(frames.HEAD_BYTES)
-                high, low, kind, flags, of = frames.read_head(head)
+                head = await self._reader.readexactly(FRAME_HEADER_BYTES)
+                high, low, kind, flags, of = _frame_header.unpack(head)
                 payload = await self._reader.readexactly(high << 8 | low)
-                frame = Frame(kind, flags, of, payload)
-                self.seen.append(frame)
+                found = Frame(kind, flags, of, payload)
+                self.seen.append(found)
                 if kind in kinds and stream in (None, of):
-                    return frame
+                    return found
 
     async def ended(self) -> list[Frame]:
         """All that comes until the connection is closed."""
@@ -82,14 +113,14 @@ class Http2Client:
         """Data and trailers of one that is answered while no other is. Raises ConnectionResetError."""
         data, told = b"", {}
         while True:
-            frame = await self.next(frames.DATA, frames.HEADERS, frames.RST_STREAM, stream=stream)
-            if frame.kind == frames.RST_STREAM:
+            frame = await self.next(DATA, HEADERS, RST_STREAM, stream=stream)
+            if frame.kind == RST_STREAM:
                 raise ConnectionResetError(f"stream {stream} is reset by {int.from_bytes(frame.payload, 'big')}")
-            if frame.kind == frames.DATA:
+            if frame.kind == DATA:
                 data += frame.payload
             else:
                 told |= self.headers(frame)
-            if frame.flags & frames.END_STREAM:
+            if frame.flags & END_STREAM:
                 return data, told
 
     def headers(self, frame: Frame) -> dict[str, str]:

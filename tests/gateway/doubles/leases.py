@@ -4,19 +4,18 @@ import asyncio
 
 import pytest
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.tenancy.hold import Hold
-from pointsman_gateway.tenancy.no_keys import NoKeys
-from pointsman_gateway.tenancy.stage import Tenancy
+from pointsman_gateway.tenancy.reservation import Reservation
+from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
 
 
-def held_back(tenancy: Tenancy | NoKeys, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+def held_back(tenancy: Tenancy | OpenAccess, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Until it is set, whoever comes waits."""
     given, enter_now, enter = asyncio.Event(), tenancy.enter_now, tenancy.enter
 
-    def now(caller: Caller, tokens: int) -> Hold | None:
+    def now(caller: Caller, tokens: int) -> Reservation | None:
         return enter_now(caller, tokens) if given.is_set() else None  # type: ignore[return-value]  # either's hold
 
-    async def later(caller: Caller, tokens: int) -> Hold:
+    async def later(caller: Caller, tokens: int) -> Reservation:
         await given.wait()
         return await enter(caller, tokens)  # type: ignore[return-value]  # either's hold
 

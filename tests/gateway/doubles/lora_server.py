@@ -78,7 +78,7 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
         """It says so; what the engine does is another matter."""
         await self._hold([v for v in self._state.resident if v != version], [*self._state.loadable, version])
 
-    async def Ensure(self, request: pb.EnsureRequest, context: Any) -> pb.EngineState:
+    async def EnsureLoaded(self, request: pb.EnsureLoadedRequest, context: Any) -> pb.EngineState:
         version = request.version
         self.ensured.append(version)
         self.ids.append((request_id.get(), decision_id.get()))
@@ -91,12 +91,14 @@ class ScriptedLoraServer(lora_server_pb2_grpc.LoraServerServicer):
     async def Get(self, request: pb.GetAdapterRequest, context: Any) -> pb.AdapterVersion:
         return pb.AdapterVersion(version=request.version, facts=self.facts)
 
-    async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportResponse:
+    async def ReportCanaryMetrics(
+        self, request: pb.ReportCanaryMetricsRequest, context: Any
+    ) -> pb.ReportCanaryMetricsResponse:
         error = self.reports()
         if error is not None:
             raise error
         self.reported.extend(request.outcomes)
-        return pb.ReportResponse()
+        return pb.ReportCanaryMetricsResponse()
 
     async def List(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
         if self.refuses is not None:

@@ -39,6 +39,11 @@ class Process:
                 await asyncio.sleep(0.02)
 
     @property
+    def pid(self) -> int:
+        """0 before its first start."""
+        return self._process.pid if self._process else 0
+
+    @property
     def words(self) -> str:
         return self._log.read_text("utf-8", "replace")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pointsman_gateway.domain import PICO
-from pointsman_gateway.journal import keys
+from pointsman_gateway.domain import PICODOLLARS
+from pointsman_gateway.request_log import redis_schema
 from redis.asyncio import Redis
 
 from doubles.remembering import decisions_in
@@ -29,13 +29,13 @@ class Receipts:
         """By component, exactly."""
         sums: Counter[str] = Counter()
         for one in self.all:
-            sums.update({name: round(usd * PICO) for name, usd in one["cost_parts_usd"].items()})
+            sums.update({name: round(usd * PICODOLLARS) for name, usd in one["cost_parts_usd"].items()})
         return sums
 
 
 async def receipts_in(url: str) -> Receipts:
     async with Redis.from_url(url, decode_responses=True) as redis:
-        undecided = [json.loads(fields["entry"]) for _, fields in await redis.xrange(keys.UNDECIDED)]
+        undecided = [json.loads(fields["entry"]) for _, fields in await redis.xrange(redis_schema.UNDECIDED)]
     return Receipts(await decisions_in(url), undecided)
 
 

@@ -9,15 +9,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pointsman_gateway.config.schema import JournalConfig
-from pointsman_gateway.domain import PICO, Decision, Message, Path, Receipt, Request, Usage
-from pointsman_gateway.journal import keys
-from pointsman_gateway.journal.counterfoil_book import MOST_BYTES, CounterfoilBook
-from pointsman_gateway.journal.evidence import PER_RATING, EvidenceBoard, from_fields
-from pointsman_gateway.journal.metrics import JournalMetrics
-from pointsman_gateway.journal.recorder import Recorder
-from pointsman_gateway.journal.recovery import Recovery
-from pointsman_gateway.journal.store import JournalStore
-from pointsman_gateway.metering.counting import Ended
+from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Receipt, Request, Usage
+from pointsman_gateway.metering.aggregate import EndedRequest
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.evidence import PER_RATING, EvidenceStore, from_fields
+from pointsman_gateway.request_log.metrics import RequestLogMetrics
+from pointsman_gateway.request_log.recorder import Recorder
+from pointsman_gateway.request_log.store import RequestLogStore
+from pointsman_gateway.request_log.tasks import OrphanRecovery
+from pointsman_gateway.request_log.wal import MAX_RECEIPT_BYTES, WriteAheadLog
 from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
@@ -38,10 +38,12 @@ def decision(name: str = "d1", task: str = "chat", path: Path = PLAIN, **fields:
 def receipt(
     of: Decision, seconds: float = 0.5, cost_usd: float = 1e-6, outcome: str = "ok", model: str = "tiny"
 ) -> Receipt:
-    return Receipt(of, Usage(20, 2), {"prompt": round(cost_usd * PICO)}, {"total": seconds}, outcome, model=model)
+    return Receipt(
+        of, Usage(20, 2), {"prompt": round(cost_usd * PICODOLLARS)}, {"total": seconds}, outcome, model=model
+    )
 
 
-def ended(receipt: Receipt, model: str = "auto") -> Ended:
+def ended(receipt: Receipt, model: str = "auto") -> EndedRequest:
     """As it is counted, of a request for `model` with ten tokens of its own."""
     return receipt, receipt.decision, "chat", model, 10, False
 
@@ -56,11 +58,11 @@ class Desk:
     """Beside a real Valkey."""
 
     recorder: Recorder
-    store: JournalStore
-    board: EvidenceBoard
-    metrics: JournalMetrics
+    store: RequestLogStore
+    board: EvidenceStore
+    metrics: RequestLogMetrics
     registry: CollectorRegistry
-    recovery: Recovery
+    recovery: OrphanRecovery
 
     def note(self, *names: str) -> None:
         for name in names:
@@ -78,41 +80,46 @@ class Desk:
         await found(nothing_waits)
 
     async def read_evidence(self) -> None:
-        await self.recorder.read_evidence(keys.today())
+        await self.recorder.read_evidence(redis_schema.today())
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
 
 
 @asynccontextmanager
-async def desk_at(url: str, folder: Folder | None = None, most_bytes: int = MOST_BYTES) -> AsyncIterator[Desk]:
+async def desk_at(url: str, folder: Folder | None = None, most_bytes: int = MAX_RECEIPT_BYTES) -> AsyncIterator[Desk]:
     """`folder` is that of the counterfoils; without one nobody else sees them."""
     registry = CollectorRegistry()
-    metrics = JournalMetrics(registry)
+    metrics = RequestLogMetrics(registry)
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(open_redis(url, metrics.redis_is))
-        store, board = JournalStore(redis, JournalConfig()), EvidenceBoard()
+        store, board = RequestLogStore(redis, JournalConfig()), EvidenceStore()
         folder = folder or Folder(stack.enter_context(TemporaryDirectory()))
-        book = CounterfoilBook(folder, store.writer, metrics, most_bytes)
+        book = WriteAheadLog(folder, store.writer, metrics, most_bytes)
         stack.callback(book.close)
         yield Desk(
-            Recorder(store, board, metrics, book), store, board, metrics, registry, Recovery(store, folder, metrics)
+            Recorder(store, board, metrics, book),
+            store,
+            board,
+            metrics,
+            registry,
+            OrphanRecovery(store, folder, metrics),
         )
 
 
 async def decisions_in(url: str) -> list[dict[str, Any]]:
     """The journal's entries, oldest first."""
-    return [json.loads(fields["entry"]) for fields in await _stream(url, keys.DECISIONS)]
+    return [json.loads(fields["entry"]) for fields in await _stream(url, redis_schema.DECISIONS)]
 
 
 async def feedback_in(url: str) -> list[dict[str, str]]:
-    return await _stream(url, keys.FEEDBACK)
+    return await _stream(url, redis_schema.FEEDBACK)
 
 
 async def rated_in(url: str) -> dict[str, tuple[int, float]]:
     """How many ratings there are today of each path, and their mean."""
     async with Redis.from_url(url, decode_responses=True) as redis:
-        counts = from_fields(await redis.hgetall(keys.EVIDENCE + keys.today()))
+        counts = from_fields(await redis.hgetall(redis_schema.EVIDENCE + redis_schema.today()))
     return {
         cell.path: (named["rated"], named.get("rating", 0) / PER_RATING / named["rated"])
         for cell, named in counts.items()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.tenancy.clock import Clock
-from pointsman_gateway.tenancy.hold import Hold
-from pointsman_gateway.tenancy.identities import Copies
+from pointsman_gateway.tenancy.keys import KeyCacheConfig
+from pointsman_gateway.tenancy.limits import Clock
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
+from pointsman_gateway.tenancy.reservation import Reservation
 from pointsman_gateway.tenancy.stage import Tenancy
 from pointsman_servicekit.errors import ResourceExhausted
 from pointsman_servicekit.keys import layout
@@ -20,7 +20,7 @@ from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-COPIES = Copies()
+COPIES = KeyCacheConfig()
 PATIENT = 1.0
 """Seconds that Redis has to answer, so that it is not taken for dead where a test needs it and the machine is busy."""
 
@@ -66,7 +66,7 @@ class Counter:
     async def caller(self, issued: Issued) -> Caller:
         return await self.tenancy.identify(issued.credential.text)
 
-    async def let_in(self, caller: Caller, tokens: int = 1) -> Hold | None:
+    async def let_in(self, caller: Caller, tokens: int = 1) -> Reservation | None:
         """None where it was refused."""
         try:
             return self.tenancy.enter_now(caller, tokens) or await self.tenancy.enter(caller, tokens)
@@ -80,7 +80,7 @@ async def counter_at(
     times: Times | None = None,
     running: bool = True,
     deadline: float = PATIENT,
-    copies: Copies = COPIES,
+    copies: KeyCacheConfig = COPIES,
 ) -> AsyncIterator[Counter]:
     registry = CollectorRegistry()
     async with open_redis(url, lambda up: None, deadline) as redis:

@@ -14,11 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli.adapters import calls
-from pointsman_cli.adapters.options import HERE, AdapterArgument, JsonOption, LoraServerOption, lora_server_address
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    AdapterArgument,
+    DataDirOption,
+    JsonOption,
+    LoraServerOption,
+    RetrieverOption,
+    TenantOption,
+    lora_server_address,
+    retriever_address,
+)
 from pointsman_cli.retriever import calls as retriever_calls
-from pointsman_cli.retriever.options import RetrieverOption, TenantOption, retriever_address
 
 DATED, DATA_SET = "data_unix", "data_set"
 """Facts of a manifest, as `pointsman distill` notes them."""
@@ -43,16 +51,22 @@ class Freshness:
 def freshness(
     name: AdapterArgument = "",
     warn_above: Annotated[
-        float | None, typer.Option(min=0, max=1, metavar="SHARE", help="Exit with 1 where more has changed.")
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="Exit with code 1 if a larger share of a collection has changed."
+        ),
     ] = None,
     as_json: JsonOption = False,
     tenant: TenantOption = "",
     retriever: RetrieverOption = "",
     lora_server: LoraServerOption = "",
-    home: HomeOption = HERE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show how much of what the serving adapters were taught has changed since: train anew, or let tasks look it up."""
-    at = lora_server_address(lora_server, home), retriever_address(retriever, home)
+    """Show what share of the documents that serving adapters were trained on has changed since.
+
+    If much has changed, retrain the adapter or route its task to a path with retrieval.
+    """
+    at = lora_server_address(lora_server, data_dir), retriever_address(retriever, data_dir)
     found = run_interruptibly(_look(*at, name, tenant))
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))

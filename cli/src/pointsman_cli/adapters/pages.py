@@ -88,7 +88,7 @@ def adapters_page(
     if aliases:
         parts += [Text(), _aliases(aliases)]
     if placed:
-        parts += [Text(), *(Text(f"{each.name} is placed: {placements.in_words(each)}") for each in placed)]
+        parts += [Text(), *(Text(f"replicas of {each.name}: {placements.in_words(each)}") for each in placed)]
     return Group(*parts)
 
 

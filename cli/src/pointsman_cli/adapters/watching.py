@@ -14,10 +14,15 @@ from rich.text import Text
 
 from pointsman_cli import stubs
 from pointsman_cli.adapters import calls, pages
-from pointsman_cli.adapters.options import HERE, AdapterArgument, LoraServerOption, lora_server_address
 from pointsman_cli.channels import open_channel
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    AdapterArgument,
+    DataDirOption,
+    LoraServerOption,
+    lora_server_address,
+)
 
 LOOK_SECONDS = 1.0
 """Between two looks, unless the engine's state changes before."""
@@ -25,9 +30,11 @@ LOOK_SECONDS = 1.0
 _STATUS = {number: name.removeprefix("ENGINE_STATUS_").lower() for name, number in pb.EngineStatus.items()}
 
 
-def watch(name: AdapterArgument = "", lora_server: LoraServerOption = "", home: HomeOption = HERE) -> None:
-    """Show how adapters stand and what the engine holds, live, until Ctrl-C. Without a terminal: a line each change."""
-    run_interruptibly(_watch(lora_server_address(lora_server, home), name))
+def watch(
+    name: AdapterArgument = "", lora_server: LoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
+) -> None:
+    """Show adapter states and resident adapters live, until Ctrl-C. Without a terminal: one line per change."""
+    run_interruptibly(_watch(lora_server_address(lora_server, data_dir), name))
 
 
 @dataclass

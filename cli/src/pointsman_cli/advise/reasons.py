@@ -28,7 +28,7 @@ def _accuracy(
     assert chosen.score is not None
     yield f"accuracy: {chosen.path} scores {chosen.score.mean:.3f} ({chosen.score.low:.2f} to {chosen.score.high:.2f})"
     if chosen.score.mean < _FEW:
-        yield "that is few: a floor (--floor) says what would be enough"
+        yield "that is low: --min-score sets the score that you need"
     others = [path for path in equals if path.path != chosen.path]
     if others:
         yield f"good enough too: {', '.join(f'{path.path} {path.mean:.3f}' for path in others)}"
@@ -78,7 +78,7 @@ def _money(
         for trained in (path for path in equals if path.adapter):
             volume = break_even(trained, chosen, terms).requests
             when = "never pays at these prices" if volume is None else f"pays from {volume:,.0f} requests on"
-            yield f"an adapter would be as good: {trained.path} {when}; give --monthly to weigh it"
+            yield f"an adapter would be as good: {trained.path} {when}; give --requests-per-month to compare costs"
 
 
 def _freshness(scored: Sequence[PathFigures], chosen: PathFigures, terms: Terms) -> Iterator[str]:

@@ -14,7 +14,9 @@ def costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> 
     found = {}
     for file in files:
         if hourly is None:
-            raise Misused(f"{file} tells seconds; give --hourly: what an hour of that machine costs, in dollars")
+            raise Misused(
+                f"{file} holds seconds; give the price of an hour of that machine with --trainer-usd-per-hour"
+            )
         name, seconds = _record(file)
         found[name] = seconds / _HOUR * hourly
     for text in given:
@@ -28,7 +30,7 @@ def cost_of(adapter: str, known: Mapping[str, float]) -> float:
     name = adapter.partition("@")[0]
     if name not in known:
         raise Misused(
-            f"what did training the adapter '{name}' cost? Give its --training FILE with --hourly USD, or "
+            f"the cost of training '{name}' is unknown; give --training FILE with --trainer-usd-per-hour USD, or "
             f"--training-cost {name}=USD"
         )
     return known[name]
@@ -41,7 +43,7 @@ def _record(file: Path) -> tuple[str, float]:
     except OSError as error:
         raise Misused(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise Misused(f"{file} is no record of a training (training.json): {error!r}") from error
+        raise Misused(f"{file} is not a training record (training.json): {error!r}") from error
 
 
 def _dollars(name: str, dollars: str, text: str) -> float:
@@ -50,5 +52,5 @@ def _dollars(name: str, dollars: str, text: str) -> float:
     except ValueError:
         cost = -1.0
     if not name or not 0 <= cost < float("inf"):
-        raise Misused(f"--training-cost is NAME=USD, as triage=0.25; it is {text!r}")
+        raise Misused(f"--training-cost is {text!r}; it must be NAME=USD, such as triage=0.25")
     return cost

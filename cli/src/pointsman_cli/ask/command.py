@@ -4,62 +4,70 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pointsman_cli import run_file
 from pointsman_cli.ask import grpc_door, http_door
 from pointsman_cli.ask.answer import Decision, Ending, Event, Question, Text
 from pointsman_cli.ask.screen import receipt_line, show_decision
 from pointsman_cli.errors import CommandError, Misused
-from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
-from pointsman_cli.urls import web_url
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    KEY_VARIABLE,
+    DataDirOption,
+    KeyEnvOption,
+    UrlOption,
+    api_key,
+    gateway_grpc_address,
+    gateway_url,
+)
 
-DEFAULT_URL = "http://127.0.0.1:8080"
-DEFAULT_GRPC = "127.0.0.1:8081"
-
-TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="What to ask; - reads it from standard input.")]
+TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="The question; - reads it from standard input.")]
 ModelOption = Annotated[
-    str, typer.Option(help='"auto", "path:NAME", an adapter\'s alias ("triage@prod"), or a base model\'s name.')
-]
-UrlOption = Annotated[
-    str, typer.Option(help="The gateway; else the one that `pointsman up` runs, else the usual port.")
+    str, typer.Option(help='"auto", "path:NAME", an adapter alias ("triage@prod") or the name of a model.')
 ]
 
 
 def ask(
     text: TextArgument,
     model: ModelOption = "auto",
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it comes, or whole.")] = True,
-    grpc: Annotated[bool, typer.Option("--grpc", help="Ask over gRPC (Gateway.Generate) instead of HTTP.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Print the answer as it is generated, or at once.")
+    ] = True,
+    grpc: Annotated[bool, typer.Option("--grpc", help="Use gRPC instead of HTTP; --url is HOST:PORT then.")] = False,
     url: UrlOption = "",
-    home: HomeOption = Path(".pointsman"),
+    key_env: KeyEnvOption = KEY_VARIABLE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Ask the gateway; show the answer, then one line on what was decided, how long it took and what it cost."""
+    """Send a question to the gateway; print the answer, then one line with the decision, times, tokens and cost."""
     question = Question(_read(text), model, stream)
-    at = where(url, home, over_grpc=grpc)
-    events = grpc_door.ask(at, question) if grpc else http_door.ask(at, question)
+    key = api_key(key_env)
+    if grpc:
+        events = grpc_door.ask(gateway_grpc_address(url, data_dir), question, key)
+    else:
+        events = http_door.ask(gateway_url(url, data_dir), question, key)
     run_interruptibly(_show(events, stream))
 
 
 def route(
     text: TextArgument,
     model: ModelOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as the gateway sent it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the gateway's JSON.")] = False,
     prompt: Annotated[
-        bool, typer.Option("--prompt", help="Also build the prompt (it may retrieve) and show it.")
+        bool, typer.Option("--prompt", help="Also build the prompt (may search the retriever) and print it.")
     ] = False,
     url: UrlOption = "",
-    home: HomeOption = Path(".pointsman"),
+    key_env: KeyEnvOption = KEY_VARIABLE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show what the gateway would do with this request now, and why. Nothing is generated, nothing is charged."""
+    """Show how the gateway would route a request now, and why. Generates nothing and costs nothing."""
     question = Question(_read(text), model)
-    body = run_interruptibly(http_door.route(where(url, home, over_grpc=False), question, include_prompt=prompt))
+    body = run_interruptibly(
+        http_door.route(gateway_url(url, data_dir), question, api_key(key_env), include_prompt=prompt)
+    )
     if as_json:
         print(json.dumps(body, indent=2, ensure_ascii=False))
         return
@@ -78,7 +86,7 @@ def _read(text: str) -> str:
         text = sys.stdin.read()
     must_be_utf8(text, "the text")
     if not text.strip():
-        raise Misused("there is nothing to ask: the text is empty")
+        raise Misused("the question is empty")
     return text
 
 
@@ -88,16 +96,6 @@ def must_be_utf8(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise Misused(f"{what} is not UTF-8") from error
-
-
-def where(named: str, home: Path, *, over_grpc: bool) -> str:
-    """The gateway that is named, else the one that runs, else where one usually is."""
-    if named:
-        return named.removeprefix("http://").rstrip("/") if over_grpc else web_url(named)
-    running = run_file.read(Home.at(home).run_file)
-    if over_grpc:
-        return running.grpc if running else DEFAULT_GRPC
-    return running.http if running else DEFAULT_URL
 
 
 async def _show(events: AsyncIterator[Event], stream: bool) -> None:

@@ -7,18 +7,21 @@ from pointsman.v1 import gateway_pb2
 from pointsman_cli import stubs
 from pointsman_cli.ask.answer import Considered, Decision, Ending, Event, Question, Text
 from pointsman_cli.channels import open_channel
+from pointsman_cli.options import bearer
 
 _SECONDS = 130.0
 
 
-async def ask(address: str, question: Question) -> AsyncIterator[Event]:
+async def ask(address: str, question: Question, key: str = "") -> AsyncIterator[Event]:
     """Raises a `PointsmanError` with the gateway's own message where it refuses, or where the stream breaks off."""
     request = gateway_pb2.GenerateRequest(
         model=question.model, messages=[gateway_pb2.Message(role="user", content=question.text)]
     )
     async with open_channel(address) as channel:
         with stubs.speaking_to("gateway"):
-            async for event in stubs.gateway(channel).Generate(request, timeout=_SECONDS):
+            async for event in stubs.gateway(channel).GenerateStream(
+                request, timeout=_SECONDS, metadata=tuple(bearer(key).items())
+            ):
                 match event.WhichOneof("event"):
                     case "started":
                         yield _decision(event.started.decision)

@@ -10,17 +10,18 @@ import httpx
 
 from pointsman_cli.ask.answer import Considered, Decision, Ending, Event, Question, Text
 from pointsman_cli.errors import CommandError, Refused, Unreachable
+from pointsman_cli.options import bearer
 
 _HALVES = re.compile(r"[\ud800-\udfff]")
 _TIMEOUT = httpx.Timeout(130.0, connect=5.0)  # seconds; the gateway's own for a whole request is 120
 
 
-async def ask(url: str, question: Question) -> AsyncIterator[Event]:
+async def ask(url: str, question: Question, key: str = "") -> AsyncIterator[Event]:
     """Raises as `events` does."""
     body = _body(question) | {"stream": question.stream}
     if question.stream:
         body["stream_options"] = {"include_usage": True}
-    async with open_client(url) as client:
+    async with open_client(url, bearer(key)) as client:
         async for event in events(client, body):
             yield event
 
@@ -54,18 +55,18 @@ async def get(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
     return _json(response.content)
 
 
-async def route(url: str, question: Question, include_prompt: bool) -> dict[str, Any]:
+async def route(url: str, question: Question, key: str, include_prompt: bool) -> dict[str, Any]:
     """The decision's body as it came."""
-    return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt})
+    return await _post(url, "/v1/route", _body(question) | {"include_prompt": include_prompt}, key)
 
 
-async def feedback(url: str, said: Mapping[str, Any]) -> dict[str, Any]:
+async def feedback(url: str, said: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Where it was stored, and whether it was known already."""
-    return await _post(url, "/v1/feedback", said)
+    return await _post(url, "/v1/feedback", said, key)
 
 
-async def _post(url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    async with open_client(url) as client:
+async def _post(url: str, path: str, body: Mapping[str, Any], key: str) -> dict[str, Any]:
+    async with open_client(url, bearer(key)) as client:
         with _reaching(url):
             response = await client.post(path, json=body)
     if not response.is_success:

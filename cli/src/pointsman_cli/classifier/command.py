@@ -6,58 +6,62 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.classifier import workbench
-from pointsman_cli.classifier.options import FolderArgument, JsonOption, RedisOption, SinceOption
-from pointsman_cli.classifier.workbench import Job
-from pointsman_cli.home import Home
+from pointsman_cli.classifier.workbench import FolderArgument, Job, SinceOption
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
 
 
 def classifier_app() -> typer.Typer:
-    app = typer.Typer(help="Fit the classifier, and find out what its examples lack.", no_args_is_help=True)
+    app = typer.Typer(help="Fit the task classifier and check its training examples.", no_args_is_help=True)
     app.command()(fit)
-    app.command()(suggest)
+    app.command()(lint)
     return app
 
 
 def fit(
     folder: FolderArgument,
     out: Annotated[
-        Path | None, typer.Option(help="The artefact's file; else classifier.artefact in the configuration's folder.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The file to write; default: classifier.artefact in the configuration folder.",
+            show_default=False,
+        ),
     ] = None,
     as_json: JsonOption = False,
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Learn the tasks from their examples and write what was learned, so that a gateway starts without learning.
+    """Fit the classifier to the tasks' examples and write it to a file, so that the gateway need not fit it at start.
 
-    Seconds on a CPU. The same examples give the same file, byte for byte. POINTSMAN_GATEWAY_CLASSIFIER names it to the
-    gateway, which refuses it by name once the examples are others.
+    Takes seconds on a CPU and is deterministic. Set POINTSMAN_GATEWAY_CLASSIFIER to the file; the gateway refuses it if
+    the examples have changed since.
     """
     arguments = ["fit", str(workbench.config_folder(folder))]
     if out is not None:
         arguments += ["--out", str(out.absolute())]
-    run_interruptibly(workbench.run(Job(arguments, Home.at(home), as_json)))
+    run_interruptibly(workbench.run(Job(arguments, DataDir.at(data_dir), as_json)))
 
 
-def suggest(
+def lint(
     folder: FolderArgument,
     since: SinceOption = "24h",
     redis: RedisOption = "",
     write: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.jsonl", help="Write the proposed examples there, to be read before they are used."),
+        typer.Option(metavar="FILE", help="Write the proposed examples to this JSON Lines file for review."),
     ] = None,
     as_json: JsonOption = False,
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """List what would make the classifier better; changes nothing.
+    """List problems of the training examples, and propose new ones; changes nothing.
 
-    From the examples: tasks that are taken for each other, and near-duplicates across tasks. From the journal, where
-    there is one: groups of abstained requests that look like a new task, and requests that feedback gives another task.
+    Checks the examples for tasks that are confused with each other and for near-duplicates across tasks. With a request
+    log, it also reports groups of abstained requests that look like a new task, and requests whose task was corrected.
     """
-    at = Home.at(home)
+    at = DataDir.at(data_dir)
     arguments = ["suggest", str(workbench.config_folder(folder)), "--since", since]
-    if url := workbench.redis_of(redis, at):
+    if url := redis_url(redis, at):
         arguments += ["--redis", url]
     if write is not None:
         arguments += ["--write", str(write.absolute())]

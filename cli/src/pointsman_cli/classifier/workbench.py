@@ -6,28 +6,37 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli import example, models, run_file
+from pointsman_cli import example, models
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, Misused
-from pointsman_cli.home import Home
 from pointsman_cli.processes import Ended, run_to_end
 
-MODULE = "pointsman_gateway.workbench"
+MODULE = "pointsman_lab"
 TASKS = "tasks.yaml"
 
 _PROGRESS = re.compile(r"(?P<what>.+): (?P<done>\d+) of (?P<total>\d+)")
 
 
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A configuration folder, or an example folder with a pointsman.yaml.")
+]
+SinceOption = Annotated[
+    str, typer.Option(metavar="AGE", help='How far back to read the request log, such as "30m", "24h" or "7d".')
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     arguments: Sequence[str]
-    home: Home
+    data_dir: DataDir
     as_json: bool
 
 
@@ -38,12 +47,6 @@ def config_folder(folder: Path) -> Path:
     if (folder / TASKS).is_file():
         return folder.absolute()
     raise Misused(f"{folder} is neither an example (no {example.FILE}) nor a configuration (no {TASKS})")
-
-
-def redis_of(named: str, home: Home) -> str:
-    """The one that is named, else that of the running `pointsman up`; empty where there is none."""
-    running = run_file.read(home.run_file)
-    return named or (running.redis_url if running else "")
 
 
 async def run(job: Job) -> None:
@@ -67,9 +70,9 @@ async def facts_of(job: Job) -> dict[str, Any]:
 async def _found(job: Job) -> tuple[dict[str, Any] | None, Ended]:
     """The report, where there is one, and how it ended."""
     errors = Console(stderr=True)
-    await models.prepare_embedding_model(sys.executable, job.home, lambda line: errors.print(line, style="dim"))
+    await models.prepare_embedding_model(sys.executable, job.data_dir, lambda line: errors.print(line, style="dim"))
     program = [sys.executable, "-m", MODULE, "--json", *job.arguments]
-    environment = {"POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(job.home.embedding_model)}
+    environment = {"POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(job.data_dir.embedding_model)}
     found: list[str] = []
     with _Screen(errors) as screen:
         ended = await run_to_end(program, environment, found.append, screen.show)

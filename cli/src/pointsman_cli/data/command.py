@@ -1,21 +1,18 @@
 """`pointsman data build`: the next version of a task's data set."""
 
-from pathlib import Path
-
 import typer
 
 from pointsman_cli.classifier import workbench
-from pointsman_cli.classifier.options import JsonOption, RedisOption
 from pointsman_cli.classifier.workbench import Job
-from pointsman_cli.data.options import DataOption, FolderOption, TaskArgument, configuration, data_root
-from pointsman_cli.home import Home
+from pointsman_cli.data.options import DatasetsOption, FolderOption, TaskArgument, configuration, datasets_folder
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
 
 
-def data_app() -> typer.Typer:
+def datasets_app() -> typer.Typer:
     app = typer.Typer(
-        help="Make data sets from what was kept of answers, and from feedback.",
+        help="Build training data from stored answers and feedback.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -26,18 +23,18 @@ def data_app() -> typer.Typer:
 def build(
     task: TaskArgument,
     config: FolderOption = None,
-    out: DataOption = None,
+    out: DatasetsOption = None,
     redis: RedisOption = "",
     as_json: JsonOption = False,
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write the next version: rows to learn from, rows held out, pairs of answers, and a manifest of their origin.
+    """Write the next version of a task's data set: training rows, held-out rows, preference pairs and a manifest.
 
-    An expert's right answer comes first, then what was rated high, then what the teacher path answered and the
-    validators accepted. Only of tenants that consent now: what others' answers were kept is removed.
+    For each prompt, a correction by an expert wins over a high rating, and that over an accepted answer of the teacher
+    path. Only answers of tenants that consent now are used; stored answers of others are removed.
     """
-    at = Home.at(home)
-    arguments = ["data", str(configuration(config, at)), task, "--out", str(data_root(out, at))]
-    if url := workbench.redis_of(redis, at):
+    at = DataDir.at(data_dir)
+    arguments = ["data", str(configuration(config, at)), task, "--out", str(datasets_folder(out, at))]
+    if url := redis_url(redis, at):
         arguments += ["--redis", url]
     run_interruptibly(workbench.run(Job(arguments, at, as_json)))

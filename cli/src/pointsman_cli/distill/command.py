@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pointsman_cli.adapters.options import LoraServerOption
-from pointsman_cli.classifier.options import JsonOption, RedisOption
-from pointsman_cli.data.options import DataOption, FolderOption, TaskArgument, configuration, data_root
+from pointsman_cli.data.options import DatasetsOption, FolderOption, TaskArgument, configuration, datasets_folder
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.distill import pages, state
 from pointsman_cli.distill.asking import Gateway
 from pointsman_cli.distill.machine import REFUSED_OUTCOME
@@ -19,12 +18,22 @@ from pointsman_cli.distill.plan import read_plan
 from pointsman_cli.distill.state import Ledger
 from pointsman_cli.distill.wiring import STEPS, Addresses, Wish, distilled
 from pointsman_cli.errors import Misused
-from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    KEY_VARIABLE,
+    DataDirOption,
+    JsonOption,
+    KeyEnvOption,
+    RedisOption,
+    RetrieverOption,
+    RunningLoraServerOption,
+    UrlOption,
+    api_key,
+)
 
-RUNS = "distill"
-"""In the home's folder."""
+RUNS = "retrain"
+"""The folder of the runs, inside the data directory."""
 REFUSED_CODE = 3
 """The command's exit code where a version was refused: nothing is wrong with the command."""
 
@@ -38,46 +47,59 @@ class Method(str, Enum):  # noqa: UP042  # typer shows the values of such
     DPO = "dpo"
 
 
-def distill(
+def retrain(
     task: TaskArgument,
-    texts: Annotated[
+    prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='Ask the teacher path over these too: plain lines, or {"text": ...}.'),
+        typer.Option(metavar="FILE", help='Also send these to the teacher path: lines of text or {"text": ...}.'),
     ] = None,
-    method: Annotated[Method, typer.Option(help="dpo learns from pairs of answers.")] = Method.LORA,
-    until: Annotated[Step | None, typer.Option(help="Stop after this step; the same command goes on.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin a new run, whatever became of the last.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Show how the last run stands, and do nothing.")] = False,
+    method: Annotated[Method, typer.Option(help="Training method; dpo learns from pairs of answers.")] = Method.LORA,
+    stop_after: Annotated[
+        Step | None, typer.Option(help="Stop after this step; run the command again to continue.", show_default=False)
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start a new run even if the last one is unfinished.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show the state of the last run and do nothing.")] = False,
     as_json: JsonOption = False,
     config: FolderOption = None,
-    data: DataOption = None,
-    key: Annotated[str, typer.Option(envvar="POINTSMAN_KEY", help="Of a gateway that has keys on.")] = "",
-    url: Annotated[str, typer.Option(help="The gateway's; else that of the running `pointsman up`.")] = "",
+    datasets: DatasetsOption = None,
+    url: UrlOption = "",
+    key_env: KeyEnvOption = KEY_VARIABLE,
     redis: RedisOption = "",
-    retriever: Annotated[str, typer.Option(help="Its address; else that of the running `pointsman up`.")] = "",
-    lora_server: LoraServerOption = "",
-    home: HomeOption = Path(".pointsman"),
+    retriever: RetrieverOption = "",
+    lora_server: RunningLoraServerOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Make a task's adapter anew: data, train, evaluate, canary, promote; or refuse it, and keep the reason.
+    """Retrain a task's adapter: build data, train, evaluate, canary, then promote or reject it with the reason.
 
-    Interrupted, killed, or stopped by --until, the same command goes on where it was. Exit code 3: refused.
+    If it was interrupted, killed or stopped by --stop-after, the same command continues. Exit code 3: rejected.
     """
-    at = Home.at(home)
+    at = DataDir.at(data_dir)
     shelf = at.folder / RUNS / task
     last = state.latest(shelf)
     if status:
         _show(last, task, as_json)
         return
-    wish = Wish(task, configuration(config, at), data_root(data, at), texts, method.value, until.value if until else "")
+    wish = Wish(
+        task,
+        configuration(config, at),
+        datasets_folder(datasets, at),
+        prompts,
+        method.value,
+        stop_after.value if stop_after else "",
+    )
     addresses = Addresses.of(at, url, redis, retriever, lora_server)
     plan = run_interruptibly(read_plan(wish.config, task, at))
     going_on = last is not None and not last.state.outcome and not restart
     if going_on and last is not None and last.state.method != method.value:
-        raise Misused(f"run {last.state.run} learns by {last.state.method}; say so, or --restart")
+        raise Misused(f"run {last.state.run} uses --method {last.state.method}; give that, or --restart")
     ledger = last if going_on and last is not None else state.begin(shelf, task, method.value, STEPS)
     console = Console(stderr=True)
-    console.print(f"{'goes on with' if going_on else 'begins'} run {ledger.state.run}", style="dim", highlight=False)
-    ended = run_interruptibly(distilled(plan, wish, ledger, at, addresses, Gateway(addresses.url, key), console))
+    console.print(f"{'continues' if going_on else 'starts'} run {ledger.state.run}", style="dim", highlight=False)
+    ended = run_interruptibly(
+        distilled(plan, wish, ledger, at, addresses, Gateway(addresses.url, api_key(key_env)), console)
+    )
     if as_json:
         typer.echo(json.dumps(asdict(ended), indent=2, ensure_ascii=False))
     if ended.outcome == REFUSED_OUTCOME:
@@ -86,7 +108,7 @@ def distill(
 
 def _show(ledger: Ledger | None, task: str, as_json: bool) -> None:
     if ledger is None:
-        raise Misused(f"nothing was distilled of '{task}' here")
+        raise Misused(f"task '{task}' has not been retrained here")
     if as_json:
         typer.echo(json.dumps(asdict(ledger.state), indent=2, ensure_ascii=False))
     else:

@@ -77,17 +77,17 @@ class Trainer:
         begun = await self._begun(lesson)
         if begun:
             return begun
-        request = training_pb2.StartTrainingRequest(
+        request = training_pb2.CreateTrainingJobRequest(
             name=lesson.name,
             data=str(lesson.data.absolute()),
             heldout=str(lesson.heldout.absolute()) if lesson.heldout else "",
-            method=jobs.METHODS[lesson.method],
+            method=lesson.method,
             parent=lesson.parent,
             author=lesson.author,
             recipe=training_pb2.TrainingRecipe(**lesson.recipe),
             facts=lesson.facts,
         )
-        job = await jobs.ask(self._address, lambda server: server.Start(request, timeout=jobs.SECONDS))
+        job = await jobs.ask(self._address, lambda server: server.CreateJob(request, timeout=jobs.SECONDS))
         return str(job.id)
 
     async def _begun(self, lesson: Lesson) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pointsman_cli.classifier import workbench
 from pointsman_cli.classifier.workbench import Job
-from pointsman_cli.home import Home
+from pointsman_cli.data_dir import DataDir
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Plan:
         return self.alias.partition("@")[0]
 
 
-async def read_plan(folder: Path, task: str, home: Home) -> Plan:
+async def read_plan(folder: Path, task: str, data_dir: DataDir) -> Plan:
     """Raises CommandError."""
-    return to_plan(await workbench.facts_of(Job(["plan", str(folder), task], home, as_json=True)))
+    return to_plan(await workbench.facts_of(Job(["plan", str(folder), task], data_dir, as_json=True)))
 
 
 def to_plan(facts: Mapping[str, Any]) -> Plan:

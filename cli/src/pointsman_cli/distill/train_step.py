@@ -97,5 +97,5 @@ class TrainStep:
             parent=await self.registry.stable(self.plan.alias) if pairs else "",
             recipe={**recipe, "baseline_shots": 0},  # it is measured against what serves, in the next step
             facts={"data_set": f"{self.plan.task}/{data['name']}", **await self.dates()},
-            author=f"distill {state.run}",
+            author=f"retrain {state.run}",
         )

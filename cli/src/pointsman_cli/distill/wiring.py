@@ -10,6 +10,7 @@ from rich.console import Console
 from pointsman_cli import run_file
 from pointsman_cli.classifier import workbench
 from pointsman_cli.classifier.workbench import Job
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.distill.asking import Gateway
 from pointsman_cli.distill.canary_step import CanaryStep
 from pointsman_cli.distill.data_step import DataStep
@@ -24,7 +25,6 @@ from pointsman_cli.distill.scoring import scorer_of
 from pointsman_cli.distill.state import Ledger, RunState
 from pointsman_cli.distill.train_step import TrainStep
 from pointsman_cli.errors import Misused
-from pointsman_cli.home import Home
 from pointsman_cli.urls import web_url
 
 STEPS = ("data", "train", "evaluate", "canary", "promote")
@@ -39,9 +39,9 @@ class Addresses:
     lora_server: str
 
     @classmethod
-    def of(cls, home: Home, url: str, redis: str, retriever: str, lora_server: str) -> "Addresses":
+    def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "Addresses":
         """Those that are named, else those of the running `pointsman up`. Raises Misused."""
-        running = run_file.read(home.run_file)
+        running = run_file.read(data_dir.run_file)
         if running is not None:
             url, redis = url or running.http, redis or running.redis_url
             retriever, lora_server = retriever or running.retriever, lora_server or running.lora_server
@@ -61,18 +61,18 @@ class Wish:
 
 
 async def distilled(
-    plan: Plan, wish: Wish, ledger: Ledger, home: Home, addresses: Addresses, gateway: Gateway, console: Console
+    plan: Plan, wish: Wish, ledger: Ledger, data_dir: DataDir, addresses: Addresses, gateway: Gateway, console: Console
 ) -> RunState:
     """Raises CommandError or PointsmanError; then the run goes on with the next call."""
     lines = Lines(console)
-    registry = Registry(addresses.lora_server, f"distill {ledger.state.run}")
+    registry = Registry(addresses.lora_server, f"retrain {ledger.state.run}")
     arguments = ["data", str(wish.config), wish.task, "--out", str(wish.data)]
     if addresses.redis:
         arguments += ["--redis", addresses.redis]
 
     async def build(taught: Path | None) -> dict[str, Any]:
-        more = ["--taught", str(taught)] if taught else []
-        return await workbench.facts_of(Job([*arguments, *more], home, as_json=True))
+        more = ["--teacher-answers", str(taught)] if taught else []
+        return await workbench.facts_of(Job([*arguments, *more], data_dir, as_json=True))
 
     async with gateway.open() as client:
         scorer = scorer_of(wish.task, plan.metric, client)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from pointsman_cli import example, run_file
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
 from pointsman_cli.doctor.finding import Finding, Level, fail, ok
 from pointsman_cli.doctor.hardware import check_hardware
@@ -18,9 +19,15 @@ from pointsman_cli.doctor.installation import check_installation
 from pointsman_cli.doctor.machine import look_at_machine
 from pointsman_cli.doctor.running import check_port, check_running
 from pointsman_cli.errors import Misused
-from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import EnginePythonOption, HomeOption
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    KEY_VARIABLE,
+    DataDirOption,
+    EnginePythonOption,
+    KeyEnvOption,
+    api_key,
+)
 from pointsman_cli.urls import web_url
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
@@ -30,29 +37,32 @@ _BASE_MODEL = "smollm2-135m"
 
 def doctor(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[EXAMPLE_FOLDER]", help="Also check this one's pointsman.yaml and config.")
+        Path | None,
+        typer.Argument(
+            metavar="[EXAMPLE_FOLDER]", help="Also check the pointsman.yaml and the configuration of this folder."
+        ),
     ] = None,
-    http: Annotated[str, typer.Option(help="The port to check for the HTTP door.")] = "127.0.0.1:8080",
-    grpc: Annotated[str, typer.Option(help="The port to check for the gRPC door.")] = "127.0.0.1:8081",
-    home: HomeOption = Path(".pointsman"),
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="The HTTP address to check.")] = "127.0.0.1:8080",
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="The gRPC address to check.")] = "127.0.0.1:8081",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     engine_python: EnginePythonOption = None,
     cluster: Annotated[
-        str, typer.Option(metavar="URL", help="Look at the deployment behind this HTTP door instead, from outside.")
+        str, typer.Option(metavar="URL", help="Check the deployment behind this HTTP URL from outside instead.")
     ] = "",
-    cluster_grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Its gRPC door too.")] = "",
-    key_env: Annotated[str, typer.Option(metavar="NAME", help="The variable that holds a key for it.")] = "",
-    ask: Annotated[bool, typer.Option("--ask", help="Have one request answered there, which costs money.")] = False,
+    cluster_grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Also check its gRPC address.")] = "",
+    key_env: KeyEnvOption = KEY_VARIABLE,
+    ask: Annotated[bool, typer.Option("--ask", help="Also have one request answered there (costs money).")] = False,
 ) -> None:
-    """Say what is missing or wrong on this machine, and what to do. Exit code 1 where a line says fail.
+    """Check this machine and say what to fix. Exit code 1 if a check fails.
 
-    With --cluster: what is wrong with a running deployment, as it looks from here.
+    With --cluster: check a running deployment from outside.
     """
     console = Console()
     failed = False
     if cluster:
-        found = run_interruptibly(_of_cluster(Cluster(web_url(cluster), cluster_grpc, _key(key_env), ask)))
+        found = run_interruptibly(_of_cluster(Cluster(web_url(cluster), cluster_grpc, api_key(key_env), ask)))
     else:
-        found = list(_findings(folder, http, grpc, Home.at(home), engine_python))
+        found = list(_findings(folder, http, grpc, DataDir.at(data_dir), engine_python))
     for finding in found:
         failed |= finding.level is Level.FAIL
         console.print(f"{finding.level.value:4}", style=_STYLES[finding.level], end=" ")
@@ -60,21 +70,17 @@ def doctor(
     raise typer.Exit(1 if failed else 0)
 
 
-def _findings(folder: Path | None, http: str, grpc: str, home: Home, engine_python: Path | None) -> Iterator[Finding]:
-    yield from check_hardware(look_at_machine(home.folder))
-    yield from check_installation(home, engine_python, _BASE_MODEL)
-    run = run_file.read(home.run_file)
+def _findings(
+    folder: Path | None, http: str, grpc: str, data_dir: DataDir, engine_python: Path | None
+) -> Iterator[Finding]:
+    yield from check_hardware(look_at_machine(data_dir.folder))
+    yield from check_installation(data_dir, engine_python, _BASE_MODEL)
+    run = run_file.read(data_dir.run_file)
     yield check_port("http port", http, "--http", run)
     yield check_port("grpc port", grpc, "--grpc", run)
     if folder is not None:
         yield from check_example(folder)
     yield from run_interruptibly(check_running(run))
-
-
-def _key(name: str) -> str:
-    if name and not os.environ.get(name):
-        raise Misused(f"the environment variable {name} holds no key; set it, or leave --key-env out")
-    return os.environ.get(name, "") if name else ""
 
 
 async def _of_cluster(cluster: Cluster) -> list[Finding]:

@@ -60,7 +60,7 @@ def _memory(machine: Machine) -> Finding:
 def _disk(machine: Machine) -> Finding:
     have = f"{machine.disk_free / GIB:.1f} GiB free"
     if machine.disk_free < DISK_NEEDED:
-        return fail("disk", f"{have}; the models need {DISK_NEEDED // GIB} GiB, make room or choose another --home")
+        return fail("disk", f"{have}; the models need {DISK_NEEDED // GIB} GiB, make room or choose another --data-dir")
     if machine.disk_free < DISK_WANTED:
         return warn("disk", f"{have}; {DISK_WANTED // GIB} GiB are better")
     return ok("disk", have)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pointsman_cli import engine_environment
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.doctor.finding import Finding, fail, ok, warn
 from pointsman_cli.errors import CommandError
-from pointsman_cli.home import Home
 from pointsman_cli.up.valkey import server_binary
 
 SERVICES = ("pointsman_gateway", "pointsman_retriever", "pointsman_lora_server", "pointsman_embedding")
@@ -16,12 +16,12 @@ _VLLM_SECONDS = 180.0  # its import is slow on a cold disk
 _PROGRAM_SECONDS = 10.0
 
 
-def check_installation(home: Home, engine_python: Path | None, base_model: str) -> Iterator[Finding]:
+def check_installation(data_dir: DataDir, engine_python: Path | None, base_model: str) -> Iterator[Finding]:
     yield _services()
-    yield check_engine(engine_environment.python_path(home, engine_python))
+    yield check_engine(engine_environment.python_path(data_dir, engine_python))
     yield _valkey()
-    yield _model("base model", home.model(base_model), "model.safetensors")
-    yield _model("embedding model", home.embedding_model, "*.onnx")
+    yield _model("base model", data_dir.model(base_model), "model.safetensors")
+    yield _model("embedding model", data_dir.embedding_model, "*.onnx")
 
 
 def check_engine(python: Path) -> Finding:

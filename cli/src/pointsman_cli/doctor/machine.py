@@ -18,14 +18,14 @@ class Machine:
     disk_free: int  # bytes, where HOME is or will be
 
 
-def look_at_machine(home: Path) -> Machine:
+def look_at_machine(data_dir: Path) -> Machine:
     return Machine(
         python=sys.version_info[:2],
         architecture=platform.machine(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         cpu_flags=_cpu_flags(),
         memory_available=_memory_available(),
-        disk_free=shutil.disk_usage(_existing(home)).free,
+        disk_free=shutil.disk_usage(_existing(data_dir)).free,
     )
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pointsman_cli.ask import http_door
-from pointsman_cli.ask.command import UrlOption, where
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.eval import catalogue, figures, page, plan, report, rows, running, tables
 from pointsman_cli.eval.answers import AnswerFile
@@ -20,9 +20,17 @@ from pointsman_cli.eval.plan import Wanted
 from pointsman_cli.eval.progress import EvaluationProgress
 from pointsman_cli.eval.report import Report
 from pointsman_cli.eval.rows import Dataset
-from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    KEY_VARIABLE,
+    DataDirOption,
+    KeyEnvOption,
+    UrlOption,
+    api_key,
+    bearer,
+    gateway_url,
+)
 
 _PAST_THE_CACHE = {"cache-control": "no-store"}
 
@@ -32,56 +40,66 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="DATASET",
-            help='JSONL: {"text" or "messages", "output" or "facts", "task", "id"}; the last two may be left out.',
+            help='JSON Lines of {"text" or "messages", "output" or "facts", "task", "id"}; the last two are optional.',
         ),
     ],
-    task: Annotated[str, typer.Option(help="The task of the rows that name none.")] = "",
-    paths: Annotated[str, typer.Option(help="These only, as a,b; else all that could answer a row's task.")] = "",
+    task: Annotated[str, typer.Option(help="The task of rows without one.")] = "",
+    paths: Annotated[
+        str, typer.Option(metavar="A,B", help="Paths to compare; default: all that can answer the row's task.")
+    ] = "",
     metric: Annotated[
-        str, typer.Option(help="NAME, NAME=TEXT (regex, entry_point) or judge=MODEL; else the task's own.")
+        str, typer.Option(help="NAME, NAME=TEXT (regex, entry_point) or judge=MODEL; default: the task's metric.")
     ] = "",
     judge_prompt: Annotated[
-        Path | None, typer.Option(help="With --metric judge=MODEL: a file that says what counts.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Criteria for --metric judge=MODEL.", show_default=False)
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests under way at once.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows only.", show_default=False)] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Concurrent requests.")] = 8,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N rows.", show_default=False)
+    ] = None,
     answers: Annotated[
         Path | None,
-        typer.Option(help="Where each answer is kept as it comes; else a new file below HOME.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Store the answers in this new file; default: one in the data directory.",
+            show_default=False,
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with this file of answers; what failed is asked again.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Continue with this file of answers; failed requests are repeated.", show_default=False
+        ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report here; `pointsman advise` reads it.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON, for `pointsman advise`.")
     ] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", help="Write the report here, as one page.")] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Disagreements that the report shows of each task.")] = 30,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
-    key_env: Annotated[
-        str, typer.Option(help="The environment variable with the gateway's key, where it asks for one.")
-    ] = "POINTSMAN_API_KEY",
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one HTML page.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Disagreements to show for each task.")] = 30,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence level of the intervals.")] = 0.95,
     url: UrlOption = "",
-    home: HomeOption = Path(".pointsman"),
+    key_env: KeyEnvOption = KEY_VARIABLE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Ask a labelled set down every path that could answer it, and compare quality, time, tokens and dollars.
+    """Send a labelled data set through every path that can answer it; compare quality, latency, tokens and cost.
 
-    Through the running gateway, past its cache. Rows, paths and metrics are checked before anything is asked.
+    Uses the running gateway and bypasses its cache. Rows, paths and metrics are checked before the first request.
     """
     if answers and resume:
-        raise Misused("--answers begins a new file, --resume goes on with one; give one of them")
+        raise Misused("--answers starts a new file and --resume continues one; give only one of them")
     read = rows.read(dataset, task, limit)
     wanted = Wanted(
         tuple(name.strip() for name in paths.split(",") if name.strip()),
         metric,
         _text(judge_prompt) if judge_prompt else "",
     )
-    kept = resume or answers or _new_file(Home.at(home), dataset)
+    kept = resume or answers or _new_file(DataDir.at(data_dir), dataset)
     for file in (json_file, html_file):
         _must_be_writable(file)
     terms = Terms(concurrency, confidence, examples)
-    client = http_door.open_client(where(url, home, over_grpc=False), _PAST_THE_CACHE | _key(key_env))
+    client = http_door.open_client(gateway_url(url, data_dir), _PAST_THE_CACHE | bearer(api_key(key_env)))
     found = run_interruptibly(evaluated(client, read, wanted, kept, resume is not None, terms))
     tables.show(Console(highlight=False), found)
     if json_file:
@@ -112,8 +130,8 @@ def _say(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, markup=False)
 
 
-def _new_file(home: Home, dataset: Path) -> Path:
-    return home.folder / "evaluations" / f"{dataset.stem}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+def _new_file(data_dir: DataDir, dataset: Path) -> Path:
+    return data_dir.folder / "evaluations" / f"{dataset.stem}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
 
 
 def _text(file: Path) -> str:
@@ -127,8 +145,3 @@ def _must_be_writable(file: Path | None) -> None:
     """A report that cannot be written is known before its answers are paid for."""
     if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
         raise Misused(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
-
-
-def _key(variable: str) -> dict[str, str]:
-    key = os.environ.get(variable, "")
-    return {"authorization": f"Bearer {key}"} if key else {}

@@ -14,14 +14,6 @@ from pointsman_cli.errors import Misused
 SECONDS = 60.0
 """Files of the job are copied, or it is stopped, within it."""
 
-METHODS = {
-    "lora": pb.TRAINING_METHOD_LORA,
-    "rslora": pb.TRAINING_METHOD_RSLORA,
-    "dora": pb.TRAINING_METHOD_DORA,
-    "qlora": pb.TRAINING_METHOD_QLORA,
-    "dpo": pb.TRAINING_METHOD_DPO,
-}
-METHOD_NAMES = {number: name for name, number in METHODS.items()}
 STATE_NAMES = {
     pb.TRAINING_STATE_QUEUED: "queued",
     pb.TRAINING_STATE_RUNNING: "running",

@@ -12,21 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from pointsman_cli import run_file
-from pointsman_cli.home import Home
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.jobs import calls
 from pointsman_cli.jobs.watching import follow
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption
 
-HERE = Path(".pointsman")
-
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as `list` shows it.")]
-LoraServerOption = Annotated[str, typer.Option(help="Its address; else that of the running `pointsman up`.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
 
 
 def build_app() -> typer.Typer:
     app = typer.Typer(
-        help="See the trainings of the lora-server, follow them, cancel them. `train --on-server` starts one.",
+        help="List, follow and cancel training jobs of the lora-server. `train --on-server` starts one.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -37,38 +34,42 @@ def build_app() -> typer.Typer:
 
 
 def list_jobs(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Of this adapter only.")] = "",
-    lora_server: LoraServerOption = "",
-    home: HomeOption = HERE,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Only jobs of this adapter.")] = "",
+    lora_server: RunningLoraServerOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show the jobs, the newest first."""
+    """List the jobs, newest first."""
     request = pb.ListTrainingJobsRequest(name=name)
-    found = _ask(lora_server, home, lambda server: server.List(request, timeout=calls.SECONDS))
+    found = _ask(lora_server, data_dir, lambda server: server.List(request, timeout=calls.SECONDS))
     table = Table("job", "method", "state", "started", "result", box=None, pad_edge=False)
     for job in found.jobs:
-        cells = (job.id, calls.METHOD_NAMES.get(job.method, "?"), _state(job), _time(job), _result(job))
+        cells = (job.id, job.method, _state(job), _time(job), _result(job))
         table.add_row(*map(Text, cells))
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
-def watch(job: JobArgument, lora_server: LoraServerOption = "", home: HomeOption = HERE) -> None:
-    """Show all that a job has told, then what it tells, to its end. Ctrl-C leaves the job as it is."""
-    run_interruptibly(follow(_address(lora_server, home), job, job, Console()))
+def watch(
+    job: JobArgument, lora_server: RunningLoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
+) -> None:
+    """Show all progress of a job until it ends. Ctrl-C does not stop the job."""
+    run_interruptibly(follow(_address(lora_server, data_dir), job, job, Console()))
 
 
-def cancel(job: JobArgument, lora_server: LoraServerOption = "", home: HomeOption = HERE) -> None:
-    """Stop a job; what it has learnt is gone."""
+def cancel(
+    job: JobArgument, lora_server: RunningLoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
+) -> None:
+    """Stop a job; its progress is lost."""
     request = pb.CancelTrainingJobRequest(id=job)
-    found = _ask(lora_server, home, lambda server: server.Cancel(request, timeout=calls.SECONDS))
+    found = _ask(lora_server, data_dir, lambda server: server.Cancel(request, timeout=calls.SECONDS))
     typer.echo(f"{found.id} {_state(found)}")
 
 
-def _ask(lora_server: str, home: Path, question: Callable[[Any], Awaitable[Any]]) -> Any:
-    return run_interruptibly(calls.ask(_address(lora_server, home), question))
+def _ask(lora_server: str, data_dir: Path, question: Callable[[Any], Awaitable[Any]]) -> Any:
+    return run_interruptibly(calls.ask(_address(lora_server, data_dir), question))
 
 
-def _address(named: str, home: Path) -> str:
-    running = run_file.read(Home.at(home).run_file)
+def _address(named: str, data_dir: Path) -> str:
+    running = run_file.read(DataDir.at(data_dir).run_file)
     return named or (running.lora_server if running else "")
 
 

@@ -20,21 +20,21 @@ class Order:
 
 async def start(address: str, order: Order, console: Console, *, watched: bool) -> None:
     """The job goes on when this is interrupted. Raises `CommandError` where it fails while it is watched."""
-    started = await calls.ask(address, lambda server: server.Start(request(order), timeout=calls.SECONDS))
+    started = await calls.ask(address, lambda server: server.CreateJob(request(order), timeout=calls.SECONDS))
     console.print(started.id, markup=False, highlight=False)
     if watched:
         await follow(address, started.id, order.job.name, console)
 
 
-def request(order: Order) -> pb.StartTrainingRequest:
+def request(order: Order) -> pb.CreateTrainingJobRequest:
     job = order.job
     recipe = {name.replace("-", "_"): value for name, value in job.options.items() if value is not None}
-    return pb.StartTrainingRequest(
+    return pb.CreateTrainingJobRequest(
         name=job.name,
         data=str(job.data.absolute()),
         heldout=str(job.heldout.absolute()) if job.heldout else "",
         system=str(job.system.absolute()) if job.system else "",
-        method=calls.METHODS[job.method],
+        method=job.method,
         parent=order.parent,
         alias=order.alias,
         force=order.force,

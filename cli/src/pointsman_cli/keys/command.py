@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +15,11 @@ from pointsman_cli.errors import Misused
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.keys import pages
 from pointsman_cli.keys.options import (
+    ConcurrencyOption,
     DayOption,
-    JsonOption,
     MonthOption,
-    RedisOption,
+    OnlyTenantOption,
     RequestsOption,
-    StreamsOption,
-    TenantOption,
     TokensOption,
     WhichArgument,
     changed,
@@ -30,16 +27,16 @@ from pointsman_cli.keys.options import (
     unix_end,
 )
 from pointsman_cli.keys.pages import Spending
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption
 
-HERE = Path(".pointsman")
-
-ScopeOption = Annotated[list[str] | None, typer.Option(metavar="NAME", help="May be given again; else all.")]
+ScopeOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Allow only this one; repeatable; default: all.")
+]
 
 
 def build_app() -> typer.Typer:
     app = typer.Typer(
-        help="Say who may use the gateway and how much; see what they have used.",
+        help="Create API keys, set limits and budgets, and show usage.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -50,35 +47,39 @@ def build_app() -> typer.Typer:
 
 
 def create(
-    tenant: Annotated[str, typer.Option(metavar="NAME", help="Whose it is; made where it is new.")],
-    name: Annotated[str, typer.Argument(help="What it is for, for people to read.")] = "",
+    tenant: Annotated[str, typer.Option(metavar="NAME", help="The tenant of the key; created if new.")],
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A name for people to read.")] = "",
     task: ScopeOption = None,
     path: ScopeOption = None,
     adapter: ScopeOption = None,
     collection: ScopeOption = None,
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
-    streams: StreamsOption = None,
+    max_concurrency: ConcurrencyOption = None,
     dollars_per_day: DayOption = None,
     dollars_per_month: MonthOption = None,
-    priority: Annotated[int, typer.Option(help="The higher goes first where not all can be served.")] = 0,
-    expires: Annotated[str, typer.Option(metavar="WHEN", help="In 12h, 30d or 8w; or on 2027-01-31 (UTC).")] = "",
-    operator: Annotated[bool, typer.Option("--operator", help="It may also move adapters in the console.")] = False,
+    priority: Annotated[int, typer.Option(help="Keys with higher priority are served first under overload.")] = 0,
+    expires: Annotated[
+        str, typer.Option(metavar="WHEN", help="After an age (12h, 30d, 8w) or on a date (2027-01-31, UTC).")
+    ] = "",
+    operator: Annotated[
+        bool, typer.Option("--operator", help="Also allow to move adapter aliases in the console.")
+    ] = False,
     as_json: JsonOption = False,
     redis: RedisOption = "",
-    home: HomeOption = HERE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Make a key and print it, this once: what is kept is its digest, so it cannot be shown again.
+    """Create an API key and print it. Only its digest is stored, so it cannot be shown again.
 
-    Without a limit or a scope it is bound by its tenant's limits alone, and may use everything.
+    Without limits, only the limits of its tenant apply. Without scopes, it may use everything.
     """
-    given = (requests_per_minute, tokens_per_minute, streams, dollars_per_day, dollars_per_month)
+    given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
     scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection)))
     order = Order(tenant, name, scope, limits, priority, unix_end(expires, time.time()), operator)
 
     async def make() -> Issued:
-        async with open_keys(redis, home) as opened:
+        async with open_keys(redis, data_dir) as opened:
             return await Register(opened).create(order)
 
     issued = run_interruptibly(make())
@@ -91,12 +92,15 @@ def create(
 
 
 def list_keys(
-    tenant: TenantOption = "", as_json: JsonOption = False, redis: RedisOption = "", home: HomeOption = HERE
+    tenant: OnlyTenantOption = "",
+    as_json: JsonOption = False,
+    redis: RedisOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show the keys, oldest first, with their limits and what they may use; never the secrets."""
+    """List the keys (oldest first) with their limits and scopes, without the secrets."""
 
     async def read() -> list[KeyRecord]:
-        async with open_keys(redis, home) as opened:
+        async with open_keys(redis, data_dir) as opened:
             return [record for record in await Register(opened).keys() if tenant in ("", record.tenant)]
 
     records, now = run_interruptibly(read()), time.time()
@@ -107,28 +111,30 @@ def list_keys(
 
 
 def limit(
-    key: Annotated[str, typer.Argument(metavar="[KEY]", help="Its prefix or its id; or --tenant.")] = "",
-    tenant: Annotated[str, typer.Option(metavar="NAME", help="For all keys of this tenant together.")] = "",
+    key: Annotated[str, typer.Argument(metavar="[KEY]", help="Prefix or id of the key; or give --tenant.")] = "",
+    tenant: Annotated[
+        str, typer.Option(metavar="NAME", help="Set the limits of all keys of this tenant together.")
+    ] = "",
     requests_per_minute: RequestsOption = None,
     tokens_per_minute: TokensOption = None,
-    streams: StreamsOption = None,
+    max_concurrency: ConcurrencyOption = None,
     dollars_per_day: DayOption = None,
     dollars_per_month: MonthOption = None,
     redis: RedisOption = "",
-    home: HomeOption = HERE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Change limits of a key, or of a tenant; 0 lifts one. What is not named stays as it is."""
+    """Change limits of a key or a tenant. 0 removes a limit; limits that are not given stay as they are."""
     if bool(key) == bool(tenant):
-        raise Misused("name a key or a --tenant, one of them")
-    named = changed(requests_per_minute, tokens_per_minute, streams, dollars_per_day, dollars_per_month)
+        raise Misused("give either a key or --tenant")
+    named = changed(requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     if not named:
-        raise Misused("name a limit to change, such as --requests-per-minute 60")
+        raise Misused("give a limit to change, such as --requests-per-minute 60")
 
     def change(limits: Limits) -> Limits:
         return replace(limits, **named)  # type: ignore[arg-type]  # by name; Limits checks the values
 
     async def put() -> KeyRecord | TenantRecord:
-        async with open_keys(redis, home) as opened:
+        async with open_keys(redis, data_dir) as opened:
             register = Register(opened)
             return await (register.limit_tenant(tenant, change) if tenant else register.limit_key(key, change))
 
@@ -138,35 +144,33 @@ def limit(
 
 
 def consent(
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose answers they are; made where it is new.")],
-    task: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="May be learnt from; may be given again.")
-    ] = None,
-    all_tasks: Annotated[bool, typer.Option("--all", help="Of every task.")] = False,
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Of none any more.")] = False,
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="The tenant; created if new.")],
+    task: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Consent for this task; repeatable.")] = None,
+    all_tasks: Annotated[bool, typer.Option("--all", help="Consent for every task.")] = False,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw all consent.")] = False,
     redis: RedisOption = "",
-    home: HomeOption = HERE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Say of which tasks a tenant's answers may be kept and learnt from, in place of what was said before.
+    """Set for which tasks a tenant's answers may be stored and used for training; replaces the earlier setting.
 
-    Without a word nothing of a tenant's is kept. What was kept before a withdrawal goes with the next data set.
+    Without consent nothing is stored. After a withdrawal, the next build of a data set removes stored answers.
     """
     if bool(task) + all_tasks + withdraw != 1:
-        raise Misused("name each --task, or say --all or --withdraw, one of them")
+        raise Misused("give --task (repeatable), --all or --withdraw")
     tasks = [ALL_TASKS] if all_tasks else task or []
 
     async def put() -> TenantRecord:
-        async with open_keys(redis, home) as opened:
+        async with open_keys(redis, data_dir) as opened:
             return await Register(opened).consent(tenant, tasks)
 
     typer.echo(f"tenant {tenant}: {pages.consent_in_words(run_interruptibly(put()))}")
 
 
-def revoke(key: WhichArgument, redis: RedisOption = "", home: HomeOption = HERE) -> None:
-    """Take a key back: within a second no gateway that reaches Redis lets it in."""
+def revoke(key: WhichArgument, redis: RedisOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR) -> None:
+    """Revoke a key: gateways that reach Redis refuse it within a second."""
 
     async def put() -> KeyRecord:
-        async with open_keys(redis, home) as opened:
+        async with open_keys(redis, data_dir) as opened:
             return await Register(opened).revoke(key)
 
     record = run_interruptibly(put())
@@ -174,12 +178,15 @@ def revoke(key: WhichArgument, redis: RedisOption = "", home: HomeOption = HERE)
 
 
 def usage(
-    tenant: TenantOption = "", as_json: JsonOption = False, redis: RedisOption = "", home: HomeOption = HERE
+    tenant: OnlyTenantOption = "",
+    as_json: JsonOption = False,
+    redis: RedisOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show what tenants and their keys have used today and this month (UTC), and what is left of their limits."""
+    """Show usage of tenants and keys today and this month (UTC), and what is left of their limits."""
 
     async def read() -> list[Spending]:
-        async with open_keys(redis, home) as opened:
+        async with open_keys(redis, data_dir) as opened:
             return await _spendings(Register(opened), UsageBook(opened), tenant)
 
     spendings = run_interruptibly(read())

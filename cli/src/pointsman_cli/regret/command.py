@@ -9,9 +9,8 @@ import httpx
 import typer
 from rich.console import Console
 
-from pointsman_cli.adapters.options import HERE, JsonOption
 from pointsman_cli.errors import CommandError
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_URL, DataDirOption, JsonOption
 from pointsman_cli.regret.figures import Regrets, regrets
 from pointsman_cli.regret.pages import page
 from pointsman_cli.top.command import find
@@ -22,16 +21,23 @@ SECONDS = 2.0
 
 
 def regret(
-    gateway: Annotated[str, typer.Option(help="Its HTTP door; else that of the running `pointsman up`.")] = "",
+    gateway: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help=f"The gateway; default: the running `pointsman up`, then {DEFAULT_URL}.",
+            show_default=False,
+        ),
+    ] = "",
     in_json: JsonOption = False,
-    home: HomeOption = HERE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show what the shadows of requests would have cost and scored beside the paths that were chosen.
+    """Compare shadow requests with the paths that were chosen: cost, latency and quality.
 
-    Of one gateway, since it was started. Left of each colon stands the chosen path, right of it the shadow. Regret is
-    what the shadow would have spared (dollars in all) and by how much it was better (quality, mean of the scored).
+    The figures are of one gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have
+    saved (total dollars) and by how much its answers were better (mean quality of the scored pairs).
     """
-    found = look(find(gateway, "", "", home).gateway)
+    found = look(find(gateway, "", "", data_dir).gateway)
     if in_json:
         typer.echo(json.dumps(asdict(found)))
     else:

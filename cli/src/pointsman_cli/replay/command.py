@@ -6,37 +6,39 @@ from typing import Annotated
 import typer
 
 from pointsman_cli.classifier import workbench
-from pointsman_cli.classifier.options import JsonOption, RedisOption, SinceOption
-from pointsman_cli.classifier.workbench import Job
+from pointsman_cli.classifier.workbench import Job, SinceOption
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import Misused
-from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption, RedisOption, redis_url
 
 
 def replay(
     folder: Annotated[
-        Path, typer.Argument(metavar="NEW_CONFIG_FOLDER", help="A configuration, or an example that has one.")
+        Path,
+        typer.Argument(
+            metavar="NEW_CONFIG", help="A configuration folder, or an example folder with a pointsman.yaml."
+        ),
     ],
     since: SinceOption = "24h",
     redis: RedisOption = "",
-    examples: Annotated[int, typer.Option(min=0, max=100, help="How many of the changed requests to show.")] = 10,
+    examples: Annotated[int, typer.Option(min=0, max=100, help="Number of changed requests to show.")] = 10,
     fail_if_changed: Annotated[
         float | None,
-        typer.Option(min=0, max=1, metavar="SHARE", help="Exit with 1 where more of the requests than this change."),
+        typer.Option(min=0, max=1, metavar="SHARE", help="Exit with code 1 if a larger share of the requests changes."),
     ] = None,
     as_json: JsonOption = False,
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show which of the journal's requests a new configuration would decide otherwise, and what that would cost.
+    """Show which logged requests a new configuration would route differently, and how their cost would change.
 
-    The same classification and the same router as the gateway's decide. Requests whose text was not kept keep their
-    recorded task. Nothing is sent to an engine, nothing is written.
+    Uses the gateway's own classifier and router. A request whose text was not stored keeps its recorded task. Sends
+    nothing to an engine and writes nothing.
     """
-    at = Home.at(home)
-    url = workbench.redis_of(redis, at)
+    at = DataDir.at(data_dir)
+    url = redis_url(redis, at)
     if not url:
-        raise Misused("there is no journal to replay: nothing runs here, and no --redis was given")
+        raise Misused("there is no request log to replay: nothing runs here, and no --redis was given")
     arguments = ["replay", str(workbench.config_folder(folder)), "--since", since, "--redis", url]
     arguments += ["--examples", str(examples)]
     if fail_if_changed is not None:

@@ -11,16 +11,17 @@ from rich.table import Table
 
 from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
 from pointsman_cli.retriever import calls
-from pointsman_cli.retriever.options import RetrieverOption, TenantOption, retriever_address
 from pointsman_cli.retriever.tune import tune
 
 CollectionArgument = Annotated[str, typer.Argument(help="The collection.")]
 
 
 def build_app() -> typer.Typer:
-    app = typer.Typer(help="Look after the retriever's collections.", no_args_is_help=True, rich_markup_mode=None)
+    app = typer.Typer(
+        help="Inspect, verify, copy and tune the retriever's collections.", no_args_is_help=True, rich_markup_mode=None
+    )
     app.command("list")(list_collections)
     for command in (verify, snapshot, restore, reembed, tune):
         app.command()(command)
@@ -28,10 +29,10 @@ def build_app() -> typer.Typer:
 
 
 def list_collections(
-    retriever: RetrieverOption = "", tenant: TenantOption = "default", home: HomeOption = Path(".pointsman")
+    retriever: RetrieverOption = "", tenant: TenantOption = "default", data_dir: DataDirOption = DEFAULT_DATA_DIR
 ) -> None:
-    """Show a tenant's collections, with what is wrong with them."""
-    found = run_interruptibly(calls.list_collections(retriever_address(retriever, home), tenant))
+    """List a tenant's collections and their problems."""
+    found = run_interruptibly(calls.list_collections(retriever_address(retriever, data_dir), tenant))
     table = Table("collection", "documents", "chunks", "MiB", "quota", "version", "model", "state", box=None)
     for one in found:
         table.add_row(
@@ -49,14 +50,14 @@ def list_collections(
 
 def verify(
     collection: CollectionArgument,
-    repair: Annotated[bool, typer.Option("--repair", help="Make the indexes anew where they differ.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild indexes that differ.")] = False,
     retriever: RetrieverOption = "",
     tenant: TenantOption = "default",
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Read every row of a collection, and compare the indexes with them; exits with 1 where anything is wrong."""
+    """Read every row of a collection and compare the indexes with it; exit code 1 if anything is wrong."""
     request = pb.VerifyRequest(tenant=tenant, collection=collection, repair=repair)
-    found = run_interruptibly(calls.verify(retriever_address(retriever, home), request))
+    found = run_interruptibly(calls.verify(retriever_address(retriever, data_dir), request))
     what = f"{found.documents:,} documents, {found.chunks:,} chunks, checksum {found.checksum}; {found.seconds:.1f} s"
     for problem in found.problems:
         typer.echo(f"wrong: {problem}")
@@ -67,16 +68,16 @@ def verify(
 
 def snapshot(
     collection: CollectionArgument,
-    file: Annotated[Path, typer.Argument(help="Where to write it; must not be there.")],
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
     retriever: RetrieverOption = "",
     tenant: TenantOption = "default",
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Copy a collection as it is at one moment into a file, while it serves."""
+    """Write a consistent copy of a collection to a file while it serves."""
     if file.exists():
-        raise Misused(f"{file} is there already; name another")
+        raise Misused(f"{file} exists already; name another")
     request = pb.SnapshotRequest(tenant=tenant, collection=collection)
-    taken = run_interruptibly(calls.snapshot(retriever_address(retriever, home), request, file))
+    taken = run_interruptibly(calls.snapshot(retriever_address(retriever, data_dir), request, file))
     held = taken.collection
     typer.echo(f"{file}: {held.documents:,} documents at version {held.version}; SHA-256 {taken.sha256}")
 
@@ -84,16 +85,16 @@ def snapshot(
 def restore(
     collection: CollectionArgument,
     file: Annotated[
-        Path, typer.Argument(help="What `pointsman retriever snapshot` wrote.", exists=True, dir_okay=False)
+        Path, typer.Argument(help="A file written by `pointsman retriever snapshot`.", exists=True, dir_okay=False)
     ],
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of the collection.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an existing collection.")] = False,
     retriever: RetrieverOption = "",
     tenant: TenantOption = "default",
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Put a snapshot in place, after every row of it was checked; searches go on meanwhile."""
+    """Restore a collection from a snapshot after checking every row; searches continue meanwhile."""
     begin = pb.RestoreBegin(tenant=tenant, collection=collection, replace=replace)
-    restored = run_interruptibly(calls.restore(retriever_address(retriever, home), begin, file))
+    restored = run_interruptibly(calls.restore(retriever_address(retriever, data_dir), begin, file))
     typer.echo(f"{collection} has {restored.documents:,} documents, {restored.chunks:,} chunks")
 
 
@@ -101,9 +102,9 @@ def reembed(
     collection: CollectionArgument,
     retriever: RetrieverOption = "",
     tenant: TenantOption = "default",
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Migrate a collection to the embedding model that the retriever runs; interrupted, it goes on where it was."""
+    """Migrate a collection to the retriever's current embedding model. An interrupted migration continues."""
     request = pb.ReembedRequest(tenant=tenant, collection=collection)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as bar:
@@ -112,7 +113,7 @@ def reembed(
         def show(progress: pb.ReembedProgress) -> None:
             bar.update(task, completed=progress.documents, total=progress.total)
 
-        migrated = run_interruptibly(calls.reembed(retriever_address(retriever, home), request, show))
+        migrated = run_interruptibly(calls.reembed(retriever_address(retriever, data_dir), request, show))
     typer.echo(
         f"{collection} is of {migrated.fingerprint}: {migrated.documents:,} documents, {migrated.chunks:,} chunks"
     )

@@ -15,8 +15,7 @@ from pointsman_cli import stubs
 from pointsman_cli.channels import open_channel
 from pointsman_cli.errors import CommandError
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
-from pointsman_cli.retriever.options import RetrieverOption, TenantOption, retriever_address
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
 from pointsman_cli.retriever.tuning import DEPTH, Labelled, Seen, choose, ndcg, read_labelled, thresholds, ways
 
 AT_ONCE = 50  # searches in one call
@@ -34,18 +33,19 @@ def tune(
     queries: Annotated[
         Path,
         typer.Argument(
-            help='JSON lines {"query", "documents": [ids that answer it]}; no documents: nothing answers it.',
+            help='JSON Lines of {"query", "documents": [ids that answer it]}; an empty list if nothing does.',
             exists=True,
         ),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be set, and set nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the result and change nothing.")] = False,
     retriever: RetrieverOption = "",
     tenant: TenantOption = "default",
-    home: HomeOption = Path(".pointsman"),
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Find out how a collection is best searched, and set it: the weight of meaning and words, and what is relevant."""
+    """Choose a collection's search settings by labelled queries: the weight of dense and lexical scores, and the
+    thresholds of relevance."""
     labelled = read_labelled(queries)
-    tuned = run_interruptibly(_tune(retriever_address(retriever, home), tenant, collection, labelled, dry_run))
+    tuned = run_interruptibly(_tune(retriever_address(retriever, data_dir), tenant, collection, labelled, dry_run))
     table = Table("way", f"nDCG@{DEPTH}", "", box=None)
     for way, scores in tuned.scores.items():
         table.add_row(way, f"{mean(scores):.3f}", "chosen" if way == tuned.chosen else "")

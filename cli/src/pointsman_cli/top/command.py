@@ -12,11 +12,16 @@ from rich.console import Console
 from rich.live import Live
 
 from pointsman_cli import run_file
-from pointsman_cli.adapters.options import DEFAULT_LORA_SERVER, HERE, JsonOption, LoraServerOption
-from pointsman_cli.ask.command import DEFAULT_URL
-from pointsman_cli.home import Home
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import HomeOption
+from pointsman_cli.options import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_LORA_SERVER,
+    DEFAULT_URL,
+    DataDirOption,
+    JsonOption,
+    LoraServerOption,
+)
 from pointsman_cli.top.pages import as_json, page
 from pointsman_cli.top.services import Services, View, Where, services
 from pointsman_cli.urls import web_url
@@ -26,27 +31,38 @@ WINDOW = 10.0
 
 
 def top(
-    once: Annotated[bool, typer.Option("--once", help="Print one table after one interval, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one table after one interval and exit.")] = False,
     in_json: JsonOption = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
-    window: Annotated[float, typer.Option(min=0.1, help="Figures are of the last so many seconds.")] = WINDOW,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between updates.")] = 1.0,
+    window: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Time over which rates and percentiles are computed.")
+    ] = WINDOW,
     gateway: Annotated[
-        str, typer.Option(help=f"Its HTTP door; else that of the running `pointsman up`, else {DEFAULT_URL}.")
+        str,
+        typer.Option(
+            metavar="URL",
+            help=f"The gateway; default: the running `pointsman up`, then {DEFAULT_URL}.",
+            show_default=False,
+        ),
     ] = "",
     lora_server: LoraServerOption = "",
     lora_metrics: Annotated[
         str,
-        typer.Option(help=f"Where that one's metrics are; else as above, else {DEFAULT_LORA_METRICS}."),
+        typer.Option(
+            metavar="HOST:PORT",
+            help=f"Metrics of the lora-server; default: the running `pointsman up`, then {DEFAULT_LORA_METRICS}.",
+            show_default=False,
+        ),
     ] = "",
-    home: HomeOption = HERE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show what each path does now: its share, its speed, its dollars; and the adapters. Until Ctrl-C.
+    """Show share, latency, tokens and cost of each path, and the adapters, live until Ctrl-C.
 
-    Reads the metrics of the gateway and of the lora-server themselves; needs no Prometheus and no key. What is away is
-    said, and asked again. With --once the figures are of the interval, and the exit code is 1 without a gateway.
+    Reads /metrics of the gateway and the lora-server; needs neither Prometheus nor a key. Services that do not answer
+    are reported and tried again. With --once, the exit code is 1 if the gateway does not answer.
     """
     console = Console(highlight=False)
-    where = find(gateway, lora_server, lora_metrics, home)
+    where = find(gateway, lora_server, lora_metrics, data_dir)
     if once:
         view = run_interruptibly(_once(where, interval))
         _show(console, view, in_json)
@@ -54,9 +70,9 @@ def top(
     run_interruptibly(_keep_showing(console, where, max(window, interval), interval, in_json))
 
 
-def find(gateway: str, lora_server: str, lora_metrics: str, home: Path) -> Where:
+def find(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> Where:
     """What is named, else what runs, else where it usually is."""
-    run = run_file.read(Home.at(home).run_file)
+    run = run_file.read(DataDir.at(data_dir).run_file)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)
     metrics = lora_metrics or (run.lora_server_metrics if run else DEFAULT_LORA_METRICS)
     lora_server = lora_server or (run.lora_server if run else DEFAULT_LORA_SERVER)

@@ -6,18 +6,18 @@ from pathlib import Path
 from rich.console import Console
 
 from pointsman_cli import engine_environment, models, run_file
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.engine_environment import EngineEnvironment
 from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.example import Adapter
-from pointsman_cli.home import Home
 from pointsman_cli.interrupts import run_interruptibly
 from pointsman_cli.jobs import starting
-from pointsman_cli.options import EnginePythonOption, HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption, RunningLoraServerOption
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.registering import Origin, register
 from pointsman_cli.train import options as given
 from pointsman_cli.train.events import Done, parse_event
-from pointsman_cli.train.job import MERGED_ONLY, MODULE, Job
+from pointsman_cli.train.job import MODULE, Job
 from pointsman_cli.train.screen import TrainingScreen
 
 BASE_MODEL = "smollm2-135m"
@@ -36,10 +36,10 @@ def train(
     name: given.NameOption,
     data: given.DataOption,
     out: given.OutOption = None,
-    heldout: given.HeldoutOption = None,
+    eval_data: given.EvalDataOption = None,
     system: given.SystemOption = None,
-    method: given.MethodOption = given.Method.LORA,
-    parent: given.ParentOption = "",
+    method: given.MethodOption = given.DEFAULT_METHOD,
+    init_from: given.InitFromOption = "",
     rank: given.RankOption = 4,
     epochs: given.EpochsOption = 3,
     max_minutes: given.MinutesOption = 10,
@@ -60,47 +60,49 @@ def train(
     force: given.ForceOption = False,
     on_server: given.OnServerOption = False,
     detach: given.DetachOption = False,
-    lora_server: given.LoraServerOption = "",
-    home: HomeOption = Path(".pointsman"),
+    lora_server: RunningLoraServerOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     engine_python: EnginePythonOption = None,
 ) -> None:
-    """Train an adapter on the base model from examples, and register it. Ctrl-C stops it.
+    """Train a LoRA adapter on examples and register it. Ctrl-C stops the training.
 
-    Beside its own loss and answers on held-out rows it is measured what prompting the base model alone would reach.
+    The adapter is evaluated on held-out examples and compared with prompting the base model alone.
     """
     learning = {
         "rank": rank, "epochs": epochs, "max-minutes": max_minutes, "seed": seed, "learning-rate": learning_rate,
         "beta": beta, "samples": samples, "baseline-shots": baseline_shots, "patience": patience,
     }  # fmt: skip
-    job = Job(name, data, method.value, heldout, system, out, learning)
+    job = Job(name, data, method, eval_data, system, out, learning)
     job.check()
-    at = Home.at(home)
+    at = DataDir.at(data_dir)
     running = run_file.read(at.run_file)
     address = lora_server or (running.lora_server if running else "")
     if on_server:
         _refuse_local(out, merged_out, checkpoint, resume or check_only or evaluate_only, stop_on)
-        order = starting.Order(job, parent, alias, force)
+        order = starting.Order(job, init_from, alias, force)
         run_interruptibly(starting.start(address, order, Console(), watched=not detach))
         return
     if out is None and not check_only:
         raise Misused("--out names the folder that the adapter is written to")
     local = {
-        "parent": Path(parent) if parent else None, "stop-on": stop_on.value if stop_on else None,
+        "init-from": Path(init_from) if init_from else None, "stop-on": stop_on.value if stop_on else None,
         "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
         "merged-out": merged_out,
     }  # fmt: skip
-    job = Job(name, data, method.value, heldout, system, out or at.folder / "nothing", {**learning, **local})
+    job = Job(name, data, method, eval_data, system, out or at.folder / "nothing", {**learning, **local})
     engine = engine_environment.find(at, engine_python)
     wanted = registered and not (check_only or evaluate_only)
     target = Target(address, alias, Origin(force=force)) if wanted else None
     run_interruptibly(_train(job, at, engine, target, check_only))
 
 
-async def _train(job: Job, home: Home, engine: EngineEnvironment, target: Target | None, check_only: bool) -> None:
+async def _train(
+    job: Job, data_dir: DataDir, engine: EngineEnvironment, target: Target | None, check_only: bool
+) -> None:
     console = Console()
-    await models.prepare_base_model(BASE_MODEL, home, engine, lambda line: console.print(line, style="dim"))
+    await models.prepare_base_model(BASE_MODEL, data_dir, engine, lambda line: console.print(line, style="dim"))
     with TrainingScreen(console, job.name) as screen:
-        program = engine.module(MODULE, *job.arguments(home.model(BASE_MODEL), BASE_MODEL))
+        program = engine.module(MODULE, *job.arguments(data_dir.model(BASE_MODEL), BASE_MODEL))
         ended = await run_to_end(program, engine.variables, lambda line: screen.show(parse_event(line)), screen.remark)
     if ended.code != 0:
         raise CommandError(f"the training of {job.name} failed: {ended.how}")
@@ -111,8 +113,8 @@ async def _train(job: Job, home: Home, engine: EngineEnvironment, target: Target
     _say(console, f"{screen.done.folder} after {screen.done.seconds:.0f} s")
     if screen.done.merged is not None:
         _say(console, f"{screen.done.merged} holds the base model with the adapter merged in, for an engine of its own")
-    if target is not None and job.method == MERGED_ONLY:
-        _say(console, "not registered: an engine cannot serve DoRA as an adapter; serve the merged model")
+    if target is not None and screen.done.must_be_merged:
+        _say(console, f"not registered: an engine cannot serve {job.method} as an adapter; serve the merged model")
     elif target is not None:
         await _register(job, screen, screen.done, target, console)
 

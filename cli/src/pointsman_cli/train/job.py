@@ -7,8 +7,6 @@ from pathlib import Path
 from pointsman_cli.errors import Misused
 
 MODULE = "pointsman_lora_server.training"
-MERGED_ONLY = "dora"
-"""The method whose result cannot be served as an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,7 @@ class Job:
 
     def check(self) -> None:
         """Raises `Misused` where a file is not there; all else is the trainer's to judge."""
-        for option, file in (("--data", self.data), ("--heldout", self.heldout), ("--system", self.system)):
+        for option, file in (("--data", self.data), ("--eval-data", self.heldout), ("--system", self.system)):
             if file is not None and not file.is_file():
                 raise Misused(f"{option} {file} is not a file")
 
@@ -34,7 +32,7 @@ class Job:
             "base-model": base_model,
             "base-model-name": base_model_name,
             "data": self.data,
-            "heldout": self.heldout,
+            "eval-data": self.heldout,
             "system": self.system,
             "out": self.out,
             "name": self.name,

@@ -7,69 +7,90 @@ from typing import Annotated
 import typer
 
 
-class Method(str, Enum):  # noqa: UP042  # typer shows the values of such
-    LORA = "lora"
-    RSLORA = "rslora"
-    DORA = "dora"
-    QLORA = "qlora"
-    DPO = "dpo"
-
-
-class StopOn(str, Enum):  # noqa: UP042
+class StopOn(str, Enum):  # noqa: UP042  # typer shows the values of such
     LOSS = "loss"
     METRIC = "metric"
 
 
-NameOption = Annotated[str, typer.Option(help="The adapter's name: 1 to 64 of a-z, 0-9, - and _.")]
-DataOption = Annotated[Path, typer.Option(help="Examples, one JSON object a line; pairs of answers for dpo.")]
-OutOption = Annotated[
-    Path | None, typer.Option(help="The folder that the adapter is written to; an older adapter there is replaced.")
+NameOption = Annotated[str, typer.Option(help="Name of the adapter: 1 to 64 of a-z, 0-9, - and _.")]
+DataOption = Annotated[
+    Path, typer.Option(metavar="FILE", help="Training examples as JSON Lines; pairs of answers for dpo.")
 ]
-HeldoutOption = Annotated[Path | None, typer.Option(help="Examples to measure by; else some of --data are held out.")]
-SystemOption = Annotated[Path | None, typer.Option(help="A file with the system message of every example.")]
-ParentOption = Annotated[
-    str, typer.Option(metavar="FOLDER", help="An adapter to start from; with --on-server a registered version.")
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The folder to write the adapter to; replaces an older adapter there."),
+]
+EvalDataOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Examples to evaluate on; default: a held-out share of --data.")
+]
+SystemOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A file with the system message for every example.")
+]
+InitFromOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR|VERSION", help="The adapter to start from: a folder; with --on-server a registered version."
+    ),
 ]
 MergedOption = Annotated[
-    Path | None, typer.Option(help="A folder for the base model with the adapter merged in (dora: OUT/merged).")
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Also write the base model with the adapter merged in (dora: default OUT/merged)."
+    ),
 ]
 
+DEFAULT_METHOD = "lora"
 MethodOption = Annotated[
-    Method, typer.Option(help="dora cannot be served as an adapter: the merged model is; dpo learns from pairs.")
+    str,
+    typer.Option(
+        help="Training method: lora, rslora, qlora, dora (can only be served merged), dpo (learns from pairs of answers), "
+        "an installed method, or MODULE:ATTRIBUTE in the engine's environment."
+    ),
 ]
-RankOption = Annotated[int, typer.Option(min=1, max=64, help="Of the LoRA; the engine has a limit.")]
-EpochsOption = Annotated[int, typer.Option(min=1, help="At most.")]
-MinutesOption = Annotated[float, typer.Option(min=0.1, help="Stops there, with what it has by then.")]
-SeedOption = Annotated[int, typer.Option(min=0)]
-RateOption = Annotated[float | None, typer.Option(min=1e-7, max=1, help="Else the trainer's own for the method.")]
-BetaOption = Annotated[float | None, typer.Option(min=1e-6, help="Of dpo: how dear it is to leave the reference.")]
+RankOption = Annotated[int, typer.Option(min=1, max=64, help="LoRA rank; the engine limits it (--max-lora-rank).")]
+EpochsOption = Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")]
+MinutesOption = Annotated[
+    float, typer.Option(min=0.1, metavar="MINUTES", help="Stop after this time and keep the result so far.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Random seed.")]
+RateOption = Annotated[
+    float | None, typer.Option(min=1e-7, max=1, help="Peak learning rate; default: depends on the method.")
+]
+BetaOption = Annotated[
+    float | None, typer.Option(min=1e-6, help="For dpo: strength of the penalty for leaving the reference model.")
+]
 
-SamplesOption = Annotated[int | None, typer.Option(min=0, help="Held-out rows that are answered at the end.")]
+SamplesOption = Annotated[int | None, typer.Option(min=0, help="Held-out examples to answer at the end.")]
 ShotsOption = Annotated[
-    int | None, typer.Option(min=0, help="Examples in the prompts that training has to beat; 0 measures none.")
+    int | None,
+    typer.Option(min=0, help="Few-shot examples in the prompts that training is compared with; 0: no comparison."),
 ]
 PatienceOption = Annotated[
-    int | None, typer.Option(min=0, help="Evaluations without a better one before it stops; 0: never.")
+    int | None, typer.Option(min=0, help="Stop after this many evaluations without improvement; 0: never.")
 ]
-StopOnOption = Annotated[StopOn | None, typer.Option(help="What decides which weights are the best.")]
+StopOnOption = Annotated[StopOn | None, typer.Option(help="What selects the best weights.")]
 CheckOption = Annotated[
-    bool, typer.Option("--check-only", help="Examine the data, show the first prompt as rendered, and end.")
+    bool, typer.Option("--check-only", help="Check the data, show the first rendered prompt and exit.")
 ]
 EvaluateOption = Annotated[
-    bool, typer.Option("--evaluate-only", help="Measure the adapter in --out, and write its report anew.")
+    bool, typer.Option("--evaluate-only", help="Evaluate the adapter in --out and rewrite its report.")
 ]
-CheckpointOption = Annotated[Path | None, typer.Option(help="A folder for the state of an unfinished run.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from --checkpoint, if there is one.")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder for the state of an unfinished run.")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue from --checkpoint if there is one.")]
 
 RegisterOption = Annotated[
-    bool, typer.Option("--register/--no-register", help="Have a running lora-server load the result.")
+    bool, typer.Option("--register/--no-register", help="Register the result with the running lora-server, or do not.")
 ]
-AliasOption = Annotated[str, typer.Option(help="Move the alias NAME@WORD to the result; none is moved without it.")]
+AliasOption = Annotated[str, typer.Option(metavar="ALIAS", help="Also move NAME@ALIAS to the result.")]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Move the alias even where prompting is as good on the held-out rows.")
+    bool, typer.Option("--force", help="Move the alias even if prompting is as good on the held-out examples.")
 ]
-LoraServerOption = Annotated[str, typer.Option(help="Its address; else that of the running `pointsman up`.")]
 OnServerOption = Annotated[
-    bool, typer.Option("--on-server", help="As a job of the lora-server, which goes on when this command is stopped.")
+    bool,
+    typer.Option(
+        "--on-server", help="Train as a job of the lora-server; the job continues if this command is stopped."
+    ),
 ]
-DetachOption = Annotated[bool, typer.Option("--detach", help="With --on-server: print the job's id and leave.")]
+DetachOption = Annotated[bool, typer.Option("--detach", help="With --on-server: print the job's id and exit.")]

@@ -11,38 +11,40 @@ import typer
 from rich.console import Console
 
 from pointsman_cli import engine_environment, example, run_file
-from pointsman_cli.home import Home
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.options import EnginePythonOption, HomeOption
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
 from pointsman_cli.run_file import Run, RunningProcess
 from pointsman_cli.up import monitoring, ports
 from pointsman_cli.up.child import Backoff
 from pointsman_cli.up.crew import Crew, guarded, refuse_if_locked
-from pointsman_cli.up.plan import Programs, make_plan, redis_url
+from pointsman_cli.up.plan import Programs, make_plan
 from pointsman_cli.up.screen import Screen
 from pointsman_cli.up.starting import Setup, start_all
-from pointsman_cli.up.valkey import server_binary
+from pointsman_cli.up.valkey import redis_url, server_binary
 
 
 def up(
-    folder: Annotated[Path, typer.Argument(metavar="EXAMPLE_FOLDER", help="A folder with a pointsman.yaml.")],
-    http: Annotated[str, typer.Option(help="Where the gateway's HTTP door listens.")] = "127.0.0.1:8080",
-    grpc: Annotated[str, typer.Option(help="Where the gateway's gRPC door listens.")] = "127.0.0.1:8081",
-    home: HomeOption = Path(".pointsman"),
+    folder: Annotated[
+        Path, typer.Argument(metavar="EXAMPLE_FOLDER", help="An example folder (with a pointsman.yaml).")
+    ],
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="HTTP address of the gateway.")] = "127.0.0.1:8080",
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address of the gateway.")] = "127.0.0.1:8081",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
     engine_python: EnginePythonOption = None,
     with_monitoring: Annotated[
-        bool, typer.Option("--monitoring", help="Also run the Prometheus that is installed; it watches all of it.")
+        bool, typer.Option("--monitoring", help="Also run the installed Prometheus, which scrapes all services.")
     ] = False,
     prometheus_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of that Prometheus, on 127.0.0.1; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port of Prometheus on 127.0.0.1; 0: any free port.")
     ] = 9090,
 ) -> None:
-    """Run everything on this machine: Valkey, retriever, lora-server with its vLLM, gateway.
+    """Run all services on this machine: Valkey, retriever, lora-server with vLLM, and gateway.
 
-    Makes the models on first use, ingests the example's collections, registers its adapters, and then watches: what
-    dies is started again. Ctrl-C stops all. HOME/run.json says what runs where; the logs are in HOME/logs.
+    Prepares the models on first use, ingests the example's collections, registers its adapters, and restarts services
+    that die. Ctrl-C stops everything. In the data directory, run.json lists the processes and logs/ holds their logs.
     """
-    at = Home.at(home)
+    at = DataDir.at(data_dir)
     loaded = example.load(folder)
     engine = engine_environment.find(at, engine_python)
     prometheus = monitoring.find_program() if with_monitoring else None
@@ -62,7 +64,7 @@ def up(
 
 async def run_up(setup: Setup, screen: Screen, backoff: Backoff) -> None:
     """Runs all until it is cancelled; that is its proper end once everything came up, and an interruption before."""
-    async with guarded(setup.home.lock_file) as guard:
+    async with guarded(setup.data_dir.lock_file) as guard:
         crew = Crew(guard)
         try:
             adapters = await start_all(setup, crew, screen)
@@ -76,7 +78,7 @@ async def run_up(setup: Setup, screen: Screen, backoff: Backoff) -> None:
             with suppress(asyncio.CancelledError):
                 await crew.keep_running(report, backoff)
         finally:
-            setup.home.run_file.unlink(missing_ok=True)
+            setup.data_dir.run_file.unlink(missing_ok=True)
             await crew.stop(screen.say)
 
 
@@ -90,7 +92,7 @@ def _write_run(setup: Setup, crew: Crew) -> Run:
         retriever=addresses.retriever,
         lora_server=addresses.lora_server,
         engine=f"http://{addresses.engine}",
-        redis_url=redis_url(addresses),
+        redis_url=redis_url(setup.data_dir),
         gateway_metrics=f"http://{addresses.http}/metrics",
         retriever_metrics=f"http://{addresses.retriever_metrics}/metrics",
         lora_server_metrics=f"http://{addresses.lora_server_metrics}/metrics",
@@ -99,5 +101,5 @@ def _write_run(setup: Setup, crew: Crew) -> Run:
             for child in crew.children
         },
     )
-    run_file.write(run, setup.home.run_file)
+    run_file.write(run, setup.data_dir.run_file)
     return run

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from pointsman_cli.data_dir import make_private
 from pointsman_cli.errors import CommandError, Misused
 from pointsman_cli.up.child import Backoff, Child
 from pointsman_cli.up.plan import Service
@@ -105,10 +106,12 @@ def refuse_if_locked(lock_file: Path) -> None:
 @contextmanager
 def _locked(lock_file: Path) -> Iterator[TextIO]:
     try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        make_private(lock_file.parent)
         opened = lock_file.open("a+")
     except OSError as error:
-        raise Misused(f"{lock_file} cannot be written: {error.strerror}; name another folder with --home") from error
+        raise Misused(
+            f"{lock_file} cannot be written: {error.strerror}; name another folder with --data-dir"
+        ) from error
     with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import yaml
 
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.errors import CommandError, Misused
-from pointsman_cli.home import Home
 from pointsman_cli.up.plan import Service
 from pointsman_cli.up.ports import Addresses
 
@@ -34,22 +34,22 @@ def find_program() -> Path:
     return Path(found).absolute()
 
 
-def make_service(program: Path, address: str, home: Home) -> Service:
+def make_service(program: Path, address: str, data_dir: DataDir) -> Service:
     command = (
         str(program),
-        f"--config.file={_configuration_file(home)}",
-        f"--storage.tsdb.path={_folder(home) / 'data'}",
+        f"--config.file={_configuration_file(data_dir)}",
+        f"--storage.tsdb.path={_folder(data_dir) / 'data'}",
         f"--storage.tsdb.retention.time={KEEP_FOR}",
         f"--storage.tsdb.retention.size={KEEP_AT_MOST}",
         f"--web.listen-address={address}",
         "--enable-feature=exemplar-storage",
     )
-    return Service(NAME, command, {}, address, home.log(NAME), grace=10)
+    return Service(NAME, command, {}, address, data_dir.log(NAME), grace=10)
 
 
-def write_configuration(home: Home, addresses: Addresses, rules: Path = RULES) -> None:
+def write_configuration(data_dir: DataDir, addresses: Addresses, rules: Path = RULES) -> None:
     """Leaves the rules out where there are none."""
-    file = _configuration_file(home)
+    file = _configuration_file(data_dir)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(_configuration(addresses, rules if rules.is_dir() else None), sort_keys=False)
     file.write_text(f"# Written anew by each `pointsman up --monitoring`.\n{text}", encoding="utf-8")
@@ -89,9 +89,9 @@ async def is_ready(client: httpx.AsyncClient, address: str) -> bool:
         return False
 
 
-def _folder(home: Home) -> Path:
-    return home.folder / NAME
+def _folder(data_dir: DataDir) -> Path:
+    return data_dir.folder / NAME
 
 
-def _configuration_file(home: Home) -> Path:
-    return _folder(home) / "prometheus.yml"
+def _configuration_file(data_dir: DataDir) -> Path:
+    return _folder(data_dir) / "prometheus.yml"

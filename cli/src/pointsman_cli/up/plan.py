@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.example import Example
-from pointsman_cli.home import Home
+from pointsman_cli.up import valkey
 from pointsman_cli.up.ports import Addresses
 
 ENGINE_NAME = "local"
@@ -48,73 +49,69 @@ class Plan:
         return services if self.prometheus is None else (*services, self.prometheus)
 
 
-def make_plan(example: Example, home: Home, addresses: Addresses, programs: Programs) -> Plan:
+def make_plan(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Plan:
     return Plan(
-        valkey=_valkey(home, addresses, programs),
-        retriever=_retriever(home, addresses, programs),
-        lora_server=_lora_server(example, home, addresses, programs),
-        gateway=_gateway(example, home, addresses, programs),
+        valkey=_valkey(data_dir, programs),
+        retriever=_retriever(data_dir, addresses, programs),
+        lora_server=_lora_server(example, data_dir, addresses, programs),
+        gateway=_gateway(example, data_dir, addresses, programs),
         gateway_grpc=addresses.grpc,
     )
 
 
-def _valkey(home: Home, addresses: Addresses, programs: Programs) -> Service:
-    host, _, port = addresses.valkey.rpartition(":")
-    program = (str(programs.valkey_server), "--bind", host, "--port", port, "--dir", str(home.valkey))
-    durable = ("--appendonly", "yes", "--save", "", "--daemonize", "no")
-    return Service("valkey", (*program, *durable), {}, addresses.valkey, home.log("valkey"), grace=10)
+def _valkey(data_dir: DataDir, programs: Programs) -> Service:
+    socket = str(valkey.socket_path(data_dir))
+    program = (str(programs.valkey_server), "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700")
+    durable = ("--dir", str(data_dir.valkey), "--appendonly", "yes", "--save", "", "--daemonize", "no")
+    return Service("valkey", (*program, *durable), {}, socket, data_dir.log("valkey"), grace=10)
 
 
-def _retriever(home: Home, addresses: Addresses, programs: Programs) -> Service:
+def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
     environment = {
         "POINTSMAN_RETRIEVER_LISTEN": addresses.retriever,
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
-        "POINTSMAN_RETRIEVER_DATA": str(home.retriever),
-        "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(home.embedding_model),
+        "POINTSMAN_RETRIEVER_DATA": str(data_dir.retriever),
+        "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(data_dir.embedding_model),
         "POINTSMAN_RETRIEVER_DRAIN_NOTICE": "0",  # as the gateway's
         "POINTSMAN_RETRIEVER_DRAIN_GRACE": "5",
     }
     program = (programs.python, "-m", "pointsman_retriever")
-    return Service("retriever", program, environment, addresses.retriever, home.log("retriever"), grace=10)
+    return Service("retriever", program, environment, addresses.retriever, data_dir.log("retriever"), grace=10)
 
 
-def _lora_server(example: Example, home: Home, addresses: Addresses, programs: Programs) -> Service:
+def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
     environment = {
         "POINTSMAN_LORA_LISTEN": addresses.lora_server,
         "POINTSMAN_LORA_METRICS_LISTEN": addresses.lora_server_metrics,
-        "POINTSMAN_LORA_REDIS_URL": redis_url(addresses),
-        "POINTSMAN_LORA_STORE": str(home.adapters),
-        "POINTSMAN_LORA_STORE_CACHE": str(home.fetched_adapters),
-        "POINTSMAN_LORA_JOBS": str(home.jobs),
+        "POINTSMAN_LORA_REDIS_URL": valkey.redis_url(data_dir),
+        "POINTSMAN_LORA_STORE": str(data_dir.adapters),
+        "POINTSMAN_LORA_STORE_CACHE": str(data_dir.fetched_adapters),
+        "POINTSMAN_LORA_JOBS": str(data_dir.jobs),
         "POINTSMAN_LORA_ENGINE_NAME": ENGINE_NAME,
         "POINTSMAN_LORA_ENGINE_PYTHON": str(programs.engine_python),
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
-        "POINTSMAN_LORA_BASE_MODEL": str(home.model(example.base_model)),
+        "POINTSMAN_LORA_BASE_MODEL": str(data_dir.model(example.base_model)),
         "POINTSMAN_LORA_SERVED_MODEL_NAME": example.base_model,
         "POINTSMAN_LORA_SHUTDOWN_DELAY": "0",  # as the gateway's
         "POINTSMAN_LORA_SHUTDOWN_TIMEOUT": "10",
     }
     program = (programs.python, "-m", "pointsman_lora_server")
     # Its grace holds the engine's: it stops vLLM before it ends itself.
-    return Service("lora-server", program, environment, addresses.lora_server, home.log("lora-server"), grace=30)
+    return Service("lora-server", program, environment, addresses.lora_server, data_dir.log("lora-server"), grace=30)
 
 
-def _gateway(example: Example, home: Home, addresses: Addresses, programs: Programs) -> Service:
+def _gateway(example: Example, data_dir: DataDir, addresses: Addresses, programs: Programs) -> Service:
     environment = {
         "POINTSMAN_GATEWAY_HTTP_LISTEN": addresses.http,
         "POINTSMAN_GATEWAY_GRPC_LISTEN": addresses.grpc,
         "POINTSMAN_GATEWAY_CONFIG": str(example.config),
         "POINTSMAN_GATEWAY_RETRIEVER": addresses.retriever,
-        "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(home.embedding_model),
-        "POINTSMAN_GATEWAY_REDIS_URL": redis_url(addresses),
-        "POINTSMAN_GATEWAY_SPOOL": str(home.spool),
+        "POINTSMAN_GATEWAY_EMBEDDING_MODEL": str(data_dir.embedding_model),
+        "POINTSMAN_GATEWAY_REDIS_URL": valkey.redis_url(data_dir),
+        "POINTSMAN_GATEWAY_SPOOL": str(data_dir.spool),
         "POINTSMAN_GATEWAY_DRAIN_NOTICE": "0",  # nobody else here could be told to send requests elsewhere
         "POINTSMAN_LORA_SERVER": addresses.lora_server,  # what models.yaml reads as ${POINTSMAN_LORA_SERVER}
     }
     program = (programs.python, "-m", "pointsman_gateway")
     # It lets answers in flight finish for 20 s.
-    return Service("gateway", program, environment, addresses.http, home.log("gateway"), grace=25)
-
-
-def redis_url(addresses: Addresses) -> str:
-    return f"redis://{addresses.valkey}/0"
+    return Service("gateway", program, environment, addresses.http, data_dir.log("gateway"), grace=25)

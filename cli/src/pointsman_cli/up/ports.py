@@ -22,7 +22,6 @@ class Addresses:
     lora_server: str
     lora_server_metrics: str
     engine: str
-    valkey: str
 
 
 def choose(http: str, grpc: str) -> Addresses:
@@ -33,7 +32,7 @@ def choose(http: str, grpc: str) -> Addresses:
             return held.enter_context(holding(address, option))
 
         free = f"{HOST}:0"
-        return Addresses(hold(http, "--http"), hold(grpc, "--grpc"), *(hold(free, "a free port") for _ in range(6)))
+        return Addresses(hold(http, "--http"), hold(grpc, "--grpc"), *(hold(free, "a free port") for _ in range(5)))
 
 
 @contextmanager

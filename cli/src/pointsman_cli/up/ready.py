@@ -19,8 +19,9 @@ _INTERVAL = 0.2  # seconds between two looks
 _CALL_SECONDS = 2.0
 
 
-async def valkey_answers(address: str) -> None:
-    await _within(SERVICE_SECONDS, "valkey", _until(lambda: _ping(address)))
+async def valkey_answers(socket: str) -> None:
+    """Waits for Valkey to answer at its Unix socket."""
+    await _within(SERVICE_SECONDS, "valkey", _until(lambda: _ping(socket)))
 
 
 async def serving(address: str, name: str) -> None:
@@ -71,12 +72,11 @@ async def _engine_is_ready(channel: grpc.aio.Channel, say: Callable[[str], None]
     return False
 
 
-async def _ping(address: str) -> bool:
+async def _ping(socket: str) -> bool:
     """Whether a Redis-protocol server answers PING with PONG."""
-    host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(_CALL_SECONDS):
-            reader, writer = await asyncio.open_connection(host, int(port))
+            reader, writer = await asyncio.open_unix_connection(socket)
             try:
                 writer.write(b"PING\r\n")
                 return (await reader.readline()).startswith(b"+PONG")

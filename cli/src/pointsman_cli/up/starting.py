@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pointsman_cli import models
+from pointsman_cli.data_dir import DataDir
 from pointsman_cli.documents import Document, read_documents
 from pointsman_cli.engine_environment import EngineEnvironment
 from pointsman_cli.example import Example
-from pointsman_cli.home import Home
 from pointsman_cli.registering import list_adapters, register
-from pointsman_cli.up import monitoring, ready
+from pointsman_cli.up import monitoring, ready, valkey
 from pointsman_cli.up.crew import Crew
 from pointsman_cli.up.plan import Plan, Service
 from pointsman_cli.up.ports import Addresses
@@ -22,7 +22,7 @@ class Setup:
     """All that is decided before anything starts."""
 
     example: Example
-    home: Home
+    data_dir: DataDir
     engine: EngineEnvironment
     python: str  # of the services' environment
     addresses: Addresses
@@ -39,7 +39,7 @@ async def start_all(setup: Setup, crew: Crew, screen: Screen) -> Sequence[str]:
     plan = setup.plan
     for service in plan.in_order:
         _keep_previous(service)
-    setup.home.valkey.mkdir(parents=True, exist_ok=True)
+    valkey.prepare_folders(setup.data_dir)
     with screen.step("valkey"):
         await crew.start(plan.valkey)
         await crew.unless_one_dies(ready.valkey_answers(plan.valkey.address))
@@ -61,7 +61,7 @@ async def start_all(setup: Setup, crew: Crew, screen: Screen) -> Sequence[str]:
         await crew.unless_one_dies(ready.serving(plan.gateway_grpc, "gateway"))
         await crew.unless_one_dies(ready.http_ready(f"http://{plan.gateway.address}"))
     if plan.prometheus is not None:
-        monitoring.write_configuration(setup.home, setup.addresses)
+        monitoring.write_configuration(setup.data_dir, setup.addresses)
         with screen.step(monitoring.NAME):
             await crew.start(plan.prometheus)
             await crew.unless_one_dies(monitoring.serving(plan.prometheus.address))
@@ -71,9 +71,9 @@ async def start_all(setup: Setup, crew: Crew, screen: Screen) -> Sequence[str]:
 async def _prepare_models(setup: Setup, screen: Screen) -> None:
     name = setup.example.base_model
     with screen.step(f"base model {name}") as say:
-        await models.prepare_base_model(name, setup.home, setup.engine, say)
+        await models.prepare_base_model(name, setup.data_dir, setup.engine, say)
     with screen.step("embedding model") as say:
-        await models.prepare_embedding_model(setup.python, setup.home, say)
+        await models.prepare_embedding_model(setup.python, setup.data_dir, say)
 
 
 async def _fill(address: str, collection: str, texts: Sequence[Document], say: Callable[[str], None]) -> None:

@@ -35,7 +35,6 @@ def set_up(service: str, level: str = "INFO", form: Form = "text") -> None:
     """
     logging.basicConfig(level=level, handlers=[handler_to(sys.stderr, service, level, form)], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("hpack").setLevel(logging.WARNING)  # at DEBUG it says every header, keys in a code without a mask
 
 
 def handler_to(stream: TextIO, service: str, level: str = "INFO", form: Form = "text") -> logging.Handler:

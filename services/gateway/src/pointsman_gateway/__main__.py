@@ -13,7 +13,6 @@ from pointsman.v1 import gateway_pb2_grpc
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import ServerLimits, serving
-from pointsman_servicekit.grpc_wire.server import GrpcWire
 from pointsman_servicekit.lifetimes import spare_the_collector, start_workers, until_told_to_stop
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import OtelSettingsError, around_servers, exporting
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GRPC_STREAMS = 128
+"""Calls at once on one gRPC connection. Calls are answered in the order in which they come, so these are what another
+client may have to wait for: some 20 ms, if none of them has a valid key."""
 LAST_BYTES = 2
 """Seconds in which the doors send what is written already, once nobody is in the house any more."""
 
@@ -99,13 +101,13 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 lambda server: gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server),
                 grace=LAST_BYTES,
                 limits=ServerLimits(
-                    message_bytes=LIMITS.bytes,
-                    connections=settings.grpc_connections,
-                    age_seconds=settings.grpc_connection_age,
+                    max_message_bytes=LIMITS.bytes,
+                    max_connections=settings.grpc_connections,
+                    max_concurrent_streams=GRPC_STREAMS,
+                    max_connection_age=settings.grpc_connection_age,
                 ),
                 tls=tls,
                 interceptors=around_servers(spans),
-                wire=GrpcWire,
             ) as grpc_server,
             serving_http(
                 app,

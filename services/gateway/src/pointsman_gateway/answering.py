@@ -9,8 +9,8 @@ from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unava
 from pointsman_gateway.backends.failures import NOT_RESIDENT, NotLoaded, NotLoadedInTime
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.begun import Begun
-from pointsman_gateway.domain import Answered, Chunks, Decision
-from pointsman_gateway.metering.attempts import Try
+from pointsman_gateway.domain import Chunks, CompletedAnswer, Decision
+from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.prompts.strategies import NothingRelevant
 from pointsman_gateway.reading import Reading
 from pointsman_gateway.validation.stage import Verdict, refusal
@@ -46,7 +46,7 @@ class Answering:
         self._opened: Opened | None = None
 
     @property
-    def answers(self) -> tuple[Answered, ...]:
+    def answers(self) -> tuple[CompletedAnswer, ...]:
         """Those that came to their end; none where they are not kept, or where one is more than a text."""
         found = [reading.answered for reading in self._kept if reading.ended]
         return tuple(answer for answer in found if answer is not None) if None not in found else ()
@@ -68,16 +68,16 @@ class Answering:
         validator = answer.refusal.validator
         self._left = 0.0  # what was held is owed for the answer that was refused
         try:
-            following = await self._affordable(refused.escalated(validator, why))
+            following = await self._affordable(refused.with_escalation(validator, why))
         except ResourceExhausted as error:
-            kept = refused.kept(why, refused.escalated(validator, why), error.code)
+            kept = refused.with_failed_escalation(why, refused.with_escalation(validator, why), error.code)
             self._meter.stayed(kept)
             return replace(answer, decision=kept)
         self._meter.escalated(refused.path, following, validator)
         try:
             return await self._open(following)
         except PointsmanError as error:
-            kept = refused.kept(why, following, error.code)
+            kept = refused.with_failed_escalation(why, following, error.code)
             self._meter.failed(error.code, _waited(error))
             self._meter.kept(following.path, kept)
             return replace(answer, decision=kept)
@@ -103,7 +103,7 @@ class Answering:
         if not decision.alternatives:
             return None
         try:
-            return await self._affordable(decision.fallen_back(reason))
+            return await self._affordable(decision.with_fallback(reason))
         except ResourceExhausted:
             return None
 
@@ -119,7 +119,7 @@ class Answering:
             except ResourceExhausted as error:
                 if not decision.alternatives:
                     raise
-                decision = decision.fallen_back(error.code)
+                decision = decision.with_fallback(error.code)
             else:
                 self._left = max(usd, self._left)
                 return decision
@@ -132,9 +132,9 @@ class Answering:
         if self._keeps:
             self._kept.append(reading)
         answer = Answer(decision, opened.model, reading, opened.cached)
-        return await self._hold(answer, reading) if decision.held else answer
+        return await self._hold(answer, reading) if decision.is_buffered else answer
 
-    async def _ask(self, decision: Decision) -> tuple[Opened, Try]:
+    async def _ask(self, decision: Decision) -> tuple[Opened, PathAttempt]:
         """Of an engine that was given the prompt already, only what comes after it has failed."""
         line, begun = self._line, self._begun
         (prompt, tried), begun.asked = begun.asked or (None, None), None

@@ -6,10 +6,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pointsman_gateway.admission import Place
 from pointsman_gateway.backends.express import Failed
-from pointsman_gateway.domain import Decision, Labels, Prompt, Receipt, Request, Undecided, Usage
+from pointsman_gateway.domain import Decision, Labels, Prompt, Receipt, Request, UndecidedReceipt, Usage
 from pointsman_gateway.line import Line
-from pointsman_gateway.metering.attempts import Try
-from pointsman_gateway.metering.stage import Meter
+from pointsman_gateway.metering.attempts import PathAttempt
+from pointsman_gateway.metering.meter import Meter
 
 Result = TypeVar("Result")
 
@@ -51,11 +51,11 @@ class Begun:
     afforded: bool = False
     error: BaseException | None = None
     """Why it cannot go on."""
-    asked: tuple[Prompt, Try] | None = None
+    asked: tuple[Prompt, PathAttempt] | None = None
     """What an engine has been given already."""
     failed: Failed | None = None
     """What came of that, where it did not begin to answer."""
-    receipt: Receipt | Undecided | None = None
+    receipt: Receipt | UndecidedReceipt | None = None
     """Once it is written."""
 
     @property

@@ -11,7 +11,7 @@ from typing import Protocol
 from pointsman_gateway import domain
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.config.load import ConfigError
-from pointsman_gateway.domain.catalogue import Catalogue
+from pointsman_gateway.domain.path import Catalog
 from pointsman_gateway.embeddings.stage import Embeddings
 from pointsman_gateway.line import Line
 
@@ -34,7 +34,7 @@ class Generation:
     embeddings: Embeddings
     paths: Sequence[domain.Path]
     """Those that the configuration names, in its order."""
-    catalogue: Catalogue
+    catalogue: Catalog
 
     @property
     def id(self) -> str:

@@ -6,7 +6,7 @@ from typing import Protocol
 from pointsman_gateway.backends.express import Express
 from pointsman_gateway.backends.stage import Opened
 from pointsman_gateway.domain import Decision, Labels, Prompt, Request
-from pointsman_gateway.metering.stage import Metering
+from pointsman_gateway.metering.meter import Metering
 from pointsman_gateway.routing.router import Router
 from pointsman_gateway.validation.stage import Validation
 

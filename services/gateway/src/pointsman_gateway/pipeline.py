@@ -12,9 +12,9 @@ from pointsman_gateway.admission import Admission
 from pointsman_gateway.answering import Answering
 from pointsman_gateway.begun import AtOnce, Begun, Hold, first_step
 from pointsman_gateway.domain import (
-    ANYONE,
-    Answered,
+    ANONYMOUS,
     Caller,
+    CompletedAnswer,
     Decision,
     Event,
     Finished,
@@ -24,13 +24,13 @@ from pointsman_gateway.domain import (
     Receipt,
     Request,
     Started,
-    Undecided,
+    UndecidedReceipt,
 )
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK, ROUTED
 from pointsman_gateway.faults import fault_of, outcome_of
 from pointsman_gateway.line import Line
+from pointsman_gateway.metering.meter import Meter
 from pointsman_gateway.metering.pricing import expected_tokens
-from pointsman_gateway.metering.stage import Meter
 
 
 class Journal(Protocol):
@@ -40,11 +40,13 @@ class Journal(Protocol):
         """Whether they are to be read along, for `note`."""
         ...
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         """What was decided, and what came of it. `answers`: the last one is the caller's."""
         ...
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         """What came to no decision."""
         ...
 
@@ -148,8 +150,12 @@ class Pipeline:
         yield Finished(finish_reason, receipt)  # it has its receipt: whatever happens to the reader now is no other end
 
     def end(
-        self, begun: Begun, outcome: str, failure: PointsmanError | None = None, answers: tuple[Answered, ...] = ()
-    ) -> Receipt | Undecided:
+        self,
+        begun: Begun,
+        outcome: str,
+        failure: PointsmanError | None = None,
+        answers: tuple[CompletedAnswer, ...] = (),
+    ) -> Receipt | UndecidedReceipt:
         """Writes the request's receipt, and settles all that was held for it. Called once.
 
         `outcome` is "ok", "cancelled", "internal" or the code of `failure`, which is given the receipt.
@@ -160,8 +166,12 @@ class Pipeline:
             self.settle(begun)
 
     def write(
-        self, begun: Begun, outcome: str, failure: PointsmanError | None = None, answers: tuple[Answered, ...] = ()
-    ) -> Receipt | Undecided:
+        self,
+        begun: Begun,
+        outcome: str,
+        failure: PointsmanError | None = None,
+        answers: tuple[CompletedAnswer, ...] = (),
+    ) -> Receipt | UndecidedReceipt:
         """The first half of `end`, before the caller hears the end."""
         begun.receipt = receipt = begun.meter.finish(outcome, failure)
         if failure is not None:
@@ -215,13 +225,13 @@ class Pipeline:
         return self.current().router.costs(request, decision)
 
     def turned_away(
-        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANONYMOUS
     ) -> None:
         """A door has refused a request before it came to the line, or (without an error) lost its client: the request
         leaves its receipt all the same."""
-        meter = self.current().metering.start(Request("", (), caller=caller, arrived=arrived, operation=operation))
+        meter = self.current().metering.start(Request("", (), caller=caller, arrived_at=arrived, operation=operation))
         receipt = meter.finish(error.code if error else CANCELLED, error)
-        assert isinstance(receipt, Undecided)  # nothing has decided
+        assert isinstance(receipt, UndecidedReceipt)  # nothing has decided
         self.journal.note_undecided(receipt)
 
     def _advance(self, begun: Begun) -> None:
@@ -271,20 +281,22 @@ class Pipeline:
             error.limits = self.tenancy.headers(request.caller)
             raise
 
-    def _note(self, request: Request, receipt: Receipt | Undecided, answers: tuple[Answered, ...] = ()) -> None:
+    def _note(
+        self, request: Request, receipt: Receipt | UndecidedReceipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         if isinstance(receipt, Receipt):
             self.journal.note(request, receipt.decision, receipt, answers)
         else:
             self.journal.note_undecided(receipt)
 
 
-def _give(failure: PointsmanError, receipt: Receipt | Undecided) -> None:
+def _give(failure: PointsmanError, receipt: Receipt | UndecidedReceipt) -> None:
     """Where it came from nobody asks any more, and those frames hold what holds it: a cycle for the collector."""
     failure.receipt = receipt
     failure.__traceback__ = None
 
 
-def _settle(hold: Hold, receipt: Receipt | Undecided) -> None:
+def _settle(hold: Hold, receipt: Receipt | UndecidedReceipt) -> None:
     hold.settle(receipt.usage, receipt.cost_usd, receipt.outcome)
 
 
@@ -310,7 +322,7 @@ async def _afforded(begun: Begun, hold: Hold, decision: Decision) -> Decision:
         except ResourceExhausted as error:
             if not decision.alternatives:
                 raise
-            decision = decision.fallen_back(error.code)
+            decision = decision.with_fallback(error.code)
             decision = replace(decision, expected_cost_usd=costs.usd(decision.path, begun.request))
     if decision.path is not first:
         begun.decision = decision

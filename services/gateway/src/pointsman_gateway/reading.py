@@ -1,9 +1,9 @@
 """One path's answer on its way to the caller: metered, and read along by the judge."""
 
 from pointsman_gateway.backends.stage import Opened
-from pointsman_gateway.domain import Answered, Chunks, Decision
-from pointsman_gateway.metering.attempts import Try
-from pointsman_gateway.metering.stage import Meter
+from pointsman_gateway.domain import Chunks, CompletedAnswer, Decision
+from pointsman_gateway.metering.attempts import PathAttempt
+from pointsman_gateway.metering.meter import Meter
 from pointsman_gateway.validation.stage import Judge, Verdict, refusal
 from pointsman_gateway.validation.transcript import Transcript
 
@@ -14,7 +14,9 @@ class Reading:
     A class where a generator would do: it stands in the way of every piece of every answer.
     """
 
-    def __init__(self, opened: Opened, judge: Judge, meter: Meter, tried: Try, decision: Decision, keeps: bool) -> None:
+    def __init__(
+        self, opened: Opened, judge: Judge, meter: Meter, tried: PathAttempt, decision: Decision, keeps: bool
+    ) -> None:
         self.transcript = Transcript()
         self.verdicts: tuple[Verdict, ...] = ()
         """Empty until the answer has come to its end."""
@@ -49,13 +51,13 @@ class Reading:
         await self._raw.aclose()  # type: ignore[attr-defined]  # it has one
 
     @property
-    def answered(self) -> Answered | None:
+    def answered(self) -> CompletedAnswer | None:
         """None where there is more, or less, to it than one whole text."""
         choices = self.transcript.choices()
         if self.transcript.too_long or len(choices) != 1 or choices[0].calls_tools or not choices[0].text.strip():
             return None
         verdicts = tuple((v.validator, str(v.ruling), v.reason) for v in self.verdicts)
-        return Answered(self._decision.path.name, choices[0].text, verdicts)
+        return CompletedAnswer(self._decision.path.name, choices[0].text, verdicts)
 
     def _end(self) -> None:
         if self.ended:

@@ -47,7 +47,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
                 )
                 received = await until_told_to_stop()
                 await app.start_shutdown()
-                await server.take_leave()
+                await server.start_shutdown()
                 await give_notice(received, settings.shutdown_delay)
                 app.end_watches()
 

@@ -118,7 +118,8 @@ def _convert(source: Path, target: Path, report: _Report) -> None:
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     for file in target.iterdir():
-        file.chmod(0o644)  # weights are written for their owner alone, and the engine may be another user
+        # Weights are written for their owner alone; the engine may run as another user who may read the folder.
+        file.chmod(0o644 & target.stat().st_mode)
 
 
 def _check(model: object, tokenizer: object) -> None:

@@ -123,7 +123,7 @@ async def running(settings: Settings, model: EmbeddingModel, spans: "Spans | Non
 
         async def take_leave() -> None:
             leaving.set()
-            await server.take_leave()
+            await server.start_shutdown()
 
         log.info("serving at %s, metrics at port %d", server.address, metrics_port)
         yield Running(server.address, metrics_port, take_leave)

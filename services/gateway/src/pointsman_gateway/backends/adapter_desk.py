@@ -9,7 +9,7 @@ from pointsman.v1 import lora_server_pb2_grpc
 from pointsman_servicekit.rich_status import from_rpc_error
 
 from pointsman_gateway.domain import Alias
-from pointsman_gateway.domain.adapter_book import AdapterBook, AdapterChange, AdapterVersion, AliasMove
+from pointsman_gateway.domain.adapters import AdapterChange, AdapterListing, AdapterVersion, AliasMove
 
 SECONDS = 5.0
 """For what is answered from Redis."""
@@ -27,10 +27,10 @@ class AdapterDesk:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = lora_server_pb2_grpc.LoraServerStub(channel)
 
-    async def read(self) -> AdapterBook:
+    async def read(self) -> AdapterListing:
         listed = await _told(self._stub.List(pb.ListAdaptersRequest(), timeout=SECONDS))
         history = await _told(self._stub.History(pb.HistoryRequest(limit=CHANGES), timeout=SECONDS))
-        return AdapterBook(
+        return AdapterListing(
             tuple(map(_version, listed.versions)),
             tuple(map(to_alias, listed.aliases)),
             tuple(map(_change, history.changes)),
@@ -41,7 +41,7 @@ class AdapterDesk:
         request = pb.SetAliasRequest(
             alias=move.alias,
             version=move.version,
-            expected_version=move.expected,
+            expected_version=move.expected_version,
             author=move.author,
             force=move.force,
         )
@@ -54,14 +54,14 @@ class AdapterDesk:
             version=move.version,
             weight=move.weight,
             author=move.author,
-            expected_version=move.expected,
+            expected_version=move.expected_version,
         )
         return to_alias(await _told(self._stub.SetCanary(request, timeout=LOAD_SECONDS)))
 
     async def roll_back(self, move: AliasMove) -> Alias:
         """Ends the alias's canary; without one, points it back to where it pointed before."""
         request = pb.RollbackRequest(
-            alias=move.alias, expected_version=move.expected, author=move.author, reason=move.reason
+            alias=move.alias, expected_version=move.expected_version, author=move.author, reason=move.reason
         )
         return to_alias(await _told(self._stub.Rollback(request, timeout=LOAD_SECONDS)))
 

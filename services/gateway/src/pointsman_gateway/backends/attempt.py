@@ -13,7 +13,7 @@ from pointsman_gateway.backends.call import Call, Client, Opened
 from pointsman_gateway.backends.engines import Target
 from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.domain import Chunks, Message, Operation, Sampling
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class NoAccounts:
         pass
 
 
-@noun
+@value
 class Asked:
     """What is wanted, of whichever engine."""
 

@@ -5,12 +5,12 @@ from typing import Protocol
 
 from pointsman_gateway.config.schema import Timeouts
 from pointsman_gateway.domain import Chunks, Message, Operation, Sampling
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 
 DEFAULT_TIMEOUTS = Timeouts()
 
 
-@noun
+@value
 class Call:
     """What one engine is asked."""
 
@@ -45,7 +45,7 @@ def nobody_cares() -> None:
     pass
 
 
-@noun
+@value
 class Opened:
     """An answer that has begun: its first chunk is there."""
 

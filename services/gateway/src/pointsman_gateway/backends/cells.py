@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pointsman_gateway.backends.adapter_desk import AdapterDesk
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.domain import Alias, Outcomes
+from pointsman_gateway.domain import Alias, CanaryMetrics
 
 NO_WORD = "no word from its lora-server yet"
 
@@ -71,7 +71,7 @@ class LoraServer(Protocol):
         """Returns once the engine holds the version, and its cell says so. Raises Unavailable."""
         ...
 
-    async def report(self, outcomes: Sequence[Outcomes]) -> str:
+    async def report(self, outcomes: Sequence[CanaryMetrics]) -> str:
         """What became of it: "sent", "refused", "lost" (it may have arrived) or "kept" (it has not)."""
         ...
 

@@ -127,8 +127,8 @@ class Engines:
         """The adapter's version that `path` means: its aim, else where its alias points now; empty without adapter."""
         if not path.adapter:
             return ""
-        if path.aim is not None:
-            return path.aim.version
+        if path.resolved_adapter is not None:
+            return path.resolved_adapter.version
         alias = self._aliases.get(path.model, path.adapter)
         return path.adapter if alias is None else alias.version
 

@@ -104,7 +104,7 @@ class Express:
 
     def carries(self, decision: Decision) -> bool:
         """Whether the answer of the decision's path could be had this way."""
-        return self._posts is not None and decision.path.name not in self._others and not decision.held
+        return self._posts is not None and decision.path.name not in self._others and not decision.is_buffered
 
     def ask(self, request: Request, decision: Decision, prompt: Prompt, listener: Listener) -> "Sent | None":
         """None where it takes more; then nothing has happened."""

@@ -21,7 +21,7 @@ from pointsman_servicekit.tls import ClientTls
 from pointsman_gateway.backends.adapter_desk import AdapterDesk, to_alias
 from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.domain import Outcomes
+from pointsman_gateway.domain import CanaryMetrics
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ class LoraServer:
 
     async def _ensure(self, version: str, seconds: float) -> None:
         try:
-            state = await self._stub.Ensure(
-                pb.EnsureRequest(version=version), timeout=seconds, metadata=call_metadata()
+            state = await self._stub.EnsureLoaded(
+                pb.EnsureLoadedRequest(version=version), timeout=seconds, metadata=call_metadata()
             )
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "lora_server")
@@ -117,11 +117,13 @@ class LoraServer:
         if not task.cancelled():
             task.exception()  # those who waited have it; there may be none left
 
-    async def report(self, outcomes: Sequence[Outcomes]) -> Told:
+    async def report(self, outcomes: Sequence[CanaryMetrics]) -> Told:
         if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             return Told.KEPT
         try:
-            await self._stub.Report(pb.ReportRequest(outcomes=map(_outcomes, outcomes)), timeout=REPORT_SECONDS)
+            await self._stub.ReportCanaryMetrics(
+                pb.ReportCanaryMetricsRequest(outcomes=map(_outcomes, outcomes)), timeout=REPORT_SECONDS
+            )
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, "lora_server")
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -158,7 +160,7 @@ class LoraServer:
                     return
                 before = self._engines.get(self._name)
                 # Only a stream's first word may come from a server that counts anew; a later one that is lower is older
-                # than what `Ensure` has answered meanwhile.
+                # than what `EnsureLoaded` has answered meanwhile.
                 if first or state.sequence >= before.sequence:
                     self._engines.put(_engine(before, state))
                 first = False
@@ -235,7 +237,7 @@ def _is_here(url: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _outcomes(outcomes: Outcomes) -> pb.Outcomes:
+def _outcomes(outcomes: CanaryMetrics) -> pb.Outcomes:
     return pb.Outcomes(
         alias=outcomes.alias,
         revision=outcomes.revision,
@@ -243,5 +245,5 @@ def _outcomes(outcomes: Outcomes) -> pb.Outcomes:
         requests=outcomes.requests,
         errors=outcomes.errors,
         invalid=outcomes.invalid,
-        milliseconds=outcomes.milliseconds,
+        milliseconds=outcomes.latency_buckets,
     )

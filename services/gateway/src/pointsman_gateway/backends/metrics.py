@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from pointsman_gateway.backends.call import Call
 from pointsman_gateway.backends.engines import Cell
 from pointsman_gateway.domain import Operation
-from pointsman_gateway.tallies import Tallies, counter
+from pointsman_gateway.fast_metrics import FastCollector, counter
 
 
 class Calls(Protocol):
@@ -36,7 +36,7 @@ class EngineMetrics:
         self._attempts = counter(
             "pointsman_engine_attempts", "What engines were asked, by its end.", ["engine", "outcome"]
         )
-        registry.register(Tallies([self._attempts], []))
+        registry.register(FastCollector([self._attempts], []))
         self._opened = Counter(
             "pointsman_engine_breaker_opened", "Times that an engine was given up.", ["engine"], registry=registry
         )

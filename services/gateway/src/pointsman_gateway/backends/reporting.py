@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.domain import Outcomes
+from pointsman_gateway.domain import CanaryMetrics
 
 EVERY = 1.0
 """Seconds."""
@@ -16,11 +16,11 @@ EVERY = 1.0
 class Trials(Protocol):
     """Where outcomes are counted."""
 
-    def hand_over(self) -> Sequence[Outcomes]:
+    def hand_over(self) -> Sequence[CanaryMetrics]:
         """All that has not been handed over."""
         ...
 
-    def take_back(self, outcomes: Sequence[Outcomes]) -> None:
+    def take_back(self, outcomes: Sequence[CanaryMetrics]) -> None:
         """They could not be told."""
         ...
 
@@ -50,7 +50,7 @@ class Reporter:
         for model, of_model in groupby(outcomes, key=lambda one: one.model):
             await self._report(model, list(of_model))
 
-    async def _report(self, model: str, outcomes: list[Outcomes]) -> None:
+    async def _report(self, model: str, outcomes: list[CanaryMetrics]) -> None:
         for cell in self._engines().cells:
             if cell.engine.model != model or cell.lora_server is None:
                 continue

@@ -16,14 +16,14 @@ from pointsman_gateway.backends.metrics import EngineMetrics
 from pointsman_gateway.backends.retrying import Retrying
 from pointsman_gateway.config.schema import ResilienceConfig
 from pointsman_gateway.domain import Decision, Prompt, Request
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 
 __all__ = ["Backends", "Call", "Client", "Opened"]
 
 DEFAULTS = ResilienceConfig()
 
 
-@noun
+@value
 class Choice:
     """The engine to ask first."""
 
@@ -78,6 +78,6 @@ class Backends:
         candidates = Candidates(targets, key, self._bound)
         first = candidates.take()
         assert first is not None  # targets() are never none, and nothing has happened since
-        sampling = request.sampling.over(path.sampling)
+        sampling = request.sampling.with_defaults(path.sampling)
         asked = Asked(prompt.messages, sampling, request.deadline, operation=request.operation, path=path.name)
         return Choice(first, candidates, asked)

@@ -46,11 +46,19 @@ class Asking:
     def asked(self, request: Request, prompt: Prompt, model: str) -> Asked | None:
         """None where nothing may be looked up, and nothing kept."""
         wish = request.cache
-        sampling = request.sampling.over(self._path.sampling)
+        sampling = request.sampling.with_defaults(self._path.sampling)
         if not model or wish == "off" or not self._may(request, prompt, sampling):
             return None
         tenant, how = request.caller.tenant, [request.operation, *_told(sampling)]
-        always = [LAYOUT, tenant, self._user(request), self._path.name, self._path.fingerprint, model, prompt.versions]
+        always = [
+            LAYOUT,
+            tenant,
+            self._user(request),
+            self._path.name,
+            self._path.fingerprint,
+            model,
+            prompt.collection_versions,
+        ]
         messages = [(m.role, m.content, dict(m.extra)) for m in prompt.messages]
         return Asked(
             path=self._path.name,
@@ -67,7 +75,7 @@ class Asking:
             (sampling.temperature == 0 or self.config.sampled)
             and (bool(request.user) or not self.config.per_user)
             # An answer without its passages, since the retriever was away, is not to outlive that.
-            and {name for name, _ in prompt.versions} == set(self._path.collections)
+            and {name for name, _ in prompt.collection_versions} == set(self._path.collections)
             and sum(len(message.content) for message in prompt.messages) <= LONGEST_PROMPT
         )
 

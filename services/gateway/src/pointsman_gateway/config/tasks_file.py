@@ -147,7 +147,7 @@ class TaskConfig(Strict):
     validators: tuple[Validator, ...] = ()
     metric: Metric | None = Field(default=None, description="how evaluations score this task's answers")
     stale: Stale | None = Field(default=None, description="what is done once an adapter's topic has changed")
-    flywheel: Flywheel | None = Field(default=None, description="how `pointsman distill` makes its adapter anew")
+    flywheel: Flywheel | None = Field(default=None, description="how `pointsman retrain` makes its adapter anew")
     shadow: ShadowConfig | None = Field(default=None, description="not set: every request is answered once")
     keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
 

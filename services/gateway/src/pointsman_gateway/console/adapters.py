@@ -7,16 +7,15 @@ from typing import Protocol
 from pointsman_servicekit.errors import NotFound, PointsmanError, Unavailable
 
 from pointsman_gateway.backends.engines import Cell
-from pointsman_gateway.console.views import EngineAdapters, ModelAdapters
-from pointsman_gateway.domain.adapter_book import AdapterBook, AliasMove
-from pointsman_gateway.domain.adapters import Alias
-from pointsman_gateway.domain.caller import Allowed
+from pointsman_gateway.console.overview import EngineAdapters, ModelAdapters
+from pointsman_gateway.domain.adapters import AdapterListing, Alias, AliasMove
+from pointsman_gateway.domain.caller import AllowedNames
 
 
 class Desk(Protocol):
     """One lora-server's word on adapters. Each method raises PointsmanError."""
 
-    async def read(self) -> AdapterBook: ...
+    async def read(self) -> AdapterListing: ...
 
     async def point(self, move: AliasMove) -> Alias: ...
 
@@ -25,7 +24,7 @@ class Desk(Protocol):
     async def roll_back(self, move: AliasMove) -> Alias: ...
 
 
-Step = Callable[[Desk, AliasMove], Awaitable[Alias]]
+Action = Callable[[Desk, AliasMove], Awaitable[Alias]]
 
 
 async def _point(desk: Desk, move: AliasMove) -> Alias:
@@ -40,10 +39,10 @@ async def _roll_back(desk: Desk, move: AliasMove) -> Alias:
     return await desk.roll_back(move)
 
 
-STEPS: Mapping[str, Step] = {"alias": _point, "canary": _try_out, "rollback": _roll_back}
+ACTIONS: Mapping[str, Action] = {"alias": _point, "canary": _try_out, "rollback": _roll_back}
 
 
-async def read(cells: Sequence[Cell], allowed: Allowed) -> list[ModelAdapters]:
+async def read(cells: Sequence[Cell], allowed: AllowedNames) -> list[ModelAdapters]:
     """By base model; engines without a lora-server have no adapters. `allowed` are adapters' names."""
     asked = [cell for cell in cells if cell.desk is not None]
     told = await asyncio.gather(*[_ask(cell.desk) for cell in asked if cell.desk is not None])
@@ -54,16 +53,18 @@ async def read(cells: Sequence[Cell], allowed: Allowed) -> list[ModelAdapters]:
     ]
 
 
-async def _ask(desk: Desk) -> AdapterBook | PointsmanError:
+async def _ask(desk: Desk) -> AdapterListing | PointsmanError:
     try:
         return await desk.read()
     except PointsmanError as error:
         return error
 
 
-def _model(model: str, told: Sequence[tuple[Cell, AdapterBook | PointsmanError]], allowed: Allowed) -> ModelAdapters:
-    books = [book for _, book in told if isinstance(book, AdapterBook)]
-    book = books[0] if books else AdapterBook((), (), ())
+def _model(
+    model: str, told: Sequence[tuple[Cell, AdapterListing | PointsmanError]], allowed: AllowedNames
+) -> ModelAdapters:
+    books = [book for _, book in told if isinstance(book, AdapterListing)]
+    book = books[0] if books else AdapterListing((), (), ())
     engines = [_engine(cell.engine.name, said, allowed) for cell, said in told]
     return ModelAdapters(
         model,
@@ -74,13 +75,13 @@ def _model(model: str, told: Sequence[tuple[Cell, AdapterBook | PointsmanError]]
     )
 
 
-def _engine(name: str, said: AdapterBook | PointsmanError, allowed: Allowed) -> EngineAdapters:
+def _engine(name: str, said: AdapterListing | PointsmanError, allowed: AllowedNames) -> EngineAdapters:
     if isinstance(said, PointsmanError):
         return EngineAdapters(name, said.message, {})
     return EngineAdapters(name, "", {v.version: v.state for v in said.versions if _open(v.version, allowed)})
 
 
-def _open(name: str, allowed: Allowed) -> bool:
+def _open(name: str, allowed: AllowedNames) -> bool:
     return allowed is None or name.partition("@")[0] in allowed
 
 
@@ -97,8 +98,8 @@ async def move(cells: Sequence[Cell], model: str, step: str, wanted: AliasMove) 
     *first, last = desks
     for desk in first:
         try:
-            return await STEPS[step](desk, wanted)
+            return await ACTIONS[step](desk, wanted)
         except Unavailable as error:
             if error.code != "lora_server_unavailable":  # it has answered: another one would say the same
                 raise
-    return await STEPS[step](last, wanted)
+    return await ACTIONS[step](last, wanted)

@@ -5,18 +5,24 @@ from collections.abc import Callable, Sequence
 
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
 
-from pointsman_gateway.console import adapters, picture
-from pointsman_gateway.console.figures import WINDOW_MS, by_path, window_of
-from pointsman_gateway.console.recent import A_PAGE, Recent, Seen
-from pointsman_gateway.console.record import Record, to_record
-from pointsman_gateway.console.views import CallerView, DecisionView, ModelAdapters, Overview, Page
+from pointsman_gateway.console import adapters, overview
+from pointsman_gateway.console.decisions import (
+    PAGE_SIZE,
+    WINDOW_MS,
+    DecisionRow,
+    RecentCache,
+    RecentDecisions,
+    by_path,
+    to_row,
+    window_of,
+)
+from pointsman_gateway.console.overview import CallerView, DecisionPage, DecisionView, ModelAdapters, Overview
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapter_book import AliasMove
-from pointsman_gateway.domain.adapters import Alias
+from pointsman_gateway.domain.adapters import Alias, AliasMove
 from pointsman_gateway.generations import Generation
-from pointsman_gateway.journal.reading import JournalReader
+from pointsman_gateway.request_log.store import RequestLogReader
 
-MOST_LOOKED_THROUGH = 2_000
+MAX_SCANNED = 2_000
 """Entries, for one page of a tenant that has few among them."""
 
 
@@ -26,8 +32,8 @@ class Console:
     def __init__(
         self,
         current: Callable[[], Generation],
-        evidence: picture.Evidence,
-        journal: JournalReader | None,
+        evidence: overview.Evidence,
+        journal: RequestLogReader | None,
         keys: bool,
         hosts: Sequence[str] = (),
     ) -> None:
@@ -37,7 +43,7 @@ class Console:
         self._current = current
         self._evidence = evidence
         self._journal = journal
-        self._recent = None if journal is None else Recent(journal)
+        self._recent = None if journal is None else RecentCache(journal)
 
     async def overview(self, caller: Caller) -> Overview:
         """How all stands now; without the journal it is what the policy knows, and what engines say."""
@@ -47,35 +53,35 @@ class Console:
         window = window_of(records, seen.since_unix_ms, now)
         figures = by_path(records, window)
         outlooks = [o for o in generation.line.router.outlooks() if _allowed(o.task, caller.scope.tasks)]
-        paths = [path for path in generation.paths if picture.is_open(caller.scope, path)]
+        paths = [path for path in generation.paths if overview.is_open(caller.scope, path)]
         away = {path.name: why for path in paths if (why := generation.engines.why_not(path))}
         versions = {path.name: generation.engines.version_of(path) for path in paths}
-        known = picture.paths_of(paths, outlooks, self._evidence, figures, away, versions)
+        known = overview.paths_of(paths, outlooks, self._evidence, figures, away, versions)
         return Overview(
-            CallerView(self.keys, caller.tenant, caller.operator),
+            CallerView(self.keys, caller.tenant, caller.is_operator),
             how,
             window,
-            [*known, *picture.forced_paths(records, [path.name for path in generation.paths], figures)],
-            [picture.task_of(outlook, records, caller.scope) for outlook in outlooks],
-            [picture.engine_of(cell) for cell in generation.engines.cells],
+            [*known, *overview.forced_paths(records, [path.name for path in generation.paths], figures)],
+            [overview.task_of(outlook, records, caller.scope) for outlook in outlooks],
+            [overview.engine_of(cell) for cell in generation.engines.cells],
         )
 
-    async def decisions(self, caller: Caller, before: str, count: int) -> Page:
+    async def decisions(self, caller: Caller, before: str, count: int) -> DecisionPage:
         """Those before a place in the journal; the newest where it is empty. Raises Unavailable, FailedPrecondition."""
-        journal, found, looked_through = self._kept(), list[Record](), 0
-        while looked_through < MOST_LOOKED_THROUGH:
-            page = await journal.before(before, "", A_PAGE)
+        journal, found, looked_through = self._kept(), list[DecisionRow](), 0
+        while looked_through < MAX_SCANNED:
+            page = await journal.before(before, "", PAGE_SIZE)
             looked_through += len(page)
             for kept in page:
                 before = kept.place
-                record = to_record(kept)
+                record = to_row(kept)
                 if record is not None and self._is_theirs(record, caller):
                     found.append(record)
                     if len(found) == count:
-                        return Page(found, before)
-            if len(page) < A_PAGE:
-                return Page(found, "")
-        return Page(found, before)
+                        return DecisionPage(found, before)
+            if len(page) < PAGE_SIZE:
+                return DecisionPage(found, "")
+        return DecisionPage(found, before)
 
     async def decision(self, caller: Caller, decision_id: str) -> DecisionView:
         """Raises NotFound, also where it is somebody else's; Unavailable, FailedPrecondition."""
@@ -92,7 +98,7 @@ class Console:
 
     async def move(self, caller: Caller, model: str, step: str, wanted: AliasMove) -> Alias:
         """`step` is "alias", "canary" or "rollback". Returns how the alias stands then. Raises PointsmanError."""
-        if not caller.operator:
+        if not caller.is_operator:
             raise PermissionDenied(
                 "this key may not move adapters; `pointsman keys create --operator` makes one that may",
                 code="not_operator",
@@ -102,15 +108,15 @@ class Console:
             raise PermissionDenied(f"the key is not for adapter '{name}'", code="not_in_scope", param="alias")
         return await adapters.move(self._current().engines.cells, model, step, wanted)
 
-    async def _look(self) -> tuple[str, Seen]:
+    async def _look(self) -> tuple[str, RecentDecisions]:
         if self._recent is None:
-            return "none", Seen((), 0)
+            return "none", RecentDecisions((), 0)
         try:
             return "read", await self._recent.look()
         except Unavailable:
-            return "away", Seen((), 0)
+            return "away", RecentDecisions((), 0)
 
-    def _kept(self) -> JournalReader:
+    def _kept(self) -> RequestLogReader:
         if self._journal is None:
             raise FailedPrecondition(
                 "this gateway keeps no journal, so it has no decisions to show; "
@@ -119,7 +125,7 @@ class Console:
             )
         return self._journal
 
-    def _is_theirs(self, record: Record, caller: Caller) -> bool:
+    def _is_theirs(self, record: DecisionRow, caller: Caller) -> bool:
         return self._may_see(caller, record.tenant, record.path, record.task)
 
     def _may_see(self, caller: Caller, tenant: str, path: str, task: str) -> bool:

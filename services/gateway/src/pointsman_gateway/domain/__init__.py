@@ -1,39 +1,25 @@
-"""The nouns that travel down the line; they know the standard library, arrays and msgspec's structs, nothing else."""
+"""Value objects of the request path. They depend on the standard library, numpy's arrays and msgspec's structs only."""
 
-from pointsman_gateway.domain.adapters import Aim, Alias, Outcomes
-from pointsman_gateway.domain.answer import (
-    PICO,
-    Answered,
-    Chunk,
-    Chunks,
-    EngineSeconds,
-    Event,
-    Finished,
-    Passage,
-    Prompt,
-    Receipt,
-    Started,
-    Undecided,
-    Usage,
-    to_microseconds,
-)
-from pointsman_gateway.domain.caller import ANYONE, Caller, Scope
-from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Kind, Labels, Path, Vector
-from pointsman_gateway.domain.evidence import Feedback, PathEvidence
-from pointsman_gateway.domain.request import AUTO, Message, Operation, Request
-from pointsman_gateway.domain.sampling import Sampling
+from pointsman_gateway.domain.adapters import Alias, CanaryMetrics, ResolvedAdapter
+from pointsman_gateway.domain.answer import Chunk, Chunks, CompletedAnswer, Event, Finished, Started
+from pointsman_gateway.domain.caller import ANONYMOUS, Caller, Scope
+from pointsman_gateway.domain.decision import UNKNOWN, Considered, Decision, Labels
+from pointsman_gateway.domain.path import Kind, Path, Sampling
+from pointsman_gateway.domain.receipt import EngineSeconds, Feedback, PathEvidence, Receipt, UndecidedReceipt, Usage
+from pointsman_gateway.domain.request import AUTO, Message, Operation, Passage, Prompt, Request
+from pointsman_gateway.domain.value import PICODOLLARS, Vector, round_to_microseconds
 
 __all__ = [
-    "ANYONE",
+    "ANONYMOUS",
     "AUTO",
-    "PICO",
+    "PICODOLLARS",
     "UNKNOWN",
-    "Aim",
     "Alias",
-    "Answered",
     "Caller",
+    "CanaryMetrics",
     "Chunk",
     "Chunks",
+    "CompletedAnswer",
     "Considered",
     "Decision",
     "EngineSeconds",
@@ -44,18 +30,18 @@ __all__ = [
     "Labels",
     "Message",
     "Operation",
-    "Outcomes",
     "Passage",
     "Path",
     "PathEvidence",
     "Prompt",
     "Receipt",
     "Request",
+    "ResolvedAdapter",
     "Sampling",
     "Scope",
     "Started",
-    "Undecided",
+    "UndecidedReceipt",
     "Usage",
     "Vector",
-    "to_microseconds",
+    "round_to_microseconds",
 ]

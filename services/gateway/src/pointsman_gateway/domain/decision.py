@@ -1,25 +1,18 @@
-"""What a request is about, and the path that it takes."""
+"""What the classifier says of a request, and the decision on the path that answers it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pointsman_gateway.domain.adapters import Aim
-from pointsman_gateway.domain.noun import noun
-from pointsman_gateway.domain.sampling import Sampling
+from pointsman_gateway.domain.path import Path
+from pointsman_gateway.domain.value import Vector, value
 
 UNKNOWN = "unknown"
-"""The task of requests that fit no other."""
-
-Vector = NDArray[np.float32]
+"""The task of requests that fit no configured task."""
 
 
-@noun
+@value
 class Labels:
-    """What the classifier says of a request."""
+    """The classifier's result for a request."""
 
     task: str
     confidence: float
@@ -27,69 +20,31 @@ class Labels:
     """All tasks, most likely first; they add up to 1."""
     abstained: bool
     stage: str
-    """Which one decided: "forced", "rule:NAME", "static", "encoder", "conversation" or "language"."""
+    """The stage that decided: "forced", "rule:NAME", "static", "encoder", "conversation" or "language"."""
     vector: Vector | None = None
-    """The embedding of the query, unit length; handed on so that nothing embeds it again."""
+    """The query's embedding, unit length; passed on so that it is computed only once."""
     margin: float = 0.0
-    """From the first probability to the second."""
+    """The difference between the first and the second probability."""
     familiarity: float = 0.0
-    """How far the request is from what would be abstained from; below 0 it was."""
+    """The in-distribution score minus its threshold; below 0 the classifier abstains."""
     notes: tuple[str, ...] = ()
-    """What else was noticed: that a text was read in part, that it is in another language, ..."""
-
-
-class Kind(StrEnum):
-    """What sort of path it is; derived from the path, never written."""
-
-    PROMPT = "prompt"
-    RAG = "rag"
-    LORA = "lora"
-    HYBRID = "hybrid"
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """One complete way to answer."""
-
-    name: str
-    model: str
-    adapter: str = ""
-    strategies: tuple[str, ...] = ()
-    """Names only; the strategies themselves are built from the configuration by `wiring`."""
-    sampling: Sampling = field(default_factory=Sampling)
-    collections: tuple[str, ...] = ()
-    """Where it looks things up."""
-    fingerprint: str = ""
-    """Of all that the configuration says of it, its prompts included: evidence is of a path as it was."""
-    aim: Aim | None = None
-    """The version that one request means by `adapter`; None before that is decided, and where there is no adapter."""
-    kind: Kind = field(init=False, compare=False)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What there is to say of its adapter."""
-        return self.aim.notes if self.aim is not None else ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", self._kind())
-
-    def _kind(self) -> Kind:
-        looks_up = "retrieval" in self.strategies
-        if self.adapter:
-            return Kind.HYBRID if looks_up or "few_shot" in self.strategies else Kind.LORA
-        return Kind.RAG if looks_up else Kind.PROMPT
+    """Other remarks, such as that only a part of the text was read, or that it is in another language."""
 
 
 @dataclass(frozen=True, slots=True)
 class Considered:
+    """What became of one path in a decision, and why."""
+
     path: str
     outcome: str
     """ "chosen", "skipped", "fallback" or "escalation"."""
     reason: str
 
 
-@noun
+@value
 class Decision:
+    """The path that answers a request, why it was chosen, and where to go if it fails."""
+
     id: str
     task: str
     confidence: float
@@ -98,7 +53,7 @@ class Decision:
     stage: str
     considered: tuple[Considered, ...]
     alternatives: tuple[Path, ...]
-    """Where to go next if `path` fails before its first token, in order."""
+    """The fallbacks if `path` fails before its first token, in order."""
     probabilities: tuple[tuple[str, float], ...] = ()
     expected_cost_usd: float = 0.0
     vector: Vector | None = None
@@ -106,82 +61,83 @@ class Decision:
     familiarity: float = 0.0
     notes: tuple[str, ...] = ()
     generation: str = ""
-    """The configuration by which it was decided."""
+    """The revision of the configuration that decided."""
     escalation: tuple[Path, ...] = ()
-    """Where to go, once, if the answer of `path` is not accepted: to the first of them."""
+    """If a validator refuses the answer of `path`, the first of these answers instead; at most once."""
     streams_freely: frozenset[str] = frozenset()
-    """Paths whose answers are sent as they come, and so are never followed by another."""
+    """Paths whose answers are streamed before they are validated, and so cannot be escalated."""
 
     @property
-    def held(self) -> bool:
-        """Whether the answer of `path` is judged before any of it is sent."""
-        return is_held(self.path, self.escalation, self.streams_freely)
+    def is_buffered(self) -> bool:
+        """Whether the whole answer of `path` is validated before any of it is sent."""
+        return _is_buffered(self.path, self.escalation, self.streams_freely)
 
-    def fallen_back(self, reason: str) -> "Decision":
-        """The decision after `path` failed for `reason`, with the first of the alternatives in its place."""
+    def with_fallback(self, reason: str) -> "Decision":
+        """Return the decision after `path` failed for `reason`: the first alternative takes its place."""
         following, *rest = self.alternatives
         names = [path.name for path in self.escalation]
         further = self.escalation[names.index(following.name) + 1 :] if following.name in names else ()
-        now = replace(
+        decision = replace(
             self,
             path=following,
             reason="fallback",
             alternatives=tuple(rest),
             escalation=further,
-            notes=self._noted(following),
+            notes=self._notes_with(following),
         )
-        return now._retold(
+        return decision._with_considered(
             Considered(self.path.name, "skipped", reason),
-            *in_case(following, further, self.streams_freely),
+            *planned_escalation(following, further, self.streams_freely),
             last=Considered(following.name, "fallback", f"after {self.path.name}: {reason}"),
         )
 
-    def escalated(self, validator: str, reason: str) -> "Decision":
-        """The decision after `validator` refused the answer of `path` for `reason`; the next answer is sent freely."""
+    def with_escalation(self, validator: str, reason: str) -> "Decision":
+        """Return the decision after `validator` refused the answer of `path`. The next answer is not buffered."""
         following = self.escalation[0]
         others = tuple(path for path in self.alternatives if path.name != following.name)
-        now = replace(
+        decision = replace(
             self,
             path=following,
             reason=f"escalated:{validator}",
             alternatives=others,
             escalation=(),
-            notes=self._noted(following),
+            notes=self._notes_with(following),
         )
-        return now._retold(
+        return decision._with_considered(
             Considered(self.path.name, "skipped", f"refused: {reason}"),
             last=Considered(following.name, "escalation", f"after {self.path.name}: {validator}"),
         )
 
-    def kept(self, reason: str, following: "Decision", failure: str) -> "Decision":
-        """The decision where the answer of `path` was refused for `reason`, and is sent after all.
+    def with_failed_escalation(self, reason: str, following: "Decision", failure: str) -> "Decision":
+        """Return the decision to send the answer of `path`, refused for `reason`, after all.
 
-        `following` had been decided instead, and neither its path nor its alternatives could answer for `failure`.
+        `following` is the decision that escalated; `failure` is why neither its path nor its alternatives could answer.
         """
         failed = (following.path, *following.alternatives)
-        return replace(self, alternatives=(), escalation=())._retold(
+        return replace(self, alternatives=(), escalation=())._with_considered(
             *(Considered(path.name, "skipped", failure) for path in failed),
             last=Considered(self.path.name, "chosen", f"refused: {reason}; but {following.path.name}: {failure}"),
         )
 
-    def _noted(self, following: Path) -> tuple[str, ...]:
-        """The notes, and those of the path that takes over."""
+    def _notes_with(self, following: Path) -> tuple[str, ...]:
+        """Join the notes with those of the path that takes over."""
         return tuple(dict.fromkeys((*self.notes, *following.notes)))
 
-    def _retold(self, *anew: Considered, last: Considered) -> "Decision":
-        """With other words on the paths of `anew`, and `last` at the end."""
-        words = {considered.path: considered for considered in anew}
-        rest = (words.get(c.path, c) for c in self.considered if c.path != last.path)
-        return replace(self, considered=(*rest, last))
+    def _with_considered(self, *updates: Considered, last: Considered) -> "Decision":
+        """Replace the entries of the paths in `updates`, and put `last` at the end."""
+        by_path = {considered.path: considered for considered in updates}
+        others = (by_path.get(c.path, c) for c in self.considered if c.path != last.path)
+        return replace(self, considered=(*others, last))
 
 
-def is_held(path: Path, escalation: Sequence[Path], streams_freely: frozenset[str]) -> bool:
-    """Whether the answer of `path` is judged before any of it is sent."""
-    return bool(escalation) and path.name not in streams_freely
-
-
-def in_case(path: Path, escalation: Sequence[Path], streams_freely: frozenset[str]) -> tuple[Considered, ...]:
-    """What is to be said of the path that is next if the answer of `path` is not accepted."""
-    if not is_held(path, escalation, streams_freely):
+def planned_escalation(
+    path: Path, escalation: Sequence[Path], streams_freely: frozenset[str]
+) -> tuple[Considered, ...]:
+    """Return the entry of the path that answers if the answer of `path` is refused; empty if there is none."""
+    if not _is_buffered(path, escalation, streams_freely):
         return ()
     return (Considered(escalation[0].name, "escalation", f"if the answer of {path.name} is not accepted"),)
+
+
+def _is_buffered(path: Path, escalation: Sequence[Path], streams_freely: frozenset[str]) -> bool:
+    return bool(escalation) and path.name not in streams_freely

@@ -1,11 +1,11 @@
-"""How a request can end, and by whose fault: a closed vocabulary."""
+"""The closed vocabulary of outcomes: how a request can end, and which component caused a failure."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """Whose fault it is that a request did not come to its end: what an objective counts, and whom an alert calls."""
+    """The component that caused a failure. Service level objectives and alerts select by it."""
 
     NONE = "none"
     CALLER = "caller"
@@ -19,7 +19,7 @@ class Fault(StrEnum):
 
 OK, ROUTED, CANCELLED, INTERNAL = "ok", "routed", "cancelled", "internal"
 UNFORESEEN = "unforeseen"
-"""What stands for a code that is not in the vocabulary: one of a service that is newer than this gateway."""
+"""Replaces a code that is not in the vocabulary, such as that of a service newer than this gateway."""
 
 _BY_FAULT: Mapping[Fault, str] = {
     Fault.NONE: f"{OK} {ROUTED}",
@@ -68,9 +68,9 @@ _BY_FAULT: Mapping[Fault, str] = {
 }
 
 OUTCOMES: Mapping[str, str] = {code: fault.value for fault, codes in _BY_FAULT.items() for code in codes.split()}
-"""Every outcome, with whose fault it is (a `Fault`'s value) where the error itself does not say otherwise."""
+"""Each outcome's fault (a `Fault`'s value), unless the error itself names another."""
 
 
-def has_failed(outcome: str) -> bool:
-    """Whether it came to another end than its caller wanted, and not by the caller's own hanging up."""
+def is_failure(outcome: str) -> bool:
+    """Whether a request failed. A client that disconnects is no failure."""
     return outcome not in (OK, ROUTED, CANCELLED)

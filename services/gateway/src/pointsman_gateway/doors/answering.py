@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway.begun import Begun
-from pointsman_gateway.domain import ANYONE, Caller, Chunk, Event, Finished, Operation, Request, Started
+from pointsman_gateway.domain import ANONYMOUS, Caller, Chunk, Event, Finished, Operation, Request, Started
 from pointsman_gateway.domain.outcome import CANCELLED
 from pointsman_gateway.doors import openai_answers as answers
 from pointsman_gateway.doors.encoding import Encoder
@@ -40,7 +40,7 @@ class Answers(Protocol):
     def end(self, begun: Begun, outcome: str) -> object: ...
 
     def turned_away(
-        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANYONE
+        self, operation: Operation, error: PointsmanError | None, arrived: float = 0.0, caller: Caller = ANONYMOUS
     ) -> None:
         """A request that does not come to the line leaves its receipt; without an error its client has hung up."""
         ...
@@ -86,7 +86,7 @@ class Answering(Response):
             self._line.end(self._begun, CANCELLED)
         else:
             asked = self._asked
-            self._line.turned_away(asked.operation, None, asked.arrived, asked.caller)
+            self._line.turned_away(asked.operation, None, asked.arrived_at, asked.caller)
 
     async def _answer(self, send: Send) -> None:
         self._asks = True
@@ -99,7 +99,7 @@ class Answering(Response):
             except Exception as error:
                 await send_error(send, told(error), self._beside)
                 return
-            headers = [*self._beside, *answers.decision_headers(started), *encoded(started.limits)]
+            headers = [*self._beside, *answers.decision_headers(started), *encoded(started.limit_headers)]
             if self._streams:
                 await self._send_in_time(send, headers, started, events)
             else:

@@ -4,6 +4,9 @@ from typing import Protocol
 
 from pointsman_gateway.domain import Caller
 
+CALLER = "pointsman.caller"
+"""In the ASGI scope of a request whose key has been checked: the `Caller`. Requests of open routes have none."""
+
 
 class Tenancy(Protocol):
     """Knows callers by their credentials."""

@@ -6,12 +6,11 @@ from typing import Any
 from fastapi import Request
 
 from pointsman_gateway.domain import Path
-from pointsman_gateway.doors.http_door import caller_of_request, door_of
+from pointsman_gateway.doors.http_door import door_of
 
 
 async def list_tasks(request: Request) -> dict[str, Any]:
     """What `pointsman eval` reads before it asks."""
-    await caller_of_request(request)
     generation = door_of(request).configuration.current
     catalogue = generation.catalogue
     return {

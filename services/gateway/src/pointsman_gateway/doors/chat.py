@@ -9,7 +9,6 @@ from pointsman_gateway.doors.edge import Call
 from pointsman_gateway.doors.handed_over import HANDED_OVER, HandedOver
 from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.http_door import HttpDoor, deadline_after
-from pointsman_gateway.doors.limits import check_body
 from pointsman_gateway.doors.openai_answers import ChatEncoder
 from pointsman_gateway.doors.openai_requests import ChatBody, includes_usage, read_chat
 
@@ -39,9 +38,7 @@ class ChatRoute:
     async def _answering(self, call: Call) -> Answering:
         door = self._door
         caller = await caller_of(door.tenancy, call.headers.get(b"authorization", b"").decode("latin-1"))
-        read = await call.body()
-        check_body(read)
-        body = read_chat(read)
+        body = read_chat(await call.body())
         deadline = deadline_after(call.headers.get(b"x-request-timeout"), door.request_timeout)
         asked = body.to_request(deadline, caller, wish_of(call.headers.get(b"cache-control")), call.arrived)
         return Answering(door.pipeline, asked, encoder_of(body), bool(body.stream), call.sent_beside)

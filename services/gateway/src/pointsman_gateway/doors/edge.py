@@ -1,4 +1,4 @@
-"""Where HTTP comes in: each request gets its id, a bound on its body, and goes to its route.
+"""Where HTTP comes in: each request gets its id, its key is checked before its body is read, and it goes to its route.
 
 The hot route (chat completions) leads straight to its handler; all others go through FastAPI.
 """
@@ -13,22 +13,24 @@ from pointsman_servicekit.logs import request_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pointsman_gateway.doors.answering import send_error
+from pointsman_gateway.doors.callers import CALLER, Tenancy, caller_of
 from pointsman_gateway.doors.handed_over import HANDED_OVER, HandedOver
 from pointsman_gateway.doors.hang_up import ClientGone
 from pointsman_gateway.doors.limits import LIMITS, check_body
 from pointsman_gateway.doors.openai_answers import Headers
 
-MOST_DISCARDED = 4 * LIMITS.bytes
-"""Bytes that are read of a body that is too long: a client still sending when its connection closes reads no answer."""
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+"""Served to anybody, in addition to the console's static files. Every other path needs a key if keys are on."""
 
 Route = Callable[["Call"], Awaitable[None]]
 
 TurnedAway = Callable[[Scope, PointsmanError], None]
-"""Hears of a request that is refused here."""
+"""Called with each request that is refused here."""
 
 
-def _nobody_hears(scope: Scope, error: PointsmanError) -> None:
-    pass
+def needs_key(path: str) -> bool:
+    is_console_file = path == "/console" or (path.startswith("/console/") and not path.startswith("/console/api/"))
+    return path not in OPEN_PATHS and not is_console_file
 
 
 class Call:
@@ -45,29 +47,31 @@ class Call:
         self.sent_beside: Headers = [(b"x-request-id", name.encode())]
 
     async def body(self) -> bytes:
-        """Raises InvalidArgument where it is too large, ClientGone where it never comes to its end."""
-        message = await self.receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            return _bounded(message.get("body", b""))
-        pieces, length = [], 0
-        while True:
-            if message["type"] != "http.request":
-                raise ClientGone
-            pieces.append(message.get("body", b""))
-            length += len(pieces[-1])
-            if length > LIMITS.bytes:
-                pieces.clear()
-            if not message.get("more_body") or length > MOST_DISCARDED:
-                break
-            message = await self.receive()
+        """Raises InvalidArgument if it breaks a limit, ClientGone if the client disconnects before its end."""
+        return await read_body(self.receive, self.headers)
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+    """The whole body, checked against the limits.
+
+    A body that is too long is refused as soon as that is known; the connection discards what still comes of it.
+    Raises InvalidArgument, or ClientGone if the client disconnects before the end of the body.
+    """
+    if int(headers.get(b"content-length", b"0")) > LIMITS.bytes:
+        raise _too_large()
+    pieces: list[bytes] = []
+    length, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        pieces.append(piece)
+        length += len(piece)
         if length > LIMITS.bytes:
             raise _too_large()
-        return b"".join(pieces)
-
-
-def _bounded(body: bytes) -> bytes:
-    if len(body) > LIMITS.bytes:
-        raise _too_large()
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    check_body(body)
     return body
 
 
@@ -75,10 +79,11 @@ class Edge:
     """The outermost ASGI application."""
 
     def __init__(
-        self, app: ASGIApp, hot: Mapping[tuple[str, str], Route], turned_away: TurnedAway = _nobody_hears
+        self, app: ASGIApp, tenancy: Tenancy, hot: Mapping[tuple[str, str], Route], turned_away: TurnedAway
     ) -> None:
-        """`hot` by method and path."""
+        """`hot` are handlers by method and path; they check the key themselves, before they read the body."""
         self._app = app
+        self._tenancy = tenancy
         self._hot = hot
         self._turned_away = turned_away
 
@@ -95,13 +100,28 @@ class Edge:
             if route is not None:
                 await route(Call(scope, receive, send, headers, name))
             else:
-                await _Checked(self._app, name.encode(), headers, self._turned_away)(scope, receive, send)
+                await self._serve(scope, receive, _SendWithId(send, name.encode()), headers)
         finally:
             request_id.reset(token)
 
+    async def _serve(self, scope: Scope, receive: Receive, send: "_SendWithId", headers: Mapping[bytes, bytes]) -> None:
+        """Through FastAPI, which reads the body only after the key has been checked here."""
+        try:
+            if needs_key(scope["path"]):
+                shown = headers.get(b"authorization", b"").decode("latin-1")
+                scope[CALLER] = await caller_of(self._tenancy, shown)
+            await self._app(scope, _ReceiveWhole(receive, headers), send)
+        except Exception as error:
+            if send.has_ended:
+                return  # Starlette raises again what it has answered
+            if send.has_begun or not isinstance(error, PointsmanError):
+                raise
+            self._turned_away(scope, error)
+            await send_error(send, error, [])
+
 
 def name_of(given: bytes | None) -> str:
-    """The client's own name for the request, where it is one; else one of ours."""
+    """The id that the client gave its request, if it is usable; else a new one."""
     if given:
         name = given[:64].decode("latin-1")
         if name.isascii() and name.isprintable():
@@ -109,60 +129,40 @@ def name_of(given: bytes | None) -> str:
     return secrets.token_hex(8)
 
 
-class _Checked:
-    """FastAPI's application, with the request's id on every answer and a bound on every body."""
+class _ReceiveWhole:
+    """Hands the body on in one piece, once it has been checked."""
 
-    def __init__(self, app: ASGIApp, name: bytes, headers: Mapping[bytes, bytes], turned_away: TurnedAway) -> None:
-        self._app = app
-        self._name = name
-        self._turned_away = turned_away
+    def __init__(self, receive: Receive, headers: Mapping[bytes, bytes]) -> None:
+        self._receive = receive
         self._headers = headers
-        self._begun = self._complete = False
-        self._read = 0
-        self._body = bytearray()
+        self._has_read = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_id(message: Any) -> None:
-            await send(self._with_id(message))
-
-        async def receive_so_much() -> Message:
-            message = await receive()
-            self._read += len(message.get("body", b""))
-            if self._read > LIMITS.bytes:
-                raise _too_large()
-            self._body += message.get("body", b"")
-            if not message.get("more_body"):
-                check_body(bytes(self._body))
-            return message
-
+    async def __call__(self) -> Message:
+        if self._has_read:
+            return await self._receive()
         try:
-            if int(self._headers.get(b"content-length", b"0")) > LIMITS.bytes:
-                raise _too_large()
-            await self._app(scope, receive_so_much, send_with_id)
-        except Exception as error:
-            if self._complete:
-                return  # Starlette raises again what it has answered
-            if self._begun or not isinstance(error, PointsmanError):
-                raise
-            self._turned_away(scope, error)
-            if error.code == "body_too_large":
-                await self._discard(receive)
-            await send_error(send_with_id, error, [])
+            body = await read_body(self._receive, self._headers)
+        except ClientGone:
+            return {"type": "http.disconnect"}
+        finally:
+            self._has_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
 
-    async def _discard(self, receive: Receive) -> None:
-        """The rest of a body that is too long."""
-        more = True
-        while more and self._read <= MOST_DISCARDED:
-            message = await receive()
-            self._read += len(message.get("body", b""))
-            more = message.get("more_body", False)
 
-    def _with_id(self, message: Any) -> Any:
-        self._complete = message["type"] == "http.response.body" and not message.get("more_body")
+class _SendWithId:
+    """Adds the request's id to the response, and records how far the response has come."""
+
+    def __init__(self, send: Send, name: bytes) -> None:
+        self._send = send
+        self._name = name
+        self.has_begun = self.has_ended = False
+
+    async def __call__(self, message: Any) -> None:
+        self.has_ended = message["type"] == "http.response.body" and not message.get("more_body")
         if message["type"] == "http.response.start":
-            self._begun = True
+            self.has_begun = True
             message["headers"] = [*message["headers"], (b"x-request-id", self._name)]
-        return message
+        await self._send(message)
 
 
 def _too_large() -> InvalidArgument:

@@ -68,7 +68,12 @@ class ExpressLane:
         """Bytes that a request has which begins so; 0 where it is not for the lane."""
         head_bytes = head_of(data)
         head = self._heads.read(head_bytes) if head_bytes else None
-        return 0 if head is None or head.length > LONGEST_BODY else len(head_bytes) + head.length
+        if head is None or head.length > LONGEST_BODY:
+            return 0
+        length = len(head_bytes) + head.length
+        if length > len(data) and self._tenancy.identify_now(shown_by(head.authorization)) is None:
+            return 0  # no body is collected for a key that has not been checked
+        return length
 
     def take(self, client: Client, data: bytes) -> "Passenger | HandedOver | None":
         """A whole request. A passenger is on its way; else it goes the ordinary one, with what has been done of it."""
@@ -78,7 +83,7 @@ class ExpressLane:
         if head is None:
             return None
         caller = self._tenancy.identify_now(shown_by(head.authorization))
-        chat = read_body(data[len(head_bytes) :])
+        chat = None if caller is None else read_body(data[len(head_bytes) :])
         if caller is None or chat is None:
             return None
         try:
@@ -164,7 +169,7 @@ class Passenger(Ride):
 
     def _foreseen(self, started: Started) -> None:
         sort = EVENTS if self._handed.streams else [JSON]
-        self._head = _lines([*sort, *self._beside, *answers.decision_headers(started), *encoded(started.limits)])
+        self._head = _lines([*sort, *self._beside, *answers.decision_headers(started), *encoded(started.limit_headers)])
 
     def _opened(self, started: Started) -> None:
         if self._handed.streams:

@@ -125,7 +125,7 @@ class Chat(msgspec.Struct, forbid_unknown_fields=True):
             deadline=deadline,
             caller=caller,
             cache=cache,
-            arrived=arrived,
+            arrived_at=arrived,
         )
 
 

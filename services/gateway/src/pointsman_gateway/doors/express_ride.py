@@ -8,13 +8,13 @@ from pointsman_servicekit.logs import request_id
 
 from pointsman_gateway.backends.express import Failed, Sent
 from pointsman_gateway.begun import AtOnce, Begun, first_step
-from pointsman_gateway.domain import Chunks, Finished, Receipt, Started, Undecided
+from pointsman_gateway.domain import Chunks, Finished, Receipt, Started, UndecidedReceipt
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.doors.answering import told
-from pointsman_gateway.metering.attempts import Try
+from pointsman_gateway.metering.attempts import PathAttempt
 from pointsman_gateway.pipeline import Pipeline
 
-Came = Receipt | Undecided
+Came = Receipt | UndecidedReceipt
 Writing = Callable[[Begun, str, PointsmanError | None], Came]
 
 
@@ -31,7 +31,7 @@ class Ride:
         self._pipeline = pipeline
         self._begun = begun
         self._name = name
-        self._tried: Try
+        self._tried: PathAttempt
         self._ready: Started
         self._sent: Sent | None = None
         self._started: Started | None = None

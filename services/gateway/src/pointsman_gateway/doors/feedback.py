@@ -3,10 +3,11 @@
 from typing import Protocol
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from pointsman_gateway.domain import Caller, Feedback
+from pointsman_gateway.doors.bounded_fields import KnownNames
 
 
 class Stored(Protocol):
@@ -29,10 +30,7 @@ class FeedbackBox(Protocol):
         ...
 
 
-class FeedbackBody(BaseModel):
-    # A name that is not known is refused: a misspelt "rating" would be lost without a word.
-    model_config = ConfigDict(extra="forbid")
-
+class FeedbackBody(KnownNames):
     decision_id: str = Field(default="", description="the answer's x-pointsman-decision-id, or its id")
     id: str = Field(default="", description="names this feedback: sent twice, it counts once; empty: its content does")
     rating: float | None = Field(default=None, strict=True, description="0 (bad) to 1 (good)")

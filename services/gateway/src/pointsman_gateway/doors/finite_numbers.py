@@ -6,7 +6,7 @@ from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_gateway.doors.places import places
+from pointsman_gateway.doors.places import first_place
 
 _encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
 
@@ -16,7 +16,7 @@ def refuse_infinite(passed_on: Any, within: str = "") -> None:
     try:
         _encode(passed_on)
     except ValueError as error:
-        param = next(places(passed_on, _is_infinite, within), within)
+        param = first_place(passed_on, _is_infinite, within) or within
         told = f"'{param}' is no number that JSON has: neither NaN nor infinite, and at most about 1.8e308"
         raise InvalidArgument(told, code="bad_parameter", param=param) from error
 

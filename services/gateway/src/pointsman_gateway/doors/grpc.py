@@ -78,9 +78,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         self._configuration = configuration
         self._tenancy = tenancy
 
-    async def Generate(  # the contract's name
+    async def GenerateStream(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> AsyncIterator[pb.GenerateStreamResponse]:
         """Writes to the context itself and yields nothing: who yields can set no time for what is not read."""
         writing = _Writing(context)
         try:
@@ -94,9 +94,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         return
         yield
 
-    async def GenerateOnce(  # the contract's name
+    async def Generate(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
-    ) -> pb.GenerateOnceResponse:
+    ) -> pb.GenerateResponse:
         gathering = _Gathering()
         try:
             asked = await self._asked("chat", request, context)
@@ -111,7 +111,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         except Exception as error:
             await _abort(context, error, gathering.started)
         started, chunks, finished = whole
-        context.set_trailing_metadata(metadata.trailers(finished.receipt.decision, finished.receipt, started.limits))
+        context.set_trailing_metadata(
+            metadata.trailers(finished.receipt.decision, finished.receipt, started.limit_headers)
+        )
         return answers.whole_response(started, chunks, finished)
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:  # the contract's name

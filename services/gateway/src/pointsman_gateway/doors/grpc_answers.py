@@ -10,27 +10,27 @@ from pointsman_gateway.domain import Chunk, Chunks, Decision, Finished, Path, Pr
 from pointsman_gateway.doors.choices import Choice, collected
 
 
-def started_response(started: Started) -> pb.GenerateResponse:
-    return pb.GenerateResponse(started=_started(started))
+def started_response(started: Started) -> pb.GenerateStreamResponse:
+    return pb.GenerateStreamResponse(started=_started(started))
 
 
-def delta_responses(chunks: Chunks) -> Iterator[pb.GenerateResponse]:
+def delta_responses(chunks: Chunks) -> Iterator[pb.GenerateStreamResponse]:
     for chunk in chunks:
         extra = _json(chunk.extra) if chunk.extra else ""
         delta = pb.Delta(
             index=chunk.index, content=chunk.content, extra_json=extra, finish_reason=chunk.finish_reason or ""
         )
-        yield pb.GenerateResponse(delta=delta)
+        yield pb.GenerateStreamResponse(delta=delta)
 
 
-def finished_response(finished: Finished) -> pb.GenerateResponse:
-    return pb.GenerateResponse(
+def finished_response(finished: Finished) -> pb.GenerateStreamResponse:
+    return pb.GenerateStreamResponse(
         finished=pb.Finished(finish_reason=finished.finish_reason, receipt=_receipt(finished.receipt))
     )
 
 
-def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished) -> pb.GenerateOnceResponse:
-    return pb.GenerateOnceResponse(
+def whole_response(started: Started, chunks: Sequence[Chunk], finished: Finished) -> pb.GenerateResponse:
+    return pb.GenerateResponse(
         started=_started(started),
         choices=[_choice(choice) for choice in collected(chunks)],
         receipt=_receipt(finished.receipt),

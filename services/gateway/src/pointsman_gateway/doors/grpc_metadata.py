@@ -27,27 +27,27 @@ def cache_control(metadata: Iterable[tuple[str, str | bytes]] | None) -> bytes:
 
 
 def beginning(started: Started) -> Metadata:
-    """The HTTP door's headers; ours by the same names without their "x-"."""
-    ours = [(name[2:].decode(), _printable(value.decode("latin-1"))) for name, value in decision_headers(started)]
-    return (*ours, *started.limits.items())
+    """Initial metadata of a stream: what HTTP sends in its response headers, by the same names."""
+    ours = [(name.decode(), _printable(value.decode("latin-1"))) for name, value in decision_headers(started)]
+    return (*ours, *started.limit_headers.items())
 
 
 def trailers(decision: Decision | None, receipt: Receipt | None, limits: Mapping[str, str] = _NONE) -> Metadata:
     """As much as is known; `limits` where they have not been sent before."""
-    sent = [("pointsman-request-id", _printable(request_id.get()))]
+    sent = [("x-pointsman-request-id", _printable(request_id.get()))]
     if decision is not None:
         sent += [
-            ("pointsman-decision-id", decision.id),
-            ("pointsman-path", _printable(decision.path.name)),
-            ("pointsman-kind", decision.path.kind.value),
+            ("x-pointsman-decision-id", decision.id),
+            ("x-pointsman-path", _printable(decision.path.name)),
+            ("x-pointsman-kind", decision.path.kind.value),
         ]
     if receipt is not None:
         usage = receipt.usage
         sent += [
-            ("pointsman-cost-usd", cost_header(receipt)[1].decode()),
-            ("pointsman-prompt-tokens", str(usage.prompt_tokens)),
-            ("pointsman-completion-tokens", str(usage.completion_tokens)),
-            ("pointsman-cached-tokens", str(usage.cached_tokens)),
+            ("x-pointsman-cost-usd", cost_header(receipt)[1].decode()),
+            ("x-pointsman-prompt-tokens", str(usage.prompt_tokens)),
+            ("x-pointsman-completion-tokens", str(usage.completion_tokens)),
+            ("x-pointsman-cached-tokens", str(usage.cached_tokens)),
         ]
     return (*sent, *limits.items())
 

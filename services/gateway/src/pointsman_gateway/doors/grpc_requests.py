@@ -33,7 +33,7 @@ def to_request(
         deadline=deadline,
         caller=caller,
         cache=cache,
-        arrived=arrived,
+        arrived_at=arrived,
     )
 
 

@@ -14,7 +14,7 @@ Whole = tuple[Started, list[Chunk], Finished]
 
 
 class GrpcRide(Ride):
-    """One call of `GenerateOnce`."""
+    """One call of `Generate`."""
 
     def __init__(self, pipeline: Pipeline, begun: Begun) -> None:
         super().__init__(pipeline, begun, request_id.get(), as_a_whole=True)

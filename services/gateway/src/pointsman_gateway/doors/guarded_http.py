@@ -63,11 +63,33 @@ class Refusal:
 
 
 BAD_HTTP = Refusal(400, "bad_http", "this is not HTTP/1.1")
+BAD_TRANSFER_ENCODING = Refusal(400, "bad_transfer_encoding", "the only Transfer-Encoding known here is 'chunked'")
+TOO_MANY_TRAILERS = Refusal(400, "trailers_too_large", "there is too much between two chunks, or after the last one")
 NEVER = float("inf")
+
+SINGLE_HEADERS = (b"authorization", b"host")
+"""A proxy in front may read the first of two, and this gateway the last: both are refused."""
+
+MAX_DISCARDED_BYTES = 9 * 1024 * 1024
+"""Bytes that are read of a body nobody needs: some clients lose their answer if they cannot send all of their body.
+Each MiB takes half a millisecond."""
+DISCARD_SECONDS = 10.0
+"""Until a connection whose body is discarded is closed."""
+UNREAD_SECONDS = 1.0
+"""In which a client that sends more than is discarded can read its answer."""
 
 
 class _Unreadable(Exception):
     """Ends the parsing of a request."""
+
+
+class _DiscardingTransport:
+    """The transport as a request sees it whose body has not come to its end: `close` reads on for a bounded time."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -85,6 +107,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._due = NEVER
         self._must_read = NEVER
         self._refusal = BAD_HTTP
+        self._has_headers = False
+        """Whether the current request's headers are complete: what the parser then calls headers are trailers."""
+        self._trailers = 0
+        self._trailer_bytes = 0
+        self._has_body_come = False
+        """Whether the last read had a part of the body."""
+        self._without_body = 0
+        """Bytes since then: chunk extensions and trailers."""
+        self._discarding: _DiscardingTransport | None = None
+        self._discarded = -1
+        """Bytes, once the rest of a body is discarded; before that -1."""
+        self._keeps_alive = False
+        """What uvicorn said of the connection before its request's body was found to be incomplete."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's is
         if len(self.connections) >= self._guard.connections:
@@ -98,6 +133,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._discarding is not None:
+            self._discarding.close = _nothing  # or it and this connection would hold each other
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             scope: Any = cycle.scope
@@ -106,6 +143,9 @@ class GuardedProtocol(HttpToolsProtocol):
                 on_hang_up()
 
     def data_received(self, data: bytes) -> None:
+        if self._discarded >= 0:
+            self._discard(data)
+            return
         self._fed += len(data)
         super().data_received(data)
         cycle = self.cycle
@@ -116,15 +156,40 @@ class GuardedProtocol(HttpToolsProtocol):
             self._await_headers() if self.timeout_keep_alive_task is None else self._await_nothing()
         elif cycle.more_body:
             self._fed = 0
+            self._bound_what_is_no_body(len(data))
+            self._answer_without_the_body()
             self._await(body=True, seconds=self._guard.body_seconds)
         else:
             self._await_nothing()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_headers:
+            super().on_header(name, value)
+            return
+        # Trailers are counted and dropped: merged into the headers, a key in them would count as one.
+        self._trailers += 1
+        self._trailer_bytes += len(name) + len(value) + 4
+        if self._trailers > self._guard.headers or self._trailer_bytes > self._guard.header_bytes:
+            self._refusal = TOO_MANY_TRAILERS
+            raise _Unreadable
+
+    def on_body(self, body: bytes) -> None:
+        self._has_body_come = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._has_headers = False
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.transport is self._discarding and not cycle.response_started:
+            cycle.keep_alive = self._keeps_alive
 
     def on_headers_complete(self) -> None:
         guard = self._guard
         if len(self.headers) > guard.headers:
             self._refusal = _too_large(f"at most {guard.headers} headers")
             raise _Unreadable
+        self._refuse_ambiguous_headers()
         if self._fed > guard.header_bytes:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > guard.header_bytes:
@@ -134,6 +199,8 @@ class GuardedProtocol(HttpToolsProtocol):
         scope[ON_HANG_UP] = None
         super().on_headers_complete()
         self._fed = 0
+        self._has_headers = self._has_body_come = True
+        self._trailers = self._trailer_bytes = self._without_body = 0
 
     def send_400_response(self, msg: str) -> None:
         """Called where the parser cannot go on."""
@@ -152,6 +219,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if now > self._must_read:
             self._guard.refused("reads_nothing")
             self.transport.abort()
+        elif self._discarded >= 0:
+            if now > self._due:
+                self.transport.abort()
         elif now > self._due:
             guard = self._guard
             if self._waits_for_us():
@@ -161,9 +231,61 @@ class GuardedProtocol(HttpToolsProtocol):
             else:
                 self._refuse(Refusal(408, "slow_headers", f"no headers came within {guard.header_seconds:g} s"))
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._keeps_alive = False
+
     def cut(self) -> None:
         """At once, whatever is under way."""
         self.transport.abort()
+
+    def _refuse_ambiguous_headers(self) -> None:
+        """Raises _Unreadable if another server could take the request for one with another key, host or body."""
+        names = [name for name, _ in self.headers]
+        for name in SINGLE_HEADERS:
+            if names.count(name) > 1:
+                self._refusal = Refusal(400, "duplicate_header", f"there are two '{name.decode()}' headers; send one")
+                raise _Unreadable
+        if b"transfer-encoding" in names:
+            encodings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if encodings != [b"chunked"]:
+                self._refusal = BAD_TRANSFER_ENCODING
+                raise _Unreadable
+
+    def _bound_what_is_no_body(self, read: int) -> None:
+        """Bounds trailers and chunk extensions that the parser has not passed on yet, since they have no end so far."""
+        self._without_body = 0 if self._has_body_come else self._without_body + read
+        self._has_body_come = False
+        if self._without_body > self._guard.header_bytes:
+            self._refuse(TOO_MANY_TRAILERS)
+
+    def _answer_without_the_body(self) -> None:
+        """Lets an answer that needs no body (401) be sent at once: it closes the connection, and the rest is discarded.
+
+        Undone in `on_message_complete` if the body comes to its end before the answer begins.
+        """
+        cycle: Any = self.cycle
+        if self._discarding is None:
+            self._discarding = _DiscardingTransport(self.transport, self._close_or_discard)
+        if cycle.transport is not self._discarding:
+            cycle.transport = self._discarding
+            self._keeps_alive, cycle.keep_alive = cycle.keep_alive, False
+
+    def _close_or_discard(self) -> None:
+        """Ends the connection after an answer."""
+        if not self.cycle.more_body:
+            self.transport.close()
+        elif self._discarded < 0:
+            self._discarded = 0
+            self._due = self.loop.time() + DISCARD_SECONDS
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > MAX_DISCARDED_BYTES and not self.flow.read_paused:
+            self.flow.pause_reading()
+            self._due = self.loop.time() + UNREAD_SECONDS
 
     def _waits_for_us(self) -> bool:
         """We do not read on, or have not answered the request before yet."""
@@ -191,6 +313,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(refusal.response())
         self.transport.close()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _too_large(message: str) -> Refusal:

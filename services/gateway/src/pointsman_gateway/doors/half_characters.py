@@ -6,17 +6,17 @@ import msgspec
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, model_validator
 
-from pointsman_gateway.doors.places import places
+from pointsman_gateway.doors.places import first_place
 
 _encode = msgspec.json.Encoder().encode
 
 
 def refuse_half_characters(data: Any) -> None:
-    """Of what Python's json has read. Raises InvalidArgument with the place of the first."""
+    """Checks what Python's json has read. Raises InvalidArgument with the place of the first lone surrogate."""
     try:
         _encode(data)
     except UnicodeEncodeError as error:
-        param = next(places(data, _is_half), "") or None
+        param = first_place(data, _is_half) or None
         where = f"'{param}'" if param else "the body"
         raise InvalidArgument(f"{where} holds half a character", code="bad_text", param=param) from error
 
@@ -32,4 +32,10 @@ class WholeCharacters(BaseModel):
 
 
 def _is_half(text: Any) -> bool:
-    return isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text)
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

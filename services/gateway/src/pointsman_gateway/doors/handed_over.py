@@ -1,13 +1,13 @@
 """What the express lane hands over to the ordinary route: a request as far as it has come."""
 
 from pointsman_gateway.begun import Begun
-from pointsman_gateway.domain.noun import noun
+from pointsman_gateway.domain.value import value
 
 HANDED_OVER = "pointsman.handed_over"
 """In an ASGI scope, a `HandedOver`; not there where nothing has been done yet."""
 
 
-@noun
+@value
 class HandedOver:
     """A request that goes on in the ordinary way."""
 

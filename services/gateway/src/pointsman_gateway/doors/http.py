@@ -35,7 +35,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
 async def route(body: RouteBody, request: Request) -> Response:
     """The decision alone; nothing is generated, nothing is charged."""
     door = door_of(request)
-    asked = body.to_request(deadline_of(request), await caller_of_request(request))
+    asked = body.to_request(deadline_of(request), caller_of_request(request))
     request.scope[IN_THE_LINE] = True
     routed = await door.pipeline.decide(asked, body.include_prompt)
     costs = door.pipeline.costs(asked, routed.decision)
@@ -44,13 +44,12 @@ async def route(body: RouteBody, request: Request) -> Response:
 
 async def feedback(body: FeedbackBody, request: Request) -> Response:
     """Takes what someone says of an answer; 202 where it waits on disk for the journal."""
-    caller = await caller_of_request(request)
+    caller = caller_of_request(request)
     return feedback_answer(await door_of(request).feedback.take(body.to_feedback(caller)))
 
 
 async def configuration(request: Request) -> dict[str, Any]:
     """Which configuration serves, and why what is in the folder now does not."""
-    await caller_of_request(request)
     return asdict(door_of(request).configuration.status)
 
 
@@ -83,7 +82,7 @@ def build_app(door: HttpDoor, spans: "Spans | None" = None) -> ASGIApp:
         leave_receipt_of(door, scope, error)
 
     api = build_api(door)
-    edge = Edge(api, {("POST", "/v1/chat/completions"): ChatRoute(door)}, turned_away)
+    edge = Edge(api, door.tenancy, {("POST", "/v1/chat/completions"): ChatRoute(door)}, turned_away)
     if spans is None:
         return edge
     from pointsman_gateway.doors.traced_http import TracedHttp  # imports OpenTelemetry

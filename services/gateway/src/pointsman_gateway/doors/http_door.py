@@ -13,7 +13,7 @@ from pointsman_gateway import domain
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.doors.answering import Answering
 from pointsman_gateway.doors.cache_control import wish_of
-from pointsman_gateway.doors.callers import Tenancy, caller_of
+from pointsman_gateway.doors.callers import CALLER, Tenancy
 from pointsman_gateway.doors.encoding import Encoder
 from pointsman_gateway.doors.feedback import FeedbackBox
 from pointsman_gateway.generations import Generation, Status
@@ -47,13 +47,14 @@ class HttpDoor:
 async def respond(request: Request, asked: domain.Request, encoder: Encoder, streams: bool) -> Response:
     """Answers `asked` in the encoder's dialect; what every generating route does once it has read its body."""
     wish = wish_of(request.headers.get("cache-control", "").encode("latin-1"))
-    asked = replace(asked, caller=await caller_of_request(request), cache=wish)
+    asked = replace(asked, caller=caller_of_request(request), cache=wish)
     return Answering(door_of(request).pipeline, asked, encoder, streams)
 
 
-async def caller_of_request(request: Request) -> domain.Caller:
-    """Raises PointsmanError."""
-    return await caller_of(door_of(request).tenancy, request.headers.get("authorization", ""))
+def caller_of_request(request: Request) -> domain.Caller:
+    """Who the edge has found to be asking, before it let the body be read."""
+    caller: domain.Caller = request.scope[CALLER]
+    return caller
 
 
 def door_of(request: Request) -> HttpDoor:

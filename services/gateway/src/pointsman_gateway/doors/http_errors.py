@@ -38,9 +38,14 @@ def add_error_handlers(app: FastAPI) -> None:
     app.exception_handler(Exception)(_on_internal)
 
 
+MAX_LOCATION = 200
+"""Characters of a wrong field's location that an error repeats: names in a body may be as long as the body."""
+
+
 def invalid_body(item: Any) -> InvalidArgument:
-    """The first of pydantic's complaints, as the client is told it."""
-    where = ".".join(str(part) for part in item["loc"]).encode("utf-8", "backslashreplace").decode()
+    """Pydantic's error `item` as the client gets it."""
+    where = ".".join(str(part)[:MAX_LOCATION] for part in item["loc"])[:MAX_LOCATION]
+    where = where.encode("utf-8", "backslashreplace").decode()
     if item["type"] == "json_invalid":
         return InvalidArgument(f"the body is not JSON: {item['ctx']['error']}", code="bad_json")
     message = f"'{where}': {item['msg']}" if where else item["msg"]

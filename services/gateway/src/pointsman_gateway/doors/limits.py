@@ -1,4 +1,4 @@
-"""What a request's body may be, found out before it is decoded, and of what it may hold how many."""
+"""Limits on a request's body, checked on its bytes before it is decoded, and on what a decoded chat request holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,52 +11,73 @@ from pointsman_servicekit.errors import InvalidArgument
 class BodyLimits:
     bytes: int = 8 * 1024 * 1024
     depth: int = 32
-    """Of objects and lists within each other."""
-    values: int = 100_000
-    """Objects and lists, all together."""
+    """Nesting of objects and lists."""
+    containers: int = 100_000
+    """Objects and lists in the whole body."""
     strings: int = 200_000
-    """Names and texts, all together."""
+    """Names and strings in the whole body."""
+    values: int = 320_000
+    """JSON values of any kind in the whole body: numbers, `true`, `false` and `null` count, too. OpenAI's embeddings
+    endpoint, which has the largest legitimate bodies, takes 300,000 tokens a request."""
     messages: int = 1_000
     parts: int = 1_000
-    """Of all messages' contents together."""
+    """Content parts of all messages together."""
     tools: int = 128
 
 
 LIMITS = BodyLimits()
 
-_STRUCTURE = b'[]{}"'
+_STRUCTURE = b'[]{}",'
 _TO_DELETE = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
 _TOOLS = ("tools", "functions")
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
 
 
 def check_body(body: bytes, limits: BodyLimits = LIMITS, param: str | None = None) -> None:
-    """Raises InvalidArgument where the JSON is too long, too deep or has too many parts.
+    """Raises InvalidArgument if the JSON is too long, too deep, has too many values, or is not UTF-8.
 
-    What is no JSON may pass: the decoder tells better what is wrong with it. Takes less than a microsecond where there
-    are few objects and lists in all, else as long as copying the body a few times. `param` holds it, if not the body.
+    Other malformed JSON passes: the decoder describes it better. The check takes less than a microsecond for a body
+    with few values, and otherwise about as long as copying the body a few times. `param` names the parameter that
+    holds the JSON, if it is not the body itself.
     """
     what = f"'{param}'" if param else "the body"
     if len(body) > limits.bytes:
-        told = f"{what} has {len(body)} bytes; at most {limits.bytes}"
-        raise InvalidArgument(told, code="body_too_large", param=param)
-    if body.count(b"{") + body.count(b"[") > limits.depth:
+        message = f"{what} has {len(body)} bytes; at most {limits.bytes}"
+        raise InvalidArgument(message, code="body_too_large", param=param)
+    # Python's json also reads UTF-16 and UTF-32, in which the bytes counted below mean something else.
+    if b"\0" in body or not _is_utf_8(body):
+        raise InvalidArgument(f"{what} is not JSON in UTF-8", code="bad_json", param=param)
+    if body.count(b"{") + body.count(b"[") > limits.depth or body.count(b",") >= limits.strings:
         complaint = _complaint(body, limits)
         if complaint:
-            code, told = complaint
-            raise InvalidArgument(f"{what} has {told}", code=code, param=param)
+            code, message = complaint
+            raise InvalidArgument(f"{what} has {message}", code=code, param=param)
+
+
+def _is_utf_8(body: bytes) -> bool:
+    if body.isascii():
+        return True
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _complaint(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
-    """A code, and in words what there is too much of."""
-    # Without escapes a quotation mark begins or ends a string; what stands between two of them is text.
-    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_AS_LISTS, _TO_DELETE)
+    """The error code and message for the first limit that the body exceeds."""
+    # Without escapes each quotation mark begins or ends a string, so every second piece between them is text.
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+    bare = bare.translate(_AS_LISTS, _TO_DELETE)
     if bare.count(b'"') > 2 * limits.strings:
         return "body_too_complex", f"more than {limits.strings} names and texts"
-    lists = b"".join(bare.split(b'"')[::2])
-    values = lists.count(b"[")
-    if values > limits.values:
-        return "body_too_complex", f"{values} objects and lists; at most {limits.values}"
+    structure = b"".join(bare.split(b'"')[::2])
+    containers, commas = structure.count(b"["), structure.count(b",")
+    if containers > limits.containers:
+        return "body_too_complex", f"{containers} objects and lists; at most {limits.containers}"
+    if commas >= limits.values:  # each value but the first in its container follows a comma
+        return "body_too_complex", f"more than {limits.values} values"
+    lists = structure.translate(None, b",")
     for _ in range(limits.depth):
         if b"[]" not in lists:
             break
@@ -67,10 +88,7 @@ def _complaint(body: bytes, limits: BodyLimits) -> tuple[str, str] | None:
 
 
 def check_counts(messages: Sequence[Any], beside: Mapping[str, Any], limits: BodyLimits = LIMITS) -> None:
-    """Of a decoded chat request: its messages, whose `content` may have parts, and what it says beside them.
-
-    Raises InvalidArgument.
-    """
+    """Checks a decoded chat request: its messages, their parts, and its other fields. Raises InvalidArgument."""
     _at_most(len(messages), limits.messages, "messages", "messages")
     _at_most(sum([_parts(message.content) for message in messages]), limits.parts, "messages", "content parts")
     for name in _TOOLS:

@@ -229,7 +229,7 @@ def receipt_body(receipt: Receipt) -> dict[str, Any]:
         "kind": receipt.decision.path.kind.value,
         "cost_usd": receipt.cost_usd,
         "cost_parts_usd": receipt.cost_parts_usd,
-        "seconds": receipt.microseconds,
+        "seconds": receipt.rounded_seconds,
         "sources": [
             {"document_id": p.document_id, "title": p.title, "score": round(p.score, 4)} for p in receipt.sources
         ],

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
+from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.chat_like import chat_request
 from pointsman_gateway.doors.completion_answers import CompletionEncoder
 from pointsman_gateway.doors.half_characters import WholeCharacters
@@ -25,7 +26,7 @@ class CompletionBody(WholeCharacters):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    prompt: str | list[str] | list[int] | list[list[int]] | None = Field(
+    prompt: str | Elements[str] | Elements[int] | Elements[Elements[int]] | None = Field(
         default=None, description="one text, alone or in a list; tokens and several prompts are refused"
     )
     stream: bool | None = False
@@ -34,10 +35,10 @@ class CompletionBody(WholeCharacters):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
+    stop: str | Elements[str] | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20, description="how many alternatives of each token")
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Entries[str] | None = None
 
     @property
     def is_raw(self) -> bool:

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from pointsman_gateway import domain
 from pointsman_gateway.doors.answering import JSON, encoded, send_error, told
+from pointsman_gateway.doors.bounded_fields import Elements
 from pointsman_gateway.doors.finite_numbers import refuse_infinite
 from pointsman_gateway.doors.half_characters import WholeCharacters
 from pointsman_gateway.doors.hang_up import ClientGone, until_hung_up
@@ -26,14 +27,14 @@ class EmbeddingBody(WholeCharacters):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description="a name out of models.yaml's `embeddings`, or the own model's")
-    input: str | list[str] | list[int] | list[list[int]] = Field(
+    input: str | Elements[str] | Elements[int] | Elements[Elements[int]] = Field(
         description=f"a text, up to {MOST_INPUTS} texts, or tokens (which the gateway's own model does not read)"
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(default=None, ge=1, lt=2**63)
     user: str | None = None
 
-    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANYONE) -> Wanted:
+    def to_wanted(self, deadline: float, caller: domain.Caller = domain.ANONYMOUS) -> Wanted:
         """Raises InvalidArgument."""
         if not self.model:
             raise InvalidArgument("'model' is empty; GET /v1/models lists them", code="missing_model", param="model")
@@ -102,7 +103,7 @@ class Embedding(Response):
 
 async def embed(body: EmbeddingBody, request: Request) -> Response:
     """Vectors for texts, each of length one where the gateway's own model makes them."""
-    return Embedding(door_of(request), body.to_wanted(deadline_of(request), await caller_of_request(request)))
+    return Embedding(door_of(request), body.to_wanted(deadline_of(request), caller_of_request(request)))
 
 
 async def _send_pieces(send: Send, headers: Headers, embedded: Embedded) -> None:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 from pointsman_servicekit.errors import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_gateway.domain import ANYONE, Caller, Message, Request, Sampling
+from pointsman_gateway.domain import ANONYMOUS, Caller, Message, Request, Sampling
+from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.cache_control import USE
 from pointsman_gateway.doors.finite_numbers import refuse_infinite
 from pointsman_gateway.doors.half_characters import WholeCharacters, refuse_half_characters
@@ -22,7 +23,7 @@ class MessageBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Elements[dict[str, Any]] | None = None
 
 
 class StreamOptions(BaseModel):
@@ -45,7 +46,7 @@ class ChatBody(BaseModel):
     model: str = Field(
         default="", description='"auto", "path:NAME", an adapter\'s alias ("triage@prod"), or a model\'s name'
     )
-    messages: list[MessageBody] = Field(default=[])
+    messages: Elements[MessageBody] = Field(default=[])
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, lt=2**63)
@@ -53,11 +54,13 @@ class ChatBody(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
+    stop: str | Elements[str] | None = None
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Entries[str] | None = None
 
-    def to_request(self, deadline: float, caller: Caller = ANYONE, cache: str = USE, arrived: float = 0.0) -> Request:
+    def to_request(
+        self, deadline: float, caller: Caller = ANONYMOUS, cache: str = USE, arrived: float = 0.0
+    ) -> Request:
         """Raises InvalidArgument where a message holds something other than text, or there is too much of anything."""
         check_counts(self.messages, self.model_extra or NOTHING)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -79,7 +82,7 @@ class ChatBody(BaseModel):
             deadline=deadline,
             caller=caller,
             cache=cache,
-            arrived=arrived,
+            arrived_at=arrived,
         )
 
     def _extra(self) -> dict[str, Any]:
@@ -93,9 +96,11 @@ def read_chat(body: bytes) -> ChatBody:
     """Raises InvalidArgument."""
     try:
         return ChatBody.model_validate_json(body)
-    except ValidationError:
-        pass
-    # What cannot be read is read again at leisure, for the best word on what is wrong with it.
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] != "json_invalid" and first["loc"]:
+            raise invalid_body(first) from error
+    # Python's own decoder reads more than JSON, and describes better what is wrong.
     try:
         data = json.loads(body) if body else None
         refuse_half_characters(data)

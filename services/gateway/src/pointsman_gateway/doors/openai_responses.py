@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pointsman_gateway import domain
+from pointsman_gateway.doors.bounded_fields import Elements, Entries
 from pointsman_gateway.doors.chat_like import chat_request
 from pointsman_gateway.doors.half_characters import WholeCharacters
 from pointsman_gateway.doors.http_door import deadline_of, respond
@@ -46,20 +47,22 @@ class ResponsesBody(WholeCharacters):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(default="", description='"auto", "path:NAME", an adapter\'s alias, or a model\'s name')
-    input: str | list[dict[str, Any]] = Field(default="", description="a text, or messages, calls and their outputs")
+    input: str | Elements[dict[str, Any]] = Field(
+        default="", description="a text, or messages, calls and their outputs"
+    )
     instructions: str | None = None
     stream: bool | None = False
     max_output_tokens: int | None = Field(default=None, ge=1, lt=2**63)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    tools: list[dict[str, Any]] | None = Field(default=None, description='of type "function"')
+    tools: Elements[dict[str, Any]] | None = Field(default=None, description='of type "function"')
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextBody | None = None
     reasoning: ReasoningBody | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    include: Elements[str] | None = None
+    metadata: Entries[str] | None = None
     user: str | None = None
     store: bool | None = Field(default=None, description="nothing is kept, whatever it says; the answer says false")
     truncation: Literal["auto", "disabled"] | None = None

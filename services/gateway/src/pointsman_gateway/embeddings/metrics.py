@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from pointsman_gateway.domain import PICO, Undecided
+from pointsman_gateway.domain import PICODOLLARS, UndecidedReceipt
 
 # In seconds: a text takes two milliseconds, 2048 of them take four seconds.
 SECONDS = (.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120)  # fmt: skip
@@ -38,7 +38,7 @@ class EmbeddingMetrics:
         self._cost = _Dollars()
         registry.register(self._cost)
 
-    def ended(self, receipt: Undecided) -> None:
+    def ended(self, receipt: UndecidedReceipt) -> None:
         self._requests.labels(receipt.model, receipt.outcome, receipt.fault).inc()
         self._seconds.labels(receipt.model).observe(receipt.seconds["total"])
         self._tokens.labels(receipt.model).inc(receipt.usage.prompt_tokens)
@@ -60,5 +60,5 @@ class _Dollars(Collector):
     def collect(self) -> list[CounterMetricFamily]:
         family = CounterMetricFamily("pointsman_embedding_cost_usd", "Dollars.", labels=["model"])
         for model, picodollars in self._picodollars.items():
-            family.add_metric([model], picodollars / PICO)
+            family.add_metric([model], picodollars / PICODOLLARS)
         return [family]

@@ -10,7 +10,7 @@ from typing import Protocol
 from pointsman_servicekit.errors import DeadlineExceeded, NotFound, PointsmanError
 from pointsman_servicekit.logs import request_id
 
-from pointsman_gateway.domain import PICO, Caller, Request, Undecided, Usage
+from pointsman_gateway.domain import PICODOLLARS, Caller, Request, UndecidedReceipt, Usage
 from pointsman_gateway.domain.outcome import CANCELLED, INTERNAL, OK
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
 from pointsman_gateway.embeddings.wanted import Embedded, Wanted
@@ -56,7 +56,7 @@ class Tenancy(Protocol):
 class Journal(Protocol):
     """Keeps receipts."""
 
-    def note_undecided(self, receipt: Undecided) -> None: ...
+    def note_undecided(self, receipt: UndecidedReceipt) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Offer:
     """Dollars for a million tokens."""
 
     def picodollars(self, tokens: int) -> int:
-        return round(tokens * self.price * PICO / PER)
+        return round(tokens * self.price * PICODOLLARS / PER)
 
 
 @dataclass(slots=True)
@@ -134,18 +134,18 @@ class Embeddings:
         bill.counted = True
         outcome = CANCELLED
         try:
-            await hold.afford(offer.picodollars(estimate) / PICO)
+            await hold.afford(offer.picodollars(estimate) / PICODOLLARS)
             embedded = await _in_time(offer.embedder, wanted)
             bill.took, outcome = embedded.tokens, OK
         except PointsmanError as error:
             outcome = error.code
             raise
         finally:
-            hold.settle(Usage(bill.took), offer.picodollars(bill.took) / PICO, outcome)
-        return replace(embedded, usd=offer.picodollars(bill.took) / PICO, headers=hold.headers)
+            hold.settle(Usage(bill.took), offer.picodollars(bill.took) / PICODOLLARS, outcome)
+        return replace(embedded, usd=offer.picodollars(bill.took) / PICODOLLARS, headers=hold.headers)
 
     def _leave(self, offer: Offer, request: Request, bill: _Bill) -> None:
-        receipt = Undecided(
+        receipt = UndecidedReceipt(
             request_id.get(),
             "embeddings",
             outcome_of(bill.outcome),

@@ -15,7 +15,7 @@ Work = tuple[Usage, Parts, dict[str, float]]
 """Tokens, picodollars by component, and seconds by phase."""
 
 
-class Try:
+class PathAttempt:
     """One path's work."""
 
     # Reading a slot takes a tenth of what reading a default takes that stands on the class.
@@ -95,7 +95,7 @@ class Try:
         """
         for chunk in chunks:
             if chunk.content or chunk.extra:
-                self.pieces += chunk.pieces
+                self.pieces += chunk.event_count
         if self.first_piece is None and self.pieces:
             self.first_piece = perf_counter()
 
@@ -143,7 +143,7 @@ class Try:
         return parts
 
 
-def together(work: Sequence[Work]) -> Work:
+def sum_attempts(work: Sequence[Work]) -> Work:
     """Of all tries; nothing, of none."""
     usages, parts, seconds = zip(*work, strict=True) if work else ((), (), ())
     return sum(usages, Usage()), _added(parts), _added(seconds)

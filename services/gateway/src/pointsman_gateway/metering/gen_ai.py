@@ -13,9 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.domain import AUTO, Operation, Receipt, Request, Usage
 from pointsman_gateway.domain.outcome import OK
+from pointsman_gateway.fast_metrics import FastCollector, Histogram, Series, histogram, nothing_waits
 from pointsman_gateway.metering.prometheus import has_pace
-from pointsman_gateway.metering.sorts import Cell
-from pointsman_gateway.tallies import Histogram, Tallies, histogram, nothing_waits
 
 OTHER = "other"
 OURS = "pointsman"
@@ -63,7 +62,7 @@ class GenAi:
         )
         self._known_called: dict[tuple[str, str, str], _Called] = {}
         timed = [self._durations, self._first_tokens, self._per_token, self._operations, self._tokens]
-        registry.register(Tallies([], timed, settle))
+        registry.register(FastCollector([], timed, settle))
 
     def know(self, providers: Mapping[str, str], adapters: Collection[str], paths: Collection[str]) -> None:
         """The names allowed from now on: models with their engines' provider, adapters without version, paths."""
@@ -77,7 +76,7 @@ class GenAi:
             seconds, recorded_trace()
         )
 
-    def cells(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Cell]]:
+    def cells(self, operation: Operation, model: str, receipt: Receipt) -> Iterator[tuple[str, Series]]:
         """What is told of an answer, by the name of the number; `model` was asked for."""
         labels = self._served(operation, model, receipt.model)
         if receipt.outcome != OK:
@@ -89,7 +88,7 @@ class GenAi:
         if has_pace(receipt):
             yield "per_token", self._per_token.cell(*labels)
 
-    def cells_of_tokens(self, operation: Operation, model: str) -> Iterator[tuple[str, Cell]]:
+    def cells_of_tokens(self, operation: Operation, model: str) -> Iterator[tuple[str, Series]]:
         """What an engine itself has counted of an answer; the conventions want no estimates."""
         called = self._called(operation, model)
         yield "read", called.input

@@ -1,9 +1,10 @@
 """Dollars by component from tokens and the price list, in whole picodollars."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from pointsman_gateway.config.schema import ModelsFile
-from pointsman_gateway.domain import PICO, Message, Request, Usage
+from pointsman_gateway.domain import PICODOLLARS, Decision, Message, Path, Request, Usage
 
 PER = 1_000_000
 HOUR = 3600
@@ -58,14 +59,14 @@ class Pricing:
     def __init__(self, models: ModelsFile, training_seconds: TrainingSeconds = _nobody_knows) -> None:
         prices = {name: model.prices for name, model in models.models.items()}
         self._of_tokens = {
-            name: (of.prompt * PICO / PER, of.cached * PICO / PER, of.completion * PICO / PER)
+            name: (of.prompt * PICODOLLARS / PER, of.cached * PICODOLLARS / PER, of.completion * PICODOLLARS / PER)
             for name, of in prices.items()
         }
         # Sums of whole prices, which nearly all are, need no rounding; that takes longer than the rest.
         self._whole = {name: whole for name, of in self._of_tokens.items() if (whole := _whole(of))}
-        self._search = round(models.retrieval.search * PICO)
-        self._embedding = round(models.retrieval.embedding * PICO)
-        self._hit = round(models.cache.hit * PICO) if models.cache else None
+        self._search = round(models.retrieval.search * PICODOLLARS)
+        self._embedding = round(models.retrieval.embedding * PICODOLLARS)
+        self._hit = round(models.cache.hit * PICODOLLARS) if models.cache else None
         self._training = models.training
         self._training_seconds = training_seconds
 
@@ -109,7 +110,7 @@ class Pricing:
     def training(self, model: str, version: str) -> int:
         """One request's share of it."""
         terms = self._training
-        return round(self.training_usd(model, version) / terms.requests * PICO) if terms else 0
+        return round(self.training_usd(model, version) / terms.requests * PICODOLLARS) if terms else 0
 
     def training_usd_per_hour(self, model: str, version: str) -> float:
         """Its dollars, spread over the time that the version is to serve."""
@@ -122,3 +123,82 @@ def _whole(prices: Prices) -> tuple[int, int, int] | None:
     prompt, cached, completion = map(round, prices)
     near = all(abs(price - round(price)) < 1e-6 for price in prices)
     return (prompt, cached, completion) if near else None
+
+
+SMOOTHING = 0.05
+"""How far each answer moves its path's means: they are over about the last 20."""
+
+MAX_PATHS = 4096
+"""Paths that are kept in mind: those that callers name themselves are among them."""
+
+
+@dataclass(slots=True)
+class PathMeans:
+    """What a path's answers are like, on average."""
+
+    overhead: float
+    """Tokens that its prompt adds to the request's own."""
+    cached: float
+    """Share of the prompt that the engine had in its prefix cache."""
+    completion: float
+    """Tokens of its answers."""
+    beside: float
+    """Picodollars of searches, embeddings and hedges."""
+
+
+class PathStatistics:
+    """Of all paths, each as it is configured; generations of the configuration share them."""
+
+    def __init__(self) -> None:
+        self._habits: dict[tuple[str, str], PathMeans] = {}
+
+    def of(self, path: Path) -> PathMeans | None:
+        """None before its first answer."""
+        return self._habits.get((path.name, path.fingerprint))
+
+    def learn(self, path: Path, asked: int, usage: Usage, beside: int) -> None:
+        """One answer that came to its end: `asked` are the request's own tokens, `beside` is in picodollars."""
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        cached = usage.cached_tokens / prompt if prompt else 0.0
+        habit = self._habits.get((path.name, path.fingerprint))
+        if habit is not None:
+            habit.overhead += SMOOTHING * (prompt - asked - habit.overhead)
+            habit.cached += SMOOTHING * (cached - habit.cached)
+            habit.completion += SMOOTHING * (completion - habit.completion)
+            habit.beside += SMOOTHING * (beside - habit.beside)
+        elif len(self._habits) < MAX_PATHS:
+            self._habits[path.name, path.fingerprint] = PathMeans(prompt - asked, cached, completion, beside)
+
+
+class ExpectedCost:
+    """Implements the router's protocol of that name."""
+
+    def __init__(self, pricing: Pricing, habits: PathStatistics | None = None) -> None:
+        self._pricing = pricing
+        self.habits = habits or PathStatistics()
+
+    def usd(self, path: Path, request: Request) -> float:
+        """Before a path's first answer, an estimate from lengths alone. The training of adapters is not in it."""
+        habit = self.habits.of(path)
+        if habit is not None:
+            return self._picodollars(path.model, habit, tokens_asked(request)) / PICODOLLARS
+        answer = answer_tokens(request, path.sampling.max_tokens)
+        parts = self._pricing.parts(path.model, Usage(tokens_asked(request), answer))
+        return (sum(parts.values()) + self._pricing.searches("retrieval" in path.strategies)) / PICODOLLARS
+
+    def beside(self, decision: Decision) -> float:
+        """Dollars that its receipt will have beyond those of its path: of its adapter's training, of its embedding."""
+        aim = decision.path.resolved_adapter
+        training = self._pricing.training(decision.path.model, aim.version) if aim is not None else 0
+        return (training + self._pricing.embeddings(decision.vector is not None)) / PICODOLLARS
+
+    def picodollars(self, path: Path, requests: int, tokens: int) -> float | None:
+        """Of so many requests that have so many tokens of their own, all together; None before its first answer."""
+        habit = self.habits.of(path)
+        return None if habit is None else self._picodollars(path.model, habit, tokens, requests)
+
+    def _picodollars(self, model: str, habit: PathMeans, tokens: int, requests: int = 1) -> float:
+        prompt = max(0.0, tokens + requests * habit.overhead)
+        fresh, cached, completion = self._pricing.of_tokens(model)
+        of_prompt = prompt * ((1 - habit.cached) * fresh + habit.cached * cached)
+        return of_prompt + requests * (habit.completion * completion + habit.beside)

@@ -4,11 +4,10 @@ from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from pointsman_gateway.domain import PICO, Decision, Path, Receipt
+from pointsman_gateway.domain import PICODOLLARS, Decision, Path, Receipt
 from pointsman_gateway.domain.outcome import OK
-from pointsman_gateway.metering.counterfactual import Sent
-from pointsman_gateway.metering.sorts import Cell
-from pointsman_gateway.tallies import Count, Histogram, Tallies, counter, histogram, nothing_waits
+from pointsman_gateway.fast_metrics import Count, FastCollector, Histogram, Series, counter, histogram, nothing_waits
+from pointsman_gateway.metering.cost_metrics import PathTotals
 
 OTHER = "other"
 
@@ -32,8 +31,8 @@ class _Sending:
     def __init__(self) -> None:
         self.answered, self.tokens, self.paid, self.lost = Count(), Count(), Count(), Count()
 
-    def told(self) -> Sent:
-        return Sent(*(int(count.value) for count in (self.answered, self.tokens, self.paid, self.lost)))
+    def told(self) -> PathTotals:
+        return PathTotals(*(int(count.value) for count in (self.answered, self.tokens, self.paid, self.lost)))
 
 
 def has_pace(receipt: Receipt) -> bool:
@@ -46,7 +45,7 @@ def usd(component: str) -> str:
     return component + "_usd"
 
 
-class Metrics:
+class GatewayMetrics:
     """The gateway's own. Receipts are counted in the `cells` that it names."""
 
     def __init__(self, registry: CollectorRegistry, settle: Callable[[], None] = nothing_waits) -> None:
@@ -70,14 +69,14 @@ class Metrics:
         self._confidence = histogram("pointsman_confidence", "The classifier's probability.", ["task"], CONFIDENCE)
         self._reasons = counter("pointsman_decisions", "Decisions by reason.", ["path", "task", "reason"])
         self._tokens = counter("pointsman_tokens", "Tokens.", [*BY_PATH, "type"])
-        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], per=PICO)
+        self._cost = counter("pointsman_cost_usd", "Dollars.", [*BY_PATH, "component"], per=PICODOLLARS)
         self._routed = counter("pointsman_routed", "Requests that wanted the decision alone.", BY_PATH)
         self._turned_away = counter(
             "pointsman_refused", "Requests that came to no decision: refused, or given up.", ["code", "fault"]
         )
         self._sendings: dict[tuple[str, str], _Sending] = {}
         """By task and path."""
-        tallies = Tallies(
+        tallies = FastCollector(
             [self._requests, self._reasons, self._tokens, self._cost, self._routed, self._turned_away],
             [self._seconds, self._first_token, self._per_token, self._phases, decisions, self._confidence],
             settle,
@@ -125,7 +124,7 @@ class Metrics:
         self._generation.clear()
         self._generation.labels(generation).set(1)
 
-    def cells_of_decision(self, decision: Decision) -> Iterator[tuple[str, Cell]]:
+    def cells_of_decision(self, decision: Decision) -> Iterator[tuple[str, Series]]:
         """What a decision is counted in, by the name of the number."""
         task = self._task(decision.task)
         yield "requests", self._reasons.cell(self._path(decision.path), task, decision.reason.partition(":")[0])
@@ -156,13 +155,13 @@ class Metrics:
         """A request has come to no decision."""
         self._turned_away.cell(outcome, fault).value += 1
 
-    def sent(self) -> Iterator[tuple[str, str, Sent]]:
+    def sent(self) -> Iterator[tuple[str, str, PathTotals]]:
         """By task and path."""
         self._settle()
         for (task, path), sending in self._sendings.items():
             yield task, path, sending.told()
 
-    def cells(self, receipt: Receipt) -> Iterator[tuple[str, Cell]]:
+    def cells(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
         """What a receipt is counted in, by the name of the number."""
         path, task = receipt.decision.path, receipt.decision.task
         labels = (self._path(path), path.kind.value, self._task(task))
@@ -194,7 +193,7 @@ class Metrics:
             return self._seconds.cell(*labels)
         return self._first_token.cell(*labels) if phase == "first_token" else self._phases.cell(labels[0], phase)
 
-    def _cells_of_sending(self, receipt: Receipt) -> Iterator[tuple[str, Cell]]:
+    def _cells_of_sending(self, receipt: Receipt) -> Iterator[tuple[str, Series]]:
         of = (self._task(receipt.decision.task), self._path(receipt.decision.path))
         sending = self._sendings.setdefault(of, _Sending())
         if receipt.outcome == OK:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Protocol
 
-from pointsman_gateway.domain import Aim, Alias, Path
+from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 from pointsman_gateway.routing.policy import point
 
 
@@ -28,22 +28,22 @@ def aimed(path: Path, key: str, adapters: Adapters) -> Path:
     if not path.adapter:
         return path
     alias = adapters.alias_of(path)
-    aim = Aim(path.adapter) if alias is None else _aim(path.model, alias, key, adapters)
+    aim = ResolvedAdapter(path.adapter) if alias is None else _aim(path.model, alias, key, adapters)
     if not adapters.holds(path.model, aim.version) and adapters.may_load(path.model, aim.version):
         aim = replace(aim, notes=(*aim.notes, f"{aim.version}: loads on demand"))
-    return replace(path, aim=aim)
+    return replace(path, resolved_adapter=aim)
 
 
-def _aim(model: str, alias: Alias, key: str, adapters: Adapters) -> Aim:
+def _aim(model: str, alias: Alias, key: str, adapters: Adapters) -> ResolvedAdapter:
     if not alias.canary_version:
-        return Aim(alias.version, alias.revision)
+        return ResolvedAdapter(alias.version, alias.revision)
     if not _drawn(alias, key):
-        return Aim(alias.version, alias.revision, on_trial=True)
+        return ResolvedAdapter(alias.version, alias.revision, has_canary=True)
     told = f"{alias.alias}: canary {alias.canary_weight * 100:g} %, {alias.canary_version}"
     if adapters.holds(model, alias.canary_version):
-        return Aim(alias.canary_version, alias.revision, on_trial=True, notes=(told,))
+        return ResolvedAdapter(alias.canary_version, alias.revision, has_canary=True, notes=(told,))
     told += f", is on no engine; {alias.version} answers"
-    return Aim(alias.version, alias.revision, on_trial=True, notes=(told,))
+    return ResolvedAdapter(alias.version, alias.revision, has_canary=True, notes=(told,))
 
 
 def _drawn(alias: Alias, key: str) -> bool:

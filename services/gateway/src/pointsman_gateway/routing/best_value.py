@@ -77,18 +77,18 @@ def _standings(terms: BestValue, candidates: Sequence[Candidate], away: Mapping[
 def standing(terms: BestValue, candidate: Candidate) -> Standing:
     """What too few answers or ratings say, they do not say at all."""
     evidence, limit, margin = candidate.evidence, terms.p95_seconds or float("inf"), terms.hysteresis
-    bound = lower_bound(evidence.quality, evidence.rated, terms.confidence)
-    rated = evidence.rated >= terms.least_ratings
+    bound = lower_bound(evidence.quality, evidence.ratings, terms.confidence)
+    rated = evidence.ratings >= terms.least_ratings
     p95 = evidence.p95_seconds if evidence.answers >= terms.least_ratings else 0.0
     if p95 > limit:
         fault = f"p95 {p95:.1f} s: over {limit:.1f} s"
     elif not rated:
-        fault = f"no evidence ({evidence.rated:.0f} of {terms.least_ratings} ratings): trial share " + _percent(
+        fault = f"no evidence ({evidence.ratings:.0f} of {terms.least_ratings} ratings): trial share " + _percent(
             terms.trial_share
         )
     elif bound < terms.quality_floor:
         fault = (
-            f"quality {evidence.quality:.2f}, {_at_least(bound)} of {evidence.rated:.0f} ratings: "
+            f"quality {evidence.quality:.2f}, {_at_least(bound)} of {evidence.ratings:.0f} ratings: "
             f"under the floor {terms.quality_floor:.2f}"
         )
     else:

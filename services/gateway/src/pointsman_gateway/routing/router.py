@@ -11,8 +11,8 @@ from pointsman_servicekit.errors import NotFound, PermissionDenied
 
 from pointsman_gateway.config.schema import BestValue, Policy, Stale, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
-from pointsman_gateway.domain.caller import EVERYTHING, Scope
-from pointsman_gateway.domain.decision import in_case
+from pointsman_gateway.domain.caller import UNRESTRICTED, Scope
+from pointsman_gateway.domain.decision import planned_escalation
 from pointsman_gateway.routing.aiming import Adapters, aimed
 from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate
 from pointsman_gateway.routing.evidence import Evidence
@@ -185,12 +185,13 @@ class Router:
     def _refreshed(self, stale: Stale, wanted: Plan, key: str) -> Plan:
         """First the path that looks things up, where too much has changed since the wanted adapter was trained."""
         path = self._path(wanted.paths[0], key)
-        if path.aim is None or path.name == stale.path:
+        if path.resolved_adapter is None or path.name == stale.path:
             return wanted
-        share = self._freshness.changed_share(path.aim.version)
+        version = path.resolved_adapter.version
+        share = self._freshness.changed_share(version)
         if share <= stale.after_changed_share:
             return wanted
-        said = f"{share * 100:.0f} % of its topic's documents have changed since {path.aim.version} was trained"
+        said = f"{share * 100:.0f} % of its topic's documents have changed since {version} was trained"
         paths = tuple(dict.fromkeys((stale.path, *wanted.paths)))
         return replace(wanted, paths=paths, reason="stale", said={**wanted.said, path.name: said})
 
@@ -208,7 +209,7 @@ class Router:
         return Candidate(path.name, evidence, cost)
 
     def _decision(self, number: str, request: Request, labels: Labels, wanted: Sequence[Path], how: Plan) -> Decision:
-        if request.caller.scope is not EVERYTHING:
+        if request.caller.scope is not UNRESTRICTED:
             wanted, how = _within(request.caller.scope, labels.task, wanted, how)
         away = {path.name: why for path in wanted if (why := self._availability.why_not(path))}
         # Where nothing can be used, the first is tried all the same, and its own error says what is wrong.
@@ -228,7 +229,7 @@ class Router:
             vector=labels.vector,
             margin=labels.margin,
             familiarity=labels.familiarity,
-            notes=(*labels.notes, *chosen.notes) if chosen.aim is not None else labels.notes,
+            notes=(*labels.notes, *chosen.notes) if chosen.resolved_adapter is not None else labels.notes,
             generation=self._generation,
             escalation=escalation,
             streams_freely=how.streams_freely,
@@ -244,7 +245,7 @@ class Router:
 
 def _within(scope: Scope, task: str, wanted: Sequence[Path], how: Plan) -> tuple[Sequence[Path], Plan]:
     """The paths that the key is for, and the plan with what is to be said of the others. Raises PermissionDenied."""
-    closed = {path.name: why for path in wanted if (why := scope.why_not(task, path))}
+    closed = {path.name: why for path in wanted if (why := scope.denial_reason(task, path))}
     if not closed:
         return wanted, how
     left = [path for path in wanted if path.name not in closed]
@@ -269,7 +270,7 @@ def _considered(
             told[name] = Considered(name, "chosen", how.said.get(name, how.reason))
         else:
             told[name] = Considered(name, "fallback", how.said.get(name, "in reserve"))
-    told |= {row.path: row for row in in_case(chosen, escalation, how.streams_freely)}
+    told |= {row.path: row for row in planned_escalation(chosen, escalation, how.streams_freely)}
     return tuple(told[name] for name in [*rows, *(name for name in told if name not in rows)])
 
 

@@ -18,37 +18,36 @@ from pointsman_servicekit.errors import Unavailable
 from pointsman_servicekit.keys.register import Register
 from pointsman_servicekit.prompt_redis import PromptRedis
 
-from pointsman_gateway.domain import Caller
-from pointsman_gateway.tenancy import refusals
-from pointsman_gateway.tenancy.account import Account
-from pointsman_gateway.tenancy.books import Accounts, Book, Books, KnownCaller, Purse
-from pointsman_gateway.tenancy.clock import Clock
-from pointsman_gateway.tenancy.hold import MOST_TRIES, Hold, headers_of
-from pointsman_gateway.tenancy.identities import Copies, Identities
-from pointsman_gateway.tenancy.ledger import Ledger, Needs
+from pointsman_gateway.domain import ANONYMOUS, Caller, Usage
+from pointsman_gateway.tenancy import errors
+from pointsman_gateway.tenancy.keys import KeyCacheConfig, VerifiedKeys
+from pointsman_gateway.tenancy.lease_store import LeaseStore, Needs
+from pointsman_gateway.tenancy.leases import LeasedLimit
+from pointsman_gateway.tenancy.limits import Clock, KeyUsage, LeasedLimits, LimitRegistry, TenantLimits, VerifiedCaller
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
-from pointsman_gateway.tenancy.tallies import Tallies
-from pointsman_gateway.tenancy.upkeep import Upkeep
+from pointsman_gateway.tenancy.reservation import MAX_TRIES, Reservation, headers_of
+from pointsman_gateway.tenancy.tasks import BackgroundTasks
+from pointsman_gateway.tenancy.usage import UsageWriter
 
 log = logging.getLogger(__name__)
 
 _NOW = Clock()
-_COPIES = Copies()
+_COPIES = KeyCacheConfig()
 
 
 class Tenancy:
     """Implements a hold's `Desk`."""
 
     def __init__(
-        self, redis: PromptRedis, metrics: TenancyMetrics, copies: Copies = _COPIES, clock: Clock = _NOW
+        self, redis: PromptRedis, metrics: TenancyMetrics, copies: KeyCacheConfig = _COPIES, clock: Clock = _NOW
     ) -> None:
         self.clock = clock
         self._metrics = metrics
-        self._ledger = Ledger(redis, clock, metrics)
-        self._books = Books(self._ledger.gateway)
-        self.tallies = Tallies(redis, clock, self._ledger.gateway)
-        self._identities = Identities(Register(redis, clock.wall), self._books, clock, metrics, copies)
-        self.upkeep = Upkeep(self._ledger, self._books, self.tallies, self._identities, metrics)
+        self._ledger = LeaseStore(redis, clock, metrics)
+        self._books = LimitRegistry(self._ledger.gateway)
+        self.tallies = UsageWriter(redis, clock, self._ledger.gateway)
+        self._identities = VerifiedKeys(Register(redis, clock.wall), self._books, clock, metrics, copies)
+        self.upkeep = BackgroundTasks(self._ledger, self._books, self.tallies, self._identities, metrics)
         self._redis = redis
         self._monotonic = clock.monotonic
         self.wake = self.upkeep.wake
@@ -69,12 +68,12 @@ class Tenancy:
         ("keys_unavailable") while Redis is away and the key is not known here."""
         return await self._identities.identify(credential)
 
-    def enter_now(self, caller: Caller, tokens: int) -> Hold | None:
+    def enter_now(self, caller: Caller, tokens: int) -> Reservation | None:
         """Takes a request, a stream and `tokens` from the local slices; None where `enter` is to be asked.
 
         Raises ResourceExhausted where it is refused for sure. `caller` is one that was identified here.
         """
-        assert isinstance(caller, KnownCaller)
+        assert isinstance(caller, VerifiedCaller)
         book = caller.book
         ways = book.ways
         now = self._monotonic()
@@ -98,35 +97,35 @@ class Tenancy:
             self._books.enliven(book)
         if low:
             self.wake()
-        return Hold(self, book, tokens, now)
+        return Reservation(self, book, tokens, now)
 
-    async def enter(self, caller: Caller, tokens: int) -> Hold:
+    async def enter(self, caller: Caller, tokens: int) -> Reservation:
         """Raises ResourceExhausted: its code is the limit's name, `retry_after` when it will be worth trying."""
-        assert isinstance(caller, KnownCaller)
+        assert isinstance(caller, VerifiedCaller)
         book = caller.book
         book.waiting += 1
         book.waiting_tokens += tokens
         try:
-            for _ in range(MOST_TRIES):
+            for _ in range(MAX_TRIES):
                 hold = self.enter_now(caller, tokens)
                 if hold is not None:
                     return hold
                 await self.lease(book.purse, _needs(book, tokens), book.ways.dollars)
-            raise refusals.contended()
+            raise errors.contended()
         finally:
             book.waiting -= 1
             book.waiting_tokens -= tokens
 
     def headers(self, caller: Caller) -> Mapping[str, str]:
         """OpenAI's x-ratelimit-*, for one who was refused."""
-        assert isinstance(caller, KnownCaller)
+        assert isinstance(caller, VerifiedCaller)
         return headers_of(caller.book.ways, self._monotonic())
 
-    def refuse(self, account: Account, need: int, now: float) -> None:
+    def refuse(self, account: LeasedLimit, need: int, now: float) -> None:
         if account.is_refused(need, now):
             self._refuse(account, need, now, alone=False)
 
-    async def lease(self, purse: Purse, needs: Needs, next_needed: Accounts = ()) -> None:
+    async def lease(self, purse: TenantLimits, needs: Needs, next_needed: LeasedLimits = ()) -> None:
         """`next_needed` are asked about in the same exchange, where nothing is held of them."""
         while (short := self._short(needs)) and purse.speaking.under_way:
             await purse.speaking.over()
@@ -146,18 +145,64 @@ class Tenancy:
         now = self._monotonic()
         return {account: need for account, need in needs.items() if account.free < need[0] or now >= account.until}
 
-    def _run_out(self, accounts: Accounts) -> Needs:
+    def _run_out(self, accounts: LeasedLimits) -> Needs:
         now = self._monotonic()
         return {account: (0, 1) for account in accounts if now >= account.until}
 
-    def _refuse(self, account: Account, need: int, now: float, alone: bool) -> None:
+    def _refuse(self, account: LeasedLimit, need: int, now: float, alone: bool) -> None:
         self._metrics.refusals.labels(account.limit).inc()
-        raise refusals.exhausted(account, need, now, alone)
+        raise errors.exhausted(account, need, now, alone)
 
 
-def _needs(book: Book, tokens: int) -> Needs:
+def _needs(book: KeyUsage, tokens: int) -> Needs:
     ways = book.ways
     return {
         **dict.fromkeys(ways.ones, (1, book.waiting)),
         **dict.fromkeys(ways.tokens, (tokens, book.waiting_tokens)),
     }
+
+
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+class NullReservation:
+    """Holds nothing."""
+
+    __slots__ = ()
+    headers = _NO_HEADERS
+
+    def afford_now(self, usd: float) -> bool:
+        return True
+
+    async def afford(self, usd: float) -> None:
+        pass
+
+    def settle(self, usage: Usage, usd: float, outcome: str) -> None:
+        pass
+
+
+_NULL_RESERVATION = NullReservation()
+
+
+class OpenAccess:
+    """Stands where `Tenancy` stands."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        log.warning("keys are off: whoever reaches this gateway may use all of it")
+        yield
+
+    def identify_now(self, credential: str) -> Caller | None:
+        return ANONYMOUS
+
+    async def identify(self, credential: str) -> Caller:
+        return ANONYMOUS
+
+    def enter_now(self, caller: Caller, tokens: int) -> NullReservation | None:
+        return _NULL_RESERVATION
+
+    async def enter(self, caller: Caller, tokens: int) -> NullReservation:
+        return _NULL_RESERVATION
+
+    def headers(self, caller: Caller) -> Mapping[str, str]:
+        return _NO_HEADERS

@@ -2,7 +2,7 @@
 
 from pointsman_servicekit.tracing.spans import Attribute, current
 
-from pointsman_gateway.domain import Answered, Decision, Receipt, Request, Undecided
+from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
 from pointsman_gateway.pipeline import Journal
 from pointsman_gateway.tracing.engines import operation_name, used
 
@@ -16,13 +16,15 @@ class TracedJournal:
     def wants_answers(self, request: Request, decision: Decision) -> bool:
         return self._inner.wants_answers(request, decision)
 
-    def note(self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[Answered, ...] = ()) -> None:
+    def note(
+        self, request: Request, decision: Decision, receipt: Receipt, answers: tuple[CompletedAnswer, ...] = ()
+    ) -> None:
         span = current()
         if span.is_recording():
             span.set_attributes(_decided(decision) | _came_of_it(request, receipt))
         self._inner.note(request, decision, receipt, answers)
 
-    def note_undecided(self, receipt: Undecided) -> None:
+    def note_undecided(self, receipt: UndecidedReceipt) -> None:
         span = current()
         if span.is_recording():
             span.set_attributes({"pointsman.outcome": receipt.outcome, "pointsman.fault": receipt.fault})

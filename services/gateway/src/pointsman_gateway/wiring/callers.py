@@ -8,17 +8,16 @@ from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.config.load import ConfigError
 from pointsman_gateway.settings import Settings
-from pointsman_gateway.tenancy.identities import Copies
+from pointsman_gateway.tenancy.keys import KeyCacheConfig
 from pointsman_gateway.tenancy.metrics import TenancyMetrics
-from pointsman_gateway.tenancy.no_keys import NoKeys
-from pointsman_gateway.tenancy.stage import Tenancy
+from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
 
 
 @asynccontextmanager
-async def knowing_callers(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[NoKeys | Tenancy]:
+async def knowing_callers(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[OpenAccess | Tenancy]:
     """Raises ConfigError where keys are on and there is no Redis to keep them in."""
     async with AsyncExitStack() as stack:
-        tenancy: NoKeys | Tenancy = NoKeys()
+        tenancy: OpenAccess | Tenancy = OpenAccess()
         if settings.keys == "on":
             if not settings.redis_url:
                 raise ConfigError("POINTSMAN_GATEWAY_KEYS is on, and keys are kept in Redis: set its _REDIS_URL too")
@@ -27,6 +26,6 @@ async def knowing_callers(settings: Settings, registry: CollectorRegistry) -> As
                 redis = await stack.enter_async_context(open_redis(settings.redis_url, lambda up: None))
             except ValueError as error:
                 raise ConfigError(f"POINTSMAN_GATEWAY_REDIS_URL is no address of Redis: {error}") from error
-            tenancy = Tenancy(redis, metrics, Copies(good_for=settings.keys_trust))
+            tenancy = Tenancy(redis, metrics, KeyCacheConfig(good_for=settings.keys_trust))
         await stack.enter_async_context(tenancy.running())
         yield tenancy

@@ -4,12 +4,12 @@ from typing import Any
 
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import ModelConfig, Policy, TaskConfig
-from pointsman_gateway.domain.catalogue import Catalogue, ModelSheet, TaskSheet
+from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogTask
 from pointsman_gateway.wiring.line import to_path
 
 
-def to_catalogue(config: Config) -> Catalogue:
-    return Catalogue(
+def to_catalogue(config: Config) -> Catalog:
+    return Catalog(
         default_path=config.tasks.default_path,
         search_usd=config.models.retrieval.search,
         tasks={name: _task(task, config) for name, task in config.tasks.tasks.items()},
@@ -18,9 +18,9 @@ def to_catalogue(config: Config) -> Catalogue:
     )
 
 
-def _task(task: TaskConfig, config: Config) -> TaskSheet:
+def _task(task: TaskConfig, config: Config) -> CatalogTask:
     in_order = (*task.policy.paths, *task.fallback, config.tasks.default_path)
-    return TaskSheet(_policy(task.policy), tuple(dict.fromkeys(in_order)), _metric(task, config))
+    return CatalogTask(_policy(task.policy), tuple(dict.fromkeys(in_order)), _metric(task, config))
 
 
 def _policy(policy: Policy) -> str:
@@ -36,5 +36,5 @@ def _metric(task: TaskConfig, config: Config) -> dict[str, Any] | None:
     return {"judge": {"model": judge.model, "prompt": config.prompts[judge.prompt] if judge.prompt else ""}}
 
 
-def _model(model: ModelConfig) -> ModelSheet:
-    return ModelSheet(model.context_window, model.prices.model_dump())
+def _model(model: ModelConfig) -> CatalogModel:
+    return CatalogModel(model.context_window, model.prices.model_dump())

@@ -7,7 +7,7 @@ from pointsman_servicekit.prompt_redis import open_redis
 
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.generations import Generations
-from pointsman_gateway.journal.reading import JournalReader
+from pointsman_gateway.request_log.store import RequestLogReader
 from pointsman_gateway.settings import Settings
 from pointsman_gateway.wiring.memory import Memory
 
@@ -22,5 +22,5 @@ async def overseeing(settings: Settings, generations: Generations, memory: Memor
         reader = None
         if settings.redis_url:
             redis = await stack.enter_async_context(open_redis(settings.redis_url, lambda up: None, PATIENCE))
-            reader = JournalReader(redis)
+            reader = RequestLogReader(redis)
         yield Console(lambda: generations.current, memory.board, reader, settings.keys == "on", hosts)

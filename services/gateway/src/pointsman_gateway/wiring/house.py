@@ -13,6 +13,7 @@ from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
+from pointsman_gateway.adapter_freshness import FreshnessCache, FreshnessMonitor, MonitoredPaths
 from pointsman_gateway.admission import Admission, Queue
 from pointsman_gateway.backends.dns import Dns
 from pointsman_gateway.backends.engines import Engines
@@ -24,18 +25,15 @@ from pointsman_gateway.breaker import Breaker
 from pointsman_gateway.config.load import Config, load_config
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.embeddings.metrics import EmbeddingMetrics
-from pointsman_gateway.freshness.board import FreshnessBoard
-from pointsman_gateway.freshness.watch import FreshnessWatch, Watched
 from pointsman_gateway.generations import Generation, Generations
-from pointsman_gateway.metering.counting import Counting
-from pointsman_gateway.metering.outcomes import Trials
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.metering.canary import CanaryOutcomes
 from pointsman_gateway.pipeline import Pipeline
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.retriever import RetrieverClient
 from pointsman_gateway.settings import Settings
-from pointsman_gateway.shadow.marking import Box
-from pointsman_gateway.tenancy.no_keys import NoKeys
-from pointsman_gateway.tenancy.stage import Tenancy
+from pointsman_gateway.shadow.stage import FeedbackTaker
+from pointsman_gateway.tenancy.stage import OpenAccess, Tenancy
 from pointsman_gateway.wiring.caching import keeping_answers
 from pointsman_gateway.wiring.callers import knowing_callers
 from pointsman_gateway.wiring.catalogue import to_catalogue
@@ -70,13 +68,13 @@ class House:
     """All that the doors need."""
 
     pipeline: Pipeline
-    tenancy: NoKeys | Tenancy
+    tenancy: OpenAccess | Tenancy
     generations: Generations
     memory: Memory
     registry: CollectorRegistry
-    trials: Trials
+    trials: CanaryOutcomes
     money: Money
-    feedback: Box
+    feedback: FeedbackTaker
     console: Console
 
     @property
@@ -95,10 +93,10 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
     models = await asyncio.to_thread(Models.load, settings.embedding_model)
     school = School(models, settings.classifier)
     registry = _registry()
-    counting = Counting(registry)
+    counting = MetricsAggregator(registry)
     metrics, gen_ai = counting.metrics, counting.gen_ai
     engine_metrics = EngineMetrics(registry, gen_ai)
-    trials = Trials(lambda: engine_metrics.told(1, "full"))
+    trials = CanaryOutcomes(lambda: engine_metrics.told(1, "full"))
     peers = client_tls(settings.peer_ca, settings.peer_certificate, settings.peer_key)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(settings.retriever, peers, traced.calls))
@@ -112,8 +110,8 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         cache = await stack.enter_async_context(keeping)
         tenancy = await stack.enter_async_context(knowing_callers(settings, registry))
         client = RetrieverClient(channel, models.encoder.fingerprint)
-        retriever, board = PromptSearch(client, Breaker()), FreshnessBoard()
-        freshness = FreshnessWatch(board, client, settings.freshness_seconds)
+        retriever, board = PromptSearch(client, Breaker()), FreshnessCache()
+        freshness = FreshnessMonitor(board, client, settings.freshness_seconds)
         await stack.enter_async_context(watching_event_loop(registry))
         money = Money.registered(registry, metrics)
         straight = OpenAIClient(pool)
@@ -168,7 +166,7 @@ class _Builder:
         embedding: EmbeddingSurroundings,
         money: Money,
         traced: Around,
-        freshness: FreshnessWatch,
+        freshness: FreshnessMonitor,
     ) -> None:
         self._settings = settings
         self._school = school
@@ -202,7 +200,7 @@ class _Builder:
         self._money.obey(config, engines, line.metering)
         self._terms.obey(config)
         may_be_stale = {name for task in config.tasks.tasks.values() if task.stale for name in task.policy.paths}
-        self._freshness.watched = Watched([path for path in paths if path.name in may_be_stale], engines)
+        self._freshness.watched = MonitoredPaths([path for path in paths if path.name in may_be_stale], engines)
         return Generation(line, engines, models, embeddings, paths, catalogue)
 
 

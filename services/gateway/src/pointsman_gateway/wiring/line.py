@@ -22,13 +22,12 @@ from pointsman_gateway.config.load import Config, ConfigError
 from pointsman_gateway.config.schema import EngineConfig, PathConfig, StrategyConfig
 from pointsman_gateway.domain import AUTO, UNKNOWN, Path, Sampling, Vector
 from pointsman_gateway.line import Line
-from pointsman_gateway.metering.counting import Counting
-from pointsman_gateway.metering.engine_accounts import EngineAccounts
-from pointsman_gateway.metering.expected_cost import ExpectedCost, Habits
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.metering.canary import CanaryOutcomes
+from pointsman_gateway.metering.engine_hours import EngineCosts
 from pointsman_gateway.metering.gen_ai import OPENAI, VLLM
-from pointsman_gateway.metering.outcomes import Trials
-from pointsman_gateway.metering.pricing import Pricing
-from pointsman_gateway.metering.stage import Metering
+from pointsman_gateway.metering.meter import Metering
+from pointsman_gateway.metering.pricing import ExpectedCost, PathStatistics, Pricing
 from pointsman_gateway.prompts.stage import Prompts
 from pointsman_gateway.prompts.strategies import FewShot, Found, Instruction, Retrieval, Search, Shown, Strategy
 from pointsman_gateway.prompts.templates import Templates
@@ -45,14 +44,14 @@ class Surroundings:
 
     client: Client
     search: Search
-    counting: Counting
+    counting: MetricsAggregator
     evidence: Evidence = field(default_factory=NoEvidence)
     engine_metrics: EngineMetrics | None = None
     cache: Cache | None = None
-    trials: Trials = field(default_factory=Trials)
+    trials: CanaryOutcomes = field(default_factory=CanaryOutcomes)
     freshness: Freshness = ALWAYS_FRESH
-    habits: Habits = field(default_factory=Habits)
-    accounts: EngineAccounts = field(default_factory=EngineAccounts)
+    habits: PathStatistics = field(default_factory=PathStatistics)
+    accounts: EngineCosts = field(default_factory=EngineCosts)
     posts: Posts | None = None
 
 

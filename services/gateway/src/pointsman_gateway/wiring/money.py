@@ -9,11 +9,10 @@ from pointsman_gateway.backends.engines import Engine, Engines
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import ModelsFile, TaskConfig
 from pointsman_gateway.domain import UNKNOWN
-from pointsman_gateway.metering.counterfactual import Counterfactual
-from pointsman_gateway.metering.engine_accounts import EngineAccounts
-from pointsman_gateway.metering.prometheus import Metrics
-from pointsman_gateway.metering.stage import Metering
-from pointsman_gateway.metering.standing_costs import Standing, StandingCosts
+from pointsman_gateway.metering.cost_metrics import CounterfactualCosts, FixedCostMetrics, FixedCosts
+from pointsman_gateway.metering.engine_hours import EngineCosts
+from pointsman_gateway.metering.meter import Metering
+from pointsman_gateway.metering.prometheus import GatewayMetrics
 from pointsman_gateway.wiring.line import label_values, to_path
 
 
@@ -21,13 +20,13 @@ from pointsman_gateway.wiring.line import label_values, to_path
 class Money:
     """What stays while generations come and go."""
 
-    accounts: EngineAccounts
-    counterfactual: Counterfactual
-    standing: StandingCosts = field(default_factory=StandingCosts)
+    accounts: EngineCosts
+    counterfactual: CounterfactualCosts
+    standing: FixedCostMetrics = field(default_factory=FixedCostMetrics)
 
     @classmethod
-    def registered(cls, registry: CollectorRegistry, metrics: Metrics) -> "Money":
-        money = cls(EngineAccounts(), Counterfactual(metrics.sent))
+    def registered(cls, registry: CollectorRegistry, metrics: GatewayMetrics) -> "Money":
+        money = cls(EngineCosts(), CounterfactualCosts(metrics.sent))
         for collector in (money.accounts, money.counterfactual, money.standing):
             registry.register(collector)
         return money
@@ -41,7 +40,7 @@ class Money:
         hourly = Hourly(config.models, engines.all)
         self.accounts.obey(hourly.by_name, label_values(config)[0])
         self.standing.obey(
-            Standing(
+            FixedCosts(
                 config.models.prices_as_of,
                 metering.pricing,
                 tuple(paths.values()),

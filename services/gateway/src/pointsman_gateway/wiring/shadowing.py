@@ -15,14 +15,10 @@ from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.line import Line
 from pointsman_gateway.pipeline import Journal
-from pointsman_gateway.shadow.aside import Aside
-from pointsman_gateway.shadow.marking import Box, Marking
-from pointsman_gateway.shadow.metrics import ShadowMetrics
-from pointsman_gateway.shadow.purse import PERIOD, Purse
-from pointsman_gateway.shadow.running import MOST_AT_ONCE, Runner
-from pointsman_gateway.shadow.scoring import Score, Scoring
-from pointsman_gateway.shadow.stage import Shadowing
-from pointsman_gateway.shadow.store import ShadowStore
+from pointsman_gateway.shadow.budget import SETTLE_INTERVAL_S, DailyBudget, ShadowStore
+from pointsman_gateway.shadow.runner import MAX_CONCURRENT, ShadowPipeline, ShadowRunner
+from pointsman_gateway.shadow.scoring import PairScorer, ScoreFunction, ShadowMetrics
+from pointsman_gateway.shadow.stage import FeedbackTaker, ScoringFeedback, Shadowing
 from pointsman_gateway.wiring.line import to_path
 from pointsman_gateway.wiring.memory import Memory
 
@@ -32,7 +28,7 @@ class ShadowTerms:
     """What the configuration that serves says; each generation is obeyed from then on."""
 
     tasks: Mapping[str, ShadowConfig] = field(default_factory=dict)
-    scores: Mapping[str, Score] = field(default_factory=dict)
+    scores: Mapping[str, ScoreFunction] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
 
     def obey(self, config: Config) -> None:
@@ -47,7 +43,7 @@ class ShadowTerms:
 
     def may(self, request: Request, task: str, path: str) -> bool:
         """Whether the request's caller could have had it answered so."""
-        return request.caller.scope.why_not(task, self.paths[path]) is None
+        return request.caller.scope.denial_reason(task, self.paths[path]) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Shadows:
     """What stands around the journal and the box."""
 
     journal: Journal
-    feedback: Box
+    feedback: FeedbackTaker
 
 
 @asynccontextmanager
@@ -64,9 +60,9 @@ async def shadowing(
 ) -> AsyncIterator[Shadows]:
     """At the end of the block whatever is under way is stopped, and what was spent is told."""
     metrics, store = ShadowMetrics(registry), memory.shadows
-    purse = Purse(store)
-    runner = Runner(Aside(line, MOST_AT_ONCE), purse, lambda: _crowded(admission), metrics)
-    scoring = Scoring(memory.board, metrics, store, lambda: terms.scores)
+    purse = DailyBudget(store)
+    runner = ShadowRunner(ShadowPipeline(line, MAX_CONCURRENT), purse, lambda: _crowded(admission), metrics)
+    scoring = PairScorer(memory.board, metrics, store, lambda: terms.scores)
     stage = Shadowing(memory.journal, runner, lambda: terms.tasks, terms.may, scoring)
     if store is None:
         try:
@@ -77,7 +73,7 @@ async def shadowing(
     await _settle(purse, store)
     upkeep = asyncio.create_task(_keep_up(purse, store), name="settle the shadows")
     try:
-        yield Shadows(stage, Marking(memory.feedback, store, scoring))
+        yield Shadows(stage, ScoringFeedback(memory.feedback, store, scoring))
     finally:
         await runner.stop()
         upkeep.cancel()
@@ -90,13 +86,13 @@ def _crowded(admission: Admission) -> bool:
     return bool(admission.waiting) or admission.in_flight * 2 >= admission.most or not admission.welcomes
 
 
-async def _keep_up(purse: Purse, store: ShadowStore) -> None:
+async def _keep_up(purse: DailyBudget, store: ShadowStore) -> None:
     while True:
         await _settle(purse, store)
-        await asyncio.sleep(PERIOD)
+        await asyncio.sleep(SETTLE_INTERVAL_S)
 
 
-async def _settle(purse: Purse, store: ShadowStore) -> None:
+async def _settle(purse: DailyBudget, store: ShadowStore) -> None:
     try:
         await purse.settle()
         await store.write()

@@ -44,8 +44,11 @@ class JobFolder:
 
     def create(self, job: Job) -> Job:
         """Copies the request's files, since the originals may change while the job waits. Returns the job with the
-        copies' paths. Raises OSError."""
-        self.path.mkdir(parents=True)
+        copies' paths. Raises OSError.
+
+        Only this service's user can read the folder, whatever the umask: the files may be private ones of the caller.
+        """
+        self.path.mkdir(parents=True, mode=0o700)
         request = job.request
         copies = {
             kind: self._copy(kind, source)
@@ -119,6 +122,7 @@ class JobFolder:
         target = self.path / "input" / kind / source.name
         target.parent.mkdir(parents=True)
         shutil.copyfile(source, target)
+        target.chmod(0o600)
         return target
 
 

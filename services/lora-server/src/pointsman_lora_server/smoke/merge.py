@@ -47,7 +47,8 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
         merged.save_pretrained(new)
         AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(new)
         for path in new.iterdir():
-            path.chmod(0o644)  # weights are written for their owner alone, and the engine may be another user
+            # Weights are written for their owner alone; the engine may run as another user who may read the folder.
+            path.chmod(0o644 & new.stat().st_mode)
         if out.exists():
             out.rmdir()
         shutil.move(new, out)

@@ -133,10 +133,10 @@ def _stamps(folder: Path) -> FileStamps | None:
 
 
 def _sync_and_protect(path: Path) -> None:
-    """Flushes the file to disk and makes it read-only, against accidental changes."""
+    """Flushes the file to disk and makes it read-only, for those who may read its folder."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    path.chmod(0o444)
+    path.chmod(0o444 & path.parent.stat().st_mode)
 
 
 def _sync_folder(folder: Path) -> None:

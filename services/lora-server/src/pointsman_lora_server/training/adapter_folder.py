@@ -90,12 +90,16 @@ def read_parent_config(folder: Path, options: TrainingOptions) -> dict[str, Any]
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"--parent {folder}: {CONFIG} cannot be read: {error}; name an adapter's folder") from error
+        raise TrainingError(
+            f"--init-from {folder}: {CONFIG} cannot be read: {error}; name an adapter's folder"
+        ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA" or not (folder / WEIGHTS).is_file():
-        raise TrainingError(f"--parent {folder} is not the folder of a LoRA adapter with {WEIGHTS}")
+        raise TrainingError(f"--init-from {folder} is not the folder of a LoRA adapter with {WEIGHTS}")
     base = config.get("base_model_name_or_path")
     if base != options.base_model_name:
-        raise TrainingError(f"--parent {folder} belongs to the base model {base!r}, not to {options.base_model_name!r}")
+        raise TrainingError(
+            f"--init-from {folder} belongs to the base model {base!r}, not to {options.base_model_name!r}"
+        )
     options.method.check_parent(folder, config)
     return config
 

@@ -97,7 +97,8 @@ def write_merged(learner: Learner, base: BaseFolder, folder: Path) -> None:
     merged.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
-        path.chmod(0o644)  # weights are written for their owner alone, and the engine may be another user
+        # Weights are written for their owner alone; the engine may run as another user who may read the folder.
+        path.chmod(0o644 & folder.stat().st_mode)
 
 
 def _load_base(base: BaseFolder, in_4_bits: bool, longest: int, device: str, bf16: bool) -> Any:

@@ -108,13 +108,13 @@ def _to_options(given: argparse.Namespace) -> TrainingOptions:
         base_model=given.base_model,
         base_model_name=given.base_model_name or given.base_model.absolute().name,
         data=given.data,
-        heldout=given.heldout,
+        heldout=given.eval_data,
         heldout_share=0.1 if given.heldout_share is None else given.heldout_share,
         system=given.system,
         out=out,
         name=given.name or out.name,
-        parent=given.parent,
-        parent_name=given.parent_name or (given.parent.absolute().name if given.parent else ""),
+        parent=given.init_from,
+        parent_name=given.init_from_name or (given.init_from.absolute().name if given.init_from else ""),
         merged_out=given.merged_out.absolute() if given.merged_out else None,
         max_minutes=given.max_minutes,
         threads=given.threads,
@@ -170,13 +170,13 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         help="JSON lines: messages, or text and output; dpo: prompt, chosen, rejected",
     )
     heldout = parser.add_mutually_exclusive_group()
-    heldout.add_argument("--heldout", type=Path, help="JSON lines that are evaluated and never learnt")
+    heldout.add_argument("--eval-data", type=Path, help="JSON lines that are evaluated and never learnt")
     heldout.add_argument(
         "--heldout-share", type=_share, help="fraction of the prompts to hold out instead of a file (default: 0.1)"
     )
     add("--system", type=Path, help="a text file: the system message for rows that have none")
-    add("--parent", type=Path, help="an adapter's folder to start from; its rank, alpha and layers are kept")
-    add("--parent-name", help="its name in the report (default: the folder's name)")
+    add("--init-from", type=Path, help="an adapter's folder to start from; its rank, alpha and layers are kept")
+    add("--init-from-name", help="its name in the report (default: the folder's name)")
     add("--out", type=Path, required=True, help="the adapter's folder; an older one is replaced")
     add("--merged-out", type=Path, help="a folder for the base with the adapter merged in (dora: OUT/merged)")
     add("--name", help="the adapter's name (default: that of its folder)")

@@ -62,7 +62,7 @@ def evaluate_only(options: TrainingOptions, rows: TrainingRows, started: float, 
     options = with_parent_recipe(replace(options, parent=options.out, method=method, recipe=recipe))
     base, dataset = prepare(options, rows, emit, warn)
     if not dataset.questions:
-        raise TrainingError("--evaluate-only needs held-out rows: name them with --heldout")
+        raise TrainingError("--evaluate-only needs held-out rows: name them with --eval-data")
     learner = open_learner(base, options, dataset.longest)
     objective = method.create_objective(learner, base, dataset.heldout, options)
     batches = plan_batches(dataset.training, 1, recipe.tokens_per_step, recipe.seed)
@@ -222,6 +222,7 @@ class _TrainingRun:
             "done",
             folder=str(options.out),
             merged=str(merged) if merged else None,
+            must_be_merged=options.method.must_be_merged or None,
             seconds=round(time.monotonic() - self._started, 1),
             steps=state.counter.step,
             ended_by=ended_by,

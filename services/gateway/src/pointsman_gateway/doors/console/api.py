@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from pointsman_gateway.console.stage import Console
 from pointsman_gateway.domain import Caller
-from pointsman_gateway.domain.adapter_book import AliasMove
+from pointsman_gateway.domain.adapters import AliasMove
+from pointsman_gateway.doors.bounded_fields import KnownNames
 from pointsman_gateway.doors.console import page
 from pointsman_gateway.doors.console.guard import check_site
 from pointsman_gateway.doors.http_door import caller_of_request, door_of
@@ -25,9 +26,7 @@ Handler = Callable[..., Awaitable[Response]]
 _encode = msgspec.json.Encoder().encode
 
 
-class _Move(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Move(KnownNames):
     model: str = Field(min_length=1, description="the base model")
     alias: str = Field(min_length=1)
     expected_version: str = Field(default="", description="where it must point now; empty: wherever it points")
@@ -58,7 +57,7 @@ class RollbackBody(_Move):
 
 async def overview(request: Request) -> Response:
     """Paths, tasks, engines, as they are now."""
-    console, caller = await _enter(request)
+    console, caller = _enter(request)
     status = door_of(request).configuration.status
     return _json({"overview": await console.overview(caller), "configuration": status})
 
@@ -68,17 +67,17 @@ async def decisions(
     before: Annotated[str, Query(pattern=PLACE)] = "",
     count: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 50,
 ) -> Response:
-    console, caller = await _enter(request)
+    console, caller = _enter(request)
     return _json(await console.decisions(caller, before, count))
 
 
 async def decision(decision_id: str, request: Request) -> Response:
-    console, caller = await _enter(request)
+    console, caller = _enter(request)
     return _json(await console.decision(caller, decision_id))
 
 
 async def adapters(request: Request) -> Response:
-    console, caller = await _enter(request)
+    console, caller = _enter(request)
     return _json({"models": await console.adapters(caller)})
 
 
@@ -95,7 +94,7 @@ async def roll_back(body: RollbackBody, request: Request) -> Response:
 
 
 async def _move(request: Request, step: str, body: AliasBody | CanaryBody | RollbackBody) -> Response:
-    console, caller = await _enter(request)
+    console, caller = _enter(request)
     return _json(await console.move(caller, body.model, step, body.to_move(_author(caller))))
 
 
@@ -103,12 +102,12 @@ def _author(caller: Caller) -> str:
     return f"console, {caller.key}" if caller.key else "console"
 
 
-async def _enter(request: Request) -> tuple[Console, Caller]:
-    """Raises PointsmanError where the request is another site's, or its key is none."""
+def _enter(request: Request) -> tuple[Console, Caller]:
+    """Raises PointsmanError if another site's page sends the request."""
     console = door_of(request).console
     assert console is not None  # else its routes are not there
     check_site(request, console.keys, console.hosts)
-    return console, await caller_of_request(request)
+    return console, caller_of_request(request)
 
 
 def _json(told: Any) -> Response:

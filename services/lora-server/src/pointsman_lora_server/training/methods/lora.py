@@ -26,7 +26,7 @@ class RsLora(TrainingMethod):
         super().check_parent(folder, config)
         if not config.get("use_rslora"):
             raise TrainingError(
-                f"--parent {folder} is not an rsLoRA adapter; its scale cannot change: use --method lora"
+                f"--init-from {folder} is not an rsLoRA adapter; its scale cannot change: use --method lora"
             )
 
 
@@ -41,7 +41,7 @@ class Dora(TrainingMethod):
 
     def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:
         if not config.get("use_dora"):
-            raise TrainingError(f"--parent {folder} is not a DoRA adapter; --method dora continues from those only")
+            raise TrainingError(f"--init-from {folder} is not a DoRA adapter; --method dora continues from those only")
 
 
 class QLora(TrainingMethod):

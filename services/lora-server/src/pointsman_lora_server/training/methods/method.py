@@ -74,7 +74,7 @@ class TrainingMethod:
     def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Raises TrainingError if training cannot continue from an adapter with this adapter_config.json."""
         if config.get("use_dora"):
-            raise TrainingError(f"--parent {folder}: only --method dora continues from a DoRA adapter")
+            raise TrainingError(f"--init-from {folder}: only --method dora continues from a DoRA adapter")
 
     def read_rows(self, options: TrainingOptions) -> TrainingRows:
         """Reads the training and the held-out rows. Raises DataError."""

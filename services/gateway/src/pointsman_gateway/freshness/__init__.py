@@ -1,1 +1,0 @@
-"""How much of what an adapter was taught has changed since."""

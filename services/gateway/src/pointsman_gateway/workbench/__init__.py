@@ -1,1 +1,0 @@
-"""Works on the gateway's configuration and journal without serving: fit, replay, suggest."""

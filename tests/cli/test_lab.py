@@ -1,0 +1,149 @@
+"""`pointsman classifier fit|lint` and `pointsman replay`, with the gateway's own workbench behind them."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pointsman_cli.up.ports import choose
+from pointsman_cli.up.valkey import server_binary
+from pointsman_embedding.prepare import prepare
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+Cli = Callable[..., Any]
+
+MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+HELPDESK = Path(__file__).parents[2] / "examples" / "helpdesk"
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    prepare(MODEL)
+    return MODEL
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, model: Path) -> Path:
+    """One that has the embedding model."""
+    models = tmp_path / ".pointsman" / "models"
+    models.mkdir(parents=True)
+    (models / "minilm").symlink_to(model)
+    return tmp_path / ".pointsman"
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The help desk with fewer examples, which are embedded sooner."""
+    folder = shutil.copytree(HELPDESK, tmp_path / "example")
+    for file in (folder / "config" / "tasks").iterdir():
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:20]))
+    return folder
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[tuple[str, Redis]]:
+    """The address of a Redis, and a client of it."""
+    port = choose("127.0.0.1:0", "127.0.0.1:0").valkey.rpartition(":")[2]
+    program = [str(server_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
+    with subprocess.Popen(program, stdout=subprocess.DEVNULL) as server:
+        url = f"redis://127.0.0.1:{port}/0"
+        with Redis.from_url(url, retry=Retry(ConstantBackoff(0.05), 200)) as client:
+            client.ping()
+            yield url, client
+        server.kill()
+
+
+def test_a_classifier_is_fitted_from_an_example_and_what_came_of_it_is_shown(
+    cli: Cli, data_dir: Path, example: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "helpdesk.artefact"
+
+    outcome = cli("classifier", "fit", example, "--out", out, "--data-dir", data_dir)
+
+    assert outcome.code == 0, outcome.err
+    assert out.stat().st_size > 0
+    for told in ("5 tasks, 100 examples", "out of fold: accuracy 0.", str(out), "policy_question"):
+        assert told in outcome.out
+    assert "embedding: 100 of 100" in outcome.err
+
+
+def test_a_configuration_with_a_mistake_is_refused_in_one_line(cli: Cli, data_dir: Path, example: Path) -> None:
+    folder = example / "config"
+    (folder / "tasks" / "chat.jsonl").write_text('{"text": "hi"}\n')
+
+    outcome = cli("classifier", "fit", folder, "--data-dir", data_dir)
+
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1].startswith("error: task 'chat' has 1 example")
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "lint"), ("replay", "--redis", "x")])
+def test_a_folder_that_is_neither_is_refused(cli: Cli, command: tuple[str, ...], tmp_path: Path) -> None:
+    outcome = cli(*command, tmp_path)
+
+    assert outcome.code == 2
+    assert "neither an example (no pointsman.yaml) nor a configuration (no tasks.yaml)" in outcome.err
+
+
+def test_without_a_journal_there_is_nothing_to_replay(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("replay", HELPDESK, "--data-dir", tmp_path)
+
+    assert outcome.code == 2
+    assert "no --redis was given" in outcome.err
+
+
+def test_without_a_journal_the_examples_are_looked_at_all_the_same(cli: Cli, data_dir: Path, example: Path) -> None:
+    outcome = cli("classifier", "lint", example, "--data-dir", data_dir, "--json")
+
+    assert outcome.code == 0, outcome.err
+    told = json.loads(outcome.out)
+    assert told["request_log"] is None
+    assert {confusion["task"] for confusion in told["confusions"]} <= {
+        "branded_reply", "chat", "fare_sum", "policy_question", "triage",
+    }  # fmt: skip
+
+
+def test_a_replay_is_shown_and_fails_where_too_much_would_change(
+    cli: Cli, data_dir: Path, example: Path, journal: tuple[str, Redis]
+) -> None:
+    url, redis = journal
+    for name, path in (("d1", "small_talk"), ("d2", "handbook_answer")):
+        redis.xadd("{pointsman}:decisions", {"decision": name, "entry": json.dumps(_entry(name, path))})
+    command = ("replay", example, "--redis", url, "--data-dir", data_dir)
+
+    outcome = cli(*command)
+    assert outcome.code == 0, outcome.err
+    for told in ("2 decisions of the last 24h", "1 of 2 would change (50.0 %)", "handbook_answer -> small_talk", "d2"):
+        assert told in outcome.out
+    assert "2 of 2 have no stored text: the recorded task is used" in outcome.out
+
+    refused = cli(*command, "--fail-if-changed", "0.1", "--json")
+    assert refused.code == 1
+    assert json.loads(refused.out)["changed"] == 1
+    assert refused.err.splitlines()[-1] == "error: 50.0 % of the decisions would change, more than 10.0 %"
+
+
+def _entry(name: str, path: str) -> dict[str, Any]:
+    """As docs/routing.md describes it: a greeting, whose text was not kept."""
+    return {
+        "v": 1, "id": name, "unix_ms": 0, "generation": "g1", "task": "chat", "confidence": 0.9, "margin": 0.8,
+        "familiarity": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,
+        "kind": "prompt", "fingerprint": "f", "reason": "policy:fixed", "considered": [], "expected_cost_usd": 1e-6,
+        "model": "", "requested": "auto", "metadata": {}, "response_format": "", "inputs": "i", "user_digest": "",
+        "text": "not kept", "messages": None, "user": None, "outcome": "routed", "usage": {}, "cost_usd": 0.0,
+        "seconds": {}, "escalated_from": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [("classifier", "fit"), ("classifier", "lint"), ("replay",)])
+def test_each_command_helps(cli: Cli, command: tuple[str, ...]) -> None:
+    outcome = cli(*command, "--help")
+
+    assert outcome.code == 0
+    assert f"Usage: pointsman {' '.join(command)}" in outcome.out

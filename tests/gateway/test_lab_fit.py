@@ -1,0 +1,114 @@
+"""`python -m pointsman_lab fit` trains the classifier before the gateway starts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.config_folder import ConfigFolder
+from pointsman_gateway.classification.artefact import StaleClassifier, load
+from pointsman_gateway.config.load import load_config
+from pointsman_gateway.wiring.learning import Models, origin
+from pointsman_lab.__main__ import main
+
+Fit = Callable[..., tuple[int, dict[str, Any], str]]
+
+
+@pytest.fixture
+def fit(model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Fit:
+    """Runs the command; returns its exit code, the report's facts and its standard error."""
+    monkeypatch.setenv("POINTSMAN_GATEWAY_EMBEDDING_MODEL", str(model_folder))
+
+    def run(folder: Path, *options: object) -> tuple[int, dict[str, Any], str]:
+        capfd.readouterr()
+        code = main(["--json", "fit", str(folder), *map(str, options)])
+        said = capfd.readouterr()
+        return code, json.loads(said.out)["facts"] if said.out else {}, said.err
+
+    return run
+
+
+def test_the_same_examples_give_the_same_file_byte_for_byte(
+    config_folder: ConfigFolder, fit: Fit, tmp_path: Path
+) -> None:
+    folder = config_folder.write()
+
+    (_, first, _), (_, second, _) = fit(folder, "--out", tmp_path / "one"), fit(folder, "--out", tmp_path / "two")
+
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert first["digest"] == second["digest"]
+
+
+def test_the_file_is_in_the_folder_unless_another_is_named_and_what_it_holds_is_told(
+    config_folder: ConfigFolder, fit: Fit
+) -> None:
+    config_folder.tasks["chat"]["keep_rate"] = 0.8
+
+    code, found, told = fit(config_folder.write())
+
+    assert (code, Path(found["file"])) == (0, config_folder.folder / "classifier.artefact")
+    assert Path(found["file"]).stat().st_size == found["bytes"]
+    assert {task["task"]: (task["examples"], task["keep_rate"]) for task in found["tasks"]} == {
+        "triage": (6, 0.95), "policy": (6, 0.95), "chat": (6, 0.8),
+    }  # fmt: skip
+    assert found["out_of_fold"]["accuracy"] > 0.7
+    assert found["out_of_fold"]["negatives_abstained"] is None
+    assert "embedding: 18 of 18" in told.splitlines()
+    assert "learning: 12 of 12" in told.splitlines()
+
+
+def test_what_was_written_is_accepted_until_the_examples_change(
+    config_folder: ConfigFolder, fit: Fit, model_folder: Path
+) -> None:
+    models = Models.load(model_folder)
+    _, found, _ = fit(config_folder.write())
+    assert load(Path(found["file"]), origin(load_config(config_folder.folder), models)).tasks == (
+        "chat",
+        "policy",
+        "triage",
+    )
+
+    config_folder.examples["chat"].append(("Sing me a song", None))
+    with pytest.raises(StaleClassifier, match="pointsman classifier fit"):
+        load(Path(found["file"]), origin(load_config(config_folder.write()), models))
+
+
+@pytest.mark.parametrize(
+    ("examples", "told"),
+    [
+        ({"chat": [("Hello", None)]}, "task 'chat' has 1 example(s)"),
+        ({"chat": [("hello there", None), ("Are bicycles allowed on the train?", None)]}, "'policy' and 'chat' share"),
+    ],
+)
+def test_examples_that_cannot_be_learned_from_are_refused_in_one_line(
+    examples: dict[str, Any], told: str, config_folder: ConfigFolder, fit: Fit
+) -> None:
+    config_folder.examples |= examples
+
+    code, found, errors = fit(config_folder.write())
+
+    assert (code, found, errors.count("\n")) == (1, {}, 1)
+    assert errors.startswith("error: ")
+    assert told in errors
+    assert not (config_folder.folder / "classifier.artefact").exists()
+
+
+def test_a_missing_file_of_examples_is_named(config_folder: ConfigFolder, fit: Fit) -> None:
+    folder = config_folder.write()
+    (folder / "tasks" / "chat.jsonl").unlink()
+
+    code, _, errors = fit(folder)
+
+    assert code == 1
+    assert str(folder / "tasks" / "chat.jsonl") in errors
+
+
+def test_without_json_it_is_a_page_to_read(
+    config_folder: ConfigFolder, fit: Fit, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", str(config_folder.write())]) == 0
+
+    page = capfd.readouterr().out
+    assert "3 tasks, 18 examples, 0 negatives" in page
+    assert [line.split()[:2] for line in page.splitlines() if line.startswith("  triage")] == [["triage", "6"]]

@@ -1,0 +1,320 @@
+"""`python -m pointsman_lab replay`: what a configuration would decide for recorded requests."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_CHAT, IN_NONE, IN_POLICY, IN_TRIAGE, ConfigFolder
+from doubles.doors import HttpDoor
+from doubles.gateway import Gateway, Neighbours, open_http_client
+from doubles.remembering import decision, decisions_in, receipt, routed
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman_gateway.domain import UNKNOWN, Considered, Message, Request
+from pointsman_gateway.domain import Path as AnswerPath
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import PendingEntry, to_entry
+from pointsman_lab.__main__ import main
+from pointsman_lab.request_log import PAGE_SIZE
+from redis.asyncio import Redis
+
+Replay = Callable[..., Any]
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> Neighbours:
+    """A gateway whose request log stores texts, with a task whose requests are split between two paths."""
+    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.config.rest_of_tasks["journal"] = {"keep_text": True}
+    neighbours.config.tasks["chat"]["policy"] = {"split": {"small_talk": 1, "safe_start": 1}}
+    return neighbours
+
+
+@pytest.fixture
+async def door(gateway: Gateway) -> AsyncIterator[HttpDoor]:
+    async with open_http_client(gateway) as client:
+        yield HttpDoor(client)
+
+
+@pytest.fixture
+def replay(
+    valkey: Valkey, model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Replay:
+    """Runs the command; returns its exit code, the report's facts and its standard error."""
+    monkeypatch.setenv("POINTSMAN_GATEWAY_EMBEDDING_MODEL", str(model_folder))
+
+    async def run(folder: Path, *options: str) -> tuple[int, dict[str, Any], str]:
+        capfd.readouterr()
+        arguments = ["--json", "replay", str(folder), "--redis", valkey.url, *options]
+        code = await asyncio.to_thread(main, arguments)
+        said = capfd.readouterr()
+        return code, json.loads(said.out)["facts"] if said.out else {}, said.err
+
+    return run
+
+
+async def _kept(valkey: Valkey, count: int) -> list[dict[str, Any]]:
+    """Waits until the request log holds `count` decisions."""
+
+    async def look() -> list[dict[str, Any]]:
+        entries = await decisions_in(valkey.url)
+        return entries if len(entries) == count else []
+
+    return list(await found(look))
+
+
+async def _a_day(door: HttpDoor, valkey: Valkey) -> list[dict[str, Any]]:
+    """Sends requests of every kind: classified, by rule, with a named path, adapter and model."""
+    await door.ask(IN_TRIAGE)
+    await door.ask(IN_POLICY)
+    await door.ask(IN_NONE)
+    await door.ask("anything at all", metadata={"source": "inbox"})
+    for model in ("path:letter", "triage@prod", "tiny"):
+        await door.ask(IN_CHAT, model)
+    for number in range(8):
+        await door.route(IN_CHAT, user=f"user {number}")
+    return await _kept(valkey, 15)
+
+
+@pytest.mark.parametrize("keep_text", [True, False])
+async def test_the_configuration_that_decided_would_change_nothing(
+    keep_text: bool, neighbours: Neighbours, valkey: Valkey, replay: Replay
+) -> None:
+    neighbours.config.rest_of_tasks["journal"]["keep_text"] = keep_text
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as client:
+        entries = await _a_day(HttpDoor(client), valkey)
+    assert {entry["path"] for entry in entries if entry["task"] == "chat"} == {"small_talk", "safe_start"}
+
+    code, found, _ = await replay(neighbours.config.folder)
+
+    assert (code, found["decisions"], found["compared"]) == (0, 15, 15)
+    assert found["without_text"] == (0 if keep_text else 15)
+    assert found["changed"] == 0, found["moves"]
+    assert found["on_modified_paths"] == {}
+    assert found["cost_per_1000_usd"]["difference"] == 0
+
+
+async def test_what_would_change_is_counted_shown_and_priced(
+    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+) -> None:
+    triage, chat = await door.ask(IN_TRIAGE), await door.ask(IN_CHAT, "path:small_talk")
+    await door.ask(IN_POLICY)
+    await _kept(valkey, 3)
+    neighbours.config.tasks["triage"]["policy"] = {"fixed": "small_talk"}
+
+    code, found, _ = await replay(neighbours.config.write())
+
+    assert code == 0
+    assert (found["changed"], found["changes"]["path"], found["changes"]["task"]) == (1, 1, 0)
+    assert found["moves"] == [
+        {"path": "triage_adapter", "new_path": "small_talk", "task": "triage", "new_task": "triage", "requests": 1}
+    ]
+    [example] = found["examples"]
+    assert (example["id"], example["text"]) == (triage.decision_id, IN_TRIAGE)
+    cost = found["cost_per_1000_usd"]
+    assert cost["difference"] == pytest.approx(1000 * (chat.cost_usd - triage.cost_usd) / 3)
+    assert cost["estimated"] == []
+
+
+async def test_a_path_that_has_not_answered_yet_is_priced_by_the_price_list_and_named(
+    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+) -> None:
+    await door.ask(IN_TRIAGE)
+    await _kept(valkey, 1)
+    neighbours.config.paths["new"] = {"model": "tiny", "max_tokens": 1000}
+    neighbours.config.tasks["triage"]["policy"] = {"fixed": "new"}
+
+    _, found, _ = await replay(neighbours.config.write())
+
+    assert found["cost_per_1000_usd"]["estimated"] == ["new"]
+    assert found["cost_per_1000_usd"]["after"] == pytest.approx(1000 * (1000 * 4 + len(IN_TRIAGE) // 4) / 1e6)
+
+
+async def test_a_path_of_the_same_name_that_is_another_is_told_of(
+    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+) -> None:
+    await door.ask(IN_POLICY)
+    await _kept(valkey, 1)
+    neighbours.config.prompts["answer.txt"] = "Answer from the handbook, in one sentence."
+
+    _, found, _ = await replay(neighbours.config.write())
+
+    assert (found["changed"], found["on_modified_paths"]) == (0, {"handbook": 1})
+
+
+async def test_a_request_whose_forced_path_is_gone_would_fail_with_the_senders_own_error(
+    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+) -> None:
+    await door.ask(IN_CHAT, "path:letter")
+    await door.ask(IN_CHAT, "voice@prod")
+    await _kept(valkey, 2)
+    del neighbours.config.paths["letter"]
+
+    _, found, _ = await replay(neighbours.config.write())
+
+    assert (found["changed"], found["changes"]["failing"]) == (1, 1)
+    [(failure, count)] = found["failures"].items()
+    assert failure.startswith("unknown model 'path:letter'; known: ")
+    assert count == 1
+
+
+async def test_more_change_than_was_allowed_fails_after_all_has_been_shown(
+    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+) -> None:
+    for text in (IN_TRIAGE, IN_POLICY):
+        await door.route(text)
+    await _kept(valkey, 2)
+    neighbours.config.tasks["triage"]["policy"] = {"fixed": "small_talk"}
+    folder = neighbours.config.write()
+
+    code, found, errors = await replay(folder, "--fail-if-changed", "0.49")
+    assert (code, found["changed_fraction"]) == (1, 0.5)
+    assert errors.splitlines()[-1] == "error: 50.0 % of the decisions would change, more than 49.0 %"
+
+    code, _, _ = await replay(folder, "--fail-if-changed", "0.5")
+    assert code == 0
+
+
+async def test_a_new_task_is_seen_only_where_texts_were_kept(
+    valkey: Valkey, config_folder: ConfigFolder, replay: Replay
+) -> None:
+    await _note(valkey, Request("auto", (Message("user", IN_CHAT),)), decision("kept"), keep_text=True)
+    await _note(valkey, Request("auto", (Message("user", IN_CHAT),)), decision("not kept"), keep_text=False)
+    config_folder.tasks["greeting"] = config_folder.tasks.pop("chat") | {"examples": "tasks/greeting.jsonl"}
+    config_folder.examples["greeting"] = config_folder.examples.pop("chat")
+
+    _, found, _ = await replay(config_folder.write())
+
+    assert (found["decisions"], found["compared"], found["without_text"]) == (2, 1, 1)
+    assert found["not_comparable"] == {"task 'chat' is not in this configuration, and the text was not stored": 1}
+    [move] = found["moves"]
+    assert (move["task"], move["new_task"], move["new_path"]) == ("chat", "greeting", "small_talk")
+
+
+async def test_what_was_away_then_is_no_change(valkey: Valkey, config_folder: ConfigFolder, replay: Replay) -> None:
+    """The policy's own choice is compared, not the path that stood in for it."""
+    adapter, spare = AnswerPath("triage_adapter", "tiny"), AnswerPath("triage_few_shot", "tiny")
+    request = Request("auto", (Message("user", IN_TRIAGE),))
+    chosen = Considered("triage_adapter", "chosen", "policy:fixed")
+    wanted = decision("d1", "triage", adapter, alternatives=(spare,), considered=(chosen,))
+    failed_over = wanted.with_fallback("engine_error")
+    assert failed_over.path is spare
+    await _note(valkey, request, failed_over, keep_text=True)
+
+    _, found, _ = await replay(config_folder.write())
+
+    assert (found["decisions"], found["changed"]) == (1, 0)
+
+
+async def test_all_pages_of_the_time_that_was_asked_for_are_read_and_no_others(
+    valkey: Valkey, config_folder: ConfigFolder, replay: Replay
+) -> None:
+    request = Request("auto", (Message("user", IN_CHAT),))
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        now, _ = await redis.time()
+        for hours, count in ((30, 2), (20, 2 * PAGE_SIZE), (1, 3)):
+            for number in range(count):
+                made = decision(f"{hours}/{number}")
+                entry = to_entry(PendingEntry(0, request, made, routed(made)), keep_text=False)
+                await redis.xadd(
+                    redis_schema.DECISIONS, {"entry": entry.json}, id=f"{(now - hours * 3600) * 1000}-{number + 1}"
+                )
+    folder = config_folder.write()
+
+    assert [(await replay(folder, "--since", age))[1]["decisions"] for age in ("30m", "90m", "24h", "2d")] == [
+        0, 3, 2 * PAGE_SIZE + 3, 2 * PAGE_SIZE + 5,
+    ]  # fmt: skip
+
+
+async def test_no_text_of_a_request_commands_the_terminal(
+    valkey: Valkey, config_folder: ConfigFolder, replay: Replay
+) -> None:
+    text = f"\x1b[2J{IN_CHAT}\x07\n"
+    await _note(valkey, Request("auto", (Message("user", text),)), decision("d1", "triage"), keep_text=True)
+
+    _, found, _ = await replay(config_folder.write())
+
+    assert found["examples"][0]["text"] == f"\N{REPLACEMENT CHARACTER}[2J{IN_CHAT}\N{REPLACEMENT CHARACTER}"
+
+
+async def test_an_abstention_stays_one_without_its_text(
+    valkey: Valkey, config_folder: ConfigFolder, replay: Replay
+) -> None:
+    abstained = decision("d1", UNKNOWN, AnswerPath("safe_start", "tiny"), reason="abstained")
+    await _note(valkey, Request("auto", (Message("user", IN_NONE),)), abstained, keep_text=False)
+    config_folder.rest_of_tasks["default_path"] = "small_talk"
+
+    _, found, _ = await replay(config_folder.write())
+
+    [move] = found["moves"]
+    assert (move["path"], move["new_path"], move["new_task"]) == ("safe_start", "small_talk", UNKNOWN)
+
+
+async def test_who_names_no_user_is_drawn_as_before(
+    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+) -> None:
+    paths = {(await door.route(IN_CHAT))["path"] for _ in range(24)}
+    await _kept(valkey, 24)
+
+    _, found, _ = await replay(neighbours.config.folder)
+
+    assert paths == {"small_talk", "safe_start"}
+    assert (found["decisions"], found["changed"], found["redrawn"]) == (24, 0, 0)
+
+
+async def test_best_value_decides_by_the_evidence_that_the_gateways_counted(
+    door: HttpDoor, neighbours: Neighbours, valkey: Valkey, replay: Replay
+) -> None:
+    answers = [await door.ask(IN_CHAT, user=f"user {number}") for number in range(16)]
+    await _kept(valkey, 16)
+    for answer in answers:
+        await door.say(answer.decision_id, rating=float(answer.path == "safe_start"))
+    terms = {"paths": ["small_talk", "safe_start"], "quality_floor": 0.5, "least_ratings": 1, "trial_share": 0}
+    neighbours.config.tasks["chat"]["policy"] = {"best_value": terms}
+
+    _, found, _ = await replay(neighbours.config.write())
+
+    assert found["by_evidence"] == 16
+    [move] = found["moves"]
+    assert (move["path"], move["new_path"]) == ("small_talk", "safe_start")
+    assert move["requests"] == sum(answer.path == "small_talk" for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--since", "yesterday"], "'yesterday' is not an age; write 30m, 24h or 7d"),
+        (["--redis", "nowhere"], "nowhere"),
+    ],
+)
+async def test_a_mistake_is_one_line(
+    options: list[str], told: str, config_folder: ConfigFolder, replay: Replay
+) -> None:
+    code, _, errors = await replay(config_folder.write(), *options)
+
+    assert code == 1
+    [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert told in line
+
+
+async def test_a_dead_redis_is_told_of_without_its_password(
+    valkey: Valkey, config_folder: ConfigFolder, replay: Replay
+) -> None:
+    valkey.kill()
+    url = valkey.url.replace("//", "//user:secret@")
+
+    code, _, errors = await replay(config_folder.write(), "--redis", url)
+
+    assert code == 1
+    assert f"error: Redis at {valkey.url} does not answer: " in errors
+    assert "secret" not in errors
+
+
+async def _note(valkey: Valkey, request: Request, decided: Any, *, keep_text: bool) -> None:
+    entry = to_entry(PendingEntry(0, request, decided, receipt(decided)), keep_text)
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        await redis.xadd(redis_schema.DECISIONS, {"decision": decided.id, "entry": entry.json})

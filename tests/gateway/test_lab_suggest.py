@@ -1,0 +1,128 @@
+"""`python -m pointsman_lab suggest`: what would improve the classifier."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.config_folder import IN_CHAT, IN_POLICY, IN_TRIAGE, ConfigFolder
+from doubles.remembering import Desk, decision, routed
+from doubles.valkey import Valkey
+from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.domain import UNKNOWN, Feedback, Message, Request
+from pointsman_lab.__main__ import main
+
+PASSWORD = [
+    "I forgot my password, how can I reset it?",
+    "reset my password please",
+    "The link to reset my password does not work",
+    "I cannot log in, my password has to be changed",
+]
+ALONE = "SELECT invoice.total FROM invoice INNER JOIN customer USING (customer_id)"
+
+Suggest = Callable[..., Any]
+
+
+@pytest.fixture
+def suggest(model_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Suggest:
+    """Runs the command; returns its exit code and the report's facts."""
+    monkeypatch.setenv("POINTSMAN_GATEWAY_EMBEDDING_MODEL", str(model_folder))
+
+    async def run(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
+        capfd.readouterr()
+        code = await asyncio.to_thread(main, ["--json", "suggest", str(folder), *options])
+        said = capfd.readouterr()
+        return code, json.loads(said.out)["facts"] if said.out else {"error": said.err}
+
+    return run
+
+
+async def test_a_misplaced_example_is_told_with_its_place(config_folder: ConfigFolder, suggest: Suggest) -> None:
+    config_folder.examples["chat"].insert(2, ("Are bicycles allowed on a train?", None))
+
+    code, told = await suggest(config_folder.write())
+
+    assert code == 0
+    assert told["request_log"] is None
+    [confusion] = [c for c in told["confusions"] if (c["task"], c["predicted"]) == ("chat", "policy")]
+    assert {"text": "Are bicycles allowed on a train?", "task": "chat", "file": "tasks/chat.jsonl", "line": 3} in (
+        confusion["worst"]
+    )
+    [pair] = told["near_duplicates"]
+    assert {(pair[which]["file"], pair[which]["line"]) for which in ("one", "other")} == {
+        ("tasks/chat.jsonl", 3),
+        ("tasks/policy.jsonl", 1),
+    }
+
+
+async def test_lines_are_counted_as_an_editor_counts_them(config_folder: ConfigFolder, suggest: Suggest) -> None:
+    folder = config_folder.write()
+    file = folder / "tasks" / "chat.jsonl"
+    file.write_text('\n\n{"text": "Are bicycles allowed on a train?"}\n' + file.read_text())
+
+    _, told = await suggest(folder)
+
+    assert {pair[which]["line"] for pair in told["near_duplicates"] for which in ("one", "other")} == {1, 3}
+
+
+async def test_the_journal_tells_of_a_task_that_is_missing_and_of_requests_that_were_of_another(
+    config_folder: ConfigFolder, desk: Desk, valkey: Valkey, tmp_path: Path, suggest: Suggest
+) -> None:
+    desk.store.config = JournalConfig(keep_text=True)
+    await _remember(desk)
+    file = tmp_path / "proposed.jsonl"
+
+    code, told = await suggest(config_folder.write(), "--redis", valkey.url, "--write", str(file))
+
+    assert code == 0
+    journal = told["request_log"]
+    assert (journal["abstained"], journal["without_text"]) == (6, 0)
+    [group] = journal["groups"]
+    assert (group["requests"], group["texts"]) == (5, 4)
+    assert set(group["examples"]) < set(PASSWORD)
+    assert "password" in group["words"]
+    assert [(p["text"], p["task"], p["decided"]) for p in journal["proposals"]] == [
+        (IN_POLICY, "policy", "triage"),
+        (IN_CHAT, "smalltalk", "triage"),
+    ]
+    assert journal["unknown_tasks"] == ["smalltalk"]
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"text": IN_POLICY, "task": "policy", "decision": "taken for another"},
+        {"text": IN_CHAT, "task": "smalltalk", "decision": "of no task that there is"},
+    ]
+
+
+async def test_what_was_not_kept_is_counted_and_nothing_else(
+    config_folder: ConfigFolder, desk: Desk, valkey: Valkey, suggest: Suggest
+) -> None:
+    await _remember(desk)
+
+    _, told = await suggest(config_folder.write(), "--redis", valkey.url)
+
+    journal = told["request_log"]
+    assert (journal["abstained"], journal["without_text"], journal["corrections_without_text"]) == (6, 6, 2)
+    assert (journal["groups"], journal["proposals"]) == ([], [])
+
+
+async def _remember(desk: Desk) -> None:
+    """Logs six requests that the classifier abstained from, and three whose task feedback states."""
+    for number, text in enumerate([*PASSWORD, PASSWORD[0], ALONE]):
+        abstained = decision(f"abstained {number}", UNKNOWN, reason="abstained")
+        desk.recorder.note(_request(text), abstained, routed(abstained))
+    said = {
+        "taken for another": (IN_POLICY, "policy"),
+        "of no task that there is": (IN_CHAT, "smalltalk"),
+        "well decided": (IN_TRIAGE, "triage"),
+    }
+    for name, (text, _) in said.items():
+        made = decision(name, "triage")
+        desk.recorder.note(_request(text), made, routed(made))
+    await desk.recorder.write()
+    for name, (_, task) in said.items():
+        assert await desk.store.say(Feedback(name, name, right_task=task), 1) == "stored"
+
+
+def _request(text: str) -> Request:
+    return Request("auto", (Message("user", text),))

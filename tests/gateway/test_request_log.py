@@ -1,0 +1,299 @@
+"""Every decision is kept in a capped stream, whatever Redis does; and no request notices."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from doubles.config_folder import IN_CHAT, IN_TRIAGE
+from doubles.doors import Door, HttpDoor
+from doubles.engine import ScriptedEngine
+from doubles.gateway import TRIAGE, Gateway, Neighbours, open_http_client
+from doubles.remembering import REQUEST, Desk, decision, decisions_in, desk_at, receipt
+from doubles.valkey import Valkey
+from doubles.waiting import found, until
+from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.domain import Considered, Message, Request, Sampling
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import MAX_TEXT_BYTES, PendingEntry, to_entry
+from pointsman_gateway.request_log.recorder import MOST_WAITING
+from pointsman_gateway.request_log.store import Batch
+from pointsman_gateway.request_log.tasks import WRITE_INTERVAL_S
+from pointsman_servicekit.errors import PointsmanError, Unavailable
+from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.prompt_redis import TRIES
+from redis.asyncio import Redis
+
+
+@pytest.fixture
+def neighbours(neighbours: Neighbours, valkey: Valkey, tmp_path: Any) -> Neighbours:
+    neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+    return neighbours
+
+
+async def kept(valkey: Valkey, name: str) -> dict[str, Any]:
+    """The entry of one decision, once it is there."""
+
+    async def look() -> list[dict[str, Any]]:
+        return [entry for entry in await decisions_in(valkey.url) if entry["id"] == name]
+
+    (entry,) = await found(look)
+    return entry
+
+
+async def test_an_answer_is_kept_with_its_decision_and_what_came_of_it(
+    door: Door, valkey: Valkey, gateway: Gateway
+) -> None:
+    got = await door.ask(IN_TRIAGE, metadata={"channel": "mail"}, user="somebody")
+    entry = await kept(valkey, got.decision_id)
+
+    expected = {
+        "v": 1, "task": "triage", "path": "triage_adapter", "kind": "lora", "reason": "policy:fixed", "outcome": "ok",
+        "requested": "auto", "metadata": {"channel": "mail"}, "model": TRIAGE, "response_format": "",
+        "generation": gateway.house.generations.current.id, "escalated_from": "",
+        "text": "not kept", "messages": None, "user": None,
+        "usage": {"prompt_tokens": 20, "completion_tokens": 2, "cached_tokens": 0},
+    }  # fmt: skip
+    assert {name: entry[name] for name in expected} == expected
+    assert entry["cost_usd"] == pytest.approx(got.cost_usd)
+    assert 0 < entry["seconds"]["first_token"] <= entry["seconds"]["total"]
+    assert entry["considered"][0] == {"path": "triage_adapter", "outcome": "chosen", "reason": "policy:fixed"}
+    assert entry["probabilities"][0][0] == "triage"
+    assert IN_TRIAGE not in json.dumps(entry)
+    assert "somebody" not in json.dumps(entry)
+
+
+async def test_a_decision_alone_is_kept_as_routed(door: Door, valkey: Valkey) -> None:
+    decided = await door.route(IN_CHAT)
+    entry = await kept(valkey, decided["id"])
+    assert (entry["outcome"], entry["task"], entry["model"], entry["cost_usd"]) == ("routed", "chat", "", 0)
+
+
+async def test_a_failure_is_kept_with_its_code(door: Door, valkey: Valkey, engine: ScriptedEngine) -> None:
+    engine.refuses(500, {"error": {"message": "CUDA said no"}})
+    with pytest.raises(Unavailable):
+        await door.ask(IN_CHAT, "tiny")
+    entries = await found(lambda: decisions_in(valkey.url))
+    assert [(entry["outcome"], entry["requested"]) for entry in entries] == [("engine_error", "tiny")]
+
+
+async def test_both_doors_tell_margin_familiarity_notes_and_generation(door: Door, gateway: Gateway) -> None:
+    decided = await door.route(IN_CHAT)
+    assert decided["generation"] == gateway.house.generations.current.id
+    assert 0 <= decided["margin"] <= 1
+    assert isinstance(decided["familiarity"], float)
+    assert decided["notes"] == []
+
+
+def entry_of(request: Request, keep_text: bool = False, **fields: Any) -> dict[str, Any]:
+    made = decision(**fields)
+    entry: dict[str, Any] = json.loads(to_entry(PendingEntry(1.7e9, request, made, receipt(made)), keep_text).json)
+    return entry
+
+
+OTHERS = [
+    Request("path:x", REQUEST.messages),
+    Request("auto", (Message("user", "Hello!"),)),
+    Request("auto", (Message("system", "Hello"),)),
+    Request("auto", (Message("user", "Hel"), Message("user", "lo"))),
+    Request("auto", REQUEST.messages, metadata={"a": "b"}),
+    Request("auto", REQUEST.messages, user="ann"),
+    Request("auto", REQUEST.messages, Sampling(extra={"response_format": {"type": "json_object"}})),
+]
+
+
+def test_equal_inputs_have_equal_digests_and_different_ones_have_not() -> None:
+    assert entry_of(REQUEST)["inputs"] == entry_of(Request("auto", (Message("user", "Hello"),)), name="d2")["inputs"]
+    assert len({entry_of(request)["inputs"] for request in [REQUEST, *OTHERS]}) == 1 + len(OTHERS)
+
+
+def test_text_is_kept_whole_or_not_at_all_and_the_entry_says_which() -> None:
+    short = Request("auto", (Message("user", "Grüße", {"name": "ann"}),), user="u1")
+    long = Request("auto", (Message("user", "x" * MAX_TEXT_BYTES),))
+    assert entry_of(short)["text"] == "not kept"
+    entry = entry_of(short, keep_text=True)
+    assert (entry["text"], entry["user"]) == ("kept", "u1")
+    assert entry["messages"] == [{"role": "user", "content": "Grüße", "name": "ann"}]
+    entry = entry_of(long, keep_text=True)
+    assert (entry["text"], entry["messages"]) == ("too long", None)
+
+
+def test_whatever_was_decided_can_be_written() -> None:
+    strange = decision(
+        notes=("read in part",), considered=(Considered("a", "skipped", 'it said "no"\n'),), probabilities=(("é", 0.5),)
+    )
+    request = Request("auto", (Message("user", "\x00\U0001f600"),), Sampling(extra={"response_format": "?"}))
+    entry = json.loads(to_entry(PendingEntry(1.7e9, request, strange, receipt(strange)), True).json)
+    assert (entry["notes"], entry["response_format"]) == (["read in part"], "other")
+    assert entry["considered"][0]["reason"] == 'it said "no"\n'
+
+
+async def lengths(valkey: Valkey) -> tuple[int, int]:
+    async with Redis.from_url(valkey.url) as redis:
+        return await redis.xlen(redis_schema.DECISIONS), await redis.hlen(redis_schema.INDEX)
+
+
+async def test_stream_and_index_hold_the_newest_and_exactly_as_many_as_the_cap(desk: Desk, valkey: Valkey) -> None:
+    desk.store.config = JournalConfig(most=300)
+    for begin in range(0, 1000, 250):
+        desk.note(*(f"d{number}" for number in range(begin, begin + 250)))
+        await desk.recorder.write()
+        assert await lengths(valkey) == (min(begin + 250, 300),) * 2
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        assert set(await redis.hkeys(redis_schema.INDEX)) == {f"d{number}" for number in range(700, 1000)}
+    assert [entry["id"] for entry in await decisions_in(valkey.url)] == [f"d{number}" for number in range(700, 1000)]
+
+
+async def test_a_cap_that_is_lowered_is_kept_from_the_next_batch_on(desk: Desk, valkey: Valkey) -> None:
+    desk.note(*(f"d{number}" for number in range(3000)))
+    await desk.recorder.write()
+    desk.store.config = JournalConfig(most=100)
+    desk.note("last")
+    await desk.recorder.write()
+    assert await lengths(valkey) == (100, 100)
+
+
+async def test_a_batch_that_is_sent_twice_is_written_once(desk: Desk, valkey: Valkey) -> None:
+    made = decision()
+    desk.board.answered(receipt(made))
+    batch = Batch(1, [to_entry(PendingEntry(1.7e9, REQUEST, made, receipt(made)), False)], desk.board.hand_over())
+    desk.store.config = JournalConfig(most=100)
+    await desk.store.write(batch)
+    await desk.store.write(batch)
+    assert len(await decisions_in(valkey.url)) == 1
+    assert [sum(named.values()) for named in (await desk.store.evidence(redis_schema.today())).values()] == [1_000_002]
+
+
+async def test_a_batch_that_was_given_up_and_arrives_after_all_is_written_once(desk: Desk, valkey: Valkey) -> None:
+    desk.note("before")
+    await desk.recorder.write()
+    valkey.hang()
+    desk.note("while it hung")
+    with pytest.raises(Unavailable):
+        await desk.recorder.write()
+    valkey.go_on()
+    await desk.written()
+    assert [entry["id"] for entry in await decisions_in(valkey.url)] == ["before", "while it hung"]
+    counted = await desk.store.evidence(redis_schema.today())
+    assert [named["answers"] for named in counted.values()] == [2]
+
+
+async def test_what_waits_is_capped_and_the_oldest_go_and_are_counted(desk: Desk, valkey: Valkey) -> None:
+    valkey.kill()
+    with pytest.raises(Unavailable):
+        await desk.store.evidence(redis_schema.today())
+    for begin in range(0, MOST_WAITING + 500, 500):  # some are encoded between two looks, as in a gateway
+        desk.note(*(f"d{number}" for number in range(begin, begin + 500)))
+        with pytest.raises(Unavailable):
+            await desk.recorder.write()
+    in_the_batch = desk.recorder.waiting - MOST_WAITING
+    assert 0 < in_the_batch <= 256
+    assert desk.metric("pointsman_journal_dropped_total", reason="full") == 500 - in_the_batch
+
+
+async def test_a_gateway_that_never_rests_loses_no_receipt(desk: Desk, valkey: Valkey) -> None:
+    async with running_periodically(
+        desk.recorder.write, Schedule(WRITE_INTERVAL_S, run_at_start=True), "write the request log"
+    ):
+        for turn in range(170):
+            desk.note(*(f"d{turn}-{number}" for number in range(64)))
+            await asyncio.sleep(0)  # as long as there are requests, the loop goes straight to its next turn
+    await desk.written()
+    assert desk.metric("pointsman_journal_dropped_total", reason="full") == 0
+    assert desk.metric("pointsman_journal_entries_total") == 170 * 64
+    assert await lengths(valkey) == (170 * 64,) * 2
+
+
+async def test_while_redis_rests_nobody_asks_it(valkey: Valkey) -> None:
+    asked = 0
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        async with desk_at(f"redis://127.0.0.1:{port}/0") as desk:
+            for _ in range(50):
+                with pytest.raises(Unavailable) as told:
+                    await desk.store.evidence(redis_schema.today())
+            assert told.value.code == "redis_unavailable"
+            assert asked == TRIES  # of the first call
+            assert desk.metric("pointsman_redis_up") == 0
+
+            async def asked_again() -> bool:
+                calls = [desk.store.evidence(redis_schema.today()) for _ in range(8)]
+                await asyncio.gather(*calls, return_exceptions=True)
+                return asked > TRIES
+
+            await found(asked_again)
+            assert asked == TRIES + 1  # of eight who would see whether it is back, one is let through
+
+
+async def gone(gateway: Gateway) -> None:
+    await until(lambda: gateway.metric("pointsman_redis_up") == 0, within=10)
+
+
+@pytest.mark.parametrize("trouble", [Valkey.hang, Valkey.kill])
+async def test_requests_are_answered_while_redis_is_away_and_are_kept_when_it_is_back(
+    gateway: Gateway, valkey: Valkey, http: httpx.AsyncClient, trouble: Callable[[Valkey], None]
+) -> None:
+    door = HttpDoor(http)
+    names = [(await door.ask(IN_CHAT)).decision_id]
+    trouble(valkey)
+    names += [(await door.ask(IN_CHAT)).decision_id for _ in range(20)]
+    await gone(gateway)
+    names += [(await door.ask(IN_CHAT)).decision_id for _ in range(20)]
+    if trouble is Valkey.hang:
+        valkey.go_on()
+    else:
+        await valkey.start()
+    for name in names:
+        await kept(valkey, name)
+    assert len(await decisions_in(valkey.url)) == len(names)
+    assert gateway.metric("pointsman_redis_up") == 1
+    assert gateway.metric("pointsman_journal_entries_total") == len(names)
+    assert gateway.metric("pointsman_journal_dropped_total") == 0
+
+
+async def test_what_has_just_been_answered_is_written_before_the_gateway_ends(
+    neighbours: Neighbours, valkey: Valkey
+) -> None:
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        names = [(await HttpDoor(http).ask(IN_CHAT)).decision_id for _ in range(5)]
+    assert [entry["id"] for entry in await decisions_in(valkey.url)] == names
+
+
+async def test_a_gateway_ends_though_redis_hangs_and_the_next_one_writes_what_it_left(
+    neighbours: Neighbours, valkey: Valkey
+) -> None:
+    await neighbours.ready()
+    async with asyncio.timeout(30):
+        async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+            valkey.hang()
+            name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
+        assert gateway.metric("pointsman_journal_dropped_total", reason="stopped") == 0
+    valkey.go_on()
+    async with neighbours.gateway():
+        assert (await kept(valkey, name))["outcome"] == "ok"
+
+
+async def test_a_gateway_starts_though_redis_is_away(neighbours: Neighbours, valkey: Valkey) -> None:
+    valkey.kill()
+    await neighbours.ready()
+    async with neighbours.gateway() as gateway, open_http_client(gateway) as http:
+        name = (await HttpDoor(http).ask(IN_CHAT)).decision_id
+        await valkey.start()
+        assert (await kept(valkey, name))["outcome"] == "ok"
+
+
+async def test_an_address_that_is_none_is_told(neighbours: Neighbours) -> None:
+    neighbours.settings["redis_url"] = "localhost:6379"
+    with pytest.raises((PointsmanError, ValueError), match="POINTSMAN_GATEWAY_REDIS_URL is no address of Redis"):
+        async with neighbours.gateway():
+            pass

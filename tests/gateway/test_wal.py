@@ -1,0 +1,338 @@
+"""What a gateway that is gone has left on disk of its receipts comes to the journal, each once, with its evidence."""
+
+import asyncio
+import json
+import resource
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doubles.receipts import receipts_in
+from doubles.remembering import ADAPTED, REQUEST, Desk, decision, decisions_in, desk_at, receipt
+from doubles.valkey import Valkey
+from doubles.waiting import found
+from pointsman_gateway.config.schema import JournalConfig
+from pointsman_gateway.domain import Caller, Considered, Sampling, UndecidedReceipt
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import PendingEntry, to_entry, to_undecided_json
+from pointsman_gateway.request_log.evidence import answer_counts
+from pointsman_gateway.request_log.recorder import MOST_WAITING
+from pointsman_gateway.request_log.store import Batch, RequestLogStore
+from pointsman_gateway.request_log.tasks import OrphanRecovery
+from pointsman_gateway.request_log.wal_records import (
+    DecidedRecord,
+    UndecidedRecord,
+    decided_record,
+    from_line,
+    to_line,
+    undecided_record,
+)
+from pointsman_servicekit.errors import Unavailable
+
+TURNED_AWAY = UndecidedReceipt(
+    "r1", "chat", "rate_limited", "caller", {"total": 0.001}, Caller("k1", "t1"), counts_as_request=True
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("receipts-*"))
+
+
+def page_in(folder: Path) -> Path:
+    """The one that is written on first."""
+    (page,) = folder.glob("receipts-*.a.jsonl")
+    return page
+
+
+async def ids_in(valkey: Valkey) -> list[str]:
+    return [entry["id"] for entry in await decisions_in(valkey.url)]
+
+
+async def answers_in(desk: Desk) -> int:
+    return sum(named.get("answers", 0) for named in (await desk.store.evidence(redis_schema.today())).values())
+
+
+@asynccontextmanager
+async def heir(valkey: Valkey, folder: Path) -> AsyncIterator[Desk]:
+    """Who has taken over what was left."""
+    async with desk_at(valkey.url, folder) as desk:
+        await desk.recovery.recover()
+        yield desk
+
+
+async def test_what_was_noted_and_not_written_is_recovered_once(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        gone.note("d1", "d2")
+        gone.recorder.note_undecided(TURNED_AWAY)
+        await gone.recorder.write()
+        gone.note("d3", "d4")
+        gone.recorder.note_undecided(replace(TURNED_AWAY, request_id="r2"))
+    async with heir(valkey, folder) as desk:
+        assert await ids_in(valkey) == ["d1", "d2", "d3", "d4"]
+        assert [one["request_id"] for one in (await receipts_in(valkey.url)).undecided] == ["r1", "r2"]
+        assert await answers_in(desk) == 4
+        assert desk.metric("pointsman_journal_recovered_total") == 3
+        assert len(files_in(folder)) == 2  # its own
+        await desk.recovery.recover()
+        assert len(await ids_in(valkey)) == 4
+    assert files_in(folder) == []
+
+
+async def test_what_a_running_gateway_has_noted_is_left_alone(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as one, desk_at(valkey.url, folder) as other:
+        one.note("d1")
+        await other.recovery.recover()
+        assert await ids_in(valkey) == []
+        await one.recorder.write()
+    async with heir(valkey, folder) as desk:
+        assert (await ids_in(valkey), await answers_in(desk)) == (["d1"], 1)
+
+
+async def test_half_a_line_at_the_end_is_passed_over_and_so_is_nonsense(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        gone.note("d1", "d2")
+    page = page_in(folder)
+    first, second, _ = page.read_bytes().split(b"\n")
+    page.write_bytes(b"\n".join((first, b'["x"]', b"nonsense", second[: len(second) // 2])))
+    async with heir(valkey, folder):
+        assert await ids_in(valkey) == ["d1"]
+
+
+async def test_a_batch_of_the_gateway_that_is_gone_may_still_arrive(valkey: Valkey, folder: Path) -> None:
+    """It was sent when Redis hung: then Redis has both to do, in whichever order."""
+    async with desk_at(valkey.url, folder) as gone:
+        gone.note("d1")
+        await gone.recorder.write()
+        valkey.hang()
+        gone.note("d2")
+        gone.recorder.note_undecided(TURNED_AWAY)
+        with pytest.raises(Unavailable):
+            await gone.recorder.write()
+        gone.note("d3")
+        valkey.go_on()
+    async with heir(valkey, folder) as desk:
+        assert await ids_in(valkey) == ["d1", "d2", "d3"]
+        assert len((await receipts_in(valkey.url)).undecided) == 1
+        assert await answers_in(desk) == 3
+
+
+class Late:
+    """Takes a batch, as a store does, and keeps it on its way."""
+
+    def __init__(self, store: RequestLogStore) -> None:
+        self.config, self.learning = store.config, None
+        self.batch: Batch | None = None
+
+    async def write(self, batch: Batch) -> int:
+        self.batch = batch
+        raise Unavailable("on its way", code="redis_unavailable")
+
+
+async def test_what_arrives_after_it_was_recovered_is_not_written_again(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        late = Late(gone.store)
+        gone.recorder.store = late  # type: ignore[assignment]
+        gone.note("d1")
+        gone.recorder.note_undecided(TURNED_AWAY)
+        with pytest.raises(Unavailable):
+            await gone.recorder.write()
+    async with heir(valkey, folder) as desk:
+        assert late.batch is not None
+        desk.store.writer = gone.store.writer
+        await desk.store.write(late.batch)
+        assert (await ids_in(valkey), await answers_in(desk)) == (["d1"], 1)
+        assert len((await receipts_in(valkey.url)).undecided) == 1
+
+
+class Unheard:
+    """A store whose answers are lost at first."""
+
+    def __init__(self, store: RequestLogStore) -> None:
+        self._store = store
+        self._lost = False
+        self.last_of = store.last_of
+
+    async def write_for(self, writer: str, last: int, batch: Batch) -> bool:
+        written = await self._store.write_for(writer, last, batch)
+        if not self._lost:
+            self._lost = True
+            raise Unavailable("unheard", code="redis_unavailable")
+        return written
+
+
+async def test_a_recovery_that_is_broken_off_goes_on_where_it_was(valkey: Valkey, folder: Path) -> None:
+    names = [f"d{number}" for number in range(600)]  # of three batches
+    async with desk_at(valkey.url, folder) as gone:
+        gone.note(*names)
+        gone.recorder.note_undecided(TURNED_AWAY)
+    async with desk_at(valkey.url) as desk:
+        recovery = OrphanRecovery(Unheard(desk.store), folder, desk.metrics)  # type: ignore[arg-type]
+        with pytest.raises(Unavailable):
+            await recovery.recover()
+        assert len(await ids_in(valkey)) == 256
+        await recovery.recover()
+        assert (await ids_in(valkey), await answers_in(desk)) == (names, 600)
+        assert len((await receipts_in(valkey.url)).undecided) == 1
+    assert files_in(folder) == []
+
+
+async def test_while_redis_is_away_it_stays_on_disk(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        gone.note("d1")
+    valkey.kill()
+    async with desk_at(valkey.url, folder) as desk:
+        with pytest.raises(Unavailable):
+            await desk.recovery.recover()
+        await valkey.start()
+        await found(lambda: is_back(desk))
+        await desk.recovery.recover()
+    assert await ids_in(valkey) == ["d1"]
+
+
+async def is_back(desk: Desk) -> bool:
+    try:
+        await desk.store.evidence(redis_schema.today())
+    except Unavailable:
+        return False
+    return True
+
+
+async def test_what_the_journal_has_forgotten_since_does_not_come_back(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        gone.store.config = JournalConfig(most=100)
+        gone.note(*(f"d{number}" for number in range(100)))
+        await gone.recorder.write()
+        gone.note(*(f"e{number}" for number in range(100)))
+        await gone.recorder.write()
+        gone.note("last")
+    async with heir(valkey, folder) as desk:
+        assert sorted(await ids_in(valkey)) == sorted([*(f"e{number}" for number in range(100)), "last"])
+        assert await answers_in(desk) == 201
+
+
+async def test_what_memory_had_to_drop_counts_once_too(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        gone.note(*(f"d{number}" for number in range(MOST_WAITING + 10)))
+        await gone.recorder.write()
+        assert gone.metric("pointsman_journal_dropped_total", reason="full") == 10
+        gone.note("last")
+    async with heir(valkey, folder) as desk:
+        assert len(await ids_in(valkey)) == MOST_WAITING + 1
+        assert await answers_in(desk) == MOST_WAITING + 11
+
+
+async def test_under_load_without_a_pause_the_disk_holds_little(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder, most_bytes=200_000) as gone:
+        sizes = []
+        for begin in range(0, 3000, 30):
+            gone.note(*(f"d{number}" for number in range(begin, begin + 30)))
+            writing = asyncio.create_task(gone.recorder.write())
+            await asyncio.sleep(0)
+            gone.note(f"while it wrote {begin}")
+            await writing
+            sizes.append(sum(file.stat().st_size for file in files_in(folder)))
+        assert gone.metric("pointsman_journal_not_ahead_total", reason="full") == 0
+        assert max(sizes) < 150_000
+    async with heir(valkey, folder) as desk:
+        assert Counter(await ids_in(valkey)).total() == len(set(await ids_in(valkey))) == 3100
+        assert await answers_in(desk) == 3100
+
+
+async def test_a_book_that_is_full_takes_more_once_redis_has_some(
+    valkey: Valkey, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with desk_at(valkey.url, folder, most_bytes=4000) as gone:
+        gone.note(*(f"d{number}" for number in range(100)))
+        refused = gone.metric("pointsman_journal_not_ahead_total", reason="full")
+        assert 0 < refused < 100
+        assert gone.recorder.not_ahead == refused
+        assert [record.message for record in caplog.records if "memory alone" in record.message] == [
+            "receipts are in memory alone until Redis has them: 4000 bytes wait for Redis already"
+        ]
+        await gone.recorder.write()
+        gone.note("e1")
+        assert gone.recorder.not_ahead == 0
+    async with heir(valkey, folder) as desk:
+        assert (len(await ids_in(valkey)), await answers_in(desk)) == (101, 101)
+
+
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """The kernel refuses, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_full_disk_fails_no_request(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        gone.note("d1")
+        with no_file_longer_than(page_in(folder).stat().st_size + 100):  # there is room for half a line
+            gone.note("d2")
+        assert gone.metric("pointsman_journal_not_ahead_total", reason="disk") == 1
+        gone.note("d3")
+    async with heir(valkey, folder):
+        assert await ids_in(valkey) == ["d1", "d3"]
+
+
+async def test_where_it_cannot_be_said_what_is_sent_nothing_is_counted_twice(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        gone.note("d1")
+        gone.recorder.note_undecided(TURNED_AWAY)
+        with no_file_longer_than(page_in(folder).stat().st_size):
+            await gone.recorder.write()
+        gone.note("d2")
+    async with heir(valkey, folder) as desk:
+        assert (await ids_in(valkey), await answers_in(desk)) == (["d1", "d2"], 2)
+        assert len((await receipts_in(valkey.url)).undecided) == 1
+
+
+def test_a_counterfoil_has_all_of_the_entry_but_what_the_caller_wrote() -> None:
+    made = decision(
+        path=ADAPTED,
+        confidence=np.float32(0.75),
+        considered=(Considered("a", "skipped", "Grüße"),),
+        probabilities=(("triage", np.float64(0.75)),),
+        notes=("read in part",),
+    )
+    asked = replace(REQUEST, sampling=Sampling(extra={"response_format": {"type": "json_object"}}), user="ann")
+    came = receipt(made, model="triage@3")
+    read = from_line(to_line(decided_record(1, 1.7e9, asked, made, came)))
+    assert isinstance(read, DecidedRecord)
+    recovered, live = (
+        json.loads(to_entry(read.noted(), True).json),
+        json.loads(to_entry(PendingEntry(1.7e9, asked, made, came), True).json),
+    )
+    lost = {"inputs": "", "user_digest": "", "text": "lost", "messages": None, "user": None, "metadata": {}}
+    assert recovered == live | lost
+    assert read.noted().tally == answer_counts(came, redis_schema.day_of(1.7e9))
+    assert "Hello" not in to_line(read).decode()
+
+
+def test_a_counterfoil_of_a_receipt_without_a_decision_has_all_of_it() -> None:
+    read = from_line(to_line(undecided_record(1, 1.7e9, TURNED_AWAY)))
+    assert isinstance(read, UndecidedRecord)
+    assert to_undecided_json(read.receipt(), 1.7e9) == to_undecided_json(TURNED_AWAY, 1.7e9)
+
+
+async def test_what_cannot_be_written_down_fails_no_request(valkey: Valkey, folder: Path) -> None:
+    async with desk_at(valkey.url, folder) as gone:
+        made = decision("d1", reason="\ud800")
+        gone.recorder.note(REQUEST, made, receipt(made))
+        gone.note("d2")
+        assert gone.metric("pointsman_journal_not_ahead_total", reason="unwritable") == 1
+        await gone.recorder.write()
+        assert await ids_in(valkey) == ["d2"]
+        assert await answers_in(gone) == 2

@@ -1,0 +1,95 @@
+"""What an attack costs: the gateway's CPU time and memory, and how long an innocent client waits meanwhile."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+MIB = 1024 * 1024
+FIRST_BYTE_SECONDS = 60.0
+
+
+@dataclass
+class Cost:
+    """Of the gateway's process while a block ran."""
+
+    cpu_seconds: float = 0.0
+    peak_mib: float = 0.0
+    """By which its resident memory exceeded what it was before."""
+
+
+@contextmanager
+def cost_of(pid: int) -> Iterator[Cost]:
+    """The cost of what happens in the block, in the process `pid`."""
+    cost = Cost()
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # sets VmHWM to the present VmRSS
+    rss, cpu = _memory_mib(pid, "VmRSS"), cpu_seconds(pid)
+    yield cost
+    cost.cpu_seconds, cost.peak_mib = cpu_seconds(pid) - cpu, _memory_mib(pid, "VmHWM") - rss
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+
+def _memory_mib(pid: int, name: str) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+@dataclass
+class InnocentClient:
+    """Asks /healthz over one connection again and again, and records how long each answer takes."""
+
+    address: str
+    seconds: list[float] = field(default_factory=list)
+
+    def p99(self) -> float:
+        return sorted(self.seconds)[int(len(self.seconds) * 0.99)]
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        ended = threading.Event()
+        thread = threading.Thread(target=self._ask_until, args=(ended,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _ask_until(self, ended: threading.Event) -> None:
+        with connect(self.address) as connection:
+            while not ended.is_set():
+                begun = time.perf_counter()
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+                answer = b""
+                while not answer.endswith(b"ok\n"):
+                    answer += connection.recv(4096) or _closed()
+                self.seconds.append(time.perf_counter() - begun)
+                ended.wait(0.002)
+
+
+def connect(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=FIRST_BYTE_SECONDS)
+
+
+def innocent_p99s(address: str, attack: Callable[[], object], idle_seconds: float = 0.5) -> tuple[float, float]:
+    """The innocent client's 99th percentile while nothing else happens, and during the attack."""
+    before, during = InnocentClient(address), InnocentClient(address)
+    with before.asking():
+        time.sleep(idle_seconds)
+    with during.asking():
+        attack()
+    return before.p99(), during.p99()
+
+
+def _closed() -> bytes:
+    raise AssertionError("the gateway closed an innocent client's connection")

@@ -1,0 +1,123 @@
+"""Starts the services that the security tests attack, prints their addresses as a line of JSON, and runs until stopped.
+
+    make target
+    {"http": "127.0.0.1:20101", "grpc": ..., "retriever": ..., "lora_server": ..., "key": "pm_...", "gateway_pid": 4711}
+
+The gateway (with keys on), the retriever, the lora-server and Valkey are the real ones. The engine is a double that the
+lora-server starts as if it were vLLM. All addresses are free ports of 127.0.0.1. SIGINT and SIGTERM stop all of them.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from doubles.config_folder import ConfigFolder
+from doubles.process_gateway import ProcessGateway
+from doubles.process_retriever import ProcessRetriever
+from doubles.processes import Process
+from doubles.tenancy import issue
+from doubles.valkey import Valkey, running_valkey
+from pointsman_embedding.prepare import prepare
+from server_process import ServerProcess
+from tiny_adapters import write_base
+
+MODEL = Path(__file__).parents[2] / ".pointsman" / "models" / "minilm"
+STOP_SECONDS = 10.0
+"""Seconds that a service has to stop by itself before it is killed."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    http: str
+    grpc: str
+    retriever: str
+    lora_server: str
+    key: str
+    """Of a tenant without limits."""
+    gateway_pid: int
+
+
+@asynccontextmanager
+async def running_target(folder: Path) -> AsyncIterator[Addresses]:
+    """All state is below `folder`."""
+    async with running_valkey(folder / "valkey") as valkey:
+        retriever = ProcessRetriever(folder, MODEL)
+        lora_server = _lora_server(folder, valkey)
+        gateway = _gateway(folder, valkey, retriever, lora_server)
+        try:
+            issued, *_ = await asyncio.gather(
+                issue(valkey.url, tenant="innocent"),
+                _start_retriever(retriever),
+                lora_server.start_with_engine(),
+                gateway.open_doors(),
+            )
+            yield Addresses(
+                gateway.url.removeprefix("http://"),
+                gateway.grpc_address,
+                retriever.address,
+                lora_server.address,
+                issued.credential.text,
+                gateway.pid,
+            )
+        finally:
+            await asyncio.gather(*[_stop(process) for process in (gateway, lora_server, retriever)])
+
+
+def _lora_server(folder: Path, valkey: Valkey) -> ServerProcess:
+    base = write_base(folder / "base")
+    more = {"DATA_ROOTS": str(folder), "SERVED_MODEL_NAME": "tiny"}
+    return ServerProcess(folder / "lora-server", base, "local", valkey.url, folder / "store", more=more)
+
+
+def _gateway(folder: Path, valkey: Valkey, retriever: ProcessRetriever, lora_server: ServerProcess) -> ProcessGateway:
+    config = ConfigFolder(folder / "config")
+    config.models["engines"]["local"]["lora_server"] = lora_server.address
+    settings = {
+        "config": config.write(),
+        "embedding_model": MODEL,
+        "retriever": retriever.address,
+        "redis_url": valkey.url,
+        "spool": folder / "spool",
+        "keys": "on",
+    }
+    return ProcessGateway(folder, settings)
+
+
+async def _start_retriever(retriever: ProcessRetriever) -> None:
+    await retriever.start()
+    await retriever.fill()
+
+
+async def _stop(process: Process) -> None:
+    """Asks it to stop, so that it stops its own children, and kills it if it does not."""
+    if process.pid:
+        try:
+            process.signal(signal.SIGTERM)
+            await process.ended(STOP_SECONDS)
+        except (ProcessLookupError, TimeoutError):
+            pass
+    await process.kill()
+
+
+async def main() -> None:
+    with redirect_stdout(sys.stderr):
+        prepare(MODEL)
+    os.umask(0o077)
+    stopped = asyncio.Event()
+    for which in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(which, stopped.set)
+    with tempfile.TemporaryDirectory(prefix="pointsman-target-") as folder:
+        async with running_target(Path(folder)) as addresses:
+            print(json.dumps(asdict(addresses)), flush=True)
+            await stopped.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

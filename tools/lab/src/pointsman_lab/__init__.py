@@ -1,0 +1,1 @@
+"""Offline tools for a gateway configuration: classifier training, replay of recorded decisions, and data sets."""

@@ -1,0 +1,139 @@
+"""Offline tools for a gateway configuration and its request log: fit, replay, suggest, data, plan."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from pointsman_embedding import ModelMissing
+from pointsman_gateway import wiring
+from pointsman_gateway.config.load import Config, ConfigError, load_config
+from pointsman_gateway.settings import Settings
+from pointsman_gateway.wiring.learning import Models, learn
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_lab.datasets.build import BuildOrder, build
+from pointsman_lab.datasets.reports import data_report, plan_report
+from pointsman_lab.fit import ARTEFACT, fit
+from pointsman_lab.replay import build_context, replay
+from pointsman_lab.replay_report import replay_report
+from pointsman_lab.report import ProgressLines, Report
+from pointsman_lab.request_log import open_request_log, parse_age, read_evidence
+from pointsman_lab.suggest_report import suggest_report
+from pointsman_lab.suggestions import check_examples, check_log, write_proposals
+
+INTERRUPTED = 130
+
+Command = Callable[[argparse.Namespace, Settings], Coroutine[Any, Any, Report]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command: progress goes to standard error, the report to standard output. Returns 1 if it fails."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        report = asyncio.run(command(options, Settings()))
+    except PointsmanError as error:
+        return _fail(error.message)
+    except (ConfigError, ModelMissing, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print(report.as_json() if options.json else report.as_text(), flush=True)
+    return _fail(report.failure) if report.failure else 0
+
+
+def _fail(reason: str) -> int:
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pointsman_lab", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    fit_parser = commands.add_parser("fit", help="train the classifier on the tasks' examples and write it to a file")
+    fit_parser.set_defaults(command=_fit)
+    fit_parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: {ARTEFACT} in the folder")
+    replay_parser = commands.add_parser("replay", help="decide recorded requests again with this configuration")
+    replay_parser.set_defaults(command=_replay)
+    replay_parser.add_argument("--examples", type=int, default=10, metavar="N")
+    replay_parser.add_argument(
+        "--fail-if-changed", type=float, metavar="FRACTION", help="exit with 1 if a larger fraction changes"
+    )
+    suggest_parser = commands.add_parser("suggest", help="list what would improve the classifier")
+    suggest_parser.set_defaults(command=_suggest)
+    suggest_parser.add_argument("--write", type=Path, metavar="FILE", help="write the proposed examples to this file")
+    data_parser = commands.add_parser("data", help="build the next version of a task's data set")
+    data_parser.set_defaults(command=_data)
+    data_parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the versions")
+    data_parser.add_argument(
+        "--teacher-answers", type=Path, metavar="FILE", help='lines of {"text", "answer"} from the teacher path'
+    )
+    plan_parser = commands.add_parser("plan", help="print the flywheel configuration of a task")
+    plan_parser.set_defaults(command=_plan)
+    for subparser in (fit_parser, replay_parser, suggest_parser, data_parser, plan_parser):
+        subparser.add_argument("folder", type=Path, help="a configuration folder")
+    for subparser in (data_parser, plan_parser):
+        subparser.add_argument("task", help="one of its tasks")
+    for subparser in (replay_parser, suggest_parser):
+        subparser.add_argument("--since", default="24h", metavar="AGE", help="30m, 24h, 7d")
+    for subparser in (replay_parser, suggest_parser, data_parser):
+        subparser.add_argument("--redis", metavar="URL", help="default: POINTSMAN_GATEWAY_REDIS_URL")
+    return parser
+
+
+def _load(folder: Path) -> Config:
+    config = load_config(folder)
+    wiring.check(config)
+    return config
+
+
+async def _fit(options: argparse.Namespace, settings: Settings) -> Report:
+    config = _load(options.folder)
+    return fit(config, Models.load(settings.embedding_model), options.out, ProgressLines())
+
+
+async def _replay(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds, config = parse_age(options.since), _load(options.folder)
+    url = options.redis or settings.redis_url
+    if not url:
+        raise ConfigError("there is no request log to replay; name its Redis by --redis or POINTSMAN_GATEWAY_REDIS_URL")
+    async with open_request_log(url) as log:
+        evidence = await read_evidence(log, config.tasks.journal.evidence_days)
+        learned = learn(config, Models.load(settings.embedding_model), ProgressLines())
+        context = build_context(config, learned, evidence)
+        diff = await replay(context, log, seconds, options.examples, ProgressLines())
+    return replay_report(diff, config.digest, options.since, options.examples, options.fail_if_changed)
+
+
+async def _suggest(options: argparse.Namespace, settings: Settings) -> Report:
+    seconds, config = parse_age(options.since), _load(options.folder)
+    models, progress, url = Models.load(settings.embedding_model), ProgressLines(), options.redis or settings.redis_url
+    in_examples = check_examples(config, models, progress)
+    if not url:
+        return suggest_report(in_examples, None, options.since, "")
+    async with open_request_log(url) as log:
+        in_log = await check_log(config, models, log, seconds, progress)
+    if options.write:
+        write_proposals(in_log.proposals, options.write)
+    return suggest_report(in_examples, in_log, options.since, str(options.write or ""))
+
+
+async def _data(options: argparse.Namespace, settings: Settings) -> Report:
+    config, url = _load(options.folder), options.redis or settings.redis_url
+    order = BuildOrder(options.task, options.out, options.teacher_answers)
+    if not url:
+        return data_report(await build(config, None, order))
+    async with open_request_log(url) as log:
+        return data_report(await build(config, log, order))
+
+
+async def _plan(options: argparse.Namespace, settings: Settings) -> Report:
+    return plan_report(_load(options.folder), options.task)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The `data` command: builds the next version of a task's data set."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsman_gateway.config.json_lines import numbered
+from pointsman_gateway.config.load import Config, ConfigError
+from pointsman_gateway.config.schema import Flywheel
+from pointsman_gateway.validation.stage import Validator
+from pointsman_gateway.validation.transcript import Choice
+from pointsman_gateway.wiring.line import to_path
+from pointsman_gateway.wiring.validators import to_validators
+
+from pointsman_lab.datasets.files import Origin, WrittenDataSet, write
+from pointsman_lab.datasets.rows import Row, Source, canonical, prompt_key, split, text_messages
+from pointsman_lab.datasets.samples import NO_SAMPLES, ExtractionTerms, StoredSamples, extract, read_samples
+from pointsman_lab.request_log import RequestLog
+
+NEEDS_LOGPROBS = "mean_logprob"
+"""The validator that is skipped for teacher answers: they come from a file without log probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOrder:
+    task: str
+    root: Path
+    teacher_answers: Path | None = None
+    """A file with answers that the teacher path was asked for."""
+
+
+def flywheel_of(config: Config, task: str) -> Flywheel:
+    """Raises ConfigError if the task does not exist or has no flywheel."""
+    if task not in config.tasks.tasks:
+        raise ConfigError(f"there is no task '{task}'; known: {', '.join(sorted(config.tasks.tasks))}")
+    flywheel = config.tasks.tasks[task].flywheel
+    if flywheel is None:
+        raise ConfigError(f"tasks.yaml: task '{task}' has no flywheel; write flywheel: {{student: ..., teacher: ...}}")
+    return flywheel
+
+
+async def build(config: Config, log: RequestLog | None, order: BuildOrder) -> WrittenDataSet:
+    """Without a request log the rows come from the task's examples and the teacher's answers. Raises ConfigError."""
+    flywheel = flywheel_of(config, order.task)
+    stored = await read_samples(log, config.tasks.learning, order.task) if log else NO_SAMPLES
+    terms = ExtractionTerms(order.task, flywheel.teacher, flywheel.data.least_rating)
+    extracted = [extract(sample, terms) for sample in stored.samples]
+    dropped = Counter(one.rejected for one in extracted if one.rejected)
+    taught, refused = _teacher_rows(config, order)
+    if refused:
+        dropped["refused by a validator"] += refused
+    rows = [*_example_rows(config, order.task, flywheel), *taught, *(one.row for one in extracted if one.row)]
+    pairs = [pair for one in extracted for pair in one.pairs]
+    evaluation_keys = read_evaluation_keys(config.folder / flywheel.heldout) if flywheel.heldout else set()
+    data = split(rows, pairs, evaluation_keys, flywheel.data.heldout_share)
+    origin = Origin(
+        task=order.task,
+        configuration=config.digest,
+        consent=_consent(config, stored),
+        dropped=dict(sorted((dropped + Counter(data.dropped)).items())),
+        withdrawn=len(stored.withdrawn),
+        collections=to_path(flywheel.teacher, config.paths.paths[flywheel.teacher], config).collections,
+    )
+    return write(data, origin, order.root)
+
+
+def _teacher_rows(config: Config, order: BuildOrder) -> tuple[Sequence[Row], int]:
+    if order.teacher_answers is None:
+        return (), 0
+    return read_teacher_answers(order.teacher_answers, to_validators(order.task, config.tasks.tasks[order.task]))
+
+
+def _example_rows(config: Config, task: str, flywheel: Flywheel) -> list[Row]:
+    if not flywheel.data.examples:
+        return []
+    return [
+        Row((("user", example.text),), canonical(example.output), Source.EXAMPLE)
+        for example in config.examples[task]
+        if example.output is not None
+    ]
+
+
+def _consent(config: Config, stored: StoredSamples) -> dict[str, Any]:
+    learning = config.tasks.learning
+    tenants = sorted({sample.tenant for sample in stored.samples if sample.tenant})
+    return {"tenants": tenants, "without_keys": bool(learning and learning.without_keys)}
+
+
+def read_teacher_answers(file: Path, validators: Sequence[Validator]) -> tuple[tuple[Row, ...], int]:
+    """Reads lines of {"text", "answer"}; returns the rows that no validator refuses, and the number of refused ones.
+
+    Raises ConfigError.
+    """
+    applicable = [validator for validator in validators if validator.name != NEEDS_LOGPROBS]
+    answers = list(_teacher_answers(file))
+    good = [row for row, choice in answers if not any(validator.objection(choice) for validator in applicable)]
+    return tuple(good), len(answers) - len(good)
+
+
+def _teacher_answers(file: Path) -> Iterator[tuple[Row, Choice]]:
+    for number, line in numbered(file.read_text("utf-8")):
+        try:
+            read = json.loads(line)
+            text, answer, reason = str(read["text"]), str(read["answer"]), str(read.get("finish_reason", "stop"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f'{file}:{number} is not {{"text": ..., "answer": ...}}: {error}') from error
+        yield Row((("user", text),), canonical(answer), Source.TEACHER), Choice(answer, reason)
+
+
+def read_evaluation_keys(file: Path) -> set[str]:
+    """Prompt keys of the rows by which a new adapter is evaluated; it must not be trained on them.
+
+    Lines have "text" or "messages", as `pointsman eval` reads them. Raises ConfigError.
+    """
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the held-out rows {file} cannot be read: {error}") from error
+    return {_evaluation_key(f"{file}:{number}", line) for number, line in numbered(text)}
+
+
+def _evaluation_key(where: str, line: str) -> str:
+    try:
+        read = json.loads(line)
+        given = read["messages"] if "messages" in read else [{"role": "user", "content": read["text"]}]
+        messages = text_messages(given)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        messages = None
+    if messages is None:
+        raise ConfigError(
+            f'{where} is not a held-out row: an object with a "text", or "messages" that end with the user\'s'
+        )
+    return prompt_key(messages)

@@ -1,0 +1,161 @@
+"""Rows of a data set: where their answers come from, and how they are split into training and held-out rows."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from pointsman_gateway.config.load import plain
+
+_DIGITS = re.compile(r"\d+")
+_ROLES = ("system", "user", "assistant")
+
+
+class Source(IntEnum):
+    """Where the right answer comes from. If two rows have the same prompt, the one with the higher source is kept."""
+
+    TEACHER = 1
+    """The teacher path was asked for it, and the validators accepted it."""
+    ACCEPTED = 2
+    """The teacher path gave it to a caller, the validators accepted it, and nobody rated it."""
+    RATED = 3
+    """Somebody rated it high."""
+    EXAMPLE = 4
+    """It is among the task's examples."""
+    EXPERT = 5
+    """Feedback stated the right answer."""
+    RETRIEVAL_CORRECTED = 6
+    """Feedback stated the right answer to a request that a path with retrieval had answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    messages: tuple[tuple[str, str], ...]
+    """(role, content); the last message is the user's."""
+    answer: str
+    source: Source
+    decision: str = ""
+    tenant: str = ""
+
+    @property
+    def key(self) -> str:
+        """Equal for prompts that differ only by case and whitespace."""
+        return prompt_key(self.messages)
+
+    def as_json(self) -> dict[str, Any]:
+        """In the format of `pointsman train`."""
+        if len(self.messages) == 1:
+            return {"text": self.messages[0][1], "output": self.answer}
+        return {"messages": [*_as_messages(self.messages), {"role": "assistant", "content": self.answer}]}
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """A right and a wrong answer to the same prompt."""
+
+    right: Row
+    wrong: str
+
+    def as_json(self) -> dict[str, Any]:
+        answers = {"chosen": self.right.answer, "rejected": self.wrong}
+        if len(self.right.messages) == 1:
+            return {"prompt": self.right.messages[0][1], **answers}
+        return {"messages": _as_messages(self.right.messages), **answers}
+
+
+def prompt_key(messages: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{role}: {plain(content)}" for role, content in messages)
+
+
+def group_of(key: str) -> str:
+    """Equal for prompts that differ only by numbers, so that all of them are held out or none is."""
+    return _DIGITS.sub("0", key)
+
+
+def canonical(answer: str) -> str:
+    """Formats JSON uniformly; strips whitespace around any other answer."""
+    try:
+        value = json.loads(answer)
+    except ValueError:
+        return answer.strip()
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else answer.strip()
+
+
+def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...] | None:
+    """The messages as (role, content), or None if the trainer cannot use them: one has more than text (tool calls,
+    images), a system message is not first, or the last one is not the user's."""
+    read = tuple((message.get("role"), message.get("content")) for message in messages)
+    plain_texts = all(role in _ROLES and isinstance(content, str) and content.strip() for role, content in read)
+    text_only = all(set(message) <= {"role", "content"} for message in messages)
+    system_first = all(role != "system" for role, _ in read[1:])
+    if not (plain_texts and text_only and system_first and read and read[-1][0] == "user"):
+        return None
+    return tuple((str(role), str(content)) for role, content in read)
+
+
+def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in messages]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """Rows are sorted by key, so that equal rows make byte-identical files."""
+
+    train: tuple[Row, ...]
+    heldout: tuple[Row, ...]
+    pairs: tuple[PreferencePair, ...]
+    heldout_pairs: tuple[PreferencePair, ...]
+    dropped: Mapping[str, int]
+    """Number of dropped rows by reason."""
+
+
+def split(
+    rows: Iterable[Row], pairs: Iterable[PreferencePair], evaluation_keys: Set[str], heldout_fraction: float
+) -> DataSet:
+    """Keeps each prompt once, and puts it on one side only; a prompt stays on its side in every later version.
+
+    `evaluation_keys` are prompts that decide whether the adapter is promoted. They and prompts that differ from them
+    only by numbers are dropped, since the adapter must not be trained on them.
+    """
+    dropped: Counter[str] = Counter()
+    evaluation_groups = {group_of(key) for key in evaluation_keys}
+    chosen: dict[str, Row] = {}
+    for row in rows:
+        if group_of(row.key) in evaluation_groups:
+            dropped["held out by the configuration"] += 1
+        elif row.key not in chosen:
+            chosen[row.key] = row
+        else:
+            before = chosen[row.key]
+            dropped["duplicate" if before.answer == row.answer else "replaced by a better source"] += 1
+            # Of two rows with the same source the later one is kept: rows come oldest first.
+            chosen[row.key] = max(row, before, key=lambda one: one.source)
+    heldout = {key for key in chosen if _hash_to_unit_interval(group_of(key)) < heldout_fraction}
+    ordered = [chosen[key] for key in sorted(chosen)]
+    distinct_pairs = _distinct(pairs, chosen)
+    return DataSet(
+        train=tuple(row for row in ordered if row.key not in heldout),
+        heldout=tuple(row for row in ordered if row.key in heldout),
+        pairs=tuple(pair for pair in distinct_pairs if pair.right.key not in heldout),
+        heldout_pairs=tuple(pair for pair in distinct_pairs if pair.right.key in heldout),
+        dropped=dict(sorted(dropped.items())),
+    )
+
+
+def _distinct(pairs: Iterable[PreferencePair], chosen: Mapping[str, Row]) -> Sequence[PreferencePair]:
+    """Each pair once, with the right answer that was chosen for its prompt, unless that is the pair's wrong answer."""
+    found = {}
+    for pair in pairs:
+        right = chosen.get(pair.right.key)
+        if right is not None and pair.wrong != right.answer:
+            found[right.key, pair.wrong] = PreferencePair(right, pair.wrong)
+    return [found[key] for key in sorted(found)]
+
+
+def _hash_to_unit_interval(group: str) -> float:
+    """Depends on the text only, so that a prompt stays on its side."""
+    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) / 2**64

@@ -1,0 +1,177 @@
+"""Turns stored answers and their feedback into rows and preference pairs, if their tenants consent at the time."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman_gateway.config.schema import LearningConfig
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import SAMPLE_VERSION
+from pointsman_servicekit.keys.records import TenantRecord
+
+from pointsman_lab.datasets.rows import PreferencePair, Row, Source, canonical, text_messages
+from pointsman_lab.request_log import RequestLog
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFeedback:
+    """Feedback on one decision; what was not given is empty."""
+
+    rating: float | None = None
+    right_task: str = ""
+    right_answer: str = ""
+    unix_ms: int = 0
+
+
+NO_FEEDBACK = AnswerFeedback()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    path: str
+    text: str
+    rulings: tuple[str, ...] = ()
+    """The rulings of the task's validators."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there was at least one validator and all accepted the answer."""
+        return bool(self.rulings) and all(ruling == "accepted" for ruling in self.rulings)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request with its answers, as the gateway stores it for training."""
+
+    decision: str
+    tenant: str
+    kind: str
+    """Kind of the path that answered the caller."""
+    messages: tuple[Mapping[str, Any], ...]
+    answers: tuple[StoredAnswer, ...]
+    """The last one went to the caller; validators refused those before it."""
+    feedback: AnswerFeedback = NO_FEEDBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """Whose answers to one task may be used for training."""
+
+    task: str
+    tenants: Mapping[str, TenantRecord]
+    without_keys: bool
+
+    def covers(self, tenant: str) -> bool:
+        if not tenant:
+            return self.without_keys
+        record = self.tenants.get(tenant)
+        return record is not None and record.consents_to(self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSamples:
+    samples: tuple[Sample, ...]
+    """Oldest first."""
+    withdrawn: tuple[str, ...]
+    """Decisions whose tenant has withdrawn its consent. They have been deleted from Redis."""
+
+
+NO_SAMPLES = StoredSamples((), ())
+
+
+async def read_samples(log: RequestLog, learning: LearningConfig | None, task: str) -> StoredSamples:
+    """Reads a task's samples and deletes those whose tenant no longer consents.
+
+    Does nothing if the configuration does not list the task for learning. Raises Unavailable.
+    """
+    if learning is None or task not in learning.tasks:
+        return NO_SAMPLES
+    consent = Consent(task, await log.tenants(), learning.without_keys)
+    feedback = {decision: one async for decision, one in _feedback(log)}
+    found, withdrawn = [], {}
+    async for entry_id, fields in log.entries(redis_schema.TRAINING_SAMPLES):
+        body = json.loads(fields["lesson"])
+        if body["v"] != SAMPLE_VERSION or body["task"] != task:
+            continue
+        if consent.covers(fields["tenant"]):
+            found.append(_sample(body, feedback.get(fields["decision"], NO_FEEDBACK)))
+        elif fields["tenant"]:
+            withdrawn[entry_id] = fields["decision"]
+    await log.delete(redis_schema.TRAINING_SAMPLES, tuple(withdrawn))
+    return StoredSamples(tuple(found), tuple(withdrawn.values()))
+
+
+async def _feedback(log: RequestLog) -> AsyncIterator[tuple[str, AnswerFeedback]]:
+    async for _, fields in log.entries(redis_schema.FEEDBACK):
+        rating = float(fields["rating"]) if fields["rating"] else None
+        yield (
+            fields["decision"],
+            AnswerFeedback(rating, fields["right_task"], fields["right_answer"], int(fields["unix_ms"])),
+        )
+
+
+def _sample(body: Mapping[str, Any], feedback: AnswerFeedback) -> Sample:
+    answers = tuple(
+        StoredAnswer(a["path"], a["text"], tuple(verdict[1] for verdict in a["verdicts"])) for a in body["answers"]
+    )
+    return Sample(body["decision"], body["tenant"], body["kind"], tuple(body["messages"]), answers, feedback)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionTerms:
+    task: str
+    teacher: str
+    """The path whose unrated answers are used. A student path's are not: it must not train on its own output."""
+    min_rating: float
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What one sample contributes to the data set."""
+
+    row: Row | None = None
+    pairs: tuple[PreferencePair, ...] = ()
+    rejected: str = ""
+    """Why there is no row."""
+
+
+def extract(sample: Sample, terms: ExtractionTerms) -> Extracted:
+    """Picks the right answer: an expert's correction first, then a highly rated answer, then one that the validators
+    accepted."""
+    messages, feedback = text_messages(sample.messages), sample.feedback
+    if messages is None:
+        return Extracted(rejected="not only text")
+    if feedback.right_task and feedback.right_task != terms.task:
+        return Extracted(rejected="another task")
+    answer, source, rejected = _right_answer(sample, terms)
+    if source is None:
+        return Extracted(rejected=rejected)
+    row = Row(messages, canonical(answer), source, sample.decision, sample.tenant)
+    return Extracted(row, tuple(_pairs(row, sample)))
+
+
+def _right_answer(sample: Sample, terms: ExtractionTerms) -> tuple[str, Source | None, str]:
+    """The right answer with its source, or why there is none."""
+    feedback, given = sample.feedback, sample.answers[-1]
+    if feedback.right_answer.strip():
+        retrieved = sample.kind in ("rag", "hybrid")
+        return feedback.right_answer, Source.RETRIEVAL_CORRECTED if retrieved else Source.EXPERT, ""
+    if feedback.rating is not None:
+        good = feedback.rating >= terms.min_rating
+        return given.text, Source.RATED if good else None, "low rating"
+    if not given.accepted:
+        return "", None, "neither rated nor validated"
+    return given.text, Source.ACCEPTED if given.path == terms.teacher else None, "unrated and not the teacher's"
+
+
+def _pairs(row: Row, sample: Sample) -> Iterator[PreferencePair]:
+    """The right answer paired with each wrong one: those that validators refused and, if an expert corrected it, the
+    one that the caller got."""
+    for answer in _wrong_answers(sample):
+        if canonical(answer.text) != row.answer:
+            yield PreferencePair(row, canonical(answer.text))
+
+
+def _wrong_answers(sample: Sample) -> tuple[StoredAnswer, ...]:
+    return sample.answers if sample.feedback.right_answer.strip() else sample.answers[:-1]

@@ -1,0 +1,100 @@
+"""The `fit` command: trains a configuration's classifier and writes it to a file."""
+
+import hashlib
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsman_gateway.classification.artefact import save
+from pointsman_gateway.classification.fit import fit_classifier
+from pointsman_gateway.classification.fitted import Fitted
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.wiring.learning import Models, origin, texts_of, tuning_of
+
+from pointsman_lab.report import Progress, Report, Section
+
+ARTEFACT = "classifier.artefact"
+"""Default name, in the configuration's folder."""
+
+KIB_IN_MIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierFile:
+    file: Path
+    digest: str
+    size_bytes: int
+    training_seconds: float
+
+
+def fit(config: Config, models: Models, out: Path | None, progress: Progress) -> Report:
+    """Writes the classifier to `out`, by default into the configuration's folder.
+
+    Raises ConfigError, InvalidArgument or OSError.
+    """
+    file = out or config.folder / ARTEFACT
+    started = time.perf_counter()
+    fitted = fit_classifier(
+        texts_of(config), config.negatives, models.static, models.encoder, tuning_of(config), progress
+    )
+    save(fitted, origin(config, models), file)
+    written = _describe(file, time.perf_counter() - started)
+    return _report(config, fitted, written)
+
+
+def _describe(file: Path, seconds: float) -> ClassifierFile:
+    content = file.read_bytes()
+    return ClassifierFile(file, hashlib.sha256(content).hexdigest()[:16], len(content), seconds)
+
+
+def _report(config: Config, fitted: Fitted, written: ClassifierFile) -> Report:
+    tasks = [
+        {
+            "task": task,
+            "examples": len(config.examples[task]),
+            "keep_rate": config.tasks.tasks[task].keep_rate or config.tasks.classifier.keep_rate,
+            "threshold": float(threshold),
+        }
+        for task, threshold in zip(fitted.tasks, fitted.thresholds, strict=True)
+    ]
+    found = fitted.report
+    facts = {
+        "file": str(written.file),
+        "digest": written.digest,
+        "bytes": written.size_bytes,
+        "seconds": round(written.training_seconds, 3),
+        "max_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_IN_MIB),
+        "tasks": tasks,
+        "examples": sum(len(examples) for examples in config.examples.values()),
+        "negatives": len(config.negatives),
+        "stages": list(config.tasks.classifier.stages),
+        "out_of_fold": {
+            "accuracy": found.accuracy,
+            "calibration_error": found.calibration_error,
+            "kept": found.kept,
+            "classified_by_encoder": found.escalated,
+            "negatives_abstained": found.foreign_abstained if config.negatives else None,
+        },
+    }
+    return Report(facts, (Section("The classifier", tuple(_lines(facts))), _by_task(tasks)))
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
+    found = facts["out_of_fold"]
+    yield f"{len(facts['tasks'])} tasks, {facts['examples']} examples, {facts['negatives']} negatives"
+    yield (
+        f"out of fold: accuracy {found['accuracy']:.3f}, calibration error (ECE) {found['calibration_error']:.3f}, "
+        f"kept {found['kept']:.3f}, classified by the encoder {found['classified_by_encoder']:.3f}"
+    )
+    if found["negatives_abstained"] is not None:
+        yield f"of the negatives, the classifier abstains from {found['negatives_abstained']:.3f}"
+    yield f"{facts['seconds']:.1f} s, {facts['max_memory_mib']} MiB of memory at most"
+    yield f"{facts['file']}: {facts['bytes']} bytes, digest {facts['digest']}"
+
+
+def _by_task(tasks: list[dict[str, Any]]) -> Section:
+    rows = tuple((t["task"], str(t["examples"]), f"{t['keep_rate']:g}", f"{t['threshold']:.3f}") for t in tasks)
+    return Section("By task", columns=("task", "examples", "keep rate", "threshold"), rows=rows)

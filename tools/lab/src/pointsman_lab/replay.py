@@ -1,0 +1,139 @@
+"""Replays recorded decisions with another configuration, using the router that the gateway would build from it.
+
+All engines count as available, so that only the configuration makes a difference.
+"""
+
+from bisect import bisect_left
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from pointsman_gateway.backends.engines import Engine, Engines
+from pointsman_gateway.backends.stage import Call
+from pointsman_gateway.config.load import Config
+from pointsman_gateway.config.schema import EngineConfig
+from pointsman_gateway.domain import AUTO, Chunks, Decision, Request, Vector
+from pointsman_gateway.line import Line
+from pointsman_gateway.metering.aggregate import MetricsAggregator
+from pointsman_gateway.prompts.strategies import Found
+from pointsman_gateway.routing.evidence import Evidence
+from pointsman_gateway.routing.policy import point
+from pointsman_gateway.wiring.line import Learned, Surroundings, build_line
+from pointsman_servicekit.errors import PointsmanError
+from prometheus_client.registry import CollectorRegistry
+
+from pointsman_lab.replay_diff import ReplayDiff, ReplayedDecision
+from pointsman_lab.report import Progress
+from pointsman_lab.request_log import RecordedDecision, RequestLog
+
+PSEUDONYM_COUNT = 1 << 16
+"""With this many names, a user and the pseudonym are on different sides of a split once in about 65,536 requests."""
+
+
+class ReplayContext:
+    """Decides recorded requests again with one configuration."""
+
+    def __init__(self, config: Config, engines: Engines, line: Line) -> None:
+        self._config = config
+        self._engines = engines
+        self._line = line
+        self._pseudonyms = Pseudonyms()
+
+    async def replay(self, recorded: RecordedDecision) -> ReplayedDecision:
+        """Classifies the text again if it was stored; otherwise routes with the recorded labels."""
+        task = recorded.labels.task
+        if recorded.request.model == AUTO and not recorded.has_text and not self._has_task_of(recorded):
+            reason = f"task '{task}' is not in this configuration, and the text was not stored"
+            return ReplayedDecision(recorded, None, not_comparable=reason)
+        if recorded.adapter:
+            self._add_adapter(recorded.adapter)
+        try:
+            return self._compare(recorded, await self._decide(recorded))
+        except PointsmanError as error:
+            return ReplayedDecision(recorded, None, failure=error.message)
+
+    def _compare(self, recorded: RecordedDecision, decision: Decision) -> ReplayedDecision:
+        task = self._config.tasks.tasks.get(decision.task)
+        if task is None or recorded.request.model != AUTO:
+            return ReplayedDecision(recorded, decision)
+        by_evidence = task.policy.best_value is not None
+        redrawn = by_evidence and bool(recorded.user_digest) and not recorded.request.user
+        return ReplayedDecision(recorded, decision, redrawn=redrawn, by_evidence=by_evidence)
+
+    def _has_task_of(self, recorded: RecordedDecision) -> bool:
+        return recorded.labels.abstained or recorded.labels.task in self._config.tasks.tasks
+
+    def _add_adapter(self, adapter: str) -> None:
+        """Marks the adapter as resident on every LoRA engine, since requests may name adapters that no configuration
+        lists."""
+        for name, config in self._config.models.engines.items():
+            engine = self._engines.get(name)
+            if config.lora_server and adapter not in engine.resident:
+                self._engines.put(replace(engine, resident=engine.resident | {adapter}))
+
+    async def _decide(self, recorded: RecordedDecision) -> Decision:
+        request = recorded.request
+        labels = await self._line.classification.label(request) if recorded.has_text else recorded.labels
+        sampled = with_pseudonym(request, recorded.id, recorded.user_digest, self._pseudonyms)
+        return self._line.router.decide(sampled, labels)
+
+
+def build_context(config: Config, learned: Learned, evidence: Evidence) -> ReplayContext:
+    """Raises ConfigError."""
+    resident = frozenset(path.adapter for path in config.paths.paths.values() if path.adapter)
+    engines = Engines([_available(name, engine, resident) for name, engine in config.models.engines.items()])
+    around = Surroundings(_NoEngine(), _NoRetriever(), MetricsAggregator(CollectorRegistry()), evidence)
+    return ReplayContext(config, engines, build_line(config, learned, engines, around))
+
+
+def _available(name: str, engine: EngineConfig, resident: frozenset[str]) -> Engine:
+    return Engine(name, engine.model, ready=True, resident=resident if engine.lora_server else frozenset())
+
+
+class _NoEngine:
+    """A replay generates nothing."""
+
+    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
+        raise NotImplementedError
+        yield
+
+
+class _NoRetriever:
+    """A replay retrieves nothing."""
+
+    async def search(self, collection: str, query: str, vector: Vector | None, top_k: int, deadline: float) -> Found:
+        raise NotImplementedError
+
+
+class Pseudonyms:
+    """Names of users that fall into the same part of every split as users of whom only a digest is stored.
+
+    A split hashes the user's name to a point between 0 and 1. Construction hashes 65,536 names in about 0.1 s.
+    """
+
+    def __init__(self) -> None:
+        self._names = sorted((point(name), name) for name in map(str, range(PSEUDONYM_COUNT)))
+
+    def for_digest(self, user_digest: str) -> str:
+        """The name whose hash point is nearest above that of the user with this digest."""
+        target = int(user_digest, 16) / 2 ** (4 * len(user_digest))
+        return self._names[min(bisect_left(self._names, (target, "")), PSEUDONYM_COUNT - 1)][1]
+
+
+def with_pseudonym(request: Request, decision_id: str, user_digest: str, pseudonyms: Pseudonyms) -> Request:
+    """Sets the user by which splits are sampled: the stored name, a pseudonym for its digest, or, if the request named
+    no user, the decision's id, as the gateway does."""
+    if request.user:
+        return request
+    return replace(request, user=pseudonyms.for_digest(user_digest) if user_digest else decision_id)
+
+
+async def replay(
+    context: ReplayContext, log: RequestLog, seconds: float, examples: int, progress: Progress
+) -> ReplayDiff:
+    """Replays the decisions of the last `seconds`; keeps at most `examples` requests of each kind of change."""
+    diff, total = ReplayDiff(examples), await log.count(seconds)
+    async for recorded in log.decisions(seconds):
+        diff.add(await context.replay(recorded))
+        progress("replaying", diff.decisions, max(total, diff.decisions))
+    progress("replaying", diff.decisions, diff.decisions)
+    return diff

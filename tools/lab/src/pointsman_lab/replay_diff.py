@@ -1,0 +1,205 @@
+"""Aggregates what a replay would change, one decision at a time, in bounded memory."""
+
+import heapq
+import itertools
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+
+from pointsman_gateway.domain import UNKNOWN, Decision, Message
+
+from pointsman_lab.request_log import RecordedDecision
+
+FAILS = "(fails)"
+
+MAX_QUERY_CHARACTERS = 200
+"""Characters of the query that are kept of an example."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedDecision:
+    """A recorded decision and what another configuration decides for the same request."""
+
+    recorded: RecordedDecision
+    decision: Decision | None
+    """None if there would be no decision."""
+    failure: str = ""
+    """The error that the caller would get."""
+    not_comparable: str = ""
+    """Why the new decision cannot be determined."""
+    redrawn: bool = False
+    """Whether the user takes part in a trial depends on a name that was not stored, so it is sampled again. The result
+    is the same in each replay."""
+    by_evidence: bool = False
+    """The policy decides by evidence, and the evidence of today is used instead of that at the time."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether the path changes."""
+        return self.decision is not None and self.decision.path.name != self.recorded.path
+
+    @property
+    def relabelled(self) -> bool:
+        """Whether the task changes."""
+        return self.decision is not None and self.decision.task != self.recorded.labels.task
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.failure) or self.moved or self.relabelled
+
+
+@dataclass(slots=True)
+class _Mean:
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.count += 1
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One kind of change: from a path and task to a path and task. If both paths are equal, only the task changes."""
+
+    path: str
+    new_path: str
+    task: str
+    new_task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Dollars per thousand requests."""
+
+    before: float
+    after: float
+    estimated: tuple[str, ...]
+    """Paths that have never answered, so their cost is estimated from lengths and the price list."""
+
+
+@dataclass
+class ReplayDiff:
+    examples_per_move: int
+    """How many requests of each move are kept; those with the highest confidence."""
+    decisions: int = 0
+    changed: int = 0
+    moved: int = 0
+    relabelled: int = 0
+    newly_abstained: int = 0
+    no_longer_abstained: int = 0
+    failing: int = 0
+    without_text: int = 0
+    redrawn: int = 0
+    by_evidence: int = 0
+    on_modified_paths: Counter[str] = field(default_factory=Counter)
+    """Requests on a path that has the same name as before and another configuration."""
+    not_comparable: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    generations: Counter[str] = field(default_factory=Counter)
+    moves: Counter[Move] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._order = itertools.count()
+        self._examples: dict[Move, list[tuple[float, int, ReplayedDecision]]] = defaultdict(list)
+        self._actual_cost: dict[str, _Mean] = defaultdict(_Mean)
+        self._expected_cost: dict[str, _Mean] = defaultdict(_Mean)
+        self._paths_before: Counter[str] = Counter()
+        self._paths_after: Counter[str] = Counter()
+
+    def add(self, replayed: ReplayedDecision) -> None:
+        recorded = replayed.recorded
+        self.decisions += 1
+        self.generations[recorded.generation] += 1
+        self.without_text += not recorded.has_text
+        self.redrawn += replayed.redrawn
+        self.by_evidence += replayed.by_evidence
+        if recorded.answered_by:
+            self._actual_cost[recorded.answered_by].add(recorded.cost_usd)
+        if replayed.not_comparable:
+            self.not_comparable[replayed.not_comparable] += 1
+            return
+        if replayed.failure:
+            self.failing += 1
+            self.failures[replayed.failure] += 1
+        self._count_change(replayed)
+        self._count_cost(replayed)
+
+    @property
+    def compared(self) -> int:
+        return self.decisions - self.not_comparable.total()
+
+    @property
+    def changed_fraction(self) -> float:
+        """The fraction of the compared decisions that changes."""
+        return self.changed / self.compared if self.compared else 0.0
+
+    def costs(self) -> Costs:
+        """Cost of the decisions that were compared and would be answered."""
+        answered = max(self._paths_after.total(), 1)
+        means = {path: self._mean_cost(path) for path in {*self._paths_before, *self._paths_after}}
+        before, after = (
+            1000 / answered * sum(count * means[path] for path, count in paths.items())
+            for paths in (self._paths_before, self._paths_after)
+        )
+        return Costs(before, after, tuple(sorted(path for path in means if path not in self._actual_cost)))
+
+    def examples(self, limit: int) -> list[ReplayedDecision]:
+        """The most certain example of each move, the most frequent moves first; then the second of each, and so on."""
+        ranked = [
+            [replayed for _, _, replayed in sorted(self._examples[move], key=lambda entry: entry[:2], reverse=True)]
+            for move, _ in self.moves.most_common()
+        ]
+        round_robin = (r for each in itertools.zip_longest(*ranked) for r in each if r is not None)
+        return list(itertools.islice(round_robin, limit))
+
+    def _count_change(self, replayed: ReplayedDecision) -> None:
+        if not replayed.changed:
+            return
+        recorded, decision = replayed.recorded, replayed.decision
+        self.changed += 1
+        self.moved += replayed.moved
+        if decision is None:
+            move = Move(recorded.path, FAILS, recorded.labels.task, FAILS)
+        else:
+            move = Move(recorded.path, decision.path.name, recorded.labels.task, decision.task)
+            self.relabelled += replayed.relabelled
+            self.newly_abstained += replayed.relabelled and decision.task == UNKNOWN
+            self.no_longer_abstained += replayed.relabelled and recorded.labels.task == UNKNOWN
+        self.moves[move] += 1
+        self._keep_example(move, replayed)
+
+    def _keep_example(self, move: Move, replayed: ReplayedDecision) -> None:
+        if not self.examples_per_move:
+            return
+        confidence = replayed.decision.confidence if replayed.decision else 1.0
+        entry = (confidence, -next(self._order), _shortened(replayed))
+        heap = self._examples[move]
+        if len(heap) < self.examples_per_move:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+
+    def _count_cost(self, replayed: ReplayedDecision) -> None:
+        recorded, decision = replayed.recorded, replayed.decision
+        if decision is None:
+            return
+        self._paths_before[recorded.path] += 1
+        self._paths_after[decision.path.name] += 1
+        self._expected_cost[recorded.path].add(recorded.expected_cost_usd)
+        self._expected_cost[decision.path.name].add(decision.expected_cost_usd)
+        if not replayed.moved and recorded.fingerprint not in ("", decision.path.fingerprint):
+            self.on_modified_paths[recorded.path] += 1
+
+    def _mean_cost(self, path: str) -> float:
+        return self._actual_cost[path].value if path in self._actual_cost else self._expected_cost[path].value
+
+
+def _shortened(replayed: ReplayedDecision) -> ReplayedDecision:
+    """Replaces the messages, which may be long, by the beginning of the query."""
+    request = replayed.recorded.request
+    query = (Message("user", request.query[:MAX_QUERY_CHARACTERS]),)
+    return replace(replayed, recorded=replace(replayed.recorded, request=replace(request, messages=query)))

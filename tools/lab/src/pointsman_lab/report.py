@@ -1,0 +1,79 @@
+"""Output of the commands: a report on standard output, progress lines on standard error."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_CELL_CHARACTERS = 100
+PROGRESS_INTERVAL_S = 0.1
+"""Seconds between two progress lines. The last line of each activity is always printed."""
+
+Progress = Callable[[str, int, int], None]
+"""Reports progress: the name of the activity, how many items are done, how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the readable page: a heading, sentences, and an optional table."""
+
+    heading: str
+    lines: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of a command, both for programs (`facts`) and for people (`page`)."""
+
+    facts: Mapping[str, Any]
+    """JSON types only."""
+    page: tuple[Section, ...]
+    failure: str = ""
+    """Why the command exits with 1 although it has a result; empty if it succeeds."""
+
+    def as_json(self) -> str:
+        """One line of JSON."""
+        page = [asdict(section) for section in self.page]
+        return json.dumps({"facts": self.facts, "page": page}, ensure_ascii=False)
+
+    def as_text(self) -> str:
+        return "\n".join(line for section in self.page for line in _lines(section))
+
+
+def to_cell(text: str) -> str:
+    """Makes a text fit for one table cell: one line, shortened, and without control characters, which a terminal would
+    execute."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return line if len(line) <= MAX_CELL_CHARACTERS else line[: MAX_CELL_CHARACTERS - 1] + "…"
+
+
+def _lines(section: Section) -> Iterator[str]:
+    yield section.heading
+    yield from (f"  {line}" for line in section.lines)
+    if section.rows:
+        yield from _table([section.columns, *section.rows])
+    yield ""
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield ("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))).rstrip()
+
+
+class ProgressLines:
+    """Prints progress as "ACTIVITY: DONE of TOTAL" to standard error, so that standard output holds only the report."""
+
+    def __init__(self) -> None:
+        self._printed_at = 0.0
+
+    def __call__(self, activity: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - self._printed_at < PROGRESS_INTERVAL_S:
+            return
+        self._printed_at = now
+        print(f"{activity}: {done} of {total}", file=sys.stderr, flush=True)

@@ -1,0 +1,244 @@
+"""Reads the gateway's request log from Redis, page by page: decisions, feedback on them, and evidence per path."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import Any, TypeVar
+
+from pointsman_gateway.domain import AUTO, UNKNOWN, Labels, Message, Path, Request, Sampling
+from pointsman_gateway.request_log import redis_schema
+from pointsman_gateway.request_log.entry import VERSION
+from pointsman_gateway.request_log.evidence import Counts, EvidenceStore, from_fields
+from pointsman_gateway.request_log.redis_schema import last_days
+from pointsman_servicekit.errors import InvalidArgument, Unavailable
+from pointsman_servicekit.keys import layout
+from pointsman_servicekit.keys.records import TenantRecord
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+PAGE_SIZE = 100
+"""Entries read at once; each holds at most 64 KiB of text."""
+TIMEOUT_S = 5.0
+"""Seconds for each answer of Redis. No request waits for it, but an unreachable Redis must be reported."""
+
+_AGE = re.compile(r"(\d+)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
+
+Reply = TypeVar("Reply")
+
+
+def parse_age(age: str) -> int:
+    """Converts "24h" to 86400 seconds. Raises InvalidArgument."""
+    match = _AGE.fullmatch(age.strip())
+    if match is None:
+        raise InvalidArgument(f"'{age}' is not an age; write 30m, 24h or 7d", code="bad_age")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDecision:
+    """A decision as the request log holds it."""
+
+    id: str
+    request: Request
+    """Its messages have no content if the text was not stored."""
+    labels: Labels
+    """As they were decided then."""
+    path: str
+    """The policy's first choice, even if that path was unavailable and another one answered."""
+    fingerprint: str
+    """Identifies the configuration of that path at the time."""
+    generation: str
+    user_digest: str
+    """Digest of the user's name; empty if the request named no user."""
+    expected_cost_usd: float
+    answered_by: str = ""
+    """The path that gave the complete answer; empty if none did."""
+    cost_usd: float = 0.0
+    """Cost of that answer."""
+
+    @property
+    def adapter(self) -> str:
+        """The adapter that the request asked for by name and got; empty for all other requests."""
+        return self.request.model if self.path == f"adapter:{self.request.model}" else ""
+
+    @property
+    def has_text(self) -> bool:
+        return any(message.content for message in self.request.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCorrection:
+    """Feedback that a decision should have been given another task."""
+
+    recorded: RecordedDecision
+    right_task: str
+
+
+class RequestLog:
+    """Each method raises Unavailable ("redis_unavailable") if Redis does not answer."""
+
+    def __init__(self, redis: Redis, url: str) -> None:
+        """`redis` must decode replies."""
+        self._redis: Any = redis  # redis-py's types state neither what is decoded nor what is awaited
+        self._url = url
+
+    async def count(self, seconds: float) -> int:
+        """Estimates how many decisions the last `seconds` hold, as if decisions arrived at a constant rate."""
+        stream = redis_schema.DECISIONS
+        total = int(await self._reply(self._redis.xlen(stream)))
+        ends = [await self._reply(read(stream, count=1)) for read in (self._redis.xrange, self._redis.xrevrange)]
+        if not total or not all(ends):
+            return 0
+        first, last = (_unix_ms(entry[0][0]) for entry in ends)
+        begin = await self._begin(seconds)
+        if begin <= first:
+            return total
+        return max(0, round(total * (last - begin) / max(last - first, 1)))
+
+    async def decisions(self, seconds: float) -> AsyncIterator[RecordedDecision]:
+        """The decisions of the last `seconds`, oldest first; decisions written after the call are not included."""
+        async for _, fields in self.entries(redis_schema.DECISIONS, seconds):
+            recorded = to_recorded_decision(fields["entry"])
+            if recorded is not None:
+                yield recorded
+
+    async def task_corrections(self, seconds: float) -> AsyncIterator[TaskCorrection]:
+        """Feedback of the last `seconds` that names another task than the decision."""
+        async for _, fields in self.entries(redis_schema.FEEDBACK, seconds):
+            recorded = to_recorded_decision(fields["entry"]) if fields["right_task"] else None
+            if recorded is not None and fields["right_task"] != recorded.labels.task:
+                yield TaskCorrection(recorded, fields["right_task"])
+
+    async def evidence(self, days: list[str]) -> dict[str, Counts]:
+        return {day: from_fields(await self._reply(self._redis.hgetall(redis_schema.EVIDENCE + day))) for day in days}
+
+    async def tenants(self) -> dict[str, TenantRecord]:
+        """Raises FailedPrecondition if a record cannot be read."""
+        read = await self._reply(self._redis.hgetall(layout.TENANTS))
+        return {name: TenantRecord.from_json(text) for name, text in read.items()}
+
+    async def delete(self, stream: str, entry_ids: Sequence[str]) -> None:
+        """Removes entries permanently."""
+        for start in range(0, len(entry_ids), PAGE_SIZE):
+            await self._reply(self._redis.xdel(stream, *entry_ids[start : start + PAGE_SIZE]))
+
+    async def entries(self, stream: str, seconds: float = inf) -> AsyncIterator[tuple[str, dict[str, str]]]:
+        """Entry ids and fields, oldest first; entries written after the call are not included."""
+        newest = await self._reply(self._redis.xrevrange(stream, count=1))
+        if not newest:
+            return
+        last, start = newest[0][0], str(await self._begin(seconds))
+        while page := await self._reply(self._redis.xrange(stream, start, last, count=PAGE_SIZE)):
+            for entry in page:
+                yield entry
+            start = f"({page[-1][0]}"
+
+    async def _begin(self, seconds: float) -> int:
+        """Unix milliseconds by the clock of Redis, which assigns the entry ids."""
+        if seconds == inf:
+            return 0
+        now, _ = await self._reply(self._redis.time())
+        return max(0, int((now - seconds) * 1000))
+
+    async def _reply(self, reply: Awaitable[Reply]) -> Reply:
+        try:
+            return await reply
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis at {self._url} does not answer: {error}", code="redis_unavailable") from error
+
+
+@asynccontextmanager
+async def open_request_log(url: str) -> AsyncIterator[RequestLog]:
+    """Raises InvalidArgument ("bad_redis_url")."""
+    try:
+        client = Redis.from_url(url, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+    except ValueError as error:
+        raise InvalidArgument(f"'{url}' is not an address of Redis: {error}", code="bad_redis_url") from error
+    async with client:
+        yield RequestLog(client, _without_password(url))
+
+
+async def read_evidence(log: RequestLog, days: int) -> EvidenceStore:
+    """The evidence that the gateways counted in the last `days`.
+
+    Which adapter version an alias points to is not known offline, so the version that answered most recently along a
+    path is taken as its current one.
+    """
+    store, versions = EvidenceStore(days), dict[tuple[str, str], str]()
+    for day, counts in (await log.evidence(last_days(days)[::-1])).items():
+        store.read(day, counts)
+        versions |= {(key.path, key.fingerprint): key.version for key in counts}
+
+    def version_of(path: Path) -> str:
+        return versions.get((path.name, path.fingerprint), "")
+
+    store.versions = version_of
+    return store
+
+
+def to_recorded_decision(entry: str) -> RecordedDecision | None:
+    """None if the entry has another format version."""
+    body = json.loads(entry)
+    if body["v"] != VERSION:
+        return None
+    answered = body["outcome"] == "ok"
+    first = _first_choice(body)
+    return RecordedDecision(
+        id=body["id"],
+        request=_request(body),
+        labels=_labels(body),
+        path=first,
+        fingerprint=body["fingerprint"] if first == body["path"] else "",
+        generation=body["generation"],
+        user_digest=body["user_digest"],
+        expected_cost_usd=body["expected_cost_usd"],
+        answered_by=(body["escalated_from"] or body["path"]) if answered else "",
+        cost_usd=body["cost_usd"] if answered else 0.0,
+    )
+
+
+def _first_choice(body: dict[str, Any]) -> str:
+    """The policy's choice. If that path was unavailable, failed or was not accepted, it is the first considered one."""
+    went_elsewhere = body["reason"] in ("availability", "fallback") or body["reason"].startswith("escalated:")
+    return str(body["considered"][0]["path"] if went_elsewhere and body["considered"] else body["path"])
+
+
+def _request(body: dict[str, Any]) -> Request:
+    stored = body["messages"] or [{"role": "user", "content": ""}]
+    messages = tuple(
+        Message(
+            message["role"],
+            message["content"],
+            {key: value for key, value in message.items() if key not in ("role", "content")},
+        )
+        for message in stored
+    )
+    extra = {"response_format": {"type": body["response_format"]}} if body["response_format"] else {}
+    return Request(
+        body["requested"], messages, Sampling(extra=extra), metadata=body["metadata"], user=body["user"] or ""
+    )
+
+
+def _labels(body: dict[str, Any]) -> Labels:
+    return Labels(
+        task=body["task"],
+        confidence=body["confidence"],
+        probabilities=tuple((task, probability) for task, probability in body["probabilities"]),
+        abstained=body["task"] == UNKNOWN and body["requested"] == AUTO,
+        stage=body["stage"],
+        margin=body["margin"],
+        familiarity=body["familiarity"],
+        notes=tuple(body["notes"]),
+    )
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//", url)
+
+
+def _unix_ms(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0])

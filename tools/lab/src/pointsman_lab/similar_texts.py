@@ -1,0 +1,134 @@
+"""Finds similar texts: groups of abstained requests that may be a missing task, and near-duplicate examples."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pointsman_gateway.classification.words import words_of
+from scipy.cluster.hierarchy import fcluster, linkage  # type: ignore[import-untyped]  # it ships no types
+
+MAX_TEXTS = 5_000
+"""Distinct texts that are grouped; their distance matrix then takes 100 MB."""
+MAX_GROUP_DISTANCE = 0.65
+"""Mean cosine distance up to which two clusters are merged."""
+MIN_GROUP_TEXTS = 3
+"""Distinct texts in a group that is listed."""
+REPRESENTATIVES = 3
+NAME_WORDS = 4
+MIN_WORD_CHARACTERS = 3
+MIN_SIMILARITY = 0.88
+"""Cosine similarity from which two examples of different tasks are listed."""
+ROWS_AT_ONCE = 512
+"""Rows of the similarity matrix that are computed at once, which bounds the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    requests: int
+    texts: tuple[str, ...]
+    """Distinct texts, the most typical first."""
+    words: tuple[str, ...]
+    """Words frequent in this group and rare elsewhere, as candidates for the task's name."""
+    tightness: float
+    """Mean cosine similarity of the texts to their centroid."""
+
+
+def group_texts(
+    counts: Mapping[str, int],
+    vectors: NDArray[np.float32],
+    known_texts: Iterable[str],
+    max_distance: float = MAX_GROUP_DISTANCE,
+) -> list[Group]:
+    """Clusters texts by the meaning of their embeddings. Returns the largest group first.
+
+    `counts` maps each text to its number of requests; `vectors` (texts, dimensions) are in the same order and have
+    length one. `known_texts` are examples of existing tasks, by which a group's words are weighted. A text that is
+    similar to fewer than two others is in no group.
+    """
+    texts = list(counts)
+    if len(texts) < MIN_GROUP_TEXTS:
+        return []
+    # Average linkage: single linkage would join a chain of texts of which only neighbours are similar.
+    numbers = fcluster(linkage(vectors, "average", "cosine"), max_distance, "distance")
+    overall = _WordFrequency([*texts, *known_texts])
+    groups = []
+    for number in np.unique(numbers):
+        rows = np.flatnonzero(numbers == number)
+        if len(rows) >= MIN_GROUP_TEXTS:
+            groups.append(_group([texts[row] for row in rows], counts, vectors[rows], overall))
+    return sorted(groups, key=lambda group: (-group.requests, group.texts))
+
+
+def _group(
+    texts: Sequence[str], counts: Mapping[str, int], vectors: NDArray[np.float32], overall: "_WordFrequency"
+) -> Group:
+    centroid = vectors.mean(axis=0)
+    cosines = vectors @ (centroid / np.linalg.norm(centroid))
+    typical = tuple(texts[row] for row in np.argsort(-cosines, kind="stable"))
+    return Group(sum(counts[text] for text in texts), typical, _words(texts, overall), float(cosines.mean()))
+
+
+class _WordFrequency:
+    """The fraction of some texts that contain a word."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = len(texts)
+        self.counts = Counter(word for text in texts for word in set(words_of(text)))
+
+    def fraction(self, word: str) -> float:
+        return self.counts[word] / self._texts
+
+
+def _words(texts: Sequence[str], overall: _WordFrequency) -> tuple[str, ...]:
+    """The words of at least two texts, ranked by how much more frequent they are in the group than overall."""
+    inside = _WordFrequency(texts)
+    scores = {
+        word: inside.fraction(word) * float(np.log(inside.fraction(word) / overall.fraction(word)))
+        for word, count in inside.counts.items()
+        if count > 1 and len(word) >= MIN_WORD_CHARACTERS and word.isalpha()
+    }
+    return tuple(sorted(scores, key=lambda word: (-scores[word], word))[:NAME_WORDS])
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An example of a task, with its file and line."""
+
+    text: str
+    task: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarPair:
+    """Two examples of different tasks that say nearly the same: one is probably in the wrong file."""
+
+    one: Example
+    other: Example
+    cosine: float
+
+
+def near_duplicates(
+    examples: Sequence[Example], vectors: NDArray[np.float32], min_similarity: float = MIN_SIMILARITY
+) -> list[SimilarPair]:
+    """Pairs of examples of different tasks, most similar first; `vectors` (examples, dimensions) have length one."""
+    tasks = np.array([example.task for example in examples])
+    pairs = [
+        SimilarPair(examples[i], examples[j], cosine)
+        for start in range(0, len(examples), ROWS_AT_ONCE)
+        for i, j, cosine in _similar(tasks, vectors, start, min_similarity)
+    ]
+    return sorted(pairs, key=lambda pair: -pair.cosine)
+
+
+def _similar(
+    tasks: NDArray[np.str_], vectors: NDArray[np.float32], start: int, min_similarity: float
+) -> Iterator[tuple[int, int, float]]:
+    """Compares the rows from `start` with all later ones."""
+    cosines = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
+    for row, column in np.argwhere(cosines >= min_similarity):
+        if start + row < column and tasks[start + row] != tasks[column]:
+            yield int(start + row), int(column), float(cosines[row, column])
