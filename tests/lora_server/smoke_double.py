@@ -12,7 +12,7 @@ GOOD = {"rows": [ROW], "difference": 3.0, "stops": True, "exact": True}
 
 def main() -> None:
     if sys.argv[1:] == ["unavailable"]:
-        say(unavailable="its environment lacks what the trial needs: no module named 'peft'")
+        say(unavailable="its environment lacks what the test needs: no module named 'peft'")
         return
     say(ready=True)
     for line in sys.stdin:

@@ -103,7 +103,7 @@ def test_who_leaves_holds_nothing_for_anyone_new_whatever_comes_after() -> None:
     engine_state.update(status=EngineStatus.READY, life=1, detail="ready", resident=frozenset({"triage@3f9a1c0b77de"}))
     engine_state.start_shutdown()
     assert (engine_state.state.status, engine_state.state.resident) == (EngineStatus.DOWN, frozenset())
-    assert engine_state.state.detail == "it is leaving: it ends what it has begun"
+    assert engine_state.state.detail == "shutting down: requests in flight are finished"
     left = engine_state.state
     engine_state.mark_resident("triage@3f9a1c0b77de")
     engine_state.update(status=EngineStatus.READY, detail="ready")

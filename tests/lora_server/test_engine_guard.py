@@ -137,7 +137,7 @@ class Vllm:
 
 
 @pytest.fixture
-def build_command(monkeypatch: pytest.MonkeyPatch) -> Vllm:
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Vllm:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET[SECRET_HEADER])
     return Vllm()
 
@@ -393,7 +393,7 @@ async def test_a_websocket_is_closed(vllm: Vllm) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await build_command({"type": "websocket", "path": "/v1/realtime", "headers": []}, None, send)
+    await vllm({"type": "websocket", "path": "/v1/realtime", "headers": []}, None, send)
 
     assert sent == [{"type": "websocket.close", "code": 1008}]
 

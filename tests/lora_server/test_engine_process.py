@@ -230,7 +230,7 @@ def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
         ("--middl evil.Middleware", "must be the guard alone"),
         ("--lora-modules a=/somewhere", "nothing has checked"),
         ("--max_loras=9", "has a setting"),
-        ("--max-cpu-loras 9", "throws adapters out"),
+        ("--max-cpu-loras 9", "evicts adapters"),
         ("--lora-config.max_cpu_loras 9", "must be the lora-server's"),
         ("--api-server-count 2", "all API servers but one"),
         ("-asc 2", "all API servers but one"),

@@ -174,7 +174,7 @@ async def test_it_is_told_to_stop_when_what_it_had_begun_has_ended(run: Run) -> 
             assert b"data: " in await answer.content.readline()
             assert await house.engine.count_in_flight() == 1
             house.stop()
-            await until(lambda: house.engine_state.state.detail == "stops")
+            await until(lambda: house.engine_state.state.detail == "stopping")
             await http.post(f"{url}/release")
             assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
     assert "were not enough" not in house.log()

@@ -366,14 +366,14 @@ async def test_a_steady_load_starves_nobody_where_the_engine_tells_slowly_what_i
 ) -> None:
     """Whenever it has told, someone was promised the adapter meanwhile; and who was, is served all the same."""
     async with swapping(slots=1) as engine:
-        told = engine.engine.adapters
+        told = engine.engine.list_adapters
 
         async def adapters() -> Any:
             held = await told()
             await asyncio.sleep(0.1)
             return held
 
-        monkeypatch.setattr(engine.engine, "adapters", adapters)
+        monkeypatch.setattr(engine.engine, "list_adapters", adapters)
 
         async def ask_for_a() -> None:
             while True:
@@ -427,7 +427,7 @@ async def test_what_cannot_answer_is_taken_out_again(swapping: RunEngine) -> Non
             await engine.loader.ensure_loaded(A)
 
         assert caught.value.code == "cannot_answer"
-        await engine.until(engine.engine.adapters, {})
+        await engine.until(engine.engine.list_adapters, {})
         assert engine.engine_state.state.resident == set()
         assert engine.restarts == []
 
@@ -470,7 +470,7 @@ async def test_a_new_life_in_the_middle_of_a_load_holds_nothing_of_it(swapping: 
         engine.engine_state.update(status=EngineStatus.READY)
         await engine.release()
 
-        with pytest.raises(Unavailable, match="started again"):
+        with pytest.raises(Unavailable, match="restarted during the load"):
             await loading
         assert engine.engine_state.state.resident == set()
 
@@ -487,7 +487,7 @@ async def test_a_dropped_version_is_drained_and_then_unloaded(swapping: RunEngin
             await engine.release()
 
             assert await answer == A.version + " word word"
-        await engine.until(engine.engine.adapters, {})
+        await engine.until(engine.engine.list_adapters, {})
         assert engine.engine_state.state.draining == set()
 
 

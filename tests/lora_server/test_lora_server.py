@@ -302,7 +302,7 @@ async def test_another_server_at_the_engines_address_is_not_taken_for_the_engine
         lora.kill_engine()
         await lora.until(lambda state: state.status == pb.ENGINE_STATUS_DOWN)
         with socket.create_server((host, int(port))):
-            state = await lora.until(lambda state: "taken by another process" in state.detail)
+            state = await lora.until(lambda state: "in use by another process" in state.detail)
             assert state.status == pb.ENGINE_STATUS_DOWN
         await lora.until_ready()
 

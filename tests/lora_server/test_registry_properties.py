@@ -24,20 +24,24 @@ revisions = st.none() | st.integers(0, 6)
 
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("record"), versions, st.sampled_from(["", "prod"]), st.booleans(), st.just("ann")),
-        st.tuples(st.just("stand"), names, st.sampled_from([Phase.VALIDATING, Phase.READY, Phase.FAILED])),
-        st.tuples(st.just("stand"), names, st.just(Phase.READY)),
-        st.tuples(st.just("move"), aliases, names, expected),
+        st.tuples(st.just("add_version"), versions, st.sampled_from(["", "prod"]), st.booleans(), st.just("ann")),
+        st.tuples(st.just("set_phase"), names, st.sampled_from([Phase.VALIDATING, Phase.READY, Phase.FAILED])),
+        st.tuples(st.just("set_phase"), names, st.just(Phase.READY)),
+        st.tuples(st.just("move_alias"), aliases, names, expected),
         st.tuples(st.just("set_canary"), aliases, canaries, expected),
-        st.tuples(st.just("rollback"), aliases, expected, st.just("ann"), st.just("why"), revisions),
-        st.tuples(st.just("pin"), names, st.booleans(), st.just("ann")),
+        st.tuples(st.just("roll_back"), aliases, expected, st.just("ann"), st.just("why"), revisions),
+        st.tuples(st.just("set_pinned"), names, st.booleans(), st.just("ann")),
         st.tuples(st.just("retire"), names, st.just("ann")),
         st.tuples(st.just("delete"), names, st.just("ann")),
-        st.tuples(st.just("settle_word"), names),
+        st.tuples(st.just("clear_alias_request"), names),
         st.tuples(
-            st.just("place"), st.sampled_from(["triage", "other"]), placements, st.none() | placements, st.just("")
+            st.just("set_placement"),
+            st.sampled_from(["triage", "other"]),
+            placements,
+            st.none() | placements,
+            st.just(""),
         ),
-        st.tuples(st.just("announce"), names, st.just(60.0)),
+        st.tuples(st.just("announce_target"), names, st.just(60.0)),
     ),
     max_size=40,
 )
@@ -50,7 +54,7 @@ async def test_the_state_is_consistent_and_its_history_tells_it(valkey: Any, ste
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         base = secrets.token_hex(8)
         registry, reader = AdapterRegistry(redis, base), AdapterRegistry(redis, base)
-        for name, *arguments in [("record", version, "", False, "ann") for version in VERSIONS] + steps:
+        for name, *arguments in [("add_version", version, "", False, "ann") for version in VERSIONS] + steps:
             before = await reader.read()
             entries = await redis.client.xlen(f"{{pointsman:adapters:{base}}}:changes")
             try:

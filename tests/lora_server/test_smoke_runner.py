@@ -136,7 +136,7 @@ async def test_our_own_environment_has_no_torch_and_says_so(tmp_path: Path) -> N
     """The real module, by a Python that lacks what it needs."""
     smoke = PeftSmokeTest(Path(sys.executable), tmp_path)
 
-    with pytest.raises(Unavailable, match="lacks what the trial needs"):
+    with pytest.raises(Unavailable, match="lacks what the test needs"):
         await smoke.run(VERSION, tmp_path / "good", ())
     await smoke.close()
 

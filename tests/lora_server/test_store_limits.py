@@ -24,11 +24,11 @@ ADD = """
 import json, sys
 from pathlib import Path
 from pointsman_lora_server.checks.base_layers import read_base
-from pointsman_lora_server.store import Store
+from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import PointsmanError
 root, base, adapter = sys.argv[1:]
 try:
-    Store(root, read_base(Path(base), "tiny-base"), 8).add("triage", Path(adapter), {})
+    ArtifactStore(root, read_base(Path(base), "tiny-base"), 8).add("triage", Path(adapter), {})
 except PointsmanError as error:
     print(json.dumps([type(error).__name__, error.code, error.message]))
 """
@@ -121,7 +121,7 @@ def test_many_who_want_a_version_at_once_fetch_it_once(
         folders = set(threads.map(lambda _: store.fetch(version), range(100)))
 
     assert len(folders) == 1
-    assert len([record for record in caplog.records if "was fetched from" in record.message]) == 1
+    assert len([record for record in caplog.records if "was downloaded from" in record.message]) == 1
 
 
 def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
@@ -142,7 +142,7 @@ def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
 
 
 def test_a_url_needs_a_folder_here_and_a_package_that_knows_it(tmp_path: Path, base: BaseModelSpec) -> None:
-    with pytest.raises(ValueError, match="needs a folder here"):
+    with pytest.raises(ValueError, match="needs a local folder"):
         ArtifactStore("memory://store", base, 8)
     with pytest.raises(ValueError, match="nosuchkind"):
         ArtifactStore("nosuchkind://store", base, 8, cache_folder=tmp_path)
@@ -152,7 +152,7 @@ CHURN = """
 import sys
 from pathlib import Path
 from pointsman_lora_server.checks.base_layers import read_base
-from pointsman_lora_server.store import Store
+from pointsman_lora_server.store import ArtifactStore
 root, base, *adapters = sys.argv[1:]
 store = Store(root, read_base(Path(base), "tiny-base"), 8)
 print("begins", flush=True)

@@ -124,7 +124,7 @@ def test_a_prompt_that_is_held_out_is_not_learnt_even_in_other_letters(write: Wr
     assert texts(found.training) == ["hello"]
     assert texts(found.heldout) == ["where  is my bag?"]
     (note,) = found.notes
-    assert "rows.jsonl:1: left out, its prompt is delaying_signals out too" in note
+    assert "rows.jsonl:1: left out, its prompt is held out too" in note
 
 
 def test_training_rows_that_are_all_held_out_are_refused(write: Write) -> None:
@@ -164,7 +164,7 @@ def test_rows_of_one_prompt_are_held_out_together(write: Write) -> None:
     found = split_by_share(rows, 0.1, 7)
     assert (len(found.training), len(found.heldout)) == (36, 4)
     assert {row.key for row in found.training}.isdisjoint(row.key for row in found.heldout)
-    with pytest.raises(DataError, match="one prompt alone cannot be split"):
+    with pytest.raises(DataError, match="a single prompt cannot be split"):
         split_by_share(rows[:2], 0.1, 7)
 
 
@@ -181,7 +181,7 @@ def test_a_small_share_holds_out_one_row_and_no_share_none(write: Write) -> None
     rows = read_conversations(write(example("a"), example("b"), example("c")))
     assert len(split_by_share(rows, 0.01, 7).heldout) == 1
     assert split_by_share(rows, 0, 7).heldout == ()
-    with pytest.raises(DataError, match="one prompt alone cannot be split"):
+    with pytest.raises(DataError, match="a single prompt cannot be split"):
         split_by_share(rows[:1], 0.1, 7)
 
 

@@ -41,19 +41,19 @@ def test_lopsided_labels_are_named_with_their_counts() -> None:
 
 
 def test_a_single_label_leaves_nothing_to_learn() -> None:
-    assert "there is nothing to tell apart" in examined([row(f"q{n}", "yes") for n in range(9)]).warnings[0]
+    assert "there is nothing to distinguish" in examined([row(f"q{n}", "yes") for n in range(9)]).warnings[0]
 
 
 def test_a_label_that_is_held_out_and_never_trained_on_is_named() -> None:
     rows = [row(f"q{n}", ("a", "b")[n % 2]) for n in range(20)]
     found = examined(rows, [row("new", "c")])
-    assert found.warnings == ("answer: 'c' is delaying_signals out and never trained on",)
+    assert found.warnings == ("answer: 'c' is held out and never trained on",)
 
 
 def test_what_was_left_out_is_counted_by_its_reason() -> None:
     notes = [
         "rows.jsonl:2: left out, the same as rows.jsonl:1",
-        "rows.jsonl:3: left out, its prompt is delaying_signals out too (delaying_signals.jsonl:1)",
+        "rows.jsonl:3: left out, its prompt is held out too (heldout.jsonl:1)",
         "rows.jsonl:4: left out, its 99 tokens are more than 50",
         "rows.jsonl:5: left out, its 98 tokens are more than 50",
     ]
@@ -64,7 +64,7 @@ def test_rows_that_ask_the_same_in_other_letters_and_differ_in_answer_are_named(
     rows = [row("Where is it?", "lost", 1), row("where  is IT?", "refund", 2), row("WHERE is it?", "LOST", 3)]
     found = examined(rows)
     assert found.contradictory == ("rows.jsonl:1 and rows.jsonl:2",)
-    assert "1 pairs of rows few_shot_questions the same" in found.warnings[-1]
+    assert "1 pairs of rows have the same prompt" in found.warnings[-1]
 
 
 def test_lengths_are_told_in_tokens() -> None:

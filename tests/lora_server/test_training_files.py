@@ -44,12 +44,12 @@ def test_a_file_and_a_folder_with_other_things_are_refused_before_training(tmp_p
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(TrainingError, match=r"notes.txt is a file"):
         check_target(tmp_path / "notes.txt")
-    with pytest.raises(TrainingError, match=r"holds 'notes.txt', which is no adapter's"):
+    with pytest.raises(TrainingError, match=r"contains 'notes.txt', which does not belong to an adapter"):
         check_target(tmp_path)
 
 
 def test_held_out_rows_go_beside_the_adapter_as_messages_and_answer(tmp_path: Path) -> None:
-    row = Conversation((Message("system", "Sort."), Message("user", "Zürich?")), "fare", "delaying_signals.jsonl:1")
+    row = Conversation((Message("system", "Sort."), Message("user", "Zürich?")), "fare", "heldout.jsonl:1")
     write_adapter(tmp_path / "triage", AdapterFiles(b"weights", {}, {}, [row]))
     check_target(tmp_path / "triage")
     (line,) = (tmp_path / "triage" / "samples.jsonl").read_text("utf-8").splitlines()
@@ -75,5 +75,5 @@ def test_a_merged_model_is_written_with_the_adapter_or_not_at_all(tmp_path: Path
     check_merged_target(tmp_path / "model")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(TrainingError, match="holds something that is no model"):
+    with pytest.raises(TrainingError, match="contains something that is not a model"):
         check_merged_target(tmp_path / "mine")

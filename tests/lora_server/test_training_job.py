@@ -57,8 +57,8 @@ def test_rank_and_alpha_are_those_of_the_parent(parent: Path) -> None:
     ("options", "complaint"),
     [
         (("--base-model-name", "other"), "belongs to the base model 'base', not to 'other'"),
-        (("--method", "dora"), "only --method dora goes on from a DoRA adapter, and from no other"),
-        (("--method", "rslora"), "is no rsLoRA adapter"),
+        (("--method", "dora"), "is not a DoRA adapter; --method dora continues from those only"),
+        (("--method", "rslora"), "is not an rsLoRA adapter"),
     ],
 )
 def test_a_parent_that_cannot_be_gone_on_from_is_refused(

@@ -47,7 +47,7 @@ def test_a_prompt_is_a_text_or_a_conversation_and_an_answer_a_text_or_a_message(
         (pair("a") | {"score": 1}, "unknown key 'score'"),
         (pair([]), '"prompt" is a list of messages'),
         (pair([{"role": "assistant", "content": "b"}]), 'its role is "user", not "assistant"'),
-        (pair("a", [{"role": "user", "content": "b"}]), "the assistant's message, and no other"),
+        (pair("a", [{"role": "user", "content": "b"}]), "the assistant's message alone"),
         (pair("a", None), '"chosen" is null'),
     ],
 )
@@ -62,13 +62,13 @@ def test_a_prompt_may_have_several_pairs_but_none_twice_and_none_both_ways(write
     found = read_preference_split(write(pair("a"), pair("a", "better"), pair("a")), None, 0, None, 7)
     assert len(found.training) == 2
     assert found.notes[0].endswith("the same as " + found.training[0].where)
-    with pytest.raises(DataError, match=r"pairs.jsonl:2: prefers the other way round than .*pairs.jsonl:1"):
+    with pytest.raises(DataError, match=r"pairs.jsonl:2: prefers the opposite of .*pairs.jsonl:1"):
         read_preference_split(write(pair("a"), pair("a", "bad", "good")), None, 0, None, 7)
 
 
 def test_a_prompt_that_is_held_out_is_not_learnt(write: Write) -> None:
-    delaying_signals = write(pair("Where  IS it?"), name="delaying_signals.jsonl")
-    found = read_preference_split(write(pair("where is it?"), pair("else")), delaying_signals, 0.1, None, 7)
+    heldout_rows = write(pair("Where  IS it?"), name="heldout.jsonl")
+    found = read_preference_split(write(pair("where is it?"), pair("else")), heldout_rows, 0.1, None, 7)
     assert [row.prompt[0].content for row in found.training] == ["else"]
     assert found.conversations.heldout[0].answer == "good"
 
@@ -85,7 +85,7 @@ def test_pairs_of_one_prompt_are_held_out_together_and_none_is_lost(write: Write
     found = read_preference_split(write(*rows), None, 0.1, None, 7)
     assert (len(found.training), len(found.heldout), found.notes) == (90, 10, ())
     assert {row.prompt for row in found.training}.isdisjoint(row.prompt for row in found.heldout)
-    with pytest.raises(DataError, match="one prompt alone cannot be split"):
+    with pytest.raises(DataError, match="a single prompt cannot be split"):
         read_preference_split(write(*rows[:5]), None, 0.1, None, 7)
 
 

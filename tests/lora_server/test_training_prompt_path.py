@@ -21,7 +21,7 @@ def render(messages: Sequence[Message], answer_next: bool) -> list[int]:
 
 
 def example(question: str, *before: Message) -> Example:
-    conversation = Conversation((*before, Message("user", question)), "lost_item", "delaying_signals.jsonl:1")
+    conversation = Conversation((*before, Message("user", question)), "lost_item", "heldout.jsonl:1")
     prompt = render(conversation.prompt, True)
     return Example((*prompt, 1, 2), len(prompt), conversation)
 
