@@ -38,7 +38,7 @@ from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.wal import Offsets, WriteAheadLog
 from pointsman_gateway.settings import Settings
 from pointsman_servicekit.errors import NotFound
-from pointsman_servicekit.lifetimes import spare_the_collector
+from pointsman_servicekit.process import freeze_gc
 from prometheus_client import CollectorRegistry, generate_latest
 
 MODEL = Path(__file__).parents[1] / ".pointsman/models/minilm"
@@ -253,7 +253,7 @@ async def main(rounds: int) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(config=write_config(Path(folder)), embedding_model=MODEL)
         async with wiring.building(settings, load_config(settings.config)) as house:
-            spare_the_collector()
+            freeze_gc()
             sides = sides_of(house, house.engines)
             results = {pieces: await compare(sides, pieces, rounds) for pieces in PIECES}
             await junk(sides.metered.pipeline, 1)  # from the first one on there are series of refusals

@@ -34,8 +34,8 @@ from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import CollectionId
-from pointsman_retriever.store.checking import check_all
-from pointsman_retriever.store.sqlite import Store
+from pointsman_retriever.store.maintenance import check_all
+from pointsman_retriever.store.store import Store
 from pointsman_servicekit.grpc_client import open_channel
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,7 @@ def with_vectors(count: int, fingerprint: str, seed: int) -> list[pb.Document]:
         pb.Document(
             id=f"d{number}",
             text=text_of(texts),
-            metadata={"shelf": str(number % 10)},
+            metadata={"collection": str(number % 10)},
             vector=pb.Vector(fingerprint=fingerprint, values=vector.tolist()),
         )
         for number, vector in enumerate(vectors)
@@ -307,7 +307,7 @@ def check(data: Path, ledger: Ledger) -> list[str]:
     store = Store(CollectionId("default", COLLECTION), data / "default" / COLLECTION, 1)
     try:
         problems = list(check_all(store).problems)
-        with store.connections.reading() as reader:
+        with store.connections.reader() as reader:
             rows = reader.execute("SELECT id, text FROM documents").fetchall()
     finally:
         store.close()

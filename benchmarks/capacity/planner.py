@@ -122,7 +122,7 @@ def _notes(workload: Workload, figures: Figures, engines: int) -> Iterator[str]:
     if workload.chunks > figures.retriever.max_chunks:
         yield (
             f"{workload.chunks:,} chunks are more than one retriever holds well ({figures.retriever.max_chunks:,}): "
-            "store them in a Milvus cluster (POINTSMAN_RETRIEVER_MILVUS)"
+            "store them in a Milvus cluster (POINTSMAN_RETRIEVER_VECTOR_STORE=milvus)"
         )
     searches = workload.requests_per_second * sum(path.share * path.searches for path in workload.paths.values())
     if searches * figures.retriever.search_seconds > MAX_UTILIZATION:

@@ -5,7 +5,7 @@ from deploy.grafana.panels import Query, Row, heat, lines, stack
 
 _DECISIONS = rate(f"pointsman_decisions_total{{{PATH_TASK}}}")
 _ATTEMPTS = rate("pointsman_engine_attempts_total", "engine")
-_SEARCHES = rate("pointsman_retriever_search_seconds_count", "collection")
+_SEARCHES = rate("pointsman_retriever_search_duration_seconds_count", "collection")
 
 ADAPTERS = Row(
     "Adapters",
@@ -60,15 +60,15 @@ RETRIEVAL = Row(
             "In the retriever, over all collections.",
             "s",
             *(
-                Query(quantile(part, "pointsman_retriever_search_seconds"), name)
+                Query(quantile(part, "pointsman_retriever_search_duration_seconds"), name)
                 for part, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
             ),
         ),
         lines(
-            "Parts of a search, p95",
-            "Embedding, dense, sparse, reranking, ...",
+            "Search phases, p95",
+            "Embedding, waiting, ranking, reading passages, reranking.",
             "s",
-            Query(quantile(0.95, "pointsman_retriever_search_leg_seconds", "leg"), "{{leg}}"),
+            Query(quantile(0.95, "pointsman_retriever_search_phase_duration_seconds", "phase"), "{{phase}}"),
         ),
         heat(
             "Best score",

@@ -24,7 +24,7 @@ def running(data: Path) -> Iterator[str]:
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
         "POINTSMAN_RETRIEVER_DATA": str(data),
         "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(MODEL),
-        "POINTSMAN_RETRIEVER_DRAIN_NOTICE": "0",
+        "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",
     }
     process = subprocess.Popen([sys.executable, "-m", "pointsman_retriever"], env={**os.environ, **environment})
     try:

@@ -95,7 +95,7 @@ def test_an_answer_that_was_not_accepted_is_told_with_its_path(cli: Cli, gateway
     escalated = {**RECEIPT, "pointsman": {"path": "handbook", "cost_usd": 0.000001, "escalated_from": "small"}}
     gateway.stream = [delta("Yes."), json.dumps(escalated), "[DONE]"]
 
-    assert "path handbook (after small, whose answer was not accepted)" in cli("ask", "x", "--url", gateway.url).out
+    assert "path handbook (after small, whose answer was rejected)" in cli("ask", "x", "--url", gateway.url).out
 
 
 def test_the_gateways_refusal_is_one_line_with_its_code(cli: Cli, gateway: Any) -> None:
@@ -117,7 +117,7 @@ def test_an_error_in_the_middle_of_the_stream_is_no_answer(cli: Cli, gateway: An
 
     assert outcome.code == 1
     assert outcome.out == "They tra\n"
-    assert outcome.err == "error: the answer broke off: the engine died (engine_lost)\n"
+    assert outcome.err == "error: the answer was cut off: the engine died (engine_lost)\n"
 
 
 def test_a_stream_without_its_end_is_no_answer(cli: Cli, gateway: Any) -> None:
@@ -126,7 +126,7 @@ def test_a_stream_without_its_end_is_no_answer(cli: Cli, gateway: Any) -> None:
     outcome = cli("ask", "x", "--url", gateway.url)
 
     assert outcome.code == 1
-    assert outcome.err == "error: the answer broke off: the stream ended without [DONE]\n"
+    assert outcome.err == "error: the answer was cut off: the stream ended without [DONE]\n"
 
 
 def test_where_nothing_answers_the_way_to_start_it_is_told(cli: Cli, tmp_path: Path) -> None:

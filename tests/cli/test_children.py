@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli import process_tree
 from pointsman_cli.errors import CommandError
+from pointsman_cli.process_tree import alive_processes, process_tree
 from pointsman_cli.up.child import Backoff, Child
 from pointsman_cli.up.crew import Crew
 from pointsman_cli.up.plan import Service
@@ -97,12 +97,12 @@ async def test_what_a_child_leaves_behind_is_killed_with_it(
     child = Child(service)
     await child.start()
     await until(lambda: service.log.exists() and service.log.read_text().count("up") == 2, "both are up")
-    tree = process_tree.tree(int(below.read_text()))
-    assert process_tree.alive(tree)
+    tree = process_tree(int(below.read_text()))
+    assert alive_processes(tree)
 
     await child.stop()
 
-    await until(lambda: not process_tree.alive(tree), "the process below is gone")
+    await until(lambda: not alive_processes(tree), "the process below is gone")
 
 
 async def test_a_child_that_dies_while_starting_ends_the_start_with_its_last_words(python_service: MakeService) -> None:
@@ -156,7 +156,7 @@ async def test_all_children_are_stopped_even_when_stopping_is_cut_short(
         await crew.start(service)
     await until(lambda: all("up" in service.log.read_text() for service in services), "both are up")
     children = list(crew.children)
-    trees = [process_tree.tree(child.pid) for child in children]
+    trees = [process_tree(child.pid) for child in children]
     said: list[str] = []
     stopping = asyncio.create_task(crew.stop(said.append))
     await until(lambda: said == ["stopping gateway"], "it is stopping the first")
@@ -166,5 +166,5 @@ async def test_all_children_are_stopped_even_when_stopping_is_cut_short(
     stopping.cancel()
     await asyncio.wait({stopping})
 
-    await until(lambda: not any(process_tree.alive(tree) for tree in trees), "both are gone")
+    await until(lambda: not any(alive_processes(tree) for tree in trees), "both are gone")
     assert [await child.ended() for child in children] == ["killed by SIGKILL"] * 2

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.data_dir import DataDir
-from pointsman_cli.run_file import Run, RunningProcess, read, write
+from pointsman_cli.data_dir import DataDir, Run, RunningProcess, read_run, write_run
 
 Cli = Callable[..., Any]
 Until = Callable[..., Any]
@@ -58,10 +57,10 @@ def test_a_mistake_on_the_command_line_is_one_line(cli: Cli, arguments: tuple[st
     [
         (
             ("ask", "x", "--url", "http://[::1"),
-            "'http://[::1' is no URL of a door (Invalid IPv6 URL); one is such as http",
+            "'http://[::1' is not a URL (Invalid IPv6 URL); it should be like http",
         ),
         (("route", "x", "--url", "http://127.0.0.1:99999"), "Port out of range 0-65535"),
-        (("feedback", "x", "--rating", "1", "--url", "ftp://gateway"), "it wants http:// or https:// and a host"),
+        (("feedback", "x", "--rating", "1", "--url", "ftp://gateway"), "it must have http:// or https:// and a host"),
         (("regret", "--gateway", "127.0.0.1:99999"), "Port out of range 0-65535"),
         (("top", "--once", "--gateway", "127.0.0.1:99999"), "Port out of range 0-65535"),
         (("doctor", "--cluster", "http://[::1"), "Invalid IPv6 URL"),
@@ -121,7 +120,7 @@ def test_output_for_which_there_is_no_room_is_told_in_one_line(arguments: tuple[
     assert done.returncode == 1
     assert (
         done.stderr
-        == "error: what is to be written to the output is not whole: No space left on device; make room there\n"
+        == "error: the output could not be written completely: No space left on device; free some space there\n"
     )
 
 
@@ -158,9 +157,9 @@ def a_run(pid: int) -> Run:
 
 def test_what_runs_is_read_as_it_was_written(tmp_path: Path) -> None:
     data_dir = DataDir.at(tmp_path)
-    write(a_run(os.getpid()), data_dir.run_file)
+    write_run(a_run(os.getpid()), data_dir.run_file)
 
-    assert read(data_dir.run_file) == a_run(os.getpid())
+    assert read_run(data_dir.run_file) == a_run(os.getpid())
     assert list(tmp_path.iterdir()) == [data_dir.run_file]
 
 
@@ -169,12 +168,12 @@ def test_no_run_file_or_a_strange_one_means_that_nothing_runs(tmp_path: Path, co
     if content is not None:
         (tmp_path / "run.json").write_text(content)
 
-    assert read(tmp_path / "run.json") is None
+    assert read_run(tmp_path / "run.json") is None
 
 
 def test_the_run_file_of_a_dead_process_means_that_nothing_runs(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    write(a_run(gone.pid), tmp_path / "run.json")
+    write_run(a_run(gone.pid), tmp_path / "run.json")
 
-    assert read(tmp_path / "run.json") is None
+    assert read_run(tmp_path / "run.json") is None

@@ -22,7 +22,7 @@ from pointsman_cli.distill.scoring import scorer_of
 from pointsman_cli.distill.state import Ledger, RunState, begin, latest
 from pointsman_cli.distill.train_step import Ended, Lesson, TrainStep
 from pointsman_cli.distill.wiring import STEPS
-from pointsman_cli.errors import CommandError, Misused
+from pointsman_cli.errors import CommandError, UsageError
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
 PLAN = Plan(
@@ -293,7 +293,7 @@ def test_the_teacher_is_asked_over_texts_and_each_once(shelf: Path, tmp_path: Pa
 
 
 def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(Misused, match="no-such"):
+    with pytest.raises(UsageError, match="no-such"):
         read_texts(tmp_path / "no-such")
 
 
@@ -319,7 +319,7 @@ def test_a_line_that_looks_like_json_and_is_not_as_it_should_be_is_no_text(
 ) -> None:
     file = tmp_path / "texts"
     file.write_text(f"I lost my hat\n{line}\n")
-    with pytest.raises(Misused, match=rf"texts:2 begins with {{ and {problem}"):
+    with pytest.raises(UsageError, match=rf"texts:2 begins with {{ and {problem}"):
         read_texts(file)
 
 
@@ -327,7 +327,7 @@ def test_a_label_that_the_metric_cannot_use_is_named_before_anybody_is_asked(she
     file = tmp_path / "heldout.jsonl"
     file.write_text('{"text": "question", "output": "no object"}\n')
     town = Town()
-    with pytest.raises(Misused, match=r"row heldout\.jsonl:1 .* json_fields compares with an object"):
+    with pytest.raises(UsageError, match=r"row heldout\.jsonl:1 .* json_fields compares with an object"):
         distill(town, shelf, replace(PLAN, heldout=file, metric={"json_fields": True}))
     assert "ask" not in town.names()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from pointsman_cli.documents import MAX_BYTES, Document, read_documents, title_of
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 
 
 def test_a_folder_gives_its_texts_with_ids_and_titles(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_all_bad_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "large.md").write_bytes(b"x" * (MAX_BYTES + 1))
     (tmp_path / "good.txt").write_text("good too")
 
-    with pytest.raises(Misused) as refused:
+    with pytest.raises(UsageError) as refused:
         read_documents([tmp_path])
 
     told = str(refused.value)
@@ -60,18 +60,18 @@ def test_what_cannot_be_read_is_named(
 ) -> None:
     (locked / "sub").chmod(mode)
 
-    with anybody(), pytest.raises(Misused, match=rf"{locked / 'sub'}\S* cannot be read: Permission denied"):
+    with anybody(), pytest.raises(UsageError, match=rf"{locked / 'sub'}\S* cannot be read: Permission denied"):
         read_documents([locked])
 
 
 def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Misused, match=r"there are no \.md or \.txt files in"):
+    with pytest.raises(UsageError, match=r"there are no \.md or \.txt files in"):
         read_documents([tmp_path])
 
 
-@pytest.mark.parametrize(("name", "told"), [("a.pdf", "is no .md or .txt file"), ("nothing", "is not there")])
+@pytest.mark.parametrize(("name", "told"), [("a.pdf", "is not a .md or .txt file"), ("nothing", "does not exist")])
 def test_what_is_no_text_is_refused_by_name(tmp_path: Path, name: str, told: str) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
 
-    with pytest.raises(Misused, match=f"{name} {told}"):
+    with pytest.raises(UsageError, match=f"{name} {told}"):
         read_documents([tmp_path / name])

@@ -3,17 +3,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.errors import Misused
-from pointsman_cli.example import Adapter, load
+from pointsman_cli.errors import UsageError
+from pointsman_cli.example import ExampleAdapter, load_example
 
 
 def test_an_example_is_read_with_absolute_paths(example_folder: Path) -> None:
-    example = load(example_folder)
+    example = load_example(example_folder)
 
     assert example.base_model == "smollm2-135m"
     assert example.config == example_folder / "config"
     assert example.collections == {"handbook": example_folder / "handbook"}
-    assert example.adapters == (Adapter("triage", example_folder / "adapters" / "triage", "prod"),)
+    assert example.adapters == (ExampleAdapter("triage", example_folder / "adapters" / "triage", "prod"),)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_a_mistake_is_named_with_what_would_be_right(example_folder: Path, befor
     assert before in text
     file.write_text(text.replace(before, after, 1))
 
-    with pytest.raises(Misused) as refused:
-        load(example_folder)
+    with pytest.raises(UsageError) as refused:
+        load_example(example_folder)
 
     assert told in str(refused.value)
     assert str(file) in str(refused.value)
@@ -51,13 +51,13 @@ def test_a_mistake_is_named_with_what_would_be_right(example_folder: Path, befor
 def test_an_empty_file_is_told_its_keys(example_folder: Path) -> None:
     (example_folder / "pointsman.yaml").write_text("# nothing\n")
 
-    with pytest.raises(Misused, match="known: base_model, config, collections, adapters"):
-        load(example_folder)
+    with pytest.raises(UsageError, match="known: base_model, config, collections, adapters"):
+        load_example(example_folder)
 
 
 def test_a_folder_without_the_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(Misused, match=r"has no pointsman\.yaml"):
-        load(tmp_path)
+    with pytest.raises(UsageError, match=r"has no pointsman\.yaml"):
+        load_example(tmp_path)
 
 
 def test_up_refuses_a_bad_example_in_one_line_before_anything_starts(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import retriever_pb2
-from pointsman_cli import stubs
+from pointsman_cli.grpc_clients import retriever_stub
 from pointsman_cli.sources import MAX_FILE_BYTES
 from pointsman_servicekit.grpc_client import open_channel
 from real_retriever import running
@@ -42,7 +42,7 @@ def handbook(tmp_path: Path) -> Path:
 async def search(address: str, collection: str, query: str) -> retriever_pb2.Passage:
     async with open_channel(address) as channel:
         request = retriever_pb2.SearchRequest(collection=collection, query=query, top_k=1)
-        answer = await stubs.retriever(channel).Search(request)
+        answer = await retriever_stub(channel).Search(request)
     passage: retriever_pb2.Passage = answer.passages[0]
     return passage
 
@@ -70,7 +70,7 @@ def test_ingesting_again_replaces(cli: Cli, retriever: str, handbook: Path) -> N
 
 async def documents(address: str, collection: str) -> int:
     async with open_channel(address) as channel:
-        answer = await stubs.retriever(channel).ListCollections(retriever_pb2.ListCollectionsRequest())
+        answer = await retriever_stub(channel).ListCollections(retriever_pb2.ListCollectionsRequest())
     count: int = next(found.documents for found in answer.collections if found.name == collection)
     return count
 
@@ -173,7 +173,7 @@ def test_an_interrupted_ingest_goes_on_where_it_was(cli: Cli, retriever: str, tm
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
-    assert "the same command goes on from there" in out
+    assert "run the same command to continue" in out
     kept = asyncio.run(documents(retriever, "many"))
 
     outcome = cli("ingest", "many", folder, "--retriever", retriever)
@@ -186,7 +186,7 @@ def test_an_interrupted_ingest_goes_on_where_it_was(cli: Cli, retriever: str, tm
 
 async def documents_or_none(address: str, collection: str) -> int:
     async with open_channel(address) as channel:
-        answer = await stubs.retriever(channel).ListCollections(retriever_pb2.ListCollectionsRequest())
+        answer = await retriever_stub(channel).ListCollections(retriever_pb2.ListCollectionsRequest())
     return sum(found.documents for found in answer.collections if found.name == collection)
 
 

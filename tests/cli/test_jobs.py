@@ -101,7 +101,7 @@ def test_a_detached_training_prints_its_id_and_no_more(cli: Cli, data: Path, tra
             "triage-1 failed: data.jsonl:3: not JSON",
         ),
         ([("state", {"state": "cancelled"})], "triage-1 cancelled: it was stopped"),
-        ([("state", {"state": "running"})], "the lora-server stopped; triage-1 goes on when it is back"),
+        ([("state", {"state": "running"})], "the lora-server stopped; triage-1 continues when it is back"),
     ],
 )
 def test_a_job_without_success_is_an_error_with_its_reason(
@@ -118,7 +118,7 @@ def test_a_job_without_success_is_an_error_with_its_reason(
 def test_jobs_are_listed_with_method_state_and_start(cli: Cli, training: tuple[Training, str]) -> None:
     lines = cli("jobs", "list", "--lora-server", training[1]).out.splitlines()
     assert lines[0].split() == ["job", "method", "state", "started", "result"]
-    assert lines[1].split() == ["triage-2", "lora", "queued", "in", "line"]
+    assert lines[1].split() == ["triage-2", "lora", "queued", "-"]
     assert "triage-1" in lines[2]
     assert "running, resumed 2 times" in lines[2]
     assert "2026-11-25 03:00 UTC" in lines[2]

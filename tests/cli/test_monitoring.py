@@ -14,11 +14,10 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from pointsman_cli import process_tree, run_file
-from pointsman_cli.data_dir import DataDir
+from pointsman_cli.data_dir import DataDir, Run, read_run
 from pointsman_cli.doctor.finding import ok
 from pointsman_cli.doctor.running import check_running
-from pointsman_cli.run_file import Run
+from pointsman_cli.process_tree import alive_processes, process_tree
 from pointsman_cli.up import monitoring
 from pointsman_cli.up.ports import Addresses
 
@@ -37,7 +36,7 @@ from dataclasses import replace
 from pathlib import Path
 from pointsman_cli import engine_environment, example
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.up import monitoring, ports
 from pointsman_cli.up.child import Backoff
 from pointsman_cli.up.command import run_up
@@ -95,7 +94,7 @@ def running(until: Until, tmp_path: Path) -> Callable[[], Awaitable[Run]]:
 
     async def wait() -> Run:
         await until(lambda: run_json.exists() and "Stop with Ctrl-C" in log.read_text(), "all is up")
-        run = run_file.read(run_json)
+        run = read_run(run_json)
         assert run is not None
         return run
 
@@ -119,7 +118,7 @@ async def test_prometheus_watches_what_runs_and_goes_down_first(
 ) -> None:
     up = await start()
     run = await running()
-    processes = process_tree.tree(up.pid)
+    processes = process_tree(up.pid)
     prometheus = run.processes["prometheus"]
 
     up_by_job = await until_it_says(
@@ -144,7 +143,7 @@ async def test_prometheus_watches_what_runs_and_goes_down_first(
     up.send_signal(signal.SIGINT)
 
     assert await asyncio.wait_for(up.wait(), 30) == 0
-    assert not process_tree.alive(processes)
+    assert not alive_processes(processes)
     stopped = [line for line in (tmp_path / "up.log").read_text().splitlines() if line.startswith("stopping")]
     assert stopped[:2] == ["stopping prometheus", "stopping gateway"]
 
@@ -158,17 +157,17 @@ async def test_a_prometheus_that_dies_comes_back_and_none_outlives_us(
 
     os.kill(before.processes["prometheus"].pid, signal.SIGKILL)
     await until(lambda: "prometheus was started again" in (tmp_path / "up.log").read_text(), "it is started again")
-    await until(lambda: run_file.read(tmp_path / "home" / "run.json") != before, "the run file has the new pid")
+    await until(lambda: read_run(tmp_path / "home" / "run.json") != before, "the run file has the new pid")
     after = await running()
     assert after.processes["prometheus"].address == before.processes["prometheus"].address
     await monitoring.serving(after.processes["prometheus"].address)
-    processes = process_tree.tree(up.pid)
+    processes = process_tree(up.pid)
     assert after.processes["prometheus"].pid in {process.pid for process in processes}
 
     up.kill()
     await up.wait()
 
-    await until(lambda: not process_tree.alive(processes), "all are gone")
+    await until(lambda: not alive_processes(processes), "all are gone")
 
 
 @needs_promtool

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli import process_tree
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
+from pointsman_cli.process_tree import Process, alive_processes, kill_processes, process_tree
 from pointsman_cli.up.crew import Crew, guarded
 from pointsman_cli.up.plan import Service
 
@@ -62,31 +62,31 @@ async def test_kill_9_leaves_no_process_behind(tmp_path: Path, until: Until, han
     child = tmp_path / "child.py"
     child.write_text(STUBBORN)
     up = await start_up(tmp_path, child, grace=0.3, until=until, hangs_at=hangs_at)
-    processes = process_tree.tree(up.pid)
+    processes = process_tree(up.pid)
     assert len(processes) == 6, "up, its guard, two children and two below them"
 
     up.kill()
     await up.wait()
 
-    await until(lambda: not process_tree.alive(processes), "all are gone")
+    await until(lambda: not alive_processes(processes), "all are gone")
 
 
 async def test_a_child_that_does_as_told_goes_at_once_when_up_is_killed(tmp_path: Path, until: Until) -> None:
     child = tmp_path / "child.py"
     child.write_text("import signal; print('all is up', flush=True); signal.pause()")
     up = await start_up(tmp_path, child, grace=600, until=until)
-    processes = process_tree.tree(up.pid)
+    processes = process_tree(up.pid)
 
     up.kill()
     await up.wait()
 
-    await until(lambda: not process_tree.alive(processes), "all are gone")
+    await until(lambda: not alive_processes(processes), "all are gone")
 
 
 async def test_a_second_up_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     lock = tmp_path / "up.lock"
     async with guarded(lock):
-        with pytest.raises(Misused, match=rf"already running \(pid {lock.read_text()}\)"):
+        with pytest.raises(UsageError, match=rf"already running \(pid {lock.read_text()}\)"):
             async with guarded(lock):
                 pass
 
@@ -101,25 +101,25 @@ async def test_the_lock_is_held_until_the_last_process_of_a_killed_up_is_gone(tm
     child = tmp_path / "child.py"
     child.write_text(STUBBORN)
     up = await start_up(tmp_path, child, grace=600, until=until)
-    processes = process_tree.tree(up.pid)
+    processes = process_tree(up.pid)
     up.kill()
     await up.wait()
 
-    with pytest.raises(Misused, match="its processes are still stopping"):
+    with pytest.raises(UsageError, match="its processes are still stopping"):
         async with guarded(tmp_path / "up.lock"):
             pass
 
-    process_tree.kill(processes)
-    await until(lambda: not process_tree.alive(processes), "all are gone")
+    kill_processes(processes)
+    await until(lambda: not alive_processes(processes), "all are gone")
     async with guarded(tmp_path / "up.lock"):
         pass
 
 
 async def test_children_are_started_though_the_guard_is_gone(tmp_path: Path, until: Until) -> None:
     async with guarded(tmp_path / "up.lock") as guard:
-        (its,) = (process for process in process_tree.tree(os.getpid()) if _is_guard(process))
+        (its,) = (process for process in process_tree(os.getpid()) if _is_guard(process))
         os.kill(its.pid, signal.SIGKILL)
-        await until(lambda: not process_tree.alive([its]), "the guard is gone")
+        await until(lambda: not alive_processes([its]), "the guard is gone")
         crew = Crew(guard)
         log = tmp_path / "only.log"
         await crew.start(Service("only", (sys.executable, "-I", "-c", "print('up')"), {}, "", log, 60))
@@ -127,7 +127,7 @@ async def test_children_are_started_though_the_guard_is_gone(tmp_path: Path, unt
         await crew.stop(lambda _: None)
 
 
-def _is_guard(process: process_tree.Process) -> bool:
+def _is_guard(process: Process) -> bool:
     try:
         return b"pointsman_cli.up.guard" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     except OSError:  # it has ended

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.errors import Misused
-from pointsman_cli.example import load
+from pointsman_cli.errors import UsageError
+from pointsman_cli.example import load_example
 from pointsman_cli.up.plan import Plan, Programs, make_plan
 from pointsman_cli.up.ports import Addresses, choose
 
@@ -15,7 +15,7 @@ ADDRESSES = Addresses("127.0.0.1:8080", "127.0.0.1:8081", *(f"127.0.0.1:{port}" 
 @pytest.fixture
 def plan(example_folder: Path) -> Plan:
     programs = Programs(Path("/engine/python"), Path("/valkey-server"), python="/services/python")
-    return make_plan(load(example_folder), DataDir(Path("/home/.pointsman")), ADDRESSES, programs)
+    return make_plan(load_example(example_folder), DataDir(Path("/home/.pointsman")), ADDRESSES, programs)
 
 
 def test_what_is_needed_starts_before_what_needs_it(plan: Plan) -> None:
@@ -91,11 +91,11 @@ def test_a_taken_port_is_named_with_the_option_that_changes_it(option: str) -> N
         port = taken.getsockname()[1]
         doors = {"--http": "127.0.0.1:0", "--grpc": "127.0.0.1:0", option: f"127.0.0.1:{port}"}
 
-        with pytest.raises(Misused, match=f"port {port} is taken by another program; choose another with {option}"):
+        with pytest.raises(UsageError, match=f"port {port} is taken by another program; choose another with {option}"):
             choose(doors["--http"], doors["--grpc"])
 
 
 @pytest.mark.parametrize("address", ["8080", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", ":8080"])
 def test_an_address_that_is_none_is_refused_with_one_that_is(address: str) -> None:
-    with pytest.raises(Misused, match=r"should be HOST:PORT, such as 127\.0\.0\.1:8080"):
+    with pytest.raises(UsageError, match=r"should be HOST:PORT, such as 127\.0\.0\.1:8080"):
         choose(address, "127.0.0.1:0")

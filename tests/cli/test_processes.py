@@ -22,13 +22,13 @@ async def test_lines_come_one_by_one_and_the_last_error_is_kept() -> None:
     ended = await run_to_end(python(code), {}, out.append, err.append)
 
     assert (out, err) == (["one", "two"], ["careful"])
-    assert (ended.code, ended.how) == (1, "no disk")
+    assert (ended.code, ended.reason) == (1, "no disk")
 
 
 async def test_what_says_nothing_is_told_by_its_exit_code() -> None:
     ended = await run_to_end(python("import os; os._exit(3)"), {}, print)
 
-    assert ended.how == "exit code 3"
+    assert ended.reason == "exit code 3"
 
 
 async def test_the_environment_is_added_to_ours(monkeypatch: pytest.MonkeyPatch) -> None:

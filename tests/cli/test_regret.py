@@ -1,8 +1,7 @@
 """What `pointsman regret` makes of the shadows' metrics, as the gateway itself counts them."""
 
 import pytest
-from pointsman_cli.regret.figures import Regrets, regrets
-from pointsman_cli.regret.pages import page
+from pointsman_cli.regret import Regrets, read_regrets, regret_table
 from pointsman_cli.top.scrape import parse
 from pointsman_gateway.request_log.evidence import EvidenceKey
 from pointsman_gateway.shadow.scoring import Pair, ShadowMetrics, Side, regret_of
@@ -18,7 +17,7 @@ DEAR, CHEAP = side("few_shot", 0.002, 2.0), side("adapter", 0.001, 1.0)
 
 
 def seen(registry: CollectorRegistry) -> Regrets:
-    return regrets(parse(generate_latest(registry).decode(), 0.0, ("pointsman_",)))
+    return read_regrets(parse(generate_latest(registry).decode(), 0.0, ("pointsman_",)))
 
 
 def test_means_are_of_the_pairs_and_regrets_of_all() -> None:
@@ -31,20 +30,20 @@ def test_means_are_of_the_pairs_and_regrets_of_all() -> None:
         metrics.scored(pair, chosen, other, regret_of(pair, chosen, other))
     metrics.ended("triage", "adapter", "crowded", 0.0005)
     found = seen(registry)
-    [one] = found.compared
+    [one] = found.comparisons
     assert (one.task, one.chosen, one.shadow, one.pairs, one.scored) == ("triage", "few_shot", "adapter", 3, 3)
     assert (one.of_chosen.usd, one.of_shadow.usd) == (pytest.approx(0.002), pytest.approx(0.001))
     assert one.of_chosen.quality == one.of_shadow.quality == pytest.approx(2 / 3)
     assert one.regret_usd == pytest.approx(0.002)  # not of the pair whose shadow was worse
     assert one.regret_quality == pytest.approx(1.0)
-    assert found.ends == {"ok": 3, "crowded": 1}
+    assert found.outcomes == {"ok": 3, "crowded": 1}
     assert found.spent_usd == pytest.approx(0.0035)
 
 
 def test_a_pair_that_nobody_scored_has_costs_and_no_quality() -> None:
     registry = CollectorRegistry()
     ShadowMetrics(registry).paired(Pair("d", "20260101", "triage", DEAR, CHEAP))
-    [one] = seen(registry).compared
+    [one] = seen(registry).comparisons
     assert one.of_chosen.quality is None
     assert one.regret_usd == 0.0
 
@@ -54,8 +53,8 @@ def test_the_table_has_both_sides_and_says_where_there_is_none(capsys: pytest.Ca
     console = Console(width=140)
     metrics = ShadowMetrics(registry)
     metrics.ended("triage", "adapter", "spent")
-    console.print(page(seen(registry)))
-    assert "no request has been answered twice" in capsys.readouterr().out
+    console.print(regret_table(seen(registry)))
+    assert "no shadow request has been answered" in capsys.readouterr().out
     metrics.paired(Pair("d", "20260101", "triage", DEAR, CHEAP))
-    console.print(page(seen(registry)))
+    console.print(regret_table(seen(registry)))
     assert "2.0000 : 1.0000" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_cli.run_file import Run, RunningProcess, write
+from pointsman_cli.data_dir import Run, RunningProcess, write_run
 from pointsman_cli.top.command import find
 from pointsman_cli.top.figures import OF_GATEWAY, gateway_figures
 from pointsman_cli.top.quantiles import quantile
@@ -530,7 +530,9 @@ def test_what_is_looked_at_is_what_is_named_else_what_runs_else_the_usual(tmp_pa
         "lora_server_metrics": "http://m:1/metrics",
         "lora_server": "l:1",
     }
-    write(Run(pid=os.getpid(), processes={"gateway": RunningProcess(7, "x:1", "log")}, **names), tmp_path / "run.json")
+    write_run(
+        Run(pid=os.getpid(), processes={"gateway": RunningProcess(7, "x:1", "log")}, **names), tmp_path / "run.json"
+    )
     assert find("", "", "", tmp_path) == Where("http://g:1/metrics", "l:1", "http://m:1/metrics")
 
     named = find("https://there:8443/", "there:2", "http://there:3/metrics", tmp_path)

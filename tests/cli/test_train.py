@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import lora_server_pb2, lora_server_pb2_grpc
-from pointsman_cli.train.events import Evaluation, Remark, Step, parse_event
+from pointsman_cli.train.events import Evaluation, Message, Step, parse_event
 from pointsman_servicekit.errors import InvalidArgument
 
 Cli = Callable[..., Any]
@@ -248,4 +248,4 @@ def test_events_are_read_and_what_is_none_is_shown_as_it_came() -> None:
     told = '{"event": "evaluation", "when": "end", "step": 9, "loss": 0.5, "exact": 1, "prompt_path_exact": 0.25}'
     assert parse_event(told) == Evaluation("end", 9, 0.5, {"exact": 1.0}, {"exact": 0.25}, False)
     for line in ("Downloading", "[1]", '{"loss": 1}', '{"event": "step", "step": 1}', '{"event": "new"}'):
-        assert parse_event(line) == Remark(line)
+        assert parse_event(line) == Message(line)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_cli import stubs
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
+from pointsman_cli.grpc_clients import retriever_stub
 from pointsman_cli.retriever.tuning import Labelled, Seen, choose, ndcg, read_labelled, thresholds, ways
 from pointsman_cli.up import ready
 from pointsman_cli.up.ports import choose as choose_ports
@@ -98,7 +98,7 @@ def test_thresholds_tell_the_queries_with_an_answer_from_those_without():
 def test_labels_that_cannot_be_read_are_told_with_their_line(tmp_path: Path, content: str, told: str):
     file = tmp_path / "labels.jsonl"
     file.write_text(content)
-    with pytest.raises(Misused, match=told):
+    with pytest.raises(UsageError, match=told):
         read_labelled(file)
 
 
@@ -118,7 +118,7 @@ def test_a_label_may_have_any_letter_and_its_file_a_byte_order_mark(tmp_path: Pa
 def test_a_file_of_labels_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, told: str):
     file = tmp_path / "labels"
     file.mkdir() if content is None else file.write_bytes(content)
-    with pytest.raises(Misused, match=told):
+    with pytest.raises(UsageError, match=told):
         read_labelled(file)
 
 
@@ -179,7 +179,7 @@ async def fill(address: str) -> None:
         for n in range(6)
     ]
     async with open_channel(address) as channel:
-        stub = stubs.retriever(channel)
+        stub = retriever_stub(channel)
         await stub.CreateCollection(pb.CreateCollectionRequest(name="notes"))
         documents = [*(pb.Document(id=name, text=text) for name, text in TOPICS.items()), *traps]
         await stub.Upsert(pb.UpsertRequest(collection="notes", documents=documents))
@@ -187,7 +187,7 @@ async def fill(address: str) -> None:
 
 async def first(address: str, query: str) -> tuple[str, bool]:
     async with open_channel(address) as channel:
-        answer = await stubs.retriever(channel).Search(pb.SearchRequest(collection="notes", query=query))
+        answer = await retriever_stub(channel).Search(pb.SearchRequest(collection="notes", query=query))
     return answer.passages[0].document_id, answer.relevant
 
 

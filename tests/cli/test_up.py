@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli import process_tree, run_file
+from pointsman_cli.data_dir import read_run
+from pointsman_cli.process_tree import alive_processes, process_tree
 
 Until = Callable[..., Any]
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
@@ -19,7 +20,7 @@ import sys
 from pathlib import Path
 from pointsman_cli import engine_environment, example
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.up import ports
 from pointsman_cli.up.child import Backoff
 from pointsman_cli.up.command import run_up
@@ -66,9 +67,9 @@ async def test_everything_comes_up_is_filled_and_goes_down_in_order(
     run_json = tmp_path / "home" / "run.json"
     up = await start()
     await until(lambda: run_json.exists() and "Stop with Ctrl-C" in shown(), "all is up")
-    run = run_file.read(run_json)
+    run = read_run(run_json)
     assert run is not None
-    processes = process_tree.tree(up.pid)
+    processes = process_tree(up.pid)
 
     assert run.pid == up.pid
     assert list(run.processes) == ["valkey", "retriever", "lora-server", "gateway"]
@@ -82,7 +83,7 @@ async def test_everything_comes_up_is_filled_and_goes_down_in_order(
 
     assert await asyncio.wait_for(up.wait(), 30) == 0
     assert not run_json.exists()
-    assert not process_tree.alive(processes)
+    assert not alive_processes(processes)
     stopped = [line for line in shown().splitlines() if line.startswith("stopping")]
     assert stopped == ["stopping gateway", "stopping lora-server", "stopping retriever", "stopping valkey"]
 
@@ -93,14 +94,14 @@ async def test_a_service_that_dies_comes_back_on_its_address_and_the_run_file_kn
     run_json = tmp_path / "home" / "run.json"
     up = await start()
     await until(run_json.exists, "all is up")
-    before = run_file.read(run_json)
+    before = read_run(run_json)
     assert before is not None
 
     os.kill(before.processes["gateway"].pid, signal.SIGKILL)
     await until(lambda: "gateway was started again" in shown(), "it is said")
-    await until(lambda: run_file.read(run_json) != before, "the run file has the new pid")
+    await until(lambda: read_run(run_json) != before, "the run file has the new pid")
 
-    after = run_file.read(run_json)
+    after = read_run(run_json)
     assert after is not None
     assert after.processes["gateway"].address == before.processes["gateway"].address
     assert after.processes["retriever"] == before.processes["retriever"]
@@ -112,14 +113,14 @@ async def test_a_service_that_dies_comes_back_on_its_address_and_the_run_file_kn
 async def test_kill_9_of_up_leaves_nothing_running(start: Start, until: Until, tmp_path: Path) -> None:
     up = await start()
     await until((tmp_path / "home" / "run.json").exists, "all is up")
-    processes = process_tree.tree(up.pid)
+    processes = process_tree(up.pid)
     assert len(processes) == 6, "up, its guard and four children"
 
     up.kill()
     await up.wait()
 
-    await until(lambda: not process_tree.alive(processes), "all are gone")
-    assert run_file.read(tmp_path / "home" / "run.json") is None
+    await until(lambda: not alive_processes(processes), "all are gone")
+    assert read_run(tmp_path / "home" / "run.json") is None
 
 
 async def test_what_valkey_was_told_is_there_the_next_time(start: Start, until: Until, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ async def test_what_valkey_was_told_is_there_the_next_time(start: Start, until: 
     for command, answer in ((b"SET points left\r\n", b"+OK\r\n"), (b"STRLEN points\r\n", b":4\r\n")):
         up = await start()
         await until(run_json.exists, "all is up")
-        run = run_file.read(run_json)
+        run = read_run(run_json)
         assert run is not None
         reader, writer = await asyncio.open_unix_connection(run.processes["valkey"].address)
         writer.write(command)
@@ -162,10 +163,10 @@ async def test_ctrl_c_while_starting_stops_what_was_started(
 ) -> None:
     up = await start()
     await until(lambda: "retriever ..." in shown(), "the services are starting")
-    processes = process_tree.tree(up.pid)
+    processes = process_tree(up.pid)
 
     up.send_signal(signal.SIGINT)
 
     assert await asyncio.wait_for(up.wait(), 30) == 1  # the interruption, not caught in this script
     assert "Interrupted: interrupted (SIGINT)" in shown()
-    assert not process_tree.alive(processes)
+    assert not alive_processes(processes)

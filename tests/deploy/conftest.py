@@ -14,11 +14,11 @@ from pointsman_gateway import wiring as gateway
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.settings import Settings as GatewaySettings
 from pointsman_lora_server.domain import DesiredState, EngineState
-from pointsman_lora_server.metrics import LoraServerMetrics as LoraMetrics
-from pointsman_lora_server.metrics import VersionStateCollector
-from pointsman_retriever.metering.prometheus import CollectionSizes, Labels
-from pointsman_retriever.metering.prometheus import Metrics as RetrieverMetrics
-from pointsman_servicekit.grpc_in_flight import InFlight
+from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
+from pointsman_lora_server.metering.states import States
+from pointsman_retriever.metrics import BoundedLabels, CollectionSizes
+from pointsman_retriever.metrics import Metrics as RetrieverMetrics
+from pointsman_servicekit.metrics import CallsInFlight
 from prometheus_client import CollectorRegistry
 
 PROJECT = Path(__file__).parents[2]
@@ -89,17 +89,17 @@ async def _gateway(folder: Path) -> CollectorRegistry:
 
 
 def _retriever() -> CollectorRegistry:
-    registry, labels = CollectorRegistry(), Labels()
+    registry, labels = CollectorRegistry(), BoundedLabels()
     RetrieverMetrics(registry, labels, "a-model")
     registry.register(CollectionSizes(list, labels))
-    InFlight(registry)
+    CallsInFlight(registry)
     return registry
 
 
 def _lora_server() -> CollectorRegistry:
     metrics = LoraMetrics("a-model")
-    VersionStateCollector(DesiredState, EngineState, 1, metrics.registry)
-    InFlight(metrics.registry)
+    States(DesiredState, EngineState, 1, metrics.registry)
+    CallsInFlight(metrics.registry)
     return metrics.registry
 
 

@@ -7,7 +7,7 @@ import pytest
 from doubles.clocks import Clock
 from pointsman_gateway.backends.aliases import REMEMBERED, Aliases
 from pointsman_gateway.backends.engines import Engine, Engines
-from pointsman_gateway.config.schema import Policy
+from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.domain import Alias, Path, ResolvedAdapter
 from pointsman_gateway.routing.aiming import aimed
 from pointsman_gateway.routing.policy import plan
@@ -141,7 +141,7 @@ def test_a_user_has_one_version_however_often_they_come() -> None:
 
 
 def test_users_on_the_small_side_of_a_split_are_no_more_often_the_canarys_than_others() -> None:
-    split = Policy(split={"small": 5, "large": 95})
+    split = PolicyConfig(split={"small": 5, "large": 95})
     few = [user for user in USERS if plan(split, user).paths == ("small",)]
     assert len(few) == pytest.approx(500, abs=87)
     assert len(drawn(0.5, few)) / len(few) == pytest.approx(0.5, abs=0.09)

@@ -12,7 +12,7 @@ from pointsman_gateway.classification.ends import AT_AN_END, ends_of, is_binary,
 from pointsman_gateway.classification.rules import Rules
 from pointsman_gateway.classification.stage import Classification
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.schema import Policy, Rule, TaskConfig
+from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 from pointsman_servicekit.errors import InvalidArgument
 
@@ -124,7 +124,7 @@ def test_what_is_not_seen_is_left_out_and_nothing_else() -> None:
 
 
 def rules_of(regex: str) -> Rules:
-    task = TaskConfig(examples="x.jsonl", policy=Policy(fixed="p"), rules=(Rule(name="r", regex=regex),))
+    task = TaskConfig(examples="x.jsonl", policy=PolicyConfig(fixed="p"), rules=(RuleConfig(name="r", regex=regex),))
     return Rules({"first": task})
 
 

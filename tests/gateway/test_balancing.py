@@ -7,7 +7,7 @@ import pytest
 from doubles.clocks import Clock
 from pointsman_gateway.backends.balancing import Candidates, beginning
 from pointsman_gateway.backends.engines import Cell, Engine, Engines
-from pointsman_gateway.config.schema import BreakerTerms
+from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Message, Path
 
 PLAIN = Path("plain", "tiny")
@@ -87,7 +87,7 @@ def test_an_adapters_path_goes_only_where_it_is_held(engines: Engines, cells: li
 def test_an_engine_whose_trial_is_due_gets_the_next_request_and_no_other(
     engines: Engines, cells: list[Cell], clock: Clock
 ) -> None:
-    terms = BreakerTerms(failures=1, rest=5)
+    terms = BreakerConfig(failures=1, rest=5)
     cells[2].breaker.failed(cells[2].breaker.enter(), terms)
     assert {choice(engines, key_of(number)) for number in range(50)} == {"a", "b"}
     clock.passes(5)

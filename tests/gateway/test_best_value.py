@@ -7,13 +7,13 @@ import pytest
 from doubles.adapters import NoAdapters
 from doubles.config_folder import IN_TRIAGE
 from doubles.doors import Door
-from pointsman_gateway.config.schema import BestValue, Policy, TaskConfig
+from pointsman_gateway.config.schema import BestValueConfig, PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Decision, Labels, Message, Path, PathEvidence, Request
 from pointsman_gateway.routing.best_value import BestValuePolicy, Candidate, lower_bound
 from pointsman_gateway.routing.policy import Plan
 from pointsman_gateway.routing.router import Router
 
-TERMS = BestValue(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
+TERMS = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8, p95_seconds=2.0)
 GOOD = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=0.5)
 POOR = PathEvidence(ratings=25, quality=0.71, answers=100, p95_seconds=0.5)
 SLOW = PathEvidence(ratings=100, quality=0.95, answers=100, p95_seconds=4.2)
@@ -29,7 +29,7 @@ def candidate(name: str, evidence: PathEvidence, cost_usd: float) -> Candidate:
 def planned(
     *candidates: Candidate,
     policy: BestValuePolicy | None = None,
-    terms: BestValue = TERMS,
+    terms: BestValueConfig = TERMS,
     away: Mapping[str, str] = {},
     where: float = NO_TRIAL,
 ) -> Plan:
@@ -93,7 +93,7 @@ def test_a_mean_over_the_floor_is_not_enough_while_its_bound_is_under_it() -> No
 
 
 def test_without_a_limit_no_path_is_too_slow() -> None:
-    terms = BestValue(paths=("cheap", "dear"), quality_floor=0.8)
+    terms = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8)
     assert planned(candidate("cheap", SLOW, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms).paths[0] == "cheap"
 
 
@@ -121,7 +121,7 @@ def test_where_all_are_too_slow_one_answers_all_the_same() -> None:
 
 
 def test_the_paths_without_evidence_share_the_trial_share_evenly() -> None:
-    terms = BestValue(paths=("a", "b", "c"), quality_floor=0.8, trial_share=0.1)
+    terms = BestValueConfig(paths=("a", "b", "c"), quality_floor=0.8, trial_share=0.1)
     candidates = [candidate("a", UNTRIED, 1e-6), candidate("b", GOOD, 9e-6), candidate("c", PathEvidence(), 1e-6)]
     taken = Counter(planned(*candidates, terms=terms, where=step / 1000).paths[0] for step in range(1000))
     assert taken == {"a": 50, "b": 900, "c": 50}
@@ -144,7 +144,7 @@ def test_what_is_known_to_be_poor_or_slow_gets_no_trial(evidence: PathEvidence) 
 
 
 def test_a_trial_share_of_nothing_tries_nothing() -> None:
-    terms = BestValue(paths=("cheap", "dear"), quality_floor=0.8, trial_share=0)
+    terms = BestValueConfig(paths=("cheap", "dear"), quality_floor=0.8, trial_share=0)
     assert planned(candidate("cheap", UNTRIED, 1e-6), candidate("dear", GOOD, 9e-6), terms=terms, where=0.0).paths == (
         "dear",
     )
@@ -258,7 +258,7 @@ PATHS = {name: Path(name, "tiny") for name in ("cheap", "dear", "spare", "defaul
 
 def router(known: Known, away: Mapping[str, str] = {}, costs: Mapping[str, float] = {}) -> Router:
     around = Around(away, costs)
-    tasks = {"t": TaskConfig(examples="x", policy=Policy(best_value=TERMS), fallback=("spare",))}
+    tasks = {"t": TaskConfig(examples="x", policy=PolicyConfig(best_value=TERMS), fallback=("spare",))}
     return Router(PATHS, tasks, "default", around, around, around, known, NoAdapters())
 
 
@@ -328,7 +328,7 @@ def test_users_on_the_small_side_of_a_split_try_no_more_paths_than_others() -> N
     by = router(Known(dear=with_cost(GOOD, 9e-6)))
     narrow = Router(
         PATHS,
-        {"t": TaskConfig(examples="x", policy=Policy(split={"cheap": 5, "dear": 95}))},
+        {"t": TaskConfig(examples="x", policy=PolicyConfig(split={"cheap": 5, "dear": 95}))},
         "default", *[Around({}, {})] * 3, Known(), NoAdapters(),
     )  # fmt: skip
     users = [f"user-{number}" for number in range(10_000)]

@@ -3,9 +3,9 @@
 import pytest
 from doubles.clocks import Clock
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.schema import BreakerTerms
+from pointsman_gateway.config.schema import BreakerConfig
 
-TERMS = BreakerTerms(failures=3, rate=0.5, window=10, least=10, rest=5, longest_rest=15)
+TERMS = BreakerConfig(failures=3, rate=0.5, window=10, least=10, rest=5, longest_rest=15)
 
 
 @pytest.fixture

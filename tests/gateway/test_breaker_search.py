@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from doubles.clocks import Clock
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.schema import BreakerTerms
+from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.prompts.prompt_search import PromptSearch
 from pointsman_gateway.prompts.strategies import Found
@@ -49,7 +49,7 @@ class Desk:
 @pytest.fixture
 def desk() -> Desk:
     inner, clock = ScriptedSearch(), Clock()
-    return Desk(inner, clock, PromptSearch(inner, Breaker(clock), BreakerTerms(failures=3, rest=2)))
+    return Desk(inner, clock, PromptSearch(inner, Breaker(clock), BreakerConfig(failures=3, rest=2)))
 
 
 def away() -> Unavailable:

@@ -8,7 +8,7 @@ from pointsman_gateway.classification.fit import fit_classifier
 from pointsman_gateway.classification.fitted import Tuning
 from pointsman_gateway.classification.rules import Match, Rules
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.config.schema import Policy, Rule, TaskConfig
+from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request, Sampling
 
 
@@ -19,9 +19,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory, static_model: StaticMod
     return Classifier(fit_classifier(examples, (), static_model, minilm, Tuning()), static_model, minilm)
 
 
-def rules_of(*rules: Rule) -> Rules:
-    task = TaskConfig(examples="x.jsonl", policy=Policy(fixed="p"), rules=rules)
-    return Rules({"first": task, "second": task.model_copy(update={"rules": (Rule(name="all", regex="."),)})})
+def rules_of(*rules: RuleConfig) -> Rules:
+    task = TaskConfig(examples="x.jsonl", policy=PolicyConfig(fixed="p"), rules=rules)
+    return Rules({"first": task, "second": task.model_copy(update={"rules": (RuleConfig(name="all", regex="."),)})})
 
 
 def asking(text: str = "hello", model: str = "auto", **more: object) -> Request:
@@ -34,26 +34,26 @@ SCHEMA = Sampling(extra={"response_format": {"type": "json_schema"}})
 @pytest.mark.parametrize("said", [None, "json_schema", {"type": "text"}, {"type": "json_object"}, {"type": None}, {}])
 def test_only_a_json_schema_is_one(said: object) -> None:
     request = asking(sampling=Sampling(extra={"response_format": said}))
-    assert rules_of(Rule(name="r", json_schema=True)).match(request) == Match("second", "all")
-    assert rules_of(Rule(name="r", json_schema=False)).match(request) == Match("first", "r")
+    assert rules_of(RuleConfig(name="r", json_schema=True)).match(request) == Match("second", "all")
+    assert rules_of(RuleConfig(name="r", json_schema=False)).match(request) == Match("first", "r")
 
 
 @pytest.mark.parametrize(
     ("rule", "holds", "holds_not"),
     [
-        (Rule(name="r", metadata={"source": "inbox"}), {"metadata": {"source": "inbox", "x": "y"}}, {}),
-        (Rule(name="r", regex=r"(?i)\bbooking\b"), {"text": "My Booking!"}, {"text": "bookings"}),
-        (Rule(name="r", json_schema=True), {"sampling": SCHEMA}, {}),
-        (Rule(name="r", json_schema=False), {}, {"sampling": SCHEMA}),
+        (RuleConfig(name="r", metadata={"source": "inbox"}), {"metadata": {"source": "inbox", "x": "y"}}, {}),
+        (RuleConfig(name="r", regex=r"(?i)\bbooking\b"), {"text": "My Booking!"}, {"text": "bookings"}),
+        (RuleConfig(name="r", json_schema=True), {"sampling": SCHEMA}, {}),
+        (RuleConfig(name="r", json_schema=False), {}, {"sampling": SCHEMA}),
         (
-            Rule(name="r", metadata={"a": "1"}, regex="x"),
+            RuleConfig(name="r", metadata={"a": "1"}, regex="x"),
             {"metadata": {"a": "1"}, "text": "x"},
             {"metadata": {"a": "1"}, "text": "y"},
         ),
     ],
 )
 def test_a_rule_holds_when_all_its_conditions_do(
-    rule: Rule, holds: dict[str, object], holds_not: dict[str, object]
+    rule: RuleConfig, holds: dict[str, object], holds_not: dict[str, object]
 ) -> None:
     rules = rules_of(rule)
     assert rules.match(asking(**holds)) == Match("first", "r")  # type: ignore[arg-type]
@@ -61,13 +61,13 @@ def test_a_rule_holds_when_all_its_conditions_do(
 
 
 def test_the_first_rule_that_holds_decides() -> None:
-    assert rules_of(Rule(name="one", regex="a"), Rule(name="two", regex="b")).match(asking("ba")) == Match(
+    assert rules_of(RuleConfig(name="one", regex="a"), RuleConfig(name="two", regex="b")).match(asking("ba")) == Match(
         "first", "one"
     )
 
 
 async def test_rules_come_before_the_classifier_and_a_forced_path_before_both(classifier: Classifier) -> None:
-    stage = Classification(rules_of(Rule(name="r", regex="umbrella")), classifier)
+    stage = Classification(rules_of(RuleConfig(name="r", regex="umbrella")), classifier)
     ruled = await stage.label(asking(IN_TRIAGE))
     assert (ruled.task, ruled.confidence, ruled.stage, ruled.vector) == ("first", 1.0, "rule:r", None)
     forced = await stage.label(asking(IN_TRIAGE, model="tiny"))
@@ -81,4 +81,4 @@ async def test_the_last_user_message_is_what_counts() -> None:
         Message("user", "bye"),
         Message("tool", "booking"),
     ]
-    assert rules_of(Rule(name="r", regex="booking")).match(Request("auto", tuple(said))) == Match("second", "all")
+    assert rules_of(RuleConfig(name="r", regex="booking")).match(Request("auto", tuple(said))) == Match("second", "all")

@@ -328,7 +328,7 @@ def test_only_a_line_feed_ends_an_example_and_a_mark_of_the_byte_order_is_none(c
 @pytest.mark.parametrize("line", [r'{"text": "a \ud83d"}', r'{"text": "a", "output": {"b": "\ud83d"}}'])
 def test_half_a_character_in_an_example_is_told_by_file_and_line(config_folder: ConfigFolder, line: str) -> None:
     (config_folder.write() / "tasks" / "chat.jsonl").write_text('{"text": "Hello"}\n' + line + "\n")
-    with pytest.raises(ConfigError, match=r"chat\.jsonl:2 holds half a character"):
+    with pytest.raises(ConfigError, match=r"chat\.jsonl:2 holds half of a surrogate pair"):
         load_config(config_folder.folder, {})
 
 

@@ -9,7 +9,7 @@ from doubles.waiting import until
 from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan
 from pointsman_gateway.backends.lora_server import follow
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.config.schema import BreakerTerms, Timeouts
+from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
@@ -163,7 +163,7 @@ def test_generations_share_how_an_engine_does_but_not_how_it_is_treated() -> Non
     before = Engines([cell], {"a": Plan(Timeouts(gap=1))})
     after = Engines([cell], {"a": Plan(Timeouts(gap=2))})
     assert [engines.targets(PLAIN)[0].plan.timeouts.gap for engines in (before, after)] == [1, 2]
-    cell.breaker.failed(cell.breaker.enter(), BreakerTerms(failures=1))
+    cell.breaker.failed(cell.breaker.enter(), BreakerConfig(failures=1))
     assert before.why_not(PLAIN) == after.why_not(PLAIN) == "a has failed and is tried again in 5 s"
     assert not before.any_ready
 

@@ -11,9 +11,9 @@ from pointsman_gateway.backends.cells import Cell, Engine
 from pointsman_gateway.backends.engines import Engines, Plan
 from pointsman_gateway.backends.groups import Group
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.config.dns_names import DnsName
 from pointsman_gateway.config.load import ConfigError, load_config
-from pointsman_gateway.config.schema import BreakerTerms, Timeouts
+from pointsman_gateway.config.models_file import DnsName
+from pointsman_gateway.config.schema import BreakerConfig, Timeouts
 from pointsman_gateway.domain import Path
 from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
@@ -104,7 +104,7 @@ async def test_what_is_known_of_those_that_stay_stays(hall: Hall) -> None:
     await hall.leads_to("10.0.0.1", "10.0.0.2")
     first, second = hall.group.cells
     second.in_flight = 3
-    first.breaker.failed(first.breaker.enter(), BreakerTerms(failures=1))
+    first.breaker.failed(first.breaker.enter(), BreakerConfig(failures=1))
     await hall.leads_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
     assert list(hall.group.cells[:2]) == [first, second]
     assert set(hall.places) == {"fleet/1", "fleet/2"}  # the first is at rest still

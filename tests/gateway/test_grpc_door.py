@@ -20,12 +20,12 @@ from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_gateway.begun import Begun
 from pointsman_gateway.domain import Caller, Event, Request
-from pointsman_gateway.doors.grpc import SERVICE, GatewayServicer
+from pointsman_gateway.doors.grpc import SERVICE, Authentication, GatewayServicer
 from pointsman_gateway.pipeline import Journal, Pipeline, Routed
 from pointsman_servicekit.errors import DeadlineExceeded, Unauthenticated
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.rich_status import from_rpc_error
 
 
 @pytest.fixture
@@ -373,13 +373,15 @@ async def keyed(gateway: Gateway) -> AsyncIterator[tuple[gateway_pb2_grpc.Gatewa
     """A door that wants keys, and who came through it."""
     house = gateway.house
     overheard = Overheard(house.pipeline, [])
-    servicer = GatewayServicer(overheard, house.feedback, 5, house.generations, ScriptedTenancy())
+    servicer = GatewayServicer(overheard, house.feedback, 5, house.generations)
 
     def register(server: Any) -> None:
         gateway_pb2_grpc.add_GatewayServicer_to_server(servicer, server)
 
     async with (
-        serving("127.0.0.1:0", [SERVICE], register, grace=0) as server,
+        serving(
+            "127.0.0.1:0", [SERVICE], register, grace=0, gate=Authentication(overheard, ScriptedTenancy())
+        ) as server,
         open_channel(server.address) as channel,
     ):
         yield gateway_pb2_grpc.GatewayStub(channel), overheard.callers

@@ -11,7 +11,7 @@ from doubles.gateway import Neighbours, open_http_client
 from pointsman_gateway.classification.language import ANOTHER_SCRIPT, NONE, Languages
 from pointsman_gateway.classification.rules import Rules
 from pointsman_gateway.classification.stage import Classification
-from pointsman_gateway.config.schema import Policy, Rule, TaskConfig
+from pointsman_gateway.config.schema import PolicyConfig, RuleConfig, TaskConfig
 from pointsman_gateway.domain import Message, Request
 
 GERMAN = "Ich habe gestern meinen Regenschirm im Zug nach Saltby vergessen."
@@ -109,8 +109,8 @@ async def test_a_long_one_is_known_by_its_ends_and_the_labels_say_so() -> None:
 
 
 async def test_rules_come_before_the_language() -> None:
-    rule = Rule(name="inbox", metadata={"source": "inbox"})
-    rules = Rules({"triage": TaskConfig(examples="x", policy=Policy(fixed="p"), rules=(rule,))})
+    rule = RuleConfig(name="inbox", metadata={"source": "inbox"})
+    rules = Rules({"triage": TaskConfig(examples="x", policy=PolicyConfig(fixed="p"), rules=(rule,))})
     got = await Classification(rules, ScriptedClassifier({})).label(asking(GERMAN, metadata={"source": "inbox"}))
     assert (got.task, got.stage) == ("triage", "rule:inbox")
 

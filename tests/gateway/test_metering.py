@@ -11,7 +11,7 @@ from doubles.doors import GrpcDoor, HttpDoor, HttpStreamDoor
 from doubles.engine import ScriptedEngine, answer, beginning
 from doubles.gateway import TRIAGE, Gateway
 from doubles.waiting import until
-from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingTerms
+from pointsman_gateway.config.schema import ModelConfig, ModelsFile, Prices, RetrievalPrices, TrainingConfig
 from pointsman_gateway.domain import Message, Path, Request, Sampling, Usage
 from pointsman_gateway.faults import fault_of
 from pointsman_gateway.metering.pricing import ExpectedCost, Pricing
@@ -30,7 +30,7 @@ PRICING = Pricing(
         models={"tiny": ModelConfig(context_window=1, prices=Prices(prompt=1, cached=0.25, completion=4))},
         engines={},
         retrieval=RetrievalPrices(search=0.00005, embedding=0.000002),
-        training=TrainingTerms(dollars_per_hour=7.2, requests=1000, days=10),
+        training=TrainingConfig(dollars_per_hour=7.2, requests=1000, days=10),
     ),
     training_seconds=lambda model, version: 500.0 if version == "triage@1" else 0.0,
 )

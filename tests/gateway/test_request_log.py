@@ -21,9 +21,9 @@ from pointsman_gateway.request_log.entry import MAX_TEXT_BYTES, PendingEntry, to
 from pointsman_gateway.request_log.recorder import MOST_WAITING
 from pointsman_gateway.request_log.store import Batch
 from pointsman_gateway.request_log.tasks import WRITE_INTERVAL_S
+from pointsman_servicekit.bounded_redis import MAX_ATTEMPTS
 from pointsman_servicekit.errors import PointsmanError, Unavailable
 from pointsman_servicekit.periodic import Schedule, running_periodically
-from pointsman_servicekit.prompt_redis import TRIES
 from redis.asyncio import Redis
 
 
@@ -222,16 +222,16 @@ async def test_while_redis_rests_nobody_asks_it(valkey: Valkey) -> None:
                 with pytest.raises(Unavailable) as told:
                     await desk.store.evidence(redis_schema.today())
             assert told.value.code == "redis_unavailable"
-            assert asked == TRIES  # of the first call
+            assert asked == MAX_ATTEMPTS  # of the first call
             assert desk.metric("pointsman_redis_up") == 0
 
             async def asked_again() -> bool:
                 calls = [desk.store.evidence(redis_schema.today()) for _ in range(8)]
                 await asyncio.gather(*calls, return_exceptions=True)
-                return asked > TRIES
+                return asked > MAX_ATTEMPTS
 
             await found(asked_again)
-            assert asked == TRIES + 1  # of eight who would see whether it is back, one is let through
+            assert asked == MAX_ATTEMPTS + 1  # of eight who would see whether it is back, one is let through
 
 
 async def gone(gateway: Gateway) -> None:

@@ -13,7 +13,7 @@ from pointsman_gateway.backends.balancing import Candidates, beginning
 from pointsman_gateway.backends.engines import Cell, Engine, Engines, Plan
 from pointsman_gateway.backends.metrics import EngineMetrics, EngineStates
 from pointsman_gateway.backends.stage import Backends, Opened
-from pointsman_gateway.config.schema import BreakerTerms, ResilienceConfig, RetryTerms, Timeouts
+from pointsman_gateway.config.schema import BreakerConfig, ResilienceConfig, RetryConfig, Timeouts
 from pointsman_gateway.domain import Chunks, Decision, Message, Path, Prompt, Request
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from prometheus_client import CollectorRegistry
@@ -22,7 +22,7 @@ PLAIN = Path("plain", "tiny")
 DECISION = Decision("d1", "chat", 0.9, PLAIN, "policy:fixed", "encoder", (), ())
 PROMPT = Prompt((Message("user", "Hello"),))
 
-PROMPT_RETRIES = RetryTerms(backoff=0.0)
+PROMPT_RETRIES = RetryConfig(backoff=0.0)
 
 
 class Bench:
@@ -109,7 +109,7 @@ async def test_each_of_two_is_asked_once() -> None:
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_mistake_of_the_callers_is_told_at_once_and_held_against_nobody(status: int) -> None:
-    bench = Bench(breaker=BreakerTerms(failures=1))
+    bench = Bench(breaker=BreakerConfig(failures=1))
     bench.client.fails("a", status)
     bench.client.fails("b", status)
     for _ in range(3):
@@ -121,7 +121,7 @@ async def test_a_mistake_of_the_callers_is_told_at_once_and_held_against_nobody(
 
 async def test_retries_stop_where_the_budget_is_spent() -> None:
     bench = Bench(
-        "a", "b", "c", retries=RetryTerms(share=0.0, floor=3, backoff=0.0), breaker=BreakerTerms(enabled=False)
+        "a", "b", "c", retries=RetryConfig(share=0.0, floor=3, backoff=0.0), breaker=BreakerConfig(enabled=False)
     )
     for name in "abc":
         bench.client.fails(name, 500)
@@ -133,7 +133,7 @@ async def test_retries_stop_where_the_budget_is_spent() -> None:
 
 
 async def test_the_pause_before_a_retry_never_goes_past_the_deadline() -> None:
-    bench = Bench("a", retries=RetryTerms(most=10, backoff=10, longest_backoff=60))
+    bench = Bench("a", retries=RetryConfig(most=10, backoff=10, longest_backoff=60))
     bench.client.fails("a", 503)
     with pytest.raises(DeadlineExceeded):
         await bench.ask(seconds=1e-4)
@@ -143,7 +143,7 @@ async def test_the_pause_before_a_retry_never_goes_past_the_deadline() -> None:
 
 
 async def test_an_engine_that_has_failed_again_and_again_is_left_alone() -> None:
-    bench = Bench(breaker=BreakerTerms(failures=3))
+    bench = Bench(breaker=BreakerConfig(failures=3))
     first = bench.first()
     bench.client.fails(first, 0)
     for _ in range(10):
@@ -154,7 +154,7 @@ async def test_an_engine_that_has_failed_again_and_again_is_left_alone() -> None
 
 
 async def test_where_all_are_left_alone_it_is_told_at_once_when_to_come_again() -> None:
-    bench = Bench("a", breaker=BreakerTerms(failures=1, rest=7))
+    bench = Bench("a", breaker=BreakerConfig(failures=1, rest=7))
     bench.client.fails("a", 500)
     with pytest.raises(Unavailable, match="answered 500"):
         await bench.ask()
@@ -167,7 +167,7 @@ async def test_where_all_are_left_alone_it_is_told_at_once_when_to_come_again() 
 
 
 async def test_after_its_rest_it_is_tried_and_serves_again() -> None:
-    bench = Bench("a", breaker=BreakerTerms(failures=1, rest=7))
+    bench = Bench("a", breaker=BreakerConfig(failures=1, rest=7))
     bench.client.fails("a", 500)
     with pytest.raises(Unavailable):
         await bench.ask()
@@ -180,7 +180,7 @@ async def test_after_its_rest_it_is_tried_and_serves_again() -> None:
 
 
 async def test_while_it_is_tried_nobody_else_waits_for_it() -> None:
-    bench = Bench("a", breaker=BreakerTerms(failures=1, rest=7))
+    bench = Bench("a", breaker=BreakerConfig(failures=1, rest=7))
     bench.client.fails("a", 500)
     with pytest.raises(Unavailable):
         await bench.ask()
@@ -196,7 +196,7 @@ async def test_while_it_is_tried_nobody_else_waits_for_it() -> None:
 
 
 async def test_a_request_that_tries_a_hanging_engine_is_answered_by_another() -> None:
-    bench = Bench(breaker=BreakerTerms(failures=1, rest=7, longest_rest=60))
+    bench = Bench(breaker=BreakerConfig(failures=1, rest=7, longest_rest=60))
     first, second = bench.first(), bench.second()
     bench.client.fails(first, 0)
     await bench.ask()
@@ -212,7 +212,7 @@ async def test_a_request_that_tries_a_hanging_engine_is_answered_by_another() ->
 
 
 async def test_an_overloaded_engine_is_left_alone_as_long_as_it_asks_but_not_given_up() -> None:
-    bench = Bench(breaker=BreakerTerms(failures=1))
+    bench = Bench(breaker=BreakerConfig(failures=1))
     first, second = bench.first(), bench.second()
     bench.client.fails(first, 429, retry_after="9")
     for _ in range(3):
@@ -238,7 +238,7 @@ async def test_where_all_are_overloaded_the_shortest_wait_is_told() -> None:
 
 
 async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
-    bench = Bench("a", breaker=BreakerTerms(failures=2))
+    bench = Bench("a", breaker=BreakerConfig(failures=2))
     cut = Unavailable("engine 'a' failed: reset", code="engine_unavailable")
     bench.client.says("a", "hel", cut)
     for _ in range(2):
@@ -246,7 +246,7 @@ async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
             await bench.ask()
     assert bench.client.asked == ["a", "a"]  # never again after the first token
     # Each began well, and so they are not in a row; the share decides of these.
-    bench.cells["a"].breaker.failed(bench.cells["a"].breaker.enter(), BreakerTerms(failures=2))
+    bench.cells["a"].breaker.failed(bench.cells["a"].breaker.enter(), BreakerConfig(failures=2))
     assert not bench.cells["a"].breaker.closed
 
 
@@ -254,7 +254,7 @@ async def test_a_stream_that_breaks_counts_against_its_engine() -> None:
 
 
 async def test_an_engine_without_a_first_token_in_time_gives_way_to_the_next() -> None:
-    bench = Bench(timeouts=Timeouts(first_token=0.05), breaker=BreakerTerms(failures=1))
+    bench = Bench(timeouts=Timeouts(first_token=0.05), breaker=BreakerConfig(failures=1))
     first = bench.first()
     bench.client.says(first, asyncio.Event())
     assert await bench.ask() == "hello"
@@ -290,7 +290,7 @@ async def test_the_client_is_told_its_times() -> None:
 
 async def test_callers_who_give_up_on_a_hanging_engine_count_against_it() -> None:
     """Their patience may be shorter than ours: then nobody would ever wait for a first token's timeout."""
-    bench = Bench("a", breaker=BreakerTerms(failures=2))
+    bench = Bench("a", breaker=BreakerConfig(failures=2))
     bench.client.says("a", asyncio.Event())
     for _ in range(2):
         await given_up(bench, after=6)
@@ -298,7 +298,7 @@ async def test_callers_who_give_up_on_a_hanging_engine_count_against_it() -> Non
 
 
 async def test_callers_who_give_up_on_a_busy_engine_do_not_count_against_it() -> None:
-    bench = Bench("a", breaker=BreakerTerms(failures=1))
+    bench = Bench("a", breaker=BreakerConfig(failures=1))
     go_on = asyncio.Event()
     bench.client.says("a", go_on, "hello")
     waiting = asyncio.create_task(bench.open())
@@ -360,7 +360,7 @@ async def test_a_fast_engine_is_never_hedged() -> None:
 
 
 async def test_no_hedge_without_a_budget() -> None:
-    bench = Bench(hedge_after=0.01, retries=RetryTerms(share=0, floor=0))
+    bench = Bench(hedge_after=0.01, retries=RetryConfig(share=0, floor=0))
     first, second = bench.first(), bench.second()
     go_on = asyncio.Event()
     bench.client.says(first, go_on, "slow")
@@ -372,7 +372,7 @@ async def test_no_hedge_without_a_budget() -> None:
 
 
 async def test_an_engine_that_loses_every_hedge_in_silence_is_left_alone() -> None:
-    bench = Bench(hedge_after=0.01, breaker=BreakerTerms(failures=2))
+    bench = Bench(hedge_after=0.01, breaker=BreakerConfig(failures=2))
     first = bench.first()
     bench.client.says(first, asyncio.Event())
     for _ in range(2):
@@ -384,7 +384,7 @@ async def test_an_engine_that_loses_every_hedge_in_silence_is_left_alone() -> No
 
 
 async def test_where_both_fail_the_last_ones_error_is_told() -> None:
-    bench = Bench(hedge_after=0.01, retries=RetryTerms(most=0))
+    bench = Bench(hedge_after=0.01, retries=RetryConfig(most=0))
     first, second = bench.first(), bench.second()
     go_on = asyncio.Event()
     bench.client.says(first, go_on, Unavailable("slow and broken", code="engine_error"))

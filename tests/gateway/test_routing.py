@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 from doubles.adapters import NoAdapters
-from pointsman_gateway.config.schema import Escalate, Policy, TaskConfig
+from pointsman_gateway.config.schema import EscalateConfig, PolicyConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.routing.evidence import NoEvidence
 from pointsman_gateway.routing.outlook import Outlook
@@ -13,10 +13,10 @@ from pointsman_gateway.routing.policy import plan
 from pointsman_gateway.routing.router import Router
 from pointsman_servicekit.errors import NotFound
 
-SPLIT = Policy(split={"a": 9, "b": 1})
+SPLIT = PolicyConfig(split={"a": 9, "b": 1})
 
 
-def side(policy: Policy, sticky_key: str) -> str:
+def side(policy: PolicyConfig, sticky_key: str) -> str:
     (path,) = plan(policy, sticky_key).paths
     return path
 
@@ -33,7 +33,7 @@ def test_a_split_keeps_a_user_on_one_side() -> None:
 
 
 def test_a_wider_canary_takes_users_in_and_moves_none_out() -> None:
-    narrow, wide = Policy(split={"new": 1, "old": 9}), Policy(split={"new": 3, "old": 7})
+    narrow, wide = PolicyConfig(split={"new": 1, "old": 9}), PolicyConfig(split={"new": 3, "old": 7})
     users = [f"user-{number}" for number in range(2000)]
     in_narrow, in_wide = ({user for user in users if side(p, user) == "new"} for p in (narrow, wide))
     assert in_narrow < in_wide
@@ -41,7 +41,7 @@ def test_a_wider_canary_takes_users_in_and_moves_none_out() -> None:
 
 def test_weights_are_relative() -> None:
     for number in range(200):
-        assert side(Policy(split={"a": 0.9, "b": 0.1}), str(number)) == side(SPLIT, str(number))
+        assert side(PolicyConfig(split={"a": 0.9, "b": 0.1}), str(number)) == side(SPLIT, str(number))
 
 
 # -- the router
@@ -69,10 +69,10 @@ class Free:
 
 PATHS = {name: Path(name, "tiny") for name in ("a", "b", "spare", "default")}
 TASKS = {
-    "fixed": TaskConfig(examples="x", policy=Policy(fixed="a"), fallback=("b", "spare")),
-    "split": TaskConfig(examples="x", policy=Policy(split={"a": 1, "b": 1}), fallback=("a", "b")),
-    "uneven": TaskConfig(examples="x", policy=Policy(split={"a": 1, "b": 3}), fallback=("spare",)),
-    "escalate": TaskConfig(examples="x", policy=Policy(escalate=Escalate(paths=("b", "a")))),
+    "fixed": TaskConfig(examples="x", policy=PolicyConfig(fixed="a"), fallback=("b", "spare")),
+    "split": TaskConfig(examples="x", policy=PolicyConfig(split={"a": 1, "b": 1}), fallback=("a", "b")),
+    "uneven": TaskConfig(examples="x", policy=PolicyConfig(split={"a": 1, "b": 3}), fallback=("spare",)),
+    "escalate": TaskConfig(examples="x", policy=PolicyConfig(escalate=EscalateConfig(paths=("b", "a")))),
 }
 
 

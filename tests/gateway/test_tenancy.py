@@ -14,8 +14,8 @@ from pointsman_gateway.tenancy.leases import LEASE_S
 from pointsman_gateway.tenancy.reservation import Reservation, to_duration
 from pointsman_gateway.tenancy.stage import OpenAccess
 from pointsman_servicekit.errors import ResourceExhausted
-from pointsman_servicekit.keys.layout import WHOLE_TENANT, Window, window_at
 from pointsman_servicekit.keys.records import Limits
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT, Window, window_at
 from redis.asyncio import Redis
 
 NOTHING = Usage()

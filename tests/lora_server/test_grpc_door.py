@@ -27,8 +27,8 @@ from pointsman_lora_server.grpc.adapter_servicer import SERVICE, LoraServerServi
 from pointsman_lora_server.grpc.messages import EngineIdentity
 from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.rich_status import from_rpc_error
 
 OLD, NEW = "triage@111111111111", "triage@222222222222"
 PROD = "triage@prod"

@@ -1,4 +1,4 @@
-"""A real retriever on a free port: real gRPC, FAISS, SQLite and embedding model."""
+"""Fixtures: a real retriever on a free port with real gRPC, FAISS, SQLite and embedding model."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,18 +13,18 @@ from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
 from pointsman_embedding.prepare import prepare
-from pointsman_retriever import wiring
+from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
 from pointsman_servicekit.errors import PointsmanError
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 
 PROJECT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Client:
-    """What the tests say to a retriever."""
+    """A client with short methods for the calls that tests make most."""
 
     address: str
     metrics_port: int
@@ -74,7 +74,7 @@ class Client:
         return list(dict.fromkeys(passage.document_id for passage in answer.passages))
 
     async def metric(self, sample: str) -> float | None:
-        """The value of one sample, named as the endpoint shows it."""
+        """Returns the value of a sample, named with its labels as in the exposition."""
         lines = (await self.exposition()).splitlines()
         values = [line.rpartition(" ")[2] for line in lines if line.rpartition(" ")[0] == sample]
         return float(values[0]) if values else None
@@ -101,11 +101,11 @@ Start = Callable[..., AbstractAsyncContextManager[Client]]
 
 @pytest.fixture
 def start(tmp_path: Path, minilm: MiniLM, model_folder: Path) -> Start:
-    """`async with start() as client`: a retriever over this test's folder, as often as wanted, one at a time."""
+    """`async with start() as client` runs a retriever over this test's folder; call it again to restart."""
 
     @asynccontextmanager
     async def start(
-        model: wiring.EmbeddingModel = minilm, search_threads: int = 2, **further: Any
+        model: bootstrap.EmbeddingModel = minilm, search_threads: int = 2, **further: Any
     ) -> AsyncIterator[Client]:
         settings = Settings(
             listen="127.0.0.1:0",
@@ -115,7 +115,7 @@ def start(tmp_path: Path, minilm: MiniLM, model_folder: Path) -> Start:
             search_threads=search_threads,
             **further,
         )
-        async with wiring.running(settings, model) as running, open_channel(running.address) as channel:
+        async with bootstrap.run_service(settings, model) as running, open_channel(running.address) as channel:
             yield Client(running.address, running.metrics_port, channel)
 
     return start
@@ -131,7 +131,7 @@ async def client(start: Start) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def open_client() -> Callable[[str], AbstractAsyncContextManager[Client]]:
-    """A client of a retriever that runs elsewhere."""
+    """Opens a client of a retriever in another process."""
 
     @asynccontextmanager
     async def open_client(address: str) -> AsyncIterator[Client]:
@@ -143,7 +143,7 @@ def open_client() -> Callable[[str], AbstractAsyncContextManager[Client]]:
 
 @pytest.fixture
 def refusal() -> Callable[[Awaitable[object]], Awaitable[PointsmanError]]:
-    """Awaits a call that must fail, and returns the error it tells."""
+    """Awaits a call that must fail and returns its error."""
 
     async def refusal(call: Awaitable[object]) -> PointsmanError:
         with pytest.raises(grpc.aio.AioRpcError) as raised:

@@ -1,4 +1,4 @@
-"""What the tests send down an ingest's stream, and a PDF to send."""
+"""Helpers for ingest streams, and a minimal PDF."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

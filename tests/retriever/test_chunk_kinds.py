@@ -1,12 +1,12 @@
-"""Each kind of text is cut where it pauses, and nothing of a chunk is embedded short of its end."""
+"""Each kind of text is split at its structure, and every chunk fits the embedding model's window."""
 
 import random
 
 import pytest
 from pointsman_embedding import MiniLM
+from pointsman_retriever.chunking.chunkers import MediaTypeChunker
 from pointsman_retriever.chunking.code import CodeChunker
-from pointsman_retriever.chunking.kinds import ChunkersByKind
-from pointsman_retriever.chunking.window import CHUNK_CHARACTERS, WINDOW_TOKENS
+from pointsman_retriever.chunking.prose import CHUNK_CHARACTERS, WINDOW_TOKENS
 from pointsman_retriever.domain import Document
 
 PYTHON = '''"""Signals and lamps."""
@@ -37,7 +37,7 @@ def long_method(lines: int) -> str:
     )
 
 
-def test_source_is_cut_between_definitions_and_knows_what_it_stands_in(minilm: MiniLM):
+def test_source_is_split_between_definitions_and_has_them_as_context(minilm: MiniLM):
     text = PYTHON.format(body=long_method(30))
     chunks = CodeChunker(minilm.tokenizer).chunk(Document("signal.py", "signal.py", text))
     assert "".join("".join(chunk.text for chunk in chunks).split()) == "".join(text.split())  # nothing is lost
@@ -48,12 +48,12 @@ def test_source_is_cut_between_definitions_and_knows_what_it_stands_in(minilm: M
     assert last.context == "signal.py"
 
 
-def test_small_neighbours_share_a_chunk(minilm: MiniLM):
+def test_small_adjacent_definitions_share_a_chunk(minilm: MiniLM):
     text = "".join(f"def f{n}():\n    return {n}\n\n\n" for n in range(6))
     assert len(CodeChunker(minilm.tokenizer).chunk(Document("f", "f", text))) == 1
 
 
-def test_other_languages_are_cut_the_same_way(minilm: MiniLM):
+def test_other_languages_are_split_the_same_way(minilm: MiniLM):
     body = "\n".join(f'\t\tlog("the lamp at platform {n} is green, and the driver has seen it")' for n in range(20))
     show = f"func Show(lamp Lamp) {{\n\tfor {{\n{body}\n\t}}\n}}"
     text = f"package signal\n\n{show}\n\ntype Lamp struct {{\n\tColour string\n}}\n"
@@ -81,23 +81,25 @@ def hostile_texts() -> list[str]:
 
 @pytest.mark.parametrize("media_type", ["text/markdown", "text/plain", "text/x-python"])
 @pytest.mark.parametrize("text", hostile_texts(), ids=range(len(hostile_texts())))
-def test_every_chunk_fits_the_models_window_with_its_title_and_is_the_documents_text(minilm: MiniLM, media_type, text):
+def test_every_chunk_fits_the_models_window_with_its_title_and_is_part_of_the_document(
+    minilm: MiniLM, media_type, text
+):
     title = "見出し " * 40
-    chunks = ChunkersByKind(minilm.tokenizer).chunk(Document("d", title, text, media_type=media_type))
+    chunks = MediaTypeChunker(minilm.tokenizer).chunk(Document("d", title, text, media_type=media_type))
     assert chunks
     for chunk in chunks:
-        assert len(minilm.tokenizer.encode(chunk.in_context).ids) <= WINDOW_TOKENS
+        assert len(minilm.tokenizer.encode(chunk.embedded_text).ids) <= WINDOW_TOKENS
         assert 0 < len(chunk.text) <= CHUNK_CHARACTERS
         assert text[chunk.start : chunk.end] == chunk.text
     assert "".join("".join(chunk.text for chunk in chunks).split()) == "".join(text.split())
 
 
-def test_a_media_type_decides_how_a_text_is_cut_and_its_recipe_says_so():
+def test_the_media_type_selects_the_chunker_and_its_recipe():
     class Unused:
         pass
 
     def recipe(media_type: str) -> str:
-        return ChunkersByKind.recipe(Unused(), Document("d", "", "x", media_type=media_type))  # type: ignore[arg-type]
+        return MediaTypeChunker.recipe(Unused(), Document("d", "", "x", media_type=media_type))  # type: ignore[arg-type]
 
     kinds = {
         "": "markdown",

@@ -1,12 +1,16 @@
-"""Documents to chunks: sizes, offsets, and the headings above."""
+"""Markdown chunks: sizes, offsets, and the headings above."""
 
 from pathlib import Path
 
 import pytest
 from pointsman_embedding import MiniLM
-from pointsman_retriever.chunking.headings import find_headings, titles_above
-from pointsman_retriever.chunking.markdown import MarkdownChunker
-from pointsman_retriever.chunking.window import CHUNK_CHARACTERS, CHUNK_TOKENS
+from pointsman_retriever.chunking.prose import (
+    CHUNK_CHARACTERS,
+    CHUNK_TOKENS,
+    MarkdownChunker,
+    find_headings,
+    titles_above,
+)
 from pointsman_retriever.domain import Document
 
 HANDBOOK = Path(__file__).parents[2] / "examples" / "helpdesk" / "handbook"
@@ -32,7 +36,7 @@ def chunker(minilm: MiniLM) -> MarkdownChunker:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_chunk_is_what_its_offsets_say_and_is_bounded(chunker, minilm: MiniLM, name):
+def test_a_chunk_matches_its_offsets_and_is_bounded(chunker, minilm: MiniLM, name):
     text = TEXTS[name]
     chunks = chunker.chunk(Document("id", "Title", text))
     assert chunks
@@ -45,7 +49,7 @@ def test_a_chunk_is_what_its_offsets_say_and_is_bounded(chunker, minilm: MiniLM,
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_chunks_hold_the_whole_text_in_its_order_and_nothing_twice(chunker, name):
+def test_chunks_contain_the_whole_text_in_order_without_overlap(chunker, name):
     text = TEXTS[name]
     chunks = chunker.chunk(Document("id", "", text))
     ends = [0, *(chunk.end for chunk in chunks)]
@@ -61,32 +65,32 @@ def test_a_chunk_is_embedded_with_its_title_and_the_headings_above_it(chunker):
     assert first.context == "Larkmoor"  # the headings are in the chunk itself, before the section's first sentences
     assert first.text.startswith("# Handbook\n\n## Trains\n\n### Late trains\n\nThe 7:40")
     assert second.context == "Larkmoor > Handbook > Trains > Late trains"
-    assert second.in_context == f"{second.context}\n\n{second.text}"
+    assert second.embedded_text == f"{second.context}\n\n{second.text}"
     assert boats.text.startswith("## Boats")
     assert boats.context == "Larkmoor > Handbook"
 
 
-def test_a_document_of_headings_alone_is_kept(chunker):
+def test_a_document_that_consists_of_headings_has_a_chunk(chunker):
     chunks = chunker.chunk(Document("id", "", "# One\n\n## Two\n"))
     assert [chunk.text for chunk in chunks] == ["# One\n\n## Two"]
 
 
-def test_a_title_that_is_also_the_first_heading_is_said_once(chunker):
+def test_a_title_equal_to_the_first_heading_appears_once(chunker):
     chunks = chunker.chunk(Document("id", "Refunds", f"# Refunds\n\n{SENTENCE * 40}"))
     assert {chunk.context for chunk in chunks} == {"Refunds"}
 
 
-def test_a_chunk_without_title_or_heading_stands_alone(chunker):
+def test_a_chunk_without_title_or_heading_has_no_context(chunker):
     (chunk,) = chunker.chunk(Document("id", "", "Just this."))
-    assert chunk.in_context == "Just this."
+    assert chunk.embedded_text == "Just this."
 
 
-def test_headings_in_code_quotes_and_lists_are_not_the_outline():
+def test_headings_in_code_quotes_and_lists_are_ignored():
     text = "# Real\n\n```\n# in code\n```\n\n> # in a quote\n\n- # in a list\n\nUnderlined\n----------\n\ntext"
     assert [(heading.title, heading.level) for heading in find_headings(text)] == [("Real", 1), ("Underlined", 2)]
 
 
-def test_a_heading_ends_those_of_its_level_and_below():
+def test_a_heading_ends_sections_of_its_level_and_below():
     text = "# A\n\n## B\n\n### C\n\n## D\n\nhere"
     headings = find_headings(text)
     assert [text[heading.start :].split("\n")[0] for heading in headings] == ["# A", "## B", "### C", "## D"]
@@ -94,8 +98,8 @@ def test_a_heading_ends_those_of_its_level_and_below():
     assert titles_above(headings, starts) == [(), ("A", "B"), ("A",), ("A", "D")]
 
 
-def test_the_handbook_is_cut_into_pieces_that_the_model_reads_whole(chunker, minilm: MiniLM):
+def test_the_handbooks_chunks_fit_the_models_window(chunker, minilm: MiniLM):
     for page in HANDBOOK.glob("*.md"):
         text = page.read_text()
         for chunk in chunker.chunk(Document(page.stem, text.splitlines()[0].lstrip("# "), text)):
-            assert len(minilm.tokenizer.encode(chunk.in_context).ids) <= 256
+            assert len(minilm.tokenizer.encode(chunk.embedded_text).ids) <= 256

@@ -1,4 +1,4 @@
-"""Searches and changes at the same time."""
+"""Concurrent searches and changes."""
 
 import asyncio
 import threading
@@ -8,13 +8,12 @@ import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
+from pointsman_retriever.concurrency import RWLock, ThreadPool
 from pointsman_retriever.domain import Vectors
-from pointsman_retriever.gate import Gate
-from pointsman_retriever.workers import Workers
 
 
 class PausingModel:
-    """The real model, which waits at texts that say PAUSE until it is let go on."""
+    """The real model, which blocks on texts that contain PAUSE until `go_on` is set."""
 
     def __init__(self, model: MiniLM) -> None:
         self.fingerprint, self.dimensions, self.tokenizer = model.fingerprint, model.dimensions, model.tokenizer
@@ -36,7 +35,7 @@ def pausing(minilm: MiniLM):
     model.go_on.set()
 
 
-async def test_a_search_sees_a_document_before_or_after_its_replacement_and_never_between(client):
+async def test_a_search_sees_a_document_before_or_after_its_replacement_never_a_mixture(client):
     await client.upsert(pb.Document(id="one", text="Edition 1 of the ladder."))
     done = asyncio.Event()
 
@@ -56,7 +55,7 @@ async def test_a_search_sees_a_document_before_or_after_its_replacement_and_neve
     assert sum(await asyncio.gather(*looking)) > 4
 
 
-async def test_changes_of_many_callers_are_each_kept(client):
+async def test_concurrent_changes_are_all_applied(client):
     await asyncio.gather(
         *(client.upsert(pb.Document(id=f"caller-{n}", text=f"Left by caller {n}.")) for n in range(16))
     )
@@ -64,7 +63,7 @@ async def test_changes_of_many_callers_are_each_kept(client):
     assert (collection.documents, collection.version) == (16, 16)
 
 
-async def test_an_upsert_that_takes_long_holds_up_no_search(start, pausing: PausingModel):
+async def test_a_slow_upsert_does_not_delay_searches(start, pausing: PausingModel):
     async with start(pausing) as client:
         await client.create()
         await client.upsert(pb.Document(id="quick", text="Quick."))
@@ -76,7 +75,7 @@ async def test_an_upsert_that_takes_long_holds_up_no_search(start, pausing: Paus
         assert (await slow).version == 2
 
 
-async def test_a_cancelled_search_is_given_up(start, pausing: PausingModel):
+async def test_a_cancelled_search_is_abandoned(start, pausing: PausingModel):
     async with start(pausing) as client:
         await client.create()
         call = client.stub.Search(pb.SearchRequest(collection="notes", query="PAUSE"))
@@ -84,10 +83,10 @@ async def test_a_cancelled_search_is_given_up(start, pausing: PausingModel):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await client.collection()  # behind the cancellation on the same connection: it has arrived by now
+        await client.collection()  # sent after the cancellation on the same connection, which has therefore arrived
         pausing.go_on.set()
         await client.search("another")
-        assert await client.metric('pointsman_retriever_search_seconds_count{collection="notes"}') == 1.0
+        assert await client.metric('pointsman_retriever_search_duration_seconds_count{collection="notes"}') == 1.0
 
 
 async def test_a_cancelled_upsert_writes_nothing(start, pausing: PausingModel):
@@ -100,12 +99,12 @@ async def test_a_cancelled_upsert_writes_nothing(start, pausing: PausingModel):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await client.collection()  # behind the cancellation on the same connection: it has arrived by now
+        await client.collection()  # sent after the cancellation on the same connection, which has therefore arrived
         pausing.go_on.set()
         assert (await client.upsert(pb.Document(id="y", text="After."))).version == 1
 
 
-async def test_a_search_beyond_the_line_is_told_to_come_again(start, pausing: PausingModel, refusal):
+async def test_a_search_above_the_limit_is_refused_with_a_retry_time(start, pausing: PausingModel, refusal):
     async with start(pausing, search_threads=1) as client:
         await client.create()
         calls = [asyncio.create_task(client.search("PAUSE")) for _ in range(257)]
@@ -118,23 +117,23 @@ async def test_a_search_beyond_the_line_is_told_to_come_again(start, pausing: Pa
         assert all(answer.version == 0 for answer in await asyncio.gather(*waiting))
 
 
-async def test_a_collection_deleted_while_an_upsert_is_prepared_refuses_it(start, pausing: PausingModel, refusal):
+async def test_an_upsert_fails_if_its_collection_is_deleted_while_it_is_encoded(start, pausing: PausingModel, refusal):
     async with start(pausing) as client:
         await client.create()
         upsert = asyncio.create_task(client.upsert(pb.Document(id="x", text="PAUSE")))
         await asyncio.to_thread(pausing.reached.wait, 30)
         await client.stub.DeleteCollection(pb.DeleteCollectionRequest(name="notes"))
-        await client.create()  # of the same name, and yet another
+        await client.create()  # another collection of the same name
         pausing.go_on.set()
         assert (await refusal(upsert)).code == "unknown_collection"
         assert (await client.collection()).documents == 0
 
 
-async def test_work_cancelled_before_its_turn_is_never_done():
-    workers, hold, done = Workers("test", 1), threading.Event(), []
+async def test_work_that_is_cancelled_before_it_starts_never_runs():
+    workers, hold, done = ThreadPool("test", 1), threading.Event(), []
     first = asyncio.create_task(workers.run(hold.wait, 30))
     second = asyncio.create_task(workers.run(done.append, "second"))
-    await asyncio.sleep(0)  # lets both take their place in the line
+    await asyncio.sleep(0)  # lets both be queued
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -144,29 +143,28 @@ async def test_work_cancelled_before_its_turn_is_never_done():
     assert done == []
 
 
-def test_who_wants_to_change_waits_for_those_who_look_and_goes_before_those_who_come_later():
-    gate, order = Gate(), []
-    look_inside, change_asked = threading.Event(), threading.Event()
+def test_a_writer_waits_for_readers_and_goes_before_later_readers():
+    lock, order = RWLock(), []
+    writer_started = threading.Event()
 
-    def change() -> None:
-        change_asked.set()
-        with gate.changing():
-            order.append("changed")
+    def write() -> None:
+        writer_started.set()
+        with lock.write():
+            order.append("writer")
 
-    def look_later() -> None:
-        with gate.looking():
-            order.append("looked later")
+    def read_later() -> None:
+        with lock.read():
+            order.append("later reader")
 
-    with gate.looking():
-        look_inside.set()
-        changer = threading.Thread(target=change)
-        changer.start()
-        change_asked.wait(30)
-        while not gate._waiting_to_change:
+    with lock.read():
+        writer = threading.Thread(target=write)
+        writer.start()
+        writer_started.wait(30)
+        while not lock._waiting_writers:
             pass
-        later = threading.Thread(target=look_later)
+        later = threading.Thread(target=read_later)
         later.start()
-        order.append("looked first")
-    changer.join(30)
+        order.append("first reader")
+    writer.join(30)
     later.join(30)
-    assert order == ["looked first", "changed", "looked later"]
+    assert order == ["first reader", "writer", "later reader"]

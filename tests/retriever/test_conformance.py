@@ -1,4 +1,4 @@
-"""What every index must do, whatever it is made of: FAISS in each of its shapes, and Milvus."""
+"""The contract of VectorIndex, checked for FAISS in each of its shapes and for Milvus."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,38 +7,42 @@ import faiss
 import numpy as np
 import pytest
 from pointsman_retriever import digests
-from pointsman_retriever.domain import Collection, Ids, Vectors
-from pointsman_retriever.index import dense
-from pointsman_retriever.index.contents import Index
-from pointsman_retriever.index.dense import Scale
+from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
+from pointsman_retriever.index import faiss_index
+from pointsman_retriever.index.faiss_index import IndexThresholds
+from pointsman_retriever.index.vector_stores import VectorIndex, VectorStoreOptions
 
 DIMENSIONS = 16
 NOTHING = np.empty(0, np.int64)
 
-Make = Callable[[], Index]
+Make = Callable[[], VectorIndex]
 
 
 @pytest.fixture(scope="module")
 def milvus(tmp_path_factory: pytest.TempPathFactory):
-    """Milvus Lite, where its package is installed."""
+    """Milvus Lite; skips the test if its package is not installed."""
     module = pytest.importorskip("pointsman_retriever.index.milvus", exc_type=ImportError)
-    held = module.Milvus(str(tmp_path_factory.mktemp("milvus") / "lite.db"), "", "conformance")
-    yield held
-    held.close()
+    stored = module.MilvusStore(
+        VectorStoreOptions(str(tmp_path_factory.mktemp("milvus") / "lite.db"), "", "conformance")
+    )
+    yield stored
+    stored.close()
 
 
-@pytest.fixture(params=["flat", "sealed", "mirrored", "milvus"])
+@pytest.fixture(params=["flat", "ivf", "gpu", "milvus"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    small = Scale(flat=20, gathered=3, tail=0.5)
-    made: list[Index] = []
+    small = IndexThresholds(max_flat=20, max_exact_filtered=3, max_unindexed_share=0.5)
+    made: list[VectorIndex] = []
 
-    def make() -> Index:
+    def make() -> VectorIndex:
         if request.param == "milvus":
-            collection = Collection("notes", "model", DIMENSIONS)
-            made.append(request.getfixturevalue("milvus").empty(collection))
+            collection = CollectionInfo("notes", "model", DIMENSIONS)
+            made.append(request.getfixturevalue("milvus").empty_index(collection))
             return made[-1]
-        mirror = faiss.clone_index if request.param == "mirrored" else None  # stands for a GPU's copy
-        return dense.empty(DIMENSIONS, Scale() if request.param == "flat" else small, mirror)
+        copy_to_gpu = faiss.clone_index if request.param == "gpu" else None  # stands in for a copy on a GPU
+        return faiss_index.empty_faiss_index(
+            DIMENSIONS, IndexThresholds() if request.param == "flat" else small, copy_to_gpu
+        )
 
     yield make
     for index in made:
@@ -46,7 +50,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
 
 
 def some_vectors(count: int, seed: int = 1) -> Vectors:
-    """Around a few centres, as texts are."""
+    """Unit vectors around a few centres, like the embeddings of texts."""
     random, centres = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(8, DIMENSIONS))
     vectors = centres[random.integers(0, 8, count)] + 0.4 * random.normal(size=(count, DIMENSIONS))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -56,12 +60,12 @@ def ids(*numbers: int) -> Ids:
     return np.array(numbers, np.int64)
 
 
-def tidied(index: Index) -> Index:
-    return index.tidied() if index.wants_tidying else index
+def compacted(index: VectorIndex) -> VectorIndex:
+    return index.compacted() if index.needs_compaction else index
 
 
-def exact(held: dict[int, Vectors], query: Vectors, count: int) -> list[int]:
-    return sorted(held, key=lambda chunk: -float(held[chunk] @ query))[:count]
+def exact(stored: dict[int, Vectors], query: Vectors, count: int) -> list[int]:
+    return sorted(stored, key=lambda chunk: -float(stored[chunk] @ query))[:count]
 
 
 def test_an_empty_index_finds_nothing(make: Make):
@@ -69,103 +73,116 @@ def test_an_empty_index_finds_nothing(make: Make):
     assert (make().count, make().checksum) == (0, 0)
 
 
-def test_the_nearest_come_first_and_no_more_than_there_are(make: Make):
+def test_the_nearest_come_first(make: Make):
     vectors = some_vectors(5)
-    index = make().after(NOTHING, ids(3, 5, 8, 13, 21), vectors)
-    held = dict(zip([3, 5, 8, 13, 21], vectors, strict=True))
+    index = make().with_changes(NOTHING, ids(3, 5, 8, 13, 21), vectors)
+    stored = dict(zip([3, 5, 8, 13, 21], vectors, strict=True))
     query = some_vectors(1, seed=2)[0]
-    assert index.nearest(query, 3, None).tolist() == exact(held, query, 3)
-    assert index.nearest(query, 100, None).tolist() == exact(held, query, 5)
+    assert index.nearest(query, 3, None).tolist() == exact(stored, query, 3)
+    assert index.nearest(query, 100, None).tolist() == exact(stored, query, 5)
 
 
-def test_what_is_removed_never_comes_back_and_what_is_added_is_found_at_once(make: Make):
-    random, index, held, last = np.random.default_rng(7), make(), {}, 0
+def test_removed_vectors_never_return_and_added_ones_are_found_at_once(make: Make):
+    random, index, stored, last = np.random.default_rng(7), make(), {}, 0
     for turn in range(8):
-        gone = [chunk for chunk in held if random.random() < 0.3]
+        gone = [chunk for chunk in stored if random.random() < 0.3]
         vectors = some_vectors(12, seed=turn)
         added = list(range(last + 1, last + 13))
-        index = tidied(index.after(ids(*gone), ids(*added), vectors))
-        held = {chunk: vector for chunk, vector in held.items() if chunk not in gone}
-        held.update(zip(added, vectors, strict=True))
+        index = compacted(index.with_changes(ids(*gone), ids(*added), vectors))
+        stored = {chunk: vector for chunk, vector in stored.items() if chunk not in gone}
+        stored.update(zip(added, vectors, strict=True))
         last += 12
         for chunk in added[:3]:
-            assert index.nearest(held[chunk], 1, None).tolist() == [chunk]
-        everything = index.nearest(vectors[0], len(held) + 50, None).tolist()
-        assert sorted(everything) == sorted(held)
-        assert index.count == len(held)
-        assert index.checksum == digests.of_vectors(ids(*sorted(held)), np.stack([held[one] for one in sorted(held)]))
+            assert index.nearest(stored[chunk], 1, None).tolist() == [chunk]
+        everything = index.nearest(vectors[0], len(stored) + 50, None).tolist()
+        assert sorted(everything) == sorted(stored)
+        assert index.count == len(stored)
+        assert index.checksum == digests.checksum_vectors(
+            ids(*sorted(stored)), np.stack([stored[one] for one in sorted(stored)])
+        )
 
 
-def test_ids_that_are_not_there_are_removed_without_effect(make: Make):
-    index = make().after(NOTHING, ids(1, 2), some_vectors(2))
-    assert index.after(ids(2, 99), NOTHING, some_vectors(0)).count == 1
-    assert index.after(ids(7, 99), NOTHING, some_vectors(0)).checksum == index.checksum
+def test_removing_unknown_ids_has_no_effect(make: Make):
+    index = make().with_changes(NOTHING, ids(1, 2), some_vectors(2))
+    assert index.with_changes(ids(2, 99), NOTHING, some_vectors(0)).count == 1
+    assert index.with_changes(ids(7, 99), NOTHING, some_vectors(0)).checksum == index.checksum
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
-def test_a_restriction_is_kept_exactly_at_any_selectivity(make: Make, share: float):
+def test_a_filter_is_exact_at_any_selectivity(make: Make, share: float):
     vectors = some_vectors(400)
-    index = tidied(make().after(NOTHING, np.arange(1, 401), vectors))
+    index = compacted(make().with_changes(NOTHING, np.arange(1, 401), vectors))
     allowed = np.sort(np.random.default_rng(3).permutation(np.arange(1, 401))[: int(400 * share)])
-    held = {int(chunk): vectors[chunk - 1] for chunk in allowed}
+    stored = {int(chunk): vectors[chunk - 1] for chunk in allowed}
     for query in some_vectors(5, seed=4):
         found = index.nearest(query, 10, allowed).tolist()
         assert len(found) == min(10, len(allowed))
-        assert set(found) <= set(held)
-        assert len(set(found) & set(exact(held, query, 10))) >= 0.9 * len(found)
+        assert set(found) <= set(stored)
+        assert len(set(found) & set(exact(stored, query, 10))) >= 0.9 * len(found)
     assert index.nearest(vectors[0], 10, NOTHING).tolist() == []
     assert index.nearest(vectors[0], 10, ids(1_000, 2_000)).tolist() == []
 
 
-def test_vectors_are_given_back_in_the_order_asked(make: Make):
+def test_get_returns_vectors_in_the_order_of_the_ids(make: Make):
     vectors = some_vectors(30)
-    index = tidied(make().after(NOTHING, np.arange(1, 31), vectors)).after(ids(4), ids(40), some_vectors(1, seed=9))
-    assert np.allclose(
-        index.of(ids(30, 2, 40)), np.stack([vectors[29], vectors[1], some_vectors(1, seed=9)[0]]), atol=1e-6
+    index = compacted(make().with_changes(NOTHING, np.arange(1, 31), vectors)).with_changes(
+        ids(4), ids(40), some_vectors(1, seed=9)
     )
-    assert index.of(NOTHING).shape == (0, DIMENSIONS)
+    assert np.allclose(
+        index.get(ids(30, 2, 40)), np.stack([vectors[29], vectors[1], some_vectors(1, seed=9)[0]]), atol=1e-6
+    )
+    assert index.get(NOTHING).shape == (0, DIMENSIONS)
 
 
-def test_a_change_that_came_to_nothing_leaves_no_trace(make: Make):
+def test_a_change_that_is_not_committed_leaves_no_trace(make: Make):
     vectors = some_vectors(6)
-    before = make().after(NOTHING, ids(1, 2, 3), vectors[:3])
-    before.after(ids(1), ids(4, 5), vectors[3:5])  # and its commit fails: the ids are given again
+    before = make().with_changes(NOTHING, ids(1, 2, 3), vectors[:3])
+    before.with_changes(ids(1), ids(4, 5), vectors[3:5])  # its commit fails: the ids are used again
     assert sorted(before.nearest(vectors[3], 9, None).tolist()) == [1, 2, 3]
-    following = before.after(ids(2), ids(4), vectors[5:])
+    following = before.with_changes(ids(2), ids(4), vectors[5:])
     assert sorted(following.nearest(vectors[3], 9, None).tolist()) == [1, 3, 4]
-    assert following.checksum == digests.of_vectors(ids(1, 3, 4), vectors[[0, 2, 5]])
-    assert np.allclose(following.of(ids(4)), vectors[5:], atol=1e-6)
+    assert following.checksum == digests.checksum_vectors(ids(1, 3, 4), vectors[[0, 2, 5]])
+    assert np.allclose(following.get(ids(4)), vectors[5:], atol=1e-6)
 
 
-def test_who_searches_a_moment_does_not_see_the_next_one(make: Make):
+def test_a_snapshot_does_not_show_later_changes(make: Make):
     vectors = some_vectors(6)
-    before = make().after(NOTHING, ids(1, 2, 3), vectors[:3])
-    after = before.after(ids(2), ids(4, 5, 6), vectors[3:])
+    before = make().with_changes(NOTHING, ids(1, 2, 3), vectors[:3])
+    after = before.with_changes(ids(2), ids(4, 5, 6), vectors[3:])
     assert sorted(before.nearest(vectors[1], 9, None).tolist()) == [1, 2, 3]
     assert sorted(after.nearest(vectors[1], 9, None).tolist()) == [1, 3, 4, 5, 6]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="no GPU, or FAISS without one")
-def test_a_gpu_finds_what_the_processor_finds():
+def test_a_gpu_finds_what_the_cpu_finds():
     vectors = some_vectors(2_000)
-    small = Scale(flat=20, gathered=3)
-    index = dense.empty(DIMENSIONS, small, faiss.index_cpu_to_all_gpus).after(NOTHING, np.arange(1, 2_001), vectors)
-    plain = dense.empty(DIMENSIONS, small).after(NOTHING, np.arange(1, 2_001), vectors)
-    index, plain = index.tidied().after(ids(5), NOTHING, some_vectors(0)), plain.after(ids(5), NOTHING, some_vectors(0))
+    small = IndexThresholds(max_flat=20, max_exact_filtered=3)
+    index = faiss_index.empty_faiss_index(DIMENSIONS, small, faiss.index_cpu_to_all_gpus).with_changes(
+        NOTHING, np.arange(1, 2_001), vectors
+    )
+    plain = faiss_index.empty_faiss_index(DIMENSIONS, small).with_changes(NOTHING, np.arange(1, 2_001), vectors)
+    index, plain = (
+        index.compacted().with_changes(ids(5), NOTHING, some_vectors(0)),
+        plain.with_changes(ids(5), NOTHING, some_vectors(0)),
+    )
     for query in some_vectors(20, seed=4):
         found, true = index.nearest(query, 10, None).tolist(), plain.nearest(query, 10, None).tolist()
         assert 5 not in found
         assert len(set(found) & set(true)) >= 9
 
 
-def test_milvus_keeps_to_its_own_prefix(tmp_path: Path):
+def test_a_milvus_store_drops_only_collections_with_its_prefix(tmp_path: Path):
     module = pytest.importorskip("pointsman_retriever.index.milvus", exc_type=ImportError)
     uri = str(tmp_path / "lite.db")
-    ours = module.Milvus(uri, "", "ours").empty(Collection("notes", "model", DIMENSIONS))
-    theirs = module.Milvus(uri, "", "theirs")
-    kept = theirs.empty(Collection("notes", "model", DIMENSIONS)).after(NOTHING, ids(1), some_vectors(1))
-    module.Milvus(uri, "", "ours")  # a second start drops what the first one left
+    ours = module.MilvusStore(VectorStoreOptions(uri, "", "ours")).empty_index(
+        CollectionInfo("notes", "model", DIMENSIONS)
+    )
+    theirs = module.MilvusStore(VectorStoreOptions(uri, "", "theirs"))
+    kept = theirs.empty_index(CollectionInfo("notes", "model", DIMENSIONS)).with_changes(
+        NOTHING, ids(1), some_vectors(1)
+    )
+    module.MilvusStore(VectorStoreOptions(uri, "", "ours"))  # a second start drops the collections of the first
     assert kept.nearest(some_vectors(1)[0], 1, None).tolist() == [1]
     assert ours.name not in theirs._client.list_collections()
     theirs.close()

@@ -1,4 +1,4 @@
-"""Health and reflection, as any gRPC tool asks for them."""
+"""gRPC health and reflection."""
 
 import asyncio
 
@@ -7,13 +7,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 
-async def test_health_says_serving(client):
+async def test_health_reports_serving(client):
     health = health_pb2_grpc.HealthStub(client.channel)
     answer = await health.Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_reflection_shows_the_service(client):
+async def test_reflection_lists_the_service(client):
     def ask() -> tuple[list[str], list[str]]:
         with grpc.insecure_channel(client.address) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)

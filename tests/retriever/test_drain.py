@@ -1,4 +1,4 @@
-"""A retriever that is told to stop: not ready first, then what is asked already is answered."""
+"""Shutdown: health turns to NOT_SERVING first, and calls in flight are completed."""
 
 import re
 import signal
@@ -20,14 +20,14 @@ def retriever(folder: Path, model_folder: Path) -> Process:
         "METRICS_LISTEN": "127.0.0.1:0",
         "DATA": str(folder / "data"),
         "EMBEDDING_MODEL": str(model_folder),
-        "DRAIN_NOTICE": "2",
+        "SHUTDOWN_DELAY": "2",
     }
     environment = {f"POINTSMAN_RETRIEVER_{name}": value for name, value in settings.items()}
     program = [sys.executable, "-m", "pointsman_retriever"]
     return Process(program, environment, folder / "retriever.log", r"serving at (\S+),")
 
 
-async def test_it_serves_on_while_it_says_that_it_is_leaving(tmp_path: Path, model_folder: Path) -> None:
+async def test_a_terminating_retriever_reports_not_serving_and_still_serves(tmp_path: Path, model_folder: Path) -> None:
     leaving = retriever(tmp_path, model_folder)
     (address,) = await leaving.start()
     try:

@@ -1,4 +1,4 @@
-"""What was acknowledged is there after a stop, and after a kill."""
+"""Acknowledged writes survive a restart and a kill."""
 
 import asyncio
 import re
@@ -11,19 +11,19 @@ from pathlib import Path
 import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.domain import Collection, CollectionId
-from pointsman_retriever.store.checking import check_all
-from pointsman_retriever.store.folders import FILE, claimed
-from pointsman_retriever.store.sqlite import Store, make
+from pointsman_retriever.domain import CollectionId, CollectionInfo
+from pointsman_retriever.store.data_folder import STORE_FILE, claim_data_folder
+from pointsman_retriever.store.maintenance import check_all
+from pointsman_retriever.store.store import Store, create_store
 from pointsman_servicekit.errors import FailedPrecondition
 
-DOCUMENTS_A_CALL = 5
+DOCUMENTS_PER_CALL = 5
 NOTES = CollectionId("default", "notes")
 
 
 @asynccontextmanager
 async def process(data: Path, model_folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A retriever in a process of its own, and its address; ended at the end if it still runs."""
+    """Starts a retriever process and yields it with its address; terminates it if it still runs."""
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -33,7 +33,7 @@ async def process(data: Path, model_folder: Path) -> AsyncIterator[tuple[asyncio
             "POINTSMAN_RETRIEVER_METRICS_LISTEN": "127.0.0.1:0",
             "POINTSMAN_RETRIEVER_DATA": str(data),
             "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(model_folder),
-            "POINTSMAN_RETRIEVER_DRAIN_NOTICE": "0",
+            "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",
         },
         stderr=asyncio.subprocess.PIPE,
     )
@@ -88,7 +88,7 @@ async def test_kill_9_amid_upserts_loses_nothing_acknowledged(
             for call in numbers:
                 documents = [
                     pb.Document(id=f"{call}-{n}", text=f"Call {call}, note {n}.", metadata={"call": str(call)})
-                    for n in range(DOCUMENTS_A_CALL)
+                    for n in range(DOCUMENTS_PER_CALL)
                 ]
                 try:
                     await client.upsert(*documents)
@@ -111,16 +111,16 @@ async def test_kill_9_amid_upserts_loses_nothing_acknowledged(
         present = 0
         for call in range(next(numbers)):
             found = await client.found("note", filter={"call": str(call)}, top_k=100)
-            assert len(found) in ((DOCUMENTS_A_CALL,) if call in acknowledged else (0, DOCUMENTS_A_CALL))
+            assert len(found) in ((DOCUMENTS_PER_CALL,) if call in acknowledged else (0, DOCUMENTS_PER_CALL))
             present += len(found)
         collection = await client.collection()
         assert (collection.documents, collection.chunks) == (present, present)
-        assert collection.version == present // DOCUMENTS_A_CALL >= len(acknowledged)
+        assert collection.version == present // DOCUMENTS_PER_CALL >= len(acknowledged)
         await client.upsert(pb.Document(id="new", text="Written after the crash."))
         assert (await client.found("after the crash"))[0] == "new"
 
 
-async def test_sigterm_ends_the_process_cleanly(tmp_path, model_folder, open_client):
+async def test_sigterm_ends_the_process_with_status_0(tmp_path, model_folder, open_client):
     async with process(tmp_path / "data", model_folder) as (running, address):
         async with open_client(address) as client:
             await client.create()
@@ -145,24 +145,21 @@ async def test_a_missing_model_stops_the_process_and_names_the_folder(tmp_path):
     assert b"Traceback" not in stderr
 
 
-def test_a_folder_in_use_is_refused_by_name(tmp_path):
-    with claimed(tmp_path), pytest.raises(FailedPrecondition, match=str(tmp_path)) as raised, claimed(tmp_path):
+def test_a_data_folder_in_use_is_refused_and_named(tmp_path):
+    with (
+        claim_data_folder(tmp_path),
+        pytest.raises(FailedPrecondition, match=str(tmp_path)) as raised,
+        claim_data_folder(tmp_path),
+    ):
         pass
     assert raised.value.code == "data_in_use"
-    with claimed(tmp_path) as folders:
-        assert folders.all() == []
-
-
-def test_data_of_another_release_are_refused(tmp_path):
-    (tmp_path / "collections.sqlite3").touch()
-    with pytest.raises(FailedPrecondition, match="version 1") as raised, claimed(tmp_path):
-        pass
-    assert raised.value.code == "unknown_schema_version"
+    with claim_data_folder(tmp_path) as data_folder:
+        assert data_folder.collections() == []
 
 
 def test_a_file_of_another_release_is_refused(tmp_path):
-    make(tmp_path, Collection("notes", "model", 4))
-    with closing(sqlite3.connect(tmp_path / FILE)) as file:
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
+    with closing(sqlite3.connect(tmp_path / STORE_FILE)) as file:
         file.execute("PRAGMA user_version = 99")
     with pytest.raises(FailedPrecondition, match="99") as raised:
         Store(NOTES, tmp_path, 1)
@@ -170,7 +167,7 @@ def test_a_file_of_another_release_is_refused(tmp_path):
 
 
 def test_each_commit_reaches_the_disk(tmp_path):
-    make(tmp_path, Collection("notes", "model", 4))
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
     with closing(Store(NOTES, tmp_path, 1)) as store, store.connections.transaction() as writer:
         assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert writer.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL

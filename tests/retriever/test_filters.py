@@ -1,4 +1,4 @@
-"""Filters on metadata: exact, whatever they combine, before, while and after the documents change."""
+"""Metadata filters: exact in all combinations and through all changes."""
 
 import grpc
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.text_format import Parse
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_retriever.filters import And, Eq, Exists, Filter, In, Not, NumberRange, Or, TextRange
-from pointsman_retriever.index import columns
+from pointsman_retriever.index import metadata_index
 
 NOTHING = np.empty(0, np.int64)
 
@@ -77,35 +77,37 @@ def some_entries(random: np.random.Generator) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("wanted", WANTED, ids=str)
-def test_a_filter_lets_through_what_it_says_and_nothing_else(wanted: Filter):
+def test_a_filter_matches_exactly_the_documents_that_fit(wanted: Filter):
     random = np.random.default_rng(1)
-    held, rows, last = columns.empty(), {}, 0
+    held, rows, last = metadata_index.empty_metadata_index(), {}, 0
     for _ in range(12):
         gone = [chunk for chunk in rows if random.random() < 0.3]
         added = {last + number: some_entries(random) for number in range(1, 21)}
         last += 20
         ids = np.array(list(added), np.int64)
-        held = held.after(np.array(gone, np.int64), ids, ids * 10, list(added.values()))
+        held = held.with_changes(np.array(gone, np.int64), ids, ids * 10, list(added.values()))
         rows = {chunk: entries for chunk, entries in (rows | added).items() if chunk not in gone}
         expected = [chunk for chunk, entries in rows.items() if fits(entries, wanted)]
         assert held.matching(wanted).tolist() == expected
         assert held.count == len(rows)
-    assert held.tidied().matching(wanted).tolist() == expected
-    assert held.tidied().documents_of(ids).tolist() == (ids * 10).tolist()
+    assert held.compacted().matching(wanted).tolist() == expected
+    assert held.compacted().documents_of(ids).tolist() == (ids * 10).tolist()
 
 
-def test_who_filters_a_moment_does_not_see_the_next_one():
-    first = columns.empty().after(NOTHING, np.array([1, 2]), np.array([1, 1]), [{"a": "x"}, {}])
-    second = first.after(np.array([1]), np.array([3]), np.array([2]), [{"a": "x", "b": "new"}])
+def test_a_snapshot_does_not_show_later_changes():
+    first = metadata_index.empty_metadata_index().with_changes(
+        NOTHING, np.array([1, 2]), np.array([1, 1]), [{"a": "x"}, {}]
+    )
+    second = first.with_changes(np.array([1]), np.array([3]), np.array([2]), [{"a": "x", "b": "new"}])
     assert first.matching(Eq("a", "x")).tolist() == [1]
     assert second.matching(Eq("a", "x")).tolist() == [3]
     assert first.matching(Exists("b")).tolist() == []
-    again = first.after(NOTHING, np.array([3]), np.array([2]), [{"a": "y"}])  # the second came to nothing
+    again = first.with_changes(NOTHING, np.array([3]), np.array([2]), [{"a": "y"}])  # the second was not committed
     assert again.matching(Eq("a", "x")).tolist() == [1]
     assert again.matching(Exists("b")).tolist() == []
 
 
-# -- through the door
+# -- through the gRPC API
 
 
 @pytest.fixture
@@ -143,17 +145,17 @@ async def shop(client):
         ('eq { key: "kind" value: "furniture" }', set()),
     ],
 )
-async def test_a_search_keeps_to_its_filter(shop, where, expected):
+async def test_a_search_respects_its_filter(shop, where, expected):
     assert await shop(where) == expected
 
 
-async def test_both_ways_to_say_a_filter_hold_together(shop):
+async def test_filter_and_where_must_both_hold(shop):
     assert await shop('number_range { key: "price" lt: 5 }', filter={"kind": "drink"}) == {"tea"}
 
 
 @pytest.mark.parametrize("share", [1, 20, 300])
-async def test_a_filter_that_few_fit_still_fills_the_answer(client, share):
-    """Not ten of the nearest, of which those that fit remain."""
+async def test_a_selective_filter_still_fills_the_answer(client, share):
+    """The filter is applied before the nearest are selected, not afterwards."""
     texts = [f"Item {number} of a long list of very similar items." for number in range(600)]
     for start in range(0, 600, 200):
         await client.upsert(
@@ -170,9 +172,9 @@ async def test_a_filter_that_few_fit_still_fills_the_answer(client, share):
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("", "says nothing"),
+        ("", "is empty"),
         ("and { }", "no parts"),
-        ("not { }", "says nothing"),
+        ("not { }", "is empty"),
         ('eq { value: "drink" }', "empty key"),
         ('in { key: "kind" }', "0 values"),
         ('number_range { key: "price" }', "no bound"),
@@ -180,7 +182,7 @@ async def test_a_filter_that_few_fit_still_fills_the_answer(client, share):
         ("or { " + 'parts { exists: "kind" } ' * 65 + "}", "65 conditions"),
     ],
 )
-async def test_a_filter_that_cannot_be_used_is_refused(client, refusal, where, told):
+async def test_an_invalid_filter_is_refused(client, refusal, where, told):
     request = Parse(f"where {{ {where} }}", pb.SearchRequest(collection="notes", query="anything"))
     error = await refusal(client.stub.Search(request))
     assert (error.grpc_status, error.code) == (grpc.StatusCode.INVALID_ARGUMENT, "invalid_filter")

@@ -1,9 +1,9 @@
-"""Two rankings made one."""
+"""Fusion of the dense and the sparse ranking."""
 
 import numpy as np
 import pytest
-from pointsman_retriever.domain import Method
-from pointsman_retriever.fusion import SUPPORT, Weighing, fuse, ranks
+from pointsman_retriever.domain import FusionMethod
+from pointsman_retriever.search.fusion import SUPPORT_WEIGHT, FusionParameters, fuse, ranks
 
 APART = np.eye(6, dtype=np.float32)  # vectors that are not like each other at all
 
@@ -12,85 +12,88 @@ def scores(*values: float) -> np.ndarray:
     return np.array(values, np.float64)
 
 
-def test_the_parts_of_a_score_sum_up_to_it_and_it_goes_from_0_to_1():
-    fused = fuse(scores(0.9, 0.5, 0.1), scores(0.0, 8.0, 4.0), APART[:3], Weighing())
+def test_the_parts_add_up_to_the_total_and_scores_range_from_0_to_1():
+    fused = fuse(scores(0.9, 0.5, 0.1), scores(0.0, 8.0, 4.0), APART[:3], FusionParameters())
     assert fused.total == pytest.approx(fused.dense + fused.sparse + fused.support)
     assert fused.score == pytest.approx(1.0 / (1.0 + np.exp(-fused.total)))
 
 
-def test_the_weight_moves_the_order_from_words_to_meaning():
+def test_the_weight_shifts_the_order_from_words_to_meaning():
     dense, sparse = scores(0.9, 0.5, 0.1), scores(1.0, 2.0, 9.0)
-    first = [int(np.argmax(fuse(dense, sparse, APART[:3], Weighing(weight)).score)) for weight in (0.0, 0.1, 0.9, 1.0)]
+    first = [
+        int(np.argmax(fuse(dense, sparse, APART[:3], FusionParameters(weight)).score))
+        for weight in (0.0, 0.1, 0.9, 1.0)
+    ]
     assert first == [2, 2, 0, 0]
 
 
-def test_one_side_alone_is_left_as_it_is():
+def test_a_single_side_keeps_its_order():
     alike = np.ones((3, 4), np.float32) / 2.0
-    dense = fuse(scores(0.1, 0.9, 0.5), scores(9.0, 0.0, 0.0), alike, Weighing(1.0))
+    dense = fuse(scores(0.1, 0.9, 0.5), scores(9.0, 0.0, 0.0), alike, FusionParameters(1.0))
     assert np.argsort(-dense.score).tolist() == [1, 2, 0]
     assert not dense.support.any()
     assert not dense.sparse.any()
 
 
-def test_words_count_for_less_where_they_contradict_the_meaning():
+def test_words_count_less_if_they_contradict_the_meaning():
     dense = scores(0.9, 0.7, 0.5, 0.3, 0.1)
-    agreeing = fuse(dense, scores(9.0, 7.0, 5.0, 3.0, 1.0), APART[:5], Weighing()).dense_weight
-    contradicting = fuse(dense, scores(1.0, 3.0, 5.0, 7.0, 9.0), APART[:5], Weighing()).dense_weight
+    agreeing = fuse(dense, scores(9.0, 7.0, 5.0, 3.0, 1.0), APART[:5], FusionParameters()).dense_weight
+    contradicting = fuse(dense, scores(1.0, 3.0, 5.0, 7.0, 9.0), APART[:5], FusionParameters()).dense_weight
     assert agreeing < contradicting
     assert 0.4 <= agreeing < contradicting <= 0.9
 
 
-def test_what_all_candidates_have_in_common_tells_none_of_them_apart():
+def test_what_all_candidates_share_does_not_affect_the_order():
     """Two are as near to the query; one of them is so by what it shares with all, the other by what it has alone."""
     vectors = np.array([[0.9, 0.1, 0.0], [0.7, 0.4, 0.0], *[[0.9, 0.0, 0.1 * n] for n in range(8)]], np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     query = vectors[0] + vectors[1]
     dense = (vectors @ (query / np.linalg.norm(query))).astype(np.float64)
     assert dense[0] == pytest.approx(dense[1])
-    fused = fuse(dense, np.zeros(len(dense)), vectors, Weighing(0.9))
+    fused = fuse(dense, np.zeros(len(dense)), vectors, FusionParameters(0.9))
     assert fused.dense[1] > fused.dense[0]
 
 
-def test_what_is_like_the_good_ones_is_supported_by_them():
+def test_candidates_similar_to_good_ones_gain_support():
     """The last two stand equally on both sides; one of them is like the best."""
     dense, sparse = scores(0.9, 0.8, 0.2, 0.1, 0.4, 0.4), scores(5.0, 4.0, 0.5, 0.0, 1.0, 1.0)
     vectors = APART.copy()
     vectors[4] = 0.8 * APART[0] + 0.6 * APART[4]
     vectors[5] = 0.8 * APART[3] + 0.6 * APART[5]
-    fused = fuse(dense, sparse, vectors, Weighing())
+    fused = fuse(dense, sparse, vectors, FusionParameters())
     assert fused.support[4] > fused.support[5]
     assert fused.score[4] > fused.score[5]
 
 
-def test_of_a_handful_only_the_likest_supports():
+def test_among_few_candidates_only_the_most_similar_supports():
     """The last is likest the best, and somewhat like all the others, which are bad."""
     dense, sparse = scores(0.9, 0.1, 0.1, 0.1, 0.1, 0.5), scores(5.0, 0.0, 0.0, 0.0, 0.0, 1.0)
     vectors = APART.copy()
     vectors[5] = [0.8, 0.3, 0.3, 0.3, 0.3, 0.0]
-    fused = fuse(dense, sparse, vectors, Weighing())
+    fused = fuse(dense, sparse, vectors, FusionParameters())
     own = fused.dense + fused.sparse
-    assert fused.support[5] == pytest.approx(SUPPORT * (own[0] - own[5]))
+    assert fused.support[5] == pytest.approx(SUPPORT_WEIGHT * (own[0] - own[5]))
 
 
-def test_equal_scores_on_a_side_do_not_move_the_other():
-    nothing = fuse(scores(0.2, 0.4), scores(0.0, 0.0), APART[:2], Weighing(0.5))
+def test_equal_scores_on_one_side_do_not_affect_the_order():
+    nothing = fuse(scores(0.2, 0.4), scores(0.0, 0.0), APART[:2], FusionParameters(0.5))
     assert nothing.score[1] > nothing.score[0]
-    words = fuse(scores(0.3, 0.3), scores(1.0, 2.0), APART[:2], Weighing(0.5))
+    words = fuse(scores(0.3, 0.3), scores(1.0, 2.0), APART[:2], FusionParameters(0.5))
     assert words.score[1] > words.score[0]
 
 
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("method", list(FusionMethod))
 @pytest.mark.parametrize("weight", [None, 0.0, 0.5, 1.0])
 def test_a_single_candidate_has_a_score(method, weight):
-    fused = fuse(scores(0.3), scores(2.0), APART[:1], Weighing(weight, method))
+    fused = fuse(scores(0.3), scores(2.0), APART[:1], FusionParameters(weight, method))
     assert np.isfinite(fused.total).all()
 
 
-def test_ranks_alone_decide_where_they_are_fused():
-    fused = fuse(scores(0.9, 0.2, 0.1), scores(1.0, 100.0, 0.0), APART[:3], Weighing(0.5, Method.RRF))
+def test_rrf_depends_on_ranks_only():
+    fused = fuse(scores(0.9, 0.2, 0.1), scores(1.0, 100.0, 0.0), APART[:3], FusionParameters(0.5, FusionMethod.RRF))
     assert fused.total == pytest.approx([0.5 / 61 + 0.5 / 62, 0.5 / 62 + 0.5 / 61, 0.5 / 63])  # the third has no word
     assert not fused.support.any()
 
 
-def test_equal_ones_rank_in_their_order():
+def test_equal_scores_keep_their_order():
     assert ranks(scores(0.5, 0.9, 0.5)).tolist() == [2, 1, 3]

@@ -1,4 +1,4 @@
-"""The example's handbook: labelled questions find their page."""
+"""The labelled questions of the helpdesk example find their handbook page."""
 
 import json
 from pathlib import Path

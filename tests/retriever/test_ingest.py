@@ -1,4 +1,4 @@
-"""A stream of documents: each is answered for, what is the same costs nothing, and what is gone is removed."""
+"""Ingest streams: an outcome for each document, no cost for unchanged ones, removal of missing ones."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ import pytest
 from ingests import FAILED, UNCHANGED, WRITTEN, ingest, steps
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
+from pointsman_retriever.collections.ingest import MAX_DOCUMENTS_IN_FLIGHT
 from pointsman_retriever.domain import Vectors
-from pointsman_retriever.ingesting import MOST_IN_HAND
 from pointsman_retriever.limits import MAX_CONTENT_BYTES
 
 SHED = "The ladder hangs in the shed, behind the rakes. " * 12
@@ -41,7 +41,7 @@ async def counting(start, minilm: MiniLM):
         yield client, model
 
 
-async def test_each_document_is_answered_for_in_its_order_and_a_bad_one_stops_no_other(client):
+async def test_each_document_gets_an_outcome_in_order_and_a_bad_one_stops_no_other(client):
     done = await ingest(
         client,
         pb.Document(id="a", text="The kettle stands on the stove."),
@@ -64,7 +64,7 @@ async def test_each_document_is_answered_for_in_its_order_and_a_bad_one_stops_no
     assert set(await client.found("kettle broom", top_k=10)) == {"a", "d"}
 
 
-async def test_a_document_over_the_quota_stops_none_of_those_that_came_with_it(client):
+async def test_a_document_over_the_quota_stops_no_other_in_its_batch(client):
     quota = pb.Quota(bytes=20_000)
     await client.stub.ConfigureCollection(pb.ConfigureCollectionRequest(collection="notes", quota=quota))
     documents = [pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(4)]
@@ -80,7 +80,7 @@ async def test_a_document_over_the_quota_stops_none_of_those_that_came_with_it(c
     assert (await client.collection()).documents == 4
 
 
-async def test_who_waits_for_each_answer_before_the_next_document_gets_it(client):
+async def test_a_client_that_waits_for_each_outcome_receives_it(client):
     call = client.stub.Ingest()
     await call.write(pb.IngestRequest(begin=pb.IngestBegin(collection="notes")))
     for number in range(3):
@@ -90,7 +90,7 @@ async def test_who_waits_for_each_answer_before_the_next_document_gets_it(client
     assert (await call.read()).summary.written == 3
 
 
-async def test_what_is_sent_together_is_answered_together_and_in_its_order(client):
+async def test_outcomes_of_a_batch_come_together_and_in_order(client):
     documents = [pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(200)]
     documents[3] = pb.Document(id="n3", content=b"\x89PNG", media_type="image/png")
     requests = [
@@ -107,7 +107,7 @@ async def test_what_is_sent_together_is_answered_together_and_in_its_order(clien
     assert (events[-1].summary.written, events[-1].summary.failed) == (199, 1)
 
 
-async def test_the_same_again_embeds_nothing_and_changes_nothing(counting):
+async def test_unchanged_documents_are_neither_embedded_nor_written(counting):
     client, model = counting
     documents = [pb.Document(id=f"n{n}", title="Note", text=f"Note {n}.", metadata={"n": str(n)}) for n in range(5)]
     first = await ingest(client, *documents)
@@ -121,7 +121,7 @@ async def test_the_same_again_embeds_nothing_and_changes_nothing(counting):
     assert len(model.texts) == embedded
 
 
-async def test_only_what_has_changed_of_a_document_is_made_anew_and_the_old_is_gone(counting):
+async def test_only_changed_chunks_are_embedded_and_old_ones_are_removed(counting):
     client, model = counting
     await ingest(client, pb.Document(id="house", text=HOUSE))
     before = (await client.collection()).chunks
@@ -137,7 +137,7 @@ async def test_only_what_has_changed_of_a_document_is_made_anew_and_the_old_is_g
         assert changed[passage.start : passage.end] == passage.text
 
 
-async def test_changed_metadata_are_found_by_and_cost_no_embedding(counting):
+async def test_changed_metadata_takes_effect_without_embedding(counting):
     client, model = counting
     await client.upsert(pb.Document(id="a", text="A ladder.", metadata={"room": "shed"}))
     model.texts.clear()
@@ -147,7 +147,7 @@ async def test_changed_metadata_are_found_by_and_cost_no_embedding(counting):
     assert await client.found("ladder", filter={"room": "shed"}) == []
 
 
-async def test_what_is_gone_from_the_source_is_removed_and_nothing_else(client):
+async def test_only_documents_missing_from_the_source_are_removed(client):
     await client.upsert(pb.Document(id="single", text="Upserted by itself."))
     await ingest(client, pb.Document(id="other", text="Of another folder."), source="elsewhere")
     await ingest(client, *(pb.Document(id=f"n{n}", text=f"Note {n}.") for n in range(4)))
@@ -158,7 +158,7 @@ async def test_what_is_gone_from_the_source_is_removed_and_nothing_else(client):
     assert set(await client.found("note folder itself", top_k=100)) == {"single", "other", "n0", "n1"}
 
 
-async def test_a_stream_that_breaks_off_removes_nothing_and_what_was_answered_stays(client, refusal):
+async def test_an_interrupted_stream_removes_nothing_and_keeps_acknowledged_documents(client, refusal):
     await ingest(client, pb.Document(id="old", text="An old note."))
     call = client.stub.Ingest()
     await call.write(pb.IngestRequest(begin=pb.IngestBegin(collection="notes", source="folder")))
@@ -173,7 +173,7 @@ async def test_a_stream_that_breaks_off_removes_nothing_and_what_was_answered_st
     assert again.summary.removed == 1
 
 
-async def test_a_document_that_moves_to_another_source_is_not_removed_with_the_first(client):
+async def test_a_document_that_moved_to_another_source_is_not_removed_by_the_first(client):
     note = pb.Document(id="a", text="A note.")
     await ingest(client, note, source="one")
     assert (await ingest(client, note, source="two")).states == {"a": WRITTEN}
@@ -181,7 +181,7 @@ async def test_a_document_that_moves_to_another_source_is_not_removed_with_the_f
     assert await client.found("note") == ["a"]
 
 
-async def test_a_file_of_json_lines_is_a_document_a_line(client):
+async def test_each_line_of_a_json_lines_file_is_a_document(client):
     lines = (
         b'{"id": "x", "title": "Fox", "text": "The fox sleeps.", "metadata": {"year": 1999}}\n'
         b"\n"
@@ -206,7 +206,7 @@ async def test_a_file_of_json_lines_is_a_document_a_line(client):
     )
 
 
-async def test_a_line_that_cannot_be_read_keeps_its_document_from_being_removed(client):
+async def test_an_unreadable_line_prevents_removals(client):
     def file(*lines: str) -> pb.Document:
         return pb.Document(id="f", content="\n".join(lines).encode(), media_type="application/jsonl")
 
@@ -218,7 +218,7 @@ async def test_a_line_that_cannot_be_read_keeps_its_document_from_being_removed(
 
 
 @pytest.mark.parametrize("key", ["id", "title", "text", "metadata"])
-async def test_a_line_with_half_a_surrogate_pair_is_refused_and_stops_no_other(client, key):
+async def test_a_line_with_a_lone_surrogate_is_refused_and_stops_no_other(client, key):
     half = {"id": "half", "title": "Half", "text": "Half of a pair."}
     half[key] = {"half": "\ud83d"} if key == "metadata" else "\ud83d"
     lines = [{"id": "x", "text": "The fox."}, half, {"id": "y", "text": "The owl."}]
@@ -231,7 +231,7 @@ async def test_a_line_with_half_a_surrogate_pair_is_refused_and_stops_no_other(c
     ]
 
 
-async def test_a_file_of_json_lines_that_is_too_large_keeps_its_documents_from_being_removed(client):
+async def test_a_json_lines_file_that_is_too_large_prevents_removals(client):
     def file(content: bytes) -> pb.Document:
         return pb.Document(id="f", content=content, media_type="application/jsonl")
 
@@ -243,7 +243,7 @@ async def test_a_file_of_json_lines_that_is_too_large_keeps_its_documents_from_b
     assert (await client.collection()).documents == 2
 
 
-async def test_a_stream_whose_collection_is_deleted_hears_so_however_much_it_still_sends(client, refusal):
+async def test_a_stream_whose_collection_is_deleted_receives_the_error_while_it_sends(client, refusal):
     documents = [pb.Document(id=f"n{n}", text=f"Note {n}.", title="x" * 5_000) for n in range(2_000)]
     reading = asyncio.create_task(refusal(_all(client.stub.Ingest(steps(documents)))))
     while not (await client.collection()).documents:
@@ -262,14 +262,14 @@ class HeldModel(CountingModel):
         return super().embed(texts)
 
 
-async def test_who_sends_faster_than_it_is_written_is_held_back(start, minilm: MiniLM):
+async def test_backpressure_slows_a_client_that_sends_faster_than_documents_are_written(start, minilm: MiniLM):
     model, sent = HeldModel(minilm), 0
     body = "x" * 100_000  # so that what the connection itself buffers is little beside it
 
     async def documents() -> AsyncIterator[pb.IngestRequest]:
         nonlocal sent
         yield pb.IngestRequest(begin=pb.IngestBegin(collection="notes"))
-        for number in range(3 * MOST_IN_HAND):
+        for number in range(3 * MAX_DOCUMENTS_IN_FLIGHT):
             yield pb.IngestRequest(document=pb.Document(id=str(number), text=f"{number}", title=body))
             sent += 1
         yield pb.IngestRequest(end=pb.IngestEnd())
@@ -279,13 +279,13 @@ async def test_who_sends_faster_than_it_is_written_is_held_back(start, minilm: M
         reading = asyncio.create_task(_all(client.stub.Ingest(documents())))
         held = -1
         async with asyncio.timeout(30):
-            while held != sent or sent < MOST_IN_HAND:
+            while held != sent or sent < MAX_DOCUMENTS_IN_FLIGHT:
                 held = sent
                 await asyncio.wait([reading], timeout=0.3)
-        assert MOST_IN_HAND <= sent < 2 * MOST_IN_HAND
+        assert MAX_DOCUMENTS_IN_FLIGHT <= sent < 2 * MAX_DOCUMENTS_IN_FLIGHT
         model.go_on.set()
         events = await reading
-    assert events[-1].summary.written == 3 * MOST_IN_HAND
+    assert events[-1].summary.written == 3 * MAX_DOCUMENTS_IN_FLIGHT
 
 
 async def _all(call) -> list[pb.IngestResponse]:
@@ -303,7 +303,7 @@ async def _all(call) -> list[pb.IngestResponse]:
         pytest.param(steps([], source="", remove_missing=True), "source_needed", id="everything would be removed"),
     ],
 )
-async def test_a_stream_out_of_order_is_refused(client, refusal, requests, code):
+async def test_a_stream_with_messages_out_of_order_is_refused(client, refusal, requests, code):
     await client.upsert(pb.Document(id="a", text="Stays."))
     error = await refusal(_all(client.stub.Ingest(requests)))
     assert error.code == code
@@ -332,7 +332,7 @@ async def test_a_document_with_its_vector_is_one_chunk_and_is_not_embedded(count
         ("x" * 2001, "", [1.0] * 384, grpc.StatusCode.INVALID_ARGUMENT, "text_too_long_for_a_vector"),
     ],
 )
-async def test_a_document_with_a_vector_that_cannot_be_its_own_is_refused(
+async def test_a_document_with_an_unusable_vector_is_refused(
     client, refusal, minilm: MiniLM, text, fingerprint, values, status, code
 ):
     vector = pb.Vector(fingerprint=fingerprint or minilm.fingerprint, values=values)

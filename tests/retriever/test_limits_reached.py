@@ -1,9 +1,9 @@
-"""The greatest that is allowed is taken."""
+"""Values exactly at the limits are accepted."""
 
 from pointsman.v1 import retriever_pb2 as pb
 
 
-async def test_the_longest_id_the_most_entries_and_the_most_passages_are_taken(client):
+async def test_the_greatest_allowed_values_are_accepted(client):
     longest = "é" * 128
     entries = {f"key-{n}": "value" for n in range(16)}
     crowd = [pb.Document(id=f"n{n}", text=f"Note number {n}.") for n in range(999)]

@@ -1,4 +1,4 @@
-"""Whatever is looked up or kept, nothing of it gets into the retriever's log."""
+"""Logs contain neither document text nor queries."""
 
 import io
 import json
@@ -18,14 +18,14 @@ IDS = [("x-request-id", "r-1"), ("x-pointsman-decision-id", "d-1")]
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
     """What would be on standard error at INFO."""
     written, root = io.StringIO(), logging.getLogger()
-    handler = logs.handler_to(written, "retriever", "INFO", "json")
+    handler = logs.make_handler(written, "retriever", "INFO", "json")
     with caplog.at_level(logging.INFO), caplog.at_level(logging.WARNING, "httpx"):  # the tests' own client
         root.addHandler(handler)
         yield written
         root.removeHandler(handler)
 
 
-async def test_neither_what_is_kept_nor_what_is_asked_is_logged(client, log: io.StringIO) -> None:
+async def test_neither_documents_nor_queries_are_logged(client, log: io.StringIO) -> None:
     stub = client.stub
     await stub.Upsert(
         pb.UpsertRequest(collection="notes", documents=[pb.Document(id="a", title=SAID, text=SAID)]), metadata=IDS

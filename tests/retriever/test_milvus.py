@@ -1,4 +1,4 @@
-"""The whole service with its vectors in Milvus Lite."""
+"""The whole service with Milvus Lite as its vector store."""
 
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
@@ -6,9 +6,9 @@ from pointsman.v1 import retriever_pb2 as pb
 pytest.importorskip("pymilvus")
 
 
-async def test_a_retriever_serves_from_milvus_and_fills_it_anew_at_each_start(start, tmp_path):
+async def test_a_retriever_serves_from_milvus_and_fills_it_again_at_each_start(start, tmp_path):
     milvus = str(tmp_path / "lite.db")
-    async with start(milvus=milvus) as client:
+    async with start(vector_store="milvus", vector_store_url=milvus) as client:
         await client.create()
         await client.upsert(
             pb.Document(id="cat", text="A cat sleeps on the windowsill.", metadata={"kind": "animal"}),
@@ -22,7 +22,7 @@ async def test_a_retriever_serves_from_milvus_and_fills_it_anew_at_each_start(st
         assert sorted(await client.found("vehicle engine", top_k=9)) == ["cat", "rain"]
         verified = await client.stub.Verify(pb.VerifyRequest(collection="notes"))
         assert list(verified.problems) == []
-    async with start(milvus=milvus) as client:
+    async with start(vector_store="milvus", vector_store_url=milvus) as client:
         answer = await client.search("will it rain?", top_k=9)
         assert answer.passages[0].text == "Tomorrow will be dry and sunny."
         assert len(answer.passages) == 2

@@ -1,4 +1,4 @@
-"""Verify finds what is out of step, a snapshot is taken and put back while serving, a model is changed without loss."""
+"""Operations on a collection in use: verification, snapshot files, restore, migration to another model."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman_embedding import MiniLM
 from pointsman_retriever.domain import Vectors
-from pointsman_servicekit.sketches import Sketch, changed_share
+from pointsman_servicekit.document_sketches import Sketch, changed_share
 
 NOTES = [
     pb.Document(id=f"n{n}", title="Note", text=f"Note {n} on the ladder.", metadata={"n": str(n)}) for n in range(5)
@@ -63,7 +63,7 @@ async def is_serving(client) -> bool:
     return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_verify_reads_all_and_finds_nothing_after_all_sorts_of_changes(client):
+async def test_verify_finds_no_problem_after_many_kinds_of_changes(client):
     await client.upsert(*NOTES)
     await client.upsert(pb.Document(id="n1", text="# Long\n\n" + "The ladder is in the shed. " * 400))
     await client.upsert(pb.Document(id="n1", text="# Long\n\n" + "The ladder is in the shed. " * 380))
@@ -82,26 +82,32 @@ SWAP = (
 
 
 @pytest.mark.parametrize(
-    ("statement", "told"),
+    ("statement", "reason"),
     [
         ("UPDATE chunks SET text = 'Another.' WHERE id = 1", "chunk 1 of document 'n0' is not the document's text"),
-        ("UPDATE chunks SET context = 'Another' WHERE id = 2", "chunk 2 of document 'n1' do not belong together"),
-        (SWAP, "the text and the vector of chunk 1 of document 'n0' do not belong together"),
-        ("UPDATE chunks SET vector = zeroblob(1536) WHERE id = 4", "the vector of chunk 4 of document 'n3' is not of"),
+        ("UPDATE chunks SET context = 'Another' WHERE id = 2", "chunk 2 of document 'n1' do not match their hash"),
+        (SWAP, "the text and the vector of chunk 1 of document 'n0' do not match their hash"),
+        (
+            "UPDATE chunks SET vector = zeroblob(1536) WHERE id = 4",
+            "chunk 4 of document 'n3' does not have length 1",
+        ),
         ("UPDATE chunks SET vector = zeroblob(8) WHERE id = 4", "has 2 values; the model's have 384"),
-        ("UPDATE documents SET title = 'Stale' WHERE id = 'n2'", "document 'n2' has another content than was written"),
-        ("UPDATE metadata SET value = '9' WHERE document = 1", "document 'n0' has another content than was written"),
-        ("DELETE FROM chunks WHERE id = 5", "the collection's row says chunks 5, and there are 4"),
-        ("UPDATE collection SET bytes = 7", "the collection's row says bytes 7"),
+        (
+            "UPDATE documents SET title = 'Stale' WHERE id = 'n2'",
+            "document 'n2' does not match its hash",
+        ),
+        ("UPDATE metadata SET value = '9' WHERE document = 1", "the content of document 'n0' does not match its hash"),
+        ("DELETE FROM chunks WHERE id = 5", "the recorded chunks is 5, and the rows give 4"),
+        ("UPDATE collection SET bytes = 7", "the recorded bytes is 7"),
     ],
 )
-async def test_verify_names_what_is_out_of_step(client, file, statement, told):
+async def test_verify_names_each_inconsistency(client, file, statement, reason):
     await client.upsert(*NOTES)
     tamper(file, statement)
-    assert told in "\n".join((await verify(client)).problems)
+    assert reason in "\n".join((await verify(client)).problems)
 
 
-async def test_vectors_that_are_not_those_written_are_found_at_the_start(start, refusal, file, minilm: MiniLM):
+async def test_altered_vectors_are_detected_at_start(start, refusal, file, minilm: MiniLM):
     async with start() as client:
         await client.create()
         await client.create("others")
@@ -130,7 +136,7 @@ async def test_vectors_that_are_not_those_written_are_found_at_the_start(start, 
 
 
 @pytest.mark.parametrize("damage", ["pages", "cut", "empty"])
-async def test_a_damaged_file_is_told_and_can_be_deleted(start, refusal, file, damage):
+async def test_a_damaged_file_is_reported_and_can_be_deleted(start, refusal, file, damage):
     async with start() as client:
         await client.create()
         await client.upsert(*(pb.Document(id=f"{n}", text=f"The ladder {n}. " * 100) for n in range(60)))
@@ -167,7 +173,7 @@ async def test_a_torn_write_is_repaired_at_the_next_start(start, file):
         assert (await client.collection()).documents == 3
 
 
-async def test_a_snapshot_is_one_moment_of_a_collection_that_goes_on(client):
+async def test_a_snapshot_file_is_one_version_of_a_collection_in_use(client):
     await client.upsert(*NOTES)
     done = asyncio.Event()
 
@@ -191,7 +197,7 @@ async def test_a_snapshot_is_one_moment_of_a_collection_that_goes_on(client):
         assert (await client.found("note 4", collection=f"copy-{number}"))[0] == "n4"
 
 
-async def test_a_restore_in_the_place_of_a_collection_brings_the_old_back_and_stays(start, refusal):
+async def test_a_restore_replaces_a_collection_durably(start, refusal):
     async with start() as client:
         await client.create()
         await client.upsert(*NOTES)
@@ -208,14 +214,14 @@ async def test_a_restore_in_the_place_of_a_collection_brings_the_old_back_and_st
         assert not (await verify(client)).problems
 
 
-async def test_a_snapshot_goes_to_another_tenant_by_its_name_only(client):
+async def test_a_snapshot_can_be_restored_for_another_tenant(client):
     await client.upsert(*NOTES)
     data, _ = await snapshot(client)
     restored = await restore(client, data, tenant="acme")
     assert (restored.tenant, restored.documents) == ("acme", len(NOTES))
 
 
-async def test_searches_go_on_while_a_snapshot_is_put_back(client):
+async def test_searches_continue_during_a_restore(client):
     await client.upsert(*NOTES)
     data, _ = await snapshot(client)
     done = asyncio.Event()
@@ -292,7 +298,7 @@ async def reembed(client) -> list[pb.ReembedProgress]:
     return [progress async for progress in client.stub.Reembed(pb.ReembedRequest(collection="notes"))]
 
 
-async def test_a_collection_of_another_model_is_refused_until_it_is_migrated(start, refusal, minilm: MiniLM):
+async def test_a_collection_of_another_model_is_unusable_until_it_is_migrated(start, refusal, minilm: MiniLM):
     async with start() as client:
         await client.create()
         await client.upsert(*MANY)
@@ -320,7 +326,7 @@ async def test_a_collection_of_another_model_is_refused_until_it_is_migrated(sta
         assert "n3" in await client.found("note 3", top_k=10)
 
 
-async def test_an_interrupted_migration_goes_on_where_it_was_and_leaves_out_what_was_deleted(start, refusal, minilm):
+async def test_an_interrupted_migration_resumes_and_skips_deleted_documents(start, refusal, minilm):
     async with start() as client:
         await client.create()
         await client.upsert(*MANY)
@@ -342,7 +348,7 @@ async def test_an_interrupted_migration_goes_on_where_it_was_and_leaves_out_what
         assert not {"m0", "m39"} & set(await client.found("ladder", top_k=100))
 
 
-async def test_two_migrations_of_one_collection_are_not_run_at_once(start, refusal, minilm):
+async def test_a_second_concurrent_migration_is_refused(start, refusal, minilm):
     async with start() as client:
         await client.create()
         await client.upsert(*MANY)
@@ -355,7 +361,7 @@ async def test_two_migrations_of_one_collection_are_not_run_at_once(start, refus
         assert last.collection.fingerprint == "next-model"
 
 
-async def test_verify_repairs_what_is_held_in_memory(client, file):
+async def test_verify_repairs_the_index_in_memory(client, file):
     await client.upsert(*NOTES)
     found = await verify(client, repair=True)
     assert (list(found.problems), found.repaired) == ([], False)
@@ -365,10 +371,10 @@ async def test_verify_repairs_what_is_held_in_memory(client, file):
     assert not found.repaired  # the documents themselves are damaged: no index made anew mends that
 
 
-async def test_a_sketch_tells_what_share_of_the_documents_has_changed(client):
+async def test_sketches_measure_the_share_of_changed_documents(client):
     async def sketch() -> Sketch:
-        told = await client.stub.Sketch(pb.SketchRequest(collection="notes"))
-        return Sketch(told.documents, tuple(told.smallest))
+        reason = await client.stub.Sketch(pb.SketchRequest(collection="notes"))
+        return Sketch(reason.documents, tuple(reason.smallest))
 
     await client.upsert(*NOTES)
     before = await sketch()

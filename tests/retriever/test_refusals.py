@@ -1,4 +1,4 @@
-"""Every wrong call is refused, with its status and its code."""
+"""Invalid calls are refused with their status and code."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""An optional reranker behind HTTP: a small server that scores texts by how many of the query's letters they hold."""
+"""Rerankers: the HTTP APIs against a small server, and extensions by module:attribute."""
 
 import json
 from collections.abc import Iterator
@@ -8,12 +8,13 @@ from threading import Thread
 import grpc
 import pytest
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_retriever.rerank.http import Endpoint, HttpReranker
+from pointsman_retriever.rerank.http import tei_reranker
+from pointsman_retriever.rerank.rerankers import RerankerOptions
 from pointsman_servicekit.errors import Unavailable
 
 
 class Scorer(BaseHTTPRequestHandler):
-    """By length, the shortest first; in either shape, after its path."""
+    """By length, the shortest first; in either api, after its path."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -52,9 +53,9 @@ def address(scorer: ThreadingHTTPServer, path: str) -> str:
     return f"http://127.0.0.1:{scorer.server_port}/{path}"
 
 
-@pytest.mark.parametrize("shape", ["tei", "cohere"])
-async def test_passages_are_ordered_by_the_rerankers_scores_where_it_is_asked_for(start, scorer, shape):
-    further = {"reranker": address(scorer, shape), "reranker_shape": shape, "reranker_key": "secret"}
+@pytest.mark.parametrize("api", ["tei", "cohere"])
+async def test_passages_are_ordered_by_the_rerankers_scores_if_requested(start, scorer, api):
+    further = {"reranker_url": address(scorer, api), "reranker_api": api, "reranker_key": "secret"}
     async with start(**further) as client:
         await client.create()
         texts = ["The cat sat on the mat near the long wall of the old house.", "The cat.", "The cat sat on a mat."]
@@ -74,16 +75,16 @@ async def test_passages_are_ordered_by_the_rerankers_scores_where_it_is_asked_fo
 
 
 @pytest.mark.parametrize("path", ["half", "odd", "missing"])
-async def test_a_reranker_that_does_not_score_each_text_is_told_of(scorer, path):
-    reranker = HttpReranker(Endpoint(address(scorer, path)))
+async def test_a_reranker_that_does_not_score_each_text_is_an_error(scorer, path):
+    reranker = tei_reranker(RerankerOptions(address(scorer, path)))
     with pytest.raises(Unavailable) as raised:
         await reranker.rerank("cat", ["one", "two"])
     assert raised.value.code == "reranker_failed"
     await reranker.close()
 
 
-async def test_a_reranker_that_is_not_there_leaves_plain_searches_alone(start, refusal):
-    async with start(reranker="http://127.0.0.1:9/rerank") as client:
+async def test_an_unreachable_reranker_does_not_affect_plain_searches(start, refusal):
+    async with start(reranker_url="http://127.0.0.1:9/rerank") as client:
         await client.create()
         await client.upsert(pb.Document(id="cat", text="A cat."))
         assert await client.found("cat") == ["cat"]
@@ -91,8 +92,8 @@ async def test_a_reranker_that_is_not_there_leaves_plain_searches_alone(start, r
         assert (error.grpc_status, error.code) == (grpc.StatusCode.UNAVAILABLE, "reranker_failed")
 
 
-async def test_nothing_found_is_nothing_to_rerank(start, scorer):
-    async with start(reranker=address(scorer, "tei")) as client:
+async def test_the_reranker_is_not_called_without_passages(start, scorer):
+    async with start(reranker_url=address(scorer, "tei")) as client:
         await client.create()
         answer = await client.stub.Search(pb.SearchRequest(collection="notes", query="cat", rerank=True))
         assert not answer.passages

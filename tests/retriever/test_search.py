@@ -1,4 +1,4 @@
-"""Search: by meaning, by word, both fused, and with any text."""
+"""Searches by meaning, by word and by both, with any query text."""
 
 import numpy as np
 import pytest
@@ -19,24 +19,24 @@ async def filled(client):
     return client
 
 
-async def test_a_rare_word_is_found_that_means_nothing_to_the_model(filled):
+async def test_a_rare_word_unknown_to_the_model_is_found(filled):
     assert (await filled.found("ZORBLE"))[0] == "code"
     assert await filled.found("zorbles", dense_weight=0.0) == ["code"]  # stemmed
 
 
-async def test_other_words_for_the_same_thing_are_found_by_meaning(filled):
+async def test_synonyms_are_found_by_meaning(filled):
     assert await filled.found("vehicle engine", dense_weight=0.0) == []
     assert (await filled.found("vehicle engine"))[0] == "car"
     assert (await filled.found("will it be wet outside"))[0] == "rain"
 
 
-async def test_the_weight_moves_between_words_and_meaning(filled):
+async def test_the_weight_shifts_between_words_and_meaning(filled):
     query = "windowsill, and will it be wet outdoors"
     assert (await filled.found(query, dense_weight=0.0))[0] == "cat"
     assert (await filled.found(query, dense_weight=1.0))[0] == "rain"
 
 
-async def test_passages_come_best_first_with_scores_from_0_to_1_and_as_many_as_asked(filled):
+async def test_passages_come_best_first_with_scores_from_0_to_1_and_at_most_top_k(filled):
     for top_k, given in ((0, 4), (1, 1), (3, 3), (100, 4)):
         scores = [passage.score for passage in (await filled.search("cat in the rain", top_k=top_k)).passages]
         assert len(scores) == given
@@ -64,14 +64,14 @@ async def test_passages_come_best_first_with_scores_from_0_to_1_and_as_many_as_a
     ],
 )
 @pytest.mark.parametrize("dense_weight", [0.0, 0.6])
-async def test_no_text_is_read_as_search_syntax(filled, text, dense_weight):
+async def test_no_query_is_interpreted_as_search_syntax(filled, text, dense_weight):
     answer = await filled.search(text, dense_weight=dense_weight)
     if "cat" in text:
         assert "cat" in [passage.document_id for passage in answer.passages]
     assert (await filled.collection()).documents == len(DOCUMENTS)
 
 
-async def test_question_words_do_not_count(client):
+async def test_question_words_are_ignored(client):
     await client.upsert(
         pb.Document(id="what", text="What is what, and where is where? How so?"),
         pb.Document(id="fee", text="Fee: three dollars."),
@@ -111,7 +111,7 @@ async def test_a_passage_found_by_word_alone_still_has_its_cosine(client, minilm
     assert passage.dense_score == pytest.approx(float(query @ text), abs=1e-5)
 
 
-async def test_an_empty_collection_answers_with_nothing(client):
+async def test_an_empty_collection_returns_no_passages(client):
     answer = await client.search("anything")
     assert not answer.passages
     assert answer.version == 0

@@ -1,4 +1,4 @@
-"""Tenants see nothing of each other, names lead nowhere else, and quotas hold."""
+"""Tenants are isolated, names cannot escape the data folder, and quotas hold."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ async def create(client, name="notes", tenant="", **quota: int) -> pb.Collection
     return await client.stub.CreateCollection(request)
 
 
-async def test_a_collection_is_found_by_its_tenant_only(start, refusal):
+async def test_a_collection_is_visible_to_its_tenant_only(start, refusal):
     async with start() as client:
         await create(client, tenant="acme")
         await client.stub.Upsert(pb.UpsertRequest(tenant="acme", collection="notes", documents=[NOTE]))
@@ -37,7 +37,7 @@ async def test_a_collection_is_found_by_its_tenant_only(start, refusal):
         assert [(one.tenant, one.name, one.documents) for one in listed.collections] == [("acme", "notes", 1)]
 
 
-async def test_the_same_name_is_another_collection_for_another_tenant(start, tmp_path):
+async def test_two_tenants_can_use_the_same_collection_name(start, tmp_path):
     async with start() as client:
         for tenant in ("acme", "globex"):
             await create(client, tenant=tenant)
@@ -53,7 +53,7 @@ async def test_the_same_name_is_another_collection_for_another_tenant(start, tmp
 
 
 @pytest.mark.parametrize("tenant", ["..", "a/b", "../default", ".scratch", "UP", "a" * 65, "a\x00"])
-async def test_a_tenant_that_could_lead_elsewhere_is_refused(client, refusal, tenant):
+async def test_a_tenant_name_that_could_escape_the_folder_is_refused(client, refusal, tenant):
     for call in (
         client.stub.CreateCollection(pb.CreateCollectionRequest(name="notes", tenant=tenant)),
         client.stub.ListCollections(pb.ListCollectionsRequest(tenant=tenant)),
@@ -73,7 +73,7 @@ async def test_a_tenant_that_could_lead_elsewhere_is_refused(client, refusal, te
     ],
     ids=["documents", "chunks", "bytes"],
 )
-async def test_a_quota_keeps_out_what_is_too_much_and_nothing_else(start, refusal, quota, fits, too_much):
+async def test_a_quota_refuses_only_what_exceeds_it(start, refusal, quota, fits, too_much):
     async with start() as client:
         await create(client, **quota)
         for identifier in fits:
@@ -89,7 +89,7 @@ async def test_a_quota_keeps_out_what_is_too_much_and_nothing_else(start, refusa
         assert set(await client.found("ladder", top_k=10)) == {"a", too_much}
 
 
-async def test_a_quota_ends_no_ingest(start):
+async def test_reaching_the_quota_does_not_end_an_ingest(start):
     async with start() as client:
         await create(client, documents=1)
         done = await ingest(client, pb.Document(id="a", text="One."), pb.Document(id="b", text="Two."))
@@ -97,7 +97,7 @@ async def test_a_quota_ends_no_ingest(start):
         assert [outcome.code for outcome in done.outcomes] == ["", "quota_exceeded"]
 
 
-async def test_one_callers_quota_error_keeps_no_other_callers_document_out(start, refusal):
+async def test_one_callers_quota_error_does_not_affect_another_caller(start, refusal):
     # Calls that wait together are committed together: the one that does not fit must take only itself back.
     async with start() as client:
         await create(client, documents=10)
@@ -108,7 +108,7 @@ async def test_one_callers_quota_error_keeps_no_other_callers_document_out(start
         assert (await client.collection()).documents == 10
 
 
-async def test_a_quota_can_be_raised_and_lowered_while_what_is_there_stays(start, refusal):
+async def test_a_quota_can_be_raised_and_lowered_without_losing_documents(start, refusal):
     async with start() as client:
         await create(client, documents=1)
         await client.upsert(NOTE)
@@ -124,7 +124,7 @@ async def test_a_quota_can_be_raised_and_lowered_while_what_is_there_stays(start
         assert (await client.collection()).documents == 2
 
 
-async def test_bytes_are_those_of_texts_and_vectors(client):
+async def test_bytes_count_texts_and_vectors(client):
     document = pb.Document(id="ab", title="Tür", text="Ein Text.", metadata={"k": "v"})
     await client.upsert(document)
     assert (await client.collection()).bytes == 2 + 4 + 9 + 2 + 4 * 384
@@ -132,7 +132,7 @@ async def test_bytes_are_those_of_texts_and_vectors(client):
     assert (await client.collection()).bytes == 0
 
 
-async def test_a_tenant_has_so_many_collections_and_no_more(start, refusal):
+async def test_the_number_of_a_tenants_collections_is_limited(start, refusal):
     async with start(tenant_collections=2, quota_documents=7) as client:
         assert (await create(client, "one")).quota.documents == 7
         await create(client, "two")

@@ -1,4 +1,4 @@
-"""The retriever's door over TLS: who is served, and what stops the start."""
+"""The gRPC server over TLS: which clients are served, and which settings prevent the start."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from doubles.certificates import Authority
 from pointsman.v1 import retriever_pb2 as pb
 from pointsman.v1 import retriever_pb2_grpc
 from pointsman_embedding import MiniLM
-from pointsman_retriever import wiring
+from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.tls import ClientTls, TlsError
@@ -44,24 +44,24 @@ async def _lists(address: str, tls: ClientTls | None) -> bool:
     return True
 
 
-async def test_only_who_shows_a_certificate_of_its_ca_is_served(
+async def test_only_clients_with_a_certificate_of_the_ca_are_served(
     settings: Settings, authority: Authority, minilm: MiniLM
 ) -> None:
     gateway = authority.sign("gateway")
-    async with wiring.running(settings, minilm) as running:
+    async with bootstrap.run_service(settings, minilm) as running:
         assert await _lists(running.address, ClientTls(authority.certificate, gateway.certificate, gateway.key))
         assert not await _lists(running.address, ClientTls(authority.certificate))
         assert not await _lists(running.address, None)
 
 
-async def test_probes_and_metrics_stay_plain(settings: Settings, minilm: MiniLM) -> None:
-    async with wiring.running(settings, minilm) as running, httpx.AsyncClient() as http:
+async def test_probes_and_metrics_are_served_without_tls(settings: Settings, minilm: MiniLM) -> None:
+    async with bootstrap.run_service(settings, minilm) as running, httpx.AsyncClient() as http:
         ready = await http.get(f"http://127.0.0.1:{running.metrics_port}/readyz")
         assert (ready.status_code, ready.text) == (200, "ready\n")
 
 
-async def test_a_certificate_without_its_key_stops_the_start(settings: Settings, minilm: MiniLM) -> None:
+async def test_a_certificate_without_a_key_prevents_the_start(settings: Settings, minilm: MiniLM) -> None:
     half = settings.model_copy(update={"tls_key": None})
     with pytest.raises(TlsError, match="tls_certificate is set without tls_key; set both, or none"):
-        async with wiring.running(half, minilm):
+        async with bootstrap.run_service(half, minilm):
             pass

@@ -1,1 +1,3 @@
-"""The `pointsman` command: starts the services as processes, speaks to them over gRPC and HTTP, and imports none."""
+"""The `pointsman` command line. It starts the services as processes, calls them over gRPC and HTTP, and imports none of
+them.
+"""

@@ -1,4 +1,4 @@
-"""The command's entrance: every error becomes one line on standard error and an exit code."""
+"""Entry point of the `pointsman` command: every error becomes one line on standard error and an exit code."""
 
 import errno
 import os
@@ -12,23 +12,25 @@ from typer.exceptions import TyperException
 from pointsman_cli.app import build_app
 from pointsman_cli.errors import CommandError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
-    # Or gRPC's library tells of each connection that ends; it reads this when the first one is made.
+    # Read by gRPC when the first channel opens; by default it logs every connection that ends.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its end, and says so
-        code = code or _fail(_not_written(error), 1)
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # otherwise Python flushes again at exit and prints a traceback
+        code = code or _fail(_disk_full(error), 1)
     sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 misused, 130 interrupted."""
+    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 usage error, 130 interrupted."""
     try:
         result = build_app()(args=list(arguments), prog_name="pointsman", standalone_mode=False)
     except TyperException as error:
@@ -41,16 +43,16 @@ def run(arguments: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return _fail(_not_written(error), 1)
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return _fail(_disk_full(error), 1)
         if os.environ.get("POINTSMAN_TRACEBACK"):
             raise
-        return _fail(f"{type(error).__name__}: {error} (a bug; POINTSMAN_TRACEBACK=1 shows where)", 1)
+        return _fail(f"{type(error).__name__}: {error} (a bug; set POINTSMAN_TRACEBACK=1 to see where)", 1)
     return result if isinstance(result, int) else 0
 
 
-def _not_written(error: OSError) -> str:
-    return f"what is to be written to {error.filename or 'the output'} is not whole: {error.strerror}; make room there"
+def _disk_full(error: OSError) -> str:
+    return f"{error.filename or 'the output'} could not be written completely: {error.strerror}; free some space there"
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,24 +1,23 @@
-"""The table of the commands."""
+"""Registers all commands. A new command is a module with a function, and one line here."""
 
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from pointsman_cli import jobs as jobs
 from pointsman_cli.adapters import command as adapters
 from pointsman_cli.advise.command import advise_on
-from pointsman_cli.ask.command import ask, route
-from pointsman_cli.ask.feedback import feedback
-from pointsman_cli.classifier.command import classifier_app
-from pointsman_cli.data.command import datasets_app
+from pointsman_cli.ask.command import ask, feedback, route
+from pointsman_cli.classifier import classifier_app
+from pointsman_cli.datasets import datasets_app
 from pointsman_cli.distill.command import retrain
 from pointsman_cli.doctor.command import doctor
 from pointsman_cli.eval.command import evaluate
 from pointsman_cli.ingest import ingest
-from pointsman_cli.jobs import command as jobs
 from pointsman_cli.keys import command as keys
-from pointsman_cli.regret.command import regret
-from pointsman_cli.replay.command import replay
+from pointsman_cli.regret import regret
+from pointsman_cli.replay import replay
 from pointsman_cli.retriever import command as retriever
 from pointsman_cli.top.command import top
 from pointsman_cli.train.command import train
@@ -34,7 +33,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(invoke_without_command=True)(_start)
+    app.callback(invoke_without_command=True)(_root)
     for command in (up, top, ask, route, feedback, regret, ingest, train, retrain, replay, doctor):
         app.command()(command)
     app.command("eval")(evaluate)
@@ -48,7 +47,7 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _start(
+def _root(
     context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:

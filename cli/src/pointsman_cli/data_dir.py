@@ -1,12 +1,17 @@
-"""The folder where one machine's models, state and logs are kept (`.pointsman`)."""
+"""The data directory of one machine (`.pointsman`): models, state, logs, and run.json, which describes what runs.
 
+run.json is written by `pointsman up` and read by the other commands, the tests and the demo.
+"""
+
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pointsman_cli.errors import UsageError
+
 EMBEDDING_MODEL = "minilm"
-PRIVATE = 0o077
-"""The umask under which files are 0600 and folders 0700."""
+PRIVATE_UMASK = 0o077  # new files get mode 0600, new folders 0700
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,12 @@ class DataDir:
 
     @property
     def fetched_adapters(self) -> Path:
-        """From a store elsewhere."""
+        """Copies of adapters from a remote store."""
         return self.folder / "adapters-fetched"
 
     @property
     def jobs(self) -> Path:
-        """Of training."""
+        """Folders of training jobs."""
         return self.folder / "jobs"
 
     @property
@@ -62,11 +67,72 @@ class DataDir:
         return self.folder / "up.lock"
 
 
-def make_private(folder: Path) -> None:
-    """Makes `folder` unreadable to other users, as is all that this process and its children write from now on.
+@dataclass(frozen=True, slots=True)
+class RunningProcess:
+    pid: int
+    address: str
+    log: str
 
-    Prompts, answers and keys are in there. Raises OSError.
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    pid: int  # of `pointsman up` itself
+    example: str
+    http: str  # "http://127.0.0.1:8080"
+    grpc: str  # "127.0.0.1:8081"
+    retriever: str
+    lora_server: str
+    engine: str  # "http://127.0.0.1:8101"
+    redis_url: str
+    gateway_metrics: str
+    retriever_metrics: str
+    lora_server_metrics: str
+    processes: dict[str, RunningProcess]
+
+
+def write_run(run: Run, path: Path) -> None:
+    """Replaces the file atomically."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(asdict(run), indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def read_run(path: Path) -> Run | None:
+    """Returns what runs now; None if nothing runs or the `up` that wrote the file is dead.
+
+    Raises UsageError if the file cannot be read.
     """
-    os.umask(PRIVATE)
+    try:
+        found = json.loads(path.read_text())
+        processes = {name: RunningProcess(**process) for name, process in found.pop("processes").items()}
+        run = Run(**found, processes=processes)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # written by another release, so by another run
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}; `pointsman up` keeps a file there: remove what is there now, or "
+            "name another folder with --data-dir"
+        ) from error
+    return run if is_alive(run.pid) else None
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def make_private(folder: Path) -> None:
+    """Creates a folder that only its owner can read, and sets the umask so for everything written from now on.
+
+    The data directory holds prompts, answers and keys. The umask also applies to child processes. Raises OSError.
+    """
+    os.umask(PRIVATE_UMASK)
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)  # it may be an older one
+    folder.chmod(0o700)  # an existing folder may be readable to others

@@ -1,12 +1,14 @@
-"""The engine's own Python environment (vLLM, PEFT), and the modules of ours that run in it."""
+"""Finds the engine's own Python environment (vLLM, PEFT), and prepares the models once per machine."""
 
 import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import CommandError, UsageError
+from pointsman_cli.processes import run_to_end
 
 VARIABLE = "POINTSMAN_ENGINE_PYTHON"
 LORA_PACKAGE = "pointsman_lora_server"
@@ -15,36 +17,55 @@ LORA_PACKAGE = "pointsman_lora_server"
 @dataclass(frozen=True, slots=True)
 class EngineEnvironment:
     python: Path
-    variables: dict[str, str]  # what its modules need beside our own environment
+    variables: dict[str, str]  # environment variables that its modules need in addition to ours
 
     def module(self, name: str, *arguments: str) -> list[str]:
         return [str(self.python), "-m", name, *arguments]
 
 
-def find(data_dir: DataDir, named: Path | None) -> EngineEnvironment:
-    """Raises `Misused` with what to do where there is none."""
-    python = python_path(data_dir, named)
+def find_engine(data_dir: DataDir, given: Path | None) -> EngineEnvironment:
+    """Raises UsageError with instructions if there is no such Python."""
+    python = python_path(data_dir, given)
     if not os.access(python, os.X_OK) or python.is_dir():
-        raise Misused(
+        raise UsageError(
             f"the engine's Python is not at {python}; make it with `make env`, or name it with --engine-python "
             f"or {VARIABLE}"
         )
     return EngineEnvironment(python, {"PYTHONPATH": str(package_parent(LORA_PACKAGE)), "PYTHONUNBUFFERED": "1"})
 
 
-def python_path(data_dir: DataDir, named: Path | None) -> Path:
-    """Where it should be. Links are kept: a virtual environment's python is one, and its target knows nothing of it."""
-    if named is not None:
-        return named.absolute()
+def python_path(data_dir: DataDir, given: Path | None) -> Path:
+    """Returns the path without resolving links: the target of a virtual environment's python lacks its packages."""
+    if given is not None:
+        return given.absolute()
     if from_variable := os.environ.get(VARIABLE):
         return Path(from_variable).absolute()
-    places = [folder / ".venv-engine" / "bin" / "python" for folder in (data_dir.folder.parent, Path.cwd())]
-    return next((place for place in places if place.exists()), places[0])
+    candidates = [folder / ".venv-engine" / "bin" / "python" for folder in (data_dir.folder.parent, Path.cwd())]
+    return next((path for path in candidates if path.exists()), candidates[0])
 
 
 def package_parent(package: str) -> Path:
-    """The folder that holds `package`, found without importing it; raises `Misused` where it is not installed."""
+    """Finds the folder that contains a package without importing it; raises UsageError if it is not installed."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise Misused(f"{package} is not installed beside pointsman; install the services with `make env`")
+        raise UsageError(f"{package} is not installed; install the services with `make env`")
     return Path(next(iter(spec.submodule_search_locations))).parent
+
+
+_OnLine = Callable[[str], None]
+
+
+async def prepare_base_model(name: str, data_dir: DataDir, engine: EngineEnvironment, on_line: _OnLine) -> None:
+    """Creates the model unless it exists, in the engine's environment (it needs torch); raises CommandError."""
+    program = engine.module("pointsman_lora_server.base_model", str(data_dir.model(name)))
+    end = await run_to_end(program, engine.variables, on_line)
+    if end.code != 0:
+        raise CommandError(f"the base model {name} could not be created: {end.reason}")
+
+
+async def prepare_embedding_model(python: str, data_dir: DataDir, on_line: _OnLine) -> None:
+    """Creates the model in the services' environment (`python`) unless it exists; raises CommandError on failure."""
+    program = [python, "-m", "pointsman_embedding.prepare", str(data_dir.embedding_model)]
+    end = await run_to_end(program, {"PYTHONUNBUFFERED": "1"}, on_line)
+    if end.code != 0:
+        raise CommandError(f"the embedding model could not be created: {end.reason}")

@@ -1,33 +1,66 @@
-"""What the person at the keyboard is told in one line."""
+"""The errors that end a command with one line of text, and the runner that turns Ctrl-C into one."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from pointsman_servicekit.process import wait_for_stop_signal
+
+T = TypeVar("T")
 
 
 class CommandError(Exception):
-    """Something went wrong; the message says what and what to do."""
+    """A command failed; the message says why and what to do."""
 
     exit_code = 1
 
 
-class Misused(CommandError):
-    """The command, or a file it was given, is not as it should be; nothing was started."""
+class UsageError(CommandError):
+    """An argument or an input file is wrong; nothing was started or changed."""
 
     exit_code = 2
 
 
 class Refused(CommandError):
-    """The gateway said no, or broke an answer off with an error."""
+    """The gateway answered with an error, or ended a stream with one."""
 
-    def __init__(self, message: str, code: str, wait: float | None = None) -> None:
-        """`code` is the gateway's; `wait` is in seconds: a limit of the caller's own asks for it."""
+    def __init__(self, message: str, code: str, retry_after: float | None = None) -> None:
+        """`code` is the gateway's error code; `retry_after` is in seconds, set if a rate limit was exceeded."""
         super().__init__(message)
         self.code = code
-        self.wait = wait
+        self.retry_after = retry_after
 
 
 class Unreachable(CommandError):
-    """Nothing answers where the gateway should be."""
+    """No gateway answers at the address."""
 
 
 class Interrupted(CommandError):
-    """Ctrl-C or SIGTERM came before the end."""
+    """The command was ended by Ctrl-C or SIGTERM."""
 
     exit_code = 130
+
+
+def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine; the first Ctrl-C or SIGTERM cancels it and waits for its cleanup, a second one kills us.
+
+    Raises Interrupted, unless the cancelled coroutine returns a value: then the signal is its normal end.
+    """
+    return asyncio.run(_run_until_signal(work))
+
+
+async def _run_until_signal(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(work)
+    signalled = asyncio.ensure_future(wait_for_stop_signal())
+    await asyncio.wait({task, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    if not signalled.done():
+        signalled.cancel()
+        with suppress(asyncio.CancelledError):
+            await signalled
+        return await task
+    task.cancel()
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise Interrupted(f"interrupted ({signalled.result().name})") from None

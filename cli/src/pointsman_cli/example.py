@@ -1,4 +1,4 @@
-"""`pointsman.yaml`: what an example folder is made of; unknown keys are refused."""
+"""Reads `pointsman.yaml`, which describes an example folder: base model, configuration, collections and adapters."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +8,9 @@ import yaml
 from pointsman_servicekit import strict_yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 
-FILE = "pointsman.yaml"
+EXAMPLE_FILE = "pointsman.yaml"
 
 BaseModelName = Literal["smollm2-135m"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
@@ -33,7 +33,7 @@ class ExampleFile(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class ExampleAdapter:
     name: str
     folder: Path
     alias: str
@@ -41,39 +41,41 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example folder; all paths are absolute and were there when it was read."""
+    """An example folder; all paths are absolute and existed when it was read."""
 
     folder: Path
     base_model: str
     config: Path
     collections: dict[str, Path]
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[ExampleAdapter, ...]
 
 
-def load(folder: Path) -> Example:
-    """Raises `Misused` with the file, the key and what would be right."""
-    file = folder / FILE
+def load_example(folder: Path) -> Example:
+    """Raises UsageError with the file, the key and the accepted values; unknown keys are refused."""
+    file = folder / EXAMPLE_FILE
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise Misused(f"{folder} has no {FILE}; name a folder that has one, such as examples/helpdesk") from None
+        raise UsageError(
+            f"{folder} has no {EXAMPLE_FILE}; name a folder that has one, such as examples/helpdesk"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Misused(f"{file} cannot be read: {error}") from error
+        raise UsageError(f"{file} cannot be read: {error}") from error
     try:
         content = strict_yaml.load(text)
     except yaml.YAMLError as error:
-        raise Misused(f"{file} is not YAML: {error}") from error
+        raise UsageError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise Misused(f"{file} holds no keys; known: {', '.join(ExampleFile.model_fields)}")
+        raise UsageError(f"{file} holds no keys; known: {', '.join(ExampleFile.model_fields)}")
     try:
         parsed = ExampleFile.model_validate(content)
     except ValidationError as error:
-        raise Misused("; ".join(f"{file}: {_explain(entry)}" for entry in error.errors())) from error
+        raise UsageError("; ".join(f"{file}: {_explain(entry)}" for entry in error.errors())) from error
     return _resolve(parsed, folder.absolute())
 
 
 def _explain(entry: object) -> str:
-    assert isinstance(entry, dict)  # pydantic's own ErrorDetails
+    assert isinstance(entry, dict)  # a pydantic ErrorDetails
     *above, last = location = [str(part) for part in entry["loc"] if part != "[key]"]
     where = ".".join(location)
     if entry["type"] == "extra_forbidden":
@@ -95,8 +97,10 @@ def _resolve(parsed: ExampleFile, folder: Path) -> Example:
     for name, entry in parsed.adapters.items():
         at = _existing(folder, f"adapters.{name}.folder", entry.folder)
         if not (at / "adapter_config.json").is_file():
-            raise Misused(f"{folder / FILE}: adapters.{name}.folder: {at} holds no adapter (no adapter_config.json)")
-        adapters.append(Adapter(name, at, entry.alias))
+            raise UsageError(
+                f"{folder / EXAMPLE_FILE}: adapters.{name}.folder: {at} holds no adapter (no adapter_config.json)"
+            )
+        adapters.append(ExampleAdapter(name, at, entry.alias))
     config = _existing(folder, "config", parsed.config)
     return Example(folder, parsed.base_model, config, collections, tuple(adapters))
 
@@ -104,5 +108,5 @@ def _resolve(parsed: ExampleFile, folder: Path) -> Example:
 def _existing(folder: Path, key: str, named: str) -> Path:
     at = (folder / named).resolve()
     if not at.is_dir():
-        raise Misused(f"{folder / FILE}: {key}: {at} is not a folder")
+        raise UsageError(f"{folder / EXAMPLE_FILE}: {key}: {at} is not a folder")
     return at

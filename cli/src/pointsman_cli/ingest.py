@@ -1,22 +1,43 @@
-"""`pointsman ingest`: files into a collection, kept in step with their folder."""
+"""`pointsman ingest`: synchronizes a collection with files and folders through the retriever's ingest stream."""
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pointsman.v1 import retriever_pb2 as pb
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pointsman_cli.errors import CommandError
-from pointsman_cli.ingesting import Tally, Target
-from pointsman_cli.ingesting import ingest as send
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
+from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
-from pointsman_cli.sources import Source, find
+from pointsman_cli.sources import Source, SourceFile, find_sources
 
-MOST_PROBLEMS_SHOWN = 20
+MAX_PROBLEMS_SHOWN = 20
+_CREATE_SECONDS = 30.0
+
+
+@dataclass
+class IngestCounts:
+    """Outcomes of the documents sent so far."""
+
+    answered: int = 0
+    written: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    chunks: int = 0  # newly written
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    address: str
+    tenant: str
+    collection: str
 
 
 def ingest(
@@ -36,44 +57,107 @@ def ingest(
     rest is ingested. After an interruption the same command continues. A document's id is its path inside the folder,
     for .md and .txt files without the extension.
     """
-    found = find(sources)
+    found = find_sources(sources)
     target = Target(retriever_address(retriever, data_dir), tenant, collection)
     console = Console()
     began = time.monotonic()
-    tally = _send(target, found, prune, console)
-    for problem in tally.problems[:MOST_PROBLEMS_SHOWN]:
+    counts = _send_with_progress_bar(target, found, prune, console)
+    for problem in counts.problems[:MAX_PROBLEMS_SHOWN]:
         console.print(f"failed: {problem}", markup=False, highlight=False, soft_wrap=True)
-    documents = tally.written + tally.unchanged
+    documents = counts.written + counts.unchanged
     console.print(
-        f"{documents} documents, {tally.chunks} chunks in {collection}: {tally.written} written, "
-        f"{tally.unchanged} unchanged, {tally.removed} removed; {time.monotonic() - began:.1f} s",
+        f"{documents} documents, {counts.chunks} chunks in {collection}: {counts.written} written, "
+        f"{counts.unchanged} unchanged, {counts.removed} removed; {time.monotonic() - began:.1f} s",
         soft_wrap=True,
     )
-    if tally.problems:
-        raise CommandError(f"{len(tally.problems)} documents were not ingested; the first: {tally.problems[0]}")
+    if counts.problems:
+        raise CommandError(f"{len(counts.problems)} documents were not ingested; the first: {counts.problems[0]}")
 
 
-def _send(target: Target, sources: list[Source], remove_missing: bool, console: Console) -> Tally:
+def _send_with_progress_bar(target: Target, sources: list[Source], prune: bool, console: Console) -> IngestCounts:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(target.collection, total=sum(len(source.files) for source in sources))
 
-        def show(tally: Tally) -> None:
-            bar.update(task, completed=tally.answered)
+        async def work() -> IngestCounts:
+            last = IngestCounts()
 
-        async def work() -> Tally:
-            last = Tally()
-
-            def keep(tally: Tally) -> None:
+            def show(counts: IngestCounts) -> None:
                 nonlocal last
-                last = tally
-                show(tally)
+                last = counts
+                bar.update(task, completed=counts.answered)
 
             try:
-                return await send(target, sources, remove_missing, keep)
+                return await send_sources(target, sources, prune, show)
             except asyncio.CancelledError:
-                kept = last.written + last.unchanged
-                console.print(f"{kept} documents are kept; the same command goes on from there")
+                ingested = last.written + last.unchanged
+                console.print(f"{ingested} documents are ingested; run the same command to continue")
                 raise
 
         return run_interruptibly(work())
+
+
+async def send_sources(
+    target: Target, sources: list[Source], prune: bool, on_progress: Callable[[IngestCounts], None]
+) -> IngestCounts:
+    """Creates the collection if it is missing and sends all sources.
+
+    Every answered document is durable on the retriever's disk, also if the call is interrupted; a repeated call skips
+    what is unchanged.
+    """
+    counts = IngestCounts()
+    async with open_channel(target.address) as channel:
+        retriever = retriever_stub(channel)
+        with service_errors("retriever"):
+            await retriever.CreateCollection(
+                pb.CreateCollectionRequest(name=target.collection, tenant=target.tenant, if_missing=True),
+                timeout=_CREATE_SECONDS,
+            )
+            for source in sources:
+                async for event in retriever.Ingest(_ingest_requests(target, source, prune, counts)):
+                    _count(counts, event)
+                    on_progress(counts)
+    return counts
+
+
+async def _ingest_requests(
+    target: Target, source: Source, prune: bool, counts: IngestCounts
+) -> AsyncIterator[pb.IngestRequest]:
+    yield pb.IngestRequest(begin=pb.IngestBegin(tenant=target.tenant, collection=target.collection, source=source.name))
+    counts.problems.extend(source.problems)
+    complete = not source.problems
+    for file in source.files:
+        try:
+            content = await asyncio.to_thread(file.read)
+        except UsageError as error:
+            counts.problems.append(str(error))
+            complete = False  # the retriever must not take an unreadable file for a deleted one
+        else:
+            yield pb.IngestRequest(document=_document(file, content))
+    remove = prune and complete and bool(source.name)
+    yield pb.IngestRequest(end=pb.IngestEnd(remove_missing=remove))
+
+
+def _document(file: SourceFile, content: bytes) -> pb.Document:
+    return pb.Document(
+        id=file.id,
+        title=file.title(content),
+        content=content,
+        media_type=file.media_type,
+        metadata={"file": file.relative},
+    )
+
+
+def _count(counts: IngestCounts, event: pb.IngestResponse) -> None:
+    if event.HasField("summary"):
+        counts.removed += event.summary.removed
+        return
+    outcome = event.outcome
+    counts.answered += 1
+    counts.chunks += outcome.chunks
+    if outcome.state == pb.DocumentOutcome.WRITTEN:
+        counts.written += 1
+    elif outcome.state == pb.DocumentOutcome.UNCHANGED:
+        counts.unchanged += 1
+    else:
+        counts.problems.append(outcome.message)

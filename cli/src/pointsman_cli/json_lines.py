@@ -1,4 +1,4 @@
-"""Files of JSON lines or of a text a line, read as others wrote them and as a kill left them."""
+"""Reads JSON Lines files written by others, and files that a killed process may have left incomplete."""
 
 import json
 import os
@@ -6,26 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 
 
 def text_of(file: Path) -> str:
-    """UTF-8, with a byte-order mark or without. Raises Misused."""
+    """Reads a UTF-8 file with or without a byte-order mark; raises UsageError if it cannot be read."""
     try:
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise Misused(f"cannot read {file}: {error.strerror or error}") from error
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise Misused(f"{file} is not UTF-8: {error}") from error
+        raise UsageError(f"{file} is not UTF-8: {error}") from error
 
 
 def numbered(text: str) -> Iterator[tuple[int, str]]:
-    r"""The lines that are not blank. Only \n ends one: U+2028 and its like may stand as they are in JSON's texts."""
+    """Yields the number and text of each non-blank line. Only
+    ends a line: JSON strings may contain U+2028 and the like.
+    """
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def parsed(line: str) -> Any:
-    """Raises ValueError, which goes on a sentence that begins with the line's place."""
+    """Parses a line of JSON; raises ValueError with a message that continues a sentence, such as "is not JSON: ..."."""
     try:
         found = json.loads(line)
         json.dumps(found, ensure_ascii=False).encode()
@@ -37,12 +39,15 @@ def parsed(line: str) -> Any:
 
 
 def whole_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Of a file that is to be appended to, numbered: what a kill left of the last one is cut off. Raises Misused."""
+    """Yields the numbered lines of a file that will be appended to, after truncating an incomplete last line.
+
+    Raises UsageError if the file cannot be read or truncated.
+    """
     try:
         content = file.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(file, whole)
     except OSError as error:
-        raise Misused(f"cannot go on with {file}: {error.strerror or error}") from error
+        raise UsageError(f"cannot go on with {file}: {error.strerror or error}") from error
     return numbered(text_of(file))

@@ -1,10 +1,12 @@
-"""Becomes another program, one that is told to stop when its parent dies.
+"""Executes a program that gets a signal when its parent dies.
 
-Run as `python -I launcher.py SIGNAL PARENT GUARD PROGRAM ARG...`. GUARD is a file descriptor, or -1: the end of a pipe,
-into which it says its pid. The pipe's other end hears that before it hears of any end of the parent's, however suddenly
-that dies. A program of its own, since `preexec_fn` is not safe in a process with threads, and gRPC has them. Standard
-library only.
-The parent's *thread* counts (Linux, PR_SET_PDEATHSIG): start it from the main one.
+Usage: `python -I launcher.py SIGNAL PARENT_PID PIPE PROGRAM ARG...`. PIPE is -1, or the descriptor of a pipe to the
+reaper: the launcher first writes its own pid into it, so the reaper learns of every child before it can see the pipe
+close, however suddenly the parent dies.
+
+This is a separate program with standard library only, because `preexec_fn` is unsafe in a process with threads, and
+gRPC starts some. The signal is sent when the parent's *thread* ends (Linux, PR_SET_PDEATHSIG), so start it from the
+main thread.
 """
 
 import ctypes
@@ -16,23 +18,23 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    signal, parent, guard, *program = sys.argv[1:]
-    if guard != "-1":
-        _say_pid(int(guard))
+    signal, parent, reaper_pipe, *program = sys.argv[1:]
+    if reaper_pipe != "-1":
+        _write_pid(int(reaper_pipe))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal))
     if os.getppid() != int(parent):
-        sys.exit("the parent died before its child was there")
+        sys.exit("the parent died before its child started")
     try:
         os.execvp(program[0], program)
     except OSError as error:
         sys.exit(f"cannot run {program[0]}: {error.strerror}")
 
 
-def _say_pid(guard: int) -> None:
-    with suppress(BrokenPipeError):  # no guard is there any more
-        os.write(guard, f"{os.getpid()}\n".encode())
-    os.close(guard)
+def _write_pid(pipe: int) -> None:
+    with suppress(BrokenPipeError):  # the reaper has ended
+        os.write(pipe, f"{os.getpid()}\n".encode())
+    os.close(pipe)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Command-line options that several commands share, and the addresses that they stand for.
+"""Command-line options that several commands share, and how their defaults are found.
 
-An address that is not given is the one of the running `pointsman up`, then the service's usual port on this machine.
+If an address is not given, it is that of the running `pointsman up`, else the service's usual port on this machine.
 """
 
 import getpass
 import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
+import httpx
 import typer
 
-from pointsman_cli import run_file
-from pointsman_cli.data_dir import DataDir
-from pointsman_cli.errors import Misused
-from pointsman_cli.urls import web_url
+from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.errors import UsageError
 
 DEFAULT_DATA_DIR = Path(".pointsman")
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -96,46 +96,46 @@ IfVersionOption = Annotated[
 
 
 def gateway_url(given: str, data_dir: Path) -> str:
-    """Returns the gateway's HTTP URL; raises Misused if `given` is not a URL."""
+    """Returns the gateway's HTTP URL; raises UsageError if `given` is not a URL."""
     if given:
         return web_url(given)
-    running = run_file.read(DataDir.at(data_dir).run_file)
+    running = read_run(DataDir.at(data_dir).run_file)
     return running.http if running else DEFAULT_URL
 
 
 def gateway_grpc_address(given: str, data_dir: Path) -> str:
     if given:
         return given.removeprefix("http://").rstrip("/")
-    running = run_file.read(DataDir.at(data_dir).run_file)
+    running = read_run(DataDir.at(data_dir).run_file)
     return running.grpc if running else DEFAULT_GRPC
 
 
 def lora_server_address(given: str, data_dir: Path) -> str:
-    running = run_file.read(DataDir.at(data_dir).run_file)
+    running = read_run(DataDir.at(data_dir).run_file)
     return given or (running.lora_server if running else DEFAULT_LORA_SERVER)
 
 
 def retriever_address(given: str, data_dir: Path) -> str:
     if given:
         return given
-    running = run_file.read(DataDir.at(data_dir).run_file)
+    running = read_run(DataDir.at(data_dir).run_file)
     return running.retriever if running else DEFAULT_RETRIEVER
 
 
 def redis_url(given: str, data_dir: DataDir) -> str:
     """Returns the Redis URL; empty if none is given and nothing runs."""
-    running = run_file.read(data_dir.run_file)
+    running = read_run(data_dir.run_file)
     return given or (running.redis_url if running else "")
 
 
 def api_key(variable: str) -> str:
     """Returns the API key in an environment variable; empty if the default variable is not set.
 
-    Raises Misused if another variable is named and not set.
+    Raises UsageError if another variable is named and not set.
     """
     key = os.environ.get(variable, "") if variable else ""
     if not key and variable not in ("", KEY_VARIABLE):
-        raise Misused(f"the environment variable {variable} holds no key; set it, or leave --key-env out")
+        raise UsageError(f"the environment variable {variable} holds no key; set it, or leave --key-env out")
     return key
 
 
@@ -150,3 +150,17 @@ def author_name(given: str) -> str:
         return given or getpass.getuser()
     except (OSError, KeyError):
         return ""
+
+
+def web_url(given: str) -> str:
+    """Returns `given` as an HTTP URL, adding `http://` if it has no scheme; raises UsageError if it is not a URL."""
+    url = (given if "://" in given else f"http://{given}").rstrip("/")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and httpx.URL(url).host
+        problem = "" if usable else "it must have http:// or https:// and a host"
+    except (ValueError, httpx.InvalidURL) as error:
+        problem = str(error)
+    if problem:
+        raise UsageError(f"'{given}' is not a URL ({problem}); it should be like http://127.0.0.1:8080")
+    return url

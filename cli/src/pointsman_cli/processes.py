@@ -1,4 +1,4 @@
-"""Starting other programs: as children that go when we go, and to their end."""
+"""Starts other programs as child processes that end when this process ends, and runs programs to completion."""
 
 import asyncio
 import os
@@ -10,31 +10,34 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointsman_cli import launcher, process_tree
+from pointsman_cli import launcher
+from pointsman_cli.process_tree import kill_processes, process_tree
 
-STOP_GRACE = 20.0  # seconds that an interrupted program gets to clean up
-_LINE_LIMIT = 1024 * 1024  # bytes of one line of output
+STOP_GRACE_SECONDS = 20.0  # seconds that an interrupted program gets for cleanup
+_MAX_LINE_BYTES = 1024 * 1024  # maximum bytes of one line of output
 
 _OnLine = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ProcessEnd:
     code: int
-    last_error: str  # the last line that it wrote to standard error
+    last_error: str  # the last line of its standard error
 
     @property
-    def how(self) -> str:
+    def reason(self) -> str:
+        """The last error line, or the exit code."""
         return self.last_error or describe_exit(self.code)
 
 
-def launched(program: Sequence[str], guard: int = -1) -> list[str]:
-    """The command line that starts `program` so that it gets SIGTERM when this process dies, even by kill -9.
+def launch_command(program: Sequence[str], reaper_pipe: int = -1) -> list[str]:
+    """Returns a command line that runs `program` and sends it SIGTERM if this process dies, even by kill -9.
 
-    `guard`: a pipe, which must be passed on, into which it says its pid first.
+    `reaper_pipe` is the descriptor of a pipe into which the child writes its pid first; pass it on to the child.
+    -1 means none.
     """
-    launching = (str(Path(launcher.__file__)), str(int(signal.SIGTERM)), str(os.getpid()), str(guard))
-    return [sys.executable, "-I", *launching, *program]
+    launcher_arguments = (str(int(signal.SIGTERM)), str(os.getpid()), str(reaper_pipe))
+    return [sys.executable, "-I", str(Path(launcher.__file__)), *launcher_arguments, *program]
 
 
 def describe_exit(code: int) -> str:
@@ -49,19 +52,19 @@ def _ignore(line: str) -> None:
 
 async def run_to_end(
     program: Sequence[str], environment: Mapping[str, str], on_line: _OnLine, on_error_line: _OnLine = _ignore
-) -> Ended:
-    """Runs `program` with `environment` added to ours; the callbacks get each line of its output and of its errors.
+) -> ProcessEnd:
+    """Runs a program with `environment` added to ours; the callbacks get each line of its standard output and error.
 
-    Cancelling stops it with SIGINT, and with SIGKILL after `STOP_GRACE`.
+    Cancellation stops it with SIGINT, and with SIGKILL after STOP_GRACE_SECONDS.
     """
     process = await asyncio.create_subprocess_exec(
-        *launched(program),
+        *launch_command(program),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **environment},
-        start_new_session=True,  # a Ctrl-C at the terminal comes to us, and we pass it on once
-        limit=_LINE_LIMIT,
+        start_new_session=True,  # Ctrl-C at the terminal reaches only us, and we forward it once
+        limit=_MAX_LINE_BYTES,
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -69,19 +72,19 @@ async def run_to_end(
 
     def on_error(line: str) -> None:
         errors.append(line.removeprefix("error: "))
-        if not line.startswith("error: "):  # that one is told at the end
+        if not line.startswith("error: "):  # the caller reports this line itself, from ProcessEnd
             on_error_line(line)
 
     reading = asyncio.gather(_each_line(process.stdout, on_line), _each_line(process.stderr, on_error))
     try:
-        await asyncio.shield(reading)  # while it is being stopped, its last words are still read
+        await asyncio.shield(reading)  # keep reading its last output while it is being stopped
         code = await process.wait()
     except BaseException:
         await _stop(process)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         raise
-    return Ended(code, errors[0] if errors else "")
+    return ProcessEnd(code, errors[0] if errors else "")
 
 
 async def _each_line(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
@@ -94,14 +97,14 @@ async def _each_line(stream: asyncio.StreamReader, on_line: Callable[[str], None
 async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is not None:
         return
-    below = process_tree.tree(process.pid)
+    descendants = process_tree(process.pid)
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     try:
-        async with asyncio.timeout(STOP_GRACE):
+        async with asyncio.timeout(STOP_GRACE_SECONDS):
             await process.wait()
     except TimeoutError:
         pass
     finally:
-        process_tree.kill(below)
+        kill_processes(descendants)
     await process.wait()

@@ -1,24 +1,25 @@
-"""What `pointsman ingest` is pointed at: folders and files, as the retriever is to have them."""
+"""Finds the files that `pointsman ingest` and `up` send to the retriever, with their ids, titles and media types."""
 
+import os
+import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointsman_cli.documents import title_of
-from pointsman_cli.errors import Misused
-from pointsman_cli.folders import look_into
+from pointsman_cli.errors import UsageError
 
 MAX_FILE_BYTES = 32 * 1024 * 1024  # the retriever's limit
 
-TEXT = {".md": "text/markdown", ".markdown": "text/markdown", ".txt": "text/plain"}
-FILES = {
+TEXT_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".txt": "text/plain"}
+FORMATTED_TYPES = {
     ".html": "text/html",
     ".htm": "text/html",
     ".pdf": "application/pdf",
     ".jsonl": "application/jsonl",
     ".ndjson": "application/jsonl",
 }
-CODE = {
+CODE_TYPES = {
     ".py": "text/x-python",
     ".js": "text/javascript",
     ".ts": "text/x-typescript",
@@ -41,73 +42,121 @@ CODE = {
     ".sql": "text/x-sql",
     ".proto": "text/x-protobuf",
 }
-MEDIA_TYPES = {**TEXT, **FILES, **CODE}
+MEDIA_TYPES = {**TEXT_TYPES, **FORMATTED_TYPES, **CODE_TYPES}
+
+_LINE_END = re.compile(r"\r\n?|\n")  # Markdown's line ends; U+2028 and similar characters belong to a line
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class SourceFile:
     id: str
     path: Path
     relative: str
     media_type: str
 
     def read(self) -> bytes:
-        """Raises Misused that names it."""
+        """Raises UsageError with the file's name if it is too large or cannot be read."""
         try:
             size = self.path.stat().st_size
             if size > MAX_FILE_BYTES:
-                raise Misused(f"{self.path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are taken")
+                raise UsageError(f"{self.path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are taken")
             return self.path.read_bytes()
         except OSError as error:
-            raise Misused(f"{self.path} cannot be read: {error.strerror}") from error
+            raise UsageError(f"{self.path} cannot be read: {error.strerror}") from error
 
     def title(self, content: bytes) -> str:
-        """Of a text: its first heading, or its name. A PDF or an HTML page has its own, which the retriever finds."""
-        if self.media_type in FILES.values():
+        """Returns the first heading of a Markdown or text file, else the file's name.
+
+        The title is empty for PDF, HTML and JSON Lines: the retriever reads it from the document itself.
+        """
+        if self.media_type in FORMATTED_TYPES.values():
             return ""
-        heading = title_of(content.decode(errors="replace")) if self.path.suffix.lower() in TEXT else ""
-        return heading or (self.relative if self.path.suffix.lower() in CODE else self.path.stem)
+        suffix = self.path.suffix.lower()
+        heading = title_of(content.decode(errors="replace")) if suffix in TEXT_TYPES else ""
+        return heading or (self.relative if suffix in CODE_TYPES else self.path.stem)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A folder, which its documents are kept in step with; or a single file, which has no name here."""
+    """A folder to synchronize a collection with, or a single file, whose `name` is empty."""
 
     name: str
-    files: tuple[File, ...]
+    files: tuple[SourceFile, ...]
     problems: tuple[str, ...] = ()
-    """Each names a folder inside that cannot be read."""
+    """One message for each folder inside that cannot be read."""
 
 
-def find(paths: Sequence[Path]) -> list[Source]:
-    """Raises Misused where there is nothing to ingest, or two files would be one document."""
+@dataclass(frozen=True, slots=True)
+class FolderContent:
+    files: tuple[Path, ...]
+    problems: tuple[str, ...]
+    """One message for each folder that cannot be read; its files must not be taken for deleted."""
+
+
+def find_sources(paths: Sequence[Path]) -> list[Source]:
+    """Raises UsageError if there is nothing to ingest, or if two files have the same document id."""
     sources = [_source(path) for path in paths]
     seen: dict[str, Path] = {}
     for file in (file for source in sources for file in source.files):
         if file.id in seen:
-            raise Misused(f"nothing was ingested: {file.path} has the same id {file.id!r} as {seen[file.id]}")
+            raise UsageError(f"nothing was ingested: {file.path} has the same id {file.id!r} as {seen[file.id]}")
         seen[file.id] = file.path
     if not seen:
         if problems := [problem for source in sources for problem in source.problems]:
-            raise Misused(f"there is nothing to ingest: {'; '.join(problems)}")
+            raise UsageError(f"there is nothing to ingest: {'; '.join(problems)}")
         known = ", ".join(MEDIA_TYPES)
-        raise Misused(f"there is nothing to ingest in {', '.join(map(str, paths))}; known endings: {known}")
+        raise UsageError(f"there is nothing to ingest in {', '.join(map(str, paths))}; known endings: {known}")
     return sources
 
 
 def _source(path: Path) -> Source:
     if path.is_file():
         if path.suffix.lower() not in MEDIA_TYPES:
-            raise Misused(f"{path} is of no kind that is known: {', '.join(MEDIA_TYPES)}")
-        return Source("", (_file(path, Path(path.name)),))
+            raise UsageError(f"{path} has an unknown ending; known: {', '.join(MEDIA_TYPES)}")
+        return Source("", (_source_file(path, Path(path.name)),))
     if not path.is_dir():
-        raise Misused(f"{path} is not there")
-    inside = look_into(path)
-    files = [_file(file, file.relative_to(path)) for file in inside.files if file.suffix.lower() in MEDIA_TYPES]
-    return Source(str(path.resolve()), tuple(files), inside.problems)
+        raise UsageError(f"{path} does not exist")
+    content = list_files(path)
+    files = [_source_file(file, file.relative_to(path)) for file in content.files if file.suffix.lower() in MEDIA_TYPES]
+    return Source(str(path.resolve()), tuple(files), content.problems)
 
 
-def _file(path: Path, relative: Path) -> File:
-    """A text's id is its path without the ending, any other file's with it."""
-    named = relative.with_suffix("") if path.suffix.lower() in TEXT else relative
-    return File(named.as_posix(), path, relative.as_posix(), MEDIA_TYPES[path.suffix.lower()])
+def _source_file(path: Path, relative: Path) -> SourceFile:
+    """The id of a text file is its path without the ending; other files keep the ending."""
+    named = relative.with_suffix("") if path.suffix.lower() in TEXT_TYPES else relative
+    return SourceFile(named.as_posix(), path, relative.as_posix(), MEDIA_TYPES[path.suffix.lower()])
+
+
+def list_files(folder: Path) -> FolderContent:
+    """Lists the files below a folder, without hidden files and folders and without following links to folders."""
+    files: list[Path] = []
+    problems: list[str] = []
+
+    def on_error(error: OSError) -> None:
+        problems.append(f"{error.filename} cannot be read: {error.strerror}")
+
+    for where, folders, names in os.walk(folder, onerror=on_error):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(where, name) for name in names if not name.startswith(".")]
+    return FolderContent(tuple(sorted(filter(_may_be_readable, files))), tuple(problems))
+
+
+def _may_be_readable(file: Path) -> bool:
+    """Whether the file is regular, or cannot be inspected: reading it then reports the error."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except FileNotFoundError:  # a broken link
+        return False
+    except OSError:
+        return True
+
+
+def title_of(text: str) -> str:
+    """Returns the first `# heading` outside fenced code; empty if there is none."""
+    fenced = False
+    for line in _LINE_END.split(text):
+        if line.startswith(("```", "~~~")):
+            fenced = not fenced
+        elif not fenced and line.startswith("# "):
+            return line[2:].strip().rstrip("#").strip()
+    return ""

@@ -9,7 +9,7 @@ import pytest
 from pointsman_cli.advise.advice import TaskAdvice, advise
 from pointsman_cli.advise.money import Terms, break_even
 from pointsman_cli.advise.recommendation import Needs
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.eval import report
 from pointsman_cli.eval.report import Pair, PathFigures, Quantiles, Report, TaskReport
 from pointsman_scoring.intervals import Interval
@@ -219,5 +219,5 @@ def test_an_unknown_training_cost_is_an_error_and_never_nothing(
 def test_a_report_without_adapters_needs_no_training_cost() -> None:
     said = advice(FEW_SHOT, RAG, terms=Terms())
     assert (said.recommendation.path, said.break_evens, said.rivals) == ("rag", (), None)
-    with pytest.raises(Misused):
+    with pytest.raises(UsageError):
         advice(FEW_SHOT, LORA, terms=Terms())

@@ -17,14 +17,14 @@ from doubles.gateway import TRIAGE, Gateway, Neighbours
 from doubles.tenancy import issue
 from doubles.valkey import running_valkey
 from doubles.waiting import until
-from pointsman_cli.ask import http_door
-from pointsman_cli.errors import CommandError, Misused, Unreachable
+from pointsman_cli.errors import CommandError, Unreachable, UsageError
 from pointsman_cli.eval import page, report
 from pointsman_cli.eval import rows as labelled
 from pointsman_cli.eval.command import evaluated
 from pointsman_cli.eval.figures import Terms
 from pointsman_cli.eval.plan import Wanted
 from pointsman_cli.eval.report import PathFigures, Report
+from pointsman_cli.gateway.http_client import open_client
 
 from tests.cli.eval.conftest import ROWS, Rows, as_trained, refusing
 
@@ -34,7 +34,7 @@ TERMS = Terms(at_once=4, confidence=0.95, examples=5)
 async def evaluate(
     url: str, file: Path, wanted: Wanted | None = None, *, answers: str = "answers.jsonl", resume: bool = False
 ) -> Report:
-    client = http_door.open_client(url, {"cache-control": "no-store"})
+    client = open_client(url, {"cache-control": "no-store"})
     dataset = labelled.read(file, "")
     return await evaluated(client, dataset, wanted or Wanted(), file.parent / answers, resume, TERMS)
 
@@ -156,7 +156,7 @@ async def test_another_evaluation_is_not_gone_on_with(gateway: Gateway, rows: Ro
     file = rows(ROWS)
     await evaluate(gateway.url, file)
     for wanted, differs in [(Wanted(metric="json_fields"), "tasks differ"), (Wanted(paths=["letter"]), "paths differ")]:
-        with pytest.raises(Misused, match=differs):
+        with pytest.raises(UsageError, match=differs):
             await evaluate(gateway.url, file, wanted, resume=True)
 
 
@@ -164,7 +164,7 @@ async def test_answers_are_never_written_over(gateway: Gateway, engine: Scripted
     file = rows(ROWS)
     await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]))
     engine.bodies.clear()
-    with pytest.raises(Misused, match=r"is there already; --resume .*answers.jsonl goes on with it"):
+    with pytest.raises(UsageError, match=r"is there already; --resume .*answers.jsonl goes on with it"):
         await evaluate(gateway.url, file, Wanted(paths=["triage_adapter"]))
     assert engine.bodies == []
 
@@ -173,7 +173,7 @@ async def test_answers_that_cannot_be_kept_are_not_asked_for(
     gateway: Gateway, engine: ScriptedEngine, rows: Rows, tmp_path: Path
 ) -> None:
     (tmp_path / "a_file").touch()
-    with pytest.raises(Misused, match=r"cannot write .*a_file/answers.jsonl: "):
+    with pytest.raises(UsageError, match=r"cannot write .*a_file/answers.jsonl: "):
         await evaluate(gateway.url, rows(ROWS), answers="a_file/answers.jsonl")
     assert engine.bodies == []
 
@@ -194,7 +194,7 @@ async def test_what_cannot_be_evaluated_is_told_before_anything_is_asked(
 ) -> None:
     for row, wanted, says in UNUSABLE:
         file = rows([{**ROWS[0], **row}])
-        with pytest.raises(Misused, match=says):
+        with pytest.raises(UsageError, match=says):
             await evaluate(gateway.url, file, wanted)
         assert engine.bodies == []
         assert not (file.parent / "answers.jsonl").exists()
@@ -257,7 +257,7 @@ async def test_a_report_is_read_back_as_it_was(gateway: Gateway, rows: Rows, tmp
     report.write(found, tmp_path / "report.json")
     assert report.read(tmp_path / "report.json") == found
     (tmp_path / "bad.json").write_text('{"version": 1}')
-    with pytest.raises(Misused, match="no report of `pointsman eval --json`: dataset: Field required"):
+    with pytest.raises(UsageError, match="no report of `pointsman eval --json`: dataset: Field required"):
         report.read(tmp_path / "bad.json")
 
 

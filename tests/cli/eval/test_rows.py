@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.rows import read
 
 Cli = Callable[..., Any]
@@ -64,12 +64,12 @@ def test_both_halves_of_a_pair_are_one_letter(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_row_is_told_by_its_line(tmp_path: Path, line: str, says: str) -> None:
-    with pytest.raises(Misused, match=says):
+    with pytest.raises(UsageError, match=says):
         read(write(tmp_path, '{"text": "good", "output": "x"}', line), "chat")
 
 
 def test_several_bad_rows_are_told_together(tmp_path: Path) -> None:
-    with pytest.raises(Misused, match=r":1 .*:5 .*; and 2 more"):
+    with pytest.raises(UsageError, match=r":1 .*:5 .*; and 2 more"):
         read(write(tmp_path, *["{}"] * 7), "chat")
 
 
@@ -77,9 +77,9 @@ def test_several_bad_rows_are_told_together(tmp_path: Path) -> None:
 def test_an_empty_or_unreadable_set_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(content)
-    with pytest.raises(Misused, match=says):
+    with pytest.raises(UsageError, match=says):
         read(file, "chat")
-    with pytest.raises(Misused, match=r"cannot read .*none.jsonl: No such file"):
+    with pytest.raises(UsageError, match=r"cannot read .*none.jsonl: No such file"):
         read(tmp_path / "none.jsonl", "chat")
 
 

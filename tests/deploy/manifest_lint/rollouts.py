@@ -10,6 +10,7 @@ ENGINES_END = 30
 
 LAST_STEPS = 5
 """Seconds in which a service ends once it has drained."""
+DRAIN_SETTINGS = ("drain_notice", "drain_grace", "shutdown_delay", "shutdown_timeout")
 
 
 def time_to_drain(cluster: Cluster) -> Iterator[Fault]:
@@ -69,7 +70,7 @@ def _drain(cluster: Cluster, workload: Workload) -> float:
         return 0.0
     settings, told = SERVICES[workload.name], cluster.environment(workload, workload.pod["containers"][0])
     prefix = settings.model_config["env_prefix"]
-    fields = {name: field for name, field in settings.model_fields.items() if name in ("drain_notice", "drain_grace")}
+    fields = {name: field for name, field in settings.model_fields.items() if name in DRAIN_SETTINGS}
     drain = sum(float(told.get(f"{prefix}{name}".upper(), field.default)) for name, field in fields.items())
     return drain + (ENGINES_END if workload.name == "lora-server" else 0)
 

@@ -27,7 +27,7 @@ from pointsman_gateway.domain import (
     Usage,
     Vector,
 )
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 from prometheus_client import CollectorRegistry
 
 from doubles.waiting import until

@@ -18,8 +18,8 @@ from pointsman_gateway.request_log.recorder import Recorder
 from pointsman_gateway.request_log.store import RequestLogStore
 from pointsman_gateway.request_log.tasks import OrphanRecovery
 from pointsman_gateway.request_log.wal import MAX_RECEIPT_BYTES, WriteAheadLog
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import open_redis
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
 
-from pointsman_cli.adapters import calls, pages, placements
+from pointsman_cli.adapters import pages, placements
 from pointsman_cli.adapters.freshness import freshness
+from pointsman_cli.adapters.registration import Provenance
+from pointsman_cli.adapters.registration import register_adapter as have_registered
 from pointsman_cli.adapters.watching import watch
-from pointsman_cli.errors import Misused
-from pointsman_cli.example import Adapter
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import UsageError, run_interruptibly
+from pointsman_cli.example import ExampleAdapter
+from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     AdapterArgument,
@@ -27,8 +29,6 @@ from pointsman_cli.options import (
     author_name,
     lora_server_address,
 )
-from pointsman_cli.registering import Origin
-from pointsman_cli.registering import register as have_registered
 
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Move the alias even if the evaluation found prompting to be as good.")
@@ -68,7 +68,7 @@ def list_adapters(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """List adapter versions (newest first) with their state, and the aliases with their versions."""
-    found = run_interruptibly(calls.list_adapters(lora_server_address(lora_server, data_dir), name))
+    found = run_interruptibly(fetch_adapters(lora_server_address(lora_server, data_dir), name))
     if as_json:
         _print_json(pages.list_as_json(found))
     else:
@@ -83,7 +83,7 @@ def show(
 ) -> None:
     """Show one version: its manifest, its state, and its error if it failed."""
     request = pb.GetAdapterRequest(version=version)
-    found = _ask(lora_server, data_dir, lambda server: server.Get(request, timeout=calls.SECONDS))
+    found = _ask(lora_server, data_dir, lambda server: server.Get(request, timeout=CALL_SECONDS))
     if as_json:
         _print_json(pages.version_as_json(found))
     else:
@@ -113,13 +113,15 @@ def register(
     The first smoke test takes about a minute.
     """
     if not folder.is_absolute() and not folder.is_dir():
-        raise Misused(f"{folder} is not a folder here; give the absolute path of a folder on the lora-server's machine")
+        raise UsageError(
+            f"{folder} is not a folder here; give the absolute path of a folder on the lora-server's machine"
+        )
     facts = dict(_fact(each) for each in fact or ())
     work = have_registered(
         lora_server_address(lora_server, data_dir),
-        Adapter(name, folder, alias),
+        ExampleAdapter(name, folder, alias),
         facts,
-        Origin(init_from, author_name(author), force),
+        Provenance(init_from, author_name(author), force),
     )
     typer.echo(f"registered as {run_interruptibly(work)}")
 
@@ -137,7 +139,7 @@ def promote(
     request = pb.SetAliasRequest(
         alias=alias, version=version, expected_version=if_version, author=author_name(author), force=force
     )
-    _tell(_ask(lora_server, data_dir, lambda server: server.SetAlias(request, timeout=calls.LOAD_SECONDS)))
+    _tell(_ask(lora_server, data_dir, lambda server: server.SetAlias(request, timeout=LOAD_SECONDS)))
 
 
 def canary(
@@ -166,9 +168,9 @@ def canary(
 ) -> None:
     """Send a share of an alias's users to another version; ends automatically if that version is worse."""
     if end == bool(version):
-        raise Misused("give either the candidate VERSION or --end")
+        raise UsageError("give either the candidate VERSION or --end")
     if not end and not 0 < weight <= 1:
-        raise Misused(f"--weight is {weight:g}; it must be above 0 and at most 1")
+        raise UsageError(f"--weight is {weight:g}; it must be above 0 and at most 1")
     terms = pb.CanaryTerms(
         min_requests=min_requests,
         max_error_excess=max_error_excess,
@@ -183,7 +185,7 @@ def canary(
         author=author_name(author),
         expected_version=if_version,
     )
-    _tell(_ask(lora_server, data_dir, lambda server: server.SetCanary(request, timeout=calls.LOAD_SECONDS)))
+    _tell(_ask(lora_server, data_dir, lambda server: server.SetCanary(request, timeout=LOAD_SECONDS)))
 
 
 def rollback(
@@ -196,7 +198,7 @@ def rollback(
 ) -> None:
     """End an alias's canary; if there is none, point the alias back to its previous version."""
     request = pb.RollbackRequest(alias=alias, expected_version=if_version, author=author_name(author), reason=reason)
-    _tell(_ask(lora_server, data_dir, lambda server: server.Rollback(request, timeout=calls.LOAD_SECONDS)))
+    _tell(_ask(lora_server, data_dir, lambda server: server.Rollback(request, timeout=LOAD_SECONDS)))
 
 
 def set_replicas(
@@ -215,7 +217,7 @@ def set_replicas(
         expected=placements.from_words(name, if_replicas) if if_replicas else None,
         author=author_name(author),
     )
-    placed = _ask(lora_server, data_dir, lambda server: server.SetPlacement(request, timeout=calls.SECONDS))
+    placed = _ask(lora_server, data_dir, lambda server: server.SetPlacement(request, timeout=CALL_SECONDS))
     typer.echo(f"replicas of {name}: {placements.in_words(placed)}")
 
 
@@ -250,7 +252,7 @@ def retire(
 ) -> None:
     """Retire a version: unload it from every engine. Registering it again reactivates it."""
     request = pb.RetireRequest(version=version, author=author_name(author), reason=reason)
-    _ask(lora_server, data_dir, lambda server: server.Retire(request, timeout=calls.SECONDS))
+    _ask(lora_server, data_dir, lambda server: server.Retire(request, timeout=CALL_SECONDS))
     typer.echo(f"{version} is retired")
 
 
@@ -262,7 +264,7 @@ def delete(
 ) -> None:
     """Delete a retired or failed version with its weights. This cannot be undone."""
     request = pb.DeleteAdapterRequest(version=version, author=author_name(author))
-    _ask(lora_server, data_dir, lambda server: server.Delete(request, timeout=calls.LOAD_SECONDS))
+    _ask(lora_server, data_dir, lambda server: server.Delete(request, timeout=LOAD_SECONDS))
     typer.echo(f"{version} is deleted")
 
 
@@ -275,7 +277,7 @@ def history(
 ) -> None:
     """Show changes with their author and reason, newest first."""
     request = pb.HistoryRequest(name=name, limit=limit)
-    found = _ask(lora_server, data_dir, lambda server: server.History(request, timeout=calls.SECONDS))
+    found = _ask(lora_server, data_dir, lambda server: server.History(request, timeout=CALL_SECONDS))
     if as_json:
         _print_json([pages.change_as_json(change) for change in found.changes])
     else:
@@ -283,11 +285,11 @@ def history(
 
 
 def _ask(lora_server: str, data_dir: Path, question: Callable[[Any], Awaitable[Any]]) -> Any:
-    return run_interruptibly(calls.ask(lora_server_address(lora_server, data_dir), question))
+    return run_interruptibly(call_lora_server(lora_server_address(lora_server, data_dir), question))
 
 
 def _pin(request: pb.PinRequest, lora_server: str, data_dir: Path) -> None:
-    _ask(lora_server, data_dir, lambda server: server.Pin(request, timeout=calls.SECONDS))
+    _ask(lora_server, data_dir, lambda server: server.Pin(request, timeout=CALL_SECONDS))
 
 
 def _tell(alias: pb.Alias) -> None:
@@ -297,7 +299,7 @@ def _tell(alias: pb.Alias) -> None:
 def _fact(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise Misused(f"--fact is '{text}'; it must be KEY=VALUE")
+        raise UsageError(f"--fact is '{text}'; it must be KEY=VALUE")
     return name, value
 
 

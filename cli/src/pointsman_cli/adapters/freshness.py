@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_servicekit.sketches import FACT, changed_share, parse
+from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX, changed_share, parse_sketch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pointsman_cli.adapters import calls
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import run_interruptibly
+from pointsman_cli.grpc_clients import fetch_adapters
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     AdapterArgument,
@@ -77,12 +77,16 @@ def freshness(
 
 
 async def _look(lora_server: str, retriever: str, name: str, tenant: str) -> list[Freshness]:
-    listed = await calls.list_adapters(lora_server, name)
+    listed = await fetch_adapters(lora_server, name)
     return [one for version in listed.versions if version.aliases for one in await _of(version, retriever, tenant)]
 
 
 async def _of(version: pb.AdapterVersion, retriever: str, tenant: str) -> list[Freshness]:
-    then = {name.removeprefix(FACT): parse(text) for name, text in version.facts.items() if name.startswith(FACT)}
+    then = {
+        name.removeprefix(MANIFEST_KEY_PREFIX): parse_sketch(text)
+        for name, text in version.facts.items()
+        if name.startswith(MANIFEST_KEY_PREFIX)
+    }
     now = {name: await retriever_calls.sketch(retriever, tenant, name) for name in then}
     shares = [(name, changed_share(then[name], now[name])) for name in sorted(then)] or [("", 0.0)]
     dated = version.facts.get(DATED, "")

@@ -2,7 +2,7 @@
 
 from pointsman.v1 import lora_server_pb2 as pb
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 
 
 def from_words(name: str, words: str) -> pb.Placement:
@@ -13,7 +13,7 @@ def from_words(name: str, words: str) -> pb.Placement:
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ON_DEMAND)
     if words.isascii() and words.isdigit() and 0 < int(words) < 2**32:
         return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_COPIES, copies=int(words))
-    raise Misused(f"'{words}' is not a number of replicas; use all, on-demand, or a number of engines from 1")
+    raise UsageError(f"'{words}' is not a number of replicas; use all, on-demand, or a number of engines from 1")
 
 
 def in_words(placement: pb.Placement) -> str:

@@ -12,10 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from pointsman_cli import stubs
-from pointsman_cli.adapters import calls, pages
-from pointsman_cli.channels import open_channel
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.adapters import pages
+from pointsman_cli.errors import run_interruptibly
+from pointsman_cli.grpc_clients import fetch_adapters, lora_server_stub, open_channel, service_errors
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     AdapterArgument,
@@ -47,7 +46,7 @@ class _Seen:
 
 async def _watch(address: str, name: str) -> None:
     seen = _Seen()
-    seen.adapters = await calls.list_adapters(address, name)  # a first failure ends the command; later ones are shown
+    seen.adapters = await fetch_adapters(address, name)  # a first failure ends the command; later ones are shown
     following = asyncio.create_task(_follow(address, seen))
     console = Console(highlight=False)
     try:
@@ -67,8 +66,8 @@ async def _follow(address: str, seen: _Seen) -> None:
     while True:
         try:
             async with open_channel(address) as channel:
-                with stubs.speaking_to("lora-server"):
-                    async for seen.engine in stubs.lora_server(channel).Watch(pb.WatchRequest()):
+                with service_errors("lora-server"):
+                    async for seen.engine in lora_server_stub(channel).Watch(pb.WatchRequest()):
                         seen.problem = ""
                         seen.changed.set()
         except PointsmanError as error:
@@ -84,7 +83,7 @@ async def _look(address: str, name: str, seen: _Seen) -> None:
             await seen.changed.wait()
     seen.changed.clear()
     try:
-        seen.adapters = await calls.list_adapters(address, name)
+        seen.adapters = await fetch_adapters(address, name)
     except PointsmanError as error:
         seen.problem = error.message
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 
 _HOUR = 3600.0
 
@@ -14,7 +14,7 @@ def costs(files: Iterable[Path], hourly: float | None, given: Iterable[str]) -> 
     found = {}
     for file in files:
         if hourly is None:
-            raise Misused(
+            raise UsageError(
                 f"{file} holds seconds; give the price of an hour of that machine with --trainer-usd-per-hour"
             )
         name, seconds = _record(file)
@@ -29,7 +29,7 @@ def cost_of(adapter: str, known: Mapping[str, float]) -> float:
     """Of the adapter behind an alias (`triage@prod`). Raises Misused: an unknown cost is never 0."""
     name = adapter.partition("@")[0]
     if name not in known:
-        raise Misused(
+        raise UsageError(
             f"the cost of training '{name}' is unknown; give --training FILE with --trainer-usd-per-hour USD, or "
             f"--training-cost {name}=USD"
         )
@@ -41,9 +41,9 @@ def _record(file: Path) -> tuple[str, float]:
         data = json.loads(file.read_text("utf-8"))
         return str(data["name"]), float(data["seconds"])
     except OSError as error:
-        raise Misused(f"cannot read {file}: {error.strerror or error}") from error
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise Misused(f"{file} is not a training record (training.json): {error!r}") from error
+        raise UsageError(f"{file} is not a training record (training.json): {error!r}") from error
 
 
 def _dollars(name: str, dollars: str, text: str) -> float:
@@ -52,5 +52,5 @@ def _dollars(name: str, dollars: str, text: str) -> float:
     except ValueError:
         cost = -1.0
     if not name or not 0 <= cost < float("inf"):
-        raise Misused(f"--training-cost is {text!r}; it must be NAME=USD, such as triage=0.25")
+        raise UsageError(f"--training-cost is {text!r}; it must be NAME=USD, such as triage=0.25")
     return cost

@@ -1,1 +1,1 @@
-"""`pointsman ask`, `route` and `feedback`: a question to the gateway, what it decided, and what you say of that."""
+"""`pointsman ask`, `route` and `feedback`: send a question, show how it would be routed, rate the answer."""

@@ -1,19 +1,19 @@
-"""`pointsman ask` and `pointsman route`."""
+"""`pointsman ask`, `route` and `feedback`."""
 
 import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from pointsman_cli.ask import grpc_door, http_door
-from pointsman_cli.ask.answer import Decision, Ending, Event, Question, Text
-from pointsman_cli.ask.screen import receipt_line, show_decision
-from pointsman_cli.errors import CommandError, Misused
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.ask.rendering import receipt_line, show_decision
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
+from pointsman_cli.gateway.answers import AnswerEnd, Decision, Event, Question, TextChunk
+from pointsman_cli.gateway.grpc_client import ask_grpc
+from pointsman_cli.gateway.http_client import ask_http, request_route, send_feedback, to_decision
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -43,13 +43,13 @@ def ask(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Send a question to the gateway; print the answer, then one line with the decision, times, tokens and cost."""
-    question = Question(_read(text), model, stream)
+    question = Question(_read_question(text), model, stream)
     key = api_key(key_env)
     if grpc:
-        events = grpc_door.ask(gateway_grpc_address(url, data_dir), question, key)
+        events = ask_grpc(gateway_grpc_address(url, data_dir), question, key)
     else:
-        events = http_door.ask(gateway_url(url, data_dir), question, key)
-    run_interruptibly(_show(events, stream))
+        events = ask_http(gateway_url(url, data_dir), question, key)
+    run_interruptibly(_print_answer(events, stream))
 
 
 def route(
@@ -64,16 +64,16 @@ def route(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
 ) -> None:
     """Show how the gateway would route a request now, and why. Generates nothing and costs nothing."""
-    question = Question(_read(text), model)
+    question = Question(_read_question(text), model)
     body = run_interruptibly(
-        http_door.route(gateway_url(url, data_dir), question, api_key(key_env), include_prompt=prompt)
+        request_route(gateway_url(url, data_dir), question, api_key(key_env), include_prompt=prompt)
     )
     if as_json:
         print(json.dumps(body, indent=2, ensure_ascii=False))
         return
     console = Console()
     try:
-        show_decision(console, http_door.to_decision(body))
+        show_decision(console, to_decision(body))
     except (KeyError, TypeError) as error:
         raise CommandError(f"the gateway's decision is not as expected: {error!r}; --json shows it") from error
     for message in body.get("prompt", ()):
@@ -81,43 +81,73 @@ def route(
         console.print(message["content"], markup=False, highlight=False)
 
 
-def _read(text: str) -> str:
+def _read_question(text: str) -> str:
     if text == "-":
         text = sys.stdin.read()
     must_be_utf8(text, "the text")
     if not text.strip():
-        raise Misused("the question is empty")
+        raise UsageError("the question is empty")
     return text
 
 
 def must_be_utf8(text: str, what: str) -> None:
-    """Bytes that are none come to us as halves of surrogate pairs. Raises Misused."""
+    """Raises UsageError if the text was made of bytes that are not UTF-8: Python passes those as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Misused(f"{what} is not UTF-8") from error
+        raise UsageError(f"{what} is not UTF-8") from error
 
 
-async def _show(events: AsyncIterator[Event], stream: bool) -> None:
-    decision, ending, first = None, None, None
-    pieces = []
+async def _print_answer(events: AsyncIterator[Event], stream: bool) -> None:
+    decision, end, first_token = None, None, None
+    chunks = []
     began = time.monotonic()
     try:
         async for event in events:
             match event:
                 case Decision():
                     decision = event
-                case Text():
-                    first = time.monotonic() - began if first is None else first
-                    pieces.append(event.content)
+                case TextChunk():
+                    first_token = time.monotonic() - began if first_token is None else first_token
+                    chunks.append(event.content)
                     if stream:
                         print(event.content, end="", flush=True)
-                case Ending():
-                    ending = event
-    finally:  # an error's line begins a line of its own
-        if pieces:
-            print("" if stream else "".join(pieces), flush=True)
-    if decision is None or ending is None:
-        raise CommandError("the answer broke off before its end")
-    line = receipt_line(decision, ending, first if stream else None, time.monotonic() - began)
+                case AnswerEnd():
+                    end = event
+    finally:  # so that an error message starts on its own line
+        if chunks:
+            print("" if stream else "".join(chunks), flush=True)
+    if decision is None or end is None:
+        raise CommandError("the answer was cut off before its end")
+    line = receipt_line(decision, end, first_token if stream else None, time.monotonic() - began)
     Console().print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def feedback(
+    decision_id: Annotated[str, typer.Argument(metavar="DECISION_ID", help="The id that `ask` and `route` print.")],
+    rating: Annotated[float | None, typer.Option(min=0, max=1, help="0 (bad) to 1 (good).")] = None,
+    right_task: Annotated[str, typer.Option(metavar="TASK", help='The correct task; "unknown" if no task fits.')] = "",
+    right_answer: Annotated[str, typer.Option(metavar="TEXT", help="The correct answer.")] = "",
+    correction: Annotated[str, typer.Option(metavar="TEXT", help="A description of what was wrong.")] = "",
+    url: UrlOption = "",
+    key_env: KeyEnvOption = KEY_VARIABLE,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Rate or correct an answer. Sending the same feedback again has no effect."""
+    given: dict[str, Any] = {"right_task": right_task, "right_answer": right_answer, "correction": correction}
+    given = {name: text for name, text in given.items() if text} | ({} if rating is None else {"rating": rating})
+    if not given:
+        raise UsageError("there is no feedback; give --rating, --right-task, --right-answer or --correction")
+    for text in (decision_id, right_task, right_answer, correction):
+        must_be_utf8(text, "the feedback")
+    body = {"decision_id": decision_id, **given}
+    response = run_interruptibly(send_feedback(gateway_url(url, data_dir), body, api_key(key_env)))
+    print(_outcome(response))
+
+
+def _outcome(response: dict[str, Any]) -> str:
+    if response["known_already"]:
+        return "already known: the same feedback was sent before"
+    if response["stored"] == "spool":
+        return "stored on disk; it moves to the request log when Redis is back"
+    return "stored in the request log"

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
-from pointsman_cli.ask import http_door
-from pointsman_cli.ask.answer import Ending, Text
 from pointsman_cli.errors import CommandError, Refused, Unreachable
+from pointsman_cli.gateway.answers import AnswerEnd, TextChunk
+from pointsman_cli.gateway.http_client import open_client, stream_answer
 from pointsman_cli.json_lines import whole_lines
 
 AT_ONCE = 4
@@ -45,7 +45,7 @@ class Gateway:
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def open(self) -> httpx.AsyncClient:
-        return http_door.open_client(self._url, self._headers)
+        return open_client(self._url, self._headers)
 
     async def answers(
         self,
@@ -92,7 +92,7 @@ async def _answer(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]
                 return Answer(place, "", "", error.code)
             if error.code in FOR_ALL or not tries_left:
                 raise
-            wait = error.wait or WAIT
+            wait = error.retry_after or WAIT
         except CommandError:
             if not tries_left:
                 raise
@@ -101,11 +101,11 @@ async def _answer(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]
 
 
 async def _asked(client: httpx.AsyncClient, place: str, body: Mapping[str, Any]) -> Answer:
-    text, ending = "", Ending()
-    async for event in http_door.events(client, body):
-        if isinstance(event, Text):
+    text, ending = "", AnswerEnd()
+    async for event in stream_answer(client, body):
+        if isinstance(event, TextChunk):
             text += event.content
-        elif isinstance(event, Ending):
+        elif isinstance(event, AnswerEnd):
             ending = event
     return Answer(place, text, ending.finish_reason or "")
 

@@ -9,16 +9,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pointsman_cli.data.options import DatasetsOption, FolderOption, TaskArgument, configuration, datasets_folder
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.datasets import ConfigOption, DatasetsOption, TaskArgument, config_folder_of, datasets_folder
 from pointsman_cli.distill import pages, state
 from pointsman_cli.distill.asking import Gateway
 from pointsman_cli.distill.machine import REFUSED_OUTCOME
 from pointsman_cli.distill.plan import read_plan
 from pointsman_cli.distill.state import Ledger
 from pointsman_cli.distill.wiring import STEPS, Addresses, Wish, distilled
-from pointsman_cli.errors import Misused
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -62,7 +61,7 @@ def retrain(
     ] = False,
     status: Annotated[bool, typer.Option("--status", help="Show the state of the last run and do nothing.")] = False,
     as_json: JsonOption = False,
-    config: FolderOption = None,
+    config: ConfigOption = None,
     datasets: DatasetsOption = None,
     url: UrlOption = "",
     key_env: KeyEnvOption = KEY_VARIABLE,
@@ -83,7 +82,7 @@ def retrain(
         return
     wish = Wish(
         task,
-        configuration(config, at),
+        config_folder_of(config, at),
         datasets_folder(datasets, at),
         prompts,
         method.value,
@@ -93,7 +92,7 @@ def retrain(
     plan = run_interruptibly(read_plan(wish.config, task, at))
     going_on = last is not None and not last.state.outcome and not restart
     if going_on and last is not None and last.state.method != method.value:
-        raise Misused(f"run {last.state.run} uses --method {last.state.method}; give that, or --restart")
+        raise UsageError(f"run {last.state.run} uses --method {last.state.method}; give that, or --restart")
     ledger = last if going_on and last is not None else state.begin(shelf, task, method.value, STEPS)
     console = Console(stderr=True)
     console.print(f"{'continues' if going_on else 'starts'} run {ledger.state.run}", style="dim", highlight=False)
@@ -108,7 +107,7 @@ def retrain(
 
 def _show(ledger: Ledger | None, task: str, as_json: bool) -> None:
     if ledger is None:
-        raise Misused(f"task '{task}' has not been retrained here")
+        raise UsageError(f"task '{task}' has not been retrained here")
     if as_json:
         typer.echo(json.dumps(asdict(ledger.state), indent=2, ensure_ascii=False))
     else:

@@ -10,7 +10,7 @@ from pointsman_cli.distill.asking import Answer, Messages
 from pointsman_cli.distill.machine import Taken
 from pointsman_cli.distill.plan import Plan
 from pointsman_cli.distill.state import Facts, RunState
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.json_lines import numbered, parsed, text_of
 
 PAIRS = "dpo"
@@ -94,5 +94,5 @@ def _text(file: Path, number: int, line: str) -> str:
     except ValueError as error:
         text, problem = None, str(error)
     if not isinstance(text, str) or not text.strip():
-        raise Misused(f"{file}:{number} begins with {{ and {problem}; a text that begins so is written as {form}")
+        raise UsageError(f"{file}:{number} begins with {{ and {problem}; a text that begins so is written as {form}")
     return text

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pointsman_servicekit.sketches import FACT
+from pointsman_servicekit.document_sketches import MANIFEST_KEY_PREFIX
 
 from pointsman_cli.retriever import calls
 
@@ -23,4 +23,7 @@ class Dating:
     async def __call__(self) -> Mapping[str, str]:
         """Raises PointsmanError where a collection is not there."""
         sketches = {name: await calls.sketch(self.retriever, self.tenant, name) for name in self.collections}
-        return {DATED: str(round(time.time())), **{FACT + name: str(sketch) for name, sketch in sketches.items()}}
+        return {
+            DATED: str(round(time.time())),
+            **{MANIFEST_KEY_PREFIX + name: str(sketch) for name, sketch in sketches.items()},
+        }

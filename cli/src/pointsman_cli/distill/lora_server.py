@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import training_pb2
 
-from pointsman_cli.adapters import calls
 from pointsman_cli.distill.canary_step import Standing
 from pointsman_cli.distill.plan import Canary
 from pointsman_cli.distill.train_step import Ended, Lesson
-from pointsman_cli.jobs import calls as jobs
+from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
+from pointsman_cli.jobs import METHODS, STATE_NAMES, TRAINING_CALL_SECONDS, call_training, training_events
 
 JUDGED_AFTER = 20
 """Requests of both versions, before the lora-server judges a canary; its own."""
@@ -23,7 +23,7 @@ class Registry:
         self._author = author
 
     async def standing(self, alias: str) -> Standing | None:
-        found = await calls.list_adapters(self._address, alias.partition("@")[0])
+        found = await fetch_adapters(self._address, alias.partition("@")[0])
         for one in found.aliases:
             if one.alias == alias:
                 return Standing(one.version, one.canary_version, one.canary_requests)
@@ -42,15 +42,15 @@ class Registry:
             author=self._author,
             expected_version=expected,
         )
-        await calls.ask(self._address, lambda server: server.SetCanary(request, timeout=calls.LOAD_SECONDS))
+        await call_lora_server(self._address, lambda server: server.SetCanary(request, timeout=LOAD_SECONDS))
 
     async def end_canary(self, alias: str) -> None:
         request = pb.SetCanaryRequest(alias=alias, weight=0, author=self._author)
-        await calls.ask(self._address, lambda server: server.SetCanary(request, timeout=calls.LOAD_SECONDS))
+        await call_lora_server(self._address, lambda server: server.SetCanary(request, timeout=LOAD_SECONDS))
 
     async def why_taken_back(self, alias: str) -> str:
         request = pb.HistoryRequest(name=alias.partition("@")[0], limit=20)
-        found = await calls.ask(self._address, lambda server: server.History(request, timeout=calls.SECONDS))
+        found = await call_lora_server(self._address, lambda server: server.History(request, timeout=CALL_SECONDS))
         for change in found.changes:
             if change.subject == alias:
                 return change.reason or f"{change.kind} by {change.author or 'nobody named'}"
@@ -58,11 +58,11 @@ class Registry:
 
     async def move(self, alias: str, version: str, expected: str) -> None:
         request = pb.SetAliasRequest(alias=alias, version=version, expected_version=expected, author=self._author)
-        await calls.ask(self._address, lambda server: server.SetAlias(request, timeout=calls.LOAD_SECONDS))
+        await call_lora_server(self._address, lambda server: server.SetAlias(request, timeout=LOAD_SECONDS))
 
     async def retire(self, version: str, reason: str) -> None:
         request = pb.RetireRequest(version=version, author=self._author, reason=reason)
-        await calls.ask(self._address, lambda server: server.Retire(request, timeout=calls.SECONDS))
+        await call_lora_server(self._address, lambda server: server.Retire(request, timeout=CALL_SECONDS))
 
 
 class Trainer:
@@ -81,27 +81,29 @@ class Trainer:
             name=lesson.name,
             data=str(lesson.data.absolute()),
             heldout=str(lesson.heldout.absolute()) if lesson.heldout else "",
-            method=lesson.method,
+            method=METHODS[lesson.method],
             parent=lesson.parent,
             author=lesson.author,
             recipe=training_pb2.TrainingRecipe(**lesson.recipe),
             facts=lesson.facts,
         )
-        job = await jobs.ask(self._address, lambda server: server.CreateJob(request, timeout=jobs.SECONDS))
+        job = await call_training(
+            self._address, lambda server: server.CreateJob(request, timeout=TRAINING_CALL_SECONDS)
+        )
         return str(job.id)
 
     async def _begun(self, lesson: Lesson) -> str:
         """A kill may come between the start of a job and the note of its id: it is known by its author."""
         request = training_pb2.ListTrainingJobsRequest(name=lesson.name)
-        found = await jobs.ask(self._address, lambda server: server.List(request, timeout=jobs.SECONDS))
+        found = await call_training(self._address, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
         failed = (training_pb2.TRAINING_STATE_FAILED, training_pb2.TRAINING_STATE_CANCELLED)
         mine = (job for job in found.jobs if job.author == lesson.author and job.state not in failed)
         return next((str(job.id) for job in mine), "")
 
     async def follow(self, job: str) -> Ended:
         """To its end."""
-        async for kind, facts in jobs.watch(self._address, job):
+        async for kind, facts in training_events(self._address, job):
             self._tell(kind, facts)
         request = training_pb2.GetTrainingJobRequest(id=job)
-        found = await jobs.ask(self._address, lambda server: server.Get(request, timeout=jobs.SECONDS))
-        return Ended(jobs.STATE_NAMES.get(found.state, "?"), found.version, found.error)
+        found = await call_training(self._address, lambda server: server.Get(request, timeout=TRAINING_CALL_SECONDS))
+        return Ended(STATE_NAMES.get(found.state, "?"), found.version, found.error)

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_cli.classifier import workbench
-from pointsman_cli.classifier.workbench import Job
 from pointsman_cli.data_dir import DataDir
+from pointsman_cli.lab import LabJob, lab_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Plan:
 
 async def read_plan(folder: Path, task: str, data_dir: DataDir) -> Plan:
     """Raises CommandError."""
-    return to_plan(await workbench.facts_of(Job(["plan", str(folder), task], data_dir, as_json=True)))
+    return to_plan(await lab_facts(LabJob(["plan", str(folder), task], data_dir, as_json=True)))
 
 
 def to_plan(facts: Mapping[str, Any]) -> Plan:

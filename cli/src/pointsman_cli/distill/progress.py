@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from pointsman_cli.train.events import Evaluation, Remark, Step, as_event
+from pointsman_cli.train.events import Evaluation, Message, Step, to_event
 
 BETWEEN = 10.0
 """Seconds from one line on the same thing to the next."""
@@ -24,13 +24,13 @@ class Lines:
 
     def training(self, kind: str, facts: Mapping[str, object]) -> None:
         """An event of a job."""
-        event = as_event(kind, dict(facts))
+        event = to_event(kind, dict(facts))
         if isinstance(event, Step):
             self._now_and_then("step", f"training: step {event.step} of {event.steps}, loss {event.loss:.3f}")
         elif isinstance(event, Evaluation):
             measured = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
             self.say(f"training: {event.when}, held-out loss {event.loss or 0:.3f} {measured}".rstrip())
-        elif isinstance(event, Remark):
+        elif isinstance(event, Message):
             self.say(f"training: {event.text}")
 
     def _now_and_then(self, what: str, line: str, at_once: bool = False) -> None:

@@ -7,7 +7,7 @@ import httpx
 from pointsman_scoring import MetricError, metric_from
 
 from pointsman_cli.distill.asking import Answer
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.judge import Judge
 from pointsman_cli.eval.plan import JUDGE
 from pointsman_cli.eval.rows import Row
@@ -21,7 +21,7 @@ def scorer_of(task: str, metric: Mapping[str, Any], client: httpx.AsyncClient) -
     try:
         return Counting(next(iter(metric), ""), metric_from(metric))
     except MetricError as error:
-        raise Misused(f"the metric of task '{task}': {error}") from error
+        raise UsageError(f"the metric of task '{task}': {error}") from error
 
 
 def check(scorer: Scorer, rows: Sequence[Row]) -> None:

@@ -7,10 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pointsman_cli import run_file
-from pointsman_cli.classifier import workbench
-from pointsman_cli.classifier.workbench import Job
-from pointsman_cli.data_dir import DataDir
+from pointsman_cli.data_dir import DataDir, read_run
 from pointsman_cli.distill.asking import Gateway
 from pointsman_cli.distill.canary_step import CanaryStep
 from pointsman_cli.distill.data_step import DataStep
@@ -24,8 +21,9 @@ from pointsman_cli.distill.promote_step import PromoteStep
 from pointsman_cli.distill.scoring import scorer_of
 from pointsman_cli.distill.state import Ledger, RunState
 from pointsman_cli.distill.train_step import TrainStep
-from pointsman_cli.errors import Misused
-from pointsman_cli.urls import web_url
+from pointsman_cli.errors import UsageError
+from pointsman_cli.lab import LabJob, lab_facts
+from pointsman_cli.options import web_url
 
 STEPS = ("data", "train", "evaluate", "canary", "promote")
 
@@ -41,12 +39,12 @@ class Addresses:
     @classmethod
     def of(cls, data_dir: DataDir, url: str, redis: str, retriever: str, lora_server: str) -> "Addresses":
         """Those that are named, else those of the running `pointsman up`. Raises Misused."""
-        running = run_file.read(data_dir.run_file)
+        running = read_run(data_dir.run_file)
         if running is not None:
             url, redis = url or running.http, redis or running.redis_url
             retriever, lora_server = retriever or running.retriever, lora_server or running.lora_server
         if not url or not lora_server:
-            raise Misused("nothing runs here; name the gateway with --url and the lora-server with --lora-server")
+            raise UsageError("nothing runs here; name the gateway with --url and the lora-server with --lora-server")
         return cls(web_url(url), redis, retriever, lora_server)
 
 
@@ -72,7 +70,7 @@ async def distilled(
 
     async def build(taught: Path | None) -> dict[str, Any]:
         more = ["--teacher-answers", str(taught)] if taught else []
-        return await workbench.facts_of(Job([*arguments, *more], data_dir, as_json=True))
+        return await lab_facts(LabJob([*arguments, *more], data_dir, as_json=True))
 
     async with gateway.open() as client:
         scorer = scorer_of(wish.task, plan.metric, client)

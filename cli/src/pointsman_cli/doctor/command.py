@@ -10,16 +10,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pointsman_cli import example, run_file
-from pointsman_cli.data_dir import DataDir
+from pointsman_cli.data_dir import DataDir, read_run
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
 from pointsman_cli.doctor.finding import Finding, Level, fail, ok
 from pointsman_cli.doctor.hardware import check_hardware
 from pointsman_cli.doctor.installation import check_installation
 from pointsman_cli.doctor.machine import look_at_machine
 from pointsman_cli.doctor.running import check_port, check_running
-from pointsman_cli.errors import Misused
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import UsageError, run_interruptibly
+from pointsman_cli.example import EXAMPLE_FILE, load_example
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -27,8 +26,8 @@ from pointsman_cli.options import (
     EnginePythonOption,
     KeyEnvOption,
     api_key,
+    web_url,
 )
-from pointsman_cli.urls import web_url
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 _CHECK_SECONDS = 60.0
@@ -75,7 +74,7 @@ def _findings(
 ) -> Iterator[Finding]:
     yield from check_hardware(look_at_machine(data_dir.folder))
     yield from check_installation(data_dir, engine_python, _BASE_MODEL)
-    run = run_file.read(data_dir.run_file)
+    run = read_run(data_dir.run_file)
     yield check_port("http port", http, "--http", run)
     yield check_port("grpc port", grpc, "--grpc", run)
     if folder is not None:
@@ -90,11 +89,11 @@ async def _of_cluster(cluster: Cluster) -> list[Finding]:
 def check_example(folder: Path) -> Iterator[Finding]:
     """The file itself, and then the gateway's own judgement of the configuration that it names."""
     try:
-        loaded = example.load(folder)
-    except Misused as error:
+        loaded = load_example(folder)
+    except UsageError as error:
         yield fail("example", str(error))
         return
-    yield ok("example", str(loaded.folder / example.FILE))
+    yield ok("example", str(loaded.folder / EXAMPLE_FILE))
     program = [sys.executable, "-m", "pointsman_gateway", "--check", str(loaded.config)]
     environment = {"POINTSMAN_LORA_SERVER": "127.0.0.1:8083", **os.environ}  # its models.yaml asks for one
     try:

@@ -5,9 +5,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from pointsman_cli import engine_environment
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.doctor.finding import Finding, fail, ok, warn
+from pointsman_cli.engine_environment import python_path
 from pointsman_cli.errors import CommandError
 from pointsman_cli.up.valkey import server_binary
 
@@ -18,7 +18,7 @@ _PROGRAM_SECONDS = 10.0
 
 def check_installation(data_dir: DataDir, engine_python: Path | None, base_model: str) -> Iterator[Finding]:
     yield _services()
-    yield check_engine(engine_environment.python_path(data_dir, engine_python))
+    yield check_engine(python_path(data_dir, engine_python))
     yield _valkey()
     yield _model("base model", data_dir.model(base_model), "model.safetensors")
     yield _model("embedding model", data_dir.embedding_model, "*.onnx")

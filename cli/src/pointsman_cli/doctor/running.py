@@ -8,10 +8,9 @@ import grpc
 import httpx
 from pointsman.v1 import lora_server_pb2
 
-from pointsman_cli import run_file, stubs
-from pointsman_cli.channels import open_channel
+from pointsman_cli.data_dir import Run, is_alive
 from pointsman_cli.doctor.finding import Finding, fail, ok, warn
-from pointsman_cli.run_file import Run
+from pointsman_cli.grpc_clients import lora_server_stub, open_channel
 from pointsman_cli.up import monitoring
 from pointsman_cli.up.ports import split
 from pointsman_cli.up.ready import is_serving
@@ -47,7 +46,7 @@ async def _service(name: str, address: str, run: Run) -> Finding:
         serving = await is_serving(channel)
     process = run.processes.get(name)
     log = f"; its log is {process.log}" if process else ""
-    if process and not run_file.is_alive(process.pid):
+    if process and not is_alive(process.pid):
         return fail(name, f"its process {process.pid} is dead{log}")
     if not serving:
         return fail(name, f"does not serve at {address}{log}")
@@ -74,7 +73,7 @@ async def configuration_finding(client: httpx.AsyncClient, headers: Mapping[str,
 async def _engine(address: str) -> Finding:
     try:
         async with open_channel(address) as channel:
-            watching = stubs.lora_server(channel).Watch(lora_server_pb2.WatchRequest(), timeout=_ANSWER_SECONDS)
+            watching = lora_server_stub(channel).Watch(lora_server_pb2.WatchRequest(), timeout=_ANSWER_SECONDS)
             async for state in watching:
                 return _judge(state)
     except grpc.RpcError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.plan import Plan
 from pointsman_cli.json_lines import whole_lines
 
@@ -83,8 +83,8 @@ class AnswerFile:
             self._open = self.file.open("a" if self._resume else "x", encoding="utf-8")
         except OSError as error:
             if isinstance(error, FileExistsError) and self.file.exists():  # it may be of a folder that is a file
-                raise Misused(f"{self.file} is there already; --resume {self.file} goes on with it") from None
-            raise Misused(f"cannot write {self.file}: {error.strerror or error}") from error
+                raise UsageError(f"{self.file} is there already; --resume {self.file} goes on with it") from None
+            raise UsageError(f"cannot write {self.file}: {error.strerror or error}") from error
         if not self._resume:
             self._write(self._heading)
         return self
@@ -107,12 +107,12 @@ class AnswerFile:
         lines = self._objects()
         first = next(lines, None)
         if first is None:
-            raise Misused(f"{self.file} holds no evaluation to go on with")
+            raise UsageError(f"{self.file} holds no evaluation to go on with")
         if first.get("evaluation") != self._heading["evaluation"]:
-            raise Misused(f"{self.file} is no file of answers")
+            raise UsageError(f"{self.file} is no file of answers")
         different = [key for key, value in self._heading.items() if key != "dataset" and first.get(key) != value]
         if different:
-            raise Misused(
+            raise UsageError(
                 f"{self.file} is of another evaluation ({', '.join(different)} differ); give the same set, paths and "
                 "metric with the same configuration, or begin a new file"
             )
@@ -125,11 +125,11 @@ class AnswerFile:
         try:
             return Answer(**data)
         except TypeError as error:
-            raise Misused(f"{self.file} holds something that is no answer: {error}") from None
+            raise UsageError(f"{self.file} holds something that is no answer: {error}") from None
 
     def _objects(self) -> Iterator[dict[str, Any]]:
         for number, line in whole_lines(self.file):
             try:
                 yield dict(json.loads(line))
             except (ValueError, TypeError) as error:
-                raise Misused(f"{self.file}:{number} is no answer: {error}") from None
+                raise UsageError(f"{self.file}:{number} is no answer: {error}") from None

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import httpx
 
-from pointsman_cli.ask import http_door
-from pointsman_cli.ask.answer import Ending, Text
 from pointsman_cli.errors import CommandError, Refused, Unreachable
 from pointsman_cli.eval.answers import OK, Answer
 from pointsman_cli.eval.rows import Row
 from pointsman_cli.eval.scoring import Scorer
+from pointsman_cli.gateway.answers import AnswerEnd, TextChunk
+from pointsman_cli.gateway.http_client import stream_answer
 
 _TRIES = 5
 _LONGEST_WAIT = 60.0  # seconds that a caller's own limit may ask for before it counts as a failure
@@ -49,22 +49,22 @@ async def _answer(client: httpx.AsyncClient, work: Work) -> Answer:
         except Unreachable:
             raise
         except Refused as error:
-            if error.wait is None or error.wait > _LONGEST_WAIT or not tries_left:
+            if error.retry_after is None or error.retry_after > _LONGEST_WAIT or not tries_left:
                 return _failed(work, error.code, str(error))
-            await asyncio.sleep(error.wait)  # the caller's own limit says nothing of the path
+            await asyncio.sleep(error.retry_after)  # the caller's own limit says nothing of the path
         except CommandError as error:
             return _failed(work, "broken_answer", str(error))
     raise AssertionError("the last try returns")
 
 
 async def _asked(client: httpx.AsyncClient, work: Work) -> Answer:
-    pieces, ending, first = [], Ending(), None
+    pieces, ending, first = [], AnswerEnd(), None
     began = time.perf_counter()
-    async for event in http_door.events(client, _body(work)):
-        if isinstance(event, Text):
+    async for event in stream_answer(client, _body(work)):
+        if isinstance(event, TextChunk):
             first = time.perf_counter() - began if first is None else first
             pieces.append(event.content)
-        elif isinstance(event, Ending):
+        elif isinstance(event, AnswerEnd):
             ending = event
     total = time.perf_counter() - began
     if ending.path != work.path:

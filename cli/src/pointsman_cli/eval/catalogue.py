@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 
-from pointsman_cli.ask import http_door
 from pointsman_cli.errors import CommandError, Refused
+from pointsman_cli.gateway.http_client import get_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Catalogue:
 async def read(client: httpx.AsyncClient) -> Catalogue:
     """Raises CommandError where the gateway is away, refuses, or says something else."""
     try:
-        told = await http_door.get(client, "/v1/tasks")
-        models = await http_door.get(client, "/v1/models")
+        told = await get_json(client, "/v1/tasks")
+        models = await get_json(client, "/v1/models")
     except Refused as error:
         if error.code in ("unknown_route", "http_404"):
             at = str(client.base_url).rstrip("/")

@@ -10,9 +10,8 @@ import httpx
 import typer
 from rich.console import Console
 
-from pointsman_cli.ask import http_door
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.errors import CommandError, Misused
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.eval import catalogue, figures, page, plan, report, rows, running, tables
 from pointsman_cli.eval.answers import AnswerFile
 from pointsman_cli.eval.figures import Terms
@@ -20,7 +19,7 @@ from pointsman_cli.eval.plan import Wanted
 from pointsman_cli.eval.progress import EvaluationProgress
 from pointsman_cli.eval.report import Report
 from pointsman_cli.eval.rows import Dataset
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.gateway.http_client import open_client
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     KEY_VARIABLE,
@@ -88,7 +87,7 @@ def evaluate(
     Uses the running gateway and bypasses its cache. Rows, paths and metrics are checked before the first request.
     """
     if answers and resume:
-        raise Misused("--answers starts a new file and --resume continues one; give only one of them")
+        raise UsageError("--answers starts a new file and --resume continues one; give only one of them")
     read = rows.read(dataset, task, limit)
     wanted = Wanted(
         tuple(name.strip() for name in paths.split(",") if name.strip()),
@@ -99,7 +98,7 @@ def evaluate(
     for file in (json_file, html_file):
         _must_be_writable(file)
     terms = Terms(concurrency, confidence, examples)
-    client = http_door.open_client(gateway_url(url, data_dir), _PAST_THE_CACHE | bearer(api_key(key_env)))
+    client = open_client(gateway_url(url, data_dir), _PAST_THE_CACHE | bearer(api_key(key_env)))
     found = run_interruptibly(evaluated(client, read, wanted, kept, resume is not None, terms))
     tables.show(Console(highlight=False), found)
     if json_file:
@@ -138,10 +137,10 @@ def _text(file: Path) -> str:
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Misused(f"cannot read {file}: {error}") from error
+        raise UsageError(f"cannot read {file}: {error}") from error
 
 
 def _must_be_writable(file: Path | None) -> None:
     """A report that cannot be written is known before its answers are paid for."""
     if file and (not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK)):
-        raise Misused(f"cannot write {file}: its folder is missing or not yours, or it is a folder")
+        raise UsageError(f"cannot write {file}: its folder is missing or not yours, or it is a folder")

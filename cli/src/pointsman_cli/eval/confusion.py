@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pointsman_scoring.json_values import NOTHING, parsed, structure
-from pointsman_scoring.plain_text import plain
+from pointsman_scoring.metrics import NOTHING, parsed, plain, structure
 
 from pointsman_cli.eval.answers import Answer
 from pointsman_cli.eval.report import Confusion

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from pointsman_scoring.intervals import compare, holm, mean_interval
-from pointsman_scoring.json_values import NOTHING, parsed, structure
+from pointsman_scoring.metrics import NOTHING, parsed, structure
 
 from pointsman_cli.eval.answers import Answer
 from pointsman_cli.eval.catalogue import Catalogue

@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 
-from pointsman_cli.ask import http_door
-from pointsman_cli.ask.answer import Ending, Text
 from pointsman_cli.errors import CommandError, Unreachable
 from pointsman_cli.eval.rows import Row
 from pointsman_cli.eval.scoring import Verdict
+from pointsman_cli.gateway.answers import AnswerEnd, TextChunk
+from pointsman_cli.gateway.http_client import stream_answer
 
 CRITERIA = (
     "You judge answers. Compare the answer with what was expected: are the same facts in it, and nothing that "
@@ -43,12 +43,12 @@ class Judge:
         self._instruction = (criteria.strip() or CRITERIA) + _FORM
 
     async def judge(self, row: Row, answer: str) -> Verdict:
-        pieces, ending = [], Ending()
+        pieces, ending = [], AnswerEnd()
         try:
-            async for event in http_door.events(self._client, self._body(row, answer)):
-                if isinstance(event, Text):
+            async for event in stream_answer(self._client, self._body(row, answer)):
+                if isinstance(event, TextChunk):
                     pieces.append(event.content)
-                elif isinstance(event, Ending):
+                elif isinstance(event, AnswerEnd):
                     ending = event
         except Unreachable:
             raise

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from pointsman_scoring import METRICS, MetricError, metric_from, spec_from_text
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.eval.catalogue import Catalogue, Task
 from pointsman_cli.eval.judge import Judge
 from pointsman_cli.eval.rows import Dataset, Row
@@ -50,7 +50,7 @@ def make(dataset: Dataset, catalogue: Catalogue, wanted: Wanted, client: httpx.A
     """Raises Misused, naming what there is not and what there is instead. Nothing is asked."""
     for path in wanted.paths:
         if path not in catalogue.paths:
-            raise Misused(f"there is no path '{path}'; known: {', '.join(sorted(catalogue.paths))}")
+            raise UsageError(f"there is no path '{path}'; known: {', '.join(sorted(catalogue.paths))}")
     tasks = {}
     for name in dict.fromkeys(row.task for row in dataset.rows):
         rows = tuple(row for row in dataset.rows if row.task == name)
@@ -78,14 +78,14 @@ def _metric_of(task: str, catalogue: Catalogue, wanted: Wanted) -> Mapping[str, 
     metric = _known(task, catalogue, "--paths and --metric").metric
     if metric is None:
         known = ", ".join((*METRICS, JUDGE))
-        raise Misused(f"task '{task}' has no metric; write one in tasks.yaml, or name one with --metric ({known})")
+        raise UsageError(f"task '{task}' has no metric; write one in tasks.yaml, or name one with --metric ({known})")
     return metric
 
 
 def _known(task: str, catalogue: Catalogue, otherwise: str) -> Task:
     if task not in catalogue.tasks:
         known = ", ".join(sorted(catalogue.tasks))
-        raise Misused(f"the gateway has no task '{task}'; known: {known}; for any other, give {otherwise}")
+        raise UsageError(f"the gateway has no task '{task}'; known: {known}; for any other, give {otherwise}")
     return catalogue.tasks[task]
 
 
@@ -93,9 +93,9 @@ def _scorer(metric: Mapping[str, Any], catalogue: Catalogue, client: httpx.Async
     if JUDGE in metric:
         model = metric[JUDGE]["model"]
         if model not in catalogue.models:
-            raise Misused(f"the judge is to be '{model}'; known: {', '.join(catalogue.models)}")
+            raise UsageError(f"the judge is to be '{model}'; known: {', '.join(catalogue.models)}")
         return Judge(client, model, metric[JUDGE]["prompt"])
     try:
         return Counting(next(iter(metric), ""), metric_from(metric))
     except MetricError as error:
-        raise Misused(str(error)) from error
+        raise UsageError(str(error)) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from pointsman_scoring.intervals import Interval
 from pydantic import TypeAdapter, ValidationError
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 
 VERSION = 1
 
@@ -149,11 +149,11 @@ def read(file: Path) -> Report:
     try:
         report = _SHAPE.validate_json(file.read_bytes())
     except OSError as error:
-        raise Misused(f"cannot read {file}: {error.strerror or error}") from error
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise Misused(f"{file} is no report of `pointsman eval --json`: {where}: {first['msg']}") from error
+        raise UsageError(f"{file} is no report of `pointsman eval --json`: {where}: {first['msg']}") from error
     if report.version != VERSION:
-        raise Misused(f"{file} is of version {report.version}; this command reads {VERSION}")
+        raise UsageError(f"{file} is of version {report.version}; this command reads {VERSION}")
     return report

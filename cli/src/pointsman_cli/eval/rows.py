@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.json_lines import numbered, parsed, text_of
 
 _MOST_PROBLEMS = 5  # that one error names
@@ -45,7 +45,7 @@ def read(file: Path, task: str, limit: int | None = None) -> Dataset:
     text = text_of(file)
     rows = _rows(file, text, task)
     if not rows:
-        raise Misused(f'{file} has no rows; write one JSON object a line: {{"text": ..., "output": ...}}')
+        raise UsageError(f'{file} has no rows; write one JSON object a line: {{"text": ..., "output": ...}}')
     _must_differ(file, rows)
     return Dataset(file, hashlib.sha256(text.encode()).hexdigest(), tuple(rows[:limit]))
 
@@ -59,7 +59,7 @@ def _rows(file: Path, text: str, task: str) -> list[Row]:
             problems.append(f"{file}:{number} {error}")
     if problems:
         more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
-        raise Misused("; ".join(problems[:_MOST_PROBLEMS]) + more)
+        raise UsageError("; ".join(problems[:_MOST_PROBLEMS]) + more)
     return rows
 
 
@@ -109,5 +109,5 @@ def _must_differ(file: Path, rows: Sequence[Row]) -> None:
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
-            raise Misused(f"{file} has two rows with the id {row.id!r}")
+            raise UsageError(f"{file} has two rows with the id {row.id!r}")
         seen.add(row.id)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from pointsman_scoring import Metric, MetricError
 
-from pointsman_cli.errors import CommandError, Misused
+from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.eval.rows import Row
 
 
@@ -48,4 +48,4 @@ class Counting:
         try:
             self._metric.score("", self.expected(row))
         except MetricError as error:
-            raise Misused(f"row {row.id} (task '{row.task}'): {error}") from error
+            raise UsageError(f"row {row.id} (task '{row.task}'): {error}") from error

@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
-from pointsman_servicekit.keys.layout import WHOLE_TENANT
+from pointsman_servicekit.keys.key_store import IssuedKey, KeyStore, NewKey
 from pointsman_servicekit.keys.records import ALL_TASKS, KeyRecord, KeyScope, Limits, TenantRecord
-from pointsman_servicekit.keys.register import Issued, Order, Register
-from pointsman_servicekit.keys.usage import UsageBook, add
+from pointsman_servicekit.keys.redis_layout import WHOLE_TENANT
+from pointsman_servicekit.keys.usage import UsageStore, sum_counts
 
-from pointsman_cli.errors import Misused
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import UsageError, run_interruptibly
 from pointsman_cli.keys import pages
 from pointsman_cli.keys.options import (
     ConcurrencyOption,
@@ -76,11 +75,11 @@ def create(
     given = (requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     limits = Limits(*given)
     scope = KeyScope(*(tuple(names) if names else None for names in (task, path, adapter, collection)))
-    order = Order(tenant, name, scope, limits, priority, unix_end(expires, time.time()), operator)
+    order = NewKey(tenant, name, scope, limits, priority, unix_end(expires, time.time()), operator)
 
-    async def make() -> Issued:
+    async def make() -> IssuedKey:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).create(order)
+            return await KeyStore(opened).create(order)
 
     issued = run_interruptibly(make())
     if as_json:
@@ -101,7 +100,7 @@ def list_keys(
 
     async def read() -> list[KeyRecord]:
         async with open_keys(redis, data_dir) as opened:
-            return [record for record in await Register(opened).keys() if tenant in ("", record.tenant)]
+            return [record for record in await KeyStore(opened).keys() if tenant in ("", record.tenant)]
 
     records, now = run_interruptibly(read()), time.time()
     if as_json:
@@ -125,17 +124,17 @@ def limit(
 ) -> None:
     """Change limits of a key or a tenant. 0 removes a limit; limits that are not given stay as they are."""
     if bool(key) == bool(tenant):
-        raise Misused("give either a key or --tenant")
+        raise UsageError("give either a key or --tenant")
     named = changed(requests_per_minute, tokens_per_minute, max_concurrency, dollars_per_day, dollars_per_month)
     if not named:
-        raise Misused("give a limit to change, such as --requests-per-minute 60")
+        raise UsageError("give a limit to change, such as --requests-per-minute 60")
 
     def change(limits: Limits) -> Limits:
         return replace(limits, **named)  # type: ignore[arg-type]  # by name; Limits checks the values
 
     async def put() -> KeyRecord | TenantRecord:
         async with open_keys(redis, data_dir) as opened:
-            register = Register(opened)
+            register = KeyStore(opened)
             return await (register.limit_tenant(tenant, change) if tenant else register.limit_key(key, change))
 
     record = run_interruptibly(put())
@@ -156,12 +155,12 @@ def consent(
     Without consent nothing is stored. After a withdrawal, the next build of a data set removes stored answers.
     """
     if bool(task) + all_tasks + withdraw != 1:
-        raise Misused("give --task (repeatable), --all or --withdraw")
+        raise UsageError("give --task (repeatable), --all or --withdraw")
     tasks = [ALL_TASKS] if all_tasks else task or []
 
     async def put() -> TenantRecord:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).consent(tenant, tasks)
+            return await KeyStore(opened).consent(tenant, tasks)
 
     typer.echo(f"tenant {tenant}: {pages.consent_in_words(run_interruptibly(put()))}")
 
@@ -171,7 +170,7 @@ def revoke(key: WhichArgument, redis: RedisOption = "", data_dir: DataDirOption 
 
     async def put() -> KeyRecord:
         async with open_keys(redis, data_dir) as opened:
-            return await Register(opened).revoke(key)
+            return await KeyStore(opened).revoke(key)
 
     record = run_interruptibly(put())
     typer.echo(f"{record.prefix} {record.name}".strip() + f" of tenant {record.tenant} is revoked")
@@ -187,7 +186,7 @@ def usage(
 
     async def read() -> list[Spending]:
         async with open_keys(redis, data_dir) as opened:
-            return await _spendings(Register(opened), UsageBook(opened), tenant)
+            return await _spendings(KeyStore(opened), UsageStore(opened), tenant)
 
     spendings = run_interruptibly(read())
     if as_json:
@@ -196,7 +195,7 @@ def usage(
         pages.show_usage(spendings)
 
 
-async def _spendings(register: Register, book: UsageBook, only: str) -> list[Spending]:
+async def _spendings(register: KeyStore, book: UsageStore, only: str) -> list[Spending]:
     """Of each tenant, and then of its keys."""
     used, records = await book.read(), await register.keys()
     found = []
@@ -207,7 +206,7 @@ async def _spendings(register: Register, book: UsageBook, only: str) -> list[Spe
             [counts for who, counts in period.items() if who[0] == name] for period in (used.today, used.month)
         )
         left = await book.left(name, WHOLE_TENANT, tenant.limits)
-        found.append(Spending(tenant, None, add(today), add(month), left))
+        found.append(Spending(tenant, None, sum_counts(today), sum_counts(month), left))
         for record in records:
             if record.tenant == name:
                 who = (name, record.id)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.keys.records import Limits
-from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
 
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.options import redis_url
 
 DEADLINE = 5.0
@@ -50,20 +50,20 @@ def unix_end(text: str, now: float) -> float | None:
     try:
         end = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
     except ValueError:
-        raise Misused(f"--expires is '{text}'; use an age (90m, 12h, 30d, 8w) or a date (2027-01-31)") from None
+        raise UsageError(f"--expires is '{text}'; use an age (90m, 12h, 30d, 8w) or a date (2027-01-31)") from None
     if end <= now:
-        raise Misused(f"--expires is '{text}', which is in the past")
+        raise UsageError(f"--expires is '{text}', which is in the past")
     return end
 
 
 @asynccontextmanager
-async def open_keys(named: str, data_dir: Path) -> AsyncIterator[PromptRedis]:
+async def open_keys(named: str, data_dir: Path) -> AsyncIterator[BoundedRedis]:
     url = redis_url(named, DataDir.at(data_dir))
     if not url:
-        raise Misused("there is no Redis to keep keys in: nothing runs here, and no --redis was given")
+        raise UsageError("there is no Redis to keep keys in: nothing runs here, and no --redis was given")
     async with AsyncExitStack() as stack:
         try:
             redis = await stack.enter_async_context(open_redis(url, lambda up: None, DEADLINE))
         except ValueError as error:
-            raise Misused(f"--redis is '{url}', which is no address of Redis: {error}") from error
+            raise UsageError(f"--redis is '{url}', which is no address of Redis: {error}") from error
         yield redis

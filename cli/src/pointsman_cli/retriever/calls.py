@@ -6,11 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from pointsman.v1 import retriever_pb2 as pb
-from pointsman_servicekit.sketches import Sketch
+from pointsman_servicekit.document_sketches import Sketch
 
-from pointsman_cli import stubs
-from pointsman_cli.channels import open_channel
 from pointsman_cli.errors import CommandError
+from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
 
 PART_BYTES = 1024 * 1024
 _LIST_SECONDS = 30.0
@@ -18,25 +17,25 @@ _LIST_SECONDS = 30.0
 
 async def list_collections(address: str, tenant: str) -> Sequence[pb.Collection]:
     async with open_channel(address) as channel:
-        with stubs.speaking_to("retriever"):
+        with service_errors("retriever"):
             request = pb.ListCollectionsRequest(tenant=tenant)
-            answer = await stubs.retriever(channel).ListCollections(request, timeout=_LIST_SECONDS)
+            answer = await retriever_stub(channel).ListCollections(request, timeout=_LIST_SECONDS)
     return list(answer.collections)
 
 
 async def sketch(address: str, tenant: str, collection: str) -> Sketch:
     """What documents there are now."""
     async with open_channel(address) as channel:
-        with stubs.speaking_to("retriever"):
+        with service_errors("retriever"):
             request = pb.SketchRequest(tenant=tenant, collection=collection)
-            told = await stubs.retriever(channel).Sketch(request, timeout=_LIST_SECONDS)
+            told = await retriever_stub(channel).Sketch(request, timeout=_LIST_SECONDS)
     return Sketch(told.documents, tuple(told.smallest))
 
 
 async def verify(address: str, request: pb.VerifyRequest) -> pb.VerifyResponse:
     async with open_channel(address) as channel:
-        with stubs.speaking_to("retriever"):
-            found: pb.VerifyResponse = await stubs.retriever(channel).Verify(request)
+        with service_errors("retriever"):
+            found: pb.VerifyResponse = await retriever_stub(channel).Verify(request)
     return found
 
 
@@ -46,8 +45,8 @@ async def snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.
     digest, last = hashlib.sha256(), pb.SnapshotPart()
     try:
         async with open_channel(address) as channel:
-            with unfinished.open("wb") as target, stubs.speaking_to("retriever"):
-                async for last in stubs.retriever(channel).Snapshot(request):
+            with unfinished.open("wb") as target, service_errors("retriever"):
+                async for last in retriever_stub(channel).Snapshot(request):
                     digest.update(last.data)
                     target.write(last.data)
         if last.sha256 != digest.hexdigest():
@@ -66,8 +65,8 @@ async def snapshot(address: str, request: pb.SnapshotRequest, file: Path) -> pb.
 
 async def restore(address: str, begin: pb.RestoreBegin, file: Path) -> pb.Collection:
     async with open_channel(address) as channel:
-        with stubs.speaking_to("retriever"):
-            restored: pb.Collection = await stubs.retriever(channel).Restore(_steps(begin, file))
+        with service_errors("retriever"):
+            restored: pb.Collection = await retriever_stub(channel).Restore(_steps(begin, file))
     return restored
 
 
@@ -76,8 +75,8 @@ async def reembed(
 ) -> pb.Collection:
     last = pb.ReembedProgress()
     async with open_channel(address) as channel:
-        with stubs.speaking_to("retriever"):
-            async for last in stubs.retriever(channel).Reembed(request):
+        with service_errors("retriever"):
+            async for last in retriever_stub(channel).Reembed(request):
                 progress(last)
     return last.collection
 

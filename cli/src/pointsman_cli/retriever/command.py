@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pointsman_cli.errors import CommandError, Misused
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
 from pointsman_cli.retriever import calls
 from pointsman_cli.retriever.tune import tune
@@ -75,7 +74,7 @@ def snapshot(
 ) -> None:
     """Write a consistent copy of a collection to a file while it serves."""
     if file.exists():
-        raise Misused(f"{file} exists already; name another")
+        raise UsageError(f"{file} exists already; name another")
     request = pb.SnapshotRequest(tenant=tenant, collection=collection)
     taken = run_interruptibly(calls.snapshot(retriever_address(retriever, data_dir), request, file))
     held = taken.collection

@@ -11,10 +11,8 @@ from pointsman.v1 import retriever_pb2 as pb
 from rich.console import Console
 from rich.table import Table
 
-from pointsman_cli import stubs
-from pointsman_cli.channels import open_channel
-from pointsman_cli.errors import CommandError
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.errors import CommandError, run_interruptibly
+from pointsman_cli.grpc_clients import open_channel, retriever_stub, service_errors
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RetrieverOption, TenantOption, retriever_address
 from pointsman_cli.retriever.tuning import DEPTH, Labelled, Seen, choose, ndcg, read_labelled, thresholds, ways
 
@@ -61,8 +59,8 @@ async def _tune(address: str, tenant: str, collection: str, labelled: Sequence[L
     answered = [one for one in labelled if one.documents]
     unanswered = [one for one in labelled if not one.documents]
     async with open_channel(address) as channel:
-        with stubs.speaking_to("retriever"):
-            stub = stubs.retriever(channel)
+        with service_errors("retriever"):
+            stub = retriever_stub(channel)
 
             async def ask(asked: Sequence[Labelled], settings: pb.SearchSettings) -> list[pb.SearchResponse]:
                 searches = [_search(tenant, collection, one.query, settings) for one in asked]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pointsman.v1 import retriever_pb2 as pb
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 from pointsman_cli.json_lines import numbered, parsed, text_of
 
 DEPTH = 10  # nDCG@10
@@ -52,9 +52,9 @@ def read_labelled(file: Path) -> list[Labelled]:
         try:
             found.append(_labelled(parsed(line)))
         except ValueError as error:
-            raise Misused(f"{file}:{number} {error}; a line is {FORM}") from error
+            raise UsageError(f"{file}:{number} {error}; a line is {FORM}") from error
     if not any(one.documents for one in found):
-        raise Misused(f"{file} has no query with a document that answers it; label some first")
+        raise UsageError(f"{file} has no query with a document that answers it; label some first")
     return found
 
 

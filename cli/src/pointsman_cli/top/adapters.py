@@ -7,8 +7,8 @@ import grpc
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_cli import stubs
 from pointsman_cli.adapters.pages import STATE
+from pointsman_cli.grpc_clients import lora_server_stub, service_errors
 
 SECONDS = 2.0
 _WITH_THE_ENGINE = frozenset({"loading", "warm", "serving", "draining"})
@@ -35,8 +35,8 @@ class Adapters:
 
 async def look(channel: grpc.aio.Channel) -> Adapters:
     """Raises a `PointsmanError` where the lora-server does not answer."""
-    server = stubs.lora_server(channel)
-    with stubs.speaking_to("lora-server"):
+    server = lora_server_stub(channel)
+    with service_errors("lora-server"):
         watching = server.Watch(pb.WatchRequest(), timeout=SECONDS)
         try:
             engine = await watching.read()  # the whole state comes at once

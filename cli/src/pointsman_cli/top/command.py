@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from pointsman_cli import run_file
-from pointsman_cli.data_dir import DataDir
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.errors import run_interruptibly
 from pointsman_cli.options import (
     DEFAULT_DATA_DIR,
     DEFAULT_LORA_SERVER,
@@ -21,10 +20,10 @@ from pointsman_cli.options import (
     DataDirOption,
     JsonOption,
     LoraServerOption,
+    web_url,
 )
 from pointsman_cli.top.pages import as_json, page
 from pointsman_cli.top.services import Services, View, Where, services
-from pointsman_cli.urls import web_url
 
 DEFAULT_LORA_METRICS = "127.0.0.1:9083"
 WINDOW = 10.0
@@ -72,7 +71,7 @@ def top(
 
 def find(gateway: str, lora_server: str, lora_metrics: str, data_dir: Path) -> Where:
     """What is named, else what runs, else where it usually is."""
-    run = run_file.read(DataDir.at(data_dir).run_file)
+    run = read_run(DataDir.at(data_dir).run_file)
     gateway = gateway or (run.gateway_metrics if run else DEFAULT_URL)
     metrics = lora_metrics or (run.lora_server_metrics if run else DEFAULT_LORA_METRICS)
     lora_server = lora_server or (run.lora_server if run else DEFAULT_LORA_SERVER)

@@ -10,8 +10,8 @@ import grpc
 import httpx
 from pointsman_servicekit.errors import PointsmanError
 
-from pointsman_cli.channels import open_channel
 from pointsman_cli.errors import CommandError
+from pointsman_cli.grpc_clients import open_channel
 from pointsman_cli.top import adapters
 from pointsman_cli.top.adapters import Adapters
 from pointsman_cli.top.figures import (

@@ -5,20 +5,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pointsman_cli import engine_environment, models, run_file
-from pointsman_cli.data_dir import DataDir
-from pointsman_cli.engine_environment import EngineEnvironment
-from pointsman_cli.errors import CommandError, Misused
-from pointsman_cli.example import Adapter
-from pointsman_cli.interrupts import run_interruptibly
-from pointsman_cli.jobs import starting
+from pointsman_cli.adapters.registration import Provenance, register_adapter
+from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.engine_environment import EngineEnvironment, find_engine, prepare_base_model
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
+from pointsman_cli.example import ExampleAdapter
+from pointsman_cli.jobs import TrainingOrder, start_job
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption, RunningLoraServerOption
 from pointsman_cli.processes import run_to_end
-from pointsman_cli.registering import Origin, register
 from pointsman_cli.train import options as given
 from pointsman_cli.train.events import Done, parse_event
-from pointsman_cli.train.job import MODULE, Job
-from pointsman_cli.train.screen import TrainingScreen
+from pointsman_cli.train.options import MERGED_ONLY_METHOD, TRAINER_MODULE, TrainingJob
+from pointsman_cli.train.progress import TrainingProgress
 
 BASE_MODEL = "smollm2-135m"
 
@@ -29,7 +27,7 @@ class Target:
 
     address: str
     alias: str
-    origin: Origin
+    origin: Provenance
 
 
 def train(
@@ -38,7 +36,7 @@ def train(
     out: given.OutOption = None,
     eval_data: given.EvalDataOption = None,
     system: given.SystemOption = None,
-    method: given.MethodOption = given.DEFAULT_METHOD,
+    method: given.MethodOption = given.Method.LORA,
     init_from: given.InitFromOption = "",
     rank: given.RankOption = 4,
     epochs: given.EpochsOption = 3,
@@ -72,54 +70,54 @@ def train(
         "rank": rank, "epochs": epochs, "max-minutes": max_minutes, "seed": seed, "learning-rate": learning_rate,
         "beta": beta, "samples": samples, "baseline-shots": baseline_shots, "patience": patience,
     }  # fmt: skip
-    job = Job(name, data, method, eval_data, system, out, learning)
+    job = TrainingJob(name, data, method.value, eval_data, system, out, learning)
     job.check()
     at = DataDir.at(data_dir)
-    running = run_file.read(at.run_file)
+    running = read_run(at.run_file)
     address = lora_server or (running.lora_server if running else "")
     if on_server:
         _refuse_local(out, merged_out, checkpoint, resume or check_only or evaluate_only, stop_on)
-        order = starting.Order(job, init_from, alias, force)
-        run_interruptibly(starting.start(address, order, Console(), watched=not detach))
+        order = TrainingOrder(job, init_from, alias, force)
+        run_interruptibly(start_job(address, order, Console(), watched=not detach))
         return
     if out is None and not check_only:
-        raise Misused("--out names the folder that the adapter is written to")
+        raise UsageError("--out names the folder that the adapter is written to")
     local = {
         "init-from": Path(init_from) if init_from else None, "stop-on": stop_on.value if stop_on else None,
         "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
         "merged-out": merged_out,
     }  # fmt: skip
-    job = Job(name, data, method, eval_data, system, out or at.folder / "nothing", {**learning, **local})
-    engine = engine_environment.find(at, engine_python)
+    job = TrainingJob(name, data, method.value, eval_data, system, out or at.folder / "nothing", {**learning, **local})
+    engine = find_engine(at, engine_python)
     wanted = registered and not (check_only or evaluate_only)
-    target = Target(address, alias, Origin(force=force)) if wanted else None
+    target = Target(address, alias, Provenance(force=force)) if wanted else None
     run_interruptibly(_train(job, at, engine, target, check_only))
 
 
 async def _train(
-    job: Job, data_dir: DataDir, engine: EngineEnvironment, target: Target | None, check_only: bool
+    job: TrainingJob, data_dir: DataDir, engine: EngineEnvironment, target: Target | None, check_only: bool
 ) -> None:
     console = Console()
-    await models.prepare_base_model(BASE_MODEL, data_dir, engine, lambda line: console.print(line, style="dim"))
-    with TrainingScreen(console, job.name) as screen:
-        program = engine.module(MODULE, *job.arguments(data_dir.model(BASE_MODEL), BASE_MODEL))
+    await prepare_base_model(BASE_MODEL, data_dir, engine, lambda line: console.print(line, style="dim"))
+    with TrainingProgress(console, job.name) as screen:
+        program = engine.module(TRAINER_MODULE, *job.arguments(data_dir.model(BASE_MODEL), BASE_MODEL))
         ended = await run_to_end(program, engine.variables, lambda line: screen.show(parse_event(line)), screen.remark)
     if ended.code != 0:
-        raise CommandError(f"the training of {job.name} failed: {ended.how}")
+        raise CommandError(f"the training of {job.name} failed: {ended.reason}")
     if check_only:
         return
     if screen.done is None:
-        raise CommandError(f"the trainer of {job.name} ended without saying that it was done: {ended.how}")
+        raise CommandError(f"the trainer of {job.name} ended without saying that it was done: {ended.reason}")
     _say(console, f"{screen.done.folder} after {screen.done.seconds:.0f} s")
     if screen.done.merged is not None:
         _say(console, f"{screen.done.merged} holds the base model with the adapter merged in, for an engine of its own")
-    if target is not None and screen.done.must_be_merged:
-        _say(console, f"not registered: an engine cannot serve {job.method} as an adapter; serve the merged model")
+    if target is not None and job.method == MERGED_ONLY_METHOD:
+        _say(console, "not registered: an engine cannot serve DoRA as an adapter; serve the merged model")
     elif target is not None:
         await _register(job, screen, screen.done, target, console)
 
 
-async def _register(job: Job, screen: TrainingScreen, done: Done, target: Target, console: Console) -> None:
+async def _register(job: TrainingJob, screen: TrainingProgress, done: Done, target: Target, console: Console) -> None:
     if not target.address:
         _say(console, "not registered, since nothing runs here; `pointsman up` registers what pointsman.yaml names")
         return
@@ -128,7 +126,9 @@ async def _register(job: Job, screen: TrainingScreen, done: Done, target: Target
         facts["train_rows"] = str(screen.facts["rows"])
     if "heldout_loss" in done.metrics:
         facts["heldout_loss"] = f"{done.metrics['heldout_loss']:.4f}"
-    adapter = await register(target.address, Adapter(job.name, done.folder, target.alias), facts, target.origin)
+    adapter = await register_adapter(
+        target.address, ExampleAdapter(job.name, done.folder, target.alias), facts, target.origin
+    )
     _say(console, f"registered as {adapter}")
 
 
@@ -136,7 +136,7 @@ def _refuse_local(
     out: Path | None, merged_out: Path | None, checkpoint: Path | None, flags: bool, stop_on: object
 ) -> None:
     if out or merged_out or checkpoint or flags or stop_on:
-        raise Misused(
+        raise UsageError(
             "--on-server keeps folders and checkpoints itself: leave out --out, --merged-out, --checkpoint, --resume, "
             "--check-only, --evaluate-only and --stop-on"
         )

@@ -10,7 +10,7 @@ METRICS = ("exact", "json_f1", "word_f1", "preference_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class DataReport:
     """The data, before anything is computed."""
 
     rows: int
@@ -21,7 +21,7 @@ class Examined:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedPrompt:
     """A row as the model reads it."""
 
     text: str
@@ -78,13 +78,13 @@ class StateChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class Message:
     """A line that is no event, or an event that is not as this version knows it; shown as it came."""
 
     text: str
 
 
-TrainerEvent = Examined | Rendered | Started | Step | Evaluation | Sample | Done | StateChanged | Remark
+TrainerEvent = DataReport | RenderedPrompt | Started | Step | Evaluation | Sample | Done | StateChanged | Message
 
 
 def parse_event(line: str) -> TrainerEvent:
@@ -92,11 +92,11 @@ def parse_event(line: str) -> TrainerEvent:
         found = json.loads(line)
         kind = found.pop("event")
     except (ValueError, KeyError, AttributeError, TypeError):
-        return Remark(line)
-    return as_event(kind, found) or Remark(line)
+        return Message(line)
+    return to_event(kind, found) or Message(line)
 
 
-def as_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
+def to_event(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
     """None where it is none that is known here. Numbers may come as floats: gRPC knows no others."""
     try:
         return _read(kind, found)
@@ -109,9 +109,9 @@ def _read(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
         case "data":
             counts = (_integers(found["left_out"]), _integers(found["tokens"]))
             labels = {field: _integers(labels) for field, labels in found["labels"].items()}
-            return Examined(int(found["rows"]), int(found["heldout_rows"]), *counts, labels)
+            return DataReport(int(found["rows"]), int(found["heldout_rows"]), *counts, labels)
         case "prompt":
-            return Rendered(str(found["text"]), str(found["row"]))
+            return RenderedPrompt(str(found["text"]), str(found["row"]))
         case "start":
             return Started({key: _plain(value) for key, value in found.items()})
         case "step":
@@ -133,9 +133,9 @@ def _read(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
         case "state":
             return StateChanged(str(found["state"]), found)
         case "warning":
-            return Remark(str(found["text"]))
+            return Message(str(found["text"]))
         case "prompt_path":
-            return Remark("prompting alone: " + ", ".join(f"{key} {_plain(value)}" for key, value in found.items()))
+            return Message("prompting alone: " + ", ".join(f"{key} {_plain(value)}" for key, value in found.items()))
     return None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pointsman_cli import process_tree
-from pointsman_cli.processes import describe_exit, launched
+from pointsman_cli.process_tree import kill_processes, process_tree
+from pointsman_cli.processes import describe_exit, launch_command
 from pointsman_cli.up.plan import Service
 
 
@@ -43,7 +43,7 @@ class Child:
         self.service.log.parent.mkdir(parents=True, exist_ok=True)
         with self.service.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *launched(self.service.program, self._guard),
+                *launch_command(self.service.program, self._guard),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,7 +71,7 @@ class Child:
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL for it and for all it started after its grace."""
         process = self._running()
-        below = process_tree.tree(process.pid)
+        below = process_tree(process.pid)
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.terminate()
@@ -81,7 +81,7 @@ class Child:
         except TimeoutError:
             pass
         finally:
-            process_tree.kill(below)
+            kill_processes(below)
         await process.wait()
 
     def _running(self) -> asyncio.subprocess.Process:

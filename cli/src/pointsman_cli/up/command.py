@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pointsman_cli import engine_environment, example, run_file
-from pointsman_cli.data_dir import DataDir
-from pointsman_cli.interrupts import run_interruptibly
+from pointsman_cli.data_dir import DataDir, Run, RunningProcess, read_run, write_run
+from pointsman_cli.engine_environment import find_engine
+from pointsman_cli.errors import run_interruptibly
+from pointsman_cli.example import load_example
 from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonOption
-from pointsman_cli.run_file import Run, RunningProcess
 from pointsman_cli.up import monitoring, ports
 from pointsman_cli.up.child import Backoff
 from pointsman_cli.up.crew import Crew, guarded, refuse_if_locked
@@ -45,11 +45,11 @@ def up(
     that die. Ctrl-C stops everything. In the data directory, run.json lists the processes and logs/ holds their logs.
     """
     at = DataDir.at(data_dir)
-    loaded = example.load(folder)
-    engine = engine_environment.find(at, engine_python)
+    loaded = load_example(folder)
+    engine = find_engine(at, engine_python)
     prometheus = monitoring.find_program() if with_monitoring else None
     refuse_if_locked(at.lock_file)
-    run_file.read(at.run_file)  # or it could not be written, once everything runs
+    read_run(at.run_file)  # or it could not be written, once everything runs
     with ports.holding(f"{ports.HOST}:{prometheus_port if prometheus else 0}", "--prometheus-port") as beside:
         addresses = ports.choose(http, grpc)
     programs = Programs(engine.python, server_binary())
@@ -101,5 +101,5 @@ def _write_run(setup: Setup, crew: Crew) -> Run:
             for child in crew.children
         },
     )
-    run_file.write(run, setup.data_dir.run_file)
+    write_run(run, setup.data_dir.run_file)
     return run

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from pointsman_cli.data_dir import make_private
-from pointsman_cli.errors import CommandError, Misused
+from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.up.child import Backoff, Child
 from pointsman_cli.up.plan import Service
 
@@ -109,7 +109,7 @@ def _locked(lock_file: Path) -> Iterator[TextIO]:
         make_private(lock_file.parent)
         opened = lock_file.open("a+")
     except OSError as error:
-        raise Misused(
+        raise UsageError(
             f"{lock_file} cannot be written: {error.strerror}; name another folder with --data-dir"
         ) from error
     with opened as lock:
@@ -117,7 +117,7 @@ def _locked(lock_file: Path) -> Iterator[TextIO]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise Misused(_already_running(lock.read().strip())) from None
+            raise UsageError(_already_running(lock.read().strip())) from None
         yield lock
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from pointsman_cli import process_tree
+from pointsman_cli.process_tree import Process, alive_processes, kill_processes, process_tree
 
 INTERVAL = 0.1  # seconds between looks
 
@@ -21,26 +21,26 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     grace = float(sys.argv[1])
     os.write(sys.stdout.fileno(), b"ready\n")
-    known: dict[int, process_tree.Process] = {}
+    known: dict[int, Process] = {}
     for line in sys.stdin:
         if line.strip() == "done":
             return
         pid = int(line)
-        if found := process_tree.tree(pid):
+        if found := process_tree(pid):
             known[pid] = found[0]
     _leave_none([process for root in known.values() for process in _tree_of(root)], grace)
 
 
-def _tree_of(root: process_tree.Process) -> tuple[process_tree.Process, ...]:
-    found = process_tree.tree(root.pid)
+def _tree_of(root: Process) -> tuple[Process, ...]:
+    found = process_tree(root.pid)
     return found if root in found else ()  # else the pid is someone else's by now
 
 
-def _leave_none(processes: list[process_tree.Process], grace: float) -> None:
+def _leave_none(processes: list[Process], grace: float) -> None:
     deadline = time.monotonic() + grace
-    while process_tree.alive(processes) and time.monotonic() < deadline:
+    while alive_processes(processes) and time.monotonic() < deadline:
         time.sleep(INTERVAL)
-    process_tree.kill(processes)
+    kill_processes(processes)
 
 
 if __name__ == "__main__":

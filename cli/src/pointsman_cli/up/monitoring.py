@@ -10,7 +10,7 @@ import httpx
 import yaml
 
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.errors import CommandError, Misused
+from pointsman_cli.errors import CommandError, UsageError
 from pointsman_cli.up.plan import Service
 from pointsman_cli.up.ports import Addresses
 
@@ -27,7 +27,7 @@ def find_program() -> Path:
     """Raises `Misused` with how to get it where it is not installed."""
     found = shutil.which(NAME)
     if found is None:
-        raise Misused(
+        raise UsageError(
             "--monitoring needs Prometheus, and no `prometheus` is on the PATH; get it with "
             "`apt-get install prometheus`, `brew install prometheus`, or from https://prometheus.io/download"
         )

@@ -72,8 +72,8 @@ def _retriever(data_dir: DataDir, addresses: Addresses, programs: Programs) -> S
         "POINTSMAN_RETRIEVER_METRICS_LISTEN": addresses.retriever_metrics,
         "POINTSMAN_RETRIEVER_DATA": str(data_dir.retriever),
         "POINTSMAN_RETRIEVER_EMBEDDING_MODEL": str(data_dir.embedding_model),
-        "POINTSMAN_RETRIEVER_DRAIN_NOTICE": "0",  # as the gateway's
-        "POINTSMAN_RETRIEVER_DRAIN_GRACE": "5",
+        "POINTSMAN_RETRIEVER_SHUTDOWN_DELAY": "0",  # as the gateway's
+        "POINTSMAN_RETRIEVER_SHUTDOWN_TIMEOUT": "5",
     }
     program = (programs.python, "-m", "pointsman_retriever")
     return Service("retriever", program, environment, addresses.retriever, data_dir.log("retriever"), grace=10)

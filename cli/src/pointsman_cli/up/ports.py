@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from pointsman_cli.errors import Misused
+from pointsman_cli.errors import UsageError
 
 HOST = "127.0.0.1"
 
@@ -49,8 +49,8 @@ def holding(address: str, option: str) -> Iterator[str]:
             holder.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise Misused(f"port {port} is taken by another program; choose another with {option}") from error
-            raise Misused(f"cannot listen on {address} ({option}): {error.strerror or error}") from error
+                raise UsageError(f"port {port} is taken by another program; choose another with {option}") from error
+            raise UsageError(f"cannot listen on {address} ({option}): {error.strerror or error}") from error
         yield f"{host}:{holder.getsockname()[1]}"
 
 
@@ -58,5 +58,5 @@ def split(address: str, option: str) -> tuple[str, int]:
     """Raises `Misused` where it is no "HOST:PORT"."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise Misused(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
+        raise UsageError(f"{option} is '{address}'; it should be HOST:PORT, such as 127.0.0.1:8080")
     return host, int(port)

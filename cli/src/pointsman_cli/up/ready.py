@@ -9,8 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import lora_server_pb2
 from pointsman_servicekit.grpc_client import open_channel
 
-from pointsman_cli import stubs
 from pointsman_cli.errors import CommandError
+from pointsman_cli.grpc_clients import lora_server_stub
 
 SERVICE_SECONDS = 300.0  # the gateway trains its classifier before it serves
 ENGINE_SECONDS = 600.0
@@ -60,7 +60,7 @@ async def engine_ready(address: str, say: Callable[[str], None]) -> None:
 
 async def _engine_is_ready(channel: grpc.aio.Channel, say: Callable[[str], None]) -> bool:
     try:
-        async for state in stubs.lora_server(channel).Watch(lora_server_pb2.WatchRequest()):
+        async for state in lora_server_stub(channel).Watch(lora_server_pb2.WatchRequest()):
             if state.status == lora_server_pb2.ENGINE_STATUS_READY:
                 return True
             if state.engine_restarts >= ENGINE_TRIES:

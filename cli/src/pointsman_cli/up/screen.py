@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pointsman_cli.run_file import Run
+from pointsman_cli.data_dir import Run
 from pointsman_cli.up import monitoring
 
 

@@ -3,18 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pointsman_cli import models
+from pointsman_cli.adapters.registration import list_registered, register_adapter
 from pointsman_cli.data_dir import DataDir
-from pointsman_cli.documents import Document, read_documents
-from pointsman_cli.engine_environment import EngineEnvironment
+from pointsman_cli.documents import Document, read_documents, upsert
+from pointsman_cli.engine_environment import EngineEnvironment, prepare_base_model, prepare_embedding_model
 from pointsman_cli.example import Example
-from pointsman_cli.registering import list_adapters, register
 from pointsman_cli.up import monitoring, ready, valkey
 from pointsman_cli.up.crew import Crew
 from pointsman_cli.up.plan import Plan, Service
 from pointsman_cli.up.ports import Addresses
 from pointsman_cli.up.screen import Screen
-from pointsman_cli.upserting import upsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ async def start_all(setup: Setup, crew: Crew, screen: Screen) -> Sequence[str]:
         await crew.unless_one_dies(ready.engine_ready(plan.lora_server.address, say))
     for adapter in setup.example.adapters:
         with screen.step(f"adapter {adapter.name}@{adapter.alias}"):
-            await crew.unless_one_dies(register(plan.lora_server.address, adapter, {}))
+            await crew.unless_one_dies(register_adapter(plan.lora_server.address, adapter, {}))
     with screen.step("gateway"):
         await crew.unless_one_dies(ready.serving(plan.gateway_grpc, "gateway"))
         await crew.unless_one_dies(ready.http_ready(f"http://{plan.gateway.address}"))
@@ -65,15 +63,15 @@ async def start_all(setup: Setup, crew: Crew, screen: Screen) -> Sequence[str]:
         with screen.step(monitoring.NAME):
             await crew.start(plan.prometheus)
             await crew.unless_one_dies(monitoring.serving(plan.prometheus.address))
-    return [str(adapter) for adapter in await list_adapters(plan.lora_server.address)]
+    return [str(adapter) for adapter in await list_registered(plan.lora_server.address)]
 
 
 async def _prepare_models(setup: Setup, screen: Screen) -> None:
     name = setup.example.base_model
     with screen.step(f"base model {name}") as say:
-        await models.prepare_base_model(name, setup.data_dir, setup.engine, say)
+        await prepare_base_model(name, setup.data_dir, setup.engine, say)
     with screen.step("embedding model") as say:
-        await models.prepare_embedding_model(setup.python, setup.data_dir, say)
+        await prepare_embedding_model(setup.python, setup.data_dir, say)
 
 
 async def _fill(address: str, collection: str, texts: Sequence[Document], say: Callable[[str], None]) -> None:

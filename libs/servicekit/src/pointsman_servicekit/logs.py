@@ -2,18 +2,18 @@
 
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
-from pointsman_servicekit.correlation import NONE, decision_id, trace
-from pointsman_servicekit.correlation import request_id as request_id
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.secrets_mask import mask_secrets
 
-Form = Literal["text", "json"]
+LogFormat = Literal["text", "json"]
 
 WITHHELD = "(what it says is withheld, it may quote a request; at DEBUG it is shown)"
 
@@ -27,17 +27,17 @@ _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160
 """So that nothing that is logged can begin a line of its own, or move a terminal's cursor."""
 
 
-def set_up(service: str, level: str = "INFO", form: Form = "text") -> None:
+def configure_logging(service: str, level: str = "INFO", form: LogFormat = "text") -> None:
     """Sends the root logger to standard error.
 
     As text, `time level service [request] module: message` and under it the traceback; as JSON, an object a line, with
     the ids of decision, trace and span where there are such.
     """
-    logging.basicConfig(level=level, handlers=[handler_to(sys.stderr, service, level, form)], force=True)
+    logging.basicConfig(level=level, handlers=[make_handler(sys.stderr, service, level, form)], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def handler_to(stream: TextIO, service: str, level: str = "INFO", form: Form = "text") -> logging.Handler:
+def make_handler(stream: TextIO, service: str, level: str = "INFO", form: LogFormat = "text") -> logging.Handler:
     """Writes to `stream` as `set_up` does to standard error."""
     handler = logging.StreamHandler(stream)
     handler.addFilter(_add_ids)
@@ -54,8 +54,8 @@ def _add_ids(record: logging.LogRecord) -> bool:
 
 def _further_ids() -> dict[str, str]:
     """Those that are known."""
-    ids, decision, traced = dict[str, str](), decision_id.get(), trace.get()
-    if decision != NONE:
+    ids, decision, traced = dict[str, str](), decision_id.get(), current_trace.get()
+    if decision != NO_ID:
         ids["decision_id"] = decision
     if traced is not None:
         ids |= {"trace_id": traced.trace_id, "span_id": traced.span_id}
@@ -143,3 +143,58 @@ def _named(error: BaseException, shows_all: bool) -> str:
     else:  # ours are told by their code: an engine's own words on a request may be in their message
         says = error.code if isinstance(error, PointsmanError) else WITHHELD
     return f"{name}: {says.translate(_ESCAPED)}" if says else name
+
+
+NO_ID = "-"
+
+request_id: ContextVar[str] = ContextVar("request_id", default=NO_ID)
+decision_id: ContextVar[str] = ContextVar("decision_id", default=NO_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceIds:
+    """Which span of which trace the work belongs to, as lowercase hexadecimal digits."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+    """Whether anybody records it."""
+
+
+current_trace: ContextVar[TraceIds | None] = ContextVar("trace", default=None)
+"""None where nobody traces."""
+
+
+def sampled_trace_id() -> str:
+    """The id of the trace, for an exemplar; empty where none is recorded."""
+    ids = current_trace.get()
+    return ids.trace_id if ids is not None and ids.sampled else ""
+
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def correlation_metadata() -> Metadata:
+    """The ids of request and decision for a gRPC call to another service, which logs them."""
+    return (("x-request-id", request_id.get()), ("x-pointsman-decision-id", decision_id.get()))
+
+
+MASK = "[secret]"
+
+_SECRETS = re.compile(
+    r"""
+      (?<![A-Za-z0-9]) (?:pm|sk|rk|pk) [_-] [A-Za-z0-9_-]{8,}          # our keys, and those of most providers
+    | (?<![A-Za-z0-9]) (?:gh[pousr]_|hf_|xox[abp]-|AKIA|AIza) [A-Za-z0-9_-]{8,}
+    | (?<![A-Za-z0-9_-]) eyJ [A-Za-z0-9_-]{8,} \. [A-Za-z0-9_-]{8,} (?: \. [A-Za-z0-9_-]* )?   # a JSON web token
+    | (?<= Bearer [ ]) [^\s"',;]{8,}
+    | (?<= Basic [ ]) [A-Za-z0-9+/=]{8,}
+    | (?<= ://) [^\s/@:"']* : [^\s/@"']+ (?= @ )                          # in an address
+    | -----BEGIN [A-Z ]* PRIVATE[ ]KEY----- [^-]* (?: -----END [A-Z ]* PRIVATE[ ]KEY----- )?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def mask_secrets(text: str, mask: str = MASK) -> str:
+    """`text` with `mask` in place of each key, token, private key, and password in an address."""
+    return _SECRETS.sub(mask, text)

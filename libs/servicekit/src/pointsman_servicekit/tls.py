@@ -68,7 +68,7 @@ class ClientTls:
         return _read(self.ca), _read(self.key), _read(self.certificate)
 
 
-class FollowedTls:
+class ReloadingTls:
     """A context for handshakes that follows its files; who serves calls `follow` now and then.
 
     What clients must be vouched for by stays what it was at the start.

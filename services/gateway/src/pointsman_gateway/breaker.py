@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from pointsman_gateway.config.schema import BreakerTerms
+from pointsman_gateway.config.schema import BreakerConfig
 
 
 class Breaker:
@@ -46,7 +46,7 @@ class Breaker:
             self._trying = True
         return self._changes
 
-    def succeeded(self, entry: int, terms: BreakerTerms) -> bool:
+    def succeeded(self, entry: int, terms: BreakerConfig) -> bool:
         """Whether this closed it."""
         self.heard = now = self._clock()
         if entry != self._changes:
@@ -58,7 +58,7 @@ class Breaker:
         self._close()
         return True
 
-    def failed(self, entry: int, terms: BreakerTerms) -> bool:
+    def failed(self, entry: int, terms: BreakerConfig) -> bool:
         """Whether this opened it."""
         if entry != self._changes or not terms.enabled:
             self.undecided(entry)

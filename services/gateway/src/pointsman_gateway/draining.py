@@ -5,7 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from pointsman_servicekit.lifetimes import give_notice
+from pointsman_servicekit.process import delay_shutdown
 
 from pointsman_gateway.admission import Admission
 
@@ -32,7 +32,7 @@ async def drain(
     """
     admission.leaving = True
     await stop_calling()
-    await give_notice(told_by, farewell.notice)
+    await delay_shutdown(told_by, farewell.notice)
     admission.closing = True
     log.info("leaving: %d in flight", admission.in_flight)
     emptied = await admission.emptied(farewell.grace)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pointsman_servicekit.correlation import NONE, decision_id
 from pointsman_servicekit.errors import PointsmanError, ResourceExhausted
+from pointsman_servicekit.logs import NO_ID, decision_id
 
 from pointsman_gateway.admission import Admission
 from pointsman_gateway.answering import Answering
@@ -111,7 +111,7 @@ class Pipeline:
         """
         begun = begun or self.begin(request)
         meter = begun.meter
-        decision_id.set(begun.decision.id if begun.decision else NONE)
+        decision_id.set(begun.decision.id if begun.decision else NO_ID)
         outcome, failure = CANCELLED, None
         try:
             if begun.error is not None:

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     peer_key: Path | None = None
     http_connections: int = Field(default=2000, ge=1, description="at once; keep both together below `ulimit -n`")
     grpc_connections: int = Field(default=2000, ge=1, description="at once")
+    buffer_megabytes: int = Field(
+        default=256, ge=32, description="of request messages in memory, over gRPC; half of it for each tenant"
+    )
     redaction: str = Field(
         default="",
         description="MODULE:FUNCTION from a text to what is kept; ours: pointsman_gateway.redaction:redact_common",

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from pointsman_embedding import ModelMissing
 from pointsman_servicekit import logs
 from pointsman_servicekit.errors import PointsmanError
-from pointsman_servicekit.lifetimes import give_notice, until_told_to_stop
-from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting
+from pointsman_servicekit.process import delay_shutdown, wait_for_stop_signal
+from pointsman_servicekit.tracing.exporting import OtelSettingsError, exporting_spans
 
-from pointsman_retriever import wiring
+from pointsman_retriever import bootstrap
 from pointsman_retriever.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,27 +20,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pointsman_retriever")
 
+# Seconds. A search releases the GIL many times (FAISS, NumPy, SQLite) and waits up to this long to get it back while
+# another thread computes; the default of 5 ms is as long as a whole search.
+SWITCH_INTERVAL = 0.0001
+
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM; then what is asked already is answered, and what is written is on disk."""
-    async with wiring.running(settings, wiring.load_model(settings), spans) as running:
-        told_by = await until_told_to_stop()
-        log.info("stopping, told by %s", told_by.name)
-        await running.take_leave()
-        await give_notice(told_by, settings.drain_notice)
-
-
-# Seconds. A search gives the interpreter away many times (FAISS, numpy, SQLite), and waits so long for it each time
-# that another thread is writing; the usual 5 ms are as long as the whole search.
-SWITCH_INTERVAL = 0.0001
+    """Serves until SIGINT or SIGTERM, then completes the calls in flight; acknowledged writes are on disk."""
+    async with bootstrap.run_service(settings, bootstrap.load_model(settings), spans) as running:
+        received = await wait_for_stop_signal()
+        log.info("stopping after %s", received.name)
+        await running.announce_shutdown()
+        await delay_shutdown(received, settings.shutdown_delay)
 
 
 def main() -> int:
     settings = Settings()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    logs.set_up("retriever", settings.log_level, settings.log_form)
+    logs.configure_logging("retriever", settings.log_level, settings.log_format)
     try:
-        with exporting("retriever", os.environ) as spans:
+        with exporting_spans("retriever", os.environ) as spans:
             asyncio.run(run(settings, spans))
     except (PointsmanError, ModelMissing, OtelSettingsError, OSError) as error:
         log.error("cannot run: %s", error)

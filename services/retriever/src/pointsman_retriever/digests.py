@@ -1,4 +1,4 @@
-"""What says that two copies hold the same: of a document, of a chunk, and of all vectors together."""
+"""Hashes of documents and chunks, and a checksum over all vectors of a collection."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from pointsman_retriever.domain import Ids, Vectors
 
-_ROWS_AT_ONCE = 4096
+_ROWS_PER_BLOCK = 4096
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def of_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
-    """16 bytes; equal for equal content."""
+def hash_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
+    """Returns 16 bytes that are equal for documents with equal content."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (title, text, *(part for entry in sorted(metadata.items()) for part in entry)):
         encoded = part.encode()
@@ -24,35 +24,38 @@ def of_document(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
     return digest.digest()
 
 
-def of_chunk(searched: str, vector: bytes) -> bytes:
-    """8 bytes over the text that was embedded and its vector: a chunk has both, or is broken."""
+def hash_chunk(embedded_text: str, vector: bytes) -> bytes:
+    """Returns 8 bytes over the embedded text and its vector; a mismatch means that one of them was damaged."""
     digest = hashlib.blake2b(vector, digest_size=8)
-    digest.update(searched.encode())
+    digest.update(embedded_text.encode())
     return digest.digest()
 
 
-def of_vectors(ids: Ids, vectors: Vectors) -> int:
-    """64 bits over a set of ids with their vectors, in any order; those of parts joined by XOR are that of the whole.
+def checksum_vectors(ids: Ids, vectors: Vectors) -> int:
+    """Returns a 64-bit checksum over a set of ids with their vectors.
+
+    The order does not matter, and the XOR of the checksums of disjoint parts is the checksum of the whole, so a change
+    can update it without reading all vectors.
 
     A multilinear hash of each row (Lemire and Kaser, "Strongly universal string hashing is fast", 2014), finished as
-    in splitmix64. It finds mistakes, not malice.
+    in splitmix64. It detects accidental damage, not manipulation.
     """
     whole = np.uint64(0)
-    keys = _keys(vectors.shape[1])
-    for start in range(0, len(ids), _ROWS_AT_ONCE):
-        words = np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE], "<f4").view("<u4").astype(np.uint64)
+    keys = _row_keys(vectors.shape[1])
+    for start in range(0, len(ids), _ROWS_PER_BLOCK):
+        words = np.ascontiguousarray(vectors[start : start + _ROWS_PER_BLOCK], "<f4").view("<u4").astype(np.uint64)
         rows = (words * keys).sum(axis=1, dtype=np.uint64)
-        rows ^= ids[start : start + _ROWS_AT_ONCE].astype(np.uint64) * _ODD
-        whole ^= np.bitwise_xor.reduce(_finished(rows))
+        rows ^= ids[start : start + _ROWS_PER_BLOCK].astype(np.uint64) * _ODD
+        whole ^= np.bitwise_xor.reduce(_splitmix64_finish(rows))
     return int(whole)
 
 
 @cache
-def _keys(count: int) -> NDArray[np.uint64]:
-    return _finished(np.arange(1, count + 1, dtype=np.uint64) * _ODD) | np.uint64(1)
+def _row_keys(count: int) -> NDArray[np.uint64]:
+    return _splitmix64_finish(np.arange(1, count + 1, dtype=np.uint64) * _ODD) | np.uint64(1)
 
 
-def _finished(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _splitmix64_finish(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
     rows = (rows ^ (rows >> np.uint64(30))) * _MIX[0]
     rows = (rows ^ (rows >> np.uint64(27))) * _MIX[1]
     return rows ^ (rows >> np.uint64(31))

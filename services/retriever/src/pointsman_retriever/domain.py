@@ -1,4 +1,4 @@
-"""The retriever's nouns."""
+"""Value objects of the retriever: collections, documents, chunks, queries and results."""
 
 import re
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from pointsman_retriever.filters import Filter
 
-Vectors = NDArray[np.float32]  # one vector, or a row for each
-Ids = NDArray[np.int64]  # of chunks; an id is never given twice
+Vectors = NDArray[np.float32]  # one vector, or one per row
+Ids = NDArray[np.int64]  # chunk ids; an id is never reused
 
 
 DEFAULT_TENANT = "default"
 
-# Of a tenant and of a collection. Neither a dot nor a slash: a name is one folder's name, and leads nowhere else.
-NAME = re.compile(r"[a-z0-9_-]{1,64}")
+# For tenants and collections. No dots and no slashes, because a name is also the name of a folder.
+NAME_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class CollectionId:
-    """A tenant's collection; nothing is ever looked up by the name alone."""
+    """Identifies a collection by tenant and name; no lookup uses the name alone."""
 
     tenant: str
     name: str
@@ -33,29 +33,31 @@ class CollectionId:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """The most that a collection may hold; 0 is no limit."""
+    """Upper limits for a collection; 0 means unlimited."""
 
     documents: int = 0
     chunks: int = 0
     bytes: int = 0
 
 
-NO_LIMIT = Quota()
+UNLIMITED = Quota()
 
 
 @dataclass(frozen=True, slots=True)
-class Collection:
+class CollectionInfo:
+    """A collection's counts and settings at one version."""
+
     name: str
     fingerprint: str  # of the embedding model that made its vectors
     dimensions: int
     documents: int = 0
     chunks: int = 0
-    version: int = 0  # counts up with each change
+    version: int = 0  # incremented by each change
     tenant: str = DEFAULT_TENANT
     bytes: int = 0  # of documents and vectors
-    checksum: int = 0  # of all vectors: digests.of_vectors
-    quota: Quota = NO_LIMIT
-    search: str = "{}"  # settings of the search, in JSON
+    checksum: int = 0  # of all vectors: digests.checksum_vectors
+    quota: Quota = UNLIMITED
+    search_settings: str = "{}"  # a SearchSettings in JSON
 
     @property
     def id(self) -> CollectionId:
@@ -64,7 +66,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class NamedVector:
-    """A vector with the name of the model that made it."""
+    """A vector and the fingerprint of the model that made it."""
 
     fingerprint: str
     values: Vectors
@@ -76,13 +78,13 @@ class Document:
     title: str
     text: str
     metadata: Mapping[str, str] = field(default_factory=dict)
-    media_type: str = "text/markdown"  # what `text` is; decides how it is cut
-    vector: NamedVector | None = None  # of the whole text, where the caller has it already: then it is one chunk
+    media_type: str = "text/markdown"  # of `text`; selects the chunker
+    vector: NamedVector | None = None  # of the whole text, if the caller computed it; the document is then one chunk
 
 
 @dataclass(frozen=True, slots=True)
 class RawDocument:
-    """A document as it is sent: its text, or a file that has it inside."""
+    """A document as the client sent it: with its text, or with a file that contains the text."""
 
     id: str
     title: str
@@ -95,32 +97,32 @@ class RawDocument:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a document's text: `text[start:end]`, in characters."""
+    """A part of a document's text: `text[start:end]`, offsets in characters."""
 
     text: str
     start: int
     end: int
-    context: str  # the document's title and the headings above the chunk that it does not hold itself
+    context: str  # the document's title and the headings above the chunk, without those inside the chunk
 
     @property
-    def in_context(self) -> str:
-        """What is embedded, and searched by word."""
+    def embedded_text(self) -> str:
+        """The text that is embedded and that word search indexes."""
         return f"{self.context}\n\n{self.text}" if self.context else self.text
 
 
 @dataclass(frozen=True, slots=True)
-class MadeDocument:
-    """A document ready to be written."""
+class EncodedDocument:
+    """A document with its chunks and vectors, ready to be written."""
 
     document: Document
     chunks: tuple[Chunk, ...]
     vectors: Vectors  # (chunks, dimensions), unit length
-    recipe: str = ""  # how the chunks were made
-    source: str = ""  # what it is kept in step with
+    recipe: str = ""  # name and version of the chunker
+    source: str = ""  # the ingest source that the document belongs to, or ''
 
     @property
     def bytes(self) -> int:
-        """What it counts for in a quota: its texts, and its vectors."""
+        """The size that counts towards a quota: texts, metadata and vectors."""
         document = self.document
         entries = [part for entry in document.metadata.items() for part in entry]
         return sum(len(part.encode()) for part in (document.id, document.title, document.text, *entries)) + int(
@@ -129,55 +131,55 @@ class MadeDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class UpsertResult:
     documents: int
-    chunks: int  # made of those that were not there as they are
+    chunks: int  # newly written
     version: int
     unchanged: int = 0  # of the documents
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class DeleteResult:
     documents: int
     version: int
 
 
 @dataclass(frozen=True, slots=True)
-class Entries:
-    """What is held in memory of some chunks."""
+class IndexedChunks:
+    """The columns of some chunks that the in-memory indexes need."""
 
     ids: Ids  # ascending
-    documents: Ids  # each chunk's document, by a number
-    texts: tuple[str, ...]  # that are searched by word
+    documents: Ids  # row number of each chunk's document
+    texts: tuple[str, ...]  # for word search
     metadata: tuple[Mapping[str, str], ...]
     vectors: Vectors  # (chunks, dimensions)
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
-    """What a change did to the chunks, for those who hold copies of them."""
+class ChunkDelta:
+    """The chunks that a change removed and added."""
 
     removed: Ids
-    added: Entries
+    added: IndexedChunks
 
 
-class Method(Enum):
-    """Of fusing both sides' rankings."""
+class FusionMethod(Enum):
+    """How the dense and the sparse ranking are combined."""
 
     CONVEX = "convex"
     RRF = "rrf"
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """How a search ranks, and what it shows of a hit."""
+class SearchOptions:
+    """How a search ranks and what it returns with each passage."""
 
-    top_k: int = 0  # passages; 0: DEFAULT_TOP_K of limits.py
-    dense_weight: float | None = None  # 0 (words only) to 1 (meaning only); None: the collection's own
-    method: Method | None = None  # None: the collection's own
-    per_document: int = 0  # passages of one document at most; 0: any number
-    diversity: float = 0.0  # 0 to 1: so much a passage loses for being like one that is before it
-    neighbours: int = 0  # chunks before and after each passage, of its document
+    top_k: int = 0  # passages; 0 means limits.DEFAULT_TOP_K
+    dense_weight: float | None = None  # 0 (words only) to 1 (meaning only); None: the collection's setting
+    method: FusionMethod | None = None  # None: the collection's setting
+    per_document: int = 0  # maximum passages of one document; 0 means unlimited
+    diversity: float = 0.0  # 0 to 1: penalty for similarity to a passage ranked higher
+    neighbours: int = 0  # chunks of the same document to return before and after each passage
     rerank: bool = False
     explain: bool = False
 
@@ -186,38 +188,36 @@ class Wishes:
 class Query:
     collection: CollectionId
     text: str
-    vector: NamedVector | None = None  # of the text, where the caller has it already
+    vector: NamedVector | None = None  # of the text, if the caller computed it
     filter: Filter | None = None
-    wishes: Wishes = Wishes()
+    options: SearchOptions = SearchOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a score came about: the parts sum up to a total, and 1 / (1 + e^-total) is the score of a convex fusion."""
+    """The parts of a score. They add up to a total; a convex fusion's score is 1 / (1 + e^-total)."""
 
-    dense_rank: int  # 1 for the best, among the candidates
-    sparse_rank: int  # 0 where it has none of the words
+    dense_rank: int  # among the candidates, 1 for the best
+    sparse_rank: int  # 0 if the chunk contains none of the query's words
     dense_weight: float
     dense_part: float
     sparse_part: float
-    support_part: float  # for being like other good candidates
+    support_part: float  # from the candidates most similar to this one
     rerank_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """A chunk's place in an answer."""
-
+class RankedChunk:
     chunk: int
     score: float  # fused, 0 to 1
     dense: float  # cosine
-    sparse: float  # BM25; 0 where it has none of the words
+    sparse: float  # BM25; 0 if the chunk contains none of the query's words
     explanation: Explanation
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A chunk that stands beside a hit in its document."""
+    """A chunk directly before or after a passage in its document."""
 
     text: str
     start: int
@@ -236,59 +236,59 @@ class Passage:
     dense_score: float
     sparse_score: float
     explanation: Explanation
-    before: tuple[Neighbour, ...] = ()  # in the document's order
+    before: tuple[Neighbour, ...] = ()  # in document order
     after: tuple[Neighbour, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Relevance:
-    """Whether anything was found that deserves to be shown."""
+    """Whether a search found anything that answers the query, and the two measurements behind that verdict."""
 
     relevant: bool
-    dense: float  # the greatest cosine, of all candidates
-    coverage: float  # 0 to 1: the greatest share of the query's words, by their rareness, in one candidate
+    best_dense: float  # the greatest cosine among the candidates
+    best_coverage: float  # 0 to 1: the greatest IDF-weighted share of the query's words in one candidate
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SearchAnswer:
     passages: tuple[Passage, ...]  # best first
-    tokens: tuple[int, ...]  # of each passage's text, by the embedding model's count
+    tokens: tuple[int, ...]  # of each passage's text, counted by the embedding model's tokenizer
     version: int  # of the collection that was searched
     seconds: float
     relevance: Relevance
 
 
-class State(Enum):
+class DocumentState(Enum):
     WRITTEN = "written"
     UNCHANGED = "unchanged"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one document of an ingest."""
+class DocumentOutcome:
+    """The result of one document of an ingest."""
 
     id: str
-    state: State
-    chunks: int = 0  # new ones
+    state: DocumentState
+    chunks: int = 0  # newly written
     code: str = ""  # of the error
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """What became of an ingest."""
+class IngestSummary:
+    """The totals of an ingest."""
 
     written: int = 0
     unchanged: int = 0
     failed: int = 0
     removed: int = 0
-    chunks: int = 0  # new ones
+    chunks: int = 0  # newly written
     version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """The end of an ingest's documents."""
+class IngestEnd:
+    """The message with which a client ends an ingest stream."""
 
     remove_missing: bool

@@ -1,6 +1,7 @@
-"""Which documents a search may find: conditions on their metadata, and their combinations."""
+"""Metadata filters: which documents a search may return."""
 
 from dataclasses import dataclass
+from math import isnan
 
 from pointsman_servicekit.errors import InvalidArgument
 
@@ -28,7 +29,7 @@ class Exists:
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """Values that are numbers, between bounds that are not given (None), inclusive or exclusive."""
+    """Matches values that parse as numbers and lie within the bounds; a bound of None does not apply."""
 
     key: str
     gte: float | None = None
@@ -39,7 +40,7 @@ class NumberRange:
 
 @dataclass(frozen=True, slots=True)
 class TextRange:
-    """Values in the order of their characters, as dates in ISO 8601 are."""
+    """Matches values within the bounds in code point order, which suits dates in ISO 8601."""
 
     key: str
     gte: str | None = None
@@ -60,7 +61,7 @@ class Or:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """Also where the key is not there at all."""
+    """Matches documents that the inner filter does not match, including those without its key."""
 
     part: "Filter"
 
@@ -69,36 +70,47 @@ Condition = Eq | In | Exists | NumberRange | TextRange
 Filter = Condition | And | Or | Not
 
 
-def check_filter(wanted: Filter) -> None:
-    """Raises InvalidArgument for a filter that says nothing, or more than is taken."""
-    conditions = _check(wanted, 1)
+def check_filter(root: Filter) -> None:
+    """Raises InvalidArgument for a filter that is empty, too large, too deep, or has a bound that is not a number."""
+    conditions = _count_conditions(root, 1)
     if conditions > MAX_CONDITIONS:
-        raise _invalid(f"it has {conditions} conditions; at most {MAX_CONDITIONS} are taken")
+        raise invalid_filter(f"it has {conditions} conditions; the maximum is {MAX_CONDITIONS}")
 
 
-def _check(wanted: Filter, depth: int) -> int:
-    """Returns how many conditions there are."""
+def check_depth(depth: int) -> None:
+    """Raises InvalidArgument for a part `depth` levels deep, the outermost being 1."""
     if depth > MAX_DEPTH:
-        raise _invalid(f"its parts stand more than {MAX_DEPTH} deep inside each other; flatten it")
-    match wanted:
+        raise invalid_filter(f"its parts are nested more than {MAX_DEPTH} deep; flatten it")
+
+
+def _count_conditions(part: Filter, depth: int) -> int:
+    check_depth(depth)
+    match part:
         case And(parts) | Or(parts):
             if not parts:
-                raise _invalid("an `and` or `or` has no parts; give it one at least")
-            return sum(_check(part, depth + 1) for part in parts)
-        case Not(part):
-            return _check(part, depth + 1)
+                raise invalid_filter("an `and` or `or` has no parts; give it at least one")
+            return sum(_count_conditions(inner, depth + 1) for inner in parts)
+        case Not(inner):
+            return _count_conditions(inner, depth + 1)
         case NumberRange() | TextRange():
-            if all(bound is None for bound in (wanted.gte, wanted.gt, wanted.lte, wanted.lt)):
-                raise _invalid(f"the range of {wanted.key!r} has no bound; give it gte, gt, lte or lt")
+            _check_bounds(part)
         case In(key, values):
             if not 1 <= len(values) <= MAX_VALUES:
-                raise _invalid(f"`in` of {key!r} has {len(values)} values; it needs 1 to {MAX_VALUES}")
+                raise invalid_filter(f"`in` of {key!r} has {len(values)} values; it needs 1 to {MAX_VALUES}")
         case Eq() | Exists():
             pass
-    if not wanted.key:
-        raise _invalid("a condition has an empty key; name it")
+    if not part.key:
+        raise invalid_filter("a condition has an empty key; name it")
     return 1
 
 
-def _invalid(what: str) -> InvalidArgument:
-    return InvalidArgument(f"the filter cannot be used: {what}", code="invalid_filter", param="where")
+def _check_bounds(range_: NumberRange | TextRange) -> None:
+    bounds = [bound for bound in (range_.gte, range_.gt, range_.lte, range_.lt) if bound is not None]
+    if not bounds:
+        raise invalid_filter(f"the range of {range_.key!r} has no bound; give it gte, gt, lte or lt")
+    if any(isinstance(bound, float) and isnan(bound) for bound in bounds):
+        raise invalid_filter(f"the range of {range_.key!r} has a bound that is NaN; use a number")
+
+
+def invalid_filter(reason: str) -> InvalidArgument:
+    return InvalidArgument(f"the filter cannot be used: {reason}", code="invalid_filter", param="where")

@@ -1,11 +1,22 @@
-"""What a request may hold; everything here raises InvalidArgument, and says what would be right."""
+"""Limits on requests. Each check raises InvalidArgument with the limit in its message."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.errors import InvalidArgument, ResourceExhausted
 
-from pointsman_retriever.domain import NAME, CollectionId, Document, Query, RawDocument, Vectors, Wishes
+from pointsman_retriever.domain import (
+    NAME_PATTERN,
+    UNLIMITED,
+    CollectionId,
+    Document,
+    Query,
+    Quota,
+    RawDocument,
+    SearchOptions,
+    Vectors,
+)
 from pointsman_retriever.filters import check_filter
 
 MAX_ID_BYTES = 256
@@ -18,19 +29,19 @@ MAX_TOP_K = 100
 MAX_NEIGHBOURS = 10
 MAX_SEARCHES = 100  # of a batch
 DEFAULT_TOP_K = 4
-MAX_CONTENT_BYTES = 32 * 1024 * 1024  # of a file, which may be pictures for the most part
+MAX_CONTENT_BYTES = 32 * 1024 * 1024  # of a file; more than of a text, because most of a file may be images
 MAX_SOURCE_BYTES = 256
 MAX_CHARACTERS_WITH_VECTOR = 2_000
 
 
 def check_name(collection: CollectionId) -> None:
-    if not NAME.fullmatch(collection.tenant):
+    if not NAME_PATTERN.fullmatch(collection.tenant):
         raise InvalidArgument(
             f"tenant {collection.tenant[:80]!r} is not 1 to 64 of a-z, 0-9, '-' and '_'",
             code="invalid_tenant",
             param="tenant",
         )
-    if not NAME.fullmatch(collection.name):
+    if not NAME_PATTERN.fullmatch(collection.name):
         raise InvalidArgument(
             f"collection name {collection.name[:80]!r} is not 1 to 64 of a-z, 0-9, '-' and '_'",
             code="invalid_collection_name",
@@ -41,7 +52,7 @@ def check_name(collection: CollectionId) -> None:
 def check_source(source: str) -> None:
     if len(source.encode()) > MAX_SOURCE_BYTES:
         raise InvalidArgument(
-            f"the source's name has {len(source.encode())} bytes; at most {MAX_SOURCE_BYTES} are taken",
+            f"the source's name has {len(source.encode())} bytes; the maximum is {MAX_SOURCE_BYTES}",
             code="invalid_source",
             param="source",
         )
@@ -50,8 +61,8 @@ def check_source(source: str) -> None:
 def check_content(document: RawDocument) -> None:
     if len(document.content) > MAX_CONTENT_BYTES:
         raise InvalidArgument(
-            f"document {document.id!r} has a file of {len(document.content):,} bytes; at most {MAX_CONTENT_BYTES:,} "
-            "are taken",
+            f"document {document.id!r} has a file of {len(document.content):,} bytes; the maximum is "
+            f"{MAX_CONTENT_BYTES:,}",
             code="document_too_large",
             param="content",
         )
@@ -71,7 +82,7 @@ def check_ids(ids: Sequence[str]) -> None:
 def check_documents(documents: Sequence[Document]) -> None:
     if len(documents) > MAX_DOCUMENTS:
         raise InvalidArgument(
-            f"{len(documents):,} documents in one call; at most {MAX_DOCUMENTS:,} are taken, so send several calls",
+            f"{len(documents):,} documents in one call; the maximum is {MAX_DOCUMENTS:,}, so send several calls",
             code="too_many_documents",
             param="documents",
         )
@@ -81,7 +92,7 @@ def check_documents(documents: Sequence[Document]) -> None:
     for document in documents:
         if document.id in seen:
             raise InvalidArgument(
-                f"document {document.id!r} is twice in one call; each id may be there once",
+                f"document {document.id!r} appears twice in one call; each id may appear once",
                 code="duplicate_document_id",
                 param="documents",
             )
@@ -89,7 +100,7 @@ def check_documents(documents: Sequence[Document]) -> None:
         total += check_document(document)
     if total > MAX_CALL_BYTES:
         raise InvalidArgument(
-            f"the documents have {total:,} bytes together; at most {MAX_CALL_BYTES:,} are taken, so send several calls",
+            f"the documents have {total:,} bytes together; the maximum is {MAX_CALL_BYTES:,}, so send several calls",
             code="call_too_large",
             param="documents",
         )
@@ -99,60 +110,61 @@ def check_query(query: Query) -> None:
     size = len(query.text.encode())
     if size > MAX_QUERY_BYTES:
         raise InvalidArgument(
-            f"the query has {size:,} bytes; at most {MAX_QUERY_BYTES:,} are taken",
+            f"the query has {size:,} bytes; the maximum is {MAX_QUERY_BYTES:,}",
             code="query_too_large",
             param="query",
         )
     if not query.text.strip():
-        raise InvalidArgument("the query is empty; say what to look for", code="empty_query", param="query")
-    _check_wishes(query.wishes)
+        raise InvalidArgument("the query is empty; send a text to search for", code="empty_query", param="query")
+    _check_options(query.options)
     if query.filter is not None:
         check_filter(query.filter)
 
 
-def _check_wishes(wishes: Wishes) -> None:
-    if wishes.top_k > MAX_TOP_K:
+def _check_options(options: SearchOptions) -> None:
+    if options.top_k > MAX_TOP_K:
         raise InvalidArgument(
-            f"top_k is {wishes.top_k}; at most {MAX_TOP_K} passages are given", code="invalid_top_k", param="top_k"
+            f"top_k is {options.top_k}; the maximum is {MAX_TOP_K}", code="invalid_top_k", param="top_k"
         )
-    if wishes.dense_weight is not None:
-        check_share("dense_weight", wishes.dense_weight, "0 (words only) to 1 (meaning only)")
-    check_share("diversity", wishes.diversity, "0 (as they rank) to 1 (as unlike each other as can be)")
-    if wishes.neighbours > MAX_NEIGHBOURS:
+    if options.dense_weight is not None:
+        check_share("dense_weight", options.dense_weight, "0 (words only) to 1 (meaning only)")
+    check_share("diversity", options.diversity, "0 (by score alone) to 1 (by dissimilarity alone)")
+    if options.neighbours > MAX_NEIGHBOURS:
         raise InvalidArgument(
-            f"neighbours is {wishes.neighbours}; at most {MAX_NEIGHBOURS} chunks on each side are given",
+            f"neighbours is {options.neighbours}; the maximum is {MAX_NEIGHBOURS} chunks on each side",
             code="invalid_neighbours",
             param="neighbours",
         )
 
 
 def check_share(what: str, value: float, span: str) -> None:
-    """What is no number at all is refused too."""
-    if not 0.0 <= value <= 1.0:
-        raise InvalidArgument(f"{what} is {value}; it goes from {span}", code=f"invalid_{what}", param=what)
+    if not 0.0 <= value <= 1.0:  # NaN fails too
+        raise InvalidArgument(f"{what} is {value}; it ranges from {span}", code=f"invalid_{what}", param=what)
 
 
 def check_vector(vector: Vectors, dimensions: int) -> None:
     if vector.shape != (dimensions,):
         raise InvalidArgument(
-            f"the vector has {vector.size} values; the model's have {dimensions}", code="invalid_vector", param="vector"
+            f"the vector has {vector.size} values; the model's vectors have {dimensions}",
+            code="invalid_vector",
+            param="vector",
         )
     if not np.isfinite(vector).all():
         raise InvalidArgument("the vector has values that are not finite", code="invalid_vector", param="vector")
     if not vector.any():
-        raise InvalidArgument("the vector is all zeros, which has no direction", code="invalid_vector", param="vector")
+        raise InvalidArgument("the vector is all zeros and has no direction", code="invalid_vector", param="vector")
 
 
 def check_document(document: Document) -> int:
-    """Returns its bytes."""
+    """Returns the document's size in bytes."""
     if not document.text.strip():
         raise InvalidArgument(
             f"document {document.id!r} has no text; to remove it, call Delete", code="empty_document", param="text"
         )
     if document.vector is not None and len(document.text) > MAX_CHARACTERS_WITH_VECTOR:
         raise InvalidArgument(
-            f"document {document.id!r} has {len(document.text):,} characters and one vector for all of them; at most "
-            f"{MAX_CHARACTERS_WITH_VECTOR:,} are taken with a vector, so send it without, or in pieces",
+            f"document {document.id!r} has {len(document.text):,} characters and a vector of its own; the "
+            f"maximum with a vector is {MAX_CHARACTERS_WITH_VECTOR:,}, so send it without one, or in parts",
             code="text_too_long_for_a_vector",
             param="vector",
         )
@@ -161,7 +173,7 @@ def check_document(document: Document) -> int:
     size = sum(len(text.encode()) for text in texts)
     if size > MAX_DOCUMENT_BYTES:
         raise InvalidArgument(
-            f"document {document.id!r} has {size:,} bytes; at most {MAX_DOCUMENT_BYTES:,} are taken, so split it",
+            f"document {document.id!r} has {size:,} bytes; the maximum is {MAX_DOCUMENT_BYTES:,}, so split it",
             code="document_too_large",
             param="documents",
         )
@@ -171,9 +183,26 @@ def check_document(document: Document) -> int:
 def check_entries(entries: Mapping[str, str], what: str, param: str) -> None:
     if len(entries) > MAX_METADATA:
         raise InvalidArgument(
-            f"{what} has {len(entries)} entries; at most {MAX_METADATA} are taken",
+            f"{what} has {len(entries)} entries; the maximum is {MAX_METADATA}",
             code="too_many_metadata_entries",
             param=param,
         )
     if "" in entries:
         raise InvalidArgument(f"{what} has an empty key; name it", code="empty_metadata_key", param=param)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """Limits that apply to every tenant."""
+
+    collections: int = 0  # per tenant; 0 means unlimited
+    quota: Quota = UNLIMITED  # of a collection that was created without one
+
+    def check_one_more(self, tenant: str, collections: int) -> None:
+        """Raises ResourceExhausted if a tenant with this many collections may not create another one."""
+        if self.collections and collections >= self.collections:
+            raise ResourceExhausted(
+                f"tenant {tenant!r} has {collections:,} collections, the maximum; delete one first",
+                code="quota_exceeded",
+                param="collections",
+            )

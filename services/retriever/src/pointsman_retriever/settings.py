@@ -15,41 +15,48 @@ class Settings(BaseSettings):
     metrics_listen: str = "127.0.0.1:9082"
     data: Path = Field(default=Path(".pointsman/retriever"), description="the folder that holds the collections")
     embedding_model: Path = Path(".pointsman/models/minilm")
-    search_threads: int = Field(default=4, ge=1, description="searches worked on at once")
+    search_threads: int = Field(default=4, ge=1, description="searches that run at once")
     ingest_threads: int = Field(
-        default_factory=lambda: max(1, min(4, cores())), ge=1, description="batches of chunks embedded at once"
+        default_factory=lambda: max(1, min(4, cores())), ge=1, description="batches of chunks that are embedded at once"
     )
-    tenant_collections: int = Field(default=0, ge=0, description="the most collections of a tenant; 0 is no limit")
-    quota_documents: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
-    quota_chunks: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
-    quota_bytes: int = Field(default=0, ge=0, description="of a new collection; 0 is no limit")
-    milvus: str = Field(
-        default="", description="where the vectors are: a Milvus server's address, a file of Milvus Lite's, or here"
+    tenant_collections: int = Field(default=0, ge=0, description="maximum collections per tenant; 0 is unlimited")
+    quota_documents: int = Field(default=0, ge=0, description="default quota of a new collection; 0 is unlimited")
+    quota_chunks: int = Field(default=0, ge=0, description="default quota of a new collection; 0 is unlimited")
+    quota_bytes: int = Field(default=0, ge=0, description="default quota of a new collection; 0 is unlimited")
+    vector_store: str = Field(
+        default="faiss", description="faiss, milvus, the name of an entry point, or module:attribute"
     )
-    milvus_token: str = ""
-    milvus_prefix: str = Field(
-        default="pointsman", pattern="[A-Za-z][A-Za-z0-9]*", description="of this retriever's own collections in Milvus"
+    vector_store_url: str = Field(
+        default="", description="address of the vector store; for Milvus also a file of Milvus Lite"
     )
-    reranker: str = Field(default="", description="the whole address of a reranker; empty: there is none")
-    reranker_shape: Literal["tei", "cohere"] = "tei"
+    vector_store_token: str = ""
+    vector_store_prefix: str = Field(
+        default="pointsman",
+        pattern="[A-Za-z][A-Za-z0-9]*",
+        description="starts the names of this retriever's collections in the vector store; unique per retriever",
+    )
+    reranker_url: str = Field(default="", description="the complete address of a reranker; empty: no reranker")
+    reranker_api: str = Field(
+        default="", description="tei (the default with a URL), cohere, the name of an entry point, or module:attribute"
+    )
     reranker_model: str = ""
     reranker_key: str = ""
-    reranker_seconds: float = Field(default=5.0, gt=0.0, description="for one answer of the reranker")
-    drain_notice: float = Field(
-        default=3.0, ge=0, description="seconds on SIGTERM in which all is served though gRPC health says no"
+    reranker_timeout: float = Field(default=5.0, gt=0.0, description="seconds, for one answer of the reranker")
+    shutdown_delay: float = Field(
+        default=3.0, ge=0, description="seconds after SIGTERM in which calls are served while health says NOT_SERVING"
     )
-    drain_grace: float = Field(default=20.0, ge=0, description="seconds that calls in flight then get to finish")
+    shutdown_timeout: float = Field(default=20.0, ge=0, description="seconds that calls in flight then get to finish")
     tls_certificate: Path | None = Field(
-        default=None, description="PEM, of the gRPC door; set with tls_key: it speaks TLS only"
+        default=None, description="PEM, of the gRPC server; set together with tls_key, it enables TLS"
     )
     tls_key: Path | None = Field(default=None, description="PEM, not encrypted")
     tls_client_ca: Path | None = Field(
-        default=None, description="PEM; set: a client without a certificate of it is refused"
+        default=None, description="PEM; if set, clients without a certificate of this CA are refused"
     )
     log_level: str = "INFO"
-    log_form: Literal["text", "json"] = "text"
+    log_format: Literal["text", "json"] = "text"
 
 
 def cores() -> int:
-    """Those that this process may run on."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))

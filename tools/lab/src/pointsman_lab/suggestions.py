@@ -10,7 +10,7 @@ import numpy as np
 from pointsman_gateway.classification.examples import Examples
 from pointsman_gateway.classification.fit import embedded, out_of_fold
 from pointsman_gateway.classification.judging import Judged
-from pointsman_gateway.config.json_lines import numbered
+from pointsman_gateway.config.examples import numbered_lines
 from pointsman_gateway.config.load import Config
 from pointsman_gateway.domain import UNKNOWN
 from pointsman_gateway.wiring.learning import Models, texts_of, tuning_of
@@ -69,7 +69,7 @@ def examples_of(config: Config) -> list[Example]:
 
 def _lines_of(config: Config, task: str) -> list[int]:
     text = (config.folder / config.tasks.tasks[task].examples).read_text("utf-8-sig")
-    return [number for number, _ in numbered(text)]
+    return [number for number, _ in numbered_lines(text)]
 
 
 def check_examples(config: Config, models: Models, progress: Progress) -> ExampleFindings:

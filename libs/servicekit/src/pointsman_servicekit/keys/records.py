@@ -1,13 +1,61 @@
-"""What is kept of a key and of a tenant."""
+"""Dollars as whole numbers, so that sums are exact."""
 
+import hashlib
 import json
 import re
+import secrets
+import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument
+
+NANO = 10**9
+PICO = 10**12
+
+
+def nanodollars(usd: float) -> int:
+    """Rounded up; for limits. Whole and exact in Redis's scripts up to 9 million dollars."""
+    return -(-round(usd * PICO) // 1000)
+
+
+def picodollars(usd: float) -> int:
+    """For usage: a price of a millionth of a dollar for a million tokens is one of these a token."""
+    return round(usd * PICO)
+
+
+ALPHABET = string.digits + string.ascii_letters
+PREFIX, SECRET = 8, 32
+LENGTH = len("pm_") + PREFIX + len("_") + SECRET
+
+_FORM = re.compile(rf"pm_[0-9A-Za-z]{{{PREFIX}}}_[0-9A-Za-z]{{{SECRET}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    text: str
+    prefix: str
+    """Drawn apart from the secret; for finding the key, and no help in guessing it."""
+
+
+def new_credential() -> Credential:
+    prefix = _draw(PREFIX)
+    return Credential(f"pm_{prefix}_{_draw(SECRET)}", prefix)
+
+
+def is_well_formed(text: str) -> bool:
+    return len(text) == LENGTH and _FORM.fullmatch(text) is not None
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _draw(count: int) -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(count))
+
 
 VERSION = 1
 """A record of a later one may forbid what is not known here, so it is not read."""

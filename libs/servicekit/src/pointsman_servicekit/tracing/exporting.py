@@ -20,7 +20,7 @@ class OtelSettingsError(ValueError):
     """The environment asks for what is not here."""
 
 
-def are_wanted(environment: Mapping[str, str]) -> bool:
+def is_tracing_enabled(environment: Mapping[str, str]) -> bool:
     """Without an endpoint nothing is recorded: OpenTelemetry's default, a collector on this machine, is rarely there.
 
     Raises OtelSettingsError for an exporter or a protocol that is not here.
@@ -42,47 +42,47 @@ def traces_endpoint(environment: Mapping[str, str]) -> str:
 
     For a process that is told by an argument. Raises OtelSettingsError.
     """
-    if not are_wanted(environment):
+    if not is_tracing_enabled(environment):
         return ""
     whole, base = (environment.get(name, "").strip() for name in ENDPOINTS)
     return whole or f"{base.rstrip('/')}/v1/traces"
 
 
 @contextmanager
-def exporting(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
+def exporting_spans(service: str, environment: Mapping[str, str]) -> Iterator["Spans | None"]:
     """Records spans for the block's length, and sends what is left at its end; None where no traces are wanted.
 
     `service` is the name after "pointsman-" of an installed distribution. Raises OtelSettingsError.
     """
-    if not are_wanted(environment):
+    if not is_tracing_enabled(environment):
         yield None
         return
     try:
-        from pointsman_servicekit.tracing.sdk import recording  # 13 MB, which nobody pays who does not trace
+        from pointsman_servicekit.tracing.spans import recording_spans  # 13 MB, which nobody pays who does not trace
     except ImportError as error:
         raise OtelSettingsError(
             f"{' or '.join(ENDPOINTS)} asks for traces, and OpenTelemetry's SDK is not installed: "
             f"pip install 'pointsman-{service}[tracing]'"
         ) from error
 
-    with recording(service, environment) as spans:
+    with recording_spans(service, environment) as spans:
         yield spans
 
 
-def around_servers(spans: "Spans | None") -> Sequence[grpc.aio.ServerInterceptor]:
+def tracing_server_interceptors(spans: "Spans | None") -> Sequence[grpc.aio.ServerInterceptor]:
     """What traces the calls that a gRPC server answers."""
     if spans is None:
         return ()
-    from pointsman_servicekit.tracing.grpc_doors import TracedServer
+    from pointsman_servicekit.tracing.grpc import TracedServer
 
     return (TracedServer(spans),)
 
 
-def around_calls(spans: "Spans | None") -> Interceptors:
+def tracing_client_interceptors(spans: "Spans | None") -> Interceptors:
     """What traces the calls over a channel."""
     if spans is None:
         return ()
-    from pointsman_servicekit.tracing.grpc_calls import TracedCalls
+    from pointsman_servicekit.tracing.grpc import TracedCalls
 
     return (TracedCalls(spans),)
 

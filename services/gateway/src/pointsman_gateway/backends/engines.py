@@ -9,7 +9,7 @@ from pointsman_gateway.backends.aliases import Aliases
 from pointsman_gateway.backends.call import DEFAULT_TIMEOUTS
 from pointsman_gateway.backends.cells import Cell, Engine
 from pointsman_gateway.backends.failures import NOT_RESIDENT, OVERLOADED, NotResident
-from pointsman_gateway.config.schema import BreakerTerms, ModelsFile, Timeouts
+from pointsman_gateway.config.schema import BreakerConfig, ModelsFile, Timeouts
 from pointsman_gateway.domain import Alias, Path
 
 __all__ = ["Cell", "Engine", "Engines", "Plan", "Target", "plans"]
@@ -25,7 +25,7 @@ class Plan:
     """How one engine is treated, by one generation of the configuration."""
 
     timeouts: Timeouts = DEFAULT_TIMEOUTS
-    breaker: BreakerTerms = BreakerTerms()  # noqa: RUF009  # it is frozen
+    breaker: BreakerConfig = BreakerConfig()  # noqa: RUF009  # it is frozen
 
 
 def plans(models: ModelsFile) -> dict[str, Plan]:

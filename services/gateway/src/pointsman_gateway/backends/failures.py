@@ -13,7 +13,7 @@ gap_timeout              yes               nothing: the answer has begun
 """
 
 from pointsman_servicekit.errors import DeadlineExceeded, InvalidArgument, PointsmanError, Unavailable
-from pointsman_servicekit.secrets_mask import mask_secrets
+from pointsman_servicekit.logs import mask_secrets
 
 from pointsman_gateway.backends.call import Call
 

@@ -10,7 +10,7 @@ from pointsman_servicekit.errors import Unavailable
 
 from pointsman_gateway.backends.cells import NO_WORD, Cell, Engine
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.config.dns_names import DnsName
+from pointsman_gateway.config.models_file import DnsName
 
 log = logging.getLogger(__name__)
 

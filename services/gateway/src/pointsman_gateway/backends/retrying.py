@@ -14,7 +14,7 @@ from pointsman_gateway.backends.budget import RetryBudget
 from pointsman_gateway.backends.call import Opened
 from pointsman_gateway.backends.engines import Target
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.config.schema import RetryTerms
+from pointsman_gateway.config.schema import RetryConfig
 
 
 class Opening(Protocol):
@@ -31,7 +31,7 @@ class Retrying:
     def __init__(
         self,
         inner: Opening,
-        terms: RetryTerms,
+        terms: RetryConfig,
         budget: RetryBudget,
         metrics: EngineMetrics,
         clock: Callable[[], float],

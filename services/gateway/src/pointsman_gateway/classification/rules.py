@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pointsman_gateway.classification.ends import Ends, ends_of
-from pointsman_gateway.config.schema import Rule, TaskConfig
+from pointsman_gateway.config.schema import RuleConfig, TaskConfig
 from pointsman_gateway.domain import Request
 
 
@@ -37,7 +37,7 @@ class Rules:
         return None
 
 
-def _holds(rule: Rule, pattern: re.Pattern[str] | None, request: Request, ends: Ends) -> bool:
+def _holds(rule: RuleConfig, pattern: re.Pattern[str] | None, request: Request, ends: Ends) -> bool:
     if any(request.metadata.get(key) != value for key, value in rule.metadata.items()):
         return False
     if pattern is not None and not pattern.search(ends.text):

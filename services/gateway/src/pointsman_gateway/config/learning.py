@@ -21,7 +21,7 @@ class LearningConfig(Strict):
     )
 
 
-class DataTerms(Strict):
+class DatasetConfig(Strict):
     """What becomes a row."""
 
     least_rating: Share = Field(default=0.8, description="of an answer that is learnt; one that is rated lower is not")
@@ -29,7 +29,7 @@ class DataTerms(Strict):
     heldout_share: float = Field(default=0.2, gt=0, lt=1, description="of the rows, drawn by their text: never learnt")
 
 
-class Recipe(Strict):
+class TrainingRecipe(Strict):
     """As `pointsman train` has them; what is not set is the trainer's own."""
 
     rank: int | None = Field(default=None, ge=1)
@@ -40,7 +40,7 @@ class Recipe(Strict):
     seed: int = 7
 
 
-class Gates(Strict):
+class GatesConfig(Strict):
     """What a new version must be, on held-out rows, beside what answers now."""
 
     least_rows: int = Field(default=50, ge=1, description="to learn from, or pairs; fewer are not trained on")
@@ -54,7 +54,7 @@ class Gates(Strict):
     most_regressions: Share = Field(default=0.1, description="of the rows: those that are answered worse than now")
 
 
-class CanaryTerms(Strict):
+class CanaryConfig(Strict):
     """How a version that passed the gates is tried on traffic. The lora-server takes it back where it is worse."""
 
     weight: float = Field(default=0.1, gt=0, le=1, description="the share of users")
@@ -62,14 +62,14 @@ class CanaryTerms(Strict):
     most_minutes: float = Field(default=1440.0, gt=0, description="after which it is given up, with too few requests")
 
 
-class Stale(Strict):
+class StaleConfig(Strict):
     """Where a task goes while the documents of its adapter's topic are not those any more that it was taught."""
 
     after_changed_share: float = Field(gt=0, lt=1, description="of the documents: new, gone or rewritten since")
     path: str = Field(description="one that looks things up")
 
 
-class Flywheel(Strict):
+class FlywheelConfig(Strict):
     """How the task's adapter is made anew from what its answers taught."""
 
     student: str = Field(description="the path with the adapter: its alias is what moves")
@@ -81,13 +81,13 @@ class Flywheel(Strict):
         default="",
         description="a JSONL file, from the configuration folder, of rows that no traffic has touched; they decide",
     )
-    data: DataTerms = DataTerms()
-    training: Recipe = Recipe()
-    gates: Gates = Gates()
-    canary: CanaryTerms = CanaryTerms()
+    data: DatasetConfig = DatasetConfig()
+    training: TrainingRecipe = TrainingRecipe()
+    gates: GatesConfig = GatesConfig()
+    canary: CanaryConfig = CanaryConfig()
 
     @model_validator(mode="after")
-    def _two_paths(self) -> "Flywheel":
+    def _two_paths(self) -> "FlywheelConfig":
         if self.student == self.teacher:
             raise ValueError(f"student and teacher are both '{self.student}'; the teacher is the path that is prompted")
         return self

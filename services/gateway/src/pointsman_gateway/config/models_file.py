@@ -1,14 +1,67 @@
-"""The shape of `models.yaml`."""
+"""How models.yaml writes a group of engines: a name that DNS knows, and a port."""
 
+import ipaddress
+from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from pointsman_gateway.config.dns_names import DnsName, group_of
 from pointsman_gateway.config.strict import Strict
 
-Terms = TypeVar("Terms", bound=Strict)
+LORA_SERVER_GROUP = "dns:///"
+"""As gRPC writes it: each address of the name is a lora-server, with its engine beside it."""
+ENGINE_GROUP = "dns+http://"
+"""Each address of the name is an OpenAI-compatible engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class DnsName:
+    host: str
+    port: int
+    path: str = ""
+    """That all paths of an engine begin with; mostly empty."""
+
+    def address_of(self, address: str) -> str:
+        """HOST:PORT of one of its addresses."""
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+
+
+def parse_group(lora_server: str, url: str) -> DnsName | None:
+    """None where neither names a group. Raises ValueError where one is written wrongly."""
+    if lora_server.startswith(LORA_SERVER_GROUP):
+        return _read(lora_server, "//" + lora_server.removeprefix(LORA_SERVER_GROUP), f"{LORA_SERVER_GROUP}NAME:PORT")
+    if url.startswith(ENGINE_GROUP):
+        return _read(url, "//" + url.removeprefix(ENGINE_GROUP), f"{ENGINE_GROUP}NAME:PORT")
+    for written, right in ((lora_server, LORA_SERVER_GROUP), (url, ENGINE_GROUP)):
+        if written.startswith("dns"):
+            raise ValueError(f"'{written}' is no group of engines; write {right}NAME:PORT")
+    return None
+
+
+def _read(written: str, location: str, right: str) -> DnsName:
+    parts = urlsplit(location)
+    try:
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or port is None or parts.username or parts.query:
+        raise ValueError(f"'{written}' is no group of engines; write {right}")
+    if _is_address(host):
+        raise ValueError(f"'{written}' is one address and no name; write it as any engine, without dns")
+    return DnsName(host, port, parts.path.rstrip("/"))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+Section = TypeVar("Section", bound=Strict)
 
 ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
 """As HTTP headers can say it: printable ASCII without spaces."""
@@ -35,7 +88,7 @@ class Timeouts(Strict):
     gap: float = Field(default=60.0, gt=0, le=3600, description="between two pieces of the answer")
 
 
-class BreakerTerms(Strict):
+class BreakerConfig(Strict):
     """When an engine is left alone, and for how long."""
 
     enabled: bool = True
@@ -47,7 +100,7 @@ class BreakerTerms(Strict):
     longest_rest: float = Field(default=30.0, gt=0, le=3600, description="seconds; what doubling leads to")
 
 
-class RetryTerms(Strict):
+class RetryConfig(Strict):
     """How often a request may be sent again, before its first token."""
 
     most: int = Field(default=2, ge=0, le=10, description="of one request on one path")
@@ -61,8 +114,8 @@ class ResilienceConfig(Strict):
     """What is done about engines that fail or are slow."""
 
     timeouts: Timeouts = Timeouts()
-    breaker: BreakerTerms = BreakerTerms()
-    retries: RetryTerms = RetryTerms()
+    breaker: BreakerConfig = BreakerConfig()
+    retries: RetryConfig = RetryConfig()
     hedge_after: float | None = Field(
         default=None, gt=0, description="seconds without a first token until a second engine is asked; not set: never"
     )
@@ -74,7 +127,7 @@ class ResilienceConfig(Strict):
     )
 
 
-MOST_MEMBERS = 64
+DEFAULT_MAX_ENDPOINTS = 64
 
 
 class EngineConfig(Strict):
@@ -86,7 +139,7 @@ class EngineConfig(Strict):
     most: int | None = Field(default=None, ge=1, le=1000, description="members of a group that are used; 64")
     api_key_env: str = ""
     timeouts: Timeouts | None = Field(default=None, description="what is not written is as in `resilience`")
-    breaker: BreakerTerms | None = Field(default=None, description="what is not written is as in `resilience`")
+    breaker: BreakerConfig | None = Field(default=None, description="what is not written is as in `resilience`")
     dollars_per_hour: float | None = Field(
         default=None,
         gt=0,
@@ -104,11 +157,11 @@ class EngineConfig(Strict):
     @property
     def group(self) -> DnsName | None:
         """The name that leads to its members; None where it is one engine."""
-        return group_of(self.lora_server, self.url)
+        return parse_group(self.lora_server, self.url)
 
     @property
     def most_members(self) -> int:
-        return self.most or MOST_MEMBERS
+        return self.most or DEFAULT_MAX_ENDPOINTS
 
     @property
     def identity(self) -> "EngineConfig":
@@ -141,7 +194,7 @@ class RetrievalPrices(Strict):
     embedding: float = Field(ge=0, description="dollars a text that is embedded, to tell its task or to look it up")
 
 
-class TrainingTerms(Strict):
+class TrainingConfig(Strict):
     """How the training of adapters is paid back: by the seconds that each adapter's own report tells."""
 
     dollars_per_hour: float = Field(gt=0, description="of the machine that trains")
@@ -161,7 +214,7 @@ class ModelsFile(Strict):
     cache: CachePrices | None = Field(default=None, description="must be there where a path caches")
     resilience: ResilienceConfig = ResilienceConfig()
     embeddings: dict[ModelName, EmbeddingConfig] = Field(default_factory=dict)
-    training: TrainingTerms | None = Field(default=None, description="not set: what training costs is left out")
+    training: TrainingConfig | None = Field(default=None, description="not set: what training costs is left out")
 
     @model_validator(mode="after")
     def _a_name_is_one_model(self) -> "ModelsFile":
@@ -182,11 +235,11 @@ class ModelsFile(Strict):
         """Its own where they are written, else those for all."""
         return _over(self.engines[engine].timeouts, self.resilience.timeouts)
 
-    def breaker_of(self, engine: str) -> BreakerTerms:
+    def breaker_of(self, engine: str) -> BreakerConfig:
         """Its own where they are written, else those for all."""
         return _over(self.engines[engine].breaker, self.resilience.breaker)
 
 
-def _over(own: Terms | None, default: Terms) -> Terms:
+def _over(own: Section | None, default: Section) -> Section:
     """`own`, with what it leaves out taken from `default`."""
     return default if own is None else default.model_copy(update=own.model_dump(exclude_unset=True))

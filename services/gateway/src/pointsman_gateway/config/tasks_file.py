@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pointsman_gateway.config.learning import Flywheel, LearningConfig, Stale
+from pointsman_gateway.config.learning import FlywheelConfig, LearningConfig, StaleConfig
 from pointsman_gateway.config.strict import Strict
 
 
-class Rule(Strict):
+class RuleConfig(Strict):
     """Takes a request for its task before the classifier is asked; all conditions that are set must hold."""
 
     name: str = Field(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$", description="printable ASCII; HTTP headers say it")
@@ -17,13 +17,13 @@ class Rule(Strict):
     json_schema: bool | None = Field(default=None, description="whether the request asks for a JSON schema")
 
     @model_validator(mode="after")
-    def _some_condition(self) -> "Rule":
+    def _some_condition(self) -> "RuleConfig":
         if not self.metadata and not self.regex and self.json_schema is None:
             raise ValueError(f"rule '{self.name}' has no condition; known: metadata, regex, json_schema")
         return self
 
 
-class BestValue(Strict):
+class BestValueConfig(Strict):
     """The cheapest of these paths that is known to be good enough and fast enough."""
 
     paths: tuple[str, ...] = Field(min_length=2)
@@ -37,7 +37,7 @@ class BestValue(Strict):
     hysteresis: float = Field(default=0.1, ge=0, lt=1, description="by how much another must be cheaper to take over")
 
 
-class Escalate(Strict):
+class EscalateConfig(Strict):
     """The first path; where its answer does not satisfy the task's validators, once the next one."""
 
     paths: tuple[str, ...] = Field(min_length=2)
@@ -46,16 +46,16 @@ class Escalate(Strict):
     )
 
 
-class Policy(Strict):
+class PolicyConfig(Strict):
     """Exactly one of these."""
 
     fixed: str = ""
     split: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    best_value: BestValue | None = None
-    escalate: Escalate | None = None
+    best_value: BestValueConfig | None = None
+    escalate: EscalateConfig | None = None
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> "Policy":
+    def _exactly_one(self) -> "PolicyConfig":
         if sum(map(bool, (self.fixed, self.split, self.best_value, self.escalate))) != 1:
             raise ValueError(
                 "a policy is one of fixed: PATH, split: {PATH: WEIGHT, ...}, best_value: {...} and escalate: {...}"
@@ -72,7 +72,7 @@ class Policy(Strict):
         return tuple(self.split) or (self.fixed,)
 
 
-class Validator(Strict):
+class ValidatorConfig(Strict):
     """What an answer must be; exactly one of these."""
 
     complete: Literal[True] | None = Field(default=None, description="neither empty nor cut off at max_tokens")
@@ -83,7 +83,7 @@ class Validator(Strict):
     )
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> "Validator":
+    def _exactly_one(self) -> "ValidatorConfig":
         if len(self.model_fields_set) != 1 or getattr(self, self.name) is None:
             raise ValueError(f"an entry names one validator, with a value; known: {', '.join(type(self).model_fields)}")
         return self
@@ -93,14 +93,14 @@ class Validator(Strict):
         return next(iter(self.model_fields_set))
 
 
-class Judge(Strict):
+class JudgeConfig(Strict):
     """A model that reads the request, the answer and what was expected, and says how good the answer is."""
 
     model: str = Field(description='as a request names it: "path:NAME" or a model\'s name')
     prompt: str = Field(default="", description="a file in prompts/: what counts; empty: the evaluation's own")
 
 
-class Metric(Strict):
+class MetricConfig(Strict):
     """How good an answer is, from 0 to 1, beside what was expected; exactly one of these."""
 
     exact: Literal[True] | None = Field(default=None, description="equal, as JSON or as text but for case and spaces")
@@ -108,7 +108,7 @@ class Metric(Strict):
     contains: Literal[True] | None = Field(default=None, description="the share of the facts that it states")
     regex: str | None = Field(default=None, min_length=1, description="what it finds last is what was expected")
     rouge_l: Literal[True] | None = Field(default=None, description="F1 over the longest common run of words")
-    judge: Judge | None = Field(default=None, description="a model's word")
+    judge: JudgeConfig | None = Field(default=None, description="a model's word")
     entry_point: str | None = Field(
         default=None,
         pattern=r"^[\w./-]+:[A-Za-z_]\w*$",
@@ -116,7 +116,7 @@ class Metric(Strict):
     )
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> "Metric":
+    def _exactly_one(self) -> "MetricConfig":
         if len(self.model_fields_set) != 1 or getattr(self, self.name) is None:
             raise ValueError(f"a task has one metric, with a value; known: {', '.join(type(self).model_fields)}")
         return self
@@ -141,13 +141,13 @@ class ShadowConfig(Strict):
 
 class TaskConfig(Strict):
     examples: str = Field(description="a JSONL file in the configuration folder")
-    policy: Policy
+    policy: PolicyConfig
     fallback: tuple[str, ...] = Field(default=(), description="paths to try, in order, before the first token")
-    rules: tuple[Rule, ...] = ()
-    validators: tuple[Validator, ...] = ()
-    metric: Metric | None = Field(default=None, description="how evaluations score this task's answers")
-    stale: Stale | None = Field(default=None, description="what is done once an adapter's topic has changed")
-    flywheel: Flywheel | None = Field(default=None, description="how `pointsman retrain` makes its adapter anew")
+    rules: tuple[RuleConfig, ...] = ()
+    validators: tuple[ValidatorConfig, ...] = ()
+    metric: MetricConfig | None = Field(default=None, description="how evaluations score this task's answers")
+    stale: StaleConfig | None = Field(default=None, description="what is done once an adapter's topic has changed")
+    flywheel: FlywheelConfig | None = Field(default=None, description="how `pointsman retrain` makes its adapter anew")
     shadow: ShadowConfig | None = Field(default=None, description="not set: every request is answered once")
     keep_rate: float | None = Field(default=None, gt=0.5, lt=1, description="of this task; not set: the classifier's")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pointsman_gateway.backends.engines import Cell
-from pointsman_gateway.config.schema import Policy
+from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.console.decisions import DecisionRow, PathFigures, Window
 from pointsman_gateway.domain import UNKNOWN, Path, PathEvidence
 from pointsman_gateway.domain.adapters import AdapterChange, AdapterVersion, Alias
@@ -229,7 +229,7 @@ def task_of(outlook: Outlook, records: Sequence[DecisionRow], scope: Scope) -> T
     )
 
 
-def _name(policy: Policy) -> str:
+def _name(policy: PolicyConfig) -> str:
     return next(name for name in type(policy).model_fields if getattr(policy, name))
 
 

@@ -60,7 +60,7 @@ _BY_FAULT: Mapping[Fault, str] = {
         disk_read_only document_too_large duplicate_document_id empty_document empty_metadata_key empty_query
         fingerprint_mismatch invalid_collection_name invalid_document_id invalid_filter
         invalid_least_dense invalid_neighbours invalid_source invalid_tenant invalid_top_k invalid_vector
-        migration_running milvus_missing no_reranker not_a_collection query_too_large reranker_failed
+        migration_running no_reranker not_a_collection query_too_large reranker_failed
         snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_documents
         too_many_metadata_entries unknown_collection unknown_media_type unreadable_document
     """,

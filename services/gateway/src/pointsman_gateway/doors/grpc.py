@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
+from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
 from pointsman.v1 import gateway_pb2 as pb
 from pointsman.v1 import gateway_pb2_grpc
 from pointsman_servicekit.errors import DeadlineExceeded
-from pointsman_servicekit.rich_status import to_status
+from pointsman_servicekit.grpc_errors import to_status
 
 from pointsman_gateway.domain import Caller, Chunk, Event, Operation, Path, Receipt, Request, Started
 from pointsman_gateway.doors import grpc_answers as answers
@@ -61,6 +62,38 @@ class Configuration(Protocol):
     def current(self) -> Offer: ...
 
 
+authenticated_caller: ContextVar[Caller] = ContextVar("authenticated_caller")
+"""Whose key the call of this task shows."""
+
+OPERATIONS: dict[str, Operation] = {"GenerateStream": "chat", "Generate": "chat", "Route": "route"}
+"""Methods whose rejected calls leave a receipt."""
+
+
+class Authentication:
+    """Authenticates each call by its metadata, before its message is received. Implements servicekit's `Gate`."""
+
+    def __init__(self, pipeline: Pipeline, tenancy: Tenancy) -> None:
+        self._pipeline = pipeline
+        self._tenancy = tenancy
+
+    async def admit(self, method: str, context: Context) -> str:
+        """Aborts the call with UNAUTHENTICATED if its key is missing, unknown, revoked or expired."""
+        arrived = time.perf_counter()
+        operation = OPERATIONS.get(method)
+        try:
+            caller = await caller_of(self._tenancy, metadata.authorization(context.invocation_metadata()))
+        except asyncio.CancelledError:
+            if operation:
+                self._pipeline.turned_away(operation, None, arrived)
+            raise
+        except Exception as error:
+            if operation:
+                self._pipeline.turned_away(operation, told(error), arrived)
+            await _abort(context, error, None)
+        authenticated_caller.set(caller)
+        return caller.tenant
+
+
 class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     """Converts and delegates."""
 
@@ -70,13 +103,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         feedback: FeedbackBox,
         request_timeout: float,
         configuration: Configuration,
-        tenancy: Tenancy,
     ) -> None:
         self._pipeline = pipeline
         self._feedback = feedback
         self._request_timeout = request_timeout
         self._configuration = configuration
-        self._tenancy = tenancy
 
     async def GenerateStream(  # the contract's name
         self, request: pb.GenerateRequest, context: Context
@@ -125,13 +156,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
     async def Feedback(  # the contract's name
         self, request: pb.FeedbackRequest, context: Context
     ) -> pb.FeedbackResponse:
-        stored = await self._feedback.take(to_feedback(request, await self._caller(context)))
+        stored = await self._feedback.take(to_feedback(request, authenticated_caller.get()))
         return pb.FeedbackResponse(stored=stored.where, known_already=stored.known_already)
 
     async def ListPaths(  # the contract's name
         self, request: pb.ListPathsRequest, context: Context
     ) -> pb.ListPathsResponse:
-        await self._caller(context)
         offer = self._configuration.current
         paths = [answers.path_info(path, offer.engines.why_not(path)) for path in offer.paths]
         return pb.ListPathsResponse(paths=paths, models=offer.models.names(), generation=offer.id)
@@ -160,12 +190,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServicer):
         self, request: pb.GenerateRequest | pb.RouteRequest, context: Context, arrived: float
     ) -> Request:
         cache = wish_of(metadata.cache_control(context.invocation_metadata()))
-        asked = to_request(request, self._deadline(context), await self._caller(context), cache, arrived)
+        asked = to_request(request, self._deadline(context), authenticated_caller.get(), cache, arrived)
         check_counts(asked.messages, asked.sampling.extra)
         return asked
-
-    async def _caller(self, context: Context) -> Caller:
-        return await caller_of(self._tenancy, metadata.authorization(context.invocation_metadata()))
 
     def _deadline(self, context: Context) -> float:
         """The caller's, or the gateway's own, whichever is earlier."""

@@ -19,6 +19,8 @@ class BodyLimits:
     values: int = 320_000
     """JSON values of any kind in the whole body: numbers, `true`, `false` and `null` count, too. OpenAI's embeddings
     endpoint, which has the largest legitimate bodies, takes 300,000 tokens a request."""
+    fields: int = 10_000
+    """Of a gRPC message and all messages in it."""
     messages: int = 1_000
     parts: int = 1_000
     """Content parts of all messages together."""

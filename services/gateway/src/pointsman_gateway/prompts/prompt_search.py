@@ -6,7 +6,7 @@ import logging
 from pointsman_servicekit.errors import DeadlineExceeded, Unavailable
 
 from pointsman_gateway.breaker import Breaker
-from pointsman_gateway.config.schema import BreakerTerms
+from pointsman_gateway.config.schema import BreakerConfig
 from pointsman_gateway.domain import Vector
 from pointsman_gateway.prompts.strategies import Found, Search
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 2.0
 """Seconds that a search may take."""
 
-TERMS = BreakerTerms(failures=3, rest=2.0, longest_rest=15.0)
+TERMS = BreakerConfig(failures=3, rest=2.0, longest_rest=15.0)
 
 AWAY = "retriever_unavailable"
 LATE = "deadline_exceeded"
@@ -25,7 +25,7 @@ class PromptSearch:
     """Implements `Search` around another, with a breaker: only the first few requests of an outage wait for it."""
 
     def __init__(
-        self, inner: Search, breaker: Breaker, terms: BreakerTerms = TERMS, patience: float = PATIENCE
+        self, inner: Search, breaker: Breaker, terms: BreakerConfig = TERMS, patience: float = PATIENCE
     ) -> None:
         self._inner = inner
         self._breaker = breaker

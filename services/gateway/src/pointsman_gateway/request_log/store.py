@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import NotFound
-from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_gateway.config.schema import JournalConfig, LearningConfig
 from pointsman_gateway.domain import Feedback
@@ -39,7 +39,7 @@ class Batch:
 class RequestLogStore:
     """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
 
-    def __init__(self, redis: PromptRedis, config: JournalConfig) -> None:
+    def __init__(self, redis: BoundedRedis, config: JournalConfig) -> None:
         self.config = config
         """Each generation of the configuration puts its own here."""
         self.learning: LearningConfig | None = None
@@ -148,7 +148,7 @@ class RecordedDecision:
 class RequestLogReader:
     """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
 
-    def __init__(self, redis: PromptRedis) -> None:
+    def __init__(self, redis: BoundedRedis) -> None:
         """`redis` should be another one than the journal's own: a long read must not count as an outage there."""
         self._redis = redis
 

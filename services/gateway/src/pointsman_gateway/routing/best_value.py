@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import floor, sqrt
 from statistics import NormalDist
 
-from pointsman_gateway.config.schema import BestValue
+from pointsman_gateway.config.schema import BestValueConfig
 from pointsman_gateway.domain import PathEvidence
 from pointsman_gateway.routing.policy import Plan
 
@@ -51,7 +51,7 @@ class BestValuePolicy:
         self._incumbents: dict[str, str] = {}
 
     def plan(
-        self, task: str, terms: BestValue, candidates: Sequence[Candidate], away: Mapping[str, str], where: float
+        self, task: str, terms: BestValueConfig, candidates: Sequence[Candidate], away: Mapping[str, str], where: float
     ) -> Plan:
         """`away`: why a path cannot be used now. `where`, 0 to 1: below the trial share, the request tries a path.
 
@@ -64,17 +64,19 @@ class BestValuePolicy:
             self._incumbents[task] = wanted.paths[0]
         return with_trial(terms, standings, wanted, where)
 
-    def leaning(self, task: str, terms: BestValue, candidates: Sequence[Candidate], away: Mapping[str, str]) -> Plan:
+    def leaning(
+        self, task: str, terms: BestValueConfig, candidates: Sequence[Candidate], away: Mapping[str, str]
+    ) -> Plan:
         """What `plan` would want without a trial; nothing is remembered of it."""
         return weigh(terms, _standings(terms, candidates, away), self._incumbents.get(task, ""))
 
 
-def _standings(terms: BestValue, candidates: Sequence[Candidate], away: Mapping[str, str]) -> list[Standing]:
+def _standings(terms: BestValueConfig, candidates: Sequence[Candidate], away: Mapping[str, str]) -> list[Standing]:
     """Of those that can be used; of all, where none can."""
     return [standing(terms, c) for c in candidates if c.name not in away or len(away) == len(candidates)]
 
 
-def standing(terms: BestValue, candidate: Candidate) -> Standing:
+def standing(terms: BestValueConfig, candidate: Candidate) -> Standing:
     """What too few answers or ratings say, they do not say at all."""
     evidence, limit, margin = candidate.evidence, terms.p95_seconds or float("inf"), terms.hysteresis
     bound = lower_bound(evidence.quality, evidence.ratings, terms.confidence)
@@ -111,7 +113,7 @@ def lower_bound(mean: float, count: float, confidence: float) -> float:
     return float(max(0.0, (mean + z * z / (2 * count) - spread) / (1 + z * z / count)))
 
 
-def weigh(terms: BestValue, standings: Sequence[Standing], incumbent: str) -> Plan:
+def weigh(terms: BestValueConfig, standings: Sequence[Standing], incumbent: str) -> Plan:
     """The cheapest of those that are good and fast, the others of them in reserve; else what comes nearest."""
     good = sorted((s for s in standings if not s.fault), key=lambda s: s.cost_usd)
     if not good:
@@ -122,7 +124,7 @@ def weigh(terms: BestValue, standings: Sequence[Standing], incumbent: str) -> Pl
     return Plan(order, "policy:best_value", said)
 
 
-def _cheapest(terms: BestValue, good: Sequence[Standing], incumbent: str) -> Standing:
+def _cheapest(terms: BestValueConfig, good: Sequence[Standing], incumbent: str) -> Standing:
     """The incumbent, while it is good, unless another is clearly good and cheaper by the hysteresis."""
     sitting = next((s for s in good if s.name == incumbent), None)
     if sitting is None:
@@ -130,7 +132,7 @@ def _cheapest(terms: BestValue, good: Sequence[Standing], incumbent: str) -> Sta
     return next((s for s in good if s.clear and s.cost_usd < sitting.cost_usd * (1 - terms.hysteresis)), sitting)
 
 
-def _compared(terms: BestValue, standing: Standing, chosen: Standing) -> str:
+def _compared(terms: BestValueConfig, standing: Standing, chosen: Standing) -> str:
     if standing is chosen:
         return f"good enough ({_at_least(chosen.bound)}) at {_price(chosen)}"
     against = f"{_price(standing)} against {_price(chosen)}"
@@ -141,7 +143,7 @@ def _compared(terms: BestValue, standing: Standing, chosen: Standing) -> str:
     return f"good enough and cheaper, but too near the limits to take over: {against}"
 
 
-def _nearest(terms: BestValue, standings: Sequence[Standing], incumbent: str) -> Plan:
+def _nearest(terms: BestValueConfig, standings: Sequence[Standing], incumbent: str) -> Plan:
     """The best of those that are rated, by their bounds; before there is one, the first of the configuration."""
     fast = [s for s in standings if not s.slow] or standings
     chosen = max((s for s in fast if s.rated), key=lambda s: s.bound, default=fast[0])
@@ -153,7 +155,7 @@ def _nearest(terms: BestValue, standings: Sequence[Standing], incumbent: str) ->
     return Plan((chosen.name,), "policy:none_good_enough", said)
 
 
-def with_trial(terms: BestValue, standings: Sequence[Standing], wanted: Plan, where: float) -> Plan:
+def with_trial(terms: BestValueConfig, standings: Sequence[Standing], wanted: Plan, where: float) -> Plan:
     """The plan, but for the trial share of requests, which the paths without evidence share evenly."""
     untried = [s for s in standings if s.untried and s.name != wanted.paths[0]]
     if where >= terms.trial_share or not untried:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pointsman_gateway.config.schema import Policy
+from pointsman_gateway.config.schema import PolicyConfig
 from pointsman_gateway.domain import Path
 from pointsman_gateway.routing.best_value import Candidate
 
@@ -26,7 +26,7 @@ class Prospect:
 @dataclass(frozen=True, slots=True)
 class Outlook:
     task: str
-    policy: Policy
+    policy: PolicyConfig
     choice: str
     """The path that the next request would take, but for trials; of a split the one with the largest share."""
     reason: str

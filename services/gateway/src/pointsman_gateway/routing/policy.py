@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pointsman_gateway.config.schema import Policy
+from pointsman_gateway.config.schema import PolicyConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Plan:
     streams_freely: frozenset[str] = frozenset()
 
 
-def plan(policy: Policy, sticky_key: str) -> Plan:
+def plan(policy: PolicyConfig, sticky_key: str) -> Plan:
     """Of the policies that need to know nothing. A split sends equal keys the same way, while its weights stand."""
     if policy.escalate:
         freely = frozenset(policy.escalate.streams_freely)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pointsman_servicekit.errors import NotFound, PermissionDenied
 
-from pointsman_gateway.config.schema import BestValue, Policy, Stale, TaskConfig
+from pointsman_gateway.config.schema import BestValueConfig, PolicyConfig, StaleConfig, TaskConfig
 from pointsman_gateway.domain import AUTO, Considered, Decision, Labels, Message, Path, Request
 from pointsman_gateway.domain.caller import UNRESTRICTED, Scope
 from pointsman_gateway.domain.decision import planned_escalation
@@ -142,7 +142,9 @@ class Router:
                 roles.setdefault(path, role)
         return roles
 
-    def _leaning(self, task: str, policy: Policy, known: Mapping[str, Candidate], away: Mapping[str, str]) -> Plan:
+    def _leaning(
+        self, task: str, policy: PolicyConfig, known: Mapping[str, Candidate], away: Mapping[str, str]
+    ) -> Plan:
         if policy.best_value:
             rivals = [known[path] for path in policy.paths]
             gone = {path: away[path] for path in policy.paths if path in away}
@@ -182,7 +184,7 @@ class Router:
     def _with_reserves(self, task: TaskConfig, wanted: Plan) -> Plan:
         return replace(wanted, paths=tuple(dict.fromkeys([*wanted.paths, *task.fallback, self._default.name])))
 
-    def _refreshed(self, stale: Stale, wanted: Plan, key: str) -> Plan:
+    def _refreshed(self, stale: StaleConfig, wanted: Plan, key: str) -> Plan:
         """First the path that looks things up, where too much has changed since the wanted adapter was trained."""
         path = self._path(wanted.paths[0], key)
         if path.resolved_adapter is None or path.name == stale.path:
@@ -195,7 +197,7 @@ class Router:
         paths = tuple(dict.fromkeys((stale.path, *wanted.paths)))
         return replace(wanted, paths=paths, reason="stale", said={**wanted.said, path.name: said})
 
-    def _weighed(self, request: Request, task: str, terms: BestValue, key: str) -> Plan:
+    def _weighed(self, request: Request, task: str, terms: BestValueConfig, key: str) -> Plan:
         paths = [self._path(name, key) for name in terms.paths]
         away = {path.name: why for path in paths if (why := self._availability.why_not(path))}
         candidates = [self._candidate(request, task, path) for path in paths]

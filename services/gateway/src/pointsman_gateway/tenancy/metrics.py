@@ -1,6 +1,6 @@
 """What tenancy counts of itself; no label is a key's or a tenant's."""
 
-from pointsman_servicekit.keys.layout import WINDOWS
+from pointsman_servicekit.keys.redis_layout import WINDOWS
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from pointsman_servicekit.grpc_client import Interceptors
-from pointsman_servicekit.tracing.grpc_calls import TracedCalls
-from pointsman_servicekit.tracing.spans import Spans, current, http_heads
+from pointsman_servicekit.tracing.grpc import TracedCalls
+from pointsman_servicekit.tracing.spans import Spans, current_span, trace_header_lines
 
 from pointsman_gateway.backends.call import Client
 from pointsman_gateway.embeddings.stage import Embedder
@@ -34,7 +34,7 @@ class Traced:
         return TracedEmbedder(embedder, name, provider, self._spans)
 
     def heads(self) -> str:
-        return http_heads(current())
+        return trace_header_lines(current_span())
 
     def journal(self, journal: Journal) -> Journal:
         return TracedJournal(journal)

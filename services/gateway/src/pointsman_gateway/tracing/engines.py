@@ -6,7 +6,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span
-from pointsman_servicekit.tracing.spans import Attribute, Spans, http_heads, tell_failure
+from pointsman_servicekit.tracing.spans import Attribute, Spans, record_exception, trace_header_lines
 
 from pointsman_gateway.backends.call import Call, Client
 from pointsman_gateway.domain import Chunks, Operation, Usage
@@ -28,13 +28,13 @@ class TracedClient:
         name = operation_name(call.operation)
         span = self._spans.call(f"{name} {call.model}", _asked(call, name, self._provider(call.model)))
         try:
-            stream = self._client.stream(replace(call, trace_heads=http_heads(span)))
+            stream = self._client.stream(replace(call, trace_heads=trace_header_lines(span)))
             async with aclosing(stream) as answer:  # type: ignore[type-var]  # a generator's
                 async for chunks in answer:
                     _tell(span, chunks)
                     yield chunks
         except BaseException as error:
-            tell_failure(span, error)
+            record_exception(span, error)
             raise
         finally:
             span.end()

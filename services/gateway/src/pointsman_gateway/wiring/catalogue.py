@@ -3,7 +3,7 @@
 from typing import Any
 
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.schema import ModelConfig, Policy, TaskConfig
+from pointsman_gateway.config.schema import ModelConfig, PolicyConfig, TaskConfig
 from pointsman_gateway.domain.path import Catalog, CatalogModel, CatalogTask
 from pointsman_gateway.wiring.line import to_path
 
@@ -23,7 +23,7 @@ def _task(task: TaskConfig, config: Config) -> CatalogTask:
     return CatalogTask(_policy(task.policy), tuple(dict.fromkeys(in_order)), _metric(task, config))
 
 
-def _policy(policy: Policy) -> str:
+def _policy(policy: PolicyConfig) -> str:
     return next(name for name in type(policy).model_fields if getattr(policy, name))
 
 

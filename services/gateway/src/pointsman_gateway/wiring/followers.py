@@ -14,7 +14,7 @@ from pointsman_gateway.backends.engines import Cell, Engine, Engines, plans
 from pointsman_gateway.backends.groups import Group, Resolver
 from pointsman_gateway.backends.lora_server import follow
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.config.dns_names import DnsName
+from pointsman_gateway.config.models_file import DnsName
 from pointsman_gateway.config.schema import EngineConfig, ModelsFile
 from pointsman_gateway.wiring.line import to_engine
 

@@ -6,9 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pointsman_servicekit.build_info import tell_build
-from pointsman_servicekit.event_loop_lag import watching_event_loop
 from pointsman_servicekit.grpc_client import open_channel
+from pointsman_servicekit.metrics import export_build_info, measuring_event_loop_lag
 from pointsman_servicekit.tls import client_tls
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import CollectorRegistry
@@ -112,7 +111,7 @@ async def building(settings: Settings, config: Config, spans: "Spans | None" = N
         client = RetrieverClient(channel, models.encoder.fingerprint)
         retriever, board = PromptSearch(client, Breaker()), FreshnessCache()
         freshness = FreshnessMonitor(board, client, settings.freshness_seconds)
-        await stack.enter_async_context(watching_event_loop(registry))
+        await stack.enter_async_context(measuring_event_loop_lag(registry))
         money = Money.registered(registry, metrics)
         straight = OpenAIClient(pool)
         engine_client = traced.client(straight, gen_ai)
@@ -214,5 +213,5 @@ def _registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    tell_build(registry, "gateway")
+    export_build_info(registry, "gateway")
     return registry

@@ -10,7 +10,8 @@ from pointsman_servicekit.errors import Unavailable
 from prometheus_client import CollectorRegistry
 
 from pointsman_gateway.admission import Admission
-from pointsman_gateway.config.load import SCORED_HERE, Config
+from pointsman_gateway.config.checks import SELF_CONTAINED_METRICS
+from pointsman_gateway.config.load import Config
 from pointsman_gateway.config.schema import ShadowConfig
 from pointsman_gateway.domain import Path, Request
 from pointsman_gateway.line import Line
@@ -38,7 +39,7 @@ class ShadowTerms:
         self.scores = {
             name: metric_from(task.metric.model_dump(exclude_unset=True)).score
             for name, task in shadowed.items()
-            if task.metric and task.metric.name in SCORED_HERE and config.tasks.journal.keep_text
+            if task.metric and task.metric.name in SELF_CONTAINED_METRICS and config.tasks.journal.keep_text
         }
 
     def may(self, request: Request, task: str, path: str) -> bool:

@@ -1,8 +1,7 @@
 """From the configuration's validators to those that judge."""
 
 from pointsman_gateway.config.load import ConfigError
-from pointsman_gateway.config.schema import TaskConfig
-from pointsman_gateway.config.schema import Validator as ValidatorConfig
+from pointsman_gateway.config.schema import TaskConfig, ValidatorConfig
 from pointsman_gateway.validation.complete import Complete
 from pointsman_gateway.validation.json_schema import BadSchema, JsonSchema
 from pointsman_gateway.validation.mean_logprob import MeanLogprob

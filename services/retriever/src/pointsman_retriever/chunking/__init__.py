@@ -1,1 +1,1 @@
-"""Documents to chunks."""
+"""Splits documents into chunks that fit the embedding model's window."""

@@ -1,4 +1,4 @@
-"""Source files to chunks: cut between definitions, the outer before the inner, in any language that indents."""
+"""Chunks source files between definitions, outer ones first, in any language that indents its blocks."""
 
 import re
 from bisect import bisect_right
@@ -7,15 +7,14 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer
 
-from pointsman_retriever.chunking.plain import PlainCutter
-from pointsman_retriever.chunking.window import CHUNK_TOKENS, Window
+from pointsman_retriever.chunking.prose import CHUNK_TOKENS, EmbeddingWindow, LengthSplitter, Span
 from pointsman_retriever.domain import Chunk, Document
 
-Lines = tuple[int, int]  # from, to
+LineRange = tuple[int, int]  # first line, and the line after the last
 
-MOST_LEVELS = 12  # of indentation that are looked into; code beyond is cut as plain text
-TITLE_CHARACTERS = 80
-LINES_BACK = 2_000  # how far above a chunk the definitions are looked for that it stands in
+MAX_INDENT_LEVELS = 12  # code nested deeper is split as plain text
+MAX_TITLE_CHARACTERS = 80
+MAX_LINES_BACK = 2_000  # above a chunk, in which the enclosing definitions are looked for
 
 _DEFINITION = re.compile(
     r"[ \t]*(?:(?:export|default|declare|public|private|protected|internal|static|final|abstract|async|override|unsafe|"
@@ -25,59 +24,62 @@ _DEFINITION = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    start: int  # in characters
+class CodeLine:
+    start: int  # offset in characters
     end: int
-    indent: int  # columns; a tab is four
-    tokens: int  # of the text up to its end
-    title: str  # of the definition that begins here, or ''
-    opens: bool  # whether a cut before it reads well: a definition begins, or a blank line went before
+    indent: int  # columns; a tab counts as four
+    tokens: int  # of the text up to the end of this line
+    title: str  # of the definition that starts here, or ''
+    is_boundary: bool  # whether a chunk may start here: a definition starts, or the line before is blank
     is_blank: bool
 
 
 class CodeChunker:
+    """Implements Chunker for source files: the enclosing classes and functions are a chunk's context."""
+
     def __init__(self, tokenizer: Tokenizer, tokens: int = CHUNK_TOKENS) -> None:
-        """`tokenizer` must not truncate: it measures the text."""
+        """`tokenizer` measures texts and must not truncate."""
         self._tokenizer = tokenizer
         self._tokens = tokens
-        self._plain = PlainCutter(tokenizer, tokens)
-        self._window = Window(tokenizer)
+        self._plain = LengthSplitter(tokenizer, tokens)
+        self._window = EmbeddingWindow(tokenizer)
 
     def chunk(self, document: Document) -> tuple[Chunk, ...]:
         text = document.text
         lines = self._lines(text)
         return tuple(
             self._window.chunk(text, start, end, [document.title, *_titles_above(lines, start)])
-            for first, last in self._cut(lines, (0, len(lines)), 0)
+            for first, last in self._split(lines, (0, len(lines)), 0)
             for start, end in self._spans(text, lines[first].start, lines[last - 1].end)
         )
 
-    def _lines(self, text: str) -> list[Line]:
+    def _lines(self, text: str) -> list[CodeLine]:
         pieces = text.splitlines(keepends=True)
-        lines: list[Line] = []
+        lines: list[CodeLine] = []
         start, tokens, after_blank = 0, 0, True
         for piece, encoding in zip(pieces, self._tokenizer.encode_batch(pieces, add_special_tokens=False), strict=True):
-            title = piece.strip()[:TITLE_CHARACTERS] if _DEFINITION.match(piece) else ""
+            title = piece.strip()[:MAX_TITLE_CHARACTERS] if _DEFINITION.match(piece) else ""
             is_blank = not piece.strip()
             indent = len(piece.expandtabs(4)) - len(piece.expandtabs(4).lstrip())
-            opens = not is_blank and (after_blank or bool(title))
+            is_boundary = not is_blank and (after_blank or bool(title))
             tokens += len(encoding.ids)
-            lines.append(Line(start, start + len(piece), indent, tokens, title, opens, is_blank))
+            lines.append(CodeLine(start, start + len(piece), indent, tokens, title, is_boundary, is_blank))
             start, after_blank = start + len(piece), is_blank
         return lines
 
-    def _cut(self, lines: list[Line], whole: Lines, level: int) -> list[Lines]:
-        """Pieces that fit where that can be had by cutting at the least indentation first."""
+    def _split(self, lines: list[CodeLine], whole: LineRange, level: int) -> list[LineRange]:
+        """Splits at the least indented boundaries, recursively, until the pieces fit or have no boundary."""
         first, last = whole
         inside = range(first + 1, last)
-        if self._fits(lines, whole) or level == MOST_LEVELS or not any(lines[n].opens for n in inside):
+        if self._fits(lines, whole) or level == MAX_INDENT_LEVELS or not any(lines[n].is_boundary for n in inside):
             return [whole]
-        least = min(lines[n].indent for n in inside if lines[n].opens)
-        cuts = [first, *(n for n in inside if lines[n].opens and lines[n].indent == least), last]
-        pieces = [piece for pair in pairwise(cuts) for piece in self._cut(lines, pair, level + 1)]
-        return self._merged(lines, pieces)
+        least = min(lines[n].indent for n in inside if lines[n].is_boundary)
+        cuts = [first, *(n for n in inside if lines[n].is_boundary and lines[n].indent == least), last]
+        pieces = [piece for pair in pairwise(cuts) for piece in self._split(lines, pair, level + 1)]
+        return self._merge(lines, pieces)
 
-    def _merged(self, lines: list[Line], pieces: list[Lines]) -> list[Lines]:
+    def _merge(self, lines: list[CodeLine], pieces: list[LineRange]) -> list[LineRange]:
+        """Joins adjacent pieces as long as they fit together."""
         merged = pieces[:1]
         for piece in pieces[1:]:
             together = (merged[-1][0], piece[1])
@@ -87,27 +89,27 @@ class CodeChunker:
                 merged.append(piece)
         return merged
 
-    def _fits(self, lines: list[Line], piece: Lines) -> bool:
+    def _fits(self, lines: list[CodeLine], piece: LineRange) -> bool:
         before = lines[piece[0] - 1].tokens if piece[0] else 0
         return lines[piece[1] - 1].tokens - before <= self._tokens
 
-    def _spans(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
-        """What is too large still is cut as plain text; the indentation of the first line stays."""
+    def _spans(self, text: str, start: int, end: int) -> list[Span]:
+        """Splits a piece that is still too large as plain text, and keeps the indentation of its first line."""
         piece = text[start:end].rstrip()
         if not piece.strip():
             return []
-        spans = [(start + begin, start + stop) for begin, stop in self._plain.cut(piece)]
+        spans = [(start + first, start + last) for first, last in self._plain.split(piece)]
         return [(start, spans[0][1]), *spans[1:]] if not text[start : spans[0][0]].strip() else spans
 
 
-def _titles_above(lines: list[Line], start: int) -> list[str]:
-    """Of the definitions that the line at `start` stands in, outermost first."""
+def _titles_above(lines: list[CodeLine], start: int) -> list[str]:
+    """Returns the titles of the definitions that enclose the line at `start`, outermost first."""
     here = bisect_right(lines, start, key=lambda line: line.start) - 1
     while lines[here].is_blank and here + 1 < len(lines):
         here += 1
     titles: list[str] = []
     indent = lines[here].indent
-    for line in reversed(lines[max(0, here - LINES_BACK) : here]):
+    for line in reversed(lines[max(0, here - MAX_LINES_BACK) : here]):
         if not line.is_blank and line.indent < indent:
             indent = line.indent
             if line.title:

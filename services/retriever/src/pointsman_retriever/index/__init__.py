@@ -1,1 +1,1 @@
-"""Finding chunks: by meaning, by word, and both fused."""
+"""In-memory indexes of a collection: vectors, words and metadata."""

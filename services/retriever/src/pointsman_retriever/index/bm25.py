@@ -1,190 +1,249 @@
-"""BM25 over the chunks in memory: postings that never change, and a mask of the rows that are alive."""
+"""BM25 word index in memory: immutable posting lists in segments, and a mask of the rows that are not deleted."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman_retriever.domain import Ids
-from pointsman_retriever.index import segment
-from pointsman_retriever.index.arena import Arena
-from pointsman_retriever.index.segment import Ints, Mask, Segment
-from pointsman_retriever.index.terms import Terms
+from pointsman_retriever.index.append_only_array import AppendOnlyArray
+from pointsman_retriever.index.term_analyzer import TermAnalyzer
 
-# Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009): within what is usual there,
-# and chosen with the fusion; see benchmarks/RESULTS.md.
+# Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009). Both values are within its
+# usual range and were chosen together with the fusion; see benchmarks/RESULTS.md.
 K1 = 0.9
 B = 0.8
 
-# Beyond BM25: a rare word counts more than its information.
-RARENESS = 1.5
+# Each term's weight is its IDF to this power. Plain BM25 has 1; more lets rare words count for more.
+IDF_EXPONENT = 1.5
 
-SMALL = 4096  # chunks: greater segments are joined in the background
-MANY = 12  # segments
+MAX_EAGER_MERGE_ROWS = 4096  # larger segments are merged by compaction, in the background
+MAX_SEGMENTS = 12
 
+Mask = NDArray[np.bool_]
+Ints = NDArray[np.int32]
 Scores = NDArray[np.float64]
+Postings = tuple[int, Ints, Ints]  # position of the term in the query, rows, count in each row
 
-_UNKNOWN = -1  # a term that the collection has never had
+_UNKNOWN_TERM = -1  # the number of a term that the collection has never contained
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The posting lists of some rows. Immutable."""
+
+    size: int  # rows it was built from
+    terms: Ints  # ascending, unique
+    starts: NDArray[np.int64]  # of each term's postings, and the end of the last
+    rows: Ints  # ascending within a term
+    counts: Ints
+
+    def postings(self, terms: Ints) -> Iterator[Postings]:
+        """Yields the postings of the given terms that the segment contains."""
+        if not len(self.terms):
+            return
+        places = np.minimum(self.terms.searchsorted(terms), len(self.terms) - 1)
+        here = np.flatnonzero(self.terms[places] == terms)
+        first, last = self.starts[places[here]].tolist(), self.starts[places[here] + 1].tolist()
+        for term, start, end in zip(here.tolist(), first, last, strict=True):
+            yield term, self.rows[start:end], self.counts[start:end]
+
+
+def build_segment(first: int, texts: Sequence[Mapping[str, int]], numbers: MutableMapping[str, int]) -> Segment:
+    """`texts` holds the term counts of the rows from `first` on; a new term gets the next number in `numbers`."""
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    terms = np.fromiter(
+        (numbers.setdefault(term, len(numbers)) for text in texts for term in text), np.int32, int(sizes.sum())
+    )
+    counts = np.fromiter((count for text in texts for count in text.values()), np.int32, len(terms))
+    rows = np.repeat(np.arange(first, first + len(texts), dtype=np.int32), sizes)
+    return _sort_postings(len(texts), terms, rows, counts)
+
+
+def merge_segments(segments: Sequence[Segment], alive: Mask) -> Segment:
+    """Merges adjacent segments and drops deleted rows."""
+    terms = np.concatenate([np.repeat(segment.terms, np.diff(segment.starts)) for segment in segments])
+    rows = np.concatenate([segment.rows for segment in segments])
+    counts = np.concatenate([segment.counts for segment in segments])
+    kept = alive[rows]
+    return _sort_postings(sum(segment.size for segment in segments), terms[kept], rows[kept], counts[kept])
+
+
+def _sort_postings(size: int, terms: Ints, rows: Ints, counts: Ints) -> Segment:
+    """The rows arrive in ascending order; a stable sort by term keeps that order within each term."""
+    order = np.argsort(terms, kind="stable")
+    terms = terms[order]
+    first = np.flatnonzero(np.diff(terms, prepend=-1))
+    return Segment(
+        size=size,
+        terms=terms[first],
+        starts=np.append(first, len(terms)).astype(np.int64),
+        rows=rows[order],
+        counts=counts[order],
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class WordIndex:
-    """The words as they are at one moment; `after` makes the next, and leaves this one to its readers.
+    """One immutable snapshot. `with_changes` makes the next one and leaves this one to its readers.
 
-    Rows are shared between the moments and only ever appended to; `alive` says which of them a moment has.
+    Snapshots share the append-only arrays; `alive` says which of their rows belong to this snapshot.
     """
 
-    terms: Terms
-    numbers: dict[str, int]  # of terms; it only grows, and all moments share it
-    ids: Arena  # of the rows' chunks, ascending
-    lengths: Arena  # in words
-    alive: Mask  # its length is the rows of this moment
-    segments: tuple[Segment, ...] = ()  # neighbours, in the order of their rows
+    analyzer: TermAnalyzer
+    term_numbers: dict[str, int]  # shared by all snapshots; entries are only added
+    ids: AppendOnlyArray  # chunk id of each row, ascending
+    lengths: AppendOnlyArray  # in words
+    alive: Mask  # one flag for each row of this snapshot
+    segments: tuple[Segment, ...] = ()  # in the order of their rows
     count: int = 0
-    length: int = 0  # in words, of all living chunks
+    length: int = 0  # in words, of all rows that are alive
 
-    def after(self, removed: Ids, added: Ids, texts: Sequence[str]) -> "WordIndex":
-        """`added` are ascending, and greater than all before; for one thread."""
+    def with_changes(self, removed: Ids, added: Ids, texts: Sequence[str]) -> "WordIndex":
+        """`added` is ascending, and greater than all earlier ids. One thread at a time, on the latest snapshot."""
         first = len(self.alive)
         alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
-        gone = self._rows_of(removed)
+        gone = self._find_rows(removed)
         alive[gone] = False
         lost = int(self.lengths.first(first)[gone].sum())
         following = replace(self, alive=alive, count=self.count - len(gone), length=self.length - lost)
-        return following._with(first, added, texts)._merged() if len(added) else following
+        return following._append(first, added, texts)._merge_small_segments() if len(added) else following
 
-    def scored(self, text: str) -> "Scored":
-        """Every chunk against a query.
+    def score(self, query: str) -> "WordScores":
+        """Scores every chunk.
 
-        In few steps over the postings of all words together: numpy gives the interpreter away in each that is long,
-        and while others write it is long until it has it back.
+        Processes the postings of all terms together: NumPy releases the GIL in each long step, and every step then
+        waits to get it back if other threads are busy.
         """
-        asked = self.terms.of_query(text)
-        said = np.fromiter(asked.values(), np.float64, len(asked))
-        which, rows, counts = self._postings(asked)
-        having = np.bincount(which, minlength=len(asked))
-        rareness = np.log1p((self.count - having + 0.5) / (having + 0.5))
-        share = said * rareness
-        saturation = self._saturations(rows)
-        weight = said * rareness**RARENESS * (K1 + 1.0)
-        held = len(self.alive)
-        return Scored(
+        terms = self.analyzer.query_terms(query)
+        repeats = np.fromiter(terms.values(), np.float64, len(terms))
+        which, rows, counts = self._postings(terms)
+        frequency = np.bincount(which, minlength=len(terms))
+        idf = np.log1p((self.count - frequency + 0.5) / (frequency + 0.5))
+        share = repeats * idf
+        weight = repeats * idf**IDF_EXPONENT * (K1 + 1.0)
+        row_count = len(self.alive)
+        return WordScores(
             ids=self._ids,
-            scores=_summed(rows, weight[which] * counts / (counts + saturation), held),
-            shares=_summed(rows, share[which], held),
-            whole=float(share.sum()),
+            scores=_sum_by_row(rows, weight[which] * counts / (counts + self._saturations(rows)), row_count),
+            shares=_sum_by_row(rows, share[which], row_count),
+            total_share=float(share.sum()),
         )
 
     @property
-    def wants_tidying(self) -> bool:
+    def needs_compaction(self) -> bool:
         rows = len(self.alive)
-        return rows - self.count > max(rows // 4, SMALL) or len(self.segments) > MANY
+        return rows - self.count > max(rows // 4, MAX_EAGER_MERGE_ROWS) or len(self.segments) > MAX_SEGMENTS
 
-    def tidied(self) -> "WordIndex":
-        """The same words in one segment, without the deleted ones; takes seconds where they are many."""
+    def compacted(self) -> "WordIndex":
+        """Returns the same words in one segment without deleted rows; takes seconds for a large index."""
         if not self.segments:
-            return empty(self.terms)
+            return empty_word_index(self.analyzer)
         rows = np.flatnonzero(self.alive)
-        places = np.cumsum(self.alive, dtype=np.int32) - 1
-        one = segment.renumbered(segment.merge(self.segments, self.alive), places)
-        ids, lengths = Arena(np.int64), Arena(np.int32)
+        new_rows = np.cumsum(self.alive, dtype=np.int32) - 1
+        merged = merge_segments(self.segments, self.alive)
+        ids, lengths = AppendOnlyArray(np.int64), AppendOnlyArray(np.int32)
         ids.append(0, self._ids[rows])
         lengths.append(0, self.lengths.first(len(self.alive))[rows])
-        alive = np.ones(len(rows), np.bool_)
-        return replace(self, ids=ids, lengths=lengths, alive=alive, segments=(replace(one, size=len(rows)),))
+        segment = replace(merged, size=len(rows), rows=new_rows[merged.rows])
+        return replace(self, ids=ids, lengths=lengths, alive=np.ones(len(rows), np.bool_), segments=(segment,))
 
     @property
     def _ids(self) -> Ids:
         return self.ids.first(len(self.alive))
 
-    def _with(self, first: int, added: Ids, texts: Sequence[str]) -> "WordIndex":
-        terms = [self.terms.of_text(text) for text in texts]
+    def _append(self, first: int, added: Ids, texts: Sequence[str]) -> "WordIndex":
+        terms = [self.analyzer.document_terms(text) for text in texts]
         lengths = np.fromiter((sum(one.values()) for one in terms), np.int32, len(terms))
         self.ids.append(first, added)
         self.lengths.append(first, lengths)
         return replace(
             self,
-            segments=(*self.segments, segment.make(first, terms, self.numbers)),
+            segments=(*self.segments, build_segment(first, terms, self.term_numbers)),
             count=self.count + len(added),
             length=self.length + int(lengths.sum()),
         )
 
-    def _merged(self) -> "WordIndex":
-        """Small neighbours joined, as in a binary counter: each posting is moved a few times only."""
+    def _merge_small_segments(self) -> "WordIndex":
+        """Merges small neighbours as a binary counter does, so that each posting is copied a few times only."""
         segments = list(self.segments)
-        while len(segments) > 1 and segments[-2].size < min(2 * segments[-1].size, SMALL):
-            segments[-2:] = [segment.merge(segments[-2:], self.alive)]
+        while len(segments) > 1 and segments[-2].size < min(2 * segments[-1].size, MAX_EAGER_MERGE_ROWS):
+            segments[-2:] = [merge_segments(segments[-2:], self.alive)]
         return replace(self, segments=tuple(segments))
 
-    def _postings(self, asked: Iterable[str]) -> tuple[Ints, Ints, Ints]:
-        """Of all terms, and of the living rows: which term, the row, and how often it has it."""
-        numbers = np.array([self.numbers.get(term, _UNKNOWN) for term in asked], np.int32)
-        found = [one for held in self.segments for one in held.postings(numbers)]
+    def _postings(self, terms: Iterable[str]) -> tuple[Ints, Ints, Ints]:
+        """Returns three parallel arrays over all terms and live rows: position of the term, row, count in the row."""
+        numbers = np.array([self.term_numbers.get(term, _UNKNOWN_TERM) for term in terms], np.int32)
+        found = [postings for segment in self.segments for postings in segment.postings(numbers)]
         if not found:
             nothing = np.empty(0, np.int32)
             return nothing, nothing, nothing
-        terms, rows, counts = zip(*found, strict=True)
-        which = np.repeat(np.array(terms, np.int32), [len(some) for some in rows])
-        every = np.concatenate(rows)
+        positions, row_lists, count_lists = zip(*found, strict=True)
+        which = np.repeat(np.array(positions, np.int32), [len(rows) for rows in row_lists])
+        all_rows, all_counts = np.concatenate(row_lists), np.concatenate(count_lists)
         if self.count == len(self.alive):
-            return which, every, np.concatenate(counts)
-        living = self.alive[every]
-        return which[living], every[living], np.concatenate(counts)[living]
+            return which, all_rows, all_counts
+        live = self.alive[all_rows]
+        return which[live], all_rows[live], all_counts[live]
 
     def _saturations(self, rows: Ints) -> Scores:
+        """The part of BM25's denominator that depends on the length of each row."""
         mean = max(self.length, 1) / max(self.count, 1)
         found: Scores = K1 * (1.0 - B + B / mean * self.lengths.first(len(self.alive))[rows])
         return found
 
-    def _rows_of(self, ids: Ids) -> NDArray[np.intp]:
-        """The living rows among these ids."""
-        held = self._ids
-        if not len(held) or not len(ids):
+    def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
+        """Returns the live rows with these ids; ids without one are ignored."""
+        stored = self._ids
+        if not len(stored) or not len(ids):
             return np.empty(0, np.intp)
-        rows = np.minimum(np.searchsorted(held, ids), len(held) - 1)
-        found: NDArray[np.intp] = rows[(held[rows] == ids) & self.alive[rows]]
+        rows = np.minimum(np.searchsorted(stored, ids), len(stored) - 1)
+        found: NDArray[np.intp] = rows[(stored[rows] == ids) & self.alive[rows]]
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What each chunk has of a query; rows that are deleted have nothing."""
+class WordScores:
+    """Every chunk's score for one query; deleted rows have a score of 0."""
 
     ids: Ids  # ascending
     scores: Scores  # BM25
-    shares: Scores  # the rareness of the words that it has, summed up
-    whole: float  # of all the query's words; one that no chunk has counts as the rarest
+    shares: Scores  # sum of the IDFs of the query terms that the chunk contains
+    total_share: float  # of all query terms; an unknown term counts as the rarest
 
     def best(self, count: int, among: Ids | None) -> Ids:
-        """The ids of the best `count` chunks that have a word, ascending; of `among` only, where it is given."""
+        """Returns the ids of at most `count` chunks with the best scores above 0, ascending by id.
+
+        Only ids in `among` are considered, unless it is None.
+        """
         rows = np.flatnonzero(self.scores)
         if among is not None:
             rows = rows[np.isin(self.ids[rows], among, assume_unique=True)]
         if len(rows) > count:
             scores = self.scores[rows]
-            least = np.partition(scores, -count)[-count]
-            rows = rows[scores >= least]  # a few more, where there are equals
+            threshold = np.partition(scores, -count)[-count]
+            rows = rows[scores >= threshold]  # more than `count` if several have the same score
             rows = rows[np.lexsort((rows, -self.scores[rows]))[:count]]
         best: Ids = np.sort(self.ids[rows])
         return best
 
-    def of(self, ids: Ids) -> Scores:
-        """(n,), BM25 of these chunks, which must be there; 0 where there is none of the words."""
-        return self._picked(self.scores, ids)
+    def scores_of(self, ids: Ids) -> Scores:
+        """Returns (ids,), the BM25 scores of chunks that must exist; 0 for a chunk without any term."""
+        return self._select(self.scores, ids)
 
     def coverage(self, ids: Ids) -> Scores:
-        """(n,), the share, 0 to 1, of the query's words that each of these chunks has, rare ones counting more."""
-        return self._picked(self.shares, ids) / self.whole if self.whole else np.zeros(len(ids))
+        """Returns (ids,), 0 to 1: the IDF-weighted share of the query's terms that each chunk contains."""
+        return self._select(self.shares, ids) / self.total_share if self.total_share else np.zeros(len(ids))
 
-    def _picked(self, values: Scores, ids: Ids) -> Scores:
+    def _select(self, values: Scores, ids: Ids) -> Scores:
         found: Scores = values[np.searchsorted(self.ids, ids)] if len(ids) else np.empty(0)
         return found
 
 
-def empty(terms: Terms) -> WordIndex:
-    return WordIndex(terms, {}, Arena(np.int64), Arena(np.int32), np.empty(0, np.bool_))
+def empty_word_index(analyzer: TermAnalyzer) -> WordIndex:
+    return WordIndex(analyzer, {}, AppendOnlyArray(np.int64), AppendOnlyArray(np.int32), np.empty(0, np.bool_))
 
 
-def _summed(rows: Ints, values: Scores, held: int) -> Scores:
-    return np.bincount(rows, values, held).astype(np.float64, copy=False)
+def _sum_by_row(rows: Ints, values: Scores, row_count: int) -> Scores:
+    return np.bincount(rows, values, row_count).astype(np.float64, copy=False)

@@ -1,7 +1,7 @@
-"""Vectors in Milvus: Milvus Lite in a file, or a cluster, by its address alone.
+"""A vector store in Milvus: a server or cluster, or Milvus Lite in a file, depending on the address.
 
-What Milvus holds is a copy: it is filled from the collection's file at start and dropped at the end. It cannot keep a
-moment as FaissIndex does, so a moment leaves out what it must not show: ids above its last, and those just removed.
+Milvus holds a copy that is filled from the collection's file at start and dropped at shutdown. It has no immutable
+snapshots, so each snapshot filters its searches: it hides ids above its last one, and ids that were removed last.
 """
 
 from collections.abc import Mapping
@@ -10,59 +10,66 @@ from secrets import token_hex
 from typing import Any, Protocol
 
 import numpy as np
-from pymilvus import DataType, MilvusClient
 
 from pointsman_retriever import digests
-from pointsman_retriever.domain import Collection, Ids, Vectors
+from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
+from pointsman_retriever.index.vector_stores import VectorStoreOptions
 
-ROWS_AT_ONCE = 1_000  # in one call
-MOST_FOUND = 16_384  # of a search, by Milvus
+try:
+    from pymilvus import DataType, MilvusClient
+except ImportError as error:
+    raise ImportError("Milvus's client is not installed: pip install 'pointsman-retriever[milvus]'") from error
+
+ROWS_PER_CALL = 1_000
+MAX_HITS = 16_384  # Milvus's limit for one search
 
 
 class Client(Protocol):
-    """What is used of MilvusClient."""
+    """The methods of MilvusClient that an index uses."""
 
     def upsert(self, collection_name: str, data: list[dict[str, Any]]) -> Any: ...
 
     def delete(self, collection_name: str, *, ids: list[int]) -> Any: ...
 
-    def search(self, collection_name: str, data: list[list[float]], **how: Any) -> Any: ...
+    def search(self, collection_name: str, data: list[list[float]], **options: Any) -> Any: ...
 
-    def query(self, collection_name: str, **how: Any) -> Any: ...
+    def query(self, collection_name: str, **options: Any) -> Any: ...
 
     def drop_collection(self, collection_name: str) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
 class MilvusIndex:
+    """One snapshot; implements VectorIndex."""
+
     client: Client
     name: str  # of the collection in Milvus
     dimensions: int
     count: int = 0
     checksum: int = 0
-    last: int = 0  # the greatest id; greater ones are of a change that is not committed
-    leaving: tuple[int, ...] = ()  # removed by the last change, and in Milvus until the next one shows it was committed
+    last: int = 0  # greatest id of this snapshot; greater ids belong to a change that is not committed
+    leaving: tuple[int, ...] = ()  # removed by the last change; deleted in Milvus once the next change confirms it
 
-    def after(self, removed: Ids, added: Ids, vectors: Vectors) -> "MilvusIndex":
-        """`added` are ascending, and greater than all before; for one thread."""
+    def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "MilvusIndex":
+        """`added` is ascending, and greater than all earlier ids. One thread at a time, on the latest snapshot."""
         if self.leaving:
             self.client.delete(self.name, ids=list(self.leaving))
-        held = self._held(removed)
-        gone = np.array(sorted(held), np.int64)
-        for start in range(0, len(added), ROWS_AT_ONCE):
-            rows = zip(added[start : start + ROWS_AT_ONCE], vectors[start : start + ROWS_AT_ONCE], strict=True)
+        stored = self._query(removed)
+        gone = np.array(sorted(stored), np.int64)
+        for start in range(0, len(added), ROWS_PER_CALL):
+            rows = zip(added[start : start + ROWS_PER_CALL], vectors[start : start + ROWS_PER_CALL], strict=True)
             self.client.upsert(self.name, [{"id": int(chunk), "vector": vector.tolist()} for chunk, vector in rows])
         return replace(
             self,
             count=self.count + len(added) - len(gone),
-            checksum=self.checksum ^ _digest(gone, self._of(gone, held)) ^ _digest(added, vectors),
+            checksum=self.checksum ^ _checksum(gone, self._stack(gone, stored)) ^ _checksum(added, vectors),
             last=int(added[-1]) if len(added) else self.last,
             leaving=tuple(gone.tolist()),
         )
 
     def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
-        """The ids of at most `count` vectors, the nearest first; of `among` only, where it is given."""
-        count = min(count, self.count if among is None else len(among), MOST_FOUND)
+        """Returns the ids of at most `count` vectors, nearest first; only ids in `among`, unless it is None."""
+        count = min(count, self.count if among is None else len(among), MAX_HITS)
         if count == 0:
             return np.empty(0, np.int64)
         conditions = [f"id <= {self.last}"]
@@ -80,52 +87,52 @@ class MilvusIndex:
         )
         return np.array([hit["id"] for hit in hits], np.int64)
 
-    def of(self, ids: Ids) -> Vectors:
-        """(n, dimensions), the vectors with these ids, which must be there."""
-        return self._of(ids, self._held(ids))
+    def get(self, ids: Ids) -> Vectors:
+        """Returns (ids, dimensions); all ids must be in this snapshot."""
+        return self._stack(ids, self._query(ids))
 
     @property
-    def wants_tidying(self) -> bool:
-        return False  # Milvus tidies itself
+    def needs_compaction(self) -> bool:
+        return False  # Milvus compacts its data itself
 
-    def tidied(self) -> "MilvusIndex":
+    def compacted(self) -> "MilvusIndex":
         return self
 
     def close(self) -> None:
         self.client.drop_collection(self.name)
 
-    def _held(self, ids: Ids) -> Mapping[int, Vectors]:
-        left = [chunk for chunk in ids.tolist() if chunk <= self.last and chunk not in self.leaving]
+    def _query(self, ids: Ids) -> Mapping[int, Vectors]:
+        """Returns the vectors of those ids that are in this snapshot."""
+        visible = [chunk for chunk in ids.tolist() if chunk <= self.last and chunk not in self.leaving]
         found: dict[int, Vectors] = {}
-        for start in range(0, len(left), ROWS_AT_ONCE):
+        for start in range(0, len(visible), ROWS_PER_CALL):
             rows = self.client.query(
                 self.name,
-                filter=f"id in {left[start : start + ROWS_AT_ONCE]}",
+                filter=f"id in {visible[start : start + ROWS_PER_CALL]}",
                 output_fields=["id", "vector"],
                 consistency_level="Strong",
             )
             found.update({row["id"]: np.array(row["vector"], np.float32) for row in rows})
         return found
 
-    def _of(self, ids: Ids, held: Mapping[int, Vectors]) -> Vectors:
+    def _stack(self, ids: Ids, stored: Mapping[int, Vectors]) -> Vectors:
         if not len(ids):
             return np.empty((0, self.dimensions), np.float32)
-        return np.stack([held[chunk] for chunk in ids.tolist()])
+        return np.stack([stored[chunk] for chunk in ids.tolist()])
 
 
-class Milvus:
-    """A server, or a file of Milvus Lite's."""
+class MilvusStore:
+    """Implements VectorStore. Drops every Milvus collection that begins with its prefix when it connects."""
 
-    def __init__(self, uri: str, token: str, prefix: str) -> None:
-        """`prefix` begins the names of all that this retriever makes there, and nothing else: it drops them."""
-        self._client = MilvusClient(uri=uri, token=token)
-        self._prefix = prefix
+    def __init__(self, options: VectorStoreOptions) -> None:
+        self._client = MilvusClient(uri=options.url, token=options.token)
+        self._prefix = options.prefix
         for name in self._client.list_collections():
-            if name.startswith(f"{prefix}_"):
+            if name.startswith(f"{self._prefix}_"):
                 self._client.drop_collection(name)
 
-    def empty(self, collection: Collection) -> MilvusIndex:
-        # Several may stand beside each other while a collection is filled anew.
+    def empty_index(self, collection: CollectionInfo) -> MilvusIndex:
+        # The random suffix lets two indexes of a collection coexist while it is rebuilt.
         name = f"{self._prefix}_{collection.tenant}_{collection.name}_{token_hex(4)}".replace("-", "_")
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", DataType.INT64, is_primary=True)
@@ -140,5 +147,5 @@ class Milvus:
         self._client.close()
 
 
-def _digest(ids: Ids, vectors: Vectors) -> int:
-    return digests.of_vectors(ids, vectors) if len(ids) else 0
+def _checksum(ids: Ids, vectors: Vectors) -> int:
+    return digests.checksum_vectors(ids, vectors) if len(ids) else 0

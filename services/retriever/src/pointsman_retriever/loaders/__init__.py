@@ -1,1 +1,1 @@
-"""Files to texts."""
+"""Reads files into text."""

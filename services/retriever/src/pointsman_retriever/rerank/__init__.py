@@ -1,1 +1,1 @@
-"""Passages ordered anew by a model that reads the query and each of them together."""
+"""Rerankers: models that read the query together with each passage and score the pair."""

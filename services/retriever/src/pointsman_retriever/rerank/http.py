@@ -1,44 +1,62 @@
-"""A reranker behind HTTP, as text-embeddings-inference or Cohere serve one."""
+"""Rerankers behind HTTP, in the API of Text Embeddings Inference or of Cohere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 from pointsman_servicekit.errors import Unavailable
 
-Shape = Literal["tei", "cohere"]
+from pointsman_retriever.rerank.rerankers import RerankerOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    url: str  # the whole address, for example http://reranker:8080/rerank or https://api.cohere.com/v2/rerank
-    shape: Shape = "tei"
-    model: str = ""  # Cohere's shape names one
-    key: str = ""
-    seconds: float = 5.0  # for one answer
+class HttpApi:
+    """One provider's request and response format."""
+
+    make_body: Callable[[str, str, Sequence[str]], Mapping[str, Any]]  # from model, query and texts
+    find_rows: Callable[[Any], Any]  # from the response to its list of scored texts; may raise KeyError or TypeError
+    score_key: str  # of each row; the text's position is "index" everywhere
+
+
+# https://huggingface.github.io/text-embeddings-inference
+TEI = HttpApi(
+    make_body=lambda model, query, texts: {"query": query, "texts": list(texts), "truncate": True},
+    find_rows=lambda response: response,
+    score_key="score",
+)
+# https://docs.cohere.com/reference/rerank
+COHERE = HttpApi(
+    make_body=lambda model, query, texts: {
+        "model": model,
+        "query": query,
+        "documents": list(texts),
+        "top_n": len(texts),
+    },
+    find_rows=lambda response: response["results"],
+    score_key="relevance_score",
+)
 
 
 class HttpReranker:
-    """Implements `Reranker`."""
+    """Implements `Reranker` for any HttpApi."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-        self._http = httpx.AsyncClient(headers=headers, timeout=endpoint.seconds)
+    def __init__(self, api: HttpApi, options: RerankerOptions) -> None:
+        self._api = api
+        self._options = options
+        headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
+        self._http = httpx.AsyncClient(headers=headers, timeout=options.timeout)
 
     async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
-        """How well each text answers, greater is better; raises Unavailable."""
-        if not texts:
-            return []
         try:
-            response = await self._http.post(self._endpoint.url, json=self._asked(query, texts))
+            body = self._api.make_body(self._options.model, query, texts)
+            response = await self._http.post(self._options.url, json=body)
             response.raise_for_status()
             return self._scores(response.json(), len(texts))
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise Unavailable(
-                f"the reranker at {self._endpoint.url} did not score the passages: {error!r}; search without it, or "
-                "see to it",
+                f"the reranker at {self._options.url} did not score the passages: {error!r}; check it, or search "
+                "without `rerank`",
                 code="reranker_failed",
                 retry_after=1.0,
             ) from error
@@ -46,15 +64,17 @@ class HttpReranker:
     async def close(self) -> None:
         await self._http.aclose()
 
-    def _asked(self, query: str, texts: Sequence[str]) -> Mapping[str, Any]:
-        if self._endpoint.shape == "tei":
-            return {"query": query, "texts": list(texts), "truncate": True}
-        return {"model": self._endpoint.model, "query": query, "documents": list(texts), "top_n": len(texts)}
-
-    def _scores(self, answer: Any, count: int) -> list[float]:
-        """Raises ValueError, KeyError or TypeError for an answer that does not score each text once."""
-        rows, name = (answer, "score") if self._endpoint.shape == "tei" else (answer["results"], "relevance_score")
-        scores = {int(row["index"]): float(row[name]) for row in rows}
+    def _scores(self, response: Any, count: int) -> list[float]:
+        """Raises ValueError, KeyError or TypeError unless the response scores each text exactly once."""
+        scores = {int(row["index"]): float(row[self._api.score_key]) for row in self._api.find_rows(response)}
         if sorted(scores) != list(range(count)):
             raise ValueError(f"it scored {len(scores)} of {count} texts")
         return [scores[place] for place in range(count)]
+
+
+def tei_reranker(options: RerankerOptions) -> HttpReranker:
+    return HttpReranker(TEI, options)
+
+
+def cohere_reranker(options: RerankerOptions) -> HttpReranker:
+    return HttpReranker(COHERE, options)

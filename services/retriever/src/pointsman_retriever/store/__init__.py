@@ -1,1 +1,1 @@
-"""The one source of truth, on disk."""
+"""The collections on disk, one SQLite file each: the source of truth."""

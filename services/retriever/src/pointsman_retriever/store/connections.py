@@ -1,4 +1,4 @@
-"""One SQLite file, opened so that what is committed survives a crash: one writer, several readers."""
+"""The SQLite connections of one file, set up so that a commit survives a crash: one writer, several readers."""
 
 import queue
 import sqlite3
@@ -9,17 +9,17 @@ from threading import Lock
 
 from pointsman_servicekit.errors import FailedPrecondition, Internal, PointsmanError, ResourceExhausted, Unavailable
 
-_LOCK_SECONDS = 30.0
-_LOOK_AGAIN_SECONDS = 1.0  # for a reader, where the file may have been closed meanwhile
+_LOCK_TIMEOUT = 30.0  # seconds that SQLite waits for a lock on the file
+_POLL_SECONDS = 1.0  # after which a thread that waits for a reader checks whether the file was closed
 
 
 class Connections:
-    """A writer that only one thread uses at a time, and a reader for each thread that asks, up to a number."""
+    """A writer for one thread at a time, and a pool of readers that grows up to a limit."""
 
     def __init__(self, file: Path, readers: int) -> None:
-        """Opens a file that is there; raises FailedPrecondition, Unavailable or Internal where it cannot be read."""
+        """Opens an existing file; raises FailedPrecondition, Unavailable or Internal if it cannot be opened."""
         self.file = file
-        with told(file):
+        with translate_errors(file):
             self._writer = _connect(file)
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._lock = Lock()
@@ -28,11 +28,11 @@ class Connections:
         self._closed = False
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Waits while all readers are lent."""
-        with told(self.file):
+    def reader(self) -> Iterator[sqlite3.Connection]:
+        """Lends a reader for the length of the block; waits while all are in use."""
+        with translate_errors(self.file):
             self._check_open()
-            reader = self._reader()
+            reader = self._take_reader()
             try:
                 yield reader
             finally:
@@ -42,8 +42,8 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything in the block, or nothing; it ends as the block says with COMMIT, else it is rolled back."""
-        with told(self.file):
+        """Lends the writer in a transaction, which is rolled back unless the block executes COMMIT."""
+        with translate_errors(self.file):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -51,17 +51,20 @@ class Connections:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
 
-    def log_bytes(self) -> int:
-        log = self.file.with_name(f"{self.file.name}-wal")
-        return log.stat().st_size if log.exists() else 0
+    def wal_bytes(self) -> int:
+        wal = self.file.with_name(f"{self.file.name}-wal")
+        return wal.stat().st_size if wal.exists() else 0
 
     def checkpoint(self) -> None:
-        """As far as the readers allow; for the thread that writes. Not a commit's work: a search would wait for it."""
-        with told(self.file):
+        """Copies as much of the write-ahead log into the file as the readers allow; for the write thread.
+
+        Not done as part of a commit, because searches would wait for it.
+        """
+        with translate_errors(self.file):
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Waits for those who read; for the thread that writes. Leaves one file, without a log beside it."""
+        """Waits for the readers in use; for the write thread. Leaves a single file without a log."""
         self._closed = True
         with self._lock:
             opened, self._opened, self._may_open = self._opened, [], 0
@@ -69,7 +72,7 @@ class Connections:
             self._idle.get().close()
         self._writer.close()
 
-    def _reader(self) -> sqlite3.Connection:
+    def _take_reader(self) -> sqlite3.Connection:
         with suppress(queue.Empty):
             return self._idle.get_nowait()
         with self._lock:
@@ -94,7 +97,7 @@ class Connections:
     def _wait_for_reader(self) -> sqlite3.Connection:
         while True:
             with suppress(queue.Empty):
-                return self._idle.get(timeout=_LOOK_AGAIN_SECONDS)
+                return self._idle.get(timeout=_POLL_SECONDS)
             self._check_open()
 
     def _check_open(self) -> None:
@@ -107,25 +110,25 @@ class Connections:
 
 
 @contextmanager
-def told(file: Path) -> Iterator[None]:
-    """SQLite's own errors in our words."""
+def translate_errors(file: Path) -> Iterator[None]:
+    """Turns SQLite's exceptions into PointsmanErrors."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _in_our_words(error, file) from error
+        raise _to_pointsman_error(error, file) from error
 
 
 def _connect(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"file:{_quoted(file)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=_LOCK_SECONDS
+        f"file:{_quote(file)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=_LOCK_TIMEOUT
     )
     try:
         connection.execute("PRAGMA trusted_schema = OFF")  # a restored file may come from anywhere
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # with WAL: a commit is on the disk before it is acknowledged
+        connection.execute("PRAGMA synchronous = FULL")  # in WAL mode: a commit is on disk before it is acknowledged
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint
-        connection.execute("PRAGMA journal_size_limit = 0")  # after a checkpoint the log begins anew, and short
+        connection.execute("PRAGMA journal_size_limit = 0")  # truncates the log when it restarts after a checkpoint
         connection.execute("PRAGMA cache_size = -8192")
     except sqlite3.Error:
         connection.close()
@@ -133,11 +136,11 @@ def _connect(file: Path) -> sqlite3.Connection:
     return connection
 
 
-def _quoted(file: Path) -> str:
+def _quote(file: Path) -> str:
     return str(file).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
-def _in_our_words(error: sqlite3.Error, file: Path) -> PointsmanError:
+def _to_pointsman_error(error: sqlite3.Error, file: Path) -> PointsmanError:
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":
         return ResourceExhausted(
@@ -148,8 +151,8 @@ def _in_our_words(error: sqlite3.Error, file: Path) -> PointsmanError:
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN", "SQLITE_AUTH")):
         return FailedPrecondition(
-            f"{file} cannot be written ({error}); nothing of this call was written. Mount it read-write, and give it "
-            "to the retriever's user",
+            f"{file} cannot be written ({error}); nothing of this call was written. Mount it read-write, and make the "
+            "retriever's user its owner",
             code="disk_read_only",
         )
     if name.startswith("SQLITE_IOERR"):
@@ -161,4 +164,4 @@ def _in_our_words(error: sqlite3.Error, file: Path) -> PointsmanError:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")):
         message = f"{file} is damaged ({error}); restore the collection's last snapshot"
         return Internal(message, code="collection_damaged")
-    return Internal(f"{file}: {error} ({name or 'no name'})", code="store_failed")
+    return Internal(f"{file}: {error} ({name or 'no SQLite error name'})", code="store_failed")

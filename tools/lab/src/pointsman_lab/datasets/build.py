@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pointsman_gateway.config.json_lines import numbered
+from pointsman_gateway.config.examples import numbered_lines
 from pointsman_gateway.config.load import Config, ConfigError
-from pointsman_gateway.config.schema import Flywheel
+from pointsman_gateway.config.schema import FlywheelConfig
 from pointsman_gateway.validation.stage import Validator
 from pointsman_gateway.validation.transcript import Choice
 from pointsman_gateway.wiring.line import to_path
@@ -32,7 +32,7 @@ class BuildOrder:
     """A file with answers that the teacher path was asked for."""
 
 
-def flywheel_of(config: Config, task: str) -> Flywheel:
+def flywheel_of(config: Config, task: str) -> FlywheelConfig:
     """Raises ConfigError if the task does not exist or has no flywheel."""
     if task not in config.tasks.tasks:
         raise ConfigError(f"there is no task '{task}'; known: {', '.join(sorted(config.tasks.tasks))}")
@@ -73,7 +73,7 @@ def _teacher_rows(config: Config, order: BuildOrder) -> tuple[Sequence[Row], int
     return read_teacher_answers(order.teacher_answers, to_validators(order.task, config.tasks.tasks[order.task]))
 
 
-def _example_rows(config: Config, task: str, flywheel: Flywheel) -> list[Row]:
+def _example_rows(config: Config, task: str, flywheel: FlywheelConfig) -> list[Row]:
     if not flywheel.data.examples:
         return []
     return [
@@ -101,7 +101,7 @@ def read_teacher_answers(file: Path, validators: Sequence[Validator]) -> tuple[t
 
 
 def _teacher_answers(file: Path) -> Iterator[tuple[Row, Choice]]:
-    for number, line in numbered(file.read_text("utf-8")):
+    for number, line in numbered_lines(file.read_text("utf-8")):
         try:
             read = json.loads(line)
             text, answer, reason = str(read["text"]), str(read["answer"]), str(read.get("finish_reason", "stop"))
@@ -119,7 +119,7 @@ def read_evaluation_keys(file: Path) -> set[str]:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the held-out rows {file} cannot be read: {error}") from error
-    return {_evaluation_key(f"{file}:{number}", line) for number, line in numbered(text)}
+    return {_evaluation_key(f"{file}:{number}", line) for number, line in numbered_lines(text)}
 
 
 def _evaluation_key(where: str, line: str) -> str:

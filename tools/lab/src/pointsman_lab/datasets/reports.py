@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pointsman_gateway.config.load import Config
-from pointsman_gateway.config.schema import Flywheel, PathConfig
+from pointsman_gateway.config.schema import FlywheelConfig, PathConfig
 
 from pointsman_lab.datasets.build import flywheel_of
 from pointsman_lab.datasets.files import WrittenDataSet
@@ -57,7 +57,7 @@ def plan_report(config: Config, task: str) -> Report:
     return Report(facts, (Section(f"The flywheel of {task}", lines),))
 
 
-def _collections(config: Config, task: str, flywheel: Flywheel) -> list[str]:
+def _collections(config: Config, task: str, flywheel: FlywheelConfig) -> list[str]:
     """The collections that any path of the task retrieves from."""
     task_config = config.tasks.tasks[task]
     stale = (task_config.stale.path,) if task_config.stale else ()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from pointsman_gateway.config.load import plain
+from pointsman_gateway.config.load import normalized_text
 
 _DIGITS = re.compile(r"\d+")
 _ROLES = ("system", "user", "assistant")
@@ -68,7 +68,7 @@ class PreferencePair:
 
 
 def prompt_key(messages: Sequence[tuple[str, str]]) -> str:
-    return "\n".join(f"{role}: {plain(content)}" for role, content in messages)
+    return "\n".join(f"{role}: {normalized_text(content)}" for role, content in messages)
 
 
 def group_of(key: str) -> str:

@@ -1,1 +1,0 @@
-"""`pointsman classifier`: fit it, and find out what it lacks."""

@@ -1,1 +1,0 @@
-"""`pointsman data`: data sets from what was kept of answers."""

@@ -1,0 +1,1 @@
+"""A client of the gateway's API, over HTTP and gRPC."""

@@ -1,0 +1,85 @@
+"""gRPC channels and stubs for the services, and their errors as PointsmanErrors.
+
+Channels use plain text, or TLS if POINTSMAN_CLIENT_TLS_CA names a file. POINTSMAN_CLIENT_TLS_CERTIFICATE and
+POINTSMAN_CLIENT_TLS_KEY name a client certificate for services that ask for one. POINTSMAN_CLIENT_TLS_SERVER_NAME is
+the name in the service's certificate, if it differs from the address (for example through a forwarded port).
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from pointsman.v1 import gateway_pb2_grpc, lora_server_pb2_grpc, retriever_pb2_grpc, training_pb2_grpc
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_servicekit import grpc_client
+from pointsman_servicekit.grpc_errors import from_rpc_error
+from pointsman_servicekit.tls import ClientTls, TlsError, client_tls
+
+from pointsman_cli.errors import CommandError
+
+CALL_SECONDS = 10.0
+"""Timeout of a call that the lora-server answers from Redis."""
+LOAD_SECONDS = 180.0
+"""Timeout of a call that waits for the engine: to load an adapter, or to finish requests that are being answered."""
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """Raises CommandError if the TLS files that the environment names cannot be used."""
+    try:
+        return grpc_client.open_channel(address, _tls())
+    except TlsError as error:
+        raise CommandError(f"POINTSMAN_CLIENT_TLS_*: {error}") from error
+
+
+def _tls() -> ClientTls | None:
+    ca, certificate, key = (_file(f"POINTSMAN_CLIENT_TLS_{name}") for name in ("CA", "CERTIFICATE", "KEY"))
+    return client_tls(ca, certificate, key, os.environ.get("POINTSMAN_CLIENT_TLS_SERVER_NAME", ""))
+
+
+def _file(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
+def gateway_stub(channel: grpc.aio.Channel) -> gateway_pb2_grpc.GatewayStub:
+    return gateway_pb2_grpc.GatewayStub(channel)
+
+
+def retriever_stub(channel: grpc.aio.Channel) -> retriever_pb2_grpc.RetrieverStub:
+    return retriever_pb2_grpc.RetrieverStub(channel)
+
+
+def lora_server_stub(channel: grpc.aio.Channel) -> lora_server_pb2_grpc.LoraServerStub:
+    return lora_server_pb2_grpc.LoraServerStub(channel)
+
+
+def training_stub(channel: grpc.aio.Channel) -> training_pb2_grpc.TrainingStub:
+    return training_pb2_grpc.TrainingStub(channel)
+
+
+@contextmanager
+def service_errors(service: str) -> Iterator[None]:
+    """Converts a failed call to `service` into the PointsmanError that the service sent."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error, service) from error
+
+
+async def call_lora_server(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Runs `call` with a stub of the lora-server; raises the PointsmanError that the lora-server answers."""
+    async with open_channel(address) as channel:
+        with service_errors("lora-server"):
+            return await call(lora_server_stub(channel))
+
+
+async def fetch_adapters(address: str, name: str) -> pb.ListAdaptersResponse:
+    """Lists the versions, aliases and placements of an adapter; of all adapters if `name` is empty."""
+    request = pb.ListAdaptersRequest(name=name)
+    response: pb.ListAdaptersResponse = await call_lora_server(
+        address, lambda server: server.List(request, timeout=CALL_SECONDS)
+    )
+    return response

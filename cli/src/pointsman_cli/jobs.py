@@ -1,0 +1,183 @@
+"""`pointsman jobs`: lists, follows and cancels training jobs of the lora-server; `pointsman train` starts them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from pointsman.v1 import training_pb2 as pb
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pointsman_cli.data_dir import DataDir, read_run
+from pointsman_cli.errors import CommandError, UsageError, run_interruptibly
+from pointsman_cli.grpc_clients import open_channel, service_errors, training_stub
+from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, RunningLoraServerOption
+from pointsman_cli.train.events import Message, to_event
+from pointsman_cli.train.options import TrainingJob
+from pointsman_cli.train.progress import TrainingProgress
+
+TRAINING_CALL_SECONDS = 60.0
+"""Timeout of a call; CreateJob copies the job's files, and Cancel waits for its process to stop."""
+
+METHODS = {
+    "lora": pb.TRAINING_METHOD_LORA,
+    "rslora": pb.TRAINING_METHOD_RSLORA,
+    "dora": pb.TRAINING_METHOD_DORA,
+    "qlora": pb.TRAINING_METHOD_QLORA,
+    "dpo": pb.TRAINING_METHOD_DPO,
+}
+METHOD_NAMES = {number: name for name, number in METHODS.items()}
+STATE_NAMES = {
+    pb.TRAINING_STATE_QUEUED: "queued",
+    pb.TRAINING_STATE_RUNNING: "running",
+    pb.TRAINING_STATE_SUCCEEDED: "succeeded",
+    pb.TRAINING_STATE_FAILED: "failed",
+    pb.TRAINING_STATE_CANCELLED: "cancelled",
+}
+
+
+async def call_training(address: str, call: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Runs `call` with a stub of the training service; raises the PointsmanError that the lora-server answers."""
+    _require_address(address)
+    async with open_channel(address) as channel:
+        with service_errors("lora-server"):
+            return await call(training_stub(channel))
+
+
+async def training_events(address: str, job: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Yields the name and the facts of each event of a job, from the first to the last."""
+    _require_address(address)
+    async with open_channel(address) as channel:
+        with service_errors("lora-server"):
+            async for event in training_stub(channel).Watch(pb.WatchTrainingJobRequest(id=job)):
+                yield event.event, MessageToDict(event.facts)
+
+
+def _require_address(address: str) -> None:
+    if not address:
+        raise UsageError("there is no lora-server: nothing runs here, and no --lora-server was given")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOrder:
+    """A training job and what happens to its result: it is registered, and the alias moves to it."""
+
+    job: TrainingJob
+    init_from: str
+    alias: str
+    force: bool
+
+
+async def start_job(address: str, order: TrainingOrder, console: Console, *, watched: bool) -> None:
+    """Queues a job and prints its id; with `watched`, follows it to its end.
+
+    The job continues if this is interrupted. Raises CommandError if the job fails while it is watched.
+    """
+    started = await call_training(
+        address, lambda server: server.CreateJob(training_request(order), timeout=TRAINING_CALL_SECONDS)
+    )
+    console.print(started.id, markup=False, highlight=False)
+    if watched:
+        await follow_job(address, started.id, order.job.name, console)
+
+
+def training_request(order: TrainingOrder) -> pb.CreateTrainingJobRequest:
+    job = order.job
+    recipe = {name.replace("-", "_"): value for name, value in job.options.items() if value is not None}
+    return pb.CreateTrainingJobRequest(
+        name=job.name,
+        data=str(job.data.absolute()),
+        heldout=str(job.heldout.absolute()) if job.heldout else "",
+        system=str(job.system.absolute()) if job.system else "",
+        method=METHODS[job.method],
+        parent=order.init_from,
+        alias=order.alias,
+        force=order.force,
+        recipe=pb.TrainingRecipe(**recipe),  # type: ignore[arg-type]  # by field name; protobuf checks them
+    )
+
+
+async def follow_job(address: str, job: str, name: str, console: Console) -> None:
+    """Shows a job's progress until it ends; raises CommandError unless it succeeds."""
+    with TrainingProgress(console, name) as progress:
+        async for kind, facts in training_events(address, job):
+            progress.show(to_event(kind, facts) or Message(f"{kind}: {facts}"))
+    if progress.state is None or progress.state.state in ("queued", "running"):
+        raise CommandError(f"the lora-server stopped; {job} continues when it is back: `pointsman jobs watch {job}`")
+    if progress.state.state != "succeeded":
+        raise CommandError(f"{job} {progress.state.state}: {progress.state.facts.get('error', 'it was stopped')}")
+
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
+
+
+def build_app() -> typer.Typer:
+    app = typer.Typer(
+        help="List, follow and cancel training jobs of the lora-server. `train --on-server` starts one.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    app.command("list")(list_jobs)
+    for command in (watch, cancel):
+        app.command()(command)
+    return app
+
+
+def list_jobs(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Only jobs of this adapter.")] = "",
+    lora_server: RunningLoraServerOption = "",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """List the jobs, newest first."""
+    request = pb.ListTrainingJobsRequest(name=name)
+    response = _call(lora_server, data_dir, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
+    table = Table("job", "method", "state", "started", "result", box=None, pad_edge=False)
+    for job in response.jobs:
+        cells = (job.id, METHOD_NAMES.get(job.method, "?"), _state(job), _time(job), _result(job))
+        table.add_row(*map(Text, cells))
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def watch(
+    job: JobArgument, lora_server: RunningLoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
+) -> None:
+    """Show all progress of a job until it ends. Ctrl-C does not stop the job."""
+    run_interruptibly(follow_job(_address(lora_server, data_dir), job, job, Console()))
+
+
+def cancel(
+    job: JobArgument, lora_server: RunningLoraServerOption = "", data_dir: DataDirOption = DEFAULT_DATA_DIR
+) -> None:
+    """Stop a job; its progress is lost."""
+    request = pb.CancelTrainingJobRequest(id=job)
+    response = _call(lora_server, data_dir, lambda server: server.Cancel(request, timeout=TRAINING_CALL_SECONDS))
+    typer.echo(f"{response.id} {_state(response)}")
+
+
+def _call(lora_server: str, data_dir: Path, call: Callable[[Any], Awaitable[Any]]) -> Any:
+    return run_interruptibly(call_training(_address(lora_server, data_dir), call))
+
+
+def _address(named: str, data_dir: Path) -> str:
+    running = read_run(DataDir.at(data_dir).run_file)
+    return named or (running.lora_server if running else "")
+
+
+def _state(job: pb.TrainingJob) -> str:
+    state = STATE_NAMES.get(job.state, "?")
+    return f"{state}, resumed {job.resumed} times" if job.resumed else state
+
+
+def _time(job: pb.TrainingJob) -> str:
+    if not job.started_unix_ms:
+        return "-"
+    return datetime.fromtimestamp(job.started_unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _result(job: pb.TrainingJob) -> str:
+    return job.version or job.merged or job.error.partition("\n")[0]

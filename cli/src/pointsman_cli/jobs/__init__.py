@@ -1,1 +1,0 @@
-"""`pointsman jobs`: the trainings of a lora-server."""

@@ -1,0 +1,163 @@
+"""`pointsman regret`: compares shadow requests with the paths that were chosen, from the gateway's metrics."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pointsman_cli.errors import CommandError
+from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_URL, DataDirOption, JsonOption
+from pointsman_cli.top.command import find
+from pointsman_cli.top.scrape import Scrape, parse
+
+TIMEOUT_SECONDS = 2.0  # of the request for the metrics
+_COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality", "scored", "regret $", "regret")
+
+
+@dataclass(frozen=True, slots=True)
+class PathMeans:
+    """Means over all pairs; `quality` is over the scored pairs, None if there are none."""
+
+    usd: float
+    seconds: float
+    quality: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PathComparison:
+    """One chosen path and one shadow path on one task."""
+
+    task: str
+    chosen: str
+    shadow: str
+    pairs: int
+    scored: int
+    of_chosen: PathMeans
+    of_shadow: PathMeans
+    regret_usd: float
+    """Total that the shadow would have saved in pairs where it was not worse."""
+    regret_quality: float
+    """Total by which the shadow scored higher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regrets:
+    comparisons: tuple[PathComparison, ...]
+    outcomes: Mapping[str, int]
+    """Number of sampled requests by outcome: "ok", "crowded", "spent", ..."""
+    spent_usd: float
+
+
+def read_regrets(scrape: Scrape) -> Regrets:
+    pairs = scrape.samples.get("pointsman_shadow_pairs_total", {})
+    outcomes: dict[str, int] = {}
+    for labels, number in scrape.samples.get("pointsman_shadows_total", {}).items():
+        outcome = dict(labels)["outcome"]
+        outcomes[outcome] = outcomes.get(outcome, 0) + round(number)
+    comparisons = tuple(_comparison(scrape, dict(labels), round(number)) for labels, number in sorted(pairs.items()))
+    return Regrets(comparisons, outcomes, scrape.value("pointsman_shadow_spent_usd_total") or 0.0)
+
+
+def _comparison(scrape: Scrape, labels: Mapping[str, str], pairs: int) -> PathComparison:
+    scored = round(_sum(scrape, "pointsman_shadow_scored_total", labels))
+    chosen, shadow = (_means(scrape, {**labels, "side": side}, pairs, scored) for side in ("chosen", "shadow"))
+    return PathComparison(
+        labels["task"],
+        labels["chosen"],
+        labels["path"],
+        pairs,
+        scored,
+        chosen,
+        shadow,
+        _sum(scrape, "pointsman_regret_usd_total", labels),
+        _sum(scrape, "pointsman_regret_quality_total", labels),
+    )
+
+
+def _means(scrape: Scrape, labels: Mapping[str, str], pairs: int, scored: int) -> PathMeans:
+    return PathMeans(
+        usd=_sum(scrape, "pointsman_shadow_pair_usd_total", labels) / pairs,
+        seconds=_sum(scrape, "pointsman_shadow_pair_seconds_total", labels) / pairs,
+        quality=_sum(scrape, "pointsman_shadow_quality_total", labels) / scored if scored else None,
+    )
+
+
+def _sum(scrape: Scrape, name: str, labels: Mapping[str, str]) -> float:
+    """Sums the series of a metric that have all of these labels."""
+    series = scrape.samples.get(name, {})
+    return sum(value for found, value in series.items() if labels.items() <= dict(found).items())
+
+
+def regret(
+    gateway: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help=f"The gateway; default: the running `pointsman up`, then {DEFAULT_URL}.",
+            show_default=False,
+        ),
+    ] = "",
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Compare shadow requests with the paths that were chosen: cost, latency and quality.
+
+    The figures are of one gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have
+    saved (total dollars) and by how much its answers were better (mean quality of the scored pairs).
+    """
+    regrets = fetch_regrets(find(gateway, "", "", data_dir).gateway)
+    if as_json:
+        typer.echo(json.dumps(asdict(regrets)))
+    else:
+        Console(highlight=False).print(regret_table(regrets))
+
+
+def fetch_regrets(url: str) -> Regrets:
+    """Reads a gateway's metrics; raises CommandError if they cannot be read."""
+    try:
+        answer = httpx.get(
+            url, timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}
+        ).raise_for_status()
+        return read_regrets(parse(answer.text, time.monotonic(), ("pointsman_",)))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error
+
+
+def regret_table(regrets: Regrets) -> RenderableType:
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in sorted(regrets.outcomes.items()))
+    summary = Text(f"sampled: {outcomes or 'none'}; ${regrets.spent_usd:.6f} spent on shadows")
+    if not regrets.comparisons:
+        return Group(Text("no shadow request has been answered; `shadow:` in tasks.yaml turns them on"), summary)
+    table = Table(box=None, pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name in _COLUMNS[:3] else "right", no_wrap=True)
+    for comparison in regrets.comparisons:
+        table.add_row(*_row(comparison))
+    return Group(table, summary)
+
+
+def _row(one: PathComparison) -> tuple[str, ...]:
+    chosen, shadow = one.of_chosen, one.of_shadow
+    return (
+        one.task,
+        one.chosen,
+        one.shadow,
+        str(one.pairs),
+        f"{chosen.usd * 1000:.4f} : {shadow.usd * 1000:.4f}",
+        f"{chosen.seconds:.2f} : {shadow.seconds:.2f}",
+        f"{_quality(chosen)} : {_quality(shadow)}",
+        str(one.scored),
+        f"{one.regret_usd:.6f}",
+        f"{one.regret_quality / one.scored:.2f}" if one.scored else "-",
+    )
+
+
+def _quality(side: PathMeans) -> str:
+    return "-" if side.quality is None else f"{side.quality:.2f}"

@@ -1,1 +1,0 @@
-"""`pointsman regret`: what the shadows have shown."""

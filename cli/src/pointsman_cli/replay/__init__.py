@@ -1,1 +1,0 @@
-"""`pointsman replay`: what another configuration would have decided."""

@@ -1,0 +1,160 @@
+"""Checks the configuration files against each other."""
+
+import re
+from collections.abc import Mapping
+
+import regex
+
+from pointsman_gateway.config.schema import FlywheelConfig, ModelsFile, PathsFile, StaleConfig, TaskConfig, TasksFile
+from pointsman_gateway.config.strict import ConfigError, must_be_known
+from pointsman_gateway.domain import UNKNOWN
+
+RESERVED_PATH_NAMES = {"idle": "an engine's time that nobody used", "other": "whatever the configuration does not name"}
+
+_ALIAS = re.compile(r"[a-z0-9_-]+@(?![0-9a-f]{12}$)[a-z0-9_-]+")
+"""An adapter's alias; a version ends in a hash instead."""
+
+
+def check_files(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
+    """Check every reference from one file to another, and every combination of settings. Raises ConfigError."""
+    _check_models(models)
+    _check_paths(models, paths, tasks, prompts)
+    _check_tasks(paths, tasks)
+    _check_metrics(models, paths, tasks, prompts)
+    _check_learning(paths, tasks)
+
+
+def _check_models(models: ModelsFile) -> None:
+    for name, engine in models.engines.items():
+        must_be_known(f"models.yaml: engine '{name}' serves model", engine.model, models.models)
+    for name in models.models:
+        if not any(engine.model == name for engine in models.engines.values()):
+            raise ConfigError(f"models.yaml: no engine serves model '{name}'")
+
+
+def _check_paths(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
+    for name, path in paths.paths.items():
+        if name in RESERVED_PATH_NAMES:
+            raise ConfigError(
+                f"paths.yaml: no path may be called '{name}': metrics mean {RESERVED_PATH_NAMES[name]} by it"
+            )
+        owner = f"paths.yaml: path '{name}' names"
+        must_be_known(f"{owner} model", path.model, models.models)
+        for strategy in path.strategies:
+            options = getattr(strategy, strategy.name)
+            if options.prompt:
+                must_be_known(f"{owner} prompt", options.prompt, prompts)
+            if strategy.few_shot:
+                must_be_known(f"{owner} the examples of task", strategy.few_shot.task, tasks.tasks)
+        names = [strategy.name for strategy in path.strategies]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"paths.yaml: path '{name}' has a strategy twice: {', '.join(names)}")
+        if path.adapter and not any(e.lora_server and e.model == path.model for e in models.engines.values()):
+            raise ConfigError(f"paths.yaml: path '{name}' needs an engine with a lora_server for '{path.model}'")
+        if path.cache and not models.cache:
+            raise ConfigError(f"paths.yaml: path '{name}' caches; models.yaml must price that: cache: {{hit: DOLLARS}}")
+
+
+def _check_tasks(paths: PathsFile, tasks: TasksFile) -> None:
+    must_be_known("tasks.yaml: default_path is", tasks.default_path, paths.paths)
+    if UNKNOWN in tasks.tasks:
+        raise ConfigError(f"tasks.yaml: '{UNKNOWN}' is the task of requests that fit no other; choose another name")
+    if len(tasks.tasks) < 2:
+        raise ConfigError("tasks.yaml: there is nothing to choose between; write two tasks or more")
+    for name, task in tasks.tasks.items():
+        for path in (*task.policy.paths, *task.fallback):
+            must_be_known(f"tasks.yaml: task '{name}' names path", path, paths.paths)
+        _check_policy(name, task)
+        _check_shadow(name, task, paths, tasks.journal.keep_text)
+        for rule in task.rules:
+            try:
+                re.compile(rule.regex)
+            except re.error as error:
+                raise ConfigError(f"tasks.yaml: rule '{rule.name}' of task '{name}': bad regex: {error}") from error
+
+
+def _check_policy(name: str, task: TaskConfig) -> None:
+    owner, policy = f"tasks.yaml: task '{name}':", task.policy
+    if len(set(policy.paths)) != len(policy.paths):
+        raise ConfigError(f"{owner} its policy names a path twice: {', '.join(policy.paths)}")
+    if policy.escalate:
+        for path in policy.escalate.streams_freely:
+            must_be_known(f"{owner} streams_freely names", path, policy.paths)
+        if not task.validators:
+            raise ConfigError(f"{owner} nothing would ever escalate; write validators")
+        if set(policy.paths[:-1]) <= set(policy.escalate.streams_freely):
+            raise ConfigError(f"{owner} nothing would ever escalate; a path before the last must not stream freely")
+
+
+SELF_CONTAINED_METRICS = ("exact", "json_fields", "contains", "regex", "rouge_l")
+"""Metrics that need neither a model nor anybody's code."""
+
+
+def _check_shadow(name: str, task: TaskConfig, paths: PathsFile, keeps_text: bool) -> None:
+    if task.shadow is None:
+        return
+    owner = f"tasks.yaml: the shadow of task '{name}'"
+    for path in task.shadow.paths:
+        must_be_known(f"{owner} names path", path, paths.paths)
+    if len(set(task.shadow.paths)) != len(task.shadow.paths):
+        raise ConfigError(f"{owner} names a path twice: {', '.join(task.shadow.paths)}")
+    if set(task.policy.paths) == set(task.shadow.paths) and len(task.shadow.paths) == 1:
+        raise ConfigError(f"{owner} names the only path that the task takes; name another one")
+    if task.shadow.rate_by == "validators" and not task.validators:
+        raise ConfigError(f"{owner} is rated by validators, and the task has none; write validators")
+    if (
+        task.metric
+        and task.metric.name in SELF_CONTAINED_METRICS
+        and not keeps_text
+        and task.shadow.rate_by == "right_answers"
+    ):
+        raise ConfigError(f"{owner} is rated by right answers, which takes journal: {{keep_text: true}}")
+
+
+def _check_metrics(models: ModelsFile, paths: PathsFile, tasks: TasksFile, prompts: Mapping[str, str]) -> None:
+    askable = {*models.models, *(f"path:{name}" for name in paths.paths)}
+    for name, task in tasks.tasks.items():
+        owner = f"tasks.yaml: the metric of task '{name}'"
+        if task.metric and task.metric.regex:
+            _check_pattern(f"{owner} has a bad regex", task.metric.regex)
+        judge = task.metric.judge if task.metric else None
+        if judge:
+            must_be_known(f"{owner} asks model", judge.model, askable)
+            if judge.prompt:
+                must_be_known(f"{owner} names prompt", judge.prompt, prompts)
+
+
+def _check_pattern(what: str, pattern: str) -> None:
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise ConfigError(f"{what}: {error} (it is {pattern!r})") from error
+
+
+def _check_learning(paths: PathsFile, tasks: TasksFile) -> None:
+    for name in tasks.learning.tasks if tasks.learning else ():
+        must_be_known("tasks.yaml: learning names task", name, tasks.tasks)
+    for name, task in tasks.tasks.items():
+        if task.stale:
+            _check_stale(name, task.stale, paths)
+        if task.flywheel:
+            _check_flywheel(name, task.flywheel, paths)
+
+
+def _check_stale(name: str, stale: StaleConfig, paths: PathsFile) -> None:
+    must_be_known(f"tasks.yaml: task '{name}': stale names path", stale.path, paths.paths)
+    if not any(strategy.retrieval for strategy in paths.paths[stale.path].strategies):
+        raise ConfigError(f"tasks.yaml: task '{name}': stale names path '{stale.path}', which looks nothing up")
+
+
+def _check_flywheel(name: str, flywheel: FlywheelConfig, paths: PathsFile) -> None:
+    owner = f"tasks.yaml: the flywheel of task '{name}'"
+    for path in filter(None, (flywheel.student, flywheel.teacher, flywheel.incumbent)):
+        must_be_known(f"{owner} names path", path, paths.paths)
+    student = paths.paths[flywheel.student]
+    if not _ALIAS.fullmatch(student.adapter):
+        raise ConfigError(f"{owner}: its student '{flywheel.student}' has no adapter's alias (adapter: NAME@prod)")
+    if student.strategies:
+        raise ConfigError(
+            f"{owner}: its student '{flywheel.student}' has strategies; what is learnt is the bare message"
+        )

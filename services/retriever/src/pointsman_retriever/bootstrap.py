@@ -1,0 +1,220 @@
+"""Builds a running retriever from its settings; the only module that knows the concrete classes."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from threading import Event
+from typing import TYPE_CHECKING, Protocol
+
+import faiss
+from pointsman.v1 import retriever_pb2_grpc
+from pointsman_embedding import MiniLM
+from pointsman_servicekit.extensions import load_extension
+from pointsman_servicekit.grpc_server import GrpcServer, serving
+from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag, serving_metrics
+from pointsman_servicekit.periodic import Schedule, running_periodically
+from pointsman_servicekit.tls import server_tls
+from pointsman_servicekit.tracing.exporting import tracing_server_interceptors
+from prometheus_client import CollectorRegistry
+from threadpoolctl import threadpool_limits
+from tokenizers import Tokenizer
+
+from pointsman_retriever.chunking.chunkers import MediaTypeChunker
+from pointsman_retriever.collections.collection import SnapshotFactory
+from pointsman_retriever.collections.operations import Operations
+from pointsman_retriever.collections.registry import CollectionRegistry
+from pointsman_retriever.collections.search import SearchService
+from pointsman_retriever.collections.service import CollectionService
+from pointsman_retriever.collections.writer import Compactor
+from pointsman_retriever.concurrency import ThreadPools, make_thread_pools
+from pointsman_retriever.domain import CollectionInfo, Quota
+from pointsman_retriever.encoder import DocumentEncoder, Embedder
+from pointsman_retriever.events import Observer, TracedObserver
+from pointsman_retriever.grpc.servicer import SERVICE, RetrieverServicer
+from pointsman_retriever.index import vector_stores
+from pointsman_retriever.index.bm25 import empty_word_index
+from pointsman_retriever.index.metadata_index import empty_metadata_index
+from pointsman_retriever.index.snapshot import IndexSnapshot
+from pointsman_retriever.index.term_analyzer import TermAnalyzer
+from pointsman_retriever.index.vector_stores import VectorStore, VectorStoreOptions
+from pointsman_retriever.limits import TenantLimits
+from pointsman_retriever.loaders.loader import Loader
+from pointsman_retriever.loaders.sandbox import SandboxedReader
+from pointsman_retriever.metrics import BoundedLabels, CollectionSizes, Metrics
+from pointsman_retriever.rerank import rerankers
+from pointsman_retriever.rerank.rerankers import Reranker, RerankerOptions
+from pointsman_retriever.settings import Settings
+from pointsman_retriever.store.data_folder import claim_data_folder
+
+if TYPE_CHECKING:
+    from pointsman_servicekit.tracing.spans import Spans
+
+log = logging.getLogger(__name__)
+
+EXTRA_READERS = 2  # SQLite connections of a collection, in addition to one for each search and ingest thread
+HEALTH_INTERVAL = 0.5  # seconds
+
+
+class EmbeddingModel(Embedder, Protocol):
+    """An embedder together with its tokenizer, which measures texts."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    address: str
+    metrics_port: int
+    announce_shutdown: Callable[[], Awaitable[None]]
+    """Turns gRPC health and /readyz to not serving; calls are still served."""
+
+
+def load_model(settings: Settings) -> EmbeddingModel:
+    """Raises ModelMissing."""
+    return MiniLM.load(settings.embedding_model)
+
+
+@asynccontextmanager
+async def run_service(
+    settings: Settings, model: EmbeddingModel, spans: "Spans | None" = None
+) -> AsyncIterator[RunningService]:
+    """Runs the service for the length of the block; it listens once all collections are loaded.
+
+    `spans` enables tracing. Raises FailedPrecondition for a data folder that is in use, not writable or of another
+    release and for an unknown extension, OSError for a port that is taken, TlsError for unusable TLS files.
+    """
+    tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    metrics, labels = CollectorRegistry(), BoundedLabels()
+    export_build_info(metrics, "retriever")
+    async with AsyncExitStack() as stack:
+        data_folder = stack.enter_context(claim_data_folder(settings.data))
+        pools = make_thread_pools(settings.search_threads, settings.ingest_threads)
+        readers = settings.search_threads + settings.ingest_threads + EXTRA_READERS
+        stack.enter_context(threadpool_limits(1))  # a search runs in its own thread and uses no other core
+        faiss.omp_set_num_threads(1)
+        registry = CollectionRegistry(
+            data_folder, readers, snapshot_factory(_load_vector_store(stack, settings)), pools.write
+        )
+        stack.callback(registry.close)
+        stack.callback(pools.close)
+        await asyncio.to_thread(registry.load)
+        opened, closing = Event(), Event()
+
+        def is_ready() -> bool:
+            return opened.is_set() and registry.is_consistent and not closing.is_set()
+
+        metrics_port = stack.enter_context(serving_metrics(settings.metrics_listen, metrics, is_ready))
+        metrics.register(CollectionSizes(registry.sizes, labels))
+        observer = _make_observer(Metrics(metrics, labels, model.fingerprint), spans)
+        servicer = await _build_servicer(stack, settings, model, registry, pools, observer)
+        server = await stack.enter_async_context(
+            serving(
+                settings.listen,
+                [SERVICE],
+                lambda grpc_server: retriever_pb2_grpc.add_RetrieverServicer_to_server(servicer, grpc_server),
+                grace=settings.shutdown_timeout,
+                ready=registry.is_consistent,
+                tls=tls,
+                interceptors=[*tracing_server_interceptors(spans), CallsInFlight(metrics)],
+            )
+        )
+        opened.set()
+        await stack.enter_async_context(measuring_event_loop_lag(metrics))
+        await stack.enter_async_context(_updating_health(server, is_ready))
+
+        async def announce_shutdown() -> None:
+            closing.set()
+            await server.start_shutdown()
+
+        log.info("serving at %s, metrics at port %d", server.address, metrics_port)
+        yield RunningService(server.address, metrics_port, announce_shutdown)
+
+
+async def _build_servicer(
+    stack: AsyncExitStack,
+    settings: Settings,
+    model: EmbeddingModel,
+    registry: CollectionRegistry,
+    pools: ThreadPools,
+    observer: Observer,
+) -> RetrieverServicer:
+    encoder = DocumentEncoder(model, MediaTypeChunker(model.tokenizer), pools)
+    compactor, reader = Compactor(pools), SandboxedReader()
+    stack.push_async_callback(compactor.close)
+    stack.push_async_callback(reader.close)
+    quota = Quota(settings.quota_documents, settings.quota_chunks, settings.quota_bytes)
+    tenant_limits = TenantLimits(settings.tenant_collections, quota)
+    service = CollectionService(registry, encoder, observer, pools, compactor, tenant_limits)
+    reranker = _load_reranker(stack, settings)
+    search_service = SearchService(registry, encoder, model.tokenizer, observer, pools, reranker)
+    operations = Operations(registry, service, encoder, pools)
+    return RetrieverServicer(service, search_service, Loader(reader), operations, pools.ingests)
+
+
+def _make_observer(metrics: Metrics, spans: "Spans | None") -> Observer:
+    if spans is None:
+        return metrics
+    from pointsman_servicekit.tracing.spans import current_span  # imports OpenTelemetry
+
+    return TracedObserver(metrics, lambda attributes: current_span().set_attributes(attributes))
+
+
+def snapshot_factory(vector_store: VectorStore) -> SnapshotFactory:
+    """Returns a function that makes an empty index snapshot for a collection."""
+    analyzer = TermAnalyzer()
+
+    def make_snapshot(collection: CollectionInfo) -> IndexSnapshot:
+        return IndexSnapshot(vector_store.empty_index(collection), empty_word_index(analyzer), empty_metadata_index())
+
+    return make_snapshot
+
+
+def _load_vector_store(stack: AsyncExitStack, settings: Settings) -> VectorStore:
+    """Raises FailedPrecondition for an unknown store, or one whose client is not installed."""
+    factory: vector_stores.VectorStoreFactory = load_extension(
+        settings.vector_store,
+        setting="POINTSMAN_RETRIEVER_VECTOR_STORE",
+        group=vector_stores.GROUP,
+        builtins=vector_stores.VECTOR_STORES,
+    )
+    options = VectorStoreOptions(settings.vector_store_url, settings.vector_store_token, settings.vector_store_prefix)
+    store = factory(options)
+    stack.callback(store.close)
+    return store
+
+
+def _load_reranker(stack: AsyncExitStack, settings: Settings) -> Reranker | None:
+    """Raises FailedPrecondition for an unknown reranker API."""
+    if not settings.reranker_url and not settings.reranker_api:
+        return None
+    factory: rerankers.RerankerFactory = load_extension(
+        settings.reranker_api or rerankers.DEFAULT_API,
+        setting="POINTSMAN_RETRIEVER_RERANKER_API",
+        group=rerankers.GROUP,
+        builtins=rerankers.RERANKERS,
+    )
+    reranker = factory(
+        RerankerOptions(
+            settings.reranker_url, settings.reranker_model, settings.reranker_key, settings.reranker_timeout
+        )
+    )
+    stack.push_async_callback(reranker.close)
+    return reranker
+
+
+@asynccontextmanager
+async def _updating_health(server: GrpcServer, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
+    """Keeps gRPC health up to date: SERVING if all collections are loaded and agree with the disk."""
+    reported = is_ready()
+
+    async def update() -> None:
+        nonlocal reported
+        if reported != is_ready():
+            reported = not reported
+            await server.set_serving(reported)
+
+    async with running_periodically(update, Schedule(HEALTH_INTERVAL), "update gRPC health"):
+        yield

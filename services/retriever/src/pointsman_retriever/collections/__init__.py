@@ -1,0 +1,1 @@
+"""Collections at work: reads, writes, searches, ingests and maintenance."""

@@ -1,0 +1,178 @@
+"""Maintenance of a collection while it serves: verification, snapshot files, restore, migration to another model."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_servicekit.document_sketches import Sketch
+from pointsman_servicekit.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+
+from pointsman_retriever import limits
+from pointsman_retriever.collections.collection import Collection
+from pointsman_retriever.collections.registry import CollectionRegistry
+from pointsman_retriever.collections.service import CollectionService
+from pointsman_retriever.concurrency import ThreadPools
+from pointsman_retriever.domain import CollectionId, CollectionInfo, EncodedDocument
+from pointsman_retriever.encoder import DocumentEncoder
+from pointsman_retriever.store import maintenance
+from pointsman_retriever.store.data_folder import STORE_FILE
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_PART_BYTES = 1024 * 1024
+DOCUMENTS_PER_MIGRATION_STEP = 16  # a migration can be interrupted between steps
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    problems: tuple[str, ...]
+    info: CollectionInfo
+    seconds: float
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTrailer:
+    """The last part of a snapshot stream."""
+
+    sha256: str
+    info: CollectionInfo
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationProgress:
+    documents: int
+    total: int
+    info: CollectionInfo | None = None  # in the last message
+
+
+class Operations:
+    def __init__(
+        self, registry: CollectionRegistry, service: CollectionService, encoder: DocumentEncoder, pools: ThreadPools
+    ) -> None:
+        self._registry = registry
+        self._service = service
+        self._encoder = encoder
+        self._pools = pools
+        self._migrating: set[CollectionId] = set()
+
+    async def verify(self, collection_id: CollectionId, repair: bool) -> VerifyResult:
+        """Reads every row and compares the indexes with it; `repair` rebuilds the indexes if anything is wrong.
+
+        Raises InvalidArgument, NotFound, and Internal for a collection that failed to load.
+        """
+        started = time.perf_counter()
+        collection = self._collection(collection_id)
+        findings = await self._pools.maintenance.run(collection.verify)
+        repaired = False
+        if findings.problems and repair:
+            await self._pools.write.run(collection.refresh)
+            repaired = not (await self._pools.maintenance.run(collection.verify)).problems
+        for problem in findings.problems:
+            log.error("collection %s: %s", collection_id, problem)
+        return VerifyResult(findings.problems, findings.info, time.perf_counter() - started, repaired)
+
+    async def sketch(self, collection_id: CollectionId) -> tuple[int, Sketch]:
+        """Returns the version and a sketch of the documents. Raises InvalidArgument, NotFound."""
+        return await self._pools.maintenance.run(self._collection(collection_id).store.sketch)
+
+    async def snapshot(self, collection_id: CollectionId) -> AsyncIterator[bytes | SnapshotTrailer]:
+        """Yields the bytes of one file, then its checksum. Raises InvalidArgument, NotFound."""
+        collection = self._collection(collection_id)
+        with self._registry.data_folder.scratch() as scratch:
+            copied = await self._pools.maintenance.run(maintenance.copy_store, collection.store, scratch)
+            digest = hashlib.sha256()
+            with (scratch / STORE_FILE).open("rb") as file:
+                while part := await asyncio.to_thread(file.read, SNAPSHOT_PART_BYTES):
+                    digest.update(part)
+                    yield part
+            yield SnapshotTrailer(digest.hexdigest(), copied)
+
+    async def restore(
+        self, collection_id: CollectionId, replace: bool, parts: AsyncIterator[bytes | str]
+    ) -> CollectionInfo:
+        """`parts` are the bytes of a snapshot file, then its SHA-256 in hexadecimal.
+
+        Raises InvalidArgument for a damaged snapshot, AlreadyExists if the collection exists and `replace` is not set.
+        """
+        limits.check_name(collection_id)
+        if self._registry.has(collection_id) and not replace:
+            raise AlreadyExists(
+                f"there already is a collection {str(collection_id)!r}; set `replace`, or restore under another name",
+                code="collection_exists",
+                param="collection",
+            )
+        with self._pools.changes.slot(), self._registry.data_folder.scratch() as scratch:
+            await _receive_file(parts, scratch / STORE_FILE)
+            quota = self._service.quota(collection_id)
+            await self._pools.maintenance.run(maintenance.accept_snapshot, collection_id, scratch, quota)
+            restored = await self._pools.write.run(self._put_in_place, scratch, collection_id)
+        log.info("restored collection %s: %d documents", collection_id, restored.documents)
+        return restored
+
+    async def reembed(self, collection_id: CollectionId) -> AsyncIterator[MigrationProgress]:
+        """Migrates a collection to the running embedding model; resumes an interrupted migration.
+
+        Raises InvalidArgument, NotFound, FailedPrecondition.
+        """
+        collection = self._collection(collection_id)
+        if collection_id in self._migrating:
+            raise FailedPrecondition(
+                f"collection {str(collection_id)!r} is already being migrated; wait until that is done",
+                code="migration_running",
+                param="collection",
+            )
+        self._migrating.add(collection_id)
+        try:
+            if collection.info.fingerprint != self._encoder.fingerprint:
+                async for progress in self._migrate(collection):
+                    yield progress
+            total = collection.info.documents
+            yield MigrationProgress(total, total, collection.info)
+        finally:
+            self._migrating.discard(collection_id)
+
+    async def _migrate(self, collection: Collection) -> AsyncIterator[MigrationProgress]:
+        store, encoder, pools = collection.store, self._encoder, self._pools
+        await pools.write.run(maintenance.begin_migration, store, encoder.fingerprint, encoder.dimensions)
+        while not await pools.write.run(collection.migrate, maintenance.swap_if_complete):
+            pending = await pools.maintenance.run(maintenance.find_pending, store, DOCUMENTS_PER_MIGRATION_STEP)
+            encoded: Sequence[EncodedDocument] = await encoder.encode_again(
+                [(one.document, one.recipe) for one in pending]
+            )
+            await pools.write.run(maintenance.store_migrated, store, list(zip(pending, encoded, strict=True)))
+            total = collection.info.documents
+            yield MigrationProgress(total - await pools.maintenance.run(maintenance.count_pending, store), total)
+        log.info("migrated collection %s to embedding model %s", collection.info.id, encoder.fingerprint)
+
+    def _put_in_place(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
+        if self._registry.has(collection_id):
+            return self._registry.replace(folder, collection_id)
+        return self._registry.add(folder, collection_id)
+
+    def _collection(self, collection_id: CollectionId) -> Collection:
+        limits.check_name(collection_id)
+        return self._registry.collection(collection_id)
+
+
+async def _receive_file(parts: AsyncIterator[bytes | str], file: Path) -> None:
+    digest = hashlib.sha256()
+    with file.open("wb") as target:
+        async for part in parts:
+            if isinstance(part, str):
+                if part != digest.hexdigest():
+                    raise _incomplete_snapshot(f"its SHA-256 is {digest.hexdigest()}, and {part} was expected")
+                return
+            digest.update(part)
+            await asyncio.to_thread(target.write, part)
+    raise _incomplete_snapshot("the stream ended before the SHA-256")
+
+
+def _incomplete_snapshot(reason: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"the snapshot is incomplete: {reason}; nothing was changed", code="snapshot_damaged", param="data"
+    )

@@ -1,0 +1,150 @@
+"""All collections of this process: those that are loaded, and those that are damaged."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_retriever.collections.collection import Collection, SnapshotFactory, unknown_collection
+from pointsman_retriever.collections.writer import GroupCommitWriter
+from pointsman_retriever.concurrency import ThreadPool
+from pointsman_retriever.domain import CollectionId, CollectionInfo
+from pointsman_retriever.events import CollectionSize
+from pointsman_retriever.store.data_folder import DataFolder
+from pointsman_retriever.store.store import Store, create_store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStatus:
+    info: CollectionInfo
+    problem: str  # why it cannot be searched, or ''
+
+
+class CollectionRegistry:
+    """Finds collections by id. Reads are safe from any thread.
+
+    Methods that create, add, replace or remove a collection block and must run in the write thread.
+    """
+
+    def __init__(
+        self, data_folder: DataFolder, readers: int, make_snapshot: SnapshotFactory, write_pool: ThreadPool
+    ) -> None:
+        """`readers` is the number of threads that may search one collection at once."""
+        self.data_folder = data_folder
+        self._readers = readers
+        self._make_snapshot = make_snapshot
+        self._write_pool = write_pool
+        # Both are replaced, never changed in place, because other threads read them.
+        self._writers: Mapping[CollectionId, GroupCommitWriter] = {}
+        self._damaged: Mapping[CollectionId, PointsmanError] = {}
+
+    def load(self) -> None:
+        """Loads all collections from disk. A damaged one is logged and does not keep the others from loading."""
+        for collection_id in self.data_folder.collections():
+            try:
+                self._open(collection_id)
+            except PointsmanError as error:
+                log.error("cannot load collection %s: %s", collection_id, error)
+                self._damaged = {**self._damaged, collection_id: error}
+
+    def writer(self, collection_id: CollectionId) -> GroupCommitWriter:
+        """Raises NotFound; for a damaged collection, the error with which it failed to load."""
+        writer = self._writers.get(collection_id)
+        if writer is not None:
+            return writer
+        raise self._damaged.get(collection_id) or unknown_collection(collection_id)
+
+    def collection(self, collection_id: CollectionId) -> Collection:
+        """Raises the same as `writer`."""
+        return self.writer(collection_id).collection
+
+    def has(self, collection_id: CollectionId) -> bool:
+        return collection_id in self._writers or collection_id in self._damaged
+
+    def statuses(self) -> list[CollectionStatus]:
+        loaded = [
+            CollectionStatus(writer.collection.info, writer.collection.fault) for writer in self._writers.values()
+        ]
+        damaged = [
+            CollectionStatus(CollectionInfo(one.name, "", 0, tenant=one.tenant), error.message)
+            for one, error in self._damaged.items()
+        ]
+        return sorted(loaded + damaged, key=lambda status: status.info.id)
+
+    def sizes(self) -> list[CollectionSize]:
+        damaged = [CollectionSize(str(one), 0, 0, 0, 0, 0.0, True) for one in self._damaged]
+        return [writer.collection.size() for writer in self._writers.values()] + damaged
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether every collection on disk is loaded and its index agrees with its file."""
+        return not self._damaged and not any(writer.collection.fault for writer in self._writers.values())
+
+    def count(self, tenant: str) -> int:
+        return sum(one.tenant == tenant for one in [*self._writers, *self._damaged])
+
+    def create(self, info: CollectionInfo) -> CollectionInfo:
+        """Raises storage errors."""
+        with self.data_folder.scratch() as scratch:
+            create_store(scratch, info)
+            return self.add(scratch, info.id)
+
+    def add(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
+        """Moves a folder that holds a complete store into place and loads it."""
+        self.data_folder.install(folder, collection_id)
+        return self._open(collection_id).collection.info
+
+    def replace(self, folder: Path, collection_id: CollectionId) -> CollectionInfo:
+        """Replaces the store of a collection, which may be damaged, by the complete store in `folder`."""
+        writer = self._writers.get(collection_id)
+        if writer is None:
+            self.data_folder.remove(collection_id)
+            self._damaged = _without(self._damaged, collection_id)
+            return self.add(folder, collection_id)
+        collection = writer.collection
+
+        def swap() -> Store:
+            collection.store.close()
+            self.data_folder.replace_file(folder, collection_id)
+            return Store(collection_id, self.data_folder.folder(collection_id), self._readers)
+
+        collection.replace_store(swap)
+        return collection.info
+
+    def remove(self, collection_id: CollectionId) -> None:
+        writer = self._writers.get(collection_id)
+        if writer is None and collection_id not in self._damaged:
+            raise unknown_collection(collection_id)
+        if writer is not None:
+            writer.collection.close()
+        self.data_folder.remove(collection_id)
+        self._writers = _without(self._writers, collection_id)
+        self._damaged = _without(self._damaged, collection_id)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.collection.close()
+
+    def _open(self, collection_id: CollectionId) -> GroupCommitWriter:
+        store = Store(collection_id, self.data_folder.folder(collection_id), self._readers)
+        try:
+            collection = Collection(store, self._make_snapshot)
+            collection.load()
+        except BaseException:
+            store.close()
+            raise
+        writer = GroupCommitWriter(collection, self._write_pool)
+        self._writers = {**self._writers, collection_id: writer}
+        log.info("loaded collection %s: %d documents", collection_id, collection.info.documents)
+        return writer
+
+
+def _without(entries: Mapping[CollectionId, T], key: CollectionId) -> dict[CollectionId, T]:
+    return {other: value for other, value in entries.items() if other != key}

@@ -1,0 +1,168 @@
+"""Searches across collections: validation, query embedding, ranking in a thread, reranking."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError
+from tokenizers import Tokenizer
+
+from pointsman_retriever import limits
+from pointsman_retriever.collections.collection import Collection
+from pointsman_retriever.collections.registry import CollectionRegistry
+from pointsman_retriever.concurrency import ThreadPools
+from pointsman_retriever.domain import CollectionId, Passage, Query, Relevance, SearchAnswer, SearchOptions
+from pointsman_retriever.encoder import DocumentEncoder
+from pointsman_retriever.events import Observer, SearchCompleted, SearchFailed
+from pointsman_retriever.rerank.rerankers import Reranker
+from pointsman_retriever.search.ranking import ResolvedQuery, SearchSettings, Stopwatch, serialize_search_settings
+
+MIN_RERANKED_PASSAGES = 50  # given to a reranker, even if fewer are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredResult:
+    """The result of a search in one collection, with the token count of each passage."""
+
+    passages: tuple[Passage, ...]  # best first
+    tokens: tuple[int, ...]  # of each passage
+    version: int
+    relevance: Relevance
+    timings: Mapping[str, float]  # seconds by phase
+
+
+class SearchService:
+    """Use from the event loop's thread; blocking work runs in the search pool."""
+
+    def __init__(
+        self,
+        registry: CollectionRegistry,
+        encoder: DocumentEncoder,
+        tokenizer: Tokenizer,
+        observer: Observer,
+        pools: ThreadPools,
+        reranker: Reranker | None = None,
+    ) -> None:
+        """`tokenizer` counts the passages' tokens and must not truncate."""
+        self._registry = registry
+        self._encoder = encoder
+        self._tokenizer = tokenizer
+        self._observer = observer
+        self._pools = pools
+        self._reranker = reranker
+
+    async def search(self, query: Query) -> SearchAnswer:
+        """Raises InvalidArgument, NotFound, FailedPrecondition, Unavailable."""
+        started = time.perf_counter()
+        try:
+            return await self._search(query, started)
+        except PointsmanError as error:
+            self._observer.record(SearchFailed(error.code, time.perf_counter() - started))
+            raise
+
+    async def search_all(self, queries: Sequence[Query]) -> list[SearchAnswer | PointsmanError]:
+        """Runs the queries concurrently; each succeeds or fails alone. Results keep the order of the queries.
+
+        Raises InvalidArgument for no queries, or too many.
+        """
+        if not 1 <= len(queries) <= limits.MAX_SEARCHES:
+            raise InvalidArgument(
+                f"the batch has {len(queries)} searches; it needs 1 to {limits.MAX_SEARCHES}",
+                code="invalid_batch",
+                param="searches",
+            )
+        return list(await asyncio.gather(*map(self._search_or_error, queries)))
+
+    async def configure(self, collection_id: CollectionId, settings: SearchSettings) -> SearchSettings:
+        """Replaces a collection's search settings. Raises InvalidArgument, NotFound."""
+        limits.check_name(collection_id)
+        if settings.dense_weight is not None:
+            limits.check_share("dense_weight", settings.dense_weight, "0 (words only) to 1 (meaning only)")
+        limits.check_share("least_coverage", settings.least_coverage, "0 (no word) to 1 (all words)")
+        if not -1.0 <= settings.least_dense <= 1.0:
+            raise InvalidArgument(
+                f"least_dense is {settings.least_dense}; it is a cosine and ranges from -1 to 1",
+                code="invalid_least_dense",
+                param="least_dense",
+            )
+        collection = self._registry.collection(collection_id)
+        with self._pools.changes.slot():
+            await self._pools.write.run(collection.set_search_settings, serialize_search_settings(settings))
+        return settings
+
+    async def _search(self, query: Query, started: float) -> SearchAnswer:
+        limits.check_name(query.collection)
+        collection = self._registry.collection(query.collection)
+        limits.check_query(query)
+        self._encoder.check_model(collection.info)
+        top_k = query.options.top_k or limits.DEFAULT_TOP_K
+        fetched = max(top_k, MIN_RERANKED_PASSAGES) if query.options.rerank else top_k
+        with self._pools.searches.slot():
+            options = replace(query.options, top_k=fetched)
+            found = await self._pools.search.run(self._search_blocking, collection, query, options)
+            if query.options.rerank:
+                found = await self._rerank(query.text, found, top_k)
+        answer = SearchAnswer(
+            found.passages, found.tokens, found.version, time.perf_counter() - started, found.relevance
+        )
+        self._observer.record(
+            SearchCompleted(
+                str(query.collection),
+                len(found.passages),
+                answer.seconds,
+                timings=found.timings,
+                best_cosine=answer.relevance.best_dense if found.passages else None,
+            )
+        )
+        return answer
+
+    async def _search_or_error(self, query: Query) -> SearchAnswer | PointsmanError:
+        try:
+            return await self.search(query)
+        except PointsmanError as error:
+            return error
+
+    def _search_blocking(self, collection: Collection, query: Query, options: SearchOptions) -> MeasuredResult:
+        """All blocking work of a search in one call: every return to the event loop would cost another wait for it."""
+        stopwatch = Stopwatch()
+        resolved = ResolvedQuery(
+            text=query.text,
+            vector=self._encoder.query_vector(query),
+            fingerprint=self._encoder.fingerprint,
+            filter=query.filter,
+            options=options,
+        )
+        stopwatch.lap("embed")
+        found = collection.search(resolved)
+        tokens = self._count_tokens(found.passages)
+        timings = {**stopwatch.timings, **found.timings}
+        return MeasuredResult(found.passages, tokens, found.version, found.relevance, timings)
+
+    async def _rerank(self, text: str, found: MeasuredResult, count: int) -> MeasuredResult:
+        """Orders the passages by the reranker's scores and keeps the best `count`."""
+        if self._reranker is None:
+            raise FailedPrecondition(
+                "this retriever has no reranker; set POINTSMAN_RETRIEVER_RERANKER_URL to its address, or search "
+                "without `rerank`",
+                code="no_reranker",
+                param="rerank",
+            )
+        started = time.perf_counter()
+        texts = [passage.text for passage in found.passages]
+        scores = await self._reranker.rerank(text, texts) if texts else []
+        order = sorted(range(len(scores)), key=lambda place: -scores[place])[:count]
+        passages = tuple(
+            replace(passage, explanation=replace(passage.explanation, rerank_score=scores[place]))
+            for place, passage in ((place, found.passages[place]) for place in order)
+        )
+        return replace(
+            found,
+            passages=passages,
+            tokens=tuple(found.tokens[place] for place in order),
+            timings={**found.timings, "rerank": time.perf_counter() - started},
+        )
+
+    def _count_tokens(self, passages: Sequence[Passage]) -> tuple[int, ...]:
+        # One by one: a batch would run in the tokenizer's own threads, each of which waits for a core.
+        return tuple(len(self._tokenizer.encode(passage.text, add_special_tokens=False)) for passage in passages)

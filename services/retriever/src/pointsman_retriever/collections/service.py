@@ -1,0 +1,228 @@
+"""Creates, changes and deletes collections and their documents."""
+
+import logging
+from collections.abc import Sequence, Set
+from functools import partial
+
+from pointsman_servicekit.errors import AlreadyExists, PointsmanError
+
+from pointsman_retriever import limits
+from pointsman_retriever.collections.collection import Collection, StepResult
+from pointsman_retriever.collections.registry import CollectionRegistry, CollectionStatus
+from pointsman_retriever.collections.writer import Compactor, GroupCommitWriter
+from pointsman_retriever.concurrency import ThreadPools
+from pointsman_retriever.domain import (
+    CollectionId,
+    CollectionInfo,
+    DeleteResult,
+    Document,
+    EncodedDocument,
+    Quota,
+    UpsertResult,
+)
+from pointsman_retriever.encoder import DocumentEncoder
+from pointsman_retriever.events import CollectionDropped, DocumentsUpserted, Observer
+from pointsman_retriever.limits import TenantLimits
+from pointsman_retriever.store.transaction import Change
+
+log = logging.getLogger(__name__)
+
+
+class CollectionService:
+    def __init__(
+        self,
+        registry: CollectionRegistry,
+        encoder: DocumentEncoder,
+        observer: Observer,
+        pools: ThreadPools,
+        compactor: Compactor,
+        tenant_limits: TenantLimits,
+    ) -> None:
+        self._registry = registry
+        self._encoder = encoder
+        self._observer = observer
+        self._pools = pools
+        self._compactor = compactor
+        self._tenant_limits = tenant_limits
+
+    def list_collections(self, tenant: str) -> Sequence[CollectionStatus]:
+        """Raises InvalidArgument."""
+        limits.check_name(CollectionId(tenant, "any"))
+        return [status for status in self._registry.statuses() if status.info.tenant == tenant]
+
+    async def create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
+        """Raises InvalidArgument, AlreadyExists, ResourceExhausted."""
+        limits.check_name(collection_id)
+        with self._pools.changes.slot():
+            return await self._pools.write.run(self._create, collection_id, if_missing, quota)
+
+    async def set_quota(self, collection_id: CollectionId, quota: Quota) -> CollectionInfo:
+        """Raises InvalidArgument, NotFound."""
+        collection = self._writer(collection_id).collection
+        with self._pools.changes.slot():
+            return await self._pools.write.run(collection.set_quota, quota)
+
+    async def drop(self, collection_id: CollectionId) -> None:
+        """Raises InvalidArgument, NotFound."""
+        limits.check_name(collection_id)
+        with self._pools.changes.slot():
+            await self._pools.write.run(self._drop, collection_id)
+
+    async def upsert(self, collection_id: CollectionId, documents: Sequence[Document]) -> UpsertResult:
+        """Adds or replaces all of the documents, or none if one is refused. Unchanged documents are not written.
+
+        Raises InvalidArgument, NotFound, FailedPrecondition, ResourceExhausted.
+        """
+        writer = self._writer(collection_id)
+        with self._pools.changes.slot():
+            return await self._upsert(writer, documents)
+
+    async def upsert_each(
+        self, collection_id: CollectionId, documents: Sequence[Document], source: str
+    ) -> Sequence[UpsertResult | PointsmanError]:
+        """Adds or replaces documents with different ids; each is written or refused alone.
+
+        `source` names what the documents are synchronised with. Raises errors that concern all of them: NotFound,
+        FailedPrecondition, storage errors.
+        """
+        writer = self._writer(collection_id)
+        collection = writer.collection
+        self._encoder.check_model(collection.info)
+        checked = await self._pools.ingest.run(self._validate_each, documents)
+        valid = [document for document in checked if isinstance(document, Document)]
+        changed = await self._select_changed(collection, valid, source)
+        encoded = await self._encoder.encode(changed, source, collection.store.known_vectors)
+        done = await writer.write_each([partial(self._put, documents=[one]) for one in encoded]) if encoded else []
+        written = {document.id: _to_result(step) for document, step in zip(changed, done, strict=True)}
+        if encoded:
+            self._compactor.compact_if_needed(writer)
+        unchanged = UpsertResult(1, 0, collection.info.version, 1)
+        results = [one if isinstance(one, PointsmanError) else written.get(one.id, unchanged) for one in checked]
+        self._report(collection_id, [one for one in results if isinstance(one, UpsertResult)])
+        return results
+
+    async def delete(self, collection_id: CollectionId, document_ids: Sequence[str]) -> DeleteResult:
+        """Deletes the documents that exist and ignores other ids. Raises InvalidArgument, NotFound."""
+        writer = self._writer(collection_id)
+        limits.check_ids(document_ids)
+        with self._pools.changes.slot():
+            return await self._delete(writer, document_ids)
+
+    async def delete_missing(self, collection_id: CollectionId, source: str, seen: Set[str]) -> int:
+        """Deletes the documents of a source whose ids are not in `seen`; returns their number."""
+        writer = self._writer(collection_id)
+        stored = await self._pools.ingest.run(writer.collection.store.ids_of_source, source)
+        missing = [document_id for document_id in stored if document_id not in seen]
+        deleted = 0
+        for start in range(0, len(missing), limits.MAX_DOCUMENTS):
+            deleted += (await self._delete(writer, missing[start : start + limits.MAX_DOCUMENTS])).documents
+        return deleted
+
+    def quota(self, collection_id: CollectionId) -> Quota:
+        """Returns the collection's quota, or the default for new collections if it does not exist."""
+        infos = {status.info.id: status.info for status in self._registry.statuses()}
+        return infos[collection_id].quota if collection_id in infos else self._tenant_limits.quota
+
+    def version(self, collection_id: CollectionId) -> int:
+        return self._writer(collection_id).collection.info.version
+
+    def _writer(self, collection_id: CollectionId) -> GroupCommitWriter:
+        limits.check_name(collection_id)
+        return self._registry.writer(collection_id)
+
+    async def _upsert(self, writer: GroupCommitWriter, documents: Sequence[Document]) -> UpsertResult:
+        collection = writer.collection
+        self._encoder.check_model(collection.info)
+        valid = await self._pools.ingest.run(self._validate, documents)
+        if not valid:
+            return UpsertResult(0, 0, collection.info.version)
+        changed = await self._select_changed(collection, valid, source="")
+        chunks, unchanged, version = 0, len(valid) - len(changed), collection.info.version
+        if changed:
+            encoded = await self._encoder.encode(changed, "", collection.store.known_vectors)
+            (chunks, same), after = await writer.write(lambda change: self._put(change, encoded))
+            unchanged, version = unchanged + same, after.version
+            self._compactor.compact_if_needed(writer)
+        self._observer.record(DocumentsUpserted(str(collection.info.id), len(valid), unchanged, chunks))
+        return UpsertResult(len(valid), chunks, version, unchanged)
+
+    async def _delete(self, writer: GroupCommitWriter, document_ids: Sequence[str]) -> DeleteResult:
+        deleted, after = await writer.write(lambda change: sum(change.remove(one) for one in document_ids))
+        self._compactor.compact_if_needed(writer)
+        return DeleteResult(deleted, after.version)
+
+    async def _select_changed(
+        self, collection: Collection, documents: Sequence[Document], source: str
+    ) -> Sequence[Document]:
+        """Drops the documents that are stored unchanged, to save their embedding.
+
+        Documents with their own vector are all kept: they cost no embedding, and writing compares them anyway.
+        """
+        to_embed = [document for document in documents if document.vector is None]
+        if not to_embed:
+            return documents
+        recipes = [self._encoder.recipe(document) for document in to_embed]
+        unchanged = await self._pools.ingest.run(collection.store.find_unchanged, to_embed, recipes, source)
+        return [document for document in documents if document.id not in unchanged]
+
+    def _validate(self, documents: Sequence[Document]) -> Sequence[Document]:
+        """Raises InvalidArgument, FailedPrecondition."""
+        limits.check_documents(documents)
+        return [self._encoder.with_unit_vector(document) for document in documents]
+
+    def _validate_each(self, documents: Sequence[Document]) -> Sequence[Document | PointsmanError]:
+        checked: list[Document | PointsmanError] = []
+        for document in documents:
+            try:
+                checked += self._validate([document])
+            except PointsmanError as error:
+                checked.append(error)
+        return checked
+
+    def _report(self, collection_id: CollectionId, written: Sequence[UpsertResult]) -> None:
+        unchanged, chunks = sum(one.unchanged for one in written), sum(one.chunks for one in written)
+        self._observer.record(
+            DocumentsUpserted(str(collection_id), len(written), unchanged, chunks, calls=len(written))
+        )
+
+    def _put(self, change: Change, documents: Sequence[EncodedDocument]) -> tuple[int, int]:
+        """Returns the number of new chunks and the number of unchanged documents."""
+        self._encoder.check_model(change.before)  # the collection may have been restored meanwhile
+        chunks = sum(change.put(document) for document in documents)
+        return chunks, change.unchanged
+
+    def _create(self, collection_id: CollectionId, if_missing: bool, quota: Quota | None) -> CollectionInfo:
+        if self._registry.has(collection_id):
+            existing = self._registry.collection(collection_id).info
+            if if_missing:
+                return existing
+            raise AlreadyExists(
+                f"there already is a collection {str(collection_id)!r}; set if_missing, or use another name",
+                code="collection_exists",
+                param="name",
+            )
+        self._tenant_limits.check_one_more(collection_id.tenant, self._registry.count(collection_id.tenant))
+        created = self._registry.create(
+            CollectionInfo(
+                collection_id.name,
+                self._encoder.fingerprint,
+                self._encoder.dimensions,
+                tenant=collection_id.tenant,
+                quota=self._tenant_limits.quota if quota is None else quota,
+            )
+        )
+        log.info("created collection %s", collection_id)
+        return created
+
+    def _drop(self, collection_id: CollectionId) -> None:
+        self._registry.remove(collection_id)
+        self._observer.record(CollectionDropped(str(collection_id)))
+        log.info("deleted collection %s", collection_id)
+
+
+def _to_result(step: StepResult[tuple[int, int]]) -> UpsertResult | PointsmanError:
+    """Converts the result of a step that wrote one document."""
+    if isinstance(step.result, PointsmanError):
+        return step.result
+    chunks, unchanged = step.result
+    return UpsertResult(1, chunks, step.info.version, unchanged)

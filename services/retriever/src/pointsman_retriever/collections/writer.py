@@ -1,0 +1,121 @@
+"""Writes to one collection: group commit of concurrent changes, and background compaction of the indexes."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from pointsman_servicekit.errors import PointsmanError
+
+from pointsman_retriever.collections.collection import Collection, StepResult
+from pointsman_retriever.concurrency import ThreadPool, ThreadPools
+from pointsman_retriever.domain import CollectionInfo
+from pointsman_retriever.store.transaction import Change
+
+log = logging.getLogger(__name__)
+
+MAX_STEPS_PER_COMMIT = 256  # every caller in a commit waits for all of its steps
+
+T = TypeVar("T")
+# One caller's steps, and the future that receives their results.
+_PendingSteps = tuple[Sequence[Callable[[Change], Any]], asyncio.Future[list[StepResult[Any]]]]
+
+
+class GroupCommitWriter:
+    """Applies changes to one collection; changes that wait at the same time share a commit and its fsync.
+
+    Use from the event loop's thread only.
+    """
+
+    def __init__(self, collection: Collection, write_pool: ThreadPool) -> None:
+        self.collection = collection
+        self._write_pool = write_pool
+        self._pending: deque[_PendingSteps] = deque()
+        self._drain: asyncio.Task[None] | None = None
+
+    async def write(self, step: Callable[[Change], T]) -> tuple[T, CollectionInfo]:
+        """Returns the step's result and the collection's state right after it.
+
+        Raises what the step raises, or a storage error. A call cancelled while it waits is never applied.
+        """
+        (done,) = await self.write_each([step])
+        if isinstance(done.result, PointsmanError):
+            raise done.result
+        return done.result, done.info
+
+    async def write_each(self, steps: Sequence[Callable[[Change], T]]) -> list[StepResult[T]]:
+        """Applies several steps, each of which succeeds or fails alone; raises storage errors only."""
+        results: asyncio.Future[list[StepResult[T]]] = asyncio.get_running_loop().create_future()
+        self._pending.append((steps, results))
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._write_all())
+        return await results
+
+    async def _write_all(self) -> None:
+        try:
+            while self._pending:
+                await self._write_group()
+        finally:
+            self._drain = None
+
+    async def _write_group(self) -> None:
+        group = self._take_group()
+        try:
+            done = await self._write_pool.run(self.collection.change, [step for steps, _ in group for step in steps])
+        except BaseException as error:
+            for _, results in group:
+                if not results.done():
+                    results.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+            if not isinstance(error, Exception):
+                raise
+        else:
+            each = iter(done)
+            for steps, results in group:
+                theirs = list(islice(each, len(steps)))
+                if not results.done():
+                    results.set_result(theirs)
+
+    def _take_group(self) -> list[_PendingSteps]:
+        """Removes the longest-waiting changes from the queue, except those whose callers gave up."""
+        group: list[_PendingSteps] = []
+        count = 0
+        while self._pending and count < MAX_STEPS_PER_COMMIT:
+            steps, results = self._pending.popleft()
+            if not results.done():
+                group.append((steps, results))
+                count += len(steps)
+        return group
+
+
+class Compactor:
+    """Rebuilds indexes in the background once they hold too much garbage. Use from the event loop's thread only."""
+
+    def __init__(self, pools: ThreadPools) -> None:
+        self._pools = pools
+        self._tasks: dict[GroupCommitWriter, asyncio.Task[None]] = {}
+
+    def compact_if_needed(self, writer: GroupCommitWriter) -> None:
+        """Call after each change. At most one compaction of a collection runs at a time."""
+        if writer.collection.needs_compaction and writer not in self._tasks:
+            task = asyncio.create_task(self._compact(writer.collection))
+            self._tasks[writer] = task
+            task.add_done_callback(lambda _: self._tasks.pop(writer))
+
+    async def close(self) -> None:
+        for task in list(self._tasks.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _compact(self, collection: Collection) -> None:
+        try:
+            compact = await self._pools.write.run(collection.begin_compaction)
+            compacted = await self._pools.maintenance.run(compact)
+            await self._pools.write.run(collection.finish_compaction, compacted)
+            log.info("rebuilt the index of collection %s", collection.info.id)
+        except PointsmanError as error:
+            log.warning("the index of collection %s is not rebuilt: %s", collection.info.id, error)
+        except Exception:
+            log.exception("cannot rebuild the index of collection %s", collection.info.id)
+            await self._pools.write.run(collection.abort_compaction)

@@ -1,0 +1,131 @@
+"""Thread pools for blocking work, limits on concurrent calls, and a readers-writer lock."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from threading import Condition
+from typing import ParamSpec, TypeVar
+
+from pointsman_servicekit.errors import ResourceExhausted
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ThreadPool:
+    """Runs blocking functions off the event loop.
+
+    A call that is cancelled before it starts never runs; a call that has started runs to its end.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        context = contextvars.copy_context()  # carries the request id into the log lines of the thread
+        return await asyncio.wrap_future(self._executor.submit(context.run, partial(work, *args, **kwargs)))
+
+    def close(self) -> None:
+        """Drops queued calls and waits for the running ones."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class CallLimit:
+    """Limits how many calls of one kind are in progress, queued ones included.
+
+    Use from the event loop's thread only.
+    """
+
+    def __init__(self, what: str, slots: int) -> None:
+        """`what` is the plural that the error message uses."""
+        self._what = what
+        self._slots = slots
+        self._used = 0
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Raises ResourceExhausted if no slot is free."""
+        if self._used >= self._slots:
+            raise ResourceExhausted(
+                f"the retriever is already working on {self._slots} {self._what}, its limit; try again later",
+                code="overloaded",
+                retry_after=1.0,
+            )
+        self._used += 1
+        try:
+            yield
+        finally:
+            self._used -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadPools:
+    """One pool for each kind of work, so that no kind waits for another's threads, and the limits on calls."""
+
+    search: ThreadPool
+    ingest: ThreadPool
+    write: ThreadPool  # a single thread: changes are applied one after the other
+    maintenance: ThreadPool  # verification, snapshots, compaction
+    searches: CallLimit
+    changes: CallLimit
+    ingests: CallLimit
+
+    def close(self) -> None:
+        for pool in (self.search, self.ingest, self.maintenance, self.write):
+            pool.close()
+
+
+def make_thread_pools(search_threads: int, ingest_threads: int) -> ThreadPools:
+    return ThreadPools(
+        search=ThreadPool("search", search_threads),
+        ingest=ThreadPool("ingest", ingest_threads),
+        write=ThreadPool("write", 1),
+        maintenance=ThreadPool("maintenance", 1),
+        searches=CallLimit("searches", 256),
+        changes=CallLimit("changes", 64),  # each may hold 32 MiB
+        ingests=CallLimit("ingests", 16),
+    )
+
+
+class RWLock:
+    """A readers-writer lock for threads. A waiting writer goes before readers that arrive after it."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._readers = 0
+        self._has_writer = False
+        self._waiting_writers = 0
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """Shared with other readers."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._has_writer and not self._waiting_writers)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """Exclusive."""
+        with self._changed:
+            self._waiting_writers += 1
+            try:
+                self._changed.wait_for(lambda: not self._has_writer and not self._readers)
+            finally:
+                self._waiting_writers -= 1
+            self._has_writer = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._has_writer = False
+                self._changed.notify_all()

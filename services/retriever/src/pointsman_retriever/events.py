@@ -1,0 +1,85 @@
+"""Events that the collections report, and the interface of whatever counts or traces them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCompleted:
+    collection: str
+    passages: int
+    seconds: float
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by phase
+    best_cosine: float | None = None  # the greatest cosine among the candidates; None if nothing was found
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFailed:
+    code: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsUpserted:
+    collection: str
+    documents: int
+    unchanged: int = 0  # of these documents
+    chunks: int = 0  # newly written
+    calls: int = 1  # for an ingest stream, each document counts as one call
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionDropped:
+    collection: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSize:
+    """The current size of a collection. Not an event: read when metrics are scraped."""
+
+    name: str
+    documents: int
+    chunks: int
+    bytes: int
+    index_vectors: int
+    index_age: float  # seconds
+    is_inconsistent: bool
+
+
+Event = SearchCompleted | SearchFailed | DocumentsUpserted | CollectionDropped
+
+
+class Observer(Protocol):
+    """Receives events; called from several threads."""
+
+    def record(self, event: Event) -> None: ...
+
+
+SetAttributes = Callable[[Mapping[str, str | int | float]], None]
+
+
+class TracedObserver:
+    """Copies each completed search onto the current trace span, then passes the event on to another observer."""
+
+    def __init__(self, inner: Observer, set_attributes: SetAttributes) -> None:
+        """`set_attributes` writes to the span that is current when it is called."""
+        self._inner = inner
+        self._set_attributes = set_attributes
+
+    def record(self, event: Event) -> None:
+        if isinstance(event, SearchCompleted):
+            self._set_attributes(_to_span_attributes(event))
+        self._inner.record(event)
+
+
+def _to_span_attributes(event: SearchCompleted) -> dict[str, str | int | float]:
+    """Uses the names of OpenTelemetry's conventions for generative AI if they define one, else `pointsman.*`."""
+    return {
+        "gen_ai.operation.name": "retrieval",
+        "gen_ai.provider.name": "pointsman",
+        "gen_ai.data_source.id": event.collection,
+        "pointsman.passages": event.passages,
+        **({} if event.best_cosine is None else {"pointsman.best_cosine": event.best_cosine}),
+        **{f"pointsman.seconds.{phase}": seconds for phase, seconds in event.timings.items()},
+    }

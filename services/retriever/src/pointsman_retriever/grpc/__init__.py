@@ -1,0 +1,1 @@
+"""The gRPC API: converts messages to values and delegates to the services."""

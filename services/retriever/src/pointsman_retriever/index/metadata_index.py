@@ -1,0 +1,197 @@
+"""Metadata by chunk, in memory, as dictionary-encoded columns: a filter tests each distinct value once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman_retriever.domain import Ids
+from pointsman_retriever.filters import And, Condition, Eq, Exists, Filter, In, Not, NumberRange, Or, TextRange
+from pointsman_retriever.index.append_only_array import AppendOnlyArray
+
+Mask = NDArray[np.bool_]
+
+_MISSING = -1  # the value number of a row without a value
+_MAX_DELETED_SHARE = 0.5  # of all rows; beyond it the index is rebuilt without them
+
+
+class Column:
+    """The values of one metadata key: each distinct value once, and its number for each row. One thread writes."""
+
+    def __init__(self) -> None:
+        self._values: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._as_float = AppendOnlyArray(np.float64)
+        self._rows = AppendOnlyArray(np.int32)
+
+    def put(self, row: int, value: str) -> None:
+        """Rows arrive in ascending order; rows that are left out have no value."""
+        number = self._numbers.get(value)
+        if number is None:
+            number = len(self._values)
+            self._as_float.append(number, np.array([_parse_number(value)]))
+            self._values.append(value)
+            self._numbers[value] = number
+        self._rows.pad(row, _MISSING)
+        self._rows.append(row, np.array([number], np.int32))
+
+    def truncate(self, rows: int) -> None:
+        """Drops rows that a change left behind which was not committed."""
+        self._rows.truncate(rows)
+
+    def rows(self, count: int) -> NDArray[np.int32]:
+        """Returns the value numbers of the first `count` rows; fewer if the last of them have no value."""
+        return self._rows.first(count)
+
+    def matches(self, condition: Condition) -> Mask:
+        """Returns one flag for each value number, and a last one, always False, for rows without a value."""
+        match condition:
+            case Exists():
+                mask = np.ones(len(self._values) + 1, np.bool_)
+            case Eq(_, value):
+                mask = self._equal_to((value,))
+            case In(_, values):
+                mask = self._equal_to(values)
+            case NumberRange():
+                mask = np.append(_in_number_range(self._as_float.first(self._as_float.rows), condition), False)
+            case TextRange():
+                mask = np.array([_in_text_range(value, condition) for value in list(self._values)] + [False], np.bool_)
+        mask[_MISSING] = False
+        return mask
+
+    def selected(self, rows: NDArray[np.intp], count: int) -> "Column":
+        """Returns a new column with only the given of the first `count` rows, renumbered from 0."""
+        numbers = self.rows(count)
+        column = Column()
+        values = list(self._values)
+        for place, row in enumerate(rows[rows < len(numbers)].tolist()):
+            if numbers[row] != _MISSING:
+                column.put(place, values[numbers[row]])
+        return column
+
+    def _equal_to(self, values: Sequence[str]) -> Mask:
+        mask = np.zeros(len(self._values) + 1, np.bool_)
+        numbers = [self._numbers[value] for value in values if value in self._numbers]
+        mask[[number for number in numbers if number < len(mask) - 1]] = True
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataIndex:
+    """One immutable snapshot. `with_changes` makes the next one and leaves this one to its readers."""
+
+    ids: AppendOnlyArray  # chunk id of each row, ascending
+    documents: AppendOnlyArray  # document number of each row
+    columns: dict[str, Column]  # shared by all snapshots and only added to; later rows are beyond this snapshot's
+    alive: Mask
+    count: int = 0
+
+    def with_changes(
+        self, removed: Ids, added: Ids, documents: Ids, metadata: Sequence[Mapping[str, str]]
+    ) -> "MetadataIndex":
+        """`added` is ascending, and greater than all earlier ids. One thread at a time, on the latest snapshot."""
+        alive = np.concatenate((self.alive, np.ones(len(added), np.bool_)))
+        rows = self._find_rows(removed)
+        gone = int(np.count_nonzero(alive[rows]))
+        alive[rows] = False
+        first = len(self.alive)
+        for column in list(self.columns.values()):
+            column.truncate(first)
+        for place, entries in enumerate(metadata):
+            for key, value in entries.items():
+                if key not in self.columns:
+                    self.columns[key] = Column()
+                self.columns[key].put(first + place, value)
+        self.documents.append(first, documents)
+        self.ids.append(first, added)
+        return replace(self, alive=alive, count=self.count + len(added) - gone)
+
+    def matching(self, condition: Filter) -> Ids:
+        """Returns the ids of the chunks that match, ascending."""
+        found: Ids = self.ids.first(len(self.alive))[self.alive & self._mask(condition)]
+        return found
+
+    def documents_of(self, ids: Ids) -> Ids:
+        """Returns the document numbers of chunks that must exist."""
+        rows = np.searchsorted(self.ids.first(len(self.alive)), ids)
+        found: Ids = self.documents.first(len(self.alive))[rows]
+        return found
+
+    @property
+    def needs_compaction(self) -> bool:
+        return len(self.alive) > 4096 and self.count < (1.0 - _MAX_DELETED_SHARE) * len(self.alive)
+
+    def compacted(self) -> "MetadataIndex":
+        """Returns the same metadata without the rows of deleted chunks."""
+        rows = np.flatnonzero(self.alive)
+        index = empty_metadata_index()
+        index.ids.append(0, self.ids.first(len(self.alive))[rows])
+        index.documents.append(0, self.documents.first(len(self.alive))[rows])
+        for key, column in list(self.columns.items()):  # copied, because the writer may add a key meanwhile
+            index.columns[key] = column.selected(rows, len(self.alive))
+        return replace(index, alive=np.ones(len(rows), np.bool_), count=len(rows))
+
+    def _find_rows(self, ids: Ids) -> NDArray[np.intp]:
+        """Returns the rows with these ids; ids without one are ignored."""
+        stored = self.ids.first(len(self.alive))
+        rows = np.searchsorted(stored, ids)
+        rows = rows[rows < len(stored)]
+        return rows[np.isin(stored[rows], ids)]
+
+    def _mask(self, condition: Filter) -> Mask:
+        match condition:
+            case And(parts):
+                return reduce(np.logical_and, map(self._mask, parts))
+            case Or(parts):
+                return reduce(np.logical_or, map(self._mask, parts))
+            case Not(part):
+                return ~self._mask(part)
+            case _:
+                return self._rows_with(condition)
+
+    def _rows_with(self, condition: Condition) -> Mask:
+        mask = np.zeros(len(self.alive), np.bool_)
+        column = self.columns.get(condition.key)
+        if column is not None:
+            # Read the rows before the values: then every value number in them is known.
+            numbers = column.rows(len(mask))
+            mask[: len(numbers)] = column.matches(condition)[numbers]
+        return mask
+
+
+def empty_metadata_index() -> MetadataIndex:
+    return MetadataIndex(AppendOnlyArray(np.int64), AppendOnlyArray(np.int64), {}, np.empty(0, np.bool_))
+
+
+def _parse_number(value: str) -> float:
+    """Returns NaN for text that is not a number."""
+    try:
+        return float(value)
+    except ValueError:
+        return np.nan
+
+
+def _in_number_range(values: NDArray[np.float64], bounds: NumberRange) -> Mask:
+    """NaN is in no range."""
+    mask = ~np.isnan(values)
+    tests: tuple[tuple[float | None, Callable[..., Mask]], ...] = (
+        (bounds.gte, np.greater_equal),
+        (bounds.gt, np.greater),
+        (bounds.lte, np.less_equal),
+        (bounds.lt, np.less),
+    )
+    for bound, holds in tests:
+        if bound is not None:
+            mask &= holds(values, bound)
+    return mask
+
+
+def _in_text_range(value: str, bounds: TextRange) -> bool:
+    return (
+        (bounds.gte is None or value >= bounds.gte)
+        and (bounds.gt is None or value > bounds.gt)
+        and (bounds.lte is None or value <= bounds.lte)
+        and (bounds.lt is None or value < bounds.lt)
+    )

@@ -1,0 +1,83 @@
+"""All in-memory indexes of a collection at one version: the same chunks by vector, by word and by metadata."""
+
+from dataclasses import dataclass
+
+from pointsman_retriever.domain import ChunkDelta, CollectionInfo
+from pointsman_retriever.index.bm25 import WordIndex
+from pointsman_retriever.index.metadata_index import MetadataIndex
+from pointsman_retriever.index.vector_stores import VectorIndex
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSnapshot:
+    """Immutable; `with_changes` makes the next one and may only be called on the latest, see VectorIndex."""
+
+    vectors: VectorIndex
+    words: WordIndex
+    metadata: MetadataIndex
+
+    def with_changes(self, delta: ChunkDelta) -> "IndexSnapshot":
+        removed, added = delta.removed, delta.added
+        return IndexSnapshot(
+            self.vectors.with_changes(removed, added.ids, added.vectors),
+            self.words.with_changes(removed, added.ids, added.texts),
+            self.metadata.with_changes(removed, added.ids, added.documents, added.metadata),
+        )
+
+    def differences(self, collection: CollectionInfo) -> list[str]:
+        """Describes how the indexes disagree with the collection's counts and checksum."""
+        found = [
+            f"there are {count:,} {what} for {collection.chunks:,} chunks"
+            for what, count in (
+                ("vectors", self.vectors.count),
+                ("word lists", self.words.count),
+                ("rows of metadata", self.metadata.count),
+            )
+            if count != collection.chunks
+        ]
+        if self.vectors.checksum != collection.checksum:
+            found.append(f"the vectors' checksum is {self.vectors.checksum:016x}, expected {collection.checksum:016x}")
+        return found
+
+    @property
+    def needs_compaction(self) -> bool:
+        return self.vectors.needs_compaction or self.words.needs_compaction or self.metadata.needs_compaction
+
+    def compacted(self) -> "CompactedParts":
+        return CompactedParts(
+            self.vectors.compacted() if self.vectors.needs_compaction else None,
+            self.words.compacted() if self.words.needs_compaction else None,
+            self.metadata.compacted() if self.metadata.needs_compaction else None,
+        )
+
+    def with_parts(self, compacted: "CompactedParts") -> "IndexSnapshot":
+        """Returns the same version with the compacted parts in place of its own."""
+        return IndexSnapshot(
+            self.vectors if compacted.vectors is None else compacted.vectors,
+            self.words if compacted.words is None else compacted.words,
+            self.metadata if compacted.metadata is None else compacted.metadata,
+        )
+
+    def close(self) -> None:
+        self.vectors.close()
+
+
+@dataclass(frozen=True, slots=True)
+class CompactedParts:
+    """The parts of a snapshot that were rebuilt; None for those that did not need it.
+
+    Rebuilt parts share no storage with a snapshot, so `with_changes` can apply the changes made meanwhile. The other
+    parts have received those changes already and must not receive them twice.
+    """
+
+    vectors: VectorIndex | None
+    words: WordIndex | None
+    metadata: MetadataIndex | None
+
+    def with_changes(self, delta: ChunkDelta) -> "CompactedParts":
+        removed, added = delta.removed, delta.added
+        return CompactedParts(
+            self.vectors and self.vectors.with_changes(removed, added.ids, added.vectors),
+            self.words and self.words.with_changes(removed, added.ids, added.texts),
+            self.metadata and self.metadata.with_changes(removed, added.ids, added.documents, added.metadata),
+        )

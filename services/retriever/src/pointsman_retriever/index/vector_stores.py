@@ -1,0 +1,80 @@
+"""The vector store interface and the registry of its implementations.
+
+To add a vector store, write a module with a factory and add one line to VECTOR_STORES. Without changing this package,
+name a factory as `module:attribute` in POINTSMAN_RETRIEVER_VECTOR_STORE, or publish it as an entry point of the group
+`pointsman.vector_stores`. tests/retriever/test_conformance.py is what an implementation must pass.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pointsman_retriever.domain import CollectionInfo, Ids, Vectors
+
+
+class VectorIndex(Protocol):
+    """An immutable snapshot of a collection's unit vectors by chunk id, searched by inner product.
+
+    `with_changes` makes the next snapshot and leaves this one valid for its readers, so no reader waits for a writer.
+    It is called by one thread at a time and only on the latest snapshot, because snapshots may share storage. If a
+    change cannot be committed, its result is dropped and `with_changes` is called again on the same snapshot.
+    """
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def checksum(self) -> int:
+        """digests.checksum_vectors over all vectors of this snapshot."""
+
+    def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "VectorIndex":
+        """`added` is ascending, and greater than all earlier ids; `vectors` has one row for each."""
+
+    def nearest(self, vector: Vectors, count: int, among: Ids | None) -> Ids:
+        """Returns the ids of at most `count` vectors, nearest first; only ids in `among`, unless it is None."""
+
+    def get(self, ids: Ids) -> Vectors:
+        """Returns (ids, dimensions); all ids must be in this snapshot."""
+
+    @property
+    def needs_compaction(self) -> bool:
+        """Whether `compacted` would make searches notably faster or free notable memory."""
+
+    def compacted(self) -> "VectorIndex":
+        """Returns an equal index that is faster to search and shares no storage with this one.
+
+        May take seconds and is called in any thread. Changes made meanwhile are applied to the result by
+        `with_changes`, while the snapshots that follow this one are searched.
+        """
+
+    def close(self) -> None:
+        """Releases external storage of all snapshots; called when none is searched any more."""
+
+
+class VectorStore(Protocol):
+    """Makes the vector indexes of all collections."""
+
+    def empty_index(self, collection: CollectionInfo) -> VectorIndex:
+        """Returns an index without vectors. A collection may have two indexes for a while, when it is rebuilt."""
+
+    def close(self) -> None:
+        """Releases connections; called once, at shutdown."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorStoreOptions:
+    """The settings that every factory receives; an implementation may ignore some."""
+
+    url: str = ""
+    token: str = ""
+    prefix: str = "pointsman"  # starts all names that this retriever creates in the store
+
+
+VectorStoreFactory = Callable[[VectorStoreOptions], VectorStore]
+
+GROUP = "pointsman.vector_stores"
+
+VECTOR_STORES: Mapping[str, str] = {
+    "faiss": "pointsman_retriever.index.faiss_index:FaissStore",
+    "milvus": "pointsman_retriever.index.milvus:MilvusStore",
+}

@@ -1,0 +1,80 @@
+"""Text formats that are read in this process: plain text and JSON lines; and what all readers return or raise."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedText:
+    title: str  # from the file itself, or ''
+    text: str
+
+
+class UnreadableFile(Exception):
+    """The message continues a sentence that starts with the document's name: "is encrypted"."""
+
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(content: bytes) -> str:
+    """Decodes UTF-8, or UTF-16 with a byte order mark; raises UnreadableFile."""
+    try:
+        text = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableFile("is binary, or not in UTF-8") from error
+    if "\0" in text:
+        raise UnreadableFile("is binary")
+    return text
+
+
+def replace_surrogates(text: str) -> str:
+    """Replaces each lone surrogate, which UTF-8 cannot represent, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+LINE_KEYS = ("id", "title", "text", "metadata")
+
+Entry = dict[str, Any]
+
+
+def read_lines(content: bytes) -> Iterator[tuple[int, Entry | UnreadableFile]]:
+    """Yields the number and the parsed object, or the error, of each line that is not blank.
+
+    Raises UnreadableFile if the content is not text.
+    """
+    for number, line in enumerate(read_text(content).split("\n"), start=1):  # JSON strings may hold other line breaks
+        if line.strip():
+            try:
+                yield number, _parse_line(line)
+            except UnreadableFile as error:
+                yield number, error
+
+
+def _parse_line(line: str) -> Entry:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableFile(f"is not JSON: {error}") from error
+    if not isinstance(entry, dict):
+        raise UnreadableFile("is not a JSON object")
+    if "_id" in entry:  # as in the BEIR collections
+        entry.setdefault("id", entry.pop("_id"))
+    if unknown := sorted(set(entry) - set(LINE_KEYS)):
+        raise UnreadableFile(f"has the unknown key {unknown[0]!r}; known: {', '.join(LINE_KEYS)}")
+    if not isinstance(entry.get("text"), str):
+        raise UnreadableFile("has no 'text'")
+    if not isinstance(entry.get("id", ""), str | int) or not isinstance(entry.get("title", ""), str):
+        raise UnreadableFile("has an 'id' or a 'title' that is not a string")
+    metadata = entry.get("metadata", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str | int | float) for value in metadata.values()):
+        raise UnreadableFile("has 'metadata' that is not an object of strings and numbers")
+    texts = (entry.get("id", ""), entry.get("title", ""), entry["text"], *metadata, *metadata.values())
+    try:
+        "".join(map(str, texts)).encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableFile("contains a lone surrogate, which is not a character") from error
+    return entry

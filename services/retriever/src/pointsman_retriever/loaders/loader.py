@@ -1,0 +1,81 @@
+"""Turns documents as clients send them into documents with text."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from pointsman_servicekit.errors import InvalidArgument, PointsmanError
+
+from pointsman_retriever.domain import Document, RawDocument
+from pointsman_retriever.loaders.formats import Entry, UnreadableFile, read_lines, read_text
+from pointsman_retriever.loaders.sandbox import SandboxedReader
+
+JSONL = "application/jsonl"
+SANDBOXED_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/pdf"})
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDocument:
+    """A document that could not be read."""
+
+    id: str
+    error: PointsmanError
+
+
+class Loader:
+    def __init__(self, sandbox: SandboxedReader) -> None:
+        self._sandbox = sandbox
+
+    async def load_one(self, raw: RawDocument) -> Document:
+        """Raises InvalidArgument if the file cannot be read."""
+        if not raw.content:
+            return _to_document(raw, raw.title, raw.text)
+        if raw.text:
+            raise InvalidArgument(
+                f"document {raw.id!r} has both a text and a file; send one of them",
+                code="text_and_content",
+                param="text",
+            )
+        try:
+            if raw.media_type in SANDBOXED_TYPES:
+                loaded = await self._sandbox.read(raw.media_type, raw.content)
+                return _to_document(raw, raw.title or loaded.title, loaded.text)
+            if raw.media_type.startswith("text/") or not raw.media_type:
+                return _to_document(raw, raw.title, read_text(raw.content))
+        except UnreadableFile as error:
+            raise _unreadable_document(raw.id, error) from error
+        raise InvalidArgument(
+            f"document {raw.id!r} has media type {raw.media_type!r}; known: text/*, "
+            f"{', '.join(sorted(SANDBOXED_TYPES))}, and in Ingest {JSONL}",
+            code="unknown_media_type",
+            param="media_type",
+        )
+
+    async def load(self, raw: RawDocument) -> AsyncIterator[Document | FailedDocument]:
+        """Yields one document, or one for each line of a JSON lines file."""
+        try:
+            if raw.media_type != JSONL or not raw.content:
+                yield await self.load_one(raw)
+                return
+            for number, line in read_lines(raw.content):
+                yield _line_to_document(raw, number, line)
+        except UnreadableFile as error:
+            yield FailedDocument(raw.id, _unreadable_document(raw.id, error))
+        except PointsmanError as error:
+            yield FailedDocument(raw.id, error)
+
+
+def _line_to_document(raw: RawDocument, number: int, line: Entry | UnreadableFile) -> Document | FailedDocument:
+    line_id = f"{raw.id}:{number}"
+    if isinstance(line, UnreadableFile):
+        return FailedDocument(line_id, _unreadable_document(line_id, line))
+    metadata = {key: str(value) for key, value in line.get("metadata", {}).items()}
+    document = _to_document(raw, line.get("title", ""), line["text"])
+    return replace(document, id=str(line.get("id", line_id)), metadata={**raw.metadata, **metadata}, vector=None)
+
+
+def _to_document(raw: RawDocument, title: str, text: str) -> Document:
+    return Document(raw.id, title, text, raw.metadata, raw.media_type, raw.vector)
+
+
+def _unreadable_document(document_id: str, error: UnreadableFile) -> InvalidArgument:
+    return InvalidArgument(f"document {document_id!r} {error}", code="unreadable_document", param="content")

@@ -1,0 +1,45 @@
+"""The reranker interface and the registry of its implementations.
+
+To add a reranker, write a module with a factory and add one line to RERANKERS. Without changing this package, name a
+factory as `module:attribute` in POINTSMAN_RETRIEVER_RERANKER_API, or publish it as an entry point of the group
+`pointsman.rerankers`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Reranker(Protocol):
+    """Scores passages for a query. Used from the event loop's thread."""
+
+    async def rerank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Returns one score per text, greater for a better answer, on any scale.
+
+        `texts` is not empty. Raises Unavailable if the texts cannot be scored.
+        """
+
+    async def close(self) -> None:
+        """Releases connections and memory; called once, at shutdown."""
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerOptions:
+    """The settings that every factory receives; an implementation may ignore some."""
+
+    url: str = ""  # the complete address, for example http://reranker:8080/rerank
+    model: str = ""
+    key: str = ""
+    timeout: float = 5.0  # seconds, for one answer
+
+
+RerankerFactory = Callable[[RerankerOptions], Reranker]
+
+GROUP = "pointsman.rerankers"
+
+DEFAULT_API = "tei"
+
+RERANKERS: Mapping[str, str] = {
+    "tei": "pointsman_retriever.rerank.http:tei_reranker",
+    "cohere": "pointsman_retriever.rerank.http:cohere_reranker",
+}

@@ -1,0 +1,136 @@
+"""Combines the dense and the sparse scores of the candidates into one score.
+
+* `convex` adds the scores. Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023): a sum
+  keeps the distances between scores, which a fusion by rank loses.
+* `rrf` adds reciprocal ranks. Cormack, Clarke and Buettcher (2009).
+* Part of the dense score is measured from the candidates' centroid, because what all candidates have in common does not
+  distinguish them.
+* Support: a candidate similar to good candidates is more likely to be good. Diaz, "Regularizing query-based retrieval
+  scores" (2007), here over the candidates only.
+
+The constants were chosen on other collections than those they were tested on: see benchmarks/RESULTS.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman_retriever.domain import FusionMethod, Vectors
+
+Scores = NDArray[np.float64]
+
+CENTRED_SHARE = 0.3  # of the dense score; the rest is the plain cosine
+
+DEFAULT_SPARSE_WEIGHT = 0.4  # if nobody sets a weight and the two sides are uncorrelated
+CORRELATION_WEIGHT = 0.25  # times the correlation of both sides is added: words that contradict the meaning count less
+SPARSE_WEIGHT_RANGE = (0.1, 0.6)  # limits of the result
+
+RRF_K = 60
+
+MAX_SUPPORTERS = 5  # similar candidates that support a candidate
+CANDIDATES_PER_SUPPORTER = 20  # with few candidates, five supporters would be all others and make all scores alike
+SUPPORT_WEIGHT = 0.1  # of the fused score
+SPARSE_SUPPORT_WEIGHT = 0.1  # of the sparse score, before fusion: a passage may say the same in other words
+
+
+@dataclass(frozen=True, slots=True)
+class FusionParameters:
+    dense_weight: float | None = None  # 0 to 1; None: chosen by the agreement of both sides
+    method: FusionMethod = FusionMethod.CONVEX
+
+
+@dataclass(frozen=True, slots=True)
+class FusedScores:
+    """(candidates,) each; a candidate's total is the sum of its three parts."""
+
+    dense_weight: float
+    dense: Scores
+    sparse: Scores
+    support: Scores
+
+    @property
+    def total(self) -> Scores:
+        return self.dense + self.sparse + self.support
+
+    @property
+    def score(self) -> Scores:
+        """The totals mapped to 0 to 1, in the same order."""
+        return 1.0 / (1.0 + np.exp(-self.total))
+
+
+def fuse(dense: Scores, sparse: Scores, vectors: Vectors, parameters: FusionParameters) -> FusedScores:
+    """`dense` are cosines, `sparse` BM25 scores (0 without any query word), `vectors` the candidates' unit vectors."""
+    if parameters.method is FusionMethod.RRF:
+        return _fuse_by_rank(dense, sparse, 0.5 if parameters.dense_weight is None else parameters.dense_weight)
+    meaning, words = _standardise(dense), _standardise(sparse)
+    if parameters.dense_weight in (0.0, 1.0) or len(dense) < 2:  # a single side is used as it is
+        weight = 1.0 if parameters.dense_weight is None else parameters.dense_weight
+        return FusedScores(weight, weight * meaning, (1.0 - weight) * words, np.zeros(len(dense)))
+    centred = _standardise(_centred_cosines(dense, vectors))
+    meaning = _standardise((1.0 - CENTRED_SHARE) * meaning + CENTRED_SHARE * centred)
+    similar = _SimilarCandidates(vectors)
+    weight = _dense_weight(meaning, words) if parameters.dense_weight is None else parameters.dense_weight
+    words = _standardise(words + SPARSE_SUPPORT_WEIGHT * (similar.mean(words) - words))
+    parts = weight * meaning, (1.0 - weight) * words
+    fused = parts[0] + parts[1]
+    return FusedScores(weight, *parts, SUPPORT_WEIGHT * (similar.mean(fused) - fused))
+
+
+class _SimilarCandidates:
+    """For each candidate, the most similar others, weighted by cosine."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        cosines = vectors @ vectors.T
+        np.fill_diagonal(cosines, -np.inf)
+        count = min(MAX_SUPPORTERS, max(len(vectors) // CANDIDATES_PER_SUPPORTER, 1))
+        self._nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        weights = np.maximum(np.take_along_axis(cosines, self._nearest, axis=1), 1e-6).astype(np.float64)
+        self._weights = weights / weights.sum(axis=1, keepdims=True)
+
+    def mean(self, scores: Scores) -> Scores:
+        """Returns (candidates,), the weighted mean score of each candidate's similar ones."""
+        found: Scores = (self._weights * scores[self._nearest]).sum(axis=1)
+        return found
+
+
+def _centred_cosines(dense: Scores, vectors: Vectors) -> Scores:
+    """The cosines, up to a constant factor, after the candidates' centroid is subtracted from all vectors."""
+    centre = vectors.mean(axis=0)
+    near, square = (vectors @ centre).astype(np.float64), float(centre @ centre)
+    lengths = np.sqrt(np.maximum(1.0 - 2.0 * near + square, 1e-6))
+    found: Scores = (dense - dense.mean() - near + square) / lengths
+    return found
+
+
+def _dense_weight(meaning: Scores, words: Scores) -> float:
+    """Chooses the weight by the correlation of two standardised sides."""
+    correlation = float(np.mean(meaning * words))
+    sparse_weight = np.clip(DEFAULT_SPARSE_WEIGHT + CORRELATION_WEIGHT * correlation, *SPARSE_WEIGHT_RANGE)
+    return 1.0 - float(sparse_weight)
+
+
+def _standardise(scores: Scores) -> Scores:
+    """Scales to mean 0 and standard deviation 1; returns zeros if all are equal."""
+    deviation = scores.std()
+    if deviation < 1e-9:
+        return np.zeros(len(scores))
+    found: Scores = (scores - scores.mean()) / deviation
+    return found
+
+
+def _fuse_by_rank(dense: Scores, sparse: Scores, dense_weight: float) -> FusedScores:
+    found = sparse > 0.0
+    return FusedScores(
+        dense_weight,
+        dense_weight / (RRF_K + ranks(dense)),
+        np.where(found, (1.0 - dense_weight) / (RRF_K + ranks(sparse)), 0.0),
+        np.zeros(len(dense)),
+    )
+
+
+def ranks(scores: Scores) -> NDArray[np.int64]:
+    """Returns 1 for the greatest score; equal scores keep their order."""
+    places = np.empty(len(scores), np.int64)
+    places[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return places

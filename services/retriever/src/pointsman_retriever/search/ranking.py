@@ -1,0 +1,188 @@
+"""Ranks the chunks of one collection: candidates from both sides, fusion, diversity, limits."""
+
+import json
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pointsman_retriever.domain import (
+    Explanation,
+    FusionMethod,
+    Ids,
+    RankedChunk,
+    Relevance,
+    SearchOptions,
+    Vectors,
+)
+from pointsman_retriever.filters import Filter
+from pointsman_retriever.index.snapshot import IndexSnapshot
+from pointsman_retriever.search.fusion import RRF_K, FusedScores, FusionParameters, Scores, fuse, ranks
+
+CANDIDATES_PER_SIDE = 100  # equal to the greatest top_k
+
+_RRF_SCALE = 1.0 + RRF_K  # gives a score of 1 to a chunk that is first on both sides
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """A collection's own settings: defaults for what a query leaves open, and thresholds of relevance."""
+
+    dense_weight: float | None = None  # None: chosen in each search by the agreement of both sides
+    method: FusionMethod = FusionMethod.CONVEX
+    # Together the thresholds keep 99 % of the queries of four judged collections, and refuse 84 % of the queries that
+    # belong to another of them.
+    least_dense: float = 0.35  # a cosine
+    least_coverage: float = 0.6  # see Relevance
+
+
+def parse_search_settings(text: str) -> SearchSettings:
+    """Parses JSON as stored with the collection; missing keys get their defaults."""
+    fields = json.loads(text)
+    return SearchSettings(**{**fields, **({"method": FusionMethod(fields["method"])} if "method" in fields else {})})
+
+
+def serialize_search_settings(settings: SearchSettings) -> str:
+    return json.dumps({**asdict(settings), "method": settings.method.value})
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedQuery:
+    """A query with its vector, and with all limits checked."""
+
+    text: str
+    vector: Vectors
+    fingerprint: str  # of the model that made the vector
+    filter: Filter | None
+    options: SearchOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    chunks: tuple[RankedChunk, ...]  # best first
+    relevance: Relevance
+
+
+EMPTY_RANKING = Ranking((), Relevance(False, 0.0, 0.0))
+
+
+class Stopwatch:
+    """Measures the phases of a search."""
+
+    def __init__(self) -> None:
+        self.timings: dict[str, float] = {}  # seconds by phase
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Records the time since the last lap as the duration of `phase`."""
+        now = time.perf_counter()
+        self.timings[phase] = now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """(candidates,) each."""
+
+    ids: Ids
+    vectors: Vectors
+    dense: Scores  # cosines
+    sparse: Scores  # BM25
+    coverage: Scores  # see Relevance
+
+
+def rank(snapshot: IndexSnapshot, query: ResolvedQuery, settings: SearchSettings) -> Ranking:
+    """Blocks; reads one snapshot only."""
+    options, parameters = query.options, _resolve_fusion(query.options, settings)
+    candidates = _find_candidates(snapshot, query, parameters)
+    if not len(candidates.ids):
+        return EMPTY_RANKING
+    fused = fuse(candidates.dense, candidates.sparse, candidates.vectors, parameters)
+    score = fused.score if parameters.method is FusionMethod.CONVEX else fused.total * _RRF_SCALE
+    order = np.lexsort((candidates.ids, -score))
+    if options.diversity:
+        order = _diversify(order, score, candidates.vectors, options)
+    if options.per_document:
+        order = _limit_per_document(order, snapshot.metadata.documents_of(candidates.ids), options.per_document)
+    chunks = _to_ranked_chunks(order[: options.top_k], candidates, fused, score)
+    return Ranking(chunks, _judge_relevance(candidates, settings))
+
+
+def _resolve_fusion(options: SearchOptions, settings: SearchSettings) -> FusionParameters:
+    """If a query names a method, the collection's weight does not apply: it was tuned for the collection's method."""
+    if options.method is not None:
+        return FusionParameters(options.dense_weight, options.method)
+    weight = settings.dense_weight if options.dense_weight is None else options.dense_weight
+    return FusionParameters(weight, settings.method)
+
+
+def _find_candidates(snapshot: IndexSnapshot, query: ResolvedQuery, parameters: FusionParameters) -> _Candidates:
+    among = None if query.filter is None else snapshot.metadata.matching(query.filter)
+    words = snapshot.words.score(query.text)
+    by_meaning = by_words = np.empty(0, np.int64)
+    if parameters.dense_weight != 0.0:
+        by_meaning = snapshot.vectors.nearest(query.vector, CANDIDATES_PER_SIDE, among)
+    if parameters.dense_weight != 1.0:
+        by_words = words.best(CANDIDATES_PER_SIDE, among)
+    ids = np.union1d(by_meaning, by_words)
+    vectors = snapshot.vectors.get(ids)
+    return _Candidates(
+        ids=ids,
+        vectors=vectors,
+        dense=np.clip(vectors @ query.vector, -1.0, 1.0).astype(np.float64),
+        sparse=words.scores_of(ids),
+        coverage=words.coverage(ids),
+    )
+
+
+def _diversify(order: Ids, score: Scores, vectors: Vectors, options: SearchOptions) -> Ids:
+    """Maximal marginal relevance (Carbonell and Goldstein, 1998) for as many passages as can be returned."""
+    count = min(len(order), options.top_k * max(1, 2 * bool(options.per_document)))
+    remaining, chosen = order.tolist(), [int(order[0])]
+    remaining.pop(0)
+    max_cosine = vectors @ vectors[chosen[0]]
+    while remaining and len(chosen) < count:
+        gain = (1.0 - options.diversity) * score[remaining] - options.diversity * max_cosine[remaining]
+        chosen.append(remaining.pop(int(np.argmax(gain))))
+        max_cosine = np.maximum(max_cosine, vectors @ vectors[chosen[-1]])
+    return np.array(chosen + remaining, np.int64)
+
+
+def _limit_per_document(order: Ids, documents: Ids, limit: int) -> Ids:
+    """Keeps the first `limit` chunks of each document."""
+    seen: Counter[int] = Counter()
+    kept = []
+    for place in order.tolist():
+        seen[int(documents[place])] += 1
+        if seen[int(documents[place])] <= limit:
+            kept.append(place)
+    return np.array(kept, np.int64)
+
+
+def _to_ranked_chunks(
+    order: Ids, candidates: _Candidates, fused: FusedScores, score: Scores
+) -> tuple[RankedChunk, ...]:
+    dense_ranks, sparse_ranks = ranks(candidates.dense), ranks(candidates.sparse)
+    return tuple(
+        RankedChunk(
+            chunk=int(candidates.ids[place]),
+            score=float(np.clip(score[place], 0.0, 1.0)),
+            dense=float(candidates.dense[place]),
+            sparse=float(candidates.sparse[place]),
+            explanation=Explanation(
+                dense_rank=int(dense_ranks[place]),
+                sparse_rank=int(sparse_ranks[place]) if candidates.sparse[place] > 0.0 else 0,
+                dense_weight=fused.dense_weight,
+                dense_part=float(fused.dense[place]),
+                sparse_part=float(fused.sparse[place]),
+                support_part=float(fused.support[place]),
+            ),
+        )
+        for place in order.tolist()
+    )
+
+
+def _judge_relevance(candidates: _Candidates, settings: SearchSettings) -> Relevance:
+    dense, coverage = float(candidates.dense.max()), float(candidates.coverage.max())
+    return Relevance(dense >= settings.least_dense or coverage >= settings.least_coverage, dense, coverage)

@@ -1,0 +1,132 @@
+"""The data folder: TENANT/NAME/ for each collection, created and removed atomically, and a lock on the whole."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pointsman_servicekit.errors import FailedPrecondition
+
+from pointsman_retriever.domain import NAME_PATTERN, CollectionId
+
+STORE_FILE = "store.sqlite3"
+
+_SCRATCH = ".scratch"  # for collections that are being created or removed
+
+
+class DataFolder:
+    """For the process that holds the lock, see `claim_data_folder`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._scratch = root / _SCRATCH
+
+    def collections(self) -> list[CollectionId]:
+        return sorted(
+            CollectionId(tenant.name, folder.name)
+            for tenant in self._root.iterdir()
+            if NAME_PATTERN.fullmatch(tenant.name) and tenant.is_dir()
+            for folder in tenant.iterdir()
+            if NAME_PATTERN.fullmatch(folder.name) and (folder / STORE_FILE).exists()
+        )
+
+    def folder(self, collection_id: CollectionId) -> Path:
+        assert NAME_PATTERN.fullmatch(collection_id.tenant), collection_id.tenant
+        assert NAME_PATTERN.fullmatch(collection_id.name), collection_id.name
+        return self._root / collection_id.tenant / collection_id.name
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Lends an empty folder on the same file system; removed after the block unless it was moved away."""
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def install(self, folder: Path, collection_id: CollectionId) -> None:
+        """Moves a complete folder into place for a new collection, atomically even if the process crashes."""
+        target = self.folder(collection_id)
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+        for parent in (target.parent, self._root):
+            sync_folder(parent)
+
+    def replace_file(self, folder: Path, collection_id: CollectionId) -> None:
+        """Atomically replaces the file of a collection, whose connections must be closed, by the file in `folder`."""
+        target = self.folder(collection_id)
+        for name in (f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"):
+            (target / name).unlink(missing_ok=True)  # SQLite would apply the old file's log to the new file
+        sync_folder(target)
+        (folder / STORE_FILE).replace(target / STORE_FILE)
+        sync_folder(target)
+
+    def remove(self, collection_id: CollectionId) -> None:
+        """Removes a collection atomically; its files are deleted afterwards."""
+        folder = self.folder(collection_id)
+        with self.scratch() as scratch:
+            folder.rename(scratch / "removed")
+            sync_folder(folder.parent)
+
+    def clear_scratch(self) -> None:
+        """Deletes what a killed process left half created or half removed."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir()
+
+
+@contextmanager
+def claim_data_folder(root: Path) -> Iterator[DataFolder]:
+    """Locks the data folder for this process for the length of the block; creates it if it is missing.
+
+    Raises FailedPrecondition if another process holds it, or it cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _cannot_write(root, error) from error
+    try:
+        _lock(lock, root)
+        data_folder = DataFolder(root)
+        try:
+            data_folder.clear_scratch()
+        except OSError as error:
+            raise _cannot_write(root, error) from error
+        yield data_folder
+    finally:
+        os.close(lock)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries to disk, which makes a rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _lock(lock: int, root: Path) -> None:
+    # A second process would not see this one's changes in its memory. The lock is released when the process ends.
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FailedPrecondition(
+            f"{root} is in use by another retriever; stop that one, or give this one a folder of its own",
+            code="data_in_use",
+        ) from error
+
+
+def _cannot_write(root: Path, error: OSError) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the data folder {root} cannot be written: {error.strerror}; give the retriever a folder that it can write to",
+        code="data_folder_unusable",
+    )

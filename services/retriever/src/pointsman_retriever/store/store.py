@@ -1,0 +1,273 @@
+"""One collection on disk: documents, chunks, vectors and settings in one SQLite file, the source of truth."""
+
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+from pointsman_servicekit.document_sketches import Sketch, sketch_of
+from pointsman_servicekit.errors import FailedPrecondition
+
+from pointsman_retriever import digests
+from pointsman_retriever.domain import Chunk, CollectionId, CollectionInfo, Document, IndexedChunks, Quota, Vectors
+from pointsman_retriever.store import reads
+from pointsman_retriever.store.connections import Connections, translate_errors
+from pointsman_retriever.store.data_folder import STORE_FILE, sync_folder
+from pointsman_retriever.store.reads import ReadTransaction
+from pointsman_retriever.store.transaction import Transaction
+
+CHECKPOINT_BYTES = 16 * 1024 * 1024
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE collection (                  -- a single row
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    fingerprint TEXT NOT NULL,
+    dimensions INTEGER NOT NULL,
+    documents INTEGER NOT NULL DEFAULT 0,
+    chunks INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,      -- of documents and vectors
+    version INTEGER NOT NULL DEFAULT 0,
+    checksum TEXT NOT NULL,                -- digests.checksum_vectors of all vectors, in hexadecimal
+    max_documents INTEGER NOT NULL DEFAULT 0,
+    max_chunks INTEGER NOT NULL DEFAULT 0,
+    max_bytes INTEGER NOT NULL DEFAULT 0,
+    search TEXT NOT NULL DEFAULT '{}'      -- a SearchSettings in JSON
+) STRICT;
+CREATE TABLE documents (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    title TEXT NOT NULL,
+    text TEXT NOT NULL,
+    digest BLOB NOT NULL,                  -- digests.hash_document
+    recipe TEXT NOT NULL,                  -- name and version of the chunker
+    bytes INTEGER NOT NULL,
+    source TEXT NOT NULL                   -- the ingest source that it is synchronised with, or ''
+) STRICT;
+CREATE INDEX documents_by_source ON documents (source);
+CREATE TABLE metadata (
+    document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (document, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX metadata_by_value ON metadata (key, value);
+CREATE TABLE chunks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so an old id cannot name a new chunk
+    document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    start INTEGER NOT NULL,                -- offsets in the document's text, in characters
+    end INTEGER NOT NULL,
+    context TEXT NOT NULL,
+    text TEXT NOT NULL,
+    vector BLOB NOT NULL,                  -- float32, little-endian
+    digest BLOB NOT NULL                   -- digests.hash_chunk
+) STRICT;
+CREATE INDEX chunks_by_document ON chunks (document);
+CREATE TABLE next_model (                  -- the target of a running migration to another embedding model
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    fingerprint TEXT NOT NULL,
+    dimensions INTEGER NOT NULL
+) STRICT;
+CREATE TABLE next_chunks (                 -- the chunks that the migration has made so far
+    document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    start INTEGER NOT NULL,
+    end INTEGER NOT NULL,
+    context TEXT NOT NULL,
+    text TEXT NOT NULL,
+    vector BLOB NOT NULL,
+    digest BLOB NOT NULL
+) STRICT;
+CREATE INDEX next_chunks_by_document ON next_chunks (document);
+"""
+
+_COLLECTION_COLUMNS = (
+    "fingerprint, dimensions, documents, chunks, bytes, version, checksum, max_documents, max_chunks, max_bytes, search"
+)
+
+
+class Store:
+    """Reads from any thread; changes (`transaction`, `set_quota`, `set_search_settings`) from one thread at a time."""
+
+    def __init__(
+        self, collection_id: CollectionId, folder: Path, readers: int, checkpoint_bytes: int = CHECKPOINT_BYTES
+    ) -> None:
+        """Opens a file that `create_store` made.
+
+        Raises FailedPrecondition, Unavailable or Internal if it cannot be read.
+        """
+        self.id = collection_id
+        self.folder = folder
+        self._checkpoint_bytes = checkpoint_bytes
+        self.connections = Connections(folder / STORE_FILE, readers)
+        try:
+            with self.connections.reader() as reader:
+                check_schema(reader)
+        except BaseException:
+            self.connections.close()
+            raise
+
+    def close(self) -> None:
+        self.connections.close()
+
+    def checkpoint(self) -> None:
+        """Copies the write-ahead log into the file if it is large; readers and writers do not wait for it."""
+        if self.connections.wal_bytes() > self._checkpoint_bytes:
+            self.connections.checkpoint()
+
+    def collection(self) -> CollectionInfo:
+        with self.connections.reader() as reader:
+            return read_collection(reader, self.id)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Rolled back unless the block calls `commit`."""
+        with self.connections.transaction() as writer:
+            yield Transaction(writer, read_collection(writer, self.id))
+
+    def set_quota(self, quota: Quota) -> CollectionInfo:
+        with self.connections.transaction() as writer:
+            writer.execute(
+                "UPDATE collection SET max_documents = ?, max_chunks = ?, max_bytes = ?",
+                (quota.documents, quota.chunks, quota.bytes),
+            )
+            writer.execute("COMMIT")
+            return read_collection(writer, self.id)
+
+    def set_search_settings(self, settings: str) -> CollectionInfo:
+        """`settings` is a SearchSettings in JSON."""
+        with self.connections.transaction() as writer:
+            writer.execute("UPDATE collection SET search = ?", (settings,))
+            writer.execute("COMMIT")
+            return read_collection(writer, self.id)
+
+    def read_all_chunks(self) -> Iterator[IndexedChunks]:
+        """Yields all chunks of one version in batches, ascending by id."""
+        with self.connections.reader() as reader:
+            yield from reads.read_all_chunks(reader)
+
+    def find_unchanged(self, documents: Sequence[Document], recipes: Sequence[str], source: str) -> set[str]:
+        """Returns the ids of documents that are stored with equal content, the given recipe and the given source."""
+        found = set()
+        with self.connections.reader() as reader:
+            for document, recipe in zip(documents, recipes, strict=True):
+                digest = digests.hash_document(document.title, document.text, document.metadata)
+                row = reader.execute(
+                    "SELECT row FROM documents WHERE id = ? AND digest = ? AND recipe = ? AND source = ?",
+                    (document.id, digest, recipe, source),
+                ).fetchone()
+                if row:
+                    found.add(document.id)
+        return found
+
+    def known_vectors(self, document_id: str) -> Mapping[str, Vectors]:
+        """Returns the vectors of a document's stored chunks by the text that was embedded."""
+        with self.connections.reader() as reader:
+            rows = reader.execute(
+                "SELECT context, chunks.text, vector FROM documents JOIN chunks ON document = row "
+                "WHERE documents.id = ?",
+                (document_id,),
+            ).fetchall()
+        return {
+            Chunk(text, 0, 0, context).embedded_text: np.frombuffer(vector, "<f4").astype(np.float32)
+            for context, text, vector in rows
+        }
+
+    def ids_of_source(self, source: str) -> list[str]:
+        """Returns the ids of the documents that belong to an ingest source."""
+        with self.connections.reader() as reader:
+            return [found for (found,) in reader.execute("SELECT id FROM documents WHERE source = ?", (source,))]
+
+    def sketch(self) -> tuple[int, Sketch]:
+        """Returns the version, and a sketch of its documents."""
+        with self.connections.reader() as reader:
+            reader.execute("BEGIN")
+            (version,) = reader.execute("SELECT version FROM collection").fetchone()
+            return version, sketch_of(reader.execute("SELECT id, digest FROM documents"))
+
+    @contextmanager
+    def read_transaction(self) -> Iterator[ReadTransaction]:
+        """Reads one version, whatever is written meanwhile."""
+        with self.connections.reader() as reader:
+            reader.execute("BEGIN")
+            (version,) = reader.execute("SELECT version FROM collection").fetchone()
+            yield ReadTransaction(reader, version)
+
+
+def create_store(folder: Path, collection: CollectionInfo) -> None:
+    """Creates the file of an empty collection in an empty folder; it is durable when this returns."""
+    file = folder / STORE_FILE
+    with translate_errors(file), closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA page_size = 8192")  # holds four vectors
+        create_tables(connection)
+        connection.execute(
+            "INSERT INTO collection (only, fingerprint, dimensions, checksum, max_documents, max_chunks, max_bytes) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?)",
+            (
+                collection.fingerprint,
+                collection.dimensions,
+                f"{0:016x}",
+                collection.quota.documents,
+                collection.quota.chunks,
+                collection.quota.bytes,
+            ),
+        )
+    sync_folder(folder)
+
+
+def read_collection(connection: sqlite3.Connection, collection_id: CollectionId) -> CollectionInfo:
+    row = connection.execute(f"SELECT {_COLLECTION_COLUMNS} FROM collection").fetchone()
+    fingerprint, dimensions, documents, chunks, size, version, checksum, *quota, search_settings = row
+    return CollectionInfo(
+        name=collection_id.name,
+        fingerprint=fingerprint,
+        dimensions=dimensions,
+        documents=documents,
+        chunks=chunks,
+        version=version,
+        tenant=collection_id.tenant,
+        bytes=size,
+        checksum=int(checksum, 16),
+        quota=Quota(*quota),
+        search_settings=search_settings,
+    )
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Creates the tables in a new file, in one transaction."""
+    schema = re.sub(r" *--.*", "", _SCHEMA)  # SQLite stores declarations with their comments, and they are compared
+    connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def check_schema(connection: sqlite3.Connection) -> None:
+    """Raises FailedPrecondition for a file of another release or another program."""
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found != SCHEMA_VERSION:
+        raise FailedPrecondition(
+            f"the collection's file has schema version {found}, and this release reads version {SCHEMA_VERSION}; use "
+            "the release that wrote it, or start with an empty folder and ingest again",
+            code="unknown_schema_version",
+        )
+    if outline(connection) != _expected_outline():
+        raise FailedPrecondition(
+            "the file's tables are not those of a collection; it was not written by this retriever",
+            code="not_a_collection",
+        )
+
+
+def outline(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """Returns type, name and declaration of all tables, indexes, views and triggers."""
+    rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name").fetchall()
+    return [row for row in rows if not row[1].startswith("sqlite_stat")]
+
+
+def _expected_outline() -> list[tuple[str, str, str]]:
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        create_tables(memory)
+        return outline(memory)
+    finally:
+        memory.close()

@@ -1,0 +1,127 @@
+"""The index in memory agrees with the disk: after compactions, and after failures of the index itself."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pointsman_retriever.bootstrap import snapshot_factory
+from pointsman_retriever.collections.collection import Collection
+from pointsman_retriever.domain import (
+    Chunk,
+    ChunkDelta,
+    CollectionId,
+    CollectionInfo,
+    Document,
+    EncodedDocument,
+    Ids,
+    IndexedChunks,
+    SearchOptions,
+    Vectors,
+)
+from pointsman_retriever.index.faiss_index import FaissStore
+from pointsman_retriever.index.snapshot import IndexSnapshot
+from pointsman_retriever.search.ranking import ResolvedQuery
+from pointsman_retriever.store.reads import read_chunks
+from pointsman_retriever.store.store import Store, create_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    create_store(tmp_path, CollectionInfo("notes", "model", 4))
+    with closing(Store(CollectionId("default", "notes"), tmp_path, 2)) as store:
+        yield store
+
+
+def write(collection: Collection, *names: str) -> None:
+    """Writes a note for each name; its vector depends on the length of the name."""
+
+    def made(name: str) -> EncodedDocument:
+        vector = np.eye(4, dtype=np.float32)[[len(name) % 4]]
+        text = f"Note {name}."
+        return EncodedDocument(Document(name, "", text), (Chunk(text, 0, len(text), ""),), vector, "given")
+
+    collection.change([lambda change: [change.put(made(name)) for name in names]])
+
+
+def found(collection: Collection, text: str = "note") -> set[str]:
+    question = ResolvedQuery(text, np.full(4, 0.5, np.float32), "model", None, SearchOptions(top_k=100))
+    return {passage.document_id for passage in collection.search(question).passages}
+
+
+def test_changes_made_during_a_compaction_are_kept(store: Store):
+    collection = Collection(store, snapshot_factory(FaissStore()))
+    write(collection, "a", "bb", "ccc", "dddd")
+    compacted = collection.begin_compaction()()
+    write(collection, "eeeee", "bb")
+    collection.change([lambda change: change.remove("a")])
+    assert not collection.needs_compaction  # one at a time
+    collection.finish_compaction(compacted)
+    assert found(collection) == {"bb", "ccc", "dddd", "eeeee"}
+    write(collection, "ffffff")
+    assert found(collection) == {"bb", "ccc", "dddd", "eeeee", "ffffff"}
+    assert collection.verify().problems == ()
+
+
+def test_a_compaction_that_was_overtaken_by_a_rebuild_is_discarded(store: Store):
+    collection = Collection(store, snapshot_factory(FaissStore()))
+    write(collection, "a", "bb")
+    compacted = collection.begin_compaction()()
+    collection.refresh()
+    write(collection, "ccc")
+    collection.finish_compaction(compacted)
+    assert found(collection) == {"a", "bb", "ccc"}
+    assert collection.verify().problems == ()
+
+
+class FailingOnce:
+    """A vector index whose `with_changes` fails once."""
+
+    def __init__(self, vectors, failures: list[int]) -> None:
+        self._vectors, self._failures = vectors, failures
+
+    def with_changes(self, removed: Ids, added: Ids, vectors: Vectors) -> "FailingOnce":
+        if self._failures and self._vectors.count:
+            self._failures.pop()
+            raise MemoryError("no room")
+        return FailingOnce(self._vectors.with_changes(removed, added, vectors), self._failures)
+
+    def __getattr__(self, name: str):
+        return getattr(self._vectors, name)
+
+
+def test_an_index_that_cannot_apply_a_change_is_rebuilt_from_disk(store: Store):
+    failures: list[int] = []
+
+    def snapshot(collection: CollectionInfo) -> IndexSnapshot:
+        empty = snapshot_factory(FaissStore())(collection)
+        return replace(empty, vectors=FailingOnce(empty.vectors, failures))
+
+    collection = Collection(store, snapshot)
+    write(collection, "a", "bb")
+    failures.append(1)
+    write(collection, "ccc")
+    assert failures == []
+    assert found(collection) == {"a", "bb", "ccc"}
+    assert collection.verify().problems == ()
+
+
+def test_a_lost_vector_is_reported_and_repaired(store: Store):
+    collection = Collection(store, snapshot_factory(FaissStore()))
+    write(collection, "a", "bb", "ccc")
+    version = collection.info.version
+    snapshot = collection._snapshots[version]
+    collection._snapshots = {version: snapshot.with_changes(ChunkDelta(np.array([2], np.int64), _no_entries(store)))}
+    problems = collection.verify().problems
+    assert "there are 2 vectors for 3 chunks" in problems
+    assert any("checksum" in problem for problem in problems)
+    collection.refresh()
+    assert collection.verify().problems == ()
+    assert found(collection) == {"a", "bb", "ccc"}
+
+
+def _no_entries(store: Store) -> IndexedChunks:
+    with store.connections.reader() as reader:
+        return read_chunks(reader, np.empty(0, np.int64), 4)
