@@ -19,7 +19,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
@@ -30,10 +30,12 @@ import yaml
 from pointsman_gateway import wiring
 from pointsman_gateway.backends.engines import Engines
 from pointsman_gateway.backends.metrics import EngineMetrics
-from pointsman_gateway.backends.stage import Backends, Call
+from pointsman_gateway.backends.request import EngineRequest
+from pointsman_gateway.backends.stage import EngineBackend
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.domain import Chunk, Chunks, EngineSeconds, Message, Receipt, Request, Usage
-from pointsman_gateway.pipeline import Pipeline
+from pointsman_gateway.pipeline.pipeline import Pipeline
+from pointsman_gateway.pipeline.ports import ChunkSink
 from pointsman_gateway.request_log.metrics import RequestLogMetrics
 from pointsman_gateway.request_log.wal import Offsets, WriteAheadLog
 from pointsman_gateway.settings import Settings
@@ -53,16 +55,46 @@ SCRAPES = 51
 
 
 class MemoryClient:
-    """Implements the backends' `Client`: answers at once, and tells its times as vLLM does."""
+    """Implements `EngineClient`: answers at once, and tells its times as vLLM does."""
 
     def __init__(self) -> None:
         self.pieces = PIECES[0]
 
-    async def stream(self, call: Call) -> AsyncIterator[Chunks]:
-        piece = (Chunk(content="word "),)
-        for _ in range(self.pieces):
-            yield piece
-        yield (Chunk(finish_reason="stop"), Chunk(usage=Usage(200, self.pieces, 50, EngineSeconds(0.0001, 0.0002))))
+    def send(self, request: EngineRequest, sink: ChunkSink) -> "MemoryTransfer":
+        return MemoryTransfer(self.pieces, sink)
+
+
+class MemoryTransfer:
+    """Implements `Transfer`."""
+
+    def __init__(self, pieces: int, sink: ChunkSink) -> None:
+        self._left = pieces
+        self._usage = Usage(200, pieces, 50, EngineSeconds(0.0001, 0.0002))
+        self._sink: ChunkSink | None = sink
+        self._is_paused = False
+        asyncio.get_running_loop().call_soon(self._push)
+
+    def pause(self) -> None:
+        self._is_paused = True
+
+    def resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._push()
+
+    def close(self) -> None:
+        self._sink = None
+
+    def _push(self) -> None:
+        while self._sink is not None and not self._is_paused:
+            self._left -= 1
+            if self._left >= 0:
+                self._sink.chunks((Chunk(content="word "),), False)
+            elif self._left == -1:
+                self._sink.chunks((Chunk(finish_reason="stop"), Chunk(usage=self._usage)), True)
+            else:
+                self._sink.ended(None)
+                return
 
 
 class NoMeter:
@@ -133,8 +165,8 @@ class Sides:
 def sides_of(house: wiring.House, engines: Engines) -> Sides:
     pipeline, line, client = house.pipeline, house.generations.current.line, MemoryClient()
     now, metrics = asyncio.get_running_loop().time, EngineMetrics(CollectorRegistry())
-    metered = replace(line, answers=Backends(engines, client, now, metrics=metrics, accounts=house.money.accounts))
-    bare = replace(line, answers=Backends(engines, client, now, metrics=metrics), metering=NoMeter())  # type: ignore[arg-type]
+    metered = replace(line, answers=EngineBackend(engines, client, now, metrics=metrics, accounts=house.money.accounts))
+    bare = replace(line, answers=EngineBackend(engines, client, now, metrics=metrics), metering=NoMeter())  # type: ignore[arg-type]
     journal = Forgetful()
 
     def settle() -> None:
@@ -155,7 +187,7 @@ async def seconds_of(side: Side, count: int) -> float:
     text = "I left my umbrella on the 9:15 to Saltby, please find it"
     begun = time.thread_time()
     for _ in range(count):
-        request = Request("path:plain", (Message("user", text),), arrived_at=time.perf_counter())
+        request = Request("path:plain", (Message("user", text),), arrived=time.perf_counter())
         async for _event in pipeline.answer(request):
             pass
     side.settle()

@@ -47,7 +47,10 @@ ADAPTERS = Row(
             "Version skew",
             "By how many versions the engines differ in each state. Above 0 for long, one of them does not come along.",
             "none",
-            Query("max by (state) (pointsman_lora_adapter_versions) - min by (state) (pointsman_lora_adapter_versions)", "{{state}}"),
+            Query(
+                "max by (state) (pointsman_lora_adapter_versions) - min by (state) (pointsman_lora_adapter_versions)",
+                "{{state}}",
+            ),
         ),
     ),
 )

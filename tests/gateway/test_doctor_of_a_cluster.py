@@ -6,7 +6,7 @@ from doubles.gateway import Gateway, Neighbours
 from doubles.valkey import Valkey
 from doubles.waiting import until
 from pointsman_cli.doctor.cluster import Cluster, check_cluster
-from pointsman_cli.doctor.finding import Level
+from pointsman_cli.doctor.findings import Level
 
 
 async def judged(cluster: Cluster) -> dict[str, tuple[Level, str]]:

@@ -15,7 +15,7 @@ from pointsman_lora_server.adapters.canary import (
 )
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, DesiredState, Phase
 from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
-from pointsman_servicekit.prompt_redis import open_redis
+from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.statistics import wilson_interval
 
 TERMS = CanaryTerms()

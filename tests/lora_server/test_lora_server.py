@@ -23,7 +23,7 @@ from pointsman_servicekit.errors import (
     Unavailable,
 )
 from pointsman_servicekit.grpc_client import open_channel
-from pointsman_servicekit.rich_status import from_rpc_error
+from pointsman_servicekit.grpc_errors import from_rpc_error
 from prometheus_client import CollectorRegistry, generate_latest
 
 MakeAdapter = Callable[..., Path]

@@ -57,7 +57,8 @@ import asyncio, sys
 from pathlib import Path
 from pointsman_lora_server.smoke.runner import SmokeWorker, worker_command
 async def main():
-    child = await SmokeWorker.start(worker_command(Path(sys.argv[1]), "pointsman_lora_server.smoke.worker", sys.argv[2]))
+    command = worker_command(Path(sys.argv[1]), "pointsman_lora_server.smoke.worker", sys.argv[2])
+    child = await SmokeWorker.start(command)
     await child.receive(120)
     print(child.pid, flush=True)
     await asyncio.sleep(600)

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from pointsman_cli.errors import CommandError
 from pointsman_cli.options import DEFAULT_DATA_DIR, DEFAULT_URL, DataDirOption, JsonOption
-from pointsman_cli.top.command import find
-from pointsman_cli.top.scrape import Scrape, parse
+from pointsman_cli.top.command import find_services
+from pointsman_cli.top.metrics import Scrape, parse_metrics
 
 TIMEOUT_SECONDS = 2.0  # of the request for the metrics
 _COLUMNS = ("task", "chosen", "shadow", "pairs", "$ per 1k", "seconds", "quality", "scored", "regret $", "regret")
@@ -112,7 +112,7 @@ def regret(
     The figures are of one gateway since its start, shown as chosen : shadow. Regret is what the shadow path would have
     saved (total dollars) and by how much its answers were better (mean quality of the scored pairs).
     """
-    regrets = fetch_regrets(find(gateway, "", "", data_dir).gateway)
+    regrets = fetch_regrets(find_services(gateway, "", "", data_dir).gateway)
     if as_json:
         typer.echo(json.dumps(asdict(regrets)))
     else:
@@ -125,7 +125,7 @@ def fetch_regrets(url: str) -> Regrets:
         answer = httpx.get(
             url, timeout=TIMEOUT_SECONDS, trust_env=False, headers={"accept": "text/plain"}
         ).raise_for_status()
-        return read_regrets(parse(answer.text, time.monotonic(), ("pointsman_",)))
+        return read_regrets(parse_metrics(answer.text, time.monotonic(), ("pointsman_",)))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise CommandError(f"{url} cannot be read: {error or type(error).__name__}") from error
 

@@ -65,7 +65,7 @@ class TrainingServicer:
     """Missing associated documentation comment in .proto file."""
 
     def CreateJob(self, request, context):
-        """Copies the files, queues the job and returns.
+        """Copies the files and queues the job; returns at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,21 +78,21 @@ class TrainingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """The newest job first.
+        """The newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """All events of the job so far, then new ones; ends with the job.
+        """Streams the job's events, past ones first; ends with the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Stops the job cleanly and discards what it has learnt. A finished job stays as it is.
+        """Stops the job and discards its result. Has no effect on a job that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,4 +1,4 @@
-"""The options of `pointsman train`, by what they are about."""
+"""The options of `pointsman train`, and the trainer's command line."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,8 +47,8 @@ DEFAULT_METHOD = "lora"
 MethodOption = Annotated[
     str,
     typer.Option(
-        help="Training method: lora, rslora, qlora, dora (can only be served merged), dpo (learns from pairs of answers), "
-        "an installed method, or MODULE:ATTRIBUTE in the engine's environment."
+        help="Training method: lora, rslora, qlora, dora (can only be served merged), dpo (learns from pairs of "
+        "answers), an installed method, or MODULE:ATTRIBUTE in the engine's environment."
     ),
 ]
 RankOption = Annotated[int, typer.Option(min=1, max=64, help="LoRA rank; the engine limits it (--max-lora-rank).")]
@@ -101,8 +101,6 @@ DetachOption = Annotated[bool, typer.Option("--detach", help="With --on-server: 
 
 
 TRAINER_MODULE = "pointsman_lora_server.training"
-MERGED_ONLY_METHOD = "dora"
-"""The method whose result cannot be served as an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +112,16 @@ class TrainingJob:
     system: Path | None = None
     out: Path | None = None
     options: Mapping[str, object] = field(default_factory=dict)
-    """More of the trainer's, by their names there; those that are None are left to it, True is a flag."""
+    """More options of the trainer by name; None leaves the default, True is a flag."""
 
     def check(self) -> None:
-        """Raises `Misused` where a file is not there; all else is the trainer's to judge."""
+        """Raises UsageError if a file does not exist; the trainer checks everything else."""
         for option, file in (("--data", self.data), ("--eval-data", self.heldout), ("--system", self.system)):
             if file is not None and not file.is_file():
                 raise UsageError(f"{option} {file} is not a file")
 
     def arguments(self, base_model: Path, base_model_name: str) -> list[str]:
-        """All paths absolute."""
+        """Returns the trainer's arguments, with absolute paths."""
         options = {
             "base-model": base_model,
             "base-model-name": base_model_name,

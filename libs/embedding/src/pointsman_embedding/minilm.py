@@ -1,4 +1,4 @@
-"""Text to vector with all-MiniLM-L6-v2 in int8."""
+"""The embedding model all-MiniLM-L6-v2 in int8, and the folder of files that it is loaded from."""
 
 import hashlib
 import json
@@ -11,28 +11,28 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 DIMENSIONS = 384
-MAX_TOKENS = 256  # what the model was trained to read, [CLS] and [SEP] included
+MAX_TOKENS = 256  # the length that the model was trained on, including [CLS] and [SEP]
 
-# Splitting takes time for text that is then cut off; 32 characters a token is far above any language's mean.
+# Tokenizing takes time also for text that is then cut off; 32 characters a token is far above any language's mean.
 MAX_CHARACTERS = MAX_TOKENS * 32
 
 _ERRORS_ONLY = 3
 
 
 class MiniLM:
-    """Safe to share between threads."""
+    """The encoder; one instance may be shared between threads."""
 
     dimensions: int = DIMENSIONS
 
     def __init__(self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, fingerprint: str) -> None:
-        """See `load`; `tokenizer` must neither truncate nor pad."""
+        """Use `load`. `tokenizer` must neither truncate nor pad."""
         self.fingerprint = fingerprint
         self._session = session
         self._tokenizer = tokenizer
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "MiniLM":
-        """Reads what `pointsman_embedding.prepare` made; raises ModelMissing."""
+        """Loads the folder that `pointsman_embedding.prepare` creates. Raises ModelMissing."""
         fingerprint = check(folder)
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         tokenizer.no_truncation()
@@ -41,7 +41,7 @@ class MiniLM:
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # A thread that spins while it waits takes the core from the event loop beside it.
+        # A thread that spins while it waits would take the core from the event loop.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         graph = str(folder / GRAPH)
         session = onnxruntime.InferenceSession(
@@ -54,14 +54,15 @@ class MiniLM:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """For measuring texts in the model's own tokens: it neither truncates nor pads, and is not to be changed."""
+        """The tokenizer, for counting a text's tokens. It neither truncates nor pads; do not modify it."""
         return self._tokenizer
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, 384), each of length one; of a text the first 256 tokens, or 8192 characters, are read.
+        """Embeds each text: an array (n, 384) of vectors of length 1. The first 256 tokens, or 8192 characters, of a
+        text count.
 
-        One text a run: in int8 the scale of a batch is common to it, so a vector would depend on its neighbours and
-        on the padding (cosines down to 0.93 were seen), and on a CPU a batch saves next to nothing.
+        Texts are run one at a time: in int8 all texts of a batch share a scale, so a vector would depend on the other
+        texts and on the padding (cosines down to 0.93 were measured), and on a CPU a batch is hardly faster.
         """
         vectors = np.empty((len(texts), DIMENSIONS), np.float32)
         for row, text in enumerate(texts):
@@ -69,7 +70,7 @@ class MiniLM:
         return vectors
 
     def embed_tokens(self) -> NDArray[np.float32]:
-        """(vocabulary, 384): each token alone, as a text of nothing else would be embedded."""
+        """Embeds each token of the vocabulary as a text of its own: an array (vocabulary, 384)."""
         begin, end = self._tokenizer.token_to_id("[CLS]"), self._tokenizer.token_to_id("[SEP]")
         size = self._tokenizer.get_vocab_size()
         return np.concatenate([self._run(np.array([[begin, token, end]], np.int32)) for token in range(size)])
@@ -89,12 +90,12 @@ TOKENIZER = "tokenizer.json"
 MANIFEST = "manifest.json"
 FINGERPRINT_PREFIX = "minilm-l6-v2-int8"
 
-# Raise it when the way of making the files changes: folders made in the old way are then made again.
+# Increment it if the way of creating the files changes: existing folders are then created anew.
 RECIPE = 2
 
 
 class ModelMissing(FileNotFoundError):
-    """The folder does not hold a complete model."""
+    """The folder does not contain a complete model."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(
@@ -105,9 +106,9 @@ class ModelMissing(FileNotFoundError):
 
 
 def fingerprint(folder: Path) -> str:
-    """The model's name by content: equal fingerprints give vectors that can be compared.
+    """The model's name, derived from the content of its files: vectors of equal fingerprints can be compared.
 
-    Raises ModelMissing when the graph or the tokenizer is not there.
+    Raises ModelMissing if the graph or the tokenizer is missing.
     """
     digest = hashlib.sha256()
     for name in (GRAPH, TOKENIZER):
@@ -116,13 +117,13 @@ def fingerprint(folder: Path) -> str:
 
 
 def write_manifest(folder: Path) -> None:
-    """Says what the folder holds; written last, so that a folder with a manifest is complete."""
+    """Writes the manifest, as the last file, so that a folder with a manifest is complete."""
     manifest = {"recipe": RECIPE, "fingerprint": fingerprint(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def check(folder: Path) -> str:
-    """The fingerprint of a folder that is complete, unchanged and of this recipe; else raises ModelMissing."""
+    """The fingerprint of a complete, unmodified folder of the current recipe. Raises ModelMissing for any other."""
     try:
         manifest = json.loads(_bytes_of(folder, MANIFEST))
     except ValueError as error:

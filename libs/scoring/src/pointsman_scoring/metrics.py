@@ -1,4 +1,4 @@
-"""What every metric is."""
+"""The metrics of answers: exact, json_fields, contains, regex and rouge_l."""
 
 import json
 import re
@@ -10,33 +10,33 @@ from rapidfuzz.distance import Indel
 
 
 class MetricError(ValueError):
-    """A metric cannot be made from what was written, or cannot judge by what is expected; the message says why."""
+    """A metric's options are not valid, or it cannot use the expected value; the message says why."""
 
 
 class Metric(Protocol):
     def score(self, answer: str, expected: Any) -> float:
-        """How good `answer` is, from 0 to 1.
+        """Scores `answer` from 0 to 1.
 
-        `expected` is what the label says: a text, or any JSON value. Raises MetricError where the metric cannot use
-        it, whatever the answer is: scoring an empty answer tells that before any is paid for.
+        `expected` is the label: a text or any JSON value. Raises MetricError if the metric cannot use the label,
+        whatever the answer is; scoring an empty answer thus checks a label before any answer is paid for.
         """
         ...
 
 
 def plain(text: str) -> str:
-    """Compatibility form, case folded, one space between words, none around them."""
+    """Normalizes a text for comparison: Unicode NFKC, case folded, single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 Leaf = tuple[str, Any]
-"""A type and a value: Python alone holds True for equal to 1."""
+"""A type and a value, since True == 1 in Python but not in JSON."""
 
 NOTHING: Any = object()
-"""What stands for a text that is not JSON: None is JSON's null."""
+"""Stands for a text that is not JSON, since None is JSON's null."""
 
 
 def parsed(text: str) -> Any:
-    """The value that `text` is, all of it; NOTHING where it is no JSON, or nested too deeply to read."""
+    """Parses the whole text as JSON; NOTHING if it is not JSON or nested too deep."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -44,13 +44,13 @@ def parsed(text: str) -> Any:
 
 
 def structure(expected: Any) -> Any:
-    """The object or array that is expected, written as a value or as its text; NOTHING where it is something else."""
+    """The expected object or array, given as a value or as JSON text; NOTHING if it is anything else."""
     value = parsed(expected) if isinstance(expected, str) else expected
     return value if isinstance(value, dict | list) else NOTHING
 
 
 def leaves(value: Any) -> dict[tuple[str | int, ...], Leaf]:
-    """Every field by where it stands: keys and positions. An empty object or array is a field itself."""
+    """Flattens a value: from the path of keys and positions to each leaf. An empty object or array is a leaf."""
     found: dict[tuple[str | int, ...], Leaf] = {}
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
@@ -77,7 +77,8 @@ def _refuse(constant: str) -> Any:
 
 
 class Exact:
-    """1 or 0. JSON is compared by value (the order of keys does not count), text but for case and spaces."""
+    """1 if the answer equals the label, otherwise 0. JSON is compared by value, text without regard to case and
+    spaces."""
 
     def score(self, answer: str, expected: Any) -> float:
         wanted = structure(expected)
@@ -90,10 +91,10 @@ class Exact:
 
 
 class Contains:
-    """The share of the facts that the answer holds, but for case and spaces.
+    """The fraction of the expected facts that the answer contains, without regard to case and spaces.
 
-    A fact is a text, or a list of texts of which any will do. It must stand by itself: "5 days" is not in "15 days",
-    nor "2 dollars" in "2.40 dollars".
+    A fact is a text, or a list of alternative texts. It must be a separate word: "5 days" is not contained in "15
+    days", nor "2 dollars" in "2.40 dollars".
     """
 
     def score(self, answer: str, expected: Any) -> float:
@@ -118,7 +119,8 @@ def _stands_in(text: str, way: str) -> bool:
 
 
 class JsonFields:
-    """F1 over the flattened fields: one that is missing costs as much as one that is invented. No JSON is 0."""
+    """F1 over the flattened fields: a missing field costs as much as an invented one. An answer that is not JSON scores
+    0."""
 
     def score(self, answer: str, expected: Any) -> float:
         structured = structure(expected)
@@ -132,18 +134,18 @@ class JsonFields:
         return 2 * right / (len(found) + len(wanted))
 
 
-_SECONDS = 0.05  # answers are nobody's friend: a pattern that is not done by then has found nothing
+_SECONDS = 0.05  # answers are untrusted: a pattern that takes longer than this does not match
 
 
 class Regex:
-    """Where the label says nothing: 1 if the pattern is found. Else 1 if its last find is what the label says.
+    """Without a label, 1 if the pattern is found. With a label, 1 if the last match equals it.
 
-    The find is the pattern's first group, or all of it where it has none: r"total is (\\S+)" picks the sum out of an
-    answer that reasons its way there. Compared but for case and spaces.
+    The match is the pattern's first group, or the whole match without one: r"total is (\\S+)" extracts the sum from an
+    answer that reasons before it. Compared without regard to case and spaces.
     """
 
     def __init__(self, pattern: str) -> None:
-        """Raises MetricError where `pattern` is none."""
+        """Raises MetricError if `pattern` is not a valid regular expression."""
         try:
             self._pattern = regex.compile(pattern)
         except regex.error as error:
@@ -173,9 +175,9 @@ _WORDS = re.compile(r"\w+")
 
 
 class RougeL:
-    """ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n), over words, without stemming.
+    """ROUGE-L as F1 (C.-Y. Lin, "ROUGE", 2004): 2 LCS / (m + n) over words, without stemming.
 
-    That is RapidFuzz's normalised Indel similarity of the two sequences of words.
+    It is computed as RapidFuzz's normalized Indel similarity of the two sequences of words.
     """
 
     def score(self, answer: str, expected: Any) -> float:

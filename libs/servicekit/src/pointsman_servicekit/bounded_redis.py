@@ -1,4 +1,4 @@
-"""Redis that answers within 50 ms, or counts as dead: a deadline for each call, and a breaker before all of them."""
+"""A Redis client with a time limit for each call and a circuit breaker in front of all of them."""
 
 import asyncio
 import logging
@@ -11,40 +11,43 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from pointsman_servicekit.eager import in_task
 from pointsman_servicekit.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 0.05
-"""Seconds a call: a slow Redis is treated as a dead one."""
+"""Seconds that a call may take; after that Redis counts as down."""
 
 MAX_LATE_LOOKS = 6
-"""Turns of the event loop after the deadline in which an answer may still be found to have come: as many as redis-py
-takes for one. Where the loop has nothing else to do they are over at once."""
+"""Iterations of the event loop after the time limit in which a result that has already arrived is still accepted.
+
+redis-py needs as many to deliver one. On an idle loop they take no time.
+"""
 MAX_LATE_LOOK_SECONDS = 0.12
-"""Seconds that they may take, in all tries of a call together."""
+"""Seconds that these iterations may take, over all attempts of a call together."""
 
 MAX_ATTEMPTS = 3
-"""While Redis is up: on a busy machine one can miss the deadline by chance."""
+"""Attempts of a call while Redis is up: on a busy machine one can exceed the time limit by chance."""
 
 MAX_CALL_SECONDS = MAX_ATTEMPTS * CALL_TIMEOUT + MAX_LATE_LOOK_SECONDS
-"""Seconds, and at most one more turn of the loop for each try."""
+"""The longest that a call takes in seconds, plus at most one iteration of the event loop for each attempt."""
 
 COOLDOWN = 1.0
-"""Seconds after a failure in which nobody asks; then one call is let through, to see."""
+"""Seconds after a failure in which calls fail at once; then one call is let through as a probe."""
 
 MAX_CONCURRENT_CALLS = 8
-"""Calls, each on a connection of its own."""
+"""Calls at the same time, each on its own connection."""
 
 Answer = TypeVar("Answer")
 
 
 class BoundedRedis:
-    """Every call may be made twice without harm, and may still arrive after it was given up; its user sees to that."""
+    """Calls must be idempotent: one may be repeated, and may still reach Redis after it has timed out here."""
 
     def __init__(self, redis: Redis, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT) -> None:
-        """`redis` must decode answers. `tell` hears of each change between up and down."""
-        self.client: Any = redis  # its types say neither what is decoded nor what is awaited
+        """`redis` must decode responses. `tell` is called at each change between up (True) and down (False)."""
+        self.client: Any = redis  # its type stubs describe neither the decoded nor the awaited results
         self._deadline = deadline
         self._tell = tell
         self._places = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
@@ -53,7 +56,8 @@ class BoundedRedis:
         self._resting_until = 0.0
 
     async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Raises Unavailable ("redis_unavailable"): at once while Redis rests, else after its deadlines."""
+        """Raises Unavailable ("redis_unavailable"), during the cooldown at once, otherwise after the time limit."""
+        await in_task()  # what follows sets a timeout
         async with self._places:
             return await self._call(call)
 
@@ -69,7 +73,7 @@ class BoundedRedis:
             self._probing = False
 
     async def _try(self, call: Callable[[], Awaitable[Answer]], tries: int, look: float) -> Answer:
-        """`look`: seconds that may be spent on answers which are found late."""
+        """`look` is the seconds left for results that arrive after the time limit."""
         due = asyncio.get_running_loop().time() + self._deadline
         try:
             answer = await self._by(due, due + look, call)
@@ -110,8 +114,10 @@ class BoundedRedis:
 
 @asynccontextmanager
 async def _listening(due: float, latest: float) -> AsyncIterator[None]:
-    """As `asyncio.timeout_at(due)`, but that a busy loop, which looks too rarely, gives no call up whose answer is
-    there. By `latest` it gives up."""
+    """Like `asyncio.timeout_at(due)`, but a result that arrived in time is not lost because the event loop was busy.
+
+    It gives up at `latest`.
+    """
     async with asyncio.timeout(None) as limit:
         ear = _Ear(limit, due, latest)
         try:
@@ -138,9 +144,10 @@ class _Ear:
 
 
 def pending_cancellations() -> int:
-    """Of the task that asks: more than before a call of redis-py's mean that the call has lost one.
+    """The number of cancellation requests that the current task has received.
 
-    Python 3.11's wait_for, by which redis-py waits, loses a cancellation that comes together with what it waits for.
+    If it grew during a call to redis-py, the call has swallowed one: Python 3.11's `asyncio.wait_for`, which redis-py
+    uses, loses a cancellation that arrives together with the result it waits for.
     """
     task = asyncio.current_task()
     return task.cancelling() if task else 0
@@ -154,6 +161,6 @@ def _unavailable(why: str) -> Unavailable:
 async def open_redis(
     url: str, tell: Callable[[bool], None], deadline: float = CALL_TIMEOUT
 ) -> AsyncIterator[BoundedRedis]:
-    # No second try inside the client: each call has its deadline here.
+    # The client must not retry by itself: each call has its time limit here.
     async with Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0)) as client:
         yield BoundedRedis(client, tell, deadline)

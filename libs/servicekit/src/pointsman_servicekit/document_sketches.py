@@ -1,8 +1,9 @@
-"""A collection's documents in a few bytes, so that two moments of it can be compared by who was not there at both.
+"""A summary of a collection's documents in under 800 bytes, from which the share of changed documents can be
+computed.
 
 The sketch is bottom-k: the k smallest of the documents' hashes (A. Broder, "On the resemblance and containment of
-documents", 1997). Up to k documents the comparison is exact; beyond, the share is estimated with a deviation of about
-1 / (2 sqrt(k)), or 6 points.
+documents", 1997). Up to k documents the comparison is exact; beyond, the share is estimated with a deviation of about 1
+/ (2 sqrt(k)), or 6 points.
 """
 
 import hashlib
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 MANIFEST_KEY_PREFIX = "documents."
-"""With a collection's name behind it: the fact of an adapter's manifest that is its sketch, as it was trained."""
+"""Followed by a collection's name: the key under which an adapter's manifest stores the collection's sketch at
+training."""
 
 MAX_HASHES = 64
 _BYTES = 6
@@ -23,21 +25,21 @@ _FORM = re.compile(rf"\d+:(?:[0-9a-f]{{{2 * _BYTES}}})*")
 class Sketch:
     documents: int
     smallest: tuple[int, ...]
-    """Hashes, ascending; each is of a document's id and of what it says."""
+    """Hashes of the documents' ids and contents, in ascending order."""
 
     def __str__(self) -> str:
-        """At most 790 characters."""
+        """The serialized sketch, at most 790 characters."""
         return f"{self.documents}:" + "".join(f"{one:0{2 * _BYTES}x}" for one in self.smallest)
 
 
 def sketch_of(documents: Iterable[tuple[str, bytes]]) -> Sketch:
-    """Of each document its id, and a digest of its content."""
+    """The sketch of documents that are given as pairs of id and content digest."""
     hashes = {_hash(name, digest) for name, digest in documents}
     return Sketch(len(hashes), tuple(nsmallest(MAX_HASHES, hashes)))
 
 
 def parse_sketch(text: str) -> Sketch:
-    """What `str` wrote. Raises ValueError."""
+    """Parses what `str` of a sketch returned. Raises ValueError."""
     if not _FORM.fullmatch(text):
         raise ValueError(f"'{text[:40]}' is no sketch of documents")
     documents, _, digits = text.partition(":")
@@ -46,7 +48,7 @@ def parse_sketch(text: str) -> Sketch:
 
 
 def changed_share(then: Sketch, now: Sketch) -> float:
-    """Of the documents (the more of both moments), those that are not the same at both: new, gone, or rewritten."""
+    """The fraction of documents that were added, removed or changed, relative to the larger of the two collections."""
     most = max(then.documents, now.documents)
     if not most:
         return 0.0
@@ -56,7 +58,7 @@ def changed_share(then: Sketch, now: Sketch) -> float:
     alike = sum(one in shared for one in seen) / len(seen)
     same = (
         alike * (then.documents + now.documents) / (1 + alike)
-    )  # |A and B|, of their resemblance |A and B| / |A or B|
+    )  # |A and B|, from the resemblance |A and B| / |A or B|
     return max(0.0, 1 - same / most)
 
 

@@ -1,4 +1,5 @@
-"""Errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo where waiting helps."""
+"""Conversion of errors to and from gRPC's rich status: an ErrorInfo with the code, and a RetryInfo if a retry may
+help."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +17,7 @@ _BY_STATUS = {family.grpc_status: family for family in FAMILIES}
 
 
 def to_status(error: PointsmanError) -> Any:
-    """The error as what `context.abort_with_status` takes."""
+    """Converts the error to the argument of `context.abort_with_status`."""
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
     if error.param:
         info.metadata["param"] = error.param
@@ -31,7 +32,7 @@ def to_status(error: PointsmanError) -> Any:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> PointsmanError:
-    """The error that a failed call to `service` stands for; a plain transport failure becomes `Unavailable`."""
+    """Converts the error of a call to `service` back; a transport failure becomes `Unavailable`."""
     code, message = error.code(), error.details() or ""
     status = rpc_status.from_call(cast(grpc.Call, error))  # it has what from_call reads
     if status is not None:
@@ -61,19 +62,16 @@ def _packed(message: Any) -> any_pb2.Any:
     return packed
 
 
-# None where no servicer has the method. In quotes: grpcio's classes are generic in their stubs only.
+# None if no servicer has the method. Quoted, since grpcio's classes are generic in their type stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method: TypeAlias = Any
-"""A coroutine function, or one that yields; of a request and its context."""
+"""A servicer's method: a coroutine function or an async generator function of a request and its context."""
 Wrap = Callable[[Method], Method]
 
 
 def wrap_handler(handler: Handler, unary: Wrap, stream: Wrap) -> Handler:
-    """The handler with its behaviour wrapped: by `unary` where it returns one response, by `stream` where it yields.
-
-    They are told apart since awaiting a stream is a TypeError.
-    """
+    """Wraps the method of a handler: with `unary` if it returns one response, with `stream` if it yields several."""
     if handler is None:
         return handler  # an unknown method
     wires = handler.request_deserializer, handler.response_serializer

@@ -1,4 +1,5 @@
-"""A gRPC server as every service runs it: health, reflection, and one error handler for unary and streaming calls."""
+"""The gRPC server of every service: limits, TLS, health, reflection, and error handling for unary and streaming
+calls."""
 
 import asyncio
 import inspect
@@ -184,7 +185,8 @@ async def _update_health(update: Awaitable[None]) -> None:
 
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
-    """They follow the files: a certificate that is renewed is shown from the next handshake on. Raises TlsError."""
+    """Credentials that follow their files: a renewed certificate is used from the next handshake on. Raises
+    TlsError."""
     shown = tls.stamp()
 
     def configuration() -> grpc.ServerCertificateConfiguration:
@@ -192,7 +194,7 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
     def anew() -> grpc.ServerCertificateConfiguration | None:
-        """What is to be shown instead; None where that is what was shown before."""
+        """The configuration from the changed files; None if nothing has changed or the new files cannot be used."""
         nonlocal shown
         now = tls.stamp()
         if now == shown:
@@ -209,11 +211,11 @@ def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
 
 
 class ErrorHandler(grpc.aio.ServerInterceptor):
-    """Turns what a servicer raises into a rich status; unknown errors go to the log, with an id for the client."""
+    """Converts an exception of a servicer to a rich status; an unexpected one is logged and the client gets its id."""
 
     def __init__(self) -> None:
         self._guarded: dict[Handler, Handler] = {}
-        """By what they are around: a servicer has few, and each call asks for one."""
+        """The wrapped handler of each handler: a service has few, and every call looks its handler up."""
 
     async def intercept_service(
         self,
@@ -271,8 +273,11 @@ def _guarded_stream(behaviour: Any) -> Any:
 
 
 def _forget_where(aborted: grpc.aio.AbortError) -> None:
-    """The context keeps it, and frames in its traceback keep the context: all of a call would wait for the garbage
-    collector. What went wrong has been told."""
+    """Removes the traceback of an abort that has been sent.
+
+    The context keeps the exception, and the frames in its traceback keep the context: without this all of a call would
+    wait for the garbage collector.
+    """
     aborted.__traceback__ = aborted.__context__ = None
 
 

@@ -1,4 +1,4 @@
-"""`GET /metrics`, and `/healthz` and `/readyz`, for services that have no HTTP door of their own."""
+"""Prometheus metrics that every service exports, and an HTTP endpoint for services that have no HTTP API."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 def serving_metrics(
     listen: str, registry: CollectorRegistry, is_ready: Callable[[], bool] = lambda: True
 ) -> Iterator[int]:
-    """Serves `registry` at `listen` ("127.0.0.1:0" takes a free port) from a thread of its own; yields the port.
+    """Serves `/metrics`, `/healthz` and `/readyz` at `listen` from a thread for the length of the block; yields the
+    port.
 
-    `/healthz` says that the process lives, `/readyz` what `is_ready` does, which is asked from another thread: a
-    kubelet's own gRPC probe speaks no TLS. Raises OSError where the port cannot be had.
+    `listen` is an address such as "127.0.0.1:0" (any free port). `/healthz` answers while the process lives, `/readyz`
+    by `is_ready`, which is called from that thread. Kubernetes' own gRPC probe does not support TLS, hence these.
+    Raises OSError if the port cannot be bound.
     """
     host, _, port = listen.rpartition(":")
     try:
@@ -63,21 +65,21 @@ def _say(status: str, word: str, start_response: "StartResponse") -> Iterable[by
 
 
 class _Silent(WSGIRequestHandler):
-    """Logs no requests: there is one every few seconds."""
+    """Does not log requests: there is one every few seconds."""
 
     def log_message(self, format: str, *words: Any) -> None:
         pass
 
 
 EVERY = 0.1
-"""Seconds between two looks."""
+"""Seconds between two measurements."""
 
 SECONDS = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5)  # fmt: skip
 
 
 @asynccontextmanager
 async def measuring_event_loop_lag(registry: CollectorRegistry) -> AsyncIterator[None]:
-    """Measures as long as the block lasts."""
+    """Measures for the length of the block how late the event loop runs due callbacks."""
     lag = Histogram(
         "pointsman_event_loop_lag_seconds",
         "How much later than it should the event loop came to what was due.",
@@ -101,13 +103,17 @@ async def _watch(lag: Histogram) -> None:
 
 
 def export_build_info(registry: CollectorRegistry, service: str) -> None:
-    """`service` is the name after "pointsman-" of an installed distribution. Raises PackageNotFoundError."""
+    """Exports the service's version; `service` is the name after "pointsman-" of an installed distribution.
+
+    Raises PackageNotFoundError.
+    """
     told = Gauge("pointsman_build_info", "1 for the release that runs.", ["service", "version"], registry=registry)
     told.labels(service, version(f"pointsman-{service}")).set(1)
 
 
 class CallsInFlight(grpc.aio.ServerInterceptor):
-    """A gauge by method; methods are those of the contract, so that clients can invent no series."""
+    """Counts the calls in progress by method, for methods that exist only, so that clients cannot create label
+    values."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._calls = Gauge("pointsman_grpc_in_flight", "Calls being worked on.", ["method"], registry=registry)
@@ -119,7 +125,7 @@ class CallsInFlight(grpc.aio.ServerInterceptor):
     ) -> Handler:
         handler = await continuation(handler_call_details)
         if handler is None:
-            return handler  # its name is the client's invention
+            return handler  # an unknown method: its name is chosen by the client
         calls = self._calls.labels(handler_call_details.method.lstrip("/"))
         return wrap_handler(
             handler, lambda behaviour: _unary(behaviour, calls), lambda behaviour: _stream(behaviour, calls)

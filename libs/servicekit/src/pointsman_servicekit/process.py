@@ -1,4 +1,4 @@
-"""How long a service runs: until it is told to stop; and what of it lives as long."""
+"""A service's process: its stop signals, its delayed shutdown, its worker threads, and its garbage collector."""
 
 import asyncio
 import gc
@@ -10,13 +10,13 @@ from threading import Barrier
 log = logging.getLogger(__name__)
 
 WORKER_THREADS = 6
-"""Threads for what would hold up the event loop: files, models, an encoder."""
+"""Threads for work that would block the event loop: files, models, the encoder."""
 START_TIMEOUT = 10.0
-"""Seconds in which they must be there; where the system makes no more threads, those that are do not wait for ever."""
+"""Seconds in which all threads must have started."""
 
 
 async def wait_for_stop_signal() -> signal.Signals:
-    """Waits for SIGINT or SIGTERM, and returns which."""
+    """Waits for SIGINT or SIGTERM and returns the signal."""
     told: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
 
     def tell(which: signal.Signals) -> None:
@@ -34,9 +34,10 @@ async def wait_for_stop_signal() -> signal.Signals:
 
 
 async def delay_shutdown(told_by: signal.Signals, seconds: float) -> None:
-    """The time in which all is served though readiness says no: until everyone who sends requests here has heard.
+    """Keeps serving for `seconds` after SIGTERM, although the service reports not ready, so that load balancers notice
+    first.
 
-    Who presses Ctrl-C has nobody that must hear of it.
+    SIGINT (Ctrl-C) does not wait.
     """
     if told_by == signal.SIGTERM and seconds:
         log.info("leaving: not ready any more, serving on for %g s", seconds)
@@ -44,10 +45,10 @@ async def delay_shutdown(told_by: signal.Signals, seconds: float) -> None:
 
 
 async def start_worker_threads(count: int = WORKER_THREADS) -> None:
-    """Has all threads of `asyncio.to_thread` there from the start.
+    """Starts all threads of `asyncio.to_thread` at once.
 
-    One that is made when that many things first overlap brings a stack and a heap of its own, which may be after hours.
-    Raises RuntimeError where the system does not give as many.
+    A thread that is started later, when that many calls first overlap, adds a stack and a heap to the process, perhaps
+    after hours. Raises RuntimeError if the system does not provide that many.
     """
     loop, all_there = asyncio.get_running_loop(), Barrier(count, timeout=START_TIMEOUT)
     loop.set_default_executor(ThreadPoolExecutor(count, "worker"))
@@ -55,10 +56,10 @@ async def start_worker_threads(count: int = WORKER_THREADS) -> None:
 
 
 def freeze_gc() -> None:
-    """Takes all that has been built so far, which stays, out of the garbage collector's sight, and lets it look rarely.
+    """Excludes all existing objects from garbage collection and makes collections rare.
 
-    A request leaves next to no cycles behind, but allocates a thousand objects: with Python's own thresholds up to half
-    of the gateway's time went into walking through what was built at the start.
+    A request leaves almost no reference cycles but allocates a thousand objects: with Python's default thresholds up to
+    half of the gateway's time was spent on scanning objects that live as long as the process.
     """
     gc.collect()
     gc.freeze()

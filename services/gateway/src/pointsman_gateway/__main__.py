@@ -28,7 +28,7 @@ from pointsman_gateway.doors.http import build_app
 from pointsman_gateway.doors.http_door import HttpDoor
 from pointsman_gateway.doors.http_server import serving_http
 from pointsman_gateway.doors.limits import LIMITS
-from pointsman_gateway.draining import Farewell, drain
+from pointsman_gateway.draining import DrainTimes, drain
 from pointsman_gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
         )
         app = build_app(door, spans)
         stopping = asyncio.create_task(wait_for_stop_signal())
-        await asyncio.sleep(0)  # it listens from its first turn on, before the doors open: no signal is missed
+        await asyncio.sleep(0)  # it listens from its first turn on, before the servers start: no signal is missed
         servicer = GatewayServicer(house.pipeline, house.feedback, settings.request_timeout, house.generations)
         async with (
             serving(
@@ -124,9 +124,9 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
         ):
             freeze_gc()
             log.info("HTTP on %s, gRPC on %s", http_address, grpc_server.address)
-            told_by = await stopping
-            farewell = Farewell(settings.drain_notice, settings.drain_grace)
-            await drain(house.pipeline.admission, told_by, farewell, lambda: grpc_server.set_serving(False))
+            stopped_by = await stopping
+            times = DrainTimes(settings.drain_notice, settings.drain_grace)
+            await drain(house.pipeline.admission, stopped_by, times, lambda: grpc_server.set_serving(False))
 
 
 if __name__ == "__main__":

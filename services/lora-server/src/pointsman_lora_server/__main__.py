@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from pointsman_servicekit import logs
 from pointsman_servicekit.grpc_server import serving
-from pointsman_servicekit.lifetimes import give_notice, until_told_to_stop
-from pointsman_servicekit.metrics_endpoint import serving_metrics
+from pointsman_servicekit.metrics import serving_metrics
+from pointsman_servicekit.process import delay_shutdown, wait_for_stop_signal
 from pointsman_servicekit.tls import server_tls
-from pointsman_servicekit.tracing.exporting import around_servers, exporting
+from pointsman_servicekit.tracing.exporting import exporting_spans, tracing_server_interceptors
 
 from pointsman_lora_server import bootstrap
 from pointsman_lora_server.settings import Settings
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 def main() -> int:
     try:
         settings = Settings()
-        logs.set_up("lora-server", settings.log_level, settings.log_format)
-        with exporting("lora-server", os.environ) as spans:
+        logs.configure_logging("lora-server", settings.log_level, settings.log_format)
+        with exporting_spans("lora-server", os.environ) as spans:
             asyncio.run(run(settings, spans))
     except (ValueError, OSError) as error:
         print(f"pointsman_lora_server: {error}", file=sys.stderr)
@@ -40,15 +40,15 @@ async def run(settings: Settings, spans: "Spans | None" = None) -> None:
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     async with bootstrap.build_app(settings, command) as app:
         with serving_metrics(settings.metrics_listen, app.metrics_registry, app.is_ready) as metrics_port:
-            interceptors = [*around_servers(spans), *app.interceptors]
+            interceptors = [*tracing_server_interceptors(spans), *app.interceptors]
             async with serving(settings.listen, app.services, app.add_to, interceptors=interceptors, tls=tls) as server:
                 log.info(
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )
-                received = await until_told_to_stop()
+                received = await wait_for_stop_signal()
                 await app.start_shutdown()
                 await server.start_shutdown()
-                await give_notice(received, settings.shutdown_delay)
+                await delay_shutdown(received, settings.shutdown_delay)
                 app.end_watches()
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import grpc
 from pointsman.v1 import lora_server_pb2_grpc, training_pb2_grpc
-from pointsman_servicekit.build_info import tell_build
-from pointsman_servicekit.event_loop_lag import watching_event_loop
-from pointsman_servicekit.grpc_in_flight import InFlight
-from pointsman_servicekit.prompt_redis import PromptRedis, open_redis
+from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
+from pointsman_servicekit.metrics import CallsInFlight, export_build_info, measuring_event_loop_lag
 from pointsman_servicekit.tracing.exporting import traces_endpoint
 from prometheus_client import CollectorRegistry
 
@@ -128,13 +126,13 @@ async def build_app(
     base = read_base(settings.base_model, settings.served_model_name)
     store = ArtifactStore(settings.store, base, settings.max_lora_rank, cache_folder=settings.store_cache)
     engine_state, metrics, secret = EngineStateStore(), LoraServerMetrics(settings.served_model_name), GuardSecret()
-    tell_build(metrics.registry, "lora-server")
+    export_build_info(metrics.registry, "lora-server")
     metrics.set_info(settings.engine_name, settings.max_loras, settings.max_lora_rank)
     api_key = command.environment.get("VLLM_API_KEY", "")
     async with (
         open_redis(settings.redis_url, metrics.set_redis_up) as redis,
         open_client(f"http://{settings.engine_listen}", secret, api_key, command.traced) as client,
-        watching_event_loop(metrics.registry),
+        measuring_event_loop_lag(metrics.registry),
         asyncio.TaskGroup() as tasks,
     ):
         timed = TimedEngine(client, metrics.observe_completion)
@@ -170,7 +168,7 @@ async def build_app(
 
 def _build_adapters(
     settings: Settings,
-    redis: PromptRedis,
+    redis: BoundedRedis,
     store: ArtifactStore,
     smoke_test: SmokeTest,
     client: VllmClient,
@@ -236,7 +234,7 @@ async def _serving(
         yield App(
             services=[ADAPTER_SERVICE, TRAINING_SERVICE],
             add_to=add_to,
-            interceptors=[InFlight(metrics.registry)],
+            interceptors=[CallsInFlight(metrics.registry)],
             engine_state=engine_state,
             metrics_registry=metrics.registry,
             is_ready=lambda: adapters.reconciler.is_settled,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from pointsman_servicekit.correlation import recorded_trace
 from pointsman_servicekit.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -13,6 +12,7 @@ from pointsman_servicekit.errors import (
     PointsmanError,
     ResourceExhausted,
 )
+from pointsman_servicekit.logs import sampled_trace_id
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -135,7 +135,7 @@ class LoraServerMetrics:
 
     def observe_completion(self, model: str, error_code: str, seconds: float) -> None:
         label = model if model == self._base_model else ANY_ADAPTER
-        trace_id = recorded_trace()
+        trace_id = sampled_trace_id()
         exemplar = {"trace_id": trace_id} if trace_id else None
         self._completions.labels("text_completion", "vllm", label, error_code).observe(seconds, exemplar)
 

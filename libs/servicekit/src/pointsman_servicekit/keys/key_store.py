@@ -1,4 +1,4 @@
-"""Keys and tenants: made, found, changed, revoked, and what they have used."""
+"""Creates, finds, changes and revokes API keys and tenants in Redis."""
 
 import logging
 import secrets
@@ -50,7 +50,7 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that is wished for."""
+    """The properties of a key that is to be created."""
 
     tenant: str
     name: str = ""
@@ -63,14 +63,14 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """The only time that the credential is to be seen."""
+    """A key just created, with its credential, which is shown this once and is not stored."""
 
     credential: Credential
     record: KeyRecord
 
 
 class KeyStore:
-    """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
+    """Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self._redis = redis
@@ -79,7 +79,7 @@ class KeyStore:
         self._change = redis.client.register_script(CHANGE)
 
     async def create(self, order: NewKey) -> IssuedKey:
-        """Raises InvalidArgument where the order cannot be."""
+        """Raises InvalidArgument if a property of the key is not valid."""
         made = records.new_credential()
         record = KeyRecord(
             id=f"key-{secrets.token_hex(8)}",
@@ -102,7 +102,7 @@ class KeyStore:
         return IssuedKey(made, record)
 
     async def keys(self) -> list[KeyRecord]:
-        """All of them, oldest first."""
+        """All keys, the oldest first."""
         read = await self._redis.call(lambda: self._redis.client.hvals(redis_layout.KEYS))
         return sorted(map(KeyRecord.from_json, read), key=lambda record: record.created)
 
@@ -111,7 +111,7 @@ class KeyStore:
         return {name: TenantRecord.from_json(text) for name, text in sorted(read.items())}
 
     async def find(self, which: str) -> KeyRecord:
-        """By id, by prefix, or by a credential, of which only the prefix is looked at. Raises NotFound."""
+        """Finds a key by its id, its prefix, or a credential, of which only the prefix is used. Raises NotFound."""
         name = which.split("_")[1] if which.startswith("pm_") else which
         digest = await self._redis.call(lambda: self._redis.client.hget(redis_layout.INDEX, name))
         record = await self.by_digest(digest) if digest else None
@@ -125,17 +125,17 @@ class KeyStore:
         return KeyRecord.from_json(text) if text else None
 
     async def by_digests(self, digests: Sequence[str]) -> list[KeyRecord | None]:
-        """None also where a record cannot be read, so that one does not keep others back."""
+        """The records of several keys; None for one that does not exist or cannot be parsed."""
         found = await self._redis.call(lambda: self._redis.client.hmget(redis_layout.KEYS, list(digests)))
         return [_readable(text) if text else None for text in found]
 
     async def tenant(self, name: str) -> TenantRecord:
-        """One without limits where nothing is known of it."""
+        """The tenant's record; one without limits if the tenant is unknown."""
         text = await self._redis.call(lambda: self._redis.client.hget(redis_layout.TENANTS, name))
         return TenantRecord.from_json(text) if text else TenantRecord(name)
 
     async def tenants_named(self, names: Collection[str]) -> dict[str, TenantRecord]:
-        """Without those whose records cannot be read."""
+        """The records of those tenants whose records can be parsed."""
         asked = list(names)
         if not asked:
             return {}
@@ -144,24 +144,25 @@ class KeyStore:
         return {name: record for name, record in read.items() if record is not None}
 
     async def revoke(self, which: str) -> KeyRecord:
-        """Raises NotFound. To revoke twice does nothing."""
+        """Revokes a key; idempotent. Raises NotFound."""
         now = round(self._wall(), 3)
         return await self._change_key(
             which, lambda record: record if record.revoked is not None else replace(record, revoked=now)
         )
 
     async def limit_key(self, which: str, change: Callable[[Limits], Limits]) -> KeyRecord:
-        """Raises NotFound."""
+        """Changes a key's limits. Raises NotFound."""
         return await self._change_key(which, lambda record: replace(record, limits=change(record.limits)))
 
     async def limit_tenant(self, name: str, change: Callable[[Limits], Limits]) -> TenantRecord:
-        """Makes the tenant where it is new."""
+        """Changes a tenant's limits; creates the tenant if it is new."""
         return await self._change_tenant(name, lambda record: replace(record, limits=change(record.limits)))
 
     async def consent(self, name: str, tasks: Sequence[str]) -> TenantRecord:
-        """Says of which tasks the tenant's answers may be learnt from, in place of what was said before; none: of none.
+        """Replaces the list of tasks whose answers the tenant allows to be used for training; an empty list withdraws
+        consent.
 
-        Makes the tenant where it is new.
+        Creates the tenant if it is new.
         """
         learning = tuple(sorted(set(tasks)))
         return await self._change_tenant(name, lambda record: replace(record, learning=learning))

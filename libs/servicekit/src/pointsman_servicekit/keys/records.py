@@ -1,4 +1,9 @@
-"""Dollars as whole numbers, so that sums are exact."""
+"""The records of API keys and tenants, the credentials that callers show, and dollars as whole numbers.
+
+A credential is `pm_PREFIX_SECRET`; Redis has its digest and its prefix only. The secret is 32 characters chosen at
+random from 62, about 190 bits. Slow hashes protect passwords that people make up; a random secret of this length cannot
+be guessed, so one SHA-256 is enough and costs a request less than a microsecond.
+"""
 
 import hashlib
 import json
@@ -17,12 +22,12 @@ PICO = 10**12
 
 
 def nanodollars(usd: float) -> int:
-    """Rounded up; for limits. Whole and exact in Redis's scripts up to 9 million dollars."""
+    """Converts dollars for limits, rounded up. Exact in Redis's scripts up to 9 million dollars."""
     return -(-round(usd * PICO) // 1000)
 
 
 def picodollars(usd: float) -> int:
-    """For usage: a price of a millionth of a dollar for a million tokens is one of these a token."""
+    """Converts dollars for usage: a price of 0.000001 dollars for a million tokens is one picodollar a token."""
     return round(usd * PICO)
 
 
@@ -37,7 +42,7 @@ _FORM = re.compile(rf"pm_[0-9A-Za-z]{{{PREFIX}}}_[0-9A-Za-z]{{{SECRET}}}")
 class Credential:
     text: str
     prefix: str
-    """Drawn apart from the secret; for finding the key, and no help in guessing it."""
+    """Random and independent of the secret; the key is found by it, and it does not help to guess the secret."""
 
 
 def new_credential() -> Credential:
@@ -58,7 +63,7 @@ def _draw(count: int) -> str:
 
 
 VERSION = 1
-"""A record of a later one may forbid what is not known here, so it is not read."""
+"""The format's version. A record of a later version may restrict what this code does not know, so it is rejected."""
 MOST_COUNTED = 10**12
 MOST_DOLLARS = 10**6
 LONGEST_NAME = 100
@@ -69,7 +74,7 @@ _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: without a limit."""
+    """The limits of a key or a tenant; None means no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -92,7 +97,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class KeyScope:
-    """Names, or None for all."""
+    """What a key may be used for: lists of names; None allows all."""
 
     tasks: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
@@ -115,7 +120,7 @@ EVERYTHING = KeyScope()
 
 
 ALL_TASKS = "*"
-"""In the place of a task's name, where a tenant consents to learning from all of them."""
+"""Stands for all tasks in a tenant's list of tasks whose answers may be used for training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,7 @@ class TenantRecord:
     name: str
     limits: Limits = NO_LIMITS
     learning: tuple[str, ...] = ()
-    """The tasks whose answers may be kept to learn from; nothing is without the tenant's word."""
+    """The tasks whose answers may be stored for training; none without the tenant's consent."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_tenant", "bad_consent")."""
@@ -141,7 +146,7 @@ class TenantRecord:
             )
 
     def consents_to(self, task: str) -> bool:
-        """Whether the tenant's answers of the task may be learnt from."""
+        """Whether answers of the task may be used for training."""
         return task in self.learning or ALL_TASKS in self.learning
 
     def to_json(self) -> str:
@@ -165,11 +170,11 @@ class KeyRecord:
     limits: Limits = NO_LIMITS
     priority: int = 0
     created: float = field(default=0.0)
-    """Unix seconds, like the next two."""
+    """Unix seconds, as are the next two."""
     expires: float | None = None
     revoked: float | None = None
     operator: bool = False
-    """Whether it may move adapters; otherwise than in its scope, what is not said is not allowed."""
+    """Whether the key may change adapters. Unlike a scope, this is off unless it is set."""
 
     def __post_init__(self) -> None:
         """Raises InvalidArgument ("bad_name", "bad_priority")."""
@@ -202,7 +207,9 @@ class KeyRecord:
 def _to_json(record: KeyRecord | TenantRecord) -> str:
     fields = asdict(record)
     if not fields.get("operator"):
-        fields.pop("operator", None)  # records from before there were operators read, and compare, as they were written
+        fields.pop(
+            "operator", None
+        )  # a record written before operator keys existed keeps its serialized form, which compare-and-set relies on
     return json.dumps({"v": VERSION, **fields}, separators=(",", ":"))
 
 

@@ -1,4 +1,5 @@
-"""What is where in Redis. What one script touches has the same braces, and so lies in one slot of a cluster."""
+"""The Redis keys of API keys, limits and usage. Keys that one script uses share a hash tag, so a cluster stores them in
+one slot."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -7,43 +8,43 @@ A_MINUTE = 60
 A_DAY = 24 * 60 * 60
 
 KEYS = "{pointsman}:keys"
-"""A hash: a credential's digest to the key's record, JSON."""
+"""A hash from a credential's digest to the key's record as JSON."""
 
 INDEX = "{pointsman}:keys:index"
-"""A hash: a key's id, and its prefix, to the digest."""
+"""A hash from a key's id, and from its prefix, to its credential's digest."""
 
 TENANTS = "{pointsman}:tenants"
-"""A hash: a tenant's name to its record, JSON."""
+"""A hash from a tenant's name to its record as JSON."""
 
 EPOCH = "{pointsman}:keys:epoch"
-"""A number that goes up with each change that gateways must hear of: a revocation, other limits."""
+"""A counter, incremented by each change that gateways must apply at once, such as a revocation or other limits."""
 
 CHANGED = "{pointsman}:keys:changed"
-"""A channel on which such a change is told at once."""
+"""The pub/sub channel on which such changes are announced."""
 
 GATEWAYS = "{pointsman}:gateways"
-"""A sorted set: a gateway's id to when it counts as gone, unless it says otherwise; Unix milliseconds."""
+"""A sorted set from a gateway's id to the time at which its lease ends, in Unix milliseconds."""
 
 USAGE = "{pointsman}:usage:"
-"""With a day (YYYYMMDD, UTC) behind it: a hash, "TENANT:KEY:COUNTER" to a whole number."""
+"""Followed by a day (YYYYMMDD, UTC): a hash from "TENANT:KEY:COUNTER" to a whole number."""
 
 USAGE_WRITER = "{pointsman}:usage:writer:"
-"""With a gateway's id behind it: the number of the last batch that it wrote."""
+"""Followed by a gateway's id: the number of the last batch of usage that it wrote, which makes writing idempotent."""
 
 COUNTERS = (
     "requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens", "picodollars"
 )  # fmt: skip
-"""Of usage. Failed and cancelled requests are among the requests, cached tokens among the prompt's."""
+"""The counters of usage. `requests` includes failed and cancelled ones, `prompt_tokens` includes cached ones."""
 
 
 class Window(StrEnum):
-    """What a limit is counted over, by Redis's clock; days and months are UTC's."""
+    """The period over which a limit counts, by Redis's clock; days and months are in UTC."""
 
     MINUTE = "minute"
     DAY = "day"
     MONTH = "month"
     NOW = "now"
-    """What is going on at once."""
+    """No period: the limit is on what runs at the same time."""
 
 
 WINDOWS = {
@@ -53,20 +54,23 @@ WINDOWS = {
     "dollars_per_day": Window.DAY,
     "dollars_per_month": Window.MONTH,
 }
-"""By limit."""
+"""The window of each limit."""
 
 WHOLE_TENANT = "tenant"
-"""In the place of a key's id, for what all keys of a tenant share."""
+"""Used instead of a key's id for a limit that all keys of a tenant share."""
 
 
 def limit_key(tenant: str, whose: str, limit: str) -> str:
-    """A hash: `window` (which one), `held` and `used` (the sums over all who hold a slice of it), and for each of them
-    "HELD USED NUMBER EXPIRES". Dollars are nanodollars. All of one tenant's are in one slot."""
+    """The Redis key of a limit's hash: `window` (its number), `held` and `used` (the sums over all leases), and a field
+    for each gateway's lease, "HELD USED NUMBER EXPIRES".
+
+    Dollars are nanodollars. All limits of a tenant are in one cluster slot.
+    """
     return f"{{pointsman:{tenant}}}:account:{whose}:{limit}"
 
 
 def window_at(window: Window, unix_ms: int) -> tuple[int, int]:
-    """Its number, and when it ends (Unix milliseconds)."""
+    """The window's number at the given time, and its end in Unix milliseconds."""
     if window is Window.NOW:
         return 0, 2**62
     if window is Window.MONTH:
@@ -84,6 +88,6 @@ def day_of(unix_seconds: float) -> str:
 
 
 def days_of_month(unix_seconds: float) -> list[str]:
-    """Those that have begun, today last."""
+    """The days of the current month up to today, as YYYYMMDD."""
     at = datetime.fromtimestamp(unix_seconds, UTC)
     return [f"{at:%Y%m}{day:02}" for day in range(1, at.day + 1)]

@@ -1,4 +1,4 @@
-"""What keys have used, and what is left of their limits."""
+"""Reads what API keys have used, and what is left of their limits."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,19 +10,19 @@ from pointsman_servicekit.keys.records import NANO, PICO, Limits
 from pointsman_servicekit.keys.redis_layout import Window
 
 Counts = Mapping[str, int]
-"""By counter; one that is missing is 0."""
+"""From counter to number; a missing counter is 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """By (tenant, key's id)."""
+    """Counts of each (tenant, key id)."""
 
     today: Mapping[tuple[str, str], Counts]
     month: Mapping[tuple[str, str], Counts]
 
 
 class UsageStore:
-    """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time."""
+    """Each method raises Unavailable ("redis_unavailable") if Redis does not answer in time."""
 
     def __init__(self, redis: BoundedRedis, wall: Callable[[], float] = time.time) -> None:
         self._redis = redis
@@ -42,8 +42,10 @@ class UsageStore:
         return read
 
     async def left(self, tenant: str, whose: str, limits: Limits) -> Mapping[str, float]:
-        """Of each limit that there is: what is neither used nor reserved, as the gateways last said. Below 0 where
-        answers took more than had been expected."""
+        """What is neither used nor reserved of each limit that is set, by the gateways' last report.
+
+        It is negative if answers took more than was reserved for them.
+        """
         now = int(self._wall() * 1000)
         left: dict[str, float] = {}
         for limit, window in redis_layout.WINDOWS.items():
@@ -59,7 +61,7 @@ class UsageStore:
 
 
 def sum_counts(all_counts: Iterable[Counts]) -> Counts:
-    """Counter by counter."""
+    """Adds the counts counter by counter."""
     added: dict[str, int] = {}
     for counts in all_counts:
         for name, number in counts.items():

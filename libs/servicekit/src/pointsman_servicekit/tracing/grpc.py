@@ -1,4 +1,4 @@
-"""A span of each call that a gRPC server answers, below the caller's where it sends one."""
+"""Spans of gRPC calls, on the server and on the client; trace context travels in the metadata."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -14,7 +14,7 @@ from pointsman_servicekit.tracing.spans import Spans, is_in_trace, record_error_
 
 
 class TracedServer(grpc.aio.ServerInterceptor):
-    """For our own services; not for health and reflection, nor for watches, which end with their client."""
+    """Traces calls to our own services, except health, reflection, and watches, which last as long as their client."""
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
@@ -89,7 +89,8 @@ def _tell(span: Span, context: Context, error: BaseException | None) -> None:
 
 
 class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
-    """Calls that no request has caused, as reports and watches, make no traces of their own."""
+    """Traces calls that belong to a request; background calls such as reports and watches start no traces of their
+    own."""
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
@@ -100,7 +101,7 @@ class TracedCalls(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> Any:
-        """Returns when the call has ended: until then there is nothing to be had of it but its end."""
+        """Returns when the call has ended, since its status is part of the span."""
         if not is_in_trace():
             return await continuation(client_call_details, request)
         asked = client_call_details

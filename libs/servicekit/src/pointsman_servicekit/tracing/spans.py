@@ -1,6 +1,7 @@
-"""Spans as the services need them: of a door, of a phase, of a call; each failure told by its code, never by its text.
+"""Spans of requests, phases and calls. A failure is recorded by its code, never by its message, which may quote a
+request.
 
-Context travels as W3C says (`traceparent`, `tracestate`): https://www.w3.org/TR/trace-context/.
+Context travels by the W3C headers `traceparent` and `tracestate`: https://www.w3.org/TR/trace-context/.
 """
 
 import asyncio
@@ -38,29 +39,31 @@ _w3c = TraceContextTextMapPropagator()
 
 
 class Spans:
-    """Begins spans. Whether one is recorded says the sampler, at the trace's root or by the caller's own flag.
+    """Starts spans. The sampler, or the caller's sampled flag, decides whether a trace is recorded.
 
-    Below a span of ours that is not recorded none is made: no sampler of OpenTelemetry's would record it.
+    Below a span of ours that is not recorded no further spans are created: no sampler of OpenTelemetry's would record
+    them.
     """
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
     def serve(self, name: str, sent: Mapping[str, str], attributes: Attributes) -> Span:
-        """Of a request with the headers `sent`, in lower case; it is the current one of this task from now on."""
+        """Starts the span of a request with the headers `sent` (lowercase names) and makes it the task's current
+        span."""
         span = self._tracer.start_span(name, _w3c.extract(sent), SpanKind.SERVER, attributes)
-        context.attach(set_span_in_context(span))  # the task is the request's own, and ends with it
+        context.attach(set_span_in_context(span))  # never detached: the task serves this request only
         current_trace.set(ids_of(span))
         return span
 
     def call(self, name: str, attributes: Attributes) -> Span:
-        """Of a call to another service, below the current span."""
+        """Starts a span of a call to another service, as a child of the current span."""
         above = get_current_span()
         return above if _is_left_out(above) else self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Span]:
-        """Below the current span, and the current one for the block's length."""
+        """Starts a child of the current span and makes it the current one for the length of the block."""
         above = get_current_span()
         if _is_left_out(above):
             yield above
@@ -79,7 +82,7 @@ class Spans:
 
 
 def current_span() -> Span:
-    """One that records nothing, where there is none."""
+    """The current span, or one that records nothing."""
     return get_current_span()
 
 
@@ -92,14 +95,14 @@ def _is_left_out(span: Span) -> bool:
 
 
 def trace_headers(span: Span) -> dict[str, str]:
-    """What tells another service that its work belongs below `span`."""
+    """The headers that make another service's spans children of `span`."""
     headers: dict[str, str] = {}
     _w3c.inject(headers, set_span_in_context(span))
     return headers
 
 
 def trace_header_lines(span: Span) -> str:
-    """The same as lines of an HTTP head, each with its end."""
+    """The same headers as lines of an HTTP/1 head."""
     return "".join(f"{name}: {value}\r\n" for name, value in trace_headers(span).items())
 
 
@@ -110,7 +113,7 @@ def ids_of(span: Span) -> TraceIds:
 
 def record_exception(span: Span, error: BaseException) -> None:
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        span.set_attribute("error.type", "cancelled")  # nobody's failure
+        span.set_attribute("error.type", "cancelled")  # not a failure
     else:
         record_error_code(span, error.code if isinstance(error, PointsmanError) else type(error).__qualname__)
 
@@ -121,12 +124,14 @@ def record_error_code(span: Span, code: str) -> None:
 
 
 LAST_SPANS = 5.0
-"""Seconds in which what is not sent yet may still go; the exporter's own patience is longer than a service has."""
+"""Seconds in which the last spans are sent at shutdown; the exporter's own timeout is longer than a shutdown may
+take."""
 
 
 @contextmanager
 def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Spans]:
-    """Sampler, queue, batches, endpoint, headers and timeouts are as OTEL_* says, which the SDK reads by itself."""
+    """Records spans with OpenTelemetry's SDK, which reads sampler, batching, endpoint and timeouts from OTEL_*
+    itself."""
     provider = TracerProvider(resource=_resource(service, environment), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     try:
@@ -138,7 +143,7 @@ def recording_spans(service: str, environment: Mapping[str, str]) -> Iterator[Sp
 
 
 def _resource(service: str, environment: Mapping[str, str]) -> Resource:
-    """What the environment says goes before what we say."""
+    """The resource attributes; those in the environment take precedence over ours."""
     ours = {"service.namespace": "pointsman", "service.name": f"pointsman-{service}"}
     said = environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     if environment.get("OTEL_SERVICE_NAME") or "service.name=" in said:

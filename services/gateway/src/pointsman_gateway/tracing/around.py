@@ -6,11 +6,11 @@ from pointsman_servicekit.grpc_client import Interceptors
 from pointsman_servicekit.tracing.grpc import TracedCalls
 from pointsman_servicekit.tracing.spans import Spans, current_span, trace_header_lines
 
-from pointsman_gateway.backends.call import Client
+from pointsman_gateway.backends.request import EngineClient
 from pointsman_gateway.embeddings.stage import Embedder
 from pointsman_gateway.line import Line
 from pointsman_gateway.metering.gen_ai import GenAi
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.tracing.embeddings import TracedEmbedder
 from pointsman_gateway.tracing.engines import TracedClient
 from pointsman_gateway.tracing.journal import TracedJournal
@@ -27,7 +27,7 @@ class Traced:
     def calls(self) -> Interceptors:
         return (TracedCalls(self._spans),)
 
-    def client(self, client: Client, gen_ai: GenAi) -> Client:
+    def client(self, client: EngineClient, gen_ai: GenAi) -> EngineClient:
         return TracedClient(client, self._spans, gen_ai.provider)
 
     def embedder(self, embedder: Embedder, name: str, provider: str) -> Embedder:

@@ -3,7 +3,7 @@
 from pointsman_servicekit.tracing.spans import Attribute, current_span
 
 from pointsman_gateway.domain import CompletedAnswer, Decision, Receipt, Request, UndecidedReceipt
-from pointsman_gateway.pipeline import Journal
+from pointsman_gateway.pipeline.ports import Journal
 from pointsman_gateway.tracing.engines import operation_name, used
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_lora_server.domain import Alias
 from pointsman_lora_server.registry import scripts
@@ -37,7 +37,7 @@ class CanaryOutcomes:
 
 
 class CanaryCounters:
-    def __init__(self, redis: PromptRedis, keys: RedisKeys) -> None:
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = keys
         self._add = redis.client.register_script(scripts.ADD_OUTCOMES)

@@ -1,6 +1,6 @@
 """What lora-servers share besides the desired state: who works on what (leases), and which engine holds what."""
 
-from pointsman_servicekit.prompt_redis import PromptRedis
+from pointsman_servicekit.bounded_redis import BoundedRedis
 
 from pointsman_lora_server.domain import EngineState, EngineStatus, FleetState
 from pointsman_lora_server.registry.schema import RedisKeys
@@ -66,7 +66,7 @@ return names
 class Leases:
     """Locks that expire, so a process that dies blocks nobody for long."""
 
-    def __init__(self, redis: PromptRedis, keys: RedisKeys) -> None:
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = keys
         self._acquire = redis.client.register_script(_ACQUIRE)
@@ -88,7 +88,7 @@ class Leases:
 class EngineReports:
     """What each engine holds, as it reported last."""
 
-    def __init__(self, redis: PromptRedis, keys: RedisKeys) -> None:
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = [keys.engines]
         self._report = redis.client.register_script(_REPORT_ENGINE)

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
 from pointsman_servicekit.errors import Unavailable
-from pointsman_servicekit.prompt_redis import PromptRedis, pending_cancellations
 from redis.exceptions import RedisError
 
 from pointsman_lora_server.domain import AdapterVersion, Change, DesiredState
@@ -33,7 +33,7 @@ _INTERNAL_KINDS = frozenset({"settled", "upcoming"})
 class SnapshotReader:
     """Reads the whole desired state, but fetches only the records of new versions."""
 
-    def __init__(self, redis: PromptRedis, keys: RedisKeys) -> None:
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._keys = keys
         self._run = redis.client.register_script(scripts.READ)
@@ -94,7 +94,7 @@ class SnapshotReader:
 class ChangeStream:
     """The history of changes, which also notifies lora-servers of the next change."""
 
-    def __init__(self, redis: PromptRedis, keys: RedisKeys) -> None:
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
         self._key = keys.changes
 

@@ -3,8 +3,8 @@
 import secrets
 from collections.abc import Sequence
 
+from pointsman_servicekit.bounded_redis import BoundedRedis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
-from pointsman_servicekit.prompt_redis import PromptRedis
 
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement, adapter_name
 from pointsman_lora_server.registry import schema, scripts
@@ -21,7 +21,7 @@ class AdapterRegistry:
     entry in the history. `author` and `reason` are stored in the history.
     """
 
-    def __init__(self, redis: PromptRedis, base_model: str) -> None:
+    def __init__(self, redis: BoundedRedis, base_model: str) -> None:
         """Engines of the same base model share their adapters, so the keys contain its name."""
         self._redis = redis
         self._keys = keys = RedisKeys(base_model)

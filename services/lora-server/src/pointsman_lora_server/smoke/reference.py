@@ -120,8 +120,8 @@ def compare(reference: Reference, answers: Sequence[ComparableAnswer]) -> Agreem
         raise InvalidArgument(
             f"the engine answers {len(different)} of {len(reference.rows)} prompts differently than PEFT does with the "
             f"same adapter: {answer.text!r} instead of {row.text!r}, from token {position} on, which leads the next "
-            f"one by {row.gaps[position]:.2g} (under {tolerance:g} is rounding). The engine computes this adapter wrongly, "
-            "or not at all; serve it merged into full weights, or report the engine",
+            f"one by {row.gaps[position]:.2g} (under {tolerance:g} is rounding). The engine computes this adapter "
+            "wrongly, or not at all; serve it merged into full weights, or report the engine",
             code="differs_from_peft",
         )
     return Agreement(len(reference.rows), same, near_ties, tokens)
