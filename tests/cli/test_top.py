@@ -72,7 +72,7 @@ class Gateway:
 class LoraMetrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        for name, value in (("engine_up", 1), ("slots", 4), ("resident", 2), ("redis_up", 1)):
+        for name, value in (("engine_up", 1), ("slots", 4), ("resident_adapters", 2), ("redis_up", 1)):
             Gauge(f"pointsman_lora_{name}", "-", registry=registry).set(value)
         self.restarts = Counter("pointsman_lora_engine_restarts", "-", registry=registry)
         self.loads = Counter("pointsman_lora_adapter_loads", "-", ["result"], registry=registry)
