@@ -86,7 +86,7 @@ def _gateway(folder: Path, valkey: Valkey, retriever: ProcessRetriever, lora_ser
         "embedding_model": MODEL,
         "retriever": retriever.address,
         "redis_url": valkey.url,
-        "spool": folder / "spool",
+        "wal_dir": folder / "wal",
         "keys": "on",
     }
     return ProcessGateway(folder, settings)
