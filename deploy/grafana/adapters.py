@@ -175,7 +175,7 @@ _USE = Row(
             "Waiting for an adapter",
             "Mean wait of requests whose adapter had to be loaded.",
             "s",
-            Query(mean(f'pointsman_phase_seconds{{{PATH},phase="adapter"}}', "path"), "{{path}}"),
+            Query(mean(f'pointsman_phase_duration_seconds{{{PATH},phase="adapter"}}', "path"), "{{path}}"),
         ),
         lines(
             "Load requests",

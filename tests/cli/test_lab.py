@@ -136,7 +136,7 @@ def _entry(name: str, path: str) -> dict[str, Any]:
         "familiarity": 1.0, "stage": "static", "notes": [], "probabilities": [["chat", 0.9]], "path": path,
         "kind": "prompt", "fingerprint": "f", "reason": "policy:fixed", "considered": [], "expected_cost_usd": 1e-6,
         "model": "", "requested": "auto", "metadata": {}, "response_format": "", "inputs": "i", "user_digest": "",
-        "text": "not kept", "messages": None, "user": None, "outcome": "routed", "usage": {}, "cost_usd": 0.0,
+        "text": "not stored", "messages": None, "user": None, "outcome": "routed", "usage": {}, "cost_usd": 0.0,
         "seconds": {}, "escalated_from": "",
     }  # fmt: skip
 

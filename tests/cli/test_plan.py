@@ -39,7 +39,7 @@ def test_every_address_that_a_service_listens_on_is_told_to_those_who_call_it(pl
 
 
 def test_feedback_waits_at_home_while_valkey_is_away(plan: Plan) -> None:
-    assert plan.gateway.environment["POINTSMAN_GATEWAY_SPOOL"] == "/home/.pointsman/spool"
+    assert plan.gateway.environment["POINTSMAN_GATEWAY_WAL_DIR"] == "/home/.pointsman/wal"
 
 
 def test_gateway_and_retriever_embed_with_the_same_model(plan: Plan) -> None:

@@ -44,13 +44,13 @@ class Gateway:
         registry = self.registry = CollectorRegistry()
         edges = (0.1, 0.5, 1, 2)
         self._requests = Counter("pointsman_requests", "-", [*BY_PATH, "outcome", "fault"], registry=registry)
-        self._seconds = Histogram("pointsman_request_seconds", "-", BY_PATH, registry=registry, buckets=edges)
+        self._seconds = Histogram("pointsman_request_duration_seconds", "-", BY_PATH, registry=registry, buckets=edges)
         self._first = Histogram("pointsman_time_to_first_token_seconds", "-", BY_PATH, registry=registry, buckets=edges)
         self._tokens = Counter("pointsman_tokens", "-", [*BY_PATH, "type"], registry=registry)
         self._cost = Counter("pointsman_cost_usd", "-", [*BY_PATH, "component"], registry=registry)
         self.fallbacks = Counter("pointsman_fallbacks", "-", ["source", "target"], registry=registry)
         self.in_flight = Gauge("pointsman_in_flight", "-", registry=registry)
-        self.waiting = Gauge("pointsman_waiting", "-", registry=registry)
+        self.waiting = Gauge("pointsman_queue_depth", "-", registry=registry)
         self.breaker = Gauge("pointsman_engine_breaker_open", "-", ["engine"], registry=registry)
         self.redis = Gauge("pointsman_redis_up", "-", registry=registry)
         self.redis.set(1)
@@ -303,9 +303,9 @@ def test_failures_are_not_told_where_the_gateway_tells_no_faults() -> None:
 
 def test_labels_with_strange_characters_are_read_as_they_are() -> None:
     registry = CollectorRegistry()
-    Gauge("pointsman_waiting", "-", ["x"], registry=registry).labels('a"b\\c\nd\u2028e\x85,}').set(2)
+    Gauge("pointsman_queue_depth", "-", ["x"], registry=registry).labels('a"b\\c\nd\u2028e\x85,}').set(2)
 
-    (labels,) = parse_metrics(generate_latest(registry).decode(), 0, GATEWAY_METRICS).samples["pointsman_waiting"]
+    (labels,) = parse_metrics(generate_latest(registry).decode(), 0, GATEWAY_METRICS).samples["pointsman_queue_depth"]
 
     assert labels == (("x", 'a"b\\c\nd\u2028e\x85,}'),)
 
@@ -412,7 +412,7 @@ def test_a_lora_server_that_is_away_is_said_and_the_rest_is_shown(cli: Cli, serv
     ("status", "body", "told"),
     [
         (200, b"<html>hello</html>", "cannot be read: it tells nothing of Pointsman's"),
-        (200, b'pointsman_waiting{a="1 2\n', "cannot be read: "),
+        (200, b'pointsman_queue_depth{a="1 2\n', "cannot be read: "),
         (503, b"", "answers 503"),
     ],
 )

@@ -82,7 +82,7 @@ async def _gateway(folder: Path) -> CollectorRegistry:
             embedding_model=model,
             redis_url=valkey.url,
             keys="on",
-            spool=folder / "spool",
+            wal_dir=folder / "wal",
         )
         async with gateway.building(settings, load_config(settings.config)) as house:
             return house.registry

@@ -64,7 +64,7 @@ def test_every_look_finds_all_that_has_ended_and_sums_are_exact(
     assert {end: summed(registry, "pointsman_requests_total", outcome=end) for end in ends} == ends
     assert round(summed(registry, "pointsman_cost_usd_total") * PICODOLLARS) == spent
     assert summed(registry, "pointsman_tokens_total") == tokens
-    assert summed(registry, "pointsman_request_seconds_count") == 1000
+    assert summed(registry, "pointsman_request_duration_seconds_count") == 1000
     assert summed(registry, "gen_ai_server_time_to_first_token_seconds_count") == ends["ok"]
 
 
@@ -138,5 +138,5 @@ def test_a_recorded_trace_is_named_by_what_was_seen_in_it(
         for sample in family.samples
         if sample.exemplar and sample.exemplar.labels == {"trace_id": TRACE}
     }
-    assert named["pointsman_request_seconds_bucket"] == pytest.approx(0.08)
+    assert named["pointsman_request_duration_seconds_bucket"] == pytest.approx(0.08)
     assert named["gen_ai_server_time_to_first_token_seconds_bucket"] == pytest.approx(0.016)

@@ -108,9 +108,9 @@ async def test_latencies_name_a_trace_that_is_recorded_where_openmetrics_is_aske
         if sample.exemplar
     }
     assert named.keys() >= {
-        "pointsman_request_seconds_bucket",
+        "pointsman_request_duration_seconds_bucket",
         "pointsman_time_to_first_token_seconds_bucket",
-        "pointsman_phase_seconds_bucket",
+        "pointsman_phase_duration_seconds_bucket",
         "gen_ai_server_request_duration_seconds_bucket",
         "gen_ai_client_operation_duration_seconds_bucket",
     }

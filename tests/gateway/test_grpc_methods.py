@@ -18,9 +18,9 @@ from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.errors import Internal, PointsmanError
 
 COUNTED = (
-    "pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions", "pointsman_refused",
-    "pointsman_engine_attempts", "pointsman_retries", "pointsman_fallbacks", "pointsman_request_seconds",
-    "pointsman_time_to_first_token_seconds", "pointsman_phase_seconds",
+    "pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions", "pointsman_rejected",
+    "pointsman_engine_attempts", "pointsman_retries", "pointsman_fallbacks", "pointsman_request_duration_seconds",
+    "pointsman_time_to_first_token_seconds", "pointsman_phase_duration_seconds",
 )  # fmt: skip
 
 OURS = RequestRun | EngineCall | OpenAITransfer
@@ -109,7 +109,7 @@ async def test_a_call_that_must_wait_for_its_limits_goes_on_or_hangs_up(
         await staying
     assert len(engine.bodies) == 1
     await until(lambda: gateway.metric("pointsman_in_flight") == 0)
-    assert gateway.metric("pointsman_refused_total", code="cancelled") == 1
+    assert gateway.metric("pointsman_rejected_total", code="cancelled") == 1
 
 
 async def test_what_goes_wrong_at_the_very_end_is_told(

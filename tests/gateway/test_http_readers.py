@@ -34,9 +34,9 @@ from pointsman_gateway.pipeline.run import RequestRun
 from pointsman_servicekit.keys.records import Limits
 
 COUNTED = (
-    "pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions", "pointsman_refused",
-    "pointsman_engine_attempts", "pointsman_retries", "pointsman_fallbacks", "pointsman_request_seconds",
-    "pointsman_time_to_first_token_seconds", "pointsman_phase_seconds", "pointsman_decision_seconds",
+    "pointsman_requests", "pointsman_tokens", "pointsman_cost_usd", "pointsman_decisions", "pointsman_rejected",
+    "pointsman_engine_attempts", "pointsman_retries", "pointsman_fallbacks", "pointsman_request_duration_seconds",
+    "pointsman_time_to_first_token_seconds", "pointsman_phase_duration_seconds", "pointsman_decision_duration_seconds",
     "pointsman_validations", "pointsman_key_refusals",
 )  # fmt: skip
 OURS = RequestRun | ConnectionSink | EngineCall | OpenAITransfer
@@ -118,7 +118,7 @@ def _alike(body: bytes) -> bytes:
 
 @pytest.fixture
 async def ways(neighbours: Neighbours, valkey: Valkey, tmp_path: Path) -> AsyncIterator[Ways]:
-    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool"}
+    neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
     await neighbours.ready()
     async with neighbours.gateway() as gateway, AsyncExitStack() as stack:
         house = gateway.house
@@ -306,7 +306,7 @@ async def test_who_hangs_up_while_it_waits_for_its_limits_holds_nothing(
     asking.cancel()
     await asyncio.wait([asking])
     await until(lambda: ways.gateway.metric("pointsman_in_flight") == 0)
-    assert ways.gateway.metric("pointsman_refused_total", code="cancelled") == 1
+    assert ways.gateway.metric("pointsman_rejected_total", code="cancelled") == 1
     given.set()
     assert (await ways.clients["ours"].post("/v1/chat/completions", json=asked)).status_code == 200
     assert len(engine.bodies) == asked_before + 1

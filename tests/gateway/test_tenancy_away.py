@@ -172,7 +172,7 @@ async def test_requests_go_on_fast_while_redis_hangs(valkey: Valkey, times: Time
         assert await counter.let_in(caller, 10)
         without_asking = [counter.tenancy.enter_now(caller, 10) for _ in range(1000)]
         assert len([hold for hold in without_asking if hold]) > 900
-        assert counter.metric("pointsman_limits_alone_total") > 0
+        assert counter.metric("pointsman_ratelimit_local_fallback_total") > 0
         valkey.go_on()
 
 

@@ -182,7 +182,7 @@ async def test_the_copies_are_bounded_and_the_least_used_go_first(valkey: Valkey
         for one in issued:
             await counter.tenancy.identify(one.credential.text)
             assert await found(lambda: _there(counter, issued[0].credential.text))
-        assert counter.metric("pointsman_keys_known") <= 20
+        assert counter.metric("pointsman_key_cache_size") <= 20
         assert counter.tenancy.identify_now(issued[1].credential.text) is None
         assert await counter.let_in(await counter.caller(issued[1]))
 

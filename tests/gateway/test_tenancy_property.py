@@ -77,7 +77,7 @@ class Member:
     @property
     def alone(self) -> float:
         """How often it has gone on without Redis."""
-        return self.counter.metric("pointsman_limits_alone_total")
+        return self.counter.metric("pointsman_ratelimit_local_fallback_total")
 
 
 @dataclass(eq=False)

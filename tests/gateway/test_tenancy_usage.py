@@ -114,7 +114,7 @@ async def test_what_waits_is_written_when_the_gateway_stops(valkey: Valkey) -> N
 
 
 async def test_how_long_usage_has_waited_for_redis_is_told(valkey: Valkey) -> None:
-    issued, name = await issue(valkey.url), "pointsman_usage_unwritten_seconds"
+    issued, name = await issue(valkey.url), "pointsman_usage_flush_lag_seconds"
     async with counter_at(valkey.url) as counter:
         hold = await counter.tenancy.enter(await counter.caller(issued), 1)
         valkey.hang()

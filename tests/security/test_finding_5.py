@@ -78,10 +78,10 @@ def ports_of(pid: int) -> list[str]:
 
 def test_finding_5_what_the_services_write_under_a_private_umask_is_private(target: Addresses) -> None:
     environment = Path(f"/proc/{target.gateway_pid}/environ").read_bytes().decode()
-    spool = re.search(r"POINTSMAN_GATEWAY_SPOOL=([^\0]+)", environment)
-    assert spool
-    folder = Path(spool[1]).parent
-    assert {path.name for path in folder.iterdir()} >= {"retriever", "lora-server", "valkey", "spool"}
+    wal = re.search(r"POINTSMAN_GATEWAY_WAL_DIR=([^\0]+)", environment)
+    assert wal
+    folder = Path(wal[1]).parent
+    assert {path.name for path in folder.iterdir()} >= {"retriever", "lora-server", "valkey", "wal"}
     assert [path for path, _ in open_to_others(folder) if not path.endswith("/python")] == []
 
 

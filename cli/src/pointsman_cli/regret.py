@@ -58,11 +58,11 @@ class Regrets:
 def read_regrets(scrape: Scrape) -> Regrets:
     pairs = scrape.samples.get("pointsman_shadow_pairs_total", {})
     outcomes: dict[str, int] = {}
-    for labels, number in scrape.samples.get("pointsman_shadows_total", {}).items():
+    for labels, number in scrape.samples.get("pointsman_shadow_requests_total", {}).items():
         outcome = dict(labels)["outcome"]
         outcomes[outcome] = outcomes.get(outcome, 0) + round(number)
     comparisons = tuple(_comparison(scrape, dict(labels), round(number)) for labels, number in sorted(pairs.items()))
-    return Regrets(comparisons, outcomes, scrape.value("pointsman_shadow_spent_usd_total") or 0.0)
+    return Regrets(comparisons, outcomes, scrape.value("pointsman_shadow_cost_usd_total") or 0.0)
 
 
 def _comparison(scrape: Scrape, labels: Mapping[str, str], pairs: int) -> PathComparison:
@@ -83,7 +83,7 @@ def _comparison(scrape: Scrape, labels: Mapping[str, str], pairs: int) -> PathCo
 
 def _means(scrape: Scrape, labels: Mapping[str, str], pairs: int, scored: int) -> PathMeans:
     return PathMeans(
-        usd=_sum(scrape, "pointsman_shadow_pair_usd_total", labels) / pairs,
+        usd=_sum(scrape, "pointsman_shadow_pair_cost_usd_total", labels) / pairs,
         seconds=_sum(scrape, "pointsman_shadow_pair_seconds_total", labels) / pairs,
         quality=_sum(scrape, "pointsman_shadow_quality_total", labels) / scored if scored else None,
     )

@@ -101,7 +101,7 @@ async def test_the_cache_is_passed_by(neighbours: Neighbours, rows: Rows, tmp_pa
     neighbours.config.paths["triage_adapter"]["cache"] = {"exact": True}
     await neighbours.ready()
     async with running_valkey(tmp_path / "valkey") as valkey:
-        neighbours.settings |= {"redis_url": valkey.url, "spool": tmp_path / "spool"}
+        neighbours.settings |= {"redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
         async with neighbours.gateway() as gateway:
             for once in ("once", "again"):
                 await evaluate(gateway.url, rows(ROWS), Selection(paths=["triage_adapter"]), answers=once)
@@ -316,7 +316,7 @@ async def test_where_keys_are_asked_for_the_named_variables_one_is_shown(
     arguments = ["eval", rows(ROWS), "--paths", "triage_adapter", "--data-dir", tmp_path]
     async with running_valkey(tmp_path / "valkey") as valkey:
         key = (await issue(valkey.url)).credential.text
-        neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "spool": tmp_path / "spool"}
+        neighbours.settings |= {"keys": "on", "redis_url": valkey.url, "wal_dir": tmp_path / "wal"}
         await neighbours.ready()
         async with neighbours.gateway() as gateway:
             refused = await command(*arguments, "--url", gateway.url)

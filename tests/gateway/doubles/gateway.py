@@ -79,7 +79,8 @@ class Neighbours:
     async def gateway(self, spans: Spans | None = None) -> AsyncIterator[Gateway]:
         """A gateway that has heard of its engine's state; `spans` record what it does."""
         self.config.models["engines"]["local"]["lora_server"] = self.lora_server.address
-        settings = Settings(config=self.config.write(), retriever=self.retriever.address, **self.settings)
+        given = {"wal_dir": self.config.folder.parent / "wal"} | self.settings  # of this test alone
+        settings = Settings(config=self.config.write(), retriever=self.retriever.address, **given)
         config = load_config(settings.config)
         async with wiring.building(settings, config, spans) as house:
             door = HttpDoor(

@@ -8,13 +8,13 @@ from pointsman_cli.top.metrics import Quantiles, Window
 
 GATEWAY_METRICS = (
     "pointsman_requests_total",
-    "pointsman_request_seconds_bucket",
+    "pointsman_request_duration_seconds_bucket",
     "pointsman_time_to_first_token_seconds_bucket",
     "pointsman_tokens_total",
     "pointsman_cost_usd_total",
     "pointsman_fallbacks_total",
     "pointsman_in_flight",
-    "pointsman_waiting",
+    "pointsman_queue_depth",
     "pointsman_event_loop_lag_seconds_bucket",
     "pointsman_engine_breaker_open",
     "pointsman_redis_up",
@@ -77,7 +77,7 @@ def gateway_figures(window: Window) -> GatewayFigures | None:
         requests_per_second=paths.everyones / window.seconds,
         paths=tuple(paths.figures(path, kind) for path, kind in _known_paths(window).items()),
         in_flight=window.latest.value("pointsman_in_flight"),
-        waiting=window.latest.value("pointsman_waiting"),
+        waiting=window.latest.value("pointsman_queue_depth"),
         event_loop_lag_seconds=Quantiles.of(_buckets(window, "pointsman_event_loop_lag_seconds").get("", {})),
         open_breakers=tuple(sorted(dict(labels).get("engine", "") for labels, is_open in breakers.items() if is_open)),
         redis_up=_is_set(window, "pointsman_redis_up"),
@@ -107,7 +107,7 @@ class _Paths:
         self._seconds = window.seconds
         self._requests = _by(window, "pointsman_requests_total", "path")
         self.everyones = sum(self._requests.values())
-        self._whole = _buckets(window, "pointsman_request_seconds")
+        self._whole = _buckets(window, "pointsman_request_duration_seconds")
         self._first_token = _buckets(window, "pointsman_time_to_first_token_seconds")
         self._dollars = _by(window, "pointsman_cost_usd_total", "path")
         self._fallbacks = _by(window, "pointsman_fallbacks_total", "source")

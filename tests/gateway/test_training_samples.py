@@ -42,9 +42,9 @@ def failing() -> Iterator[None]:
     del sys.modules["failing_hook"]
 
 
-async def lessons(valkey: Valkey) -> list[dict[str, Any]]:
+async def samples(valkey: Valkey) -> list[dict[str, Any]]:
     async with Redis.from_url(valkey.url, decode_responses=True) as redis:
-        return [json.loads(fields["lesson"]) for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)]
+        return [json.loads(fields["sample"]) for _, fields in await redis.xrange(redis_schema.TRAINING_SAMPLES)]
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ async def test_an_answer_is_kept_with_its_messages_its_path_and_its_decision(
     learning: Neighbours, valkey: Valkey
 ) -> None:
     async with asked(learning, valkey, IN_TRIAGE):
-        (kept,) = await lessons(valkey)
+        (kept,) = await samples(valkey)
         (decided,) = await decisions_in(valkey.url)
     assert (kept["decision"], kept["task"], kept["tenant"]) == (decided["id"], "triage", "")
     assert kept["messages"] == [{"role": "user", "content": IN_TRIAGE}]
@@ -82,13 +82,13 @@ async def test_nothing_is_kept_of_other_tasks_or_of_a_named_path(learning: Neigh
     async with asked(learning, valkey, IN_CHAT):
         pass
     async with asked(learning, valkey, IN_TRIAGE, model="path:triage_adapter"):
-        assert await lessons(valkey) == []
+        assert await samples(valkey) == []
 
 
 async def test_nothing_is_kept_where_nobody_says_so(learning: Neighbours, valkey: Valkey) -> None:
     learning.config.rest_of_tasks["learning"] = {"tasks": ["triage"]}
     async with asked(learning, valkey, IN_TRIAGE):
-        assert await lessons(valkey) == []
+        assert await samples(valkey) == []
 
 
 async def test_a_tenant_decides_for_itself_and_takes_it_back(learning: Neighbours, valkey: Valkey) -> None:
@@ -96,13 +96,13 @@ async def test_a_tenant_decides_for_itself_and_takes_it_back(learning: Neighbour
     async with register_at(valkey.url) as register:
         key = (await issue(valkey.url, tenant="acme")).credential.text
         async with asked(learning, valkey, IN_TRIAGE, key=key):
-            assert await lessons(valkey) == []  # without_keys does not speak for those who have one
+            assert await samples(valkey) == []  # without_keys does not speak for those who have one
         await register.consent("acme", ["triage"])
         async with asked(learning, valkey, IN_TRIAGE, key=key):
-            assert [kept["tenant"] for kept in await lessons(valkey)] == ["acme"]
+            assert [kept["tenant"] for kept in await samples(valkey)] == ["acme"]
         await register.consent("acme", [])
         async with asked(learning, valkey, IN_TRIAGE, key=key):
-            assert len(await lessons(valkey)) == 1
+            assert len(await samples(valkey)) == 1
 
 
 async def test_a_refused_answer_and_the_one_in_its_place_are_kept_together(
@@ -115,7 +115,7 @@ async def test_a_refused_answer_and_the_one_in_its_place_are_kept_together(
     }
     learning.engine.script = lambda body: answer(JSON if "@" in body["model"] else '{"urgency": "low"}')
     async with asked(learning, valkey, IN_TRIAGE):
-        (kept,) = await lessons(valkey)
+        (kept,) = await samples(valkey)
     refused, sent = kept["answers"]
     assert (refused["path"], refused["text"]) == ("triage_adapter", JSON)
     assert refused["verdicts"][0][:2] == ["regex", "refused"]
@@ -126,7 +126,7 @@ async def test_what_is_kept_is_redacted(learning: Neighbours, valkey: Valkey) ->
     learning.settings |= {"redaction": "pointsman_gateway.redaction:redact_common"}
     learning.engine.says(*answer("Write to ann@example.org"))
     async with asked(learning, valkey, f"{IN_TRIAGE}, I am ann@example.org"):
-        (kept,) = await lessons(valkey)
+        (kept,) = await samples(valkey)
     assert kept["messages"][0]["content"] == f"{IN_TRIAGE}, I am [email]"
     assert kept["answers"][0]["text"] == "Write to [email]"
 
@@ -134,7 +134,7 @@ async def test_what_is_kept_is_redacted(learning: Neighbours, valkey: Valkey) ->
 async def test_where_the_hook_fails_nothing_is_kept(failing: None, learning: Neighbours, valkey: Valkey) -> None:
     learning.settings |= {"redaction": "failing_hook:redact"}
     async with asked(learning, valkey, IN_TRIAGE):
-        assert await lessons(valkey) == []
+        assert await samples(valkey) == []
 
 
 async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
@@ -144,7 +144,7 @@ async def test_the_oldest_go_where_there_are_too_many(valkey: Valkey) -> None:
             made = decision(f"d{number}")
             desk.recorder.note(REQUEST, made, receipt(made), (CompletedAnswer("small_talk", "Hi"),))
         await desk.written()
-    kept = [one["decision"] for one in await lessons(valkey)]
+    kept = [one["decision"] for one in await samples(valkey)]
     assert kept == [f"d{number}" for number in range(30, 130)]
 
 
