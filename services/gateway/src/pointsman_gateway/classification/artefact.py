@@ -21,7 +21,7 @@ from pointsman_gateway.classification.fitted import Fitted, Tuning
 from pointsman_gateway.classification.packing import pack, unpack
 from pointsman_gateway.classification.stages import Encoder, StaticModel
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when a fit means something else: artefacts of the old way are then refused."""
 
 MANIFEST = "manifest.json"

@@ -40,7 +40,7 @@ def fit_classifier(
     """The same for the same arguments. Raises InvalidArgument: see `examples.gather`.
 
     Each stage is learned six times: with each fifth of the examples held out, to see what it makes of texts that are
-    new to it, and from all of them. 15,000 examples of 150 tasks take a minute on one core, a thousand two seconds.
+    new to it, and from all of them. 15,000 examples of 150 tasks take two minutes on one core, a thousand two seconds.
     """
     # BLAS's threads spin while they wait for each other: beside a busy engine two took four times as long as one.
     with threadpool_limits(limits=1):
