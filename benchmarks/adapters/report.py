@@ -148,7 +148,7 @@ def _zipfed(found: Zipfed | None) -> str:
         [
             table([head, "requests", "first token p50 s", "p95 s"], rows),
             f"\nHit ratio {found.hit_ratio:.2f}; {found.loads} loads of {found.server_load_mean:.2f} s on average, in "
-            f"{found.seconds:.0f} s. Registered without a smoke run (POINTSMAN_LORA_SMOKE=off).",
+            f"{found.seconds:.0f} s. Registered without a smoke run (POINTSMAN_LORA_SMOKE_TEST=off).",
             _verdict(replace(found.verdict, by_model=Counter({"all adapters": found.verdict.answers}))),
         ]
     )

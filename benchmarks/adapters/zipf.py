@@ -128,4 +128,5 @@ async def loads(house: House) -> tuple[float, float]:
     samples: Mapping[str, float] = {
         sample.name: sample.value for family in text_string_to_metric_families(page) for sample in family.samples
     }
-    return samples["pointsman_lora_load_seconds_count"], samples["pointsman_lora_load_seconds_sum"]
+    metric = "pointsman_lora_adapter_load_duration_seconds"
+    return samples[f"{metric}_count"], samples[f"{metric}_sum"]

@@ -19,41 +19,43 @@ _ATTEMPTS = rate("pointsman_engine_attempts_total", "engine")
 _NOW = Row(
     "Now",
     (
-        number("Resident", "Adapters that the engines hold, together.", "none", "sum(pointsman_lora_resident)"),
+        number(
+            "Resident", "Adapters that all engines hold, in total.", "none", "sum(pointsman_lora_resident_adapters)"
+        ),
         number(
             "Slots taken",
-            "Of the slots of all engines. At 1, each load lets another go.",
+            "Fraction of the slots of all engines in use. At 1, each load evicts another adapter.",
             "percentunit",
-            "sum(pointsman_lora_resident) / (sum(pointsman_lora_slots) > 0)",
+            "sum(pointsman_lora_resident_adapters) / (sum(pointsman_lora_slots) > 0)",
         ),
-        number("Pinned", "Versions that every engine must hold.", "none", "max(pointsman_lora_pinned)"),
+        number("Pinned", "Versions that every engine must hold.", "none", "max(pointsman_lora_pinned_adapters)"),
         number(
             "Engines up",
-            "Of those that a lora-server keeps.",
+            "Engines that are up, of those with a lora-server.",
             "none",
             "sum(pointsman_lora_engine_up)",
         ),
         number(
             "Hit ratio",
-            "Share of the requests on paths with an adapter that did not wait for it, over an hour.",
+            "Share of the requests on paths with an adapter that did not wait for a load, over an hour.",
             "percentunit",
             adapter_hits("[1h]"),
         ),
         number(
             "Failed loads",
-            "Of the last hour: failed, refused, or no slot.",
+            "Failed, refused, or without a slot, in the last hour.",
             "none",
-            'sum(increase(pointsman_lora_loads_total{result!="loaded"}[1h]))',
+            'sum(increase(pointsman_lora_adapter_loads_total{result!="loaded"}[1h]))',
         ),
         number(
-            "Canaries taken back",
-            "Of the last day: new versions that did worse than the ones beside them.",
+            "Canary rollbacks",
+            "Canaries that were worse than the stable version, in the last day.",
             "none",
             "sum(increase(pointsman_lora_canary_rollbacks_total[1d]))",
         ),
         number(
             "Failed probes",
-            "Of the last day: times that the base model did not answer as it had before. Any is one too many.",
+            "Probes that the base model answered differently than before, in the last day. Should be 0.",
             "none",
             "sum(increase(pointsman_lora_probe_failures_total[1d]))",
         ),
@@ -67,37 +69,37 @@ _ENGINES = Row(
             "Resident",
             "Adapters that each engine holds, and its slots.",
             "none",
-            Query("pointsman_lora_resident", "{{instance}} holds"),
+            Query("pointsman_lora_resident_adapters", "{{instance}} holds"),
             Query("pointsman_lora_slots", "{{instance}} slots"),
         ),
         lines(
             "Loads",
-            "A second, by what came of them.",
+            "Loads per second by result.",
             "cps",
-            Query(rate("pointsman_lora_loads_total", "result"), "{{result}}"),
+            Query(rate("pointsman_lora_adapter_loads_total", "result"), "{{result}}"),
         ),
         lines(
             "Evictions",
-            "A second: for room, or since the version is retired.",
+            "Evictions per second: to make room, or because the version was retired.",
             "cps",
-            Query(rate("pointsman_lora_evictions_total", "reason"), "{{reason}}"),
+            Query(rate("pointsman_lora_adapter_evictions_total", "reason"), "{{reason}}"),
         ),
         lines(
             "Load time",
-            "From a load's turn to the adapter's first answer.",
+            "From the start of a load to the adapter's first answer.",
             "s",
-            Query(quantile(0.5, "pointsman_lora_load_seconds"), "p50"),
-            Query(quantile(0.95, "pointsman_lora_load_seconds"), "p95"),
+            Query(quantile(0.5, "pointsman_lora_adapter_load_duration_seconds"), "p50"),
+            Query(quantile(0.95, "pointsman_lora_adapter_load_duration_seconds"), "p95"),
         ),
         lines(
             "Waiting for a slot, p95",
-            "That a load waits until an adapter which is in use can be let go.",
+            "How long a load waits until an adapter can be evicted.",
             "s",
             Query(quantile(0.95, "pointsman_lora_slot_wait_seconds"), "p95"),
         ),
         lines(
             "Restarts and probes",
-            "Starts of an engine after its first, and failed probes of the base model, since the lora-server began.",
+            "Restarts of an engine and failed probes of the base model, since the lora-server started.",
             "none",
             Query("pointsman_lora_engine_restarts_total", "{{instance}} restarts"),
             Query("pointsman_lora_probe_failures_total", "{{instance}} failed probes"),
@@ -110,43 +112,46 @@ _VERSIONS = Row(
     (
         stack(
             "Versions by state",
-            "As the engine that has most of them sees them.",
+            "On the engine with the most versions in the state.",
             "none",
-            Query("max by (state) (pointsman_lora_versions)", "{{state}}"),
+            Query("max by (state) (pointsman_lora_adapter_versions)", "{{state}}"),
         ),
         lines(
             "Version skew",
-            "By how many versions the engines differ in each state. Above 0 for long, one of them does not come along.",
+            "By how many versions the engines differ in each state. If it stays above 0, an engine lags behind.",
             "none",
-            Query("max by (state) (pointsman_lora_versions) - min by (state) (pointsman_lora_versions)", "{{state}}"),
+            Query(
+                "max by (state) (pointsman_lora_adapter_versions) - min by (state) (pointsman_lora_adapter_versions)",
+                "{{state}}",
+            ),
         ),
         lines(
             "Transitions",
-            "Times a second that a version reached a state.",
+            "Versions per second that entered a state.",
             "cps",
-            Query(rate("pointsman_lora_transitions_total", "state"), "{{state}}"),
+            Query(rate("pointsman_lora_version_transitions_total", "state"), "{{state}}"),
         ),
         lines(
-            "Trials",
-            "Of versions apart from the engine, before they may serve, by what came of them.",
+            "Smoke tests",
+            "Smoke tests of new versions per second by result.",
             "cps",
             Query(rate("pointsman_lora_validations_total", "result"), "{{result}}"),
         ),
         lines(
-            "Trial time, p95",
-            "Whatever came of the trial.",
+            "Smoke test duration, p95",
+            "Whatever the result.",
             "s",
-            Query(quantile(0.95, "pointsman_lora_validation_seconds"), "p95"),
+            Query(quantile(0.95, "pointsman_lora_validation_duration_seconds"), "p95"),
         ),
         lines(
             "Canaries",
-            "Outcomes of requests to aliases with a canary, as gateways tell lora-servers; and canaries taken back.",
+            "Outcomes of requests to aliases with a canary, as gateways report them, and automatic rollbacks.",
             "cps",
             Query(
                 or_none(rate("pointsman_canary_outcomes_total", "outcome"), rate("pointsman_requests_total")),
                 "outcomes {{outcome}}",
             ),
-            Query(rate("pointsman_lora_canary_rollbacks_total"), "taken back"),
+            Query(rate("pointsman_lora_canary_rollbacks_total"), "rollbacks"),
         ),
     ),
 )
@@ -156,31 +161,31 @@ _USE = Row(
     (
         stack(
             "Requests",
-            "A second, on the paths with an adapter.",
+            "Requests per second on paths with an adapter.",
             "reqps",
             Query(f"path:pointsman_requests:rate5m{{{_LENT}}}", "{{path}}"),
         ),
         lines(
             "First token, p95",
-            "On the paths with an adapter, over five minutes.",
+            "On paths with an adapter, over five minutes.",
             "s",
             Query(f'path:pointsman_time_to_first_token_seconds:quantile5m{{{_LENT},quantile="0.95"}}', "{{path}}"),
         ),
         lines(
             "Waiting for an adapter",
-            "Mean of the requests that came before their adapter was loaded.",
+            "Mean wait of requests whose adapter had to be loaded.",
             "s",
             Query(mean(f'pointsman_phase_duration_seconds{{{PATH},phase="adapter"}}', "path"), "{{path}}"),
         ),
         lines(
-            "Asked for",
-            "How it stood with versions that gateways missed: resident after all, joined (under way), loaded, failed.",
+            "Load requests",
+            "Requests of gateways for a version to be loaded: resident already, joined a running load, loaded, failed.",
             "cps",
-            Query(rate("pointsman_lora_ensures_total", "result"), "{{result}}"),
+            Query(rate("pointsman_lora_adapter_load_requests_total", "result"), "{{result}}"),
         ),
         lines(
             "Loads on demand",
-            "That gateways asked lora-servers for, by what came of them; and adapters gone when a request came.",
+            "Loads that gateways requested, by outcome, and adapters that were evicted when a request came.",
             "cps",
             Query(
                 or_none(rate("pointsman_adapter_loads_total", "engine, outcome"), _ATTEMPTS, "engine"),
@@ -188,12 +193,12 @@ _USE = Row(
             ),
             Query(
                 or_none(rate("pointsman_adapter_evicted_total", "engine"), _ATTEMPTS, "engine"),
-                "{{engine}} had let it go",
+                "{{engine}} had evicted it",
             ),
         ),
         lines(
             "Last seen together",
-            "Seconds since an engine last ran these versions at once.",
+            "Seconds since an engine last ran these versions in one batch.",
             "s",
             Query(
                 "time() - max by (running_lora_adapters) "
@@ -209,19 +214,19 @@ _COST = Row(
     (
         lines(
             "Dollars for 1,000 requests",
-            "On the paths with an adapter, over five minutes; with their share of the training.",
+            "On paths with an adapter, over five minutes, including their share of the training.",
             "currencyUSD",
             Query(f"path:pointsman_cost_usd:per_1k_requests_rate5m{{{_LENT}}}", "{{path}}"),
         ),
         lines(
             "Training",
-            "Dollars that each adapter's training has cost.",
+            "Cost of each adapter's training in dollars.",
             "currencyUSD",
             Query('max by (adapter) (pointsman_training_usd{adapter=~"$adapter"})', "{{adapter}}"),
         ),
         lines(
-            "Training's share",
-            "Of the dollars that requests on these paths cost, those that pay back their adapter's training.",
+            "Training share",
+            "Fraction of these paths' cost that repays their adapter's training.",
             "percentunit",
             Query(
                 share(
@@ -237,6 +242,6 @@ _COST = Row(
 ADAPTERS = Dashboard(
     "pointsman-adapters",
     "Adapters",
-    "Which adapters the engines hold, how versions come and go, who uses them, and what they cost.",
+    "Adapters on the engines, their versions, their use and their cost.",
     (_NOW, _ENGINES, _VERSIONS, _USE, _COST),
 )

@@ -14,7 +14,7 @@ ADAPTERS = Row(
             "Resident",
             "Adapters that each engine holds, and its slots.",
             "none",
-            Query("pointsman_lora_resident", "{{instance}} holds"),
+            Query("pointsman_lora_resident_adapters", "{{instance}} holds"),
             Query("pointsman_lora_slots", "{{instance}} slots"),
         ),
         lines(
@@ -27,15 +27,15 @@ ADAPTERS = Row(
             "Loads and evictions",
             "A second. Many of both at once is thrash: more adapters than slots.",
             "cps",
-            Query(rate("pointsman_lora_loads_total", "result"), "load {{result}}"),
-            Query(rate("pointsman_lora_evictions_total", "reason"), "evicted for {{reason}}"),
+            Query(rate("pointsman_lora_adapter_loads_total", "result"), "load {{result}}"),
+            Query(rate("pointsman_lora_adapter_evictions_total", "reason"), "evicted for {{reason}}"),
         ),
         lines(
             "Load time",
             "From a load's turn to the adapter's first answer.",
             "s",
-            Query(quantile(0.5, "pointsman_lora_load_seconds"), "p50"),
-            Query(quantile(0.95, "pointsman_lora_load_seconds"), "p95"),
+            Query(quantile(0.5, "pointsman_lora_adapter_load_duration_seconds"), "p50"),
+            Query(quantile(0.95, "pointsman_lora_adapter_load_duration_seconds"), "p95"),
         ),
         lines(
             "Waiting for an adapter",
@@ -47,7 +47,10 @@ ADAPTERS = Row(
             "Version skew",
             "By how many versions the engines differ in each state. Above 0 for long, one of them does not come along.",
             "none",
-            Query("max by (state) (pointsman_lora_versions) - min by (state) (pointsman_lora_versions)", "{{state}}"),
+            Query(
+                "max by (state) (pointsman_lora_adapter_versions) - min by (state) (pointsman_lora_adapter_versions)",
+                "{{state}}",
+            ),
         ),
     ),
 )

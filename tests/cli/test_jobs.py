@@ -30,12 +30,10 @@ class Training(training_pb2_grpc.TrainingServicer):
 
     async def List(self, request: pb.ListTrainingJobsRequest, context: Any) -> pb.ListTrainingJobsResponse:
         job = pb.TrainingJob(
-            id="triage-1", name="triage", method=pb.TRAINING_METHOD_DPO, state=pb.TRAINING_STATE_RUNNING, resumed=2,
+            id="triage-1", name="triage", method="dpo", state=pb.TRAINING_STATE_RUNNING, resumed=2,
             started_unix_ms=1795575600000,
         )  # fmt: skip
-        waiting = pb.TrainingJob(
-            id="triage-2", name="triage", method=pb.TRAINING_METHOD_LORA, state=pb.TRAINING_STATE_QUEUED
-        )
+        waiting = pb.TrainingJob(id="triage-2", name="triage", method="lora", state=pb.TRAINING_STATE_QUEUED)
         return pb.ListTrainingJobsResponse(jobs=[waiting, job])
 
     async def Watch(self, request: pb.WatchTrainingJobRequest, context: Any) -> AsyncIterator[pb.TrainingEvent]:
@@ -83,7 +81,7 @@ def test_a_training_on_the_server_is_started_and_followed_to_its_version(
 
     assert outcome.code == 0, outcome.err
     [request] = servicer.started
-    assert (request.name, request.data, request.method) == ("triage", str(data), pb.TRAINING_METHOD_QLORA)
+    assert (request.name, request.data, request.method) == ("triage", str(data), "qlora")
     assert (request.parent, request.alias, request.force) == ("triage@000000000000", "canary", False)
     assert (request.recipe.epochs, request.recipe.learning_rate, request.recipe.HasField("beta")) == (5, 0.001, False)
     assert "loss 0.5000" in outcome.out

@@ -25,7 +25,7 @@ from pointsman_cli.top.figures import GATEWAY_METRICS, gateway_figures
 from pointsman_cli.top.metrics import Scrape, Window, parse_metrics, quantile
 from pointsman_cli.top.services import ServiceAddresses
 from pointsman_gateway.metering.prometheus import GatewayMetrics
-from pointsman_lora_server.metering.prometheus import Metrics as LoraServerMetrics
+from pointsman_lora_server.metrics import LoraServerMetrics
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 Cli = Callable[..., Any]
@@ -72,11 +72,11 @@ class Gateway:
 class LoraMetrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        for name, value in (("engine_up", 1), ("slots", 4), ("resident", 2), ("redis_up", 1)):
+        for name, value in (("engine_up", 1), ("slots", 4), ("resident_adapters", 2), ("redis_up", 1)):
             Gauge(f"pointsman_lora_{name}", "-", registry=registry).set(value)
         self.restarts = Counter("pointsman_lora_engine_restarts", "-", registry=registry)
-        self.loads = Counter("pointsman_lora_loads", "-", ["result"], registry=registry)
-        self.evictions = Counter("pointsman_lora_evictions", "-", ["reason"], registry=registry)
+        self.loads = Counter("pointsman_lora_adapter_loads", "-", ["result"], registry=registry)
+        self.evictions = Counter("pointsman_lora_adapter_evictions", "-", ["reason"], registry=registry)
 
 
 class MetricsServer:
@@ -318,7 +318,11 @@ def test_the_names_that_are_read_are_those_that_the_services_give() -> None:
 
     read = set(GATEWAY_METRICS) - {"pointsman_event_loop_lag_seconds_bucket", "pointsman_engine_breaker_open"}
     assert read - {"pointsman_redis_up"} <= given  # the others are counted by other parts of the gateway
-    assert {"pointsman_lora_loads_total", "pointsman_lora_evictions_total", "pointsman_lora_redis_up"} <= given
+    assert {
+        "pointsman_lora_adapter_loads_total",
+        "pointsman_lora_adapter_evictions_total",
+        "pointsman_lora_redis_up",
+    } <= given
 
 
 # -- the page

@@ -46,7 +46,7 @@ tell("sample", text="lost my bag", expected="lost_item", got="lost_item", exact=
 tell("evaluation", when="end", step=2, loss=0.1412, exact=0.75, json_f1=0.9, prompt_path_exact=0.5,
      prompt_path_json_f1=0.6)
 tell("done", folder=str(out), seconds=12.0, metrics={"heldout_loss": 0.1412},
-     merged=str(out / "merged") if given["--method"] == "dora" else None)
+     merged=str(out / "merged") if given["--method"] == "dora" else None, must_be_merged=given["--method"] == "dora")
 """
 
 
@@ -215,7 +215,7 @@ def test_dora_is_never_registered_and_where_its_merged_model_is_is_said(
 
     assert outcome.code == 0
     assert f"{tmp_path / 'triage' / 'merged'} holds the base model with the adapter merged in" in outcome.out
-    assert "not registered: an engine cannot serve DoRA as an adapter" in outcome.out
+    assert "not registered: an engine cannot serve dora as an adapter" in outcome.out
     assert lora_server[0].registered == []
 
 

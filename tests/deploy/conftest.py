@@ -14,8 +14,8 @@ from pointsman_gateway import wiring as gateway
 from pointsman_gateway.config.load import load_config
 from pointsman_gateway.settings import Settings as GatewaySettings
 from pointsman_lora_server.domain import DesiredState, EngineState
-from pointsman_lora_server.metering.prometheus import Metrics as LoraMetrics
-from pointsman_lora_server.metering.states import States
+from pointsman_lora_server.metrics import LoraServerMetrics as LoraMetrics
+from pointsman_lora_server.metrics import VersionStateCollector
 from pointsman_retriever.metrics import BoundedLabels, CollectionSizes
 from pointsman_retriever.metrics import Metrics as RetrieverMetrics
 from pointsman_servicekit.metrics import CallsInFlight
@@ -98,7 +98,7 @@ def _retriever() -> CollectorRegistry:
 
 def _lora_server() -> CollectorRegistry:
     metrics = LoraMetrics("a-model")
-    States(DesiredState, EngineState, 1, metrics.registry)
+    VersionStateCollector(DesiredState, EngineState, 1, metrics.registry)
     CallsInFlight(metrics.registry)
     return metrics.registry
 

@@ -138,7 +138,10 @@ def test_the_series_of_the_tests_are_such_as_the_services_export(samples: Sample
     [
         ("rate(pointsman_request_total[5m])", ["pointsman_request_total"]),
         ("pointsman_requests_total", []),
-        ("rate(pointsman_lora_loads_total{outcome='failed'}[5m])", ["pointsman_lora_loads_total{outcome}"]),
+        (
+            "rate(pointsman_lora_adapter_loads_total{outcome='failed'}[5m])",
+            ["pointsman_lora_adapter_loads_total{outcome}"],
+        ),
         ("sum by (model) (pointsman_redis_up)", ["by (model) of pointsman_redis_up"]),
         ("pointsman:fallbacks:share6m", ["pointsman:fallbacks:share6m"]),
         ("vllm:gpu_cache_usage_perc > 0.9", ["vllm:gpu_cache_usage_perc"]),

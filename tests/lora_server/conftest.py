@@ -20,10 +20,10 @@ import pytest
 from numpy.typing import NDArray
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_lora_server import wiring
-from pointsman_lora_server.checks.base import Base, read_base
+from pointsman_lora_server import bootstrap
+from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.engine.command import Command
+from pointsman_lora_server.engine.command import EngineCommand
 from pointsman_lora_server.settings import Settings
 from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
@@ -46,7 +46,7 @@ def base_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def base(base_folder: Path) -> Base:
+def base(base_folder: Path) -> BaseModelSpec:
     return read_base(base_folder, BASE_NAME)
 
 
@@ -142,7 +142,7 @@ class Trial:
     def release(self) -> None:
         self._go.set()
 
-    async def try_out(self, version: AdapterVersion, folder: Path, samples: Any) -> Reference:
+    async def run(self, version: AdapterVersion, folder: Path, samples: Any) -> Reference:
         self.tried.append(version.version)
         await self._go.wait()
         if self.away:
@@ -166,7 +166,7 @@ class Running:
     stub: lora_server_pb2_grpc.LoraServerStub
     address: str
     engine_url: str
-    house: wiring.House
+    house: bootstrap.App
     http: aiohttp.ClientSession
 
     async def register(
@@ -223,7 +223,8 @@ class Running:
     async def until_pinned(self, count: int) -> None:
         """So that the machine has heard of it."""
         async with asyncio.timeout(20):
-            while f"pointsman_lora_pinned {count}.0" not in generate_latest(self.house.registry).decode():  # noqa: ASYNC110  # another process
+            wanted = f"pointsman_lora_pinned_adapters {count}.0"
+            while wanted not in generate_latest(self.house.metrics_registry).decode():  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.01)
 
     async def asked(self) -> list[str]:
@@ -259,7 +260,7 @@ class Running:
                 arguments = (process / "cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
-            if port in arguments and not any("leash" in argument for argument in arguments):
+            if port in arguments and not any("child_launcher" in argument for argument in arguments):
                 os.kill(int(process.name), signal.SIGKILL)
                 return
         raise AssertionError("no engine runs")
@@ -290,10 +291,10 @@ def run_lora_server(tmp_path: Path, base_folder: Path, valkey: Valkey, trial: Tr
         )
         double = str(Path(__file__).parent / "fake_engine.py")
         options = ("--port", str(port), "--base", BASE_NAME, "--slots", str(max_loras), *engine_options)
-        command = Command((program or sys.executable, double, *options), os.environ)
+        command = EngineCommand((program or sys.executable, double, *options), os.environ)
         async with (
             aiohttp.ClientSession() as http,
-            wiring.building(settings, command, trial) as house,
+            bootstrap.build_app(settings, command, trial) as house,
             serving("127.0.0.1:0", house.services, house.add_to, grace=0.1) as server,
             open_channel(server.address) as channel,
         ):

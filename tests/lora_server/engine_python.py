@@ -29,10 +29,10 @@ def try_adapters(folder: Path) -> None:
         config = json.loads((Path(json.loads(line)["folder"]) / "adapter_config.json").read_text())
         while (folder / "hold-trials").exists() and os.getppid() == parent:  # or it would wait for ever
             time.sleep(0.01)
-        print(json.dumps({"tried": tried(config["answer_ids"])}), flush=True)
+        print(json.dumps({"trial": trial(config["answer_ids"])}), flush=True)
 
 
-def tried(ids: list[int]) -> dict[str, object]:
+def trial(ids: list[int]) -> dict[str, object]:
     row = {"prompt_ids": [1, 2, 3], "token_ids": ids, "gaps": [9.0] * len(ids), "text": "", "finite": True}
     return {"rows": [row], "difference": 9.0, "stops": True, "exact": True}
 

@@ -12,7 +12,7 @@ GOOD = {"rows": [ROW], "difference": 3.0, "stops": True, "exact": True}
 
 def main() -> None:
     if sys.argv[1:] == ["unavailable"]:
-        say(unavailable="its environment lacks what the trial needs: no module named 'peft'")
+        say(unavailable="its environment lacks what the test needs: no module named 'peft'")
         return
     say(ready=True)
     for line in sys.stdin:
@@ -25,9 +25,9 @@ def main() -> None:
         if kind == "hang":
             time.sleep(600)
         if kind == "refused":
-            say(refused="KeyError: 'lora_A'")
+            say(rejected="KeyError: 'lora_A'")
         else:
-            say(tried=GOOD | {"difference": 0.001} if kind == "weak" else GOOD)
+            say(trial=GOOD | {"difference": 0.001} if kind == "weak" else GOOD)
 
 
 def _seen(folder: Path) -> bool:

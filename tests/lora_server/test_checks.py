@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pointsman_lora_server.checks.base import Base, read_base
-from pointsman_lora_server.store import Store
+from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
+from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError
 from safetensors.numpy import load_file
 
@@ -23,17 +23,17 @@ V = "base_model.model.model.layers.0.self_attn.v_proj"
 
 
 @pytest.fixture
-def store(tmp_path: Path, base: Base) -> Store:
-    return Store(tmp_path / "store", base, max_rank=8)
+def store(tmp_path: Path, base: BaseModelSpec) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "store", base, max_rank=8)
 
 
-def refusal(store: Store, folder: Path, name: str = "triage") -> PointsmanError:
+def refusal(store: ArtifactStore, folder: Path, name: str = "triage") -> PointsmanError:
     with pytest.raises(PointsmanError) as caught:
         store.add(name, folder, {})
     return caught.value
 
 
-def test_a_good_adapter_passes(store: Store, make_adapter: MakeAdapter) -> None:
+def test_a_good_adapter_passes(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     version = store.add("triage", make_adapter(), {"seed": "7"})
 
     assert (version.name, version.rank, version.target_modules) == ("triage", 2, ("q_proj", "v_proj"))
@@ -42,7 +42,7 @@ def test_a_good_adapter_passes(store: Store, make_adapter: MakeAdapter) -> None:
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_a_good_adapter_in_half_precision_passes(
-    store: Store, make_adapter: MakeAdapter, tensors: Tensors, dtype: str
+    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors, dtype: str
 ) -> None:
     folder = make_adapter()
     _save_as(dtype, tensors, folder)
@@ -88,7 +88,7 @@ def test_a_good_adapter_in_half_precision_passes(
     ],
 )
 def test_a_config_that_the_engine_must_not_see_is_refused(
-    store: Store, make_adapter: MakeAdapter, code: str, config: Mapping[str, Any]
+    store: ArtifactStore, make_adapter: MakeAdapter, code: str, config: Mapping[str, Any]
 ) -> None:
     error = refusal(store, make_adapter(config=config))
 
@@ -104,7 +104,7 @@ def test_a_config_that_the_engine_must_not_see_is_refused(
         "[" * 100_000,
     ],
 )
-def test_a_config_that_is_no_json_object_is_refused(store: Store, make_adapter: MakeAdapter, text: str) -> None:
+def test_a_config_that_is_no_json_object_is_refused(store: ArtifactStore, make_adapter: MakeAdapter, text: str) -> None:
     folder = make_adapter()
     (folder / "adapter_config.json").write_bytes(text.encode(errors="surrogateescape"))
 
@@ -166,7 +166,7 @@ def _with(name: str, shape: tuple[int, ...], fill: float = 1.0) -> Callable[[Ten
     ],
 )
 def test_weights_that_the_engine_would_serve_wrongly_are_refused(
-    store: Store, make_adapter: MakeAdapter, tensors: Tensors, code: str, spoil: Callable[[Tensors], Any]
+    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors, code: str, spoil: Callable[[Tensors], Any]
 ) -> None:
     spoil(tensors)
 
@@ -176,7 +176,7 @@ def test_weights_that_the_engine_would_serve_wrongly_are_refused(
     assert error.code == code
 
 
-def test_a_nan_hides_in_bf16_no_better(store: Store, make_adapter: MakeAdapter, tensors: Tensors) -> None:
+def test_a_nan_hides_in_bf16_no_better(store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors) -> None:
     tensors[f"{Q}.lora_A.weight"][1, 3] = np.nan
     folder = make_adapter()
     _save_as("BF16", tensors, folder)
@@ -185,7 +185,7 @@ def test_a_nan_hides_in_bf16_no_better(store: Store, make_adapter: MakeAdapter, 
 
 
 def test_one_module_without_effect_is_no_reason_to_refuse(
-    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     tensors[f"{Q}.lora_B.weight"].fill(0)
 
@@ -193,7 +193,7 @@ def test_one_module_without_effect_is_no_reason_to_refuse(
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_weights_that_were_cut_off_are_refused(store: Store, make_adapter: MakeAdapter, keep: int) -> None:
+def test_weights_that_were_cut_off_are_refused(store: ArtifactStore, make_adapter: MakeAdapter, keep: int) -> None:
     weights = make_adapter() / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
 
@@ -201,7 +201,7 @@ def test_weights_that_were_cut_off_are_refused(store: Store, make_adapter: MakeA
 
 
 def test_weights_larger_than_any_adapter_are_refused_before_they_are_copied(
-    store: Store, make_adapter: MakeAdapter, tmp_path: Path
+    store: ArtifactStore, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = make_adapter()
     os.truncate(folder / "adapter_model.safetensors", 1 << 40)  # sparse: it takes no room, but a copy would
@@ -210,7 +210,9 @@ def test_weights_larger_than_any_adapter_are_refused_before_they_are_copied(
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_folder_without_one_of_the_files_is_refused(store: Store, make_adapter: MakeAdapter, missing: str) -> None:
+def test_a_folder_without_one_of_the_files_is_refused(
+    store: ArtifactStore, make_adapter: MakeAdapter, missing: str
+) -> None:
     folder = make_adapter()
     (folder / missing).unlink()
 
@@ -221,7 +223,7 @@ def test_a_folder_without_one_of_the_files_is_refused(store: Store, make_adapter
 
 
 @pytest.mark.parametrize("pickle", ["adapter_model.bin", "adapter_model.pt", "optimizer.pkl"])
-def test_a_pickle_beside_the_weights_is_refused(store: Store, make_adapter: MakeAdapter, pickle: str) -> None:
+def test_a_pickle_beside_the_weights_is_refused(store: ArtifactStore, make_adapter: MakeAdapter, pickle: str) -> None:
     folder = make_adapter()
     (folder / pickle).write_bytes(b"")
 
@@ -231,7 +233,7 @@ def test_a_pickle_beside_the_weights_is_refused(store: Store, make_adapter: Make
 @pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "training.json", "samples.jsonl"])
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder", "device"])
 def test_what_is_no_plain_file_is_refused(
-    store: Store, make_adapter: MakeAdapter, tmp_path: Path, file: str, kind: str
+    store: ArtifactStore, make_adapter: MakeAdapter, tmp_path: Path, file: str, kind: str
 ) -> None:
     folder = make_adapter()
     elsewhere = tmp_path / "elsewhere"
@@ -251,7 +253,7 @@ def test_what_is_no_plain_file_is_refused(
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "file"])
 def test_a_folder_that_is_none_itself_is_refused(
-    store: Store, make_adapter: MakeAdapter, tmp_path: Path, kind: str
+    store: ArtifactStore, make_adapter: MakeAdapter, tmp_path: Path, kind: str
 ) -> None:
     folder, real = tmp_path / "given", make_adapter()
     if kind == "link":
@@ -272,19 +274,19 @@ def test_a_folder_that_is_none_itself_is_refused(
     ],
 )
 def test_a_name_that_would_not_be_safe_as_a_folder_is_refused(
-    store: Store, make_adapter: MakeAdapter, name: str
+    store: ArtifactStore, make_adapter: MakeAdapter, name: str
 ) -> None:
     assert refusal(store, make_adapter(), name).code == "bad_name"
 
 
-def test_a_path_that_climbs_is_refused(store: Store, make_adapter: MakeAdapter) -> None:
+def test_a_path_that_climbs_is_refused(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     assert refusal(store, make_adapter() / ".." / "adapter").code == "path_outside"
     assert refusal(store, Path("adapter")).code == "path_outside"
     assert refusal(store, Path("/adapter\0")).code == "path_outside"
     assert refusal(store, Path("/" + "a" * 5000)).code == "unsafe_file"
 
 
-def test_a_folder_that_is_not_there_is_not_found(store: Store, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_not_found(store: ArtifactStore, tmp_path: Path) -> None:
     error = refusal(store, tmp_path / "nowhere")
 
     assert isinstance(error, NotFound)
@@ -293,7 +295,7 @@ def test_a_folder_that_is_not_there_is_not_found(store: Store, tmp_path: Path) -
 
 @pytest.mark.parametrize("by_pattern", [r".*\.(q|v)_proj", "all-linear", "(a+)+$"])
 def test_modules_that_are_named_by_a_pattern_are_written_out(
-    store: Store, make_adapter: MakeAdapter, by_pattern: str
+    store: ArtifactStore, make_adapter: MakeAdapter, by_pattern: str
 ) -> None:
     """The pattern is never tried: it may be one that does not come to an end."""
     version = store.add("triage", make_adapter(config={"target_modules": by_pattern}), {})
@@ -303,7 +305,9 @@ def test_modules_that_are_named_by_a_pattern_are_written_out(
     assert kept["target_modules"] == list(version.target_modules)
 
 
-def test_modules_may_differ_in_rank_and_scaling(store: Store, make_adapter: MakeAdapter, tensors: Tensors) -> None:
+def test_modules_may_differ_in_rank_and_scaling(
+    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
+) -> None:
     tensors[f"{V}.lora_A.weight"] = tensors[f"{V}.lora_A.weight"][:1]
     tensors[f"{V}.lora_B.weight"] = tensors[f"{V}.lora_B.weight"][:, :1].copy()
     config = {"rank_pattern": {"v_proj": 1}, "alpha_pattern": {"v_proj": 8}, "use_rslora": True}
@@ -312,17 +316,17 @@ def test_modules_may_differ_in_rank_and_scaling(store: Store, make_adapter: Make
 
 
 def test_some_layers_alone_may_be_adapted(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, tensors: Tensors
+    tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     deeper = dict(base.layers) | {"model.layers.1.self_attn.q_proj": (8, 8), "model.layers.1.self_attn.v_proj": (4, 8)}
-    store = Store(tmp_path / "store", replace(base, layers=deeper), max_rank=8)
+    store = ArtifactStore(tmp_path / "store", replace(base, layers=deeper), max_rank=8)
 
     assert refusal(store, make_adapter()).code == "missing_tensors"
     assert store.add("triage", make_adapter(config={"layers_to_transform": [0]}), {}).version
 
 
 def test_a_dora_whose_magnitudes_change_nothing_becomes_a_plain_lora(
-    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     magnitudes = _magnitudes(tensors, 1.001)
 
@@ -338,7 +342,7 @@ def test_a_dora_whose_magnitudes_change_nothing_becomes_a_plain_lora(
 
 
 def test_a_dora_that_is_no_plain_lora_is_refused_with_what_was_measured(
-    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     weights = tensors | _magnitudes(tensors, 1.25)
 
@@ -350,7 +354,7 @@ def test_a_dora_that_is_no_plain_lora_is_refused_with_what_was_measured(
 
 
 def test_a_dora_without_all_its_magnitudes_is_refused(
-    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     weights = tensors | _magnitudes(tensors, 1.0)
     del weights[f"{V}.lora_magnitude_vector"]
@@ -375,14 +379,16 @@ def test_a_dora_without_all_its_magnitudes_is_refused(
         "\n" * (1 << 21),
     ],
 )
-def test_held_out_rows_that_cannot_be_tried_are_refused(store: Store, make_adapter: MakeAdapter, text: str) -> None:
+def test_held_out_rows_that_cannot_be_tried_are_refused(
+    store: ArtifactStore, make_adapter: MakeAdapter, text: str
+) -> None:
     folder = make_adapter()
     (folder / "samples.jsonl").write_text(text)
 
     assert refusal(store, folder).code == "bad_samples"
 
 
-def test_a_training_report_that_is_no_json_is_refused(store: Store, make_adapter: MakeAdapter) -> None:
+def test_a_training_report_that_is_no_json_is_refused(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     folder = make_adapter()
     (folder / "training.json").write_text('{"loss": NaN}')
 
@@ -390,7 +396,7 @@ def test_a_training_report_that_is_no_json_is_refused(store: Store, make_adapter
 
 
 def test_a_name_that_stands_twice_among_the_weights_is_refused(
-    store: Store, make_adapter: MakeAdapter, tensors: Tensors
+    store: ArtifactStore, make_adapter: MakeAdapter, tensors: Tensors
 ) -> None:
     """Each reader would take another one of the two."""
     weights = make_adapter() / "adapter_model.safetensors"

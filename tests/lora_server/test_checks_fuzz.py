@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pointsman_lora_server.checks.base import Base
-from pointsman_lora_server.store.receiving import receive
+from pointsman_lora_server.checks.base_layers import BaseModelSpec
+from pointsman_lora_server.store.artifact_store import import_adapter
 from pointsman_servicekit.errors import InvalidArgument
 
 MakeAdapter = Callable[..., Path]
@@ -33,11 +33,11 @@ VALUES = st.recursive(
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def _outcome(base: Base, folder: Path) -> str:
+def _outcome(base: BaseModelSpec, folder: Path) -> str:
     """ "kept", or the refusal's code; any other error is raised."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            receive(folder, Path(scratch), base, max_rank=8)
+            import_adapter(folder, Path(scratch), base, max_rank=8)
         except InvalidArgument as error:
             return error.code
         return "kept"
@@ -45,14 +45,16 @@ def _outcome(base: Base, folder: Path) -> str:
 
 @SETTINGS
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
-def test_any_values_in_the_config(base: Base, make_adapter: MakeAdapter, changes: dict[str, Any]) -> None:
+def test_any_values_in_the_config(base: BaseModelSpec, make_adapter: MakeAdapter, changes: dict[str, Any]) -> None:
     assert _outcome(base, make_adapter(config=changes))
 
 
 @SETTINGS
 @given(data=st.data())
 @pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
-def test_any_bytes_changed_in_a_file(base: Base, make_adapter: MakeAdapter, file: str, data: st.DataObject) -> None:
+def test_any_bytes_changed_in_a_file(
+    base: BaseModelSpec, make_adapter: MakeAdapter, file: str, data: st.DataObject
+) -> None:
     path = make_adapter() / file
     raw = bytearray(path.read_bytes())
     for place in data.draw(st.lists(st.integers(0, len(raw) - 1), min_size=1, max_size=4)):
@@ -66,7 +68,7 @@ def test_any_bytes_changed_in_a_file(base: Base, make_adapter: MakeAdapter, file
 @given(raw=st.binary(max_size=200), rows=st.lists(VALUES, max_size=3))
 @pytest.mark.parametrize("file", ["samples.jsonl", "training.json"])
 def test_anything_beside_the_adapter(
-    base: Base, make_adapter: MakeAdapter, file: str, raw: bytes, rows: list[Any]
+    base: BaseModelSpec, make_adapter: MakeAdapter, file: str, raw: bytes, rows: list[Any]
 ) -> None:
     folder = make_adapter()
     for written in (raw, "\n".join(json.dumps(row) for row in rows).encode()):

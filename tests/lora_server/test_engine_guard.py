@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from pointsman_lora_server.engine.command import SECRET_HEADER, SECRET_VARIABLE
 from pointsman_lora_server.engine.guard.pointsman_engine_guard import Guard
-from pointsman_lora_server.engine.secret import HEADER, VARIABLE
 
 BASE = "tiny-base"
 SLOTS = 2
-SECRET = {HEADER: "open sesame"}
+SECRET = {SECRET_HEADER: "open sesame"}
 ADAPTERS = "/pointsman/v1/adapters"
 
 
@@ -138,7 +138,7 @@ class Vllm:
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> Vllm:
-    monkeypatch.setenv(VARIABLE, SECRET[HEADER])
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET[SECRET_HEADER])
     return Vllm()
 
 
@@ -190,11 +190,13 @@ async def test_public_routes_are_vllms_own(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("secret", "peer"), [("", "127.0.0.1"), ("guessed", "127.0.0.1"), (SECRET[HEADER], "10.1.2.3")]
+    ("secret", "peer"), [("", "127.0.0.1"), ("guessed", "127.0.0.1"), (SECRET[SECRET_HEADER], "10.1.2.3")]
 )
 async def test_its_own_routes_want_the_secret_and_a_caller_on_this_machine(vllm: Vllm, secret: str, peer: str) -> None:
     transport = httpx.ASGITransport(vllm, client=(peer, 1234))
-    async with httpx.AsyncClient(transport=transport, base_url="http://engine", headers={HEADER: secret}) as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://engine", headers={SECRET_HEADER: secret}
+    ) as client:
         answers = [
             await client.get(ADAPTERS),
             await load(client, "a@1"),
@@ -208,7 +210,7 @@ async def test_its_own_routes_want_the_secret_and_a_caller_on_this_machine(vllm:
 
 
 async def test_without_a_secret_there_is_no_guard_and_so_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(SECRET_VARIABLE, raising=False)
 
     with pytest.raises(KeyError):
         Vllm()

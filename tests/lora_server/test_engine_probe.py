@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from pointsman_lora_server.engine.probe import PROMPTS, Poisoned, Probe
-from pointsman_lora_server.engine.vllm_api import Greedy
+from pointsman_lora_server.engine.probe import PROMPTS, EngineCorrupted, Probe
+from pointsman_lora_server.engine.vllm_client import GreedyAnswer
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 
-RIGHT = Greedy((1, 2, 3, 4, 5), "9, 10", (-0.1,) * 5, "length")
-WRONG = Greedy((1, 2, 9, 4, 5), "9, ho", (-0.1,) * 5, "length")
+RIGHT = GreedyAnswer((1, 2, 3, 4, 5), "9, 10", (-0.1,) * 5, "length")
+WRONG = GreedyAnswer((1, 2, 9, 4, 5), "9, ho", (-0.1,) * 5, "length")
 SILENT = InvalidArgument("no tokens that can be scored", code="cannot_answer")
 BUSY = Unavailable("nothing within 120 s", code="engine_unavailable")
 
@@ -19,13 +19,13 @@ BUSY = Unavailable("nothing within 120 s", code="engine_unavailable")
 class Engine:
     """Gives the answers in turn, the last one for ever."""
 
-    answers: list[Greedy | Exception]
+    answers: list[GreedyAnswer | Exception]
     asked: list[str | Sequence[int]] = field(default_factory=list)
     nans: int = 0
     at_once: int = 0
     most_at_once: int = 0
 
-    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Greedy:
+    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> GreedyAnswer:
         self.asked.append(prompt)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -36,7 +36,7 @@ class Engine:
             raise answer
         return answer
 
-    async def corrupted(self) -> int:
+    async def count_corrupted(self) -> int:
         return self.nans
 
 
@@ -44,14 +44,14 @@ class Engine:
 class Meter:
     failed: int = 0
 
-    def probe_failed(self) -> None:
+    def count_probe_failure(self) -> None:
         self.failed += 1
 
 
-async def begun(first: Greedy = RIGHT) -> tuple[Probe, Engine, Meter]:
+async def begun(first: GreedyAnswer = RIGHT) -> tuple[Probe, Engine, Meter]:
     engine, meter = Engine([first]), Meter()
-    probe = Probe(engine, "tiny-base", meter)
-    await probe.begin()
+    probe = Probe(engine, "tiny-base", meter.count_probe_failure)
+    await probe.start()
     return probe, engine, meter
 
 
@@ -64,12 +64,12 @@ async def test_an_engine_that_answers_as_it_did_is_fine() -> None:
 
 
 @pytest.mark.parametrize("spoilt", [WRONG, SILENT])
-async def test_a_wrong_answer_three_times_is_a_poisoned_engine(spoilt: Greedy | Exception) -> None:
+async def test_a_wrong_answer_three_times_is_a_poisoned_engine(spoilt: GreedyAnswer | Exception) -> None:
     probe, engine, meter = await begun()
     engine.answers = [spoilt]
     asked = len(engine.asked)
 
-    with pytest.raises(Poisoned):
+    with pytest.raises(EngineCorrupted):
         await probe.check()
 
     assert (len(engine.asked) - asked, meter.failed) == (3, 1)
@@ -79,7 +79,7 @@ async def test_numbers_that_are_none_are_poison_whoever_was_answered_from_them()
     probe, engine, meter = await begun()
     engine.nans = 1
 
-    with pytest.raises(Poisoned, match="1 requests"):
+    with pytest.raises(EngineCorrupted, match="1 requests"):
         await probe.check()
 
     assert meter.failed == 1
@@ -101,64 +101,64 @@ async def test_a_busy_engine_is_not_poisoned() -> None:
     with pytest.raises(Unavailable) as caught:
         await probe.check()
 
-    assert not isinstance(caught.value, Poisoned)
+    assert not isinstance(caught.value, EngineCorrupted)
     assert meter.failed == 0
 
 
 async def test_what_the_model_is_unsure_of_may_change() -> None:
-    unsure = Greedy((1, 2, 3, 4, 5), "9, 10", (-0.1, -0.1, -0.1, -0.6, -0.1), "length")
+    unsure = GreedyAnswer((1, 2, 3, 4, 5), "9, 10", (-0.1, -0.1, -0.1, -0.6, -0.1), "length")
     probe, engine, _ = await begun(unsure)
-    engine.answers = [Greedy((1, 2, 3, 9, 5), "9, ho", (-0.1,) * 5, "length")]
+    engine.answers = [GreedyAnswer((1, 2, 3, 9, 5), "9, ho", (-0.1,) * 5, "length")]
 
     await probe.check()
 
 
 async def test_the_prompt_that_the_model_is_surest_of_is_asked() -> None:
-    unsure = Greedy((1, 2, 3), "", (-0.1, -2.0, -0.1), "length")
+    unsure = GreedyAnswer((1, 2, 3), "", (-0.1, -2.0, -0.1), "length")
     engine = Engine([unsure, RIGHT, unsure, RIGHT])
-    probe = Probe(engine, "tiny-base", Meter())
+    probe = Probe(engine, "tiny-base", Meter().count_probe_failure)
 
-    await probe.begin()
+    await probe.start()
 
     assert engine.asked == [*PROMPTS, PROMPTS[1]]
 
 
 async def test_a_model_that_is_sure_of_nothing_must_still_answer() -> None:
-    probe, engine, _ = await begun(Greedy((1, 2, 3), "", (-2.0,) * 3, "length"))
+    probe, engine, _ = await begun(GreedyAnswer((1, 2, 3), "", (-2.0,) * 3, "length"))
     engine.answers = [WRONG]
     await probe.check()
     engine.answers = [SILENT]
 
-    with pytest.raises(Poisoned):
+    with pytest.raises(EngineCorrupted):
         await probe.check()
 
 
 async def test_the_first_life_must_say_it_twice() -> None:
     engine = Engine([*([RIGHT] * len(PROMPTS)), WRONG])
 
-    with pytest.raises(Poisoned):
-        await Probe(engine, "tiny-base", Meter()).begin()
+    with pytest.raises(EngineCorrupted):
+        await Probe(engine, "tiny-base", Meter().count_probe_failure).start()
 
 
 async def test_a_life_that_begins_silent_is_poisoned_from_the_start() -> None:
-    with pytest.raises(Poisoned):
-        await Probe(Engine([SILENT]), "tiny-base", Meter()).begin()
+    with pytest.raises(EngineCorrupted):
+        await Probe(Engine([SILENT]), "tiny-base", Meter().count_probe_failure).start()
 
 
 async def test_a_later_life_must_answer_as_the_first_one_did() -> None:
     probe, engine, _ = await begun()
-    await probe.begin()
+    await probe.start()
     engine.answers = [WRONG]
 
-    with pytest.raises(Poisoned):
-        await probe.begin()
+    with pytest.raises(EngineCorrupted):
+        await probe.start()
 
 
 async def test_nothing_is_known_before_the_beginning() -> None:
     with pytest.raises(Unavailable) as caught:
-        await Probe(Engine([RIGHT]), "tiny-base", Meter()).check()
+        await Probe(Engine([RIGHT]), "tiny-base", Meter().count_probe_failure).check()
 
-    assert not isinstance(caught.value, Poisoned)
+    assert not isinstance(caught.value, EngineCorrupted)
 
 
 async def test_questions_do_not_pile_up() -> None:

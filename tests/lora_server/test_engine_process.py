@@ -12,10 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.engine import leash
-from pointsman_lora_server.engine.command import GUARD_FOLDER, Command, EngineSettings, ranges, vllm, with_secrets
+from pointsman_lora_server.engine import child_launcher
+from pointsman_lora_server.engine.command import (
+    GUARD_FOLDER,
+    SECRET_VARIABLE,
+    EngineCommand,
+    EngineSettings,
+    GuardSecret,
+    build_command,
+    format_cores,
+    with_secrets,
+)
 from pointsman_lora_server.engine.process import EngineProcess
-from pointsman_lora_server.engine.secret import VARIABLE, Secret
 
 # Like vLLM: it has a child of its own that does not notice when it dies. Both names are told on stdout.
 PARENT_AND_CHILD = """
@@ -28,8 +36,8 @@ print("pids", os.getpid(), child.pid, flush=True)
 PIDS = re.compile(r"pids (\d+) (\d+)")
 
 
-def command(then: str) -> Command:
-    return Command((sys.executable, "-c", PARENT_AND_CHILD.format(then=then)), os.environ)
+def command(then: str) -> EngineCommand:
+    return EngineCommand((sys.executable, "-c", PARENT_AND_CHILD.format(then=then)), os.environ)
 
 
 async def start(caplog: pytest.LogCaptureFixture, then: str) -> tuple[EngineProcess, int, int]:
@@ -55,7 +63,7 @@ async def test_its_output_is_in_our_log(caplog: pytest.LogCaptureFixture) -> Non
     process, _, _ = await start(caplog, "print('ValueError: no such model'); print('goodbye'); sys.exit(3)")
 
     assert await process.wait() == 3
-    assert process.last_words() == "ValueError: no such model"
+    assert process.last_error_line() == "ValueError: no such model"
     assert "goodbye" in caplog.text
 
 
@@ -85,7 +93,7 @@ async def test_what_does_not_end_is_killed(caplog: pytest.LogCaptureFixture) -> 
     process, engine, child = await start(caplog, then)
     await until(lambda: "set" in caplog.messages)  # a line of its own: the command, which is logged too, has the word
 
-    await process.stop(grace=0.1)
+    await process.stop(timeout_seconds=0.1)
 
     await until_gone(engine, child)
 
@@ -96,7 +104,8 @@ def held() -> Iterator[tuple[int, int, int, int]]:
     engine_code = PARENT_AND_CHILD.format(then="time.sleep(60)")
     holder_code = (
         "import subprocess, sys, time\n"
-        f"held = subprocess.Popen([sys.executable, {leash.__file__!r}, sys.executable, '-c', {engine_code!r}],\n"
+        f"held = subprocess.Popen([sys.executable, {child_launcher.__file__!r}, sys.executable, "
+        f"'-c', {engine_code!r}],\n"
         "    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)\n"
         "print(held.pid, *held.stdout.readline().split()[1:], flush=True)\n"
         "time.sleep(60)\n"
@@ -128,10 +137,10 @@ async def test_it_does_not_outlive_its_leash(held: tuple[int, int, int, int]) ->
 
 
 async def test_a_program_that_is_not_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    process = await EngineProcess.start(Command(("/no/such/python",), os.environ))
+    process = await EngineProcess.start(EngineCommand(("/no/such/python",), os.environ))
 
     assert await process.wait() == 127
-    assert "/no/such/python" in process.last_words()
+    assert "/no/such/python" in process.last_error_line()
 
 
 def settings(**changes: object) -> EngineSettings:
@@ -147,12 +156,12 @@ def settings(**changes: object) -> EngineSettings:
     return EngineSettings(**(values | changes))  # type: ignore[arg-type]  # a table of keywords
 
 
-def option(made: Command, name: str) -> str:
+def option(made: EngineCommand, name: str) -> str:
     return made.arguments[made.arguments.index(name) + 1]
 
 
 def test_vllm_gets_the_settings() -> None:
-    made = vllm(settings(more="--tensor-parallel-size 2"), {"PATH": "/bin"}, {0, 1})
+    made = build_command(settings(extra_arguments="--tensor-parallel-size 2"), {"PATH": "/bin"}, {0, 1})
 
     assert made.arguments[:3] == ("/engine/bin/python", "-m", "vllm.entrypoints.openai.api_server")
     assert [option(made, name) for name in ("--host", "--port", "--max-loras", "--max-model-len")] == [
@@ -165,37 +174,37 @@ def test_vllm_gets_the_settings() -> None:
 
 
 def test_a_rank_that_vllm_does_not_know_becomes_the_next_larger() -> None:
-    assert option(vllm(settings(max_lora_rank=12), {}, {0}), "--max-lora-rank") == "16"
+    assert option(build_command(settings(max_lora_rank=12), {}, {0}), "--max-lora-rank") == "16"
 
 
 def test_what_the_operator_set_for_vllm_stays_and_our_secrets_do_not_go_along() -> None:
     ours = {"VLLM_CPU_KVCACHE_SPACE": "16", "POINTSMAN_LORA_REDIS_URL": "redis://:secret@host", "VIRTUAL_ENV": "/ours"}
 
-    made = vllm(settings(), ours, {0})
+    made = build_command(settings(), ours, {0})
 
     assert made.environment["VLLM_CPU_KVCACHE_SPACE"] == "16"
     assert not {"POINTSMAN_LORA_REDIS_URL", "VIRTUAL_ENV"} & set(made.environment)
 
 
 def test_the_guard_stands_in_front_of_it_with_a_secret_that_no_argument_tells() -> None:
-    secret = Secret()
-    made = with_secrets(vllm(settings(), {"PYTHONPATH": "/ours"}, {0}), secret)()
+    secret = GuardSecret()
+    made = with_secrets(build_command(settings(), {"PYTHONPATH": "/ours"}, {0}), secret)()
 
     assert option(made, "--middleware") == "pointsman_engine_guard.Guard"
     assert (Path(made.environment["PYTHONPATH"]) / "pointsman_engine_guard" / "__init__.py").is_file()
-    assert made.environment[VARIABLE] == secret()
+    assert made.environment[SECRET_VARIABLE] == secret()
     assert secret() not in " ".join(made.arguments)
 
 
 def test_the_guard_needs_nothing_that_the_engines_environment_may_lack() -> None:
-    import_it = f"import os; os.environ['{VARIABLE}'] = 'x'; import pointsman_engine_guard as g; g.Guard(None)"
+    import_it = f"import os; os.environ['{SECRET_VARIABLE}'] = 'x'; import pointsman_engine_guard as g; g.Guard(None)"
     command = [sys.executable, "-S", "-c", import_it]  # -S: no site-packages, so neither ours nor vLLM
 
     subprocess.run(command, env={"PYTHONPATH": str(GUARD_FOLDER)}, check=True, timeout=30)
 
 
 def test_vllm_moves_no_adapter_by_itself() -> None:
-    made = vllm(settings(max_loras=6), {}, {0})
+    made = build_command(settings(max_loras=6), {}, {0})
 
     assert option(made, "--max-loras") == option(made, "--max-cpu-loras") == "6"
 
@@ -211,7 +220,7 @@ def test_vllm_moves_no_adapter_by_itself() -> None:
     ],
 )
 def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
-    assert opening not in vllm(settings(), {opening: "1"}, {0}).environment
+    assert opening not in build_command(settings(), {opening: "1"}, {0}).environment
 
 
 @pytest.mark.parametrize(
@@ -221,7 +230,7 @@ def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
         ("--middl evil.Middleware", "must be the guard alone"),
         ("--lora-modules a=/somewhere", "nothing has checked"),
         ("--max_loras=9", "has a setting"),
-        ("--max-cpu-loras 9", "throws adapters out"),
+        ("--max-cpu-loras 9", "evicts adapters"),
         ("--lora-config.max_cpu_loras 9", "must be the lora-server's"),
         ("--api-server-count 2", "all API servers but one"),
         ("-asc 2", "all API servers but one"),
@@ -232,20 +241,22 @@ def test_what_would_open_it_is_kept_from_it(opening: str) -> None:
 )
 def test_arguments_that_would_take_it_out_of_our_hands_are_refused(more: str, why: str) -> None:
     with pytest.raises(ValueError, match=r"POINTSMAN_LORA_ENGINE_ARGS: '.*' cannot be given") as caught:
-        vllm(settings(more=more), {}, {0})
+        build_command(settings(extra_arguments=more), {}, {0})
 
     assert why in str(caught.value)
 
 
 @pytest.mark.parametrize("more", ["--config-format mistral", "--enforce-eager", "-tp 2", "--model-impl transformers"])
 def test_other_arguments_are_handed_on(more: str) -> None:
-    made = vllm(settings(more=more), {}, {0})
+    made = build_command(settings(extra_arguments=more), {}, {0})
 
     assert made.arguments[-len(more.split()) :] == tuple(more.split())
 
 
 def test_vllm_is_told_where_its_spans_go_by_the_protocol_that_we_speak() -> None:
-    made = vllm(settings(traces="http://agent:4318/v1/traces"), {"OTEL_EXPORTER_OTLP_HEADERS": "key=x"}, {0})
+    made = build_command(
+        settings(traces_url="http://agent:4318/v1/traces"), {"OTEL_EXPORTER_OTLP_HEADERS": "key=x"}, {0}
+    )
 
     assert option(made, "--otlp-traces-endpoint") == "http://agent:4318/v1/traces"
     assert made.environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
@@ -256,11 +267,11 @@ def test_vllm_is_told_where_its_spans_go_by_the_protocol_that_we_speak() -> None
 
 def test_the_operators_name_for_the_engines_spans_stays() -> None:
     told = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=engines,zone=a"}
-    assert "OTEL_SERVICE_NAME" not in vllm(settings(traces="http://agent"), told, {0}).environment
+    assert "OTEL_SERVICE_NAME" not in build_command(settings(traces_url="http://agent"), told, {0}).environment
 
 
 def test_vllm_sends_no_spans_where_none_are_wanted_though_the_environment_names_a_place() -> None:
-    made = vllm(settings(), {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://agent/v1/traces"}, {0})
+    made = build_command(settings(), {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://agent/v1/traces"}, {0})
 
     assert "--otlp-traces-endpoint" not in made.arguments
     assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" not in made.environment
@@ -269,7 +280,7 @@ def test_vllm_sends_no_spans_where_none_are_wanted_though_the_environment_names_
 
 @pytest.mark.parametrize("more", ["--otlp-traces-endpoint http://own:4317", "--otlp_traces=http://own:4317"])
 def test_who_tells_vllm_where_to_says_all_of_it(more: str) -> None:
-    made = vllm(settings(traces="http://agent/v1/traces", more=more), {}, {0})
+    made = build_command(settings(traces_url="http://agent/v1/traces", extra_arguments=more), {}, {0})
 
     assert "http://agent/v1/traces" not in made.arguments
     assert "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" not in made.environment
@@ -280,7 +291,7 @@ def test_who_tells_vllm_where_to_says_all_of_it(more: str) -> None:
     ("cores", "text"), [({0, 1}, "0-1"), ({3}, "3"), ({0, 1, 2, 5}, "0-2,5"), ({7, 2, 4}, "2,4,7")]
 )
 def test_cores_are_written_as_vllm_reads_them(cores: set[int], text: str) -> None:
-    assert ranges(cores) == text
+    assert format_cores(cores) == text
 
 
 def _lives(pid: int) -> bool:

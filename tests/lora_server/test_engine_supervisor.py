@@ -15,14 +15,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 from doubles.waiting import until
-from pointsman_lora_server.board import Board
 from pointsman_lora_server.domain import EngineState, EngineStatus
-from pointsman_lora_server.engine import vllm_api
-from pointsman_lora_server.engine.command import Command, with_secrets
-from pointsman_lora_server.engine.probe import Poisoned, Probe
-from pointsman_lora_server.engine.secret import Secret
+from pointsman_lora_server.engine import vllm_client
+from pointsman_lora_server.engine.command import EngineCommand, GuardSecret, with_secrets
+from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
 from pointsman_lora_server.engine.supervisor import Supervisor
-from pointsman_lora_server.engine.vllm_api import VllmApi
+from pointsman_lora_server.engine.vllm_client import VllmClient
+from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_servicekit.errors import Unavailable
 
 from tests.ports import free_port
@@ -33,24 +32,24 @@ BASE = "tiny-base"
 
 @dataclass
 class House:
-    board: Board
-    engine: VllmApi
+    engine_state: EngineStateStore
+    engine: VllmClient
     probe: Probe
     supervisor: Supervisor
-    secret: Secret
+    secret: GuardSecret
     probes_failed: int = 0
     stop: Callable[[], object] = lambda: None  # filled in below
     log: Callable[[], str] = lambda: ""  # filled in below
 
-    def probe_failed(self) -> None:
+    def count_probe_failure(self) -> None:
         self.probes_failed += 1
 
     async def until(self, holds: Callable[[EngineState], bool]) -> EngineState:
         async with asyncio.timeout(30):
-            async for state in self.board.watch():
+            async for state in self.engine_state.watch():
                 if holds(state):
                     return state
-        raise AssertionError("the board was closed")
+        raise AssertionError("the engine_state was closed")
 
     async def until_ready(self, life: int) -> EngineState:
         return await self.until(lambda state: state.status is EngineStatus.READY and state.life == life)
@@ -67,12 +66,12 @@ def run(caplog: pytest.LogCaptureFixture) -> Run:
     async def run(*options: str, probing: float = 60.0, drain: float = 20.0) -> AsyncIterator[House]:
         listen = f"127.0.0.1:{free_port()}"
         arguments = (sys.executable, str(DOUBLE), "--port", listen.rpartition(":")[2], "--base", BASE, *options)
-        secret, board = Secret(), Board()
-        async with vllm_api.opening(f"http://{listen}", secret) as engine:
-            meter = House(board, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
-            meter.probe = Probe(engine, BASE, meter)
-            lives = with_secrets(Command(arguments, os.environ), secret)
-            meter.supervisor = Supervisor(lives, listen, engine, board, meter.probe, probing, drain)
+        secret, engine_state = GuardSecret(), EngineStateStore()
+        async with vllm_client.open_client(f"http://{listen}", secret) as engine:
+            meter = House(engine_state, engine, None, None, secret)  # type: ignore[arg-type]  # filled in below
+            meter.probe = Probe(engine, BASE, meter.count_probe_failure)
+            lives = with_secrets(EngineCommand(arguments, os.environ), secret)
+            meter.supervisor = Supervisor(lives, listen, engine, engine_state, meter.probe, probing, drain)
             running = asyncio.create_task(meter.supervisor.run())
             meter.stop, meter.log = running.cancel, lambda: caplog.text
             try:
@@ -107,13 +106,13 @@ async def test_each_life_has_a_secret_of_its_own_that_no_log_tells(run: Run, cap
     async with run() as house:
         await house.until_ready(life=1)
         first = house.secret()
-        await house.engine.adapters()
+        await house.engine.list_adapters()
 
         house.supervisor.restart("for the test")
 
         await house.until_ready(life=2)
         assert house.secret() != first
-        await house.engine.adapters()
+        await house.engine.list_adapters()
         told = caplog.text
         assert first not in told
         assert house.secret() not in told
@@ -131,7 +130,7 @@ async def test_a_poisoned_engine_is_found_while_nobody_asks_and_started_again(ru
         assert house.probes_failed == 1
         await house.until_ready(life=2)
         await house.probe.check()
-        assert await house.engine.adapters() == {}
+        assert await house.engine.list_adapters() == {}
 
 
 async def test_whoever_loads_finds_the_poison_at_once(run: Run, tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ async def test_whoever_loads_finds_the_poison_at_once(run: Run, tmp_path: Path) 
         await house.probe.check()
         await house.engine.complete("bad@1", "Hello", 1)
 
-        with pytest.raises(Poisoned):
+        with pytest.raises(EngineCorrupted):
             await house.probe.check()
 
 
@@ -173,9 +172,9 @@ async def test_it_is_told_to_stop_when_what_it_had_begun_has_ended(run: Run) -> 
         asked = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
         async with http.post(f"{url}/v1/chat/completions", json=asked) as answer:
             assert b"data: " in await answer.content.readline()
-            assert await house.engine.in_flight() == 1
+            assert await house.engine.count_in_flight() == 1
             house.stop()
-            await until(lambda: house.board.state.detail == "stops")
+            await until(lambda: house.engine_state.state.detail == "stopping")
             await http.post(f"{url}/release")
             assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
     assert "were not enough" not in house.log()

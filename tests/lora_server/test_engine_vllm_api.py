@@ -10,9 +10,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from pointsman_lora_server.engine import vllm_api
-from pointsman_lora_server.engine.secret import VARIABLE, Secret
-from pointsman_lora_server.engine.vllm_api import Loaded, VllmApi
+from pointsman_lora_server.engine import vllm_client
+from pointsman_lora_server.engine.command import SECRET_VARIABLE, GuardSecret
+from pointsman_lora_server.engine.vllm_client import LoadedAdapter, VllmClient
 from pointsman_servicekit.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
 from tests.ports import free_port
@@ -24,8 +24,8 @@ Folder = Callable[..., Path]
 
 
 @pytest.fixture
-def secret() -> Secret:
-    return Secret()
+def secret() -> GuardSecret:
+    return GuardSecret()
 
 
 @pytest.fixture
@@ -34,18 +34,18 @@ def api_key() -> str:
 
 
 @pytest.fixture
-def url(secret: Secret, api_key: str) -> Iterator[str]:
+def url(secret: GuardSecret, api_key: str) -> Iterator[str]:
     port = str(free_port())
     options = ("--port", port, "--base", BASE, "--slots", str(SLOTS))
-    keys = {VARIABLE: secret(), "VLLM_API_KEY": api_key}
+    keys = {SECRET_VARIABLE: secret(), "VLLM_API_KEY": api_key}
     with subprocess.Popen([sys.executable, DOUBLE, *options], env=os.environ | keys) as double:
         yield f"http://127.0.0.1:{port}"
         double.kill()
 
 
 @pytest.fixture
-async def engine(url: str, secret: Secret, api_key: str) -> AsyncIterator[VllmApi]:
-    async with vllm_api.opening(url, secret, api_key) as engine, asyncio.timeout(30):
+async def engine(url: str, secret: GuardSecret, api_key: str) -> AsyncIterator[VllmClient]:
+    async with vllm_client.open_client(url, secret, api_key) as engine, asyncio.timeout(30):
         while not await engine.is_healthy():  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.01)
         yield engine
@@ -62,32 +62,32 @@ def folder(tmp_path: Path) -> Folder:
     return make
 
 
-async def test_an_adapter_is_loaded_asked_closed_and_removed(engine: VllmApi, folder: Folder) -> None:
+async def test_an_adapter_is_loaded_asked_closed_and_removed(engine: VllmClient, folder: Folder) -> None:
     await engine.load("a@1", folder())
     answer = await engine.complete("a@1", "Hello", 3)
     assert (answer.text, len(answer.token_ids), len(answer.logprobs)) == ("a@1 word word", 3, 3)
     assert answer.finish_reason == "length"
-    (loaded,) = (await engine.adapters()).values()
+    (loaded,) = (await engine.list_adapters()).values()
     assert (loaded.in_flight, loaded.requests, loaded.open) == (0, 1, True)
 
-    assert await engine.close("a@1") == 0
+    assert await engine.close_adapter("a@1") == 0
 
     with pytest.raises(NotFound) as caught:
         await engine.complete("a@1", [1, 2, 3], 1)
     assert caught.value.code == "not_loaded"
     assert await engine.remove("a@1")
-    assert await engine.adapters() == {}
+    assert await engine.list_adapters() == {}
 
 
-async def test_nothing_is_removed_while_an_answer_is_in_flight(engine: VllmApi, url: str, folder: Folder) -> None:
+async def test_nothing_is_removed_while_an_answer_is_in_flight(engine: VllmClient, url: str, folder: Folder) -> None:
     await engine.load("a@1", folder())
     async with aiohttp.ClientSession(url) as session, asyncio.timeout(30):
         await session.post("/hold", json={"what": "answers"})
         answer = asyncio.create_task(engine.complete("a@1", "Hello", 3))
-        while not (await engine.adapters())["a@1"].in_flight:  # noqa: ASYNC110 -- another process
+        while not (await engine.list_adapters())["a@1"].in_flight:  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.01)
 
-        assert await engine.close("a@1") == 1
+        assert await engine.close_adapter("a@1") == 1
         assert not await engine.remove("a@1")
 
         await session.post("/release")
@@ -95,18 +95,18 @@ async def test_nothing_is_removed_while_an_answer_is_in_flight(engine: VllmApi, 
         assert await engine.remove("a@1")
 
 
-async def test_loading_again_is_no_error_and_opens_what_was_closed(engine: VllmApi, folder: Folder) -> None:
+async def test_loading_again_is_no_error_and_opens_what_was_closed(engine: VllmClient, folder: Folder) -> None:
     made = folder()
     await engine.load("a@1", made)
-    await engine.close("a@1")
+    await engine.close_adapter("a@1")
 
     await engine.load("a@1", made)
 
-    assert isinstance((await engine.adapters())["a@1"], Loaded)
+    assert isinstance((await engine.list_adapters())["a@1"], LoadedAdapter)
     assert (await engine.complete("a@1", "Hello", 1)).text == "a@1"
 
 
-async def test_what_the_engine_refuses_is_told_from_what_it_has_no_room_for(engine: VllmApi, folder: Folder) -> None:
+async def test_what_the_engine_refuses_is_told_from_what_it_has_no_room_for(engine: VllmClient, folder: Folder) -> None:
     with pytest.raises(InvalidArgument) as refused:
         await engine.load("bad@1", folder(behaviour="refused"))
     assert refused.value.code == "engine_refused"
@@ -119,7 +119,7 @@ async def test_what_the_engine_refuses_is_told_from_what_it_has_no_room_for(engi
     assert full.value.code == "no_slot"
 
 
-async def test_what_cannot_be_scored_is_no_answer(engine: VllmApi, folder: Folder) -> None:
+async def test_what_cannot_be_scored_is_no_answer(engine: VllmClient, folder: Folder) -> None:
     await engine.load("mute@1", folder(behaviour="silent"))
 
     with pytest.raises(InvalidArgument) as caught:
@@ -128,32 +128,37 @@ async def test_what_cannot_be_scored_is_no_answer(engine: VllmApi, folder: Folde
     assert caught.value.code == "cannot_answer"
 
 
-async def test_answers_from_what_is_no_number_are_counted(engine: VllmApi, folder: Folder) -> None:
-    assert await engine.corrupted() == 0
+async def test_answers_from_what_is_no_number_are_counted(engine: VllmClient, folder: Folder) -> None:
+    assert await engine.count_corrupted() == 0
     await engine.load("bad@1", folder(behaviour="poison"))
     await engine.complete("bad@1", "Hello", 1)
 
-    assert await engine.corrupted() == 1
+    assert await engine.count_corrupted() == 1
 
 
 @pytest.mark.parametrize("api_key", ["sk-1"])
-async def test_an_engine_with_a_key_is_asked_with_it(engine: VllmApi, url: str, secret: Secret) -> None:
+async def test_an_engine_with_a_key_is_asked_with_it(engine: VllmClient, url: str, secret: GuardSecret) -> None:
     assert (await engine.complete(BASE, "Hello", 1)).text == BASE
-    async with vllm_api.opening(url, secret) as keyless:
+    async with vllm_client.open_client(url, secret) as keyless:
         with pytest.raises(Unavailable):  # nobody's adapter is to blame
             await keyless.complete(BASE, "Hello", 1)
 
 
-async def test_another_lifes_secret_opens_nothing(engine: VllmApi, secret: Secret, folder: Folder) -> None:
+async def test_another_lifes_secret_opens_nothing(engine: VllmClient, secret: GuardSecret, folder: Folder) -> None:
     secret.renew()
 
-    for asked in (engine.adapters(), engine.load("a@1", folder()), engine.close("a@1"), engine.remove("a@1")):
+    for asked in (
+        engine.list_adapters(),
+        engine.load("a@1", folder()),
+        engine.close_adapter("a@1"),
+        engine.remove("a@1"),
+    ):
         with pytest.raises(Unavailable):
             await asked
 
 
-async def test_an_engine_that_is_not_there_is_unavailable(secret: Secret, folder: Folder) -> None:
-    async with vllm_api.opening("http://127.0.0.1:9", secret) as engine:
+async def test_an_engine_that_is_not_there_is_unavailable(secret: GuardSecret, folder: Folder) -> None:
+    async with vllm_client.open_client("http://127.0.0.1:9", secret) as engine:
         assert not await engine.is_healthy()
         with pytest.raises(Unavailable) as caught:
             await engine.load("a@1", folder())
@@ -163,7 +168,7 @@ async def test_an_engine_that_is_not_there_is_unavailable(secret: Secret, folder
 
 
 def test_a_secret_is_told_to_nobody_and_is_another_in_each_life() -> None:
-    secret = Secret()
+    secret = GuardSecret()
     first = secret()
 
     assert first not in f"{secret} {secret!r}"

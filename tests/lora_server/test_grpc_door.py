@@ -9,7 +9,7 @@ import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.adapters.service import AdapterListing, AdapterService
 from pointsman_lora_server.domain import (
     AdapterVersion,
     Alias,
@@ -22,9 +22,10 @@ from pointsman_lora_server.domain import (
     VersionReport,
     VersionState,
 )
-from pointsman_lora_server.doors.grpc import SERVICE, EngineIdentity, LoraServerServicer
-from pointsman_lora_server.registry import Counts, Outcomes
-from pointsman_lora_server.rollout import Listing, Rollout
+from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.grpc.adapter_servicer import SERVICE, LoraServerServicer
+from pointsman_lora_server.grpc.messages import EngineIdentity
+from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from pointsman_servicekit.grpc_server import serving
@@ -56,7 +57,7 @@ class Asked:
     answer: Any = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def canary_requests(self, alias: Alias) -> int:
+    async def count_canary_requests(self, alias: Alias) -> int:
         return 9 if alias.canary else 0
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -75,7 +76,7 @@ def rollout() -> Asked:
 @pytest.fixture
 async def stub(rollout: Asked) -> AsyncIterator[lora_server_pb2_grpc.LoraServerStub]:
     identity = EngineIdentity("local", "tiny-base", "http://127.0.0.1:1", 512)
-    servicer = LoraServerServicer(cast(Rollout, rollout), Board(), identity)
+    servicer = LoraServerServicer(cast(AdapterService, rollout), EngineStateStore(), identity)
     async with (
         serving(
             "127.0.0.1:0",
@@ -104,9 +105,9 @@ async def test_a_placement_is_handed_on_as_it_was_asked(stub: Any, rollout: Aske
     request.expected.kind = ON_DEMAND
     assert await stub.SetPlacement(request) == pb.Placement(name="triage", kind=ALL)
     assert rollout.calls == [
-        ("place", "triage", Placement(3), None, "ann"),
-        ("place", "triage", Placement(0), None, ""),
-        ("place", "triage", Placement(), Placement(0), ""),
+        ("set_placement", "triage", Placement(3), None, "ann"),
+        ("set_placement", "triage", Placement(0), None, ""),
+        ("set_placement", "triage", Placement(), Placement(0), ""),
     ]
 
 
@@ -188,7 +189,7 @@ async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
     rollout.answer = VersionReport(VERSION, VersionState.RETIRED, ())
     await stub.Retire(pb.RetireRequest(version=OLD, author="ann", reason="worse"))
     await stub.Delete(pb.DeleteAdapterRequest(version=OLD, author="ann"))
-    rollout.answer = Listing(
+    rollout.answer = AdapterListing(
         [VersionReport(VERSION, VersionState.WARM, ())],
         [Alias(PROD, OLD, 1)],
         {"triage": Placement(2), "voice": Placement(0), "letter": Placement()},
@@ -203,7 +204,7 @@ async def test_moves_and_ends_are_handed_on(stub: Any, rollout: Asked) -> None:
     ]
     assert rollout.calls == [
         ("set_alias", PROD, OLD, NEW, "ann", True),
-        ("rollback", PROD, NEW, "ann", "why"),
+        ("roll_back", PROD, NEW, "ann", "why"),
         ("retire", OLD, "ann", "worse"),
         ("delete", OLD, "ann"),
         ("list", "triage"),
@@ -249,7 +250,9 @@ async def test_outcomes_are_handed_on_as_counts(stub: Any, rollout: Asked) -> No
 
     await stub.ReportCanaryMetrics(pb.ReportCanaryMetricsRequest(outcomes=[outcome]))
 
-    assert rollout.calls == [("report", [Outcomes(PROD, 7, OLD, Counts(9, 1, 2, {0: 1, 40: 7}))])]
+    assert rollout.calls == [
+        ("report_canary_metrics", [CanaryOutcomes(PROD, 7, OLD, RequestCounts(9, 1, 2, {0: 1, 40: 7}))])
+    ]
 
 
 def _outcome(**changed: Any) -> pb.ReportCanaryMetricsRequest:

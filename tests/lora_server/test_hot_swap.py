@@ -16,18 +16,17 @@ from typing import Any
 
 import aiohttp
 import pytest
-from pointsman_lora_server.board import Board
+from pointsman_lora_server.adapters.load_sequence import LoadSequence, WarmUp
+from pointsman_lora_server.adapters.loading import AdapterLoader
+from pointsman_lora_server.adapters.slots import AdapterSlots
 from pointsman_lora_server.domain import AdapterVersion, EngineStatus, Phase
-from pointsman_lora_server.engine import vllm_api
+from pointsman_lora_server.engine import vllm_client
+from pointsman_lora_server.engine.command import SECRET_VARIABLE
 from pointsman_lora_server.engine.probe import Probe
-from pointsman_lora_server.engine.secret import VARIABLE
-from pointsman_lora_server.engine.vllm_api import VllmApi
-from pointsman_lora_server.hot_swap import HotSwap
-from pointsman_lora_server.loading import Loading
-from pointsman_lora_server.metering.prometheus import Metrics
-from pointsman_lora_server.slots import Slots
+from pointsman_lora_server.engine.vllm_client import VllmClient
+from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.metrics import LoraServerMetrics
 from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
-from pointsman_lora_server.warming import Warming
 from pointsman_servicekit.errors import InvalidArgument, ResourceExhausted, Unavailable
 
 from tests.ports import free_port
@@ -60,7 +59,7 @@ class Folders:
 class Standings:
     failed: list[tuple[str, str]] = field(default_factory=list)
 
-    async def stand(
+    async def set_phase(
         self, version: str, phase: Phase, *, expected: Phase | None = None, error_code: str = "", error: str = ""
     ) -> bool:
         assert (phase, expected) == (Phase.FAILED, Phase.READY)
@@ -70,14 +69,14 @@ class Standings:
 
 @dataclass
 class Swapping:
-    hot_swap: HotSwap
-    board: Board
-    engine: VllmApi
+    loader: AdapterLoader
+    engine_state: EngineStateStore
+    engine: VllmClient
     folders: Folders
-    standings: Standings
-    metrics: Metrics
+    phases: Standings
+    metrics: LoraServerMetrics
     restarts: list[str]
-    warming: Warming
+    warming: WarmUp
     http: aiohttp.ClientSession
     url: str
     process: "subprocess.Popen[bytes]"
@@ -110,7 +109,7 @@ class Swapping:
             return str((await answer.json())["choices"][0]["message"]["content"])
 
     async def in_flight(self, version: AdapterVersion) -> int:
-        return (await self.engine.adapters())[version.version].in_flight
+        return (await self.engine.list_adapters())[version.version].in_flight
 
     async def until(self, ask: Callable[[], Awaitable[object]], wanted: object) -> None:
         async with asyncio.timeout(10):
@@ -119,7 +118,7 @@ class Swapping:
 
     async def until_resident(self, *versions: AdapterVersion) -> None:
         async with asyncio.timeout(10):
-            async for state in self.board.watch():
+            async for state in self.engine_state.watch():
                 if state.resident == {version.version for version in versions}:
                     return
 
@@ -135,30 +134,30 @@ def swapping(tmp_path: Path) -> RunEngine:
         double = str(Path(__file__).parent / "fake_engine.py")
         command = [sys.executable, double, "--port", str(port), "--base", BASE, "--slots", str(slots), *options]
         url = f"http://127.0.0.1:{port}"
-        with subprocess.Popen(command, env=os.environ | {VARIABLE: secret}) as process:  # noqa: ASYNC220  # it returns at once
+        with subprocess.Popen(command, env=os.environ | {SECRET_VARIABLE: secret}) as process:  # noqa: ASYNC220  # it returns at once
             try:
-                async with aiohttp.ClientSession() as http, vllm_api.opening(url, lambda: secret) as engine:
+                async with aiohttp.ClientSession() as http, vllm_client.open_client(url, lambda: secret) as engine:
                     async with asyncio.timeout(20):
                         while not await engine.is_healthy():  # noqa: ASYNC110  # another process
                             await asyncio.sleep(0.01)
-                    board, metrics, standings = Board(), Metrics("base"), Standings()
+                    engine_state, metrics, phases = EngineStateStore(), LoraServerMetrics("base"), Standings()
                     folders, restarts = Folders(tmp_path), list[str]()
-                    probe = Probe(engine, BASE, metrics)
-                    await probe.begin()
+                    probe = Probe(engine, BASE, metrics.count_probe_failure)
+                    await probe.start()
 
                     def restart(why: str) -> None:
                         restarts.append(why)
-                        board.update(status=EngineStatus.DOWN, detail=why)
+                        engine_state.update(status=EngineStatus.DOWN, detail=why)
 
-                    warming = Warming(engine)
-                    loading = Loading(engine, warming, probe, restart)
-                    of_engine = Slots(engine, board, slots, metrics)
-                    hot_swap = HotSwap(folders, loading, of_engine, standings, board, metrics, longest_wait)
-                    board.update(status=EngineStatus.READY, life=1)
+                    warming = WarmUp(engine)
+                    loading = LoadSequence(engine, warming, probe, restart)
+                    of_engine = AdapterSlots(engine, engine_state, slots, metrics)
+                    loader = AdapterLoader(folders, loading, of_engine, phases, engine_state, metrics, longest_wait)
+                    engine_state.update(status=EngineStatus.READY, life=1)
                     yield Swapping(
-                        hot_swap, board, engine, folders, standings, metrics, restarts, warming, http, url, process
+                        loader, engine_state, engine, folders, phases, metrics, restarts, warming, http, url, process
                     )
-                    await hot_swap.stop()
+                    await loader.stop()
             finally:
                 process.kill()
 
@@ -167,12 +166,14 @@ def swapping(tmp_path: Path) -> RunEngine:
 
 async def test_a_hundred_first_requests_at_once_load_once(swapping: RunEngine) -> None:
     async with swapping("--load-seconds", "0.2") as engine:
-        await asyncio.gather(*(engine.hot_swap.ensure(A) for _ in range(100)))
+        await asyncio.gather(*(engine.loader.ensure_loaded(A) for _ in range(100)))
 
         assert await engine.asked("load") == [f"load {A.version}"]
-        assert engine.board.state.resident == {A.version}
+        assert engine.engine_state.state.resident == {A.version}
         ensures = {
-            result: engine.metrics.registry.get_sample_value("pointsman_lora_ensures_total", {"result": result})
+            result: engine.metrics.registry.get_sample_value(
+                "pointsman_lora_adapter_load_requests_total", {"result": result}
+            )
             for result in ("loaded", "joined")
         }
         assert ensures == {"loaded": 1, "joined": 99}
@@ -181,7 +182,7 @@ async def test_a_hundred_first_requests_at_once_load_once(swapping: RunEngine) -
 async def test_who_gives_up_waiting_does_not_stop_the_load_for_the_others(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.hold("loads")
-        impatient, patient = (asyncio.create_task(engine.hot_swap.ensure(A)) for _ in range(2))
+        impatient, patient = (asyncio.create_task(engine.loader.ensure_loaded(A)) for _ in range(2))
         await engine.until(lambda: engine.asked("load"), [f"load {A.version}"])
 
         impatient.cancel()
@@ -189,36 +190,36 @@ async def test_who_gives_up_waiting_does_not_stop_the_load_for_the_others(swappi
         await patient
 
         assert impatient.cancelled()
-        assert engine.board.state.resident == {A.version}
+        assert engine.engine_state.state.resident == {A.version}
 
 
 async def test_the_one_that_was_idle_longest_goes(swapping: RunEngine) -> None:
     async with swapping() as engine:
-        await engine.hot_swap.ensure(A)
-        await engine.hot_swap.ensure(B)
+        await engine.loader.ensure_loaded(A)
+        await engine.loader.ensure_loaded(B)
         assert await engine.chat(A) == A.version + " word word"
         assert await engine.chat(B) == B.version + " word word"
         assert await engine.chat(A) == A.version + " word word"
 
-        await engine.hot_swap.ensure(C)
+        await engine.loader.ensure_loaded(C)
 
-        assert engine.board.state.resident == {A.version, C.version}
-        assert (await engine.engine.adapters()).keys() == {A.version, C.version}
+        assert engine.engine_state.state.resident == {A.version, C.version}
+        assert (await engine.engine.list_adapters()).keys() == {A.version, C.version}
 
 
 async def test_the_board_is_told_before_the_name_is_closed_and_that_before_the_weights_go(swapping: RunEngine) -> None:
     async with swapping(slots=1) as engine:
-        await engine.hot_swap.ensure(A)
+        await engine.loader.ensure_loaded(A)
         await engine.chat(A)
         told: list[tuple[set[str], list[str]]] = []
 
         async def watch() -> None:
-            async for state in engine.board.watch():
+            async for state in engine.engine_state.watch():
                 told.append((set(state.resident), await engine.asked("close", "remove")))
 
         watching = asyncio.create_task(watch())
         await asyncio.sleep(0)  # so that it sees the beginning
-        await engine.hot_swap.ensure(B)
+        await engine.loader.ensure_loaded(B)
         watching.cancel()
 
         first_without = next(asked for resident, asked in told if A.version not in resident)
@@ -233,14 +234,14 @@ async def test_the_board_is_told_before_the_name_is_closed_and_that_before_the_w
 
 async def test_what_is_in_use_stays_and_its_answer_is_whole(swapping: RunEngine) -> None:
     async with swapping(slots=1, longest_wait=0.3) as engine:
-        await engine.hot_swap.ensure(A)
+        await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
             with pytest.raises(ResourceExhausted) as caught:
-                await engine.hot_swap.ensure(B)
+                await engine.loader.ensure_loaded(B)
 
             assert caught.value.code == "no_slot"
             assert f"{A.version} (1 in flight)" in caught.value.message
-            assert engine.board.state.resident == {A.version}
+            assert engine.engine_state.state.resident == {A.version}
             await engine.release()
             assert await answer == A.version + " word word"
         assert await engine.chat(A) == A.version + " word word"
@@ -248,30 +249,30 @@ async def test_what_is_in_use_stays_and_its_answer_is_whole(swapping: RunEngine)
 
 async def test_a_load_that_waits_gets_the_slot_when_the_last_answer_in_flight_ends(swapping: RunEngine) -> None:
     async with swapping(slots=1) as engine:
-        await engine.hot_swap.ensure(A)
+        await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
-            waiting = asyncio.create_task(engine.hot_swap.ensure(B))
+            waiting = asyncio.create_task(engine.loader.ensure_loaded(B))
             # Under a steady load nothing would ever fall idle: after a while the name is closed.
             await engine.until(lambda: engine.asked("close"), [f"close {A.version}"])
-            assert engine.board.state.resident == set()
-            assert engine.board.state.draining == {A.version}
+            assert engine.engine_state.state.resident == set()
+            assert engine.engine_state.state.draining == {A.version}
 
             await engine.release()
             await waiting
 
             assert await answer == A.version + " word word"
-        assert engine.board.state.resident == {B.version}
+        assert engine.engine_state.state.resident == {B.version}
 
 
 async def test_what_could_not_be_drained_in_time_serves_again(swapping: RunEngine) -> None:
     async with swapping(slots=1, longest_wait=1.5) as engine:
-        await engine.hot_swap.ensure(A)
+        await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
             with pytest.raises(ResourceExhausted, match="1 in flight"):
-                await engine.hot_swap.ensure(B)
+                await engine.loader.ensure_loaded(B)
 
             assert await engine.asked("close") == [f"close {A.version}"]
-            assert engine.board.state.resident == {A.version}
+            assert engine.engine_state.state.resident == {A.version}
             await engine.release()
             await answer
         assert await engine.chat(A) == A.version + " word word"
@@ -279,45 +280,45 @@ async def test_what_could_not_be_drained_in_time_serves_again(swapping: RunEngin
 
 async def test_a_pinned_version_never_goes(swapping: RunEngine) -> None:
     async with swapping() as engine:
-        await engine.hot_swap.ensure(A)
-        await engine.hot_swap.ensure(B)
-        engine.hot_swap.want(pinned=frozenset({A.version}), aimed_at=frozenset())
-        engine.hot_swap.place(frozenset())
+        await engine.loader.ensure_loaded(A)
+        await engine.loader.ensure_loaded(B)
+        engine.loader.set_targets(pinned=frozenset({A.version}), alias_targets=frozenset())
+        engine.loader.set_placed(frozenset())
         await engine.chat(B)  # A was idle longer
 
-        await engine.hot_swap.ensure(C)
-        assert engine.board.state.resident == {A.version, C.version}
+        await engine.loader.ensure_loaded(C)
+        assert engine.engine_state.state.resident == {A.version, C.version}
 
-        engine.hot_swap.want(pinned=frozenset({A.version, C.version}), aimed_at=frozenset())
-        engine.hot_swap.place(frozenset())
+        engine.loader.set_targets(pinned=frozenset({A.version, C.version}), alias_targets=frozenset())
+        engine.loader.set_placed(frozenset())
         with pytest.raises(ResourceExhausted, match=r"\(pinned\), .*\(pinned\)"):
-            await engine.hot_swap.ensure(D)
+            await engine.loader.ensure_loaded(D)
 
 
 async def test_what_no_alias_points_to_goes_first(swapping: RunEngine) -> None:
     async with swapping() as engine:
-        engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version}))
-        engine.hot_swap.place(frozenset({A.version}))
-        await engine.hot_swap.ensure(A)
+        engine.loader.set_targets(pinned=frozenset(), alias_targets=frozenset({A.version}))
+        engine.loader.set_placed(frozenset({A.version}))
+        await engine.loader.ensure_loaded(A)
         await engine.chat(A)
-        await engine.hot_swap.ensure(B)
+        await engine.loader.ensure_loaded(B)
         await engine.chat(B)
 
-        await engine.hot_swap.ensure(C)
+        await engine.loader.ensure_loaded(C)
 
-        assert engine.board.state.resident == {A.version, C.version}
+        assert engine.engine_state.state.resident == {A.version, C.version}
 
 
 async def test_unasked_nothing_goes_that_is_wanted(swapping: RunEngine) -> None:
     async with swapping() as engine:
-        engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version, B.version, C.version}))
-        engine.hot_swap.place(frozenset({A.version, B.version, C.version}))
-        assert await engine.hot_swap.preload(A)
-        assert await engine.hot_swap.preload(B)
+        engine.loader.set_targets(pinned=frozenset(), alias_targets=frozenset({A.version, B.version, C.version}))
+        engine.loader.set_placed(frozenset({A.version, B.version, C.version}))
+        assert await engine.loader.preload(A)
+        assert await engine.loader.preload(B)
 
-        assert not await engine.hot_swap.preload(C)
+        assert not await engine.loader.preload(C)
 
-        assert engine.board.state.resident == {A.version, B.version}
+        assert engine.engine_state.state.resident == {A.version, B.version}
 
 
 async def test_who_waits_for_one_version_is_not_starved_by_requests_for_another(swapping: RunEngine) -> None:
@@ -326,14 +327,14 @@ async def test_who_waits_for_one_version_is_not_starved_by_requests_for_another(
 
         async def ask_for_a() -> None:
             while not stop:
-                await engine.hot_swap.ensure(A)
+                await engine.loader.ensure_loaded(A)
                 await engine.chat(A)
 
         greedy = [asyncio.create_task(ask_for_a()) for _ in range(4)]
         await engine.until_resident(A)
         async with asyncio.timeout(8):
             for version in (B, C, B):
-                await engine.hot_swap.ensure(version)
+                await engine.loader.ensure_loaded(version)
         stop = True
         for task in greedy:
             task.cancel()
@@ -349,11 +350,11 @@ async def test_a_load_that_has_just_ended_is_not_joined(swapping: RunEngine) -> 
     async with swapping() as engine:
         ended = asyncio.create_task(asyncio.sleep(0, True))
         await ended
-        engine.hot_swap._loads[A.version] = ended
+        engine.loader._loads[A.version] = ended
         before = signal.signal(signal.SIGALRM, give_up)  # no timeout of the event loop's would come
         signal.setitimer(signal.ITIMER_REAL, 5)
         try:
-            await engine.hot_swap.ensure(A)
+            await engine.loader.ensure_loaded(A)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -365,24 +366,24 @@ async def test_a_steady_load_starves_nobody_where_the_engine_tells_slowly_what_i
 ) -> None:
     """Whenever it has told, someone was promised the adapter meanwhile; and who was, is served all the same."""
     async with swapping(slots=1) as engine:
-        told = engine.engine.adapters
+        told = engine.engine.list_adapters
 
         async def adapters() -> Any:
             held = await told()
             await asyncio.sleep(0.1)
             return held
 
-        monkeypatch.setattr(engine.engine, "adapters", adapters)
+        monkeypatch.setattr(engine.engine, "list_adapters", adapters)
 
         async def ask_for_a() -> None:
             while True:
-                await engine.hot_swap.ensure(A)
+                await engine.loader.ensure_loaded(A)
                 await engine.chat(A)
 
         greedy = [asyncio.create_task(ask_for_a()) for _ in range(4)]
         await engine.until_resident(A)
         async with asyncio.timeout(8):
-            await engine.hot_swap.ensure(B)
+            await engine.loader.ensure_loaded(B)
         failed = [task.exception() for task in greedy if task.done()]
         for task in greedy:
             task.cancel()
@@ -395,39 +396,39 @@ async def test_what_the_engine_refuses_has_failed_and_is_not_tried_again(swappin
         engine.folders.behaviours[A.version] = {"behaviour": "refused"}
         for _ in range(2):
             with pytest.raises(InvalidArgument) as caught:
-                await engine.hot_swap.ensure(A)
+                await engine.loader.ensure_loaded(A)
             assert caught.value.code == "engine_refused"
 
-        assert engine.standings.failed == [(A.version, "engine_refused")]
+        assert engine.phases.failed == [(A.version, "engine_refused")]
         assert await engine.asked("load") == [f"load {A.version}"]
         assert engine.restarts == []
         engine.folders.behaviours.clear()
-        engine.hot_swap.forgive(A.version)
-        await engine.hot_swap.ensure(A)
-        assert engine.board.state.resident == {A.version}
+        engine.loader.clear_rejection(A.version)
+        await engine.loader.ensure_loaded(A)
+        assert engine.engine_state.state.resident == {A.version}
 
 
 async def test_what_fails_here_and_serves_elsewhere_is_not_taken_away_from_the_others(swapping: RunEngine) -> None:
     async with swapping() as engine:
-        engine.hot_swap.want(pinned=frozenset(), aimed_at=frozenset({A.version}))
-        engine.hot_swap.place(frozenset({A.version}))
+        engine.loader.set_targets(pinned=frozenset(), alias_targets=frozenset({A.version}))
+        engine.loader.set_placed(frozenset({A.version}))
         engine.folders.behaviours[A.version] = {"behaviour": "refused"}
         with pytest.raises(InvalidArgument):
-            await engine.hot_swap.ensure(A)
+            await engine.loader.ensure_loaded(A)
 
-        assert engine.standings.failed == []
-        assert engine.hot_swap.refusal(A.version) is not None
+        assert engine.phases.failed == []
+        assert engine.loader.rejection(A.version) is not None
 
 
 async def test_what_cannot_answer_is_taken_out_again(swapping: RunEngine) -> None:
     async with swapping() as engine:
         engine.folders.behaviours[A.version] = {"behaviour": "silent"}
         with pytest.raises(InvalidArgument) as caught:
-            await engine.hot_swap.ensure(A)
+            await engine.loader.ensure_loaded(A)
 
         assert caught.value.code == "cannot_answer"
-        await engine.until(engine.engine.adapters, {})
-        assert engine.board.state.resident == set()
+        await engine.until(engine.engine.list_adapters, {})
+        assert engine.engine_state.state.resident == set()
         assert engine.restarts == []
 
 
@@ -435,94 +436,94 @@ async def test_what_poisons_the_engine_ends_this_life_of_it(swapping: RunEngine)
     async with swapping() as engine:
         engine.folders.behaviours[A.version] = {"behaviour": "poison"}
         with pytest.raises(InvalidArgument) as caught:
-            await engine.hot_swap.ensure(A)
+            await engine.loader.ensure_loaded(A)
 
         assert caught.value.code == "poisons_engine"
-        assert engine.standings.failed == [(A.version, "poisons_engine")]
+        assert engine.phases.failed == [(A.version, "poisons_engine")]
         assert len(engine.restarts) == 1
         with pytest.raises(Unavailable):
-            await engine.hot_swap.ensure(B)
+            await engine.loader.ensure_loaded(B)
 
 
 async def test_an_engine_that_dies_in_the_middle_of_a_load_holds_nothing(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.hold("loads")
-        loading = asyncio.create_task(engine.hot_swap.ensure(A))
+        loading = asyncio.create_task(engine.loader.ensure_loaded(A))
         await engine.until(lambda: engine.asked("load"), [f"load {A.version}"])
 
         engine.process.kill()
 
         with pytest.raises(Unavailable):
             await loading
-        assert engine.board.state.resident == set()
-        assert engine.board.state.loading == set()
-        assert engine.standings.failed == []
+        assert engine.engine_state.state.resident == set()
+        assert engine.engine_state.state.loading == set()
+        assert engine.phases.failed == []
 
 
 async def test_a_new_life_in_the_middle_of_a_load_holds_nothing_of_it(swapping: RunEngine) -> None:
     async with swapping() as engine:
         await engine.hold("loads")
-        loading = asyncio.create_task(engine.hot_swap.ensure(A))
+        loading = asyncio.create_task(engine.loader.ensure_loaded(A))
         await engine.until(lambda: engine.asked("load"), [f"load {A.version}"])
 
-        engine.board.update(status=EngineStatus.STARTING, life=2)
-        engine.board.update(status=EngineStatus.READY)
+        engine.engine_state.update(status=EngineStatus.STARTING, life=2)
+        engine.engine_state.update(status=EngineStatus.READY)
         await engine.release()
 
-        with pytest.raises(Unavailable, match="started again"):
+        with pytest.raises(Unavailable, match="restarted during the load"):
             await loading
-        assert engine.board.state.resident == set()
+        assert engine.engine_state.state.resident == set()
 
 
 async def test_a_dropped_version_is_drained_and_then_unloaded(swapping: RunEngine) -> None:
     async with swapping() as engine:
-        await engine.hot_swap.ensure(A)
+        await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
-            engine.hot_swap.drop(A.version)
+            engine.loader.unload(A.version)
             await engine.until(lambda: engine.asked("close"), [f"close {A.version}"])
-            assert engine.board.state.draining == {A.version}
-            assert A.version in await engine.engine.adapters()
+            assert engine.engine_state.state.draining == {A.version}
+            assert A.version in await engine.engine.list_adapters()
 
             await engine.release()
 
             assert await answer == A.version + " word word"
-        await engine.until(engine.engine.adapters, {})
-        assert engine.board.state.draining == set()
+        await engine.until(engine.engine.list_adapters, {})
+        assert engine.engine_state.state.draining == set()
 
 
 async def test_a_version_that_is_wanted_again_while_it_drains_serves_again(swapping: RunEngine) -> None:
     async with swapping() as engine:
-        await engine.hot_swap.ensure(A)
+        await engine.loader.ensure_loaded(A)
         async with engine.answering(A) as answer:
-            engine.hot_swap.drop(A.version)
+            engine.loader.unload(A.version)
             await engine.until(lambda: engine.asked("close"), [f"close {A.version}"])
-            wanted = asyncio.create_task(engine.hot_swap.ensure(A))
+            wanted = asyncio.create_task(engine.loader.ensure_loaded(A))
             await engine.until(lambda: engine.asked("load"), [f"load {A.version}"] * 2)
             await engine.release()
             await wanted
             await answer
 
-        assert engine.board.state.resident == {A.version}
-        assert engine.board.state.draining == set()
+        assert engine.engine_state.state.resident == {A.version}
+        assert engine.engine_state.state.draining == set()
         assert await engine.chat(A) == A.version + " word word"
 
 
 async def test_a_sweep_ends_what_was_cut_off_in_its_middle(swapping: RunEngine) -> None:
     async with swapping(slots=4) as engine:
-        await engine.hot_swap.ensure(A)
-        await engine.hot_swap.ensure(B)
-        await engine.engine.load(C.version, engine.folders.fetch(C))  # of which the board knows nothing
-        await engine.engine.close(B.version)
-        await engine.engine.remove(B.version)  # of which the board knows too much
+        await engine.loader.ensure_loaded(A)
+        await engine.loader.ensure_loaded(B)
+        await engine.engine.load(C.version, engine.folders.fetch(C))  # of which the engine_state knows nothing
+        await engine.engine.close_adapter(B.version)
+        await engine.engine.remove(B.version)  # of which the engine_state knows too much
 
-        await engine.hot_swap.sweep()
+        await engine.loader.sync_with_engine()
 
-        assert engine.board.state.resident == {A.version}
+        assert engine.engine_state.state.resident == {A.version}
         await engine.until(lambda: held(engine), {A.version})
 
 
 async def held(engine: Swapping) -> set[str]:
-    return set(await engine.engine.adapters())
+    return set(await engine.engine.list_adapters())
 
 
 async def test_while_one_version_is_compared_with_peft_another_is_loaded_and_neither_makes_room_for_the_other(
@@ -530,12 +531,12 @@ async def test_while_one_version_is_compared_with_peft_another_is_loaded_and_nei
 ) -> None:
     async with swapping("--answer-seconds", "0.3", slots=2) as engine:
         engine.folders.behaviours[A.version] = {"answer_ids": [1, 2, 3]}
-        engine.warming.expect(A.version, Reference((ReferenceRow((1,), (1, 2, 3), (9.0,) * 3),) * 2))
-        first = asyncio.create_task(engine.hot_swap.ensure(A))
+        engine.warming.set_reference(A.version, Reference((ReferenceRow((1,), (1, 2, 3), (9.0,) * 3),) * 2))
+        first = asyncio.create_task(engine.loader.ensure_loaded(A))
         await engine.until(lambda: engine.asked("load"), [f"load {A.version}"])
 
-        await asyncio.gather(engine.hot_swap.ensure(B), first)
+        await asyncio.gather(engine.loader.ensure_loaded(B), first)
 
         assert await engine.asked("load", "remove") == [f"load {A.version}", f"load {B.version}"]
         assert len(await engine.asked("complete")) == 1 + 2 + 1
-        assert engine.board.state.resident == {A.version, B.version}
+        assert engine.engine_state.state.resident == {A.version, B.version}

@@ -26,9 +26,10 @@ SERVER = """
 import asyncio, os, sys
 from pathlib import Path
 from pointsman.v1 import training_pb2_grpc
-from pointsman_lora_server.doors.training import SERVICE, TrainingServicer
-from pointsman_lora_server.jobs.job import Place
-from pointsman_lora_server.jobs.opening import opening
+from pointsman_lora_server.grpc.training_servicer import SERVICE, TrainingServicer
+from pointsman_lora_server.jobs.job import JobEnvironment
+from pointsman_lora_server.jobs.queue import running_queue
+from pointsman_lora_server.training.methods import installed_methods
 from pointsman_servicekit.grpc_server import serving
 
 async def register(result):
@@ -39,10 +40,13 @@ async def find(version):
     raise AssertionError("no job of this test has a parent")
 
 async def main(folder, python, base):
-    place = Place(Path(folder), Path(python), Path(base), "tiny", os.environ, checkpoint_seconds=0)
-    async with opening(place, register, find) as line:
+    methods = installed_methods()
+    environment = JobEnvironment(
+        Path(folder), Path(python), Path(base), "tiny", os.environ, methods, checkpoint_seconds=0
+    )
+    async with running_queue(environment, register, find) as queue:
         add = training_pb2_grpc.add_TrainingServicer_to_server
-        async with serving("127.0.0.1:0", [SERVICE], lambda server: add(TrainingServicer(line), server)) as server:
+        async with serving("127.0.0.1:0", [SERVICE], lambda server: add(TrainingServicer(queue), server)) as server:
             print(server.address, flush=True)
             await asyncio.Event().wait()
 
@@ -81,7 +85,11 @@ def serve(base: Path, tmp_path: Path) -> Iterator[Serve]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rows = [{"text": f"The {word} {n}", "output": word} for word in ("bag", "ramp", "refund", "seat") for n in range(8)]
+    rows = [
+        {"text": f"The {alias_suffix} {n}", "output": alias_suffix}
+        for alias_suffix in ("bag", "ramp", "refund", "seat")
+        for n in range(8)
+    ]
     return trainings.write_rows(tmp_path / "rows.jsonl", *rows)
 
 
@@ -89,7 +97,7 @@ def test_a_job_survives_the_kill_of_its_server_and_is_registered_once_it_is_done
     server, stub = serve()
     recipe = pb.TrainingRecipe(epochs=60, tokens_per_step=600, learning_rate=0.01, max_minutes=3, threads=1)
     job = stub.CreateJob(pb.CreateTrainingJobRequest(name="triage", data=str(data), recipe=recipe), timeout=SECONDS)
-    assert (job.state, job.method) == (pb.TRAINING_STATE_QUEUED, pb.TRAINING_METHOD_LORA)
+    assert (job.state, job.method) == (pb.TRAINING_STATE_QUEUED, "lora")
     pid = 0
     checkpoint = data.parent / "jobs" / job.id / "checkpoint" / "checkpoint.pt"
     for event in stub.Watch(pb.WatchTrainingJobRequest(id=job.id), timeout=SECONDS):
@@ -122,9 +130,14 @@ def test_errors_come_with_their_codes_and_names(serve: Serve, data: Path) -> Non
     _, stub = serve()
     for call, request, status, code in (
         (stub.Get, pb.GetTrainingJobRequest(id="nobody"), grpc.StatusCode.NOT_FOUND, "unknown_job"),
-        (stub.Start, pb.CreateTrainingJobRequest(name="x", data="rows"), grpc.StatusCode.INVALID_ARGUMENT, "bad_path"),
         (
-            stub.Start,
+            stub.CreateJob,
+            pb.CreateTrainingJobRequest(name="x", data="rows"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "bad_path",
+        ),
+        (
+            stub.CreateJob,
             pb.CreateTrainingJobRequest(name="x", data=str(data), recipe=pb.TrainingRecipe(epochs=0)),
             grpc.StatusCode.INVALID_ARGUMENT,
             "bad_option",

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pointsman_lora_server.jobs import line as jobs_line
-from pointsman_lora_server.jobs import trainer
+from pointsman_lora_server.jobs import execution
+from pointsman_lora_server.jobs import queue as queue_module
 from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.job import Job, Order, Place, Result, State
-from pointsman_lora_server.jobs.line import Line
-from pointsman_lora_server.jobs.opening import opening
+from pointsman_lora_server.jobs.job import Job, JobEnvironment, JobRequest, JobState, TrainedAdapter
+from pointsman_lora_server.jobs.queue import JobQueue, running_queue
+from pointsman_lora_server.training.methods import installed_methods
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
 PATIENCE = 30.0  # seconds; only a test that fails takes so long
 
-# Stands for the engine's python. What it does is the first word of its data: it is a row's text.
+# Stands for the engine's python. What it does is the first alias_suffix of its data: it is a row's text.
 TRAINER = """
 import json, os, pathlib, signal, sys, time
 arguments = sys.argv[3:]
@@ -64,18 +64,18 @@ report = {"recipe": {"seed": 7}, "data": {"rows": 3}, "metrics": {"heldout_loss"
 tell("done", folder=str(out), merged=str(out / "merged") if given["--method"] == "dora" else None)
 """
 
-Enter = Callable[..., AbstractAsyncContextManager[Line]]
+Enter = Callable[..., AbstractAsyncContextManager[JobQueue]]
 
 
 class Registrar:
     """Stands for the roll-out."""
 
     def __init__(self) -> None:
-        self.results: list[Result] = []
+        self.results: list[TrainedAdapter] = []
         self.failures: list[Exception] = []
         self.asked = asyncio.Event()
 
-    async def __call__(self, result: Result) -> str:
+    async def __call__(self, result: TrainedAdapter) -> str:
         self.asked.set()
         self.results.append(result)
         if self.failures:
@@ -89,35 +89,35 @@ def registrar() -> Registrar:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> JobEnvironment:
     python = tmp_path / "python"
     python.write_text(f"#!{sys.executable} -I\n{TRAINER}")
     python.chmod(0o755)
     environment = {"PATH": os.environ["PATH"], "POINTSMAN_ENGINE_SECRET": "s3cret"}
-    return Place(tmp_path / "jobs", python, tmp_path / "base", "tiny", environment)
+    return JobEnvironment(tmp_path / "jobs", python, tmp_path / "base", "tiny", environment, installed_methods())
 
 
 @pytest.fixture
-def enter(place: Place, registrar: Registrar) -> Enter:
+def enter(place: JobEnvironment, registrar: Registrar) -> Enter:
     async def find(version: str) -> Path:
         if version != "triage@0123456789ab":
             raise NotFound(f"there is no '{version}'", code="unknown_version")
         return Path("/store/triage")
 
     @asynccontextmanager
-    async def entering() -> AsyncIterator[Line]:
-        async with opening(place, registrar, find) as line:
+    async def entering() -> AsyncIterator[JobQueue]:
+        async with running_queue(place, registrar, find) as line:
             yield line
 
     return entering
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> Callable[..., Order]:
-    def make(does: str = "train", **more: Any) -> Order:
+def order(tmp_path: Path) -> Callable[..., JobRequest]:
+    def make(does: str = "train", **more: Any) -> JobRequest:
         data = tmp_path / "rows.jsonl"
         data.write_text(does)
-        return Order(**{"name": "triage", "data": data, **more})
+        return JobRequest(**{"name": "triage", "data": data, **more})
 
     return make
 
@@ -126,7 +126,7 @@ async def within(work: Coroutine[Any, Any, Any]) -> Any:
     return await asyncio.wait_for(work, PATIENCE)
 
 
-async def end_of(line: Line, job: Job) -> Job:
+async def end_of(line: JobQueue, job: Job) -> Job:
     async def wait() -> Job:
         async for _ in line.watch(job.id, 0):
             pass
@@ -136,7 +136,7 @@ async def end_of(line: Line, job: Job) -> Job:
     return found
 
 
-async def event(line: Line, job: Job, kind: str, **facts: object) -> dict[str, Any]:
+async def event(line: JobQueue, job: Job, kind: str, **facts: object) -> dict[str, Any]:
     """Waits for it."""
 
     async def wait() -> dict[str, Any]:
@@ -150,27 +150,27 @@ async def event(line: Line, job: Job, kind: str, **facts: object) -> dict[str, A
 
 
 async def test_a_job_is_trained_and_registered_with_what_is_known_of_it(
-    enter: Enter, order: Callable[..., Order], registrar: Registrar
+    enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     async with enter() as line:
-        started = await line.start(
-            order(word="canary", author="ada", options={"epochs": "4"}, facts={"data_set": "t/1"})
+        started = await line.create(
+            order(alias_suffix="canary", author="ada", options={"epochs": "4"}, facts={"data_set": "t/1"})
         )
-        assert started.state is State.QUEUED
+        assert started.state is JobState.QUEUED
         job = await end_of(line, started)
-    assert (job.state, job.version, job.error) == (State.SUCCEEDED, "triage@0123456789ab", "")
+    assert (job.state, job.version, job.error) == (JobState.SUCCEEDED, "triage@0123456789ab", "")
     (result,) = registrar.results
-    assert (result.name, result.word, result.force, result.author) == ("triage", "canary", False, "ada")
+    assert (result.name, result.alias_suffix, result.force, result.author) == ("triage", "canary", False, "ada")
     assert result.folder.name == "out"
     told = {"job": job.id, "method": "lora", "seed": "7", "train_rows": "3", "heldout_loss": "0.5"}
     assert result.facts == {"data_set": "t/1", **told}
 
 
 async def test_the_trainer_gets_the_order_and_none_of_our_secrets(
-    enter: Enter, order: Callable[..., Order], tmp_path: Path
+    enter: Enter, order: Callable[..., JobRequest], tmp_path: Path
 ) -> None:
     async with enter() as line:
-        job = await line.start(order(parent="triage@0123456789ab", options={"epochs": "4"}))
+        job = await line.create(order(parent="triage@0123456789ab", options={"epochs": "4"}))
         told = await event(line, job, "start")
     given = told["given"]
     assert given["--data"] == str(tmp_path / "jobs" / job.id / "input" / "data" / "rows.jsonl")
@@ -183,10 +183,10 @@ async def test_the_trainer_gets_the_order_and_none_of_our_secrets(
 
 
 async def test_every_event_is_told_from_the_begin_and_from_wherever_one_likes(
-    enter: Enter, order: Callable[..., Order]
+    enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await line.start(order())
+        job = await line.create(order())
         told = [(number, found["event"]) async for number, found in line.watch(job.id, 0)]
         again = [(number, found["event"]) async for number, found in line.watch(job.id, 3)]
     assert [number for number, _ in told] == list(range(len(told)))
@@ -194,60 +194,64 @@ async def test_every_event_is_told_from_the_begin_and_from_wherever_one_likes(
     assert again == told[3:]
 
 
-async def test_jobs_run_one_after_the_other(enter: Enter, order: Callable[..., Order]) -> None:
+async def test_jobs_run_one_after_the_other(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
-        second = await line.start(order())
-        assert [job.state for job in line.list("")] == [State.QUEUED, State.RUNNING]
-        assert (await within(line.cancel(first.id))).state is State.CANCELLED
-        assert (await end_of(line, second)).state is State.SUCCEEDED
+        second = await line.create(order())
+        assert [job.state for job in line.list("")] == [JobState.QUEUED, JobState.RUNNING]
+        assert (await within(line.cancel(first.id))).state is JobState.CANCELLED
+        assert (await end_of(line, second)).state is JobState.SUCCEEDED
 
 
 async def test_a_job_in_line_is_cancelled_at_once_and_never_runs(
-    enter: Enter, order: Callable[..., Order], registrar: Registrar
+    enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
-        second = await line.start(order())
-        assert (await line.cancel(second.id)).state is State.CANCELLED
+        second = await line.create(order())
+        assert (await line.cancel(second.id)).state is JobState.CANCELLED
         await within(line.cancel(first.id))
         assert [found["event"] async for _, found in line.watch(second.id, 0)] == ["state", "state"]
     assert registrar.results == []
 
 
 async def test_a_trainer_that_does_not_stop_is_killed(
-    enter: Enter, order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+    enter: Enter, order: Callable[..., JobRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "GRACE", 0.3)
+    monkeypatch.setattr(execution, "STOP_SECONDS", 0.3)
     async with enter() as line:
-        job = await line.start(order("ignore"))
+        job = await line.create(order("ignore"))
         pid = (await event(line, job, "start"))["pid"]
-        assert (await within(line.cancel(job.id))).state is State.CANCELLED
+        assert (await within(line.cancel(job.id))).state is JobState.CANCELLED
         await asyncio.to_thread(_see_it_gone, pid)
 
 
-async def test_a_trainer_that_refuses_is_a_failure_in_its_own_words(enter: Enter, order: Callable[..., Order]) -> None:
+async def test_a_trainer_that_refuses_is_a_failure_in_its_own_words(
+    enter: Enter, order: Callable[..., JobRequest]
+) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order("refuse")))
-    assert (job.state, job.error) == (State.FAILED, "rows.jsonl:1: not JSON\nrows.jsonl:2: not JSON")
+        job = await end_of(line, await line.create(order("refuse")))
+    assert (job.state, job.error) == (JobState.FAILED, "rows.jsonl:1: not JSON\nrows.jsonl:2: not JSON")
 
 
-async def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(enter: Enter, order: Callable[..., Order]) -> None:
+async def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(
+    enter: Enter, order: Callable[..., JobRequest]
+) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order("die 2")))
+        job = await end_of(line, await line.create(order("die 2")))
         lives = [found["life"] async for _, found in line.watch(job.id, 0) if found["event"] == "start"]
-    assert (job.state, job.resumed, lives) == (State.SUCCEEDED, 2, [0, 1, 2])
+    assert (job.state, job.resumed, lives) == (JobState.SUCCEEDED, 2, [0, 1, 2])
 
 
 async def test_half_an_event_of_a_trainer_that_was_killed_spoils_none_that_comes_after_it(
-    enter: Enter, order: Callable[..., Order]
+    enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order("die_amid_an_event")))
+        job = await end_of(line, await line.create(order("die_amid_an_event")))
         told = [found async for _, found in line.watch(job.id, 0)]
-    assert (job.state, job.resumed) == (State.SUCCEEDED, 1)
+    assert (job.state, job.resumed) == (JobState.SUCCEEDED, 1)
     states = [(found["state"], found.get("resumed", 0)) for found in told if found["event"] == "state"]
     assert states == [("queued", 0), ("running", 0), ("running", 1), ("succeeded", 1)]
     assert not [found for found in told if "{" in found.get("text", "")]
@@ -269,51 +273,53 @@ def test_what_is_told_beside_half_an_event_is_whole(tmp_path: Path, half: str) -
     assert [found["event"] for _, found in folder.events(next(iter(folder.events()))[0])] == told[1:]
 
 
-async def test_a_trainer_that_is_killed_again_and_again_is_given_up(enter: Enter, order: Callable[..., Order]) -> None:
+async def test_a_trainer_that_is_killed_again_and_again_is_given_up(
+    enter: Enter, order: Callable[..., JobRequest]
+) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order("die 99")))
-    assert (job.state, job.resumed) == (State.FAILED, jobs_line.MOST_RESUMED + 1)
+        job = await end_of(line, await line.create(order("die 99")))
+    assert (job.state, job.resumed) == (JobState.FAILED, queue_module.MAX_RESUMES + 1)
     assert "too little memory is the usual cause" in job.error
 
 
 async def test_a_server_that_stops_takes_the_trainer_along_and_goes_on_at_the_next_start(
-    enter: Enter, order: Callable[..., Order]
+    enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        job = await line.start(order("hang_once"))
+        job = await line.create(order("hang_once"))
         pid = (await event(line, job, "start"))["pid"]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     async with enter() as line:
         ended = await end_of(line, job)
-    assert (ended.state, ended.resumed) == (State.SUCCEEDED, 0)  # it was no kill
+    assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 0)  # it was no kill
 
 
 async def test_what_a_killed_server_left_running_goes_on_and_half_an_event_is_taken_away(
-    enter: Enter, order: Callable[..., Order], place: Place
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
 ) -> None:
     async with enter() as line:
-        job = await line.start(order("hang_once"))
+        job = await line.create(order("hang_once"))
         await event(line, job, "start")
     folder = JobFolder(place.folder / job.id)
-    folder.write(replace(folder.read(), state=State.RUNNING))
+    folder.write(replace(folder.read(), state=JobState.RUNNING))
     with (folder.path / "events.jsonl").open("a") as file:
         file.write('{"event": "st')
     async with enter() as line:
         ended = await end_of(line, job)
         told = [found["event"] async for _, found in line.watch(job.id, 0)]
-    assert (ended.state, ended.resumed) == (State.SUCCEEDED, 1)
+    assert (ended.state, ended.resumed) == (JobState.SUCCEEDED, 1)
     assert told[-1] == "state"
 
 
 async def test_what_was_trained_before_a_kill_is_registered_and_not_trained_again(
-    enter: Enter, order: Callable[..., Order], place: Place, registrar: Registrar
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, registrar: Registrar
 ) -> None:
     async with enter() as line:
-        job = await line.start(order())
+        job = await line.create(order())
         await end_of(line, job)
     folder = JobFolder(place.folder / job.id)
-    folder.write(replace(folder.read(), state=State.RUNNING, version=""))
+    folder.write(replace(folder.read(), state=JobState.RUNNING, version=""))
     async with enter() as line:
         assert (await end_of(line, job)).version == "triage@0123456789ab"
         starts = [found async for _, found in line.watch(job.id, 0) if found["event"] == "start"]
@@ -322,21 +328,21 @@ async def test_what_was_trained_before_a_kill_is_registered_and_not_trained_agai
 
 
 async def test_a_registration_that_cannot_be_had_now_is_tried_again(
-    enter: Enter, order: Callable[..., Order], registrar: Registrar
+    enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     registrar.failures = [Unavailable("the engine is not there now", code="engine_unavailable")]
     async with enter() as line:
-        assert (await end_of(line, await line.start(order()))).state is State.SUCCEEDED
+        assert (await end_of(line, await line.create(order()))).state is JobState.SUCCEEDED
     assert len(registrar.results) == 2
 
 
 async def test_a_registration_that_is_refused_tells_why_and_where_the_adapter_is(
-    enter: Enter, order: Callable[..., Order], registrar: Registrar
+    enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     registrar.failures = [InvalidArgument("rank 64 is above the engine's 16", code="rank_too_high")]
     async with enter() as line:
-        job = await end_of(line, await line.start(order()))
-    assert job.state is State.FAILED
+        job = await end_of(line, await line.create(order()))
+    assert job.state is JobState.FAILED
     assert (
         job.error
         == f"rank 64 is above the engine's 16 (rank_too_high); the adapter is in {registrar.results[0].folder}"
@@ -344,61 +350,63 @@ async def test_a_registration_that_is_refused_tells_why_and_where_the_adapter_is
 
 
 async def test_dora_is_not_registered_and_its_merged_model_is_named(
-    enter: Enter, order: Callable[..., Order], registrar: Registrar
+    enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     async with enter() as line:
-        job = await end_of(line, await line.start(order(method="dora")))
-    assert (job.state, job.version) == (State.SUCCEEDED, "")
+        job = await end_of(line, await line.create(order(method="dora")))
+    assert (job.state, job.version) == (JobState.SUCCEEDED, "")
     assert job.merged.endswith("out/merged")
     assert registrar.results == []
 
 
-async def test_the_line_is_bounded(enter: Enter, order: Callable[..., Order]) -> None:
+async def test_the_line_is_bounded(enter: Enter, order: Callable[..., JobRequest]) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
-        for _ in range(jobs_line.MOST_WAITING):
-            await line.start(order())
+        for _ in range(queue_module.MAX_QUEUED):
+            await line.create(order())
         with pytest.raises(ResourceExhausted) as refused:
-            await line.start(order())
+            await line.create(order())
         assert refused.value.code == "too_many_jobs"
         for job in line.list(""):
             await within(line.cancel(job.id))
 
 
 async def test_jobs_that_are_started_at_once_do_not_overfill_the_line(
-    enter: Enter, order: Callable[..., Order]
+    enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
-        starts = [line.start(order()) for _ in range(jobs_line.MOST_WAITING + 5)]
+        starts = [line.create(order()) for _ in range(queue_module.MAX_QUEUED + 5)]
         found = await asyncio.gather(*starts, return_exceptions=True)
         assert sum(isinstance(one, ResourceExhausted) for one in found) == 5
-        assert len(line.list("")) == 1 + jobs_line.MOST_WAITING
+        assert len(line.list("")) == 1 + queue_module.MAX_QUEUED
         for job in line.list(""):
             await within(line.cancel(job.id))
 
 
-async def test_a_job_that_cannot_be_made_leaves_its_place_in_line(enter: Enter, order: Callable[..., Order]) -> None:
+async def test_a_job_that_cannot_be_made_leaves_its_place_in_line(
+    enter: Enter, order: Callable[..., JobRequest]
+) -> None:
     async with enter() as line:
-        for _ in range(jobs_line.MOST_WAITING + 1):
+        for _ in range(queue_module.MAX_QUEUED + 1):
             with pytest.raises(NotFound):
-                await line.start(order(parent="triage@ffffffffffff"))
-        assert (await end_of(line, await line.start(order()))).state is State.SUCCEEDED
+                await line.create(order(parent="triage@ffffffffffff"))
+        assert (await end_of(line, await line.create(order()))).state is JobState.SUCCEEDED
 
 
 async def test_jobs_that_have_ended_are_kept_up_to_a_number(
-    enter: Enter, order: Callable[..., Order], place: Place
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment
 ) -> None:
     async with enter() as line:
-        first = await line.start(order("hang"))
+        first = await line.create(order("hang"))
         await event(line, first, "start")
         cancelled = []
-        for _ in range(jobs_line.MOST_ENDED + 2):
-            cancelled.append(await line.start(order()))
+        for _ in range(queue_module.MAX_FINISHED + 2):
+            cancelled.append(await line.create(order()))
             await line.cancel(cancelled[-1].id)
-        assert len(line.list("")) == jobs_line.MOST_ENDED + 1
+        assert len(line.list("")) == queue_module.MAX_FINISHED + 1
         with pytest.raises(NotFound):
             line.get(cancelled[0].id)
         assert not (place.folder / cancelled[0].id).exists()
@@ -414,7 +422,7 @@ async def test_jobs_that_have_ended_are_kept_up_to_a_number(
         ({"heldout": Path("/dev/zero")}, "bad_path"),
         ({"system": Path("/tmp")}, "bad_path"),
         ({"method": "ia3"}, "bad_method"),
-        ({"word": "0123456789ab"}, "bad_alias"),
+        ({"alias_suffix": "0123456789ab"}, "bad_alias"),
         ({"parent": "triage@prod"}, "bad_version"),
         ({"options": {"epochs": "0"}}, "bad_option"),
         ({"options": {"learning-rate": "nan"}}, "bad_option"),
@@ -422,17 +430,17 @@ async def test_jobs_that_have_ended_are_kept_up_to_a_number(
     ],
 )
 async def test_an_order_that_cannot_be_done_is_refused_before_anything_is_made(
-    enter: Enter, order: Callable[..., Order], place: Place, wrong: dict[str, Any], code: str
+    enter: Enter, order: Callable[..., JobRequest], place: JobEnvironment, wrong: dict[str, Any], code: str
 ) -> None:
     async with enter() as line:
         with pytest.raises(InvalidArgument) as refused:
-            await line.start(order(**wrong))
+            await line.create(order(**wrong))
         assert line.list("") == []
     assert refused.value.code == code
 
 
 async def test_data_outside_the_folders_where_it_may_be_is_refused_links_too(
-    place: Place, order: Callable[..., Order], registrar: Registrar, tmp_path: Path
+    place: JobEnvironment, order: Callable[..., JobRequest], registrar: Registrar, tmp_path: Path
 ) -> None:
     allowed = tmp_path / "allowed"
     allowed.mkdir()
@@ -442,44 +450,44 @@ async def test_data_outside_the_folders_where_it_may_be_is_refused_links_too(
     async def find(version: str) -> Path:
         raise NotFound("no", code="unknown_version")
 
-    async with opening(replace(place, roots=(allowed,)), registrar, find) as line:
+    async with running_queue(replace(place, data_roots=(allowed,)), registrar, find) as line:
         for data in (order().data, allowed / "link.jsonl", allowed / ".." / "rows.jsonl"):
             with pytest.raises(InvalidArgument, match="is not below"):
-                await line.start(order(data=data))
-        assert (await end_of(line, await line.start(order(data=allowed / "rows.jsonl")))).state is State.SUCCEEDED
+                await line.create(order(data=data))
+        assert (await end_of(line, await line.create(order(data=allowed / "rows.jsonl")))).state is JobState.SUCCEEDED
 
 
 async def test_an_unknown_parent_is_told_at_once_and_an_unknown_job_too(
-    enter: Enter, order: Callable[..., Order]
+    enter: Enter, order: Callable[..., JobRequest]
 ) -> None:
     async with enter() as line:
         with pytest.raises(NotFound):
-            await line.start(order(parent="triage@ffffffffffff"))
+            await line.create(order(parent="triage@ffffffffffff"))
         with pytest.raises(NotFound):
             await line.cancel("nobody")
 
 
 async def test_a_job_that_is_being_registered_is_not_cancelled(
-    enter: Enter, order: Callable[..., Order], registrar: Registrar
+    enter: Enter, order: Callable[..., JobRequest], registrar: Registrar
 ) -> None:
     registrar.failures = [Unavailable("the engine is not there now", code="engine_unavailable")]
     async with enter() as line:
-        job = await line.start(order())
+        job = await line.create(order())
         await within(registrar.asked.wait())
         with pytest.raises(FailedPrecondition) as refused:
             await line.cancel(job.id)
         assert refused.value.code == "too_late"
-        assert (await end_of(line, job)).state is State.SUCCEEDED
+        assert (await end_of(line, job)).state is JobState.SUCCEEDED
 
 
 def test_a_trainer_dies_with_the_server_that_is_killed_and_what_it_told_is_kept(tmp_path: Path) -> None:
     """A server of its own process that starts a trainer, hears nothing of it, and is killed."""
     script = (
         "import asyncio, os, pathlib, sys, time\n"
-        "from pointsman_lora_server.jobs.trainer import Trainer\n"
+        "from pointsman_lora_server.jobs.execution import TrainerProcess\n"
         "async def main():\n"
         "    events = pathlib.Path(sys.argv[2])\n"
-        "    await Trainer.start([sys.executable, '-c', sys.argv[1]], dict(os.environ), events)\n"
+        "    await TrainerProcess.start([sys.executable, '-c', sys.argv[1]], dict(os.environ), events)\n"
         "    print('started', flush=True)\n"
         "    time.sleep(60)\n"
         "asyncio.run(main())\n"

@@ -13,10 +13,15 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_lora_server.domain import DesiredState, EngineState, Phase, Standing
-from pointsman_lora_server.metering.prometheus import Metrics
-from pointsman_lora_server.metering.states import States
-from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError, Unavailable
+from pointsman_lora_server.domain import DesiredState, EngineState, Phase, PhaseRecord
+from pointsman_lora_server.metrics import LoraServerMetrics, VersionStateCollector
+from pointsman_servicekit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PointsmanError,
+    Unavailable,
+)
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from prometheus_client import CollectorRegistry, generate_latest
@@ -297,7 +302,7 @@ async def test_another_server_at_the_engines_address_is_not_taken_for_the_engine
         lora.kill_engine()
         await lora.until(lambda state: state.status == pb.ENGINE_STATUS_DOWN)
         with socket.create_server((host, int(port))):
-            state = await lora.until(lambda state: "taken by another process" in state.detail)
+            state = await lora.until(lambda state: "in use by another process" in state.detail)
             assert state.status == pb.ENGINE_STATUS_DOWN
         await lora.until_ready()
 
@@ -369,22 +374,22 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
 
         async with asyncio.timeout(10):  # transitions are counted a moment later
             while 'transitions_total{state="failed"} 2.0' not in (  # noqa: ASYNC110  # another process
-                text := generate_latest(lora.house.registry).decode()
+                text := generate_latest(lora.house.metrics_registry).decode()
             ):
                 await asyncio.sleep(0.01)
 
     for line in (
-        'pointsman_lora_loads_total{result="loaded"} 1.0',
-        'pointsman_lora_loads_total{result="refused"} 1.0',
-        "pointsman_lora_load_seconds_count 1.0",
+        'pointsman_lora_adapter_loads_total{result="loaded"} 1.0',
+        'pointsman_lora_adapter_loads_total{result="refused"} 1.0',
+        "pointsman_lora_adapter_load_duration_seconds_count 1.0",
         'pointsman_lora_validations_total{result="ready"} 2.0',
         'pointsman_lora_validations_total{result="failed"} 1.0',
-        "pointsman_lora_validation_seconds_count 3.0",
-        'pointsman_lora_versions{state="serving"} 1.0',
-        'pointsman_lora_versions{state="failed"} 2.0',
-        "pointsman_lora_resident 1.0",
+        "pointsman_lora_validation_duration_seconds_count 3.0",
+        'pointsman_lora_adapter_versions{state="serving"} 1.0',
+        'pointsman_lora_adapter_versions{state="failed"} 2.0',
+        "pointsman_lora_resident_adapters 1.0",
         "pointsman_lora_slots 4.0",
-        "pointsman_lora_pinned 0.0",
+        "pointsman_lora_pinned_adapters 0.0",
         "pointsman_lora_probe_failures_total 0.0",
         "pointsman_lora_canary_rollbacks_total 0.0",
         "pointsman_lora_redis_up 1.0",
@@ -402,16 +407,16 @@ async def test_metrics_count_what_is_done_and_tell_what_is_so(
 
 
 def test_ten_thousand_names_of_adapters_make_no_series() -> None:
-    metrics, desired = Metrics("base"), DesiredState()
-    states = States(lambda: desired, EngineState, 4, metrics.registry)
+    metrics, desired = LoraServerMetrics("base"), DesiredState()
+    states = VersionStateCollector(lambda: desired, EngineState, 4, metrics.registry)
     versions = [f"junk-{number}@0123456789ab" for number in range(10_000)]
-    metrics.completed(versions[0], "", 0.1)
+    metrics.observe_completion(versions[0], "", 0.1)
     before, size = _series(metrics.registry), len(generate_latest(metrics.registry))
 
     for version in versions:
-        metrics.completed(version, "", 0.1)
-    desired = DesiredState(standings=dict.fromkeys(versions, Standing(Phase.READY)))
-    states.observe()
+        metrics.observe_completion(version, "", 0.1)
+    desired = DesiredState(phases=dict.fromkeys(versions, PhaseRecord(Phase.READY)))
+    states.count_transitions()
 
     assert _series(metrics.registry) == before
     assert len(generate_latest(metrics.registry)) < 1.1 * size < 100_000
@@ -423,6 +428,6 @@ def _series(registry: CollectorRegistry) -> set[tuple[str, ...]]:
 
 def test_metrics_of_an_engine_that_is_not_up_are_zero() -> None:
     registry = CollectorRegistry()
-    States(DesiredState, EngineState, 4, registry)
+    VersionStateCollector(DesiredState, EngineState, 4, registry)
 
     assert "pointsman_lora_engine_up 0.0" in generate_latest(registry).decode()

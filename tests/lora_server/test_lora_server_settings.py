@@ -8,26 +8,28 @@ from pydantic import ValidationError
 
 
 def test_lists_are_words_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POINTSMAN_LORA_GUARDED_ALIASES", "prod, live,")
+    monkeypatch.setenv("POINTSMAN_LORA_PROTECTED_ALIASES", "prod, live,")
     monkeypatch.setenv("POINTSMAN_LORA_DATA_ROOTS", "/srv/data,/home/ann")
 
     settings = Settings()
 
-    assert settings.guarded_aliases == {"prod", "live"}
+    assert settings.protected_aliases == {"prod", "live"}
     assert settings.data_roots == (Path("/srv/data"), Path("/home/ann"))
 
 
 def test_no_alias_need_be_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POINTSMAN_LORA_GUARDED_ALIASES", "")
+    monkeypatch.setenv("POINTSMAN_LORA_PROTECTED_ALIASES", "")
 
-    assert Settings().guarded_aliases == frozenset()
+    assert Settings().protected_aliases == frozenset()
 
 
 def test_prod_is_guarded_and_every_version_is_tried_unless_it_is_said_otherwise() -> None:
-    assert (Settings().guarded_aliases, Settings().smoke) == ({"prod"}, "process")
+    assert (Settings().protected_aliases, Settings().smoke_test) == ({"prod"}, "process")
 
 
-@pytest.mark.parametrize(("key", "value"), [("SMOKE", "perhaps"), ("MAX_LORAS", "0"), ("PROBE_SECONDS", "0")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("SMOKE_TEST", "perhaps"), ("MAX_LORAS", "0"), ("PROBE_INTERVAL_SECONDS", "0")]
+)
 def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, key: str, value: str) -> None:
     monkeypatch.setenv(f"POINTSMAN_LORA_{key}", value)
 

@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_lora_server.adapters.placement import engines_for
 from pointsman_lora_server.domain import Placement
-from pointsman_lora_server.placing import placed
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from server_process import ServerProcess
 
-AT_ONCE = {"DRAIN_NOTICE": "0"}
+AT_ONCE = {"SHUTDOWN_DELAY": "0"}
 NAMES = ("triage", "voice", "summary")
 
 
@@ -36,7 +36,7 @@ class Fleet:
                 name,
                 self._valkey.url,
                 self._folder / "store",
-                more={"DRAIN_NOTICE": "0"},
+                more={"SHUTDOWN_DELAY": "0"},
             )
             for name in names
         ]
@@ -62,7 +62,7 @@ class Fleet:
     def where(self, version: str, copies: int) -> Collection[str]:
         """The names of the servers on which it is placed."""
         engines = {f"{server.folder.name} ({server.engine_url})": server.folder.name for server in self.servers}
-        return {engines[engine] for engine in placed(version, Placement(copies), engines)}
+        return {engines[engine] for engine in engines_for(version, Placement(copies), engines)}
 
     async def holders(self, version: str) -> Collection[str]:
         states = await asyncio.gather(*(server.engine_state() for server in self.servers))

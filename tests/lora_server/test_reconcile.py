@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
-from pointsman_lora_server.board import Board
-from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus, Fleet
-from pointsman_lora_server.placing import Placing
-from pointsman_lora_server.reconcile import Reconciler
+from pointsman_lora_server.adapters.placement import PlacementPlanner
+from pointsman_lora_server.adapters.reconciler import Reconciler
+from pointsman_lora_server.domain import Alias, DesiredState, EngineState, EngineStatus, FleetState
+from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from prometheus_client import generate_latest
@@ -44,7 +44,7 @@ class Deaf:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
-    async def changes_since(self, last_id: str, seconds: float) -> str:
+    async def wait_for_change(self, last_id: str, seconds: float) -> str:
         self.asked.set()
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
@@ -53,37 +53,37 @@ class Deaf:
     async def read(self) -> DesiredState:
         return DesiredState()
 
-    async def confirm(self, engine: str, state: EngineState, seconds: float) -> None: ...
+    async def report_engine(self, engine: str, state: EngineState, seconds: float) -> None: ...
 
-    async def fleet(self) -> Fleet:
-        return Fleet()
+    async def read_fleet(self) -> FleetState:
+        return FleetState()
 
-    async def announce(self, version: str, seconds: float) -> None: ...
+    async def announce_target(self, version: str, seconds: float) -> None: ...
 
 
 class Nothing:
     """Hot-swapping and roll-outs where nothing is wanted."""
 
-    def go_on(self, desired: DesiredState) -> None: ...
-    def want(self, pinned: frozenset[str], aimed_at: frozenset[str]) -> None: ...
-    def place(self, placed: frozenset[str]) -> None: ...
+    def advance(self, desired: DesiredState) -> None: ...
+    def set_targets(self, pinned: frozenset[str], alias_targets: frozenset[str]) -> None: ...
+    def set_placed(self, placed: frozenset[str]) -> None: ...
     async def stop(self) -> None: ...
 
 
 async def no_judge(desired: DesiredState) -> None: ...
 
 
-def reconciler(registry: Any, board: Board) -> Reconciler:
+def reconciler(registry: Any, engine_state: EngineStateStore) -> Reconciler:
     nothing: Any = Nothing()
-    return Reconciler(registry, nothing, nothing, board, no_judge, Placing(registry, "local"))
+    return Reconciler(registry, nothing, nothing, engine_state, no_judge, PlacementPlanner(registry, "local"))
 
 
 async def test_it_ends_though_its_cancellation_was_swallowed() -> None:
-    registry, board = Deaf(), Board()
-    running = asyncio.create_task(reconciler(registry, board).run())
+    registry, engine_state = Deaf(), EngineStateStore()
+    running = asyncio.create_task(reconciler(registry, engine_state).run())
     await registry.asked.wait()
 
-    board.close()
+    engine_state.close()
     running.cancel()
 
     done, _ = await asyncio.wait({running}, timeout=10)
@@ -97,15 +97,15 @@ async def test_a_redis_that_lost_its_data_takes_no_alias_away() -> None:
         async def read(self) -> DesiredState:
             return self.desired
 
-    registry, board = Forgetful(), Board()
-    board.update(status=EngineStatus.READY)
-    house = reconciler(registry, board)
+    registry, engine_state = Forgetful(), EngineStateStore()
+    engine_state.update(status=EngineStatus.READY)
+    house = reconciler(registry, engine_state)
     await house.refresh()
     registry.desired = DesiredState()
 
     await house.refresh()
 
-    assert [alias.alias for alias in board.state.aliases] == ["triage@prod"]
+    assert [alias.alias for alias in engine_state.state.aliases] == ["triage@prod"]
 
 
 async def test_answers_of_the_old_version_end_whole_while_its_alias_moves(
@@ -198,7 +198,7 @@ async def test_a_canary_that_does_worse_is_taken_back_and_counted(
         assert aliases(state) == {"triage@prod": stable.version}
         history = (await lora.stub.History(pb.HistoryRequest())).changes
         assert "error rate" in history[0].reason
-        assert "pointsman_lora_canary_rollbacks_total 1.0" in generate_latest(lora.house.registry).decode()
+        assert "pointsman_lora_canary_rollbacks_total 1.0" in generate_latest(lora.house.metrics_registry).decode()
 
 
 async def test_a_rollback_loads_what_it_goes_back_to(run_lora_server: RunLoraServer, make_adapter: MakeAdapter) -> None:

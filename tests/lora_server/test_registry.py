@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pointsman_lora_server.domain import AdapterVersion, Alias, Phase, Standing
-from pointsman_lora_server.registry import Registry
+from pointsman_lora_server.domain import AdapterVersion, Alias, Phase, PhaseRecord
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -39,169 +39,175 @@ async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
 
 
 @pytest.fixture
-async def registry(bounded_redis: BoundedRedis) -> Registry:
+async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
     """With three versions, the third not ready."""
-    registry = Registry(bounded_redis, "tiny-base")
+    registry = AdapterRegistry(bounded_redis, "tiny-base")
     for version in (OLD, NEW, THIRD):
-        await registry.record(version, "", False, "ann")
+        await registry.add_version(version, "", False, "ann")
     for version in (OLD, NEW):
-        await registry.stand(version.version, Phase.READY)
+        await registry.set_phase(version.version, Phase.READY)
     return registry
 
 
-async def kinds(registry: Registry) -> list[str]:
+async def kinds(registry: AdapterRegistry) -> list[str]:
     """Of the changes, the newest first."""
     return [change.kind for change in await registry.history("", 1000)]
 
 
-async def test_what_is_recorded_is_read_back_as_it_was(registry: Registry) -> None:
+async def test_what_is_recorded_is_read_back_as_it_was(registry: AdapterRegistry) -> None:
     desired = await registry.read()
 
     assert desired.versions == {version.version: version for version in (OLD, NEW, THIRD)}
-    assert desired.standings[OLD.version] == Standing(Phase.READY)
-    assert desired.standings[THIRD.version] == Standing(Phase.REGISTERED)
+    assert desired.phases[OLD.version] == PhaseRecord(Phase.READY)
+    assert desired.phases[THIRD.version] == PhaseRecord(Phase.REGISTERED)
 
 
-async def test_the_first_record_of_a_version_stays(registry: Registry) -> None:
+async def test_the_first_record_of_a_version_stays(registry: AdapterRegistry) -> None:
     again = replace(OLD, created_unix_ms=99, author="bob")
 
-    assert await registry.record(again, "", False, "bob") == OLD
+    assert await registry.add_version(again, "", False, "bob") == OLD
     assert (await registry.read()).versions[OLD.version] == OLD
     assert len(await kinds(registry)) == 5
 
 
-async def test_a_wish_for_an_alias_is_kept_until_it_is_settled(registry: Registry) -> None:
-    await registry.record(THIRD, "prod", True, "ann")
-    assert (await registry.read()).standings[THIRD.version] == Standing(Phase.REGISTERED, word="prod", force=True)
+async def test_a_wish_for_an_alias_is_kept_until_it_is_settled(registry: AdapterRegistry) -> None:
+    await registry.add_version(THIRD, "prod", True, "ann")
+    assert (await registry.read()).phases[THIRD.version] == PhaseRecord(
+        Phase.REGISTERED, alias_suffix="prod", force=True
+    )
 
-    await registry.record(THIRD, "", False, "ann")
-    assert (await registry.read()).standings[THIRD.version].word == "prod", "wishing nothing takes no wish away"
+    await registry.add_version(THIRD, "", False, "ann")
+    assert (await registry.read()).phases[THIRD.version].alias_suffix == "prod", "wishing nothing takes no wish away"
 
-    await registry.settle_word(THIRD.version, "prod")
-    assert (await registry.read()).standings[THIRD.version] == Standing(Phase.REGISTERED)
-
-
-async def test_settling_a_wish_leaves_another_that_came_meanwhile(registry: Registry) -> None:
-    await registry.record(THIRD, "prod", False, "ann")
-    await registry.record(THIRD, "beta", False, "bob")
-
-    await registry.settle_word(THIRD.version, "prod")
-
-    assert (await registry.read()).standings[THIRD.version].word == "beta"
+    await registry.clear_alias_request(THIRD.version, "prod")
+    assert (await registry.read()).phases[THIRD.version] == PhaseRecord(Phase.REGISTERED)
 
 
-async def test_the_move_that_was_wished_settles_the_wish_and_no_other_does(registry: Registry) -> None:
-    await registry.record(OLD, "prod", True, "ann")
+async def test_settling_a_wish_leaves_another_that_came_meanwhile(registry: AdapterRegistry) -> None:
+    await registry.add_version(THIRD, "prod", False, "ann")
+    await registry.add_version(THIRD, "beta", False, "bob")
 
-    await registry.move("triage@beta", OLD.version)
-    assert (await registry.read()).standings[OLD.version].word == "prod"
+    await registry.clear_alias_request(THIRD.version, "prod")
 
-    await registry.move(PROD, OLD.version)
-    assert (await registry.read()).standings[OLD.version] == Standing(Phase.READY)
-
-
-async def test_a_ready_version_stays_ready_when_it_is_registered_again_with_a_wish(registry: Registry) -> None:
-    await registry.record(OLD, "prod", False, "ann")
-
-    assert (await registry.read()).standings[OLD.version] == Standing(Phase.READY, word="prod")
+    assert (await registry.read()).phases[THIRD.version].alias_suffix == "beta"
 
 
-async def test_a_wish_for_what_is_so_already_is_none(registry: Registry) -> None:
-    await registry.move(PROD, OLD.version)
+async def test_the_move_that_was_wished_settles_the_wish_and_no_other_does(registry: AdapterRegistry) -> None:
+    await registry.add_version(OLD, "prod", True, "ann")
+
+    await registry.move_alias("triage@beta", OLD.version)
+    assert (await registry.read()).phases[OLD.version].alias_suffix == "prod"
+
+    await registry.move_alias(PROD, OLD.version)
+    assert (await registry.read()).phases[OLD.version] == PhaseRecord(Phase.READY)
+
+
+async def test_a_ready_version_stays_ready_when_it_is_registered_again_with_a_wish(registry: AdapterRegistry) -> None:
+    await registry.add_version(OLD, "prod", False, "ann")
+
+    assert (await registry.read()).phases[OLD.version] == PhaseRecord(Phase.READY, alias_suffix="prod")
+
+
+async def test_a_wish_for_what_is_so_already_is_none(registry: AdapterRegistry) -> None:
+    await registry.move_alias(PROD, OLD.version)
     before = await kinds(registry)
 
-    await registry.record(OLD, "prod", False, "ann")
+    await registry.add_version(OLD, "prod", False, "ann")
 
-    assert (await registry.read()).standings[OLD.version].word == ""
+    assert (await registry.read()).phases[OLD.version].alias_suffix == ""
     assert await kinds(registry) == before
 
 
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.RETIRED])
-async def test_registering_again_brings_back_what_failed_or_was_retired(registry: Registry, phase: Phase) -> None:
-    await registry.stand(THIRD.version, phase, error_code="not_finite", error="a weight is NaN")
+async def test_registering_again_brings_back_what_failed_or_was_retired(
+    registry: AdapterRegistry, phase: Phase
+) -> None:
+    await registry.set_phase(THIRD.version, phase, error_code="not_finite", error="a weight is NaN")
 
-    await registry.record(THIRD, "prod", False, "ann")
+    await registry.add_version(THIRD, "prod", False, "ann")
 
-    assert (await registry.read()).standings[THIRD.version] == Standing(Phase.REGISTERED, word="prod")
+    assert (await registry.read()).phases[THIRD.version] == PhaseRecord(Phase.REGISTERED, alias_suffix="prod")
     change = (await registry.history("triage", 1))[0]
     assert (change.kind, change.before, change.after) == ("registered", phase.value, "registered")
 
 
-async def test_a_failure_is_kept_with_its_reason(registry: Registry) -> None:
-    assert await registry.stand(THIRD.version, Phase.FAILED, error_code="not_finite", error="a weight is NaN")
+async def test_a_failure_is_kept_with_its_reason(registry: AdapterRegistry) -> None:
+    assert await registry.set_phase(THIRD.version, Phase.FAILED, error_code="not_finite", error="a weight is NaN")
 
-    standing = (await registry.read()).standings[THIRD.version]
+    standing = (await registry.read()).phases[THIRD.version]
     assert (standing.error_code, standing.error) == ("not_finite", "a weight is NaN")
     assert (await registry.history("triage", 1))[0].reason == "a weight is NaN"
 
 
-async def test_a_phase_changes_only_from_the_expected_one(registry: Registry) -> None:
-    assert await registry.stand(THIRD.version, Phase.VALIDATING, expected=Phase.REGISTERED)
-    assert not await registry.stand(THIRD.version, Phase.VALIDATING, expected=Phase.REGISTERED), "another did it"
-    assert not await registry.stand("triage@0123456789ab", Phase.READY)
-    assert await registry.stand(THIRD.version, Phase.READY, expected=Phase.VALIDATING)
-    assert (await registry.read()).standings[THIRD.version].phase is Phase.READY
+async def test_a_phase_changes_only_from_the_expected_one(registry: AdapterRegistry) -> None:
+    assert await registry.set_phase(THIRD.version, Phase.VALIDATING, expected=Phase.REGISTERED)
+    assert not await registry.set_phase(THIRD.version, Phase.VALIDATING, expected=Phase.REGISTERED), "another did it"
+    assert not await registry.set_phase("triage@0123456789ab", Phase.READY)
+    assert await registry.set_phase(THIRD.version, Phase.READY, expected=Phase.VALIDATING)
+    assert (await registry.read()).phases[THIRD.version].phase is Phase.READY
 
 
-async def test_each_move_counts_and_the_same_move_twice_is_one(registry: Registry) -> None:
-    assert await registry.move(PROD, OLD.version) == Alias(PROD, OLD.version, 1)
-    assert await registry.move(PROD, NEW.version) == Alias(PROD, NEW.version, 2, previous=OLD.version)
-    assert await registry.move(PROD, NEW.version) == Alias(PROD, NEW.version, 2, previous=OLD.version)
+async def test_each_move_counts_and_the_same_move_twice_is_one(registry: AdapterRegistry) -> None:
+    assert await registry.move_alias(PROD, OLD.version) == Alias(PROD, OLD.version, 1)
+    assert await registry.move_alias(PROD, NEW.version) == Alias(PROD, NEW.version, 2, previous=OLD.version)
+    assert await registry.move_alias(PROD, NEW.version) == Alias(PROD, NEW.version, 2, previous=OLD.version)
     assert (await registry.read()).aliases == (Alias(PROD, NEW.version, 2, previous=OLD.version),)
     assert (await kinds(registry)).count("alias") == 2
 
 
-async def test_an_alias_that_points_elsewhere_is_not_what_was_expected(registry: Registry) -> None:
+async def test_an_alias_that_points_elsewhere_is_not_what_was_expected(registry: AdapterRegistry) -> None:
     with pytest.raises(FailedPrecondition, match="points to nothing") as caught:
-        await registry.move(PROD, NEW.version, expected=OLD.version)
+        await registry.move_alias(PROD, NEW.version, expected=OLD.version)
     assert caught.value.code == "alias_moved"
 
-    await registry.move(PROD, NEW.version)
+    await registry.move_alias(PROD, NEW.version)
     with pytest.raises(FailedPrecondition, match=f"points to {NEW.version}"):
-        await registry.move(PROD, OLD.version, expected=THIRD.version)
+        await registry.move_alias(PROD, OLD.version, expected=THIRD.version)
 
 
-async def test_an_alias_cannot_point_to_what_was_never_registered(registry: Registry) -> None:
+async def test_an_alias_cannot_point_to_what_was_never_registered(registry: AdapterRegistry) -> None:
     with pytest.raises(NotFound) as caught:
-        await registry.move(PROD, "triage@0123456789ab")
+        await registry.move_alias(PROD, "triage@0123456789ab")
     assert caught.value.code == "unknown_version"
 
 
-async def test_an_alias_cannot_point_to_another_adapter(registry: Registry) -> None:
+async def test_an_alias_cannot_point_to_another_adapter(registry: AdapterRegistry) -> None:
     with pytest.raises(InvalidArgument, match="another adapter"):
-        await registry.move("triage2@prod", OLD.version)
+        await registry.move_alias("triage2@prod", OLD.version)
 
 
-async def test_an_alias_cannot_point_to_what_is_not_ready_and_says_why(registry: Registry) -> None:
+async def test_an_alias_cannot_point_to_what_is_not_ready_and_says_why(registry: AdapterRegistry) -> None:
     with pytest.raises(FailedPrecondition, match="is registered"):
-        await registry.move(PROD, THIRD.version)
+        await registry.move_alias(PROD, THIRD.version)
 
-    await registry.stand(THIRD.version, Phase.FAILED, error_code="not_finite", error="a weight is NaN")
+    await registry.set_phase(THIRD.version, Phase.FAILED, error_code="not_finite", error="a weight is NaN")
     with pytest.raises(FailedPrecondition, match=r"is failed: a weight is NaN \(not_finite\)") as caught:
-        await registry.move(PROD, THIRD.version)
+        await registry.move_alias(PROD, THIRD.version)
 
     assert caught.value.code == "not_ready"
     assert (await registry.read()).aliases == ()
 
 
-async def test_a_version_in_use_is_not_retired_and_those_who_use_it_are_named(registry: Registry) -> None:
+async def test_a_version_in_use_is_not_retired_and_those_who_use_it_are_named(registry: AdapterRegistry) -> None:
     for alias in (PROD, "triage@beta"):
-        await registry.move(alias, OLD.version)
+        await registry.move_alias(alias, OLD.version)
 
     with pytest.raises(FailedPrecondition, match="triage@beta, triage@prod") as caught:
         await registry.retire(OLD.version, "ann")
     assert caught.value.code == "in_use"
 
     for alias in (PROD, "triage@beta"):
-        await registry.move(alias, NEW.version)
+        await registry.move_alias(alias, NEW.version)
     await registry.retire(OLD.version, "ann")
     await registry.retire(OLD.version, "ann")
-    assert (await registry.read()).standings[OLD.version].phase is Phase.RETIRED
+    assert (await registry.read()).phases[OLD.version].phase is Phase.RETIRED
     assert (await kinds(registry)).count("retired") == 1
 
 
-async def test_only_what_is_retired_or_failed_is_deleted_and_with_all_that_belongs_to_it(registry: Registry) -> None:
-    await registry.pin(OLD.version, True, "ann")
+async def test_only_what_is_retired_or_failed_is_deleted_and_with_all_that_belongs_to_it(
+    registry: AdapterRegistry,
+) -> None:
+    await registry.set_pinned(OLD.version, True, "ann")
     with pytest.raises(FailedPrecondition, match="retire it first") as caught:
         await registry.delete(OLD.version, "ann")
     assert caught.value.code == "not_retired"
@@ -211,70 +217,70 @@ async def test_only_what_is_retired_or_failed_is_deleted_and_with_all_that_belon
 
     desired = await registry.read()
     assert OLD.version not in desired.versions
-    assert OLD.version not in desired.standings
+    assert OLD.version not in desired.phases
     assert desired.pins == frozenset()
     with pytest.raises(NotFound):
         await registry.delete(OLD.version, "ann")
 
 
-async def test_a_failed_version_that_an_alias_still_points_to_is_not_deleted(registry: Registry) -> None:
-    await registry.move(PROD, OLD.version)
-    await registry.stand(OLD.version, Phase.FAILED, error_code="damaged", error="its file is gone")
+async def test_a_failed_version_that_an_alias_still_points_to_is_not_deleted(registry: AdapterRegistry) -> None:
+    await registry.move_alias(PROD, OLD.version)
+    await registry.set_phase(OLD.version, Phase.FAILED, error_code="damaged", error="its file is gone")
 
     with pytest.raises(FailedPrecondition, match=PROD):
         await registry.delete(OLD.version, "ann")
 
 
-async def test_a_version_that_was_deleted_can_be_registered_as_new(registry: Registry) -> None:
+async def test_a_version_that_was_deleted_can_be_registered_as_new(registry: AdapterRegistry) -> None:
     await registry.retire(OLD.version, "ann")
     await registry.delete(OLD.version, "ann")
     later = replace(OLD, created_unix_ms=99)
 
-    assert await registry.record(later, "", False, "bob") == later
+    assert await registry.add_version(later, "", False, "bob") == later
     assert (await registry.read()).versions[OLD.version] == later
 
 
 async def test_a_reader_that_did_not_hear_of_the_deletion_reads_the_new_record(
-    registry: Registry, bounded_redis: BoundedRedis
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
-    reader = Registry(bounded_redis, "tiny-base")
+    reader = AdapterRegistry(bounded_redis, "tiny-base")
     await reader.read()
     await registry.retire(OLD.version, "ann")
     await registry.delete(OLD.version, "ann")
     later = replace(OLD, created_unix_ms=99)
-    await registry.record(later, "", False, "bob")
+    await registry.add_version(later, "", False, "bob")
 
     assert (await reader.read()).versions[OLD.version] == later
 
 
-async def test_a_pin_is_set_and_taken_away_once_each(registry: Registry) -> None:
+async def test_a_pin_is_set_and_taken_away_once_each(registry: AdapterRegistry) -> None:
     for pinned in (True, True, False, False):
-        await registry.pin(OLD.version, pinned, "ann")
+        await registry.set_pinned(OLD.version, pinned, "ann")
         assert (await registry.read()).pins == (frozenset({OLD.version}) if pinned else frozenset())
 
     assert (await kinds(registry)).count("pin") == 2
     with pytest.raises(NotFound):
-        await registry.pin("triage@0123456789ab", True, "ann")
+        await registry.set_pinned("triage@0123456789ab", True, "ann")
 
 
-async def test_what_is_retired_cannot_be_pinned(registry: Registry) -> None:
+async def test_what_is_retired_cannot_be_pinned(registry: AdapterRegistry) -> None:
     await registry.retire(OLD.version, "ann")
 
     with pytest.raises(FailedPrecondition, match="is retired"):
-        await registry.pin(OLD.version, True, "ann")
+        await registry.set_pinned(OLD.version, True, "ann")
 
 
 async def test_engines_of_another_base_model_have_a_state_of_their_own(
-    registry: Registry, bounded_redis: BoundedRedis
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
-    other = Registry(bounded_redis, "another-base")
+    other = AdapterRegistry(bounded_redis, "another-base")
 
     assert (await other.read()).versions == {}
     assert await other.history("", 10) == []
 
 
-async def test_all_keys_lie_in_one_slot_of_a_cluster(registry: Registry, bounded_redis: BoundedRedis) -> None:
-    await registry.lease("validate", "me", 10)
+async def test_all_keys_lie_in_one_slot_of_a_cluster(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
+    await registry.acquire_lease("validate", "me", 10)
 
     keys = await bounded_redis.client.keys("*")
 
@@ -282,11 +288,13 @@ async def test_all_keys_lie_in_one_slot_of_a_cluster(registry: Registry, bounded
     assert all(key.startswith("{pointsman:adapters:tiny-base}:") for key in keys)
 
 
-async def test_a_state_that_nobody_changed_is_not_read_again(registry: Registry, bounded_redis: BoundedRedis) -> None:
+async def test_a_state_that_nobody_changed_is_not_read_again(
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
+) -> None:
     first = await registry.read()
     assert await registry.read() is first
 
-    await Registry(bounded_redis, "tiny-base").move(PROD, OLD.version)
+    await AdapterRegistry(bounded_redis, "tiny-base").move_alias(PROD, OLD.version)
 
     changed = await registry.read()
     assert [alias.version for alias in changed.aliases] == [OLD.version]
@@ -294,16 +302,18 @@ async def test_a_state_that_nobody_changed_is_not_read_again(registry: Registry,
 
 
 async def test_a_field_that_a_newer_server_wrote_is_passed_over(
-    registry: Registry, bounded_redis: BoundedRedis
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     key = "{pointsman:adapters:tiny-base}:versions"
     raw = await bounded_redis.client.hget(key, OLD.version)
     await bounded_redis.client.hset(key, OLD.version, raw.replace("{", '{"colour": "red", ', 1))
 
-    assert (await Registry(bounded_redis, "tiny-base").read()).versions[OLD.version] == OLD
+    assert (await AdapterRegistry(bounded_redis, "tiny-base").read()).versions[OLD.version] == OLD
 
 
-async def test_text_that_utf8_cannot_carry_is_recorded_all_the_same(registry: Registry) -> None:
-    await registry.stand(THIRD.version, Phase.FAILED, error_code="unsafe_file", error="the file '\udcff\x00' of Zoë")
+async def test_text_that_utf8_cannot_carry_is_recorded_all_the_same(registry: AdapterRegistry) -> None:
+    await registry.set_phase(
+        THIRD.version, Phase.FAILED, error_code="unsafe_file", error="the file '\udcff\x00' of Zoë"
+    )
 
-    assert (await registry.read()).standings[THIRD.version].error == "the file '?\x00' of Zoë"
+    assert (await registry.read()).phases[THIRD.version].error == "the file '?\x00' of Zoë"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase
-from pointsman_lora_server.registry import Counts, Outcomes, Registry
+from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes, RequestCounts
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -22,57 +22,59 @@ async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
 
 
 @pytest.fixture
-async def registry(bounded_redis: BoundedRedis) -> Registry:
+async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
     """With an alias that points to the first of three versions; a fourth is not ready."""
-    registry = Registry(bounded_redis, "tiny-base")
+    registry = AdapterRegistry(bounded_redis, "tiny-base")
     for digit in "1234":
         version = AdapterVersion("triage", digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
-        await registry.record(version, "", False, "ann")
+        await registry.add_version(version, "", False, "ann")
         if version.version != UNREADY:
-            await registry.stand(version.version, Phase.READY)
-    await registry.move(PROD, OLD)
+            await registry.set_phase(version.version, Phase.READY)
+    await registry.move_alias(PROD, OLD)
     return registry
 
 
-async def alias_of(registry: Registry) -> Alias:
+async def alias_of(registry: AdapterRegistry) -> Alias:
     (alias,) = (await registry.read()).aliases
     return alias
 
 
-async def test_a_canary_is_kept_with_its_exact_weight_and_terms(registry: Registry) -> None:
+async def test_a_canary_is_kept_with_its_exact_weight_and_terms(registry: AdapterRegistry) -> None:
     canary = Canary(NEW, 1 / 3, CanaryTerms(7, 0.1 + 0.2, 0.05, 1.25))
 
     alias = await registry.set_canary(PROD, canary, expected=OLD)
 
     assert alias == Alias(PROD, OLD, 2, canary)
     assert await alias_of(registry) == alias
-    assert (await registry.read()).aimed_at == {OLD, NEW}
+    assert (await registry.read()).alias_targets == {OLD, NEW}
 
 
-async def test_each_change_of_a_canary_counts_and_the_same_twice_is_one(registry: Registry) -> None:
+async def test_each_change_of_a_canary_counts_and_the_same_twice_is_one(registry: AdapterRegistry) -> None:
     for weight, revision in ((0.1, 2), (0.1, 2), (0.5, 3)):
         assert (await registry.set_canary(PROD, Canary(NEW, weight))).revision == revision
     for revision in (4, 4):
         assert await registry.set_canary(PROD, None) == Alias(PROD, OLD, revision)
 
 
-async def test_a_move_ends_the_canary_and_keeps_where_it_came_from(registry: Registry) -> None:
+async def test_a_move_ends_the_canary_and_keeps_where_it_came_from(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, TENTH)
-    assert await registry.move(PROD, NEW, expected=OLD) == Alias(PROD, NEW, 3, previous=OLD)
+    assert await registry.move_alias(PROD, NEW, expected=OLD) == Alias(PROD, NEW, 3, previous=OLD)
 
     await registry.set_canary(PROD, Canary(THIRD, 0.1))
-    assert await registry.move(PROD, NEW) == Alias(PROD, NEW, 5, previous=OLD), "a move to where it is ends it, too"
+    assert await registry.move_alias(PROD, NEW) == Alias(PROD, NEW, 5, previous=OLD), (
+        "a move to where it is ends it, too"
+    )
 
 
 @pytest.mark.parametrize("weight", [0, -0.1, 1.01, float("nan"), float("inf")])
-async def test_a_canary_takes_a_share_above_none_and_at_most_all(registry: Registry, weight: float) -> None:
+async def test_a_canary_takes_a_share_above_none_and_at_most_all(registry: AdapterRegistry, weight: float) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await registry.set_canary(PROD, Canary(NEW, weight))
 
     assert caught.value.code == "bad_weight"
 
 
-async def test_a_canary_is_another_version_of_the_same_adapter_that_is_ready(registry: Registry) -> None:
+async def test_a_canary_is_another_version_of_the_same_adapter_that_is_ready(registry: AdapterRegistry) -> None:
     refused = {
         OLD: (FailedPrecondition, "canary_is_stable"),
         UNREADY: (FailedPrecondition, "not_ready"),
@@ -87,7 +89,9 @@ async def test_a_canary_is_another_version_of_the_same_adapter_that_is_ready(reg
     assert await alias_of(registry) == Alias(PROD, OLD, 1)
 
 
-async def test_a_canary_is_for_an_alias_that_is_there_and_points_where_it_is_thought_to(registry: Registry) -> None:
+async def test_a_canary_is_for_an_alias_that_is_there_and_points_where_it_is_thought_to(
+    registry: AdapterRegistry,
+) -> None:
     with pytest.raises(NotFound) as unknown:
         await registry.set_canary("triage@beta", TENTH)
     assert unknown.value.code == "unknown_alias"
@@ -97,63 +101,63 @@ async def test_a_canary_is_for_an_alias_that_is_there_and_points_where_it_is_tho
     assert moved.value.code == "alias_moved"
 
 
-async def test_a_canary_keeps_its_version_from_being_retired(registry: Registry) -> None:
+async def test_a_canary_keeps_its_version_from_being_retired(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, TENTH)
 
     with pytest.raises(FailedPrecondition, match=PROD):
         await registry.retire(NEW, "ann")
 
 
-async def test_a_retirement_keeps_its_reason(registry: Registry) -> None:
+async def test_a_retirement_keeps_its_reason(registry: AdapterRegistry) -> None:
     await registry.retire(NEW, "ann", "worse on held-out rows")
 
     change = (await registry.history("triage", 1))[0]
     assert (change.kind, change.subject, change.reason) == ("retired", NEW, "worse on held-out rows")
 
 
-async def test_a_rollback_ends_the_canary_first_and_only_then_moves_back(registry: Registry) -> None:
-    await registry.move(PROD, NEW)
+async def test_a_rollback_ends_the_canary_first_and_only_then_moves_back(registry: AdapterRegistry) -> None:
+    await registry.move_alias(PROD, NEW)
     await registry.set_canary(PROD, Canary(THIRD, 0.1))
 
-    assert await registry.rollback(PROD) == Alias(PROD, NEW, 4, previous=OLD)
-    assert await registry.rollback(PROD) == Alias(PROD, OLD, 5, previous=NEW)
-    assert await registry.rollback(PROD) == Alias(PROD, NEW, 6, previous=OLD), "twice is there and back"
+    assert await registry.roll_back(PROD) == Alias(PROD, NEW, 4, previous=OLD)
+    assert await registry.roll_back(PROD) == Alias(PROD, OLD, 5, previous=NEW)
+    assert await registry.roll_back(PROD) == Alias(PROD, NEW, 6, previous=OLD), "twice is there and back"
 
 
-async def test_a_rollback_needs_somewhere_to_go_back_to(registry: Registry) -> None:
+async def test_a_rollback_needs_somewhere_to_go_back_to(registry: AdapterRegistry) -> None:
     with pytest.raises(FailedPrecondition) as nothing:
-        await registry.rollback(PROD)
+        await registry.roll_back(PROD)
     assert nothing.value.code == "nothing_to_roll_back"
 
-    await registry.move(PROD, NEW)
+    await registry.move_alias(PROD, NEW)
     await registry.retire(OLD, "ann")
     with pytest.raises(FailedPrecondition, match=f"{OLD} is retired") as retired:
-        await registry.rollback(PROD)
+        await registry.roll_back(PROD)
     assert retired.value.code == "not_ready"
 
     await registry.delete(OLD, "ann")
     with pytest.raises(FailedPrecondition, match="was deleted") as deleted:
-        await registry.rollback(PROD)
+        await registry.roll_back(PROD)
     assert deleted.value.code == "nothing_to_roll_back"
 
     with pytest.raises(NotFound):
-        await registry.rollback("triage@beta")
+        await registry.roll_back("triage@beta")
 
 
-async def test_a_rollback_of_a_past_revision_never_undoes_what_came_later(registry: Registry) -> None:
+async def test_a_rollback_of_a_past_revision_never_undoes_what_came_later(registry: AdapterRegistry) -> None:
     judged = await registry.set_canary(PROD, TENTH)
-    await registry.move(PROD, NEW)
+    await registry.move_alias(PROD, NEW)
 
     with pytest.raises(FailedPrecondition) as caught:
-        await registry.rollback(PROD, expected_revision=judged.revision)
+        await registry.roll_back(PROD, expected_revision=judged.revision)
 
     assert caught.value.code == "alias_moved"
     assert (await alias_of(registry)).version == NEW
 
 
-async def test_the_history_says_where_it_was_where_it_is_who_did_it_and_why(registry: Registry) -> None:
+async def test_the_history_says_where_it_was_where_it_is_who_did_it_and_why(registry: AdapterRegistry) -> None:
     await registry.set_canary(PROD, TENTH, author="bob", reason="to see")
-    await registry.rollback(PROD, author="pointsman", reason="error rate 0.31")
+    await registry.roll_back(PROD, author="pointsman", reason="error rate 0.31")
 
     rollback, canary, alias, *_ = await registry.history("triage", 100)
 
@@ -164,51 +168,54 @@ async def test_the_history_says_where_it_was_where_it_is_who_did_it_and_why(regi
     assert (rollback.author, rollback.reason) == ("pointsman", "error rate 0.31")
 
 
-async def test_the_counts_of_all_gateways_are_added(registry: Registry) -> None:
+async def test_the_counts_of_all_gateways_are_added(registry: AdapterRegistry) -> None:
     alias = await registry.set_canary(PROD, TENTH)
 
-    await registry.count([Outcomes(PROD, alias.revision, OLD, Counts(9, 1, 0, {40: 8}))])
-    await registry.count(
+    await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(9, 1, 0, {40: 8}))])
+    await registry.add_outcomes(
         [
-            Outcomes(PROD, alias.revision, OLD, Counts(1, 0, 1, {0: 1})),
-            Outcomes(PROD, alias.revision, NEW, Counts(2, 2, 0, {})),
+            CanaryOutcomes(PROD, alias.revision, OLD, RequestCounts(1, 0, 1, {0: 1})),
+            CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(2, 2, 0, {})),
         ]
     )
 
-    assert await registry.counts(alias) == {OLD: Counts(10, 1, 1, {0: 1, 40: 8}), NEW: Counts(2, 2, 0, {})}
+    assert await registry.canary_counts(alias) == {
+        OLD: RequestCounts(10, 1, 1, {0: 1, 40: 8}),
+        NEW: RequestCounts(2, 2, 0, {}),
+    }
 
 
-async def test_what_was_counted_of_another_revision_is_of_no_use(registry: Registry) -> None:
+async def test_what_was_counted_of_another_revision_is_of_no_use(registry: AdapterRegistry) -> None:
     first = await registry.set_canary(PROD, TENTH)
-    await registry.count([Outcomes(PROD, first.revision, NEW, Counts(5, 5))])
+    await registry.add_outcomes([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
     second = await registry.set_canary(PROD, Canary(NEW, 0.5))
 
-    await registry.count([Outcomes(PROD, first.revision, NEW, Counts(5, 5))])
+    await registry.add_outcomes([CanaryOutcomes(PROD, first.revision, NEW, RequestCounts(5, 5))])
 
-    assert await registry.counts(second) == {}
-    assert await registry.counts(first) == {NEW: Counts(5, 5)}, "what comes late is dropped"
+    assert await registry.canary_counts(second) == {}
+    assert await registry.canary_counts(first) == {NEW: RequestCounts(5, 5)}, "what comes late is dropped"
 
 
 async def test_nobody_fills_redis_with_counts_of_what_is_not_there(
-    registry: Registry, bounded_redis: BoundedRedis
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     alias = await alias_of(registry)
     before = set(await bounded_redis.client.keys("*:counts:*"))
 
-    await registry.count(
+    await registry.add_outcomes(
         [
-            Outcomes("nobody@prod", 1, NEW, Counts(5)),
-            Outcomes(PROD, 99, OLD, Counts(5)),
-            Outcomes(PROD, alias.revision, THIRD, Counts(5)),
+            CanaryOutcomes("nobody@prod", 1, NEW, RequestCounts(5)),
+            CanaryOutcomes(PROD, 99, OLD, RequestCounts(5)),
+            CanaryOutcomes(PROD, alias.revision, THIRD, RequestCounts(5)),
         ]
     )
 
     assert set(await bounded_redis.client.keys("*:counts:*")) == before
 
 
-async def test_counts_end_by_themselves(registry: Registry, bounded_redis: BoundedRedis) -> None:
+async def test_counts_end_by_themselves(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
     alias = await registry.set_canary(PROD, TENTH)
-    await registry.count([Outcomes(PROD, alias.revision, NEW, Counts(5))])
+    await registry.add_outcomes([CanaryOutcomes(PROD, alias.revision, NEW, RequestCounts(5))])
 
     (key,) = await bounded_redis.client.keys("*:counts:*")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion, EngineState, Phase
-from pointsman_lora_server.registry import Registry
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import BoundedRedis, open_redis
 from pointsman_servicekit.errors import Unavailable
 
@@ -23,35 +23,37 @@ async def bounded_redis(valkey: Any) -> AsyncIterator[BoundedRedis]:
         yield redis
 
 
-async def register(registry: Registry, name: str = "triage", digits: str = "12") -> None:
+async def register(registry: AdapterRegistry, name: str = "triage", digits: str = "12") -> None:
     for digit in digits:
         version = AdapterVersion(name, digit * 64, "tiny-base", 2, ("q_proj",), 100, 1)
-        await registry.record(version, "", False, "ann")
-        await registry.stand(version.version, Phase.READY)
+        await registry.add_version(version, "", False, "ann")
+        await registry.set_phase(version.version, Phase.READY)
 
 
 @pytest.fixture
-async def registry(bounded_redis: BoundedRedis) -> Registry:
-    registry = Registry(bounded_redis, "tiny-base")
+async def registry(bounded_redis: BoundedRedis) -> AdapterRegistry:
+    registry = AdapterRegistry(bounded_redis, "tiny-base")
     await register(registry)
     return registry
 
 
-async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Registry, valkey: Any) -> None:
+async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: AdapterRegistry, valkey: Any) -> None:
     """Measured over twenty moves and eight followers; one in twenty may be late on a busy machine."""
     worst: list[float] = []
     async with AsyncExitStack() as stack:
         followers = [
-            Registry(await stack.enter_async_context(open_redis(valkey.url, lambda up: None, PATIENT)), "tiny-base")
+            AdapterRegistry(
+                await stack.enter_async_context(open_redis(valkey.url, lambda up: None, PATIENT)), "tiny-base"
+            )
             for _ in range(8)
         ]
-        seen = [await follower.changes_since("", 1) for follower in followers]
+        seen = [await follower.wait_for_change("", 1) for follower in followers]
         for number in range(20):
             to = (OLD, NEW)[number % 2]
             waiting = [asyncio.create_task(_hear(*each, to)) for each in zip(followers, seen, strict=True)]
             await _all_wait(valkey, len(followers))
             moved_at = time.monotonic()
-            await registry.move(PROD, to)
+            await registry.move_alias(PROD, to)
             heard = await asyncio.gather(*waiting)
             seen = [last_id for last_id, _ in heard]
             worst.append(max(at for _, at in heard) - moved_at)
@@ -59,10 +61,10 @@ async def test_a_change_is_heard_by_every_follower_within_100_ms(registry: Regis
     assert sorted(worst)[-2] < 0.1, worst
 
 
-async def _hear(follower: Registry, last_id: str, version: str) -> tuple[str, float]:
+async def _hear(follower: AdapterRegistry, last_id: str, version: str) -> tuple[str, float]:
     """Until the follower has read that the alias points to `version`; when that was."""
     while True:
-        last_id = await follower.changes_since(last_id, 4)
+        last_id = await follower.wait_for_change(last_id, 4)
         if [alias.version for alias in (await follower.read()).aliases] == [version]:
             return last_id, time.monotonic()
 
@@ -83,38 +85,44 @@ async def _until(asks: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(registry: Registry) -> None:
-    newest = await registry.changes_since("", 60)
+async def test_one_who_has_seen_nothing_yet_is_told_where_it_stands_at_once(registry: AdapterRegistry) -> None:
+    newest = await registry.wait_for_change("", 60)
 
     assert newest == (await registry.history("", 1))[0].id
-    assert await registry.changes_since("0-0", 60) == newest
+    assert await registry.wait_for_change("0-0", 60) == newest
 
 
-async def test_without_a_change_the_wait_ends_where_it_began(bounded_redis: BoundedRedis, registry: Registry) -> None:
-    newest = await registry.changes_since("", 1)
-    assert await registry.changes_since(newest, 0.02) == newest
+async def test_without_a_change_the_wait_ends_where_it_began(
+    bounded_redis: BoundedRedis, registry: AdapterRegistry
+) -> None:
+    newest = await registry.wait_for_change("", 1)
+    assert await registry.wait_for_change(newest, 0.02) == newest
 
-    empty = Registry(bounded_redis, "another-base")
-    assert await empty.changes_since("", 60) == "0-0"
-    assert await empty.changes_since("0-0", 0.02) == "0-0"
+    empty = AdapterRegistry(bounded_redis, "another-base")
+    assert await empty.wait_for_change("", 60) == "0-0"
+    assert await empty.wait_for_change("0-0", 0.02) == "0-0"
 
 
-async def test_a_redis_that_lost_its_stream_is_noticed_at_once(registry: Registry, bounded_redis: BoundedRedis) -> None:
+async def test_a_redis_that_lost_its_stream_is_noticed_at_once(
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
+) -> None:
     """As where it was started again without its file, or with one that lacks the last second."""
-    newest = await registry.changes_since("", 1)
+    newest = await registry.wait_for_change("", 1)
     await registry.read()
     await bounded_redis.client.flushall()
 
-    assert await registry.changes_since(newest, 60) == "0-0"
+    assert await registry.wait_for_change(newest, 60) == "0-0"
     assert (await registry.read()).versions == {}
 
     await register(registry, digits="1")
     assert set((await registry.read()).versions) == {OLD}
 
 
-async def test_a_follower_survives_that_redis_is_killed_and_started_again(registry: Registry, valkey: Any) -> None:
-    newest = await registry.changes_since("", 1)
-    waiting = asyncio.create_task(registry.changes_since(newest, 4))
+async def test_a_follower_survives_that_redis_is_killed_and_started_again(
+    registry: AdapterRegistry, valkey: Any
+) -> None:
+    newest = await registry.wait_for_change("", 1)
+    waiting = asyncio.create_task(registry.wait_for_change(newest, 4))
     await _all_wait(valkey, 1)
 
     valkey.stop()
@@ -124,13 +132,13 @@ async def test_a_follower_survives_that_redis_is_killed_and_started_again(regist
 
     valkey.start()
     assert await _patiently(registry, newest) == newest
-    await registry.move(PROD, OLD)
-    assert await registry.changes_since(newest, 4) != newest
+    await registry.move_alias(PROD, OLD)
+    assert await registry.wait_for_change(newest, 4) != newest
 
 
-async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry: Registry, valkey: Any) -> None:
-    newest = await registry.changes_since("", 1)
-    waiting = asyncio.create_task(registry.changes_since(newest, 0.5))
+async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry: AdapterRegistry, valkey: Any) -> None:
+    newest = await registry.wait_for_change("", 1)
+    waiting = asyncio.create_task(registry.wait_for_change(newest, 0.5))
     await _all_wait(valkey, 1)
 
     valkey.hang()
@@ -141,8 +149,8 @@ async def test_a_follower_of_a_redis_that_hangs_is_told_within_its_time(registry
     assert time.monotonic() - began < 1.5
 
 
-async def test_a_follower_that_is_cancelled_ends(registry: Registry, valkey: Any) -> None:
-    waiting = asyncio.create_task(registry.changes_since(await registry.changes_since("", 1), 4))
+async def test_a_follower_that_is_cancelled_ends(registry: AdapterRegistry, valkey: Any) -> None:
+    waiting = asyncio.create_task(registry.wait_for_change(await registry.wait_for_change("", 1), 4))
     await _all_wait(valkey, 1)
 
     waiting.cancel()
@@ -151,17 +159,17 @@ async def test_a_follower_that_is_cancelled_ends(registry: Registry, valkey: Any
         await waiting
 
 
-async def _patiently(registry: Registry, newest: str) -> str:
+async def _patiently(registry: AdapterRegistry, newest: str) -> str:
     """Once Redis is asked again after its rest."""
     async with asyncio.timeout(10):
         while True:
             try:
-                return await registry.changes_since(newest, 0.02)
+                return await registry.wait_for_change(newest, 0.02)
             except Unavailable:
                 await asyncio.sleep(0.02)
 
 
-async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry: Registry) -> None:
+async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry: AdapterRegistry) -> None:
     await register(registry, "tria", "3")  # a name that begins as another
 
     everything = await registry.history("", 100)
@@ -173,7 +181,7 @@ async def test_the_history_is_of_one_adapter_or_of_all_and_newest_first(registry
 
 
 async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
-    registry: Registry, bounded_redis: BoundedRedis
+    registry: AdapterRegistry, bounded_redis: BoundedRedis
 ) -> None:
     async with bounded_redis.client.pipeline() as pipe:
         for _ in range(1200):
@@ -184,57 +192,57 @@ async def test_an_old_change_is_found_behind_thousands_of_another_adapter(
     assert len(await registry.history("triage", 100)) == 4
 
 
-async def test_the_history_is_bounded(registry: Registry, bounded_redis: BoundedRedis) -> None:
+async def test_the_history_is_bounded(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
     async with bounded_redis.client.pipeline() as pipe:
         for _ in range(10_500):
             pipe.xadd("{pointsman:adapters:tiny-base}:changes", {"kind": "x"})
         await pipe.execute()
 
-    await registry.move(PROD, OLD)
+    await registry.move_alias(PROD, OLD)
 
     assert await bounded_redis.client.xlen("{pointsman:adapters:tiny-base}:changes") < 10_200
 
 
-async def test_a_lease_is_of_one_until_it_is_given_back(registry: Registry) -> None:
-    assert await registry.lease("validate", "one", 60)
-    assert await registry.lease("validate", "one", 60), "it can be lengthened"
-    assert not await registry.lease("validate", "two", 60)
-    assert await registry.lease("another", "two", 60)
+async def test_a_lease_is_of_one_until_it_is_given_back(registry: AdapterRegistry) -> None:
+    assert await registry.acquire_lease("validate", "one", 60)
+    assert await registry.acquire_lease("validate", "one", 60), "it can be lengthened"
+    assert not await registry.acquire_lease("validate", "two", 60)
+    assert await registry.acquire_lease("another", "two", 60)
 
-    await registry.release("validate", "two")
-    assert not await registry.lease("validate", "two", 60), "nobody gives back what another holds"
+    await registry.release_lease("validate", "two")
+    assert not await registry.acquire_lease("validate", "two", 60), "nobody gives back what another holds"
 
-    await registry.release("validate", "one")
-    assert await registry.lease("validate", "two", 60)
-
-
-async def test_the_lease_of_one_who_died_ends(registry: Registry) -> None:
-    assert await registry.lease("validate", "one", 0.05)
-
-    await _until(lambda: registry.lease("validate", "two", 60))
+    await registry.release_lease("validate", "one")
+    assert await registry.acquire_lease("validate", "two", 60)
 
 
-async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_of(registry: Registry) -> None:
-    await registry.confirm("engine-b", EngineState(resident=frozenset({OLD, NEW})), 60)
-    await registry.confirm("engine-a", EngineState(resident=frozenset({OLD}), draining=frozenset({NEW})), 60)
-    assert await registry.holders(OLD) == ["engine-a", "engine-b"]
-    assert await registry.holders(NEW) == ["engine-b"]
+async def test_the_lease_of_one_who_died_ends(registry: AdapterRegistry) -> None:
+    assert await registry.acquire_lease("validate", "one", 0.05)
 
-    await registry.confirm("engine-b", EngineState(), 60)
-    assert await registry.holders(OLD) == ["engine-a"]
+    await _until(lambda: registry.acquire_lease("validate", "two", 60))
 
-    await registry.confirm("engine-a", EngineState(resident=frozenset({OLD})), 0.05)
+
+async def test_engines_that_confirmed_a_version_are_named_while_they_are_heard_of(registry: AdapterRegistry) -> None:
+    await registry.report_engine("engine-b", EngineState(resident=frozenset({OLD, NEW})), 60)
+    await registry.report_engine("engine-a", EngineState(resident=frozenset({OLD}), draining=frozenset({NEW})), 60)
+    assert await registry.engines_holding(OLD) == ["engine-a", "engine-b"]
+    assert await registry.engines_holding(NEW) == ["engine-b"]
+
+    await registry.report_engine("engine-b", EngineState(), 60)
+    assert await registry.engines_holding(OLD) == ["engine-a"]
+
+    await registry.report_engine("engine-a", EngineState(resident=frozenset({OLD})), 0.05)
     await _until(lambda: _nobody_holds(registry, OLD))
 
 
-async def _nobody_holds(registry: Registry, version: str) -> bool:
-    return not await registry.holders(version)
+async def _nobody_holds(registry: AdapterRegistry, version: str) -> bool:
+    return not await registry.engines_holding(version)
 
 
-async def test_an_engine_that_is_long_gone_is_forgotten(registry: Registry, bounded_redis: BoundedRedis) -> None:
-    await registry.confirm("gone", EngineState(resident=frozenset({OLD})), 0.001)
+async def test_an_engine_that_is_long_gone_is_forgotten(registry: AdapterRegistry, bounded_redis: BoundedRedis) -> None:
+    await registry.report_engine("gone", EngineState(resident=frozenset({OLD})), 0.001)
     await _until(lambda: _nobody_holds(registry, OLD))
 
-    await registry.confirm("here", EngineState(), 60)
+    await registry.report_engine("here", EngineState(), 60)
 
     assert await bounded_redis.client.hkeys("{pointsman:adapters:tiny-base}:engines") == ["here"]

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pointsman_lora_server.domain import AdapterVersion, Canary, Change, DesiredState, Phase, Placement
-from pointsman_lora_server.registry import Registry
+from pointsman_lora_server.registry import AdapterRegistry
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -24,20 +24,24 @@ revisions = st.none() | st.integers(0, 6)
 
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("record"), versions, st.sampled_from(["", "prod"]), st.booleans(), st.just("ann")),
-        st.tuples(st.just("stand"), names, st.sampled_from([Phase.VALIDATING, Phase.READY, Phase.FAILED])),
-        st.tuples(st.just("stand"), names, st.just(Phase.READY)),
-        st.tuples(st.just("move"), aliases, names, expected),
+        st.tuples(st.just("add_version"), versions, st.sampled_from(["", "prod"]), st.booleans(), st.just("ann")),
+        st.tuples(st.just("set_phase"), names, st.sampled_from([Phase.VALIDATING, Phase.READY, Phase.FAILED])),
+        st.tuples(st.just("set_phase"), names, st.just(Phase.READY)),
+        st.tuples(st.just("move_alias"), aliases, names, expected),
         st.tuples(st.just("set_canary"), aliases, canaries, expected),
-        st.tuples(st.just("rollback"), aliases, expected, st.just("ann"), st.just("why"), revisions),
-        st.tuples(st.just("pin"), names, st.booleans(), st.just("ann")),
+        st.tuples(st.just("roll_back"), aliases, expected, st.just("ann"), st.just("why"), revisions),
+        st.tuples(st.just("set_pinned"), names, st.booleans(), st.just("ann")),
         st.tuples(st.just("retire"), names, st.just("ann")),
         st.tuples(st.just("delete"), names, st.just("ann")),
-        st.tuples(st.just("settle_word"), names),
+        st.tuples(st.just("clear_alias_request"), names),
         st.tuples(
-            st.just("place"), st.sampled_from(["triage", "other"]), placements, st.none() | placements, st.just("")
+            st.just("set_placement"),
+            st.sampled_from(["triage", "other"]),
+            placements,
+            st.none() | placements,
+            st.just(""),
         ),
-        st.tuples(st.just("announce"), names, st.just(60.0)),
+        st.tuples(st.just("announce_target"), names, st.just(60.0)),
     ),
     max_size=40,
 )
@@ -49,14 +53,14 @@ PATIENT = 5.0  # seconds a call, on a busy machine
 async def test_the_state_is_consistent_and_its_history_tells_it(valkey: Any, steps: list[tuple[Any, ...]]) -> None:
     async with open_redis(valkey.url, lambda up: None, PATIENT) as redis:
         base = secrets.token_hex(8)
-        registry, reader = Registry(redis, base), Registry(redis, base)
-        for name, *arguments in [("record", version, "", False, "ann") for version in VERSIONS] + steps:
+        registry, reader = AdapterRegistry(redis, base), AdapterRegistry(redis, base)
+        for name, *arguments in [("add_version", version, "", False, "ann") for version in VERSIONS] + steps:
             before = await reader.read()
             entries = await redis.client.xlen(f"{{pointsman:adapters:{base}}}:changes")
             try:
                 await getattr(registry, name)(*arguments)
             except (InvalidArgument, NotFound, FailedPrecondition):
-                assert await Registry(redis, base).read() == before, "what is refused changes nothing"
+                assert await AdapterRegistry(redis, base).read() == before, "what is refused changes nothing"
             after = await reader.read()
             changed = await redis.client.xlen(f"{{pointsman:adapters:{base}}}:changes") - entries
             assert changed == (after != before), "one entry for each change, and none without"
@@ -65,10 +69,10 @@ async def test_the_state_is_consistent_and_its_history_tells_it(valkey: Any, ste
 
 
 def _check(state: DesiredState) -> None:
-    assert state.versions.keys() == state.standings.keys()
+    assert state.versions.keys() == state.phases.keys()
     assert state.pins <= state.versions.keys()
-    assert state.aimed_at <= state.versions.keys(), "nothing that is aimed at was deleted"
-    assert not any(state.standings[version].phase is Phase.RETIRED for version in state.aimed_at | state.pins)
+    assert state.alias_targets <= state.versions.keys(), "nothing that is aimed at was deleted"
+    assert not any(state.phases[version].phase is Phase.RETIRED for version in state.alias_targets | state.pins)
     assert not any(alias.canary and alias.canary.version == alias.version for alias in state.aliases)
 
 
@@ -94,7 +98,7 @@ def _check_history(history: list[Change], state: DesiredState) -> None:
             placed = "all"  # it went with the adapter's last version
         if change.after in ("retired", ""):
             pinned.discard(change.subject)
-    phases = {name: standing.phase.value for name, standing in state.standings.items()}
+    phases = {name: standing.phase.value for name, standing in state.phases.items()}
     assert {name: after for name, after in told.items() if name in NAMES and after} == phases
     assert pinned == state.pins
     assert str(state.placement_of("triage")) == placed

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_lora_server.adapters.promotion import PromotionGate
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.publishing import Gate
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, PointsmanError, Unavailable
 from pointsman_servicekit.grpc_errors import from_rpc_error
 
@@ -285,7 +285,7 @@ def test_the_gate_asks_for_better_and_lets_pass_what_nobody_measured(
     metrics = {"heldout_exact": ours, "prompt_path_exact": prompting}
     known = {name: value for name, value in metrics.items() if value is not None}
     version = AdapterVersion("triage", "1" * 64, "tiny-base", 2, (), 1, 1, metrics=known)
-    gate = Gate(frozenset({"prod"}))
+    gate = PromotionGate(frozenset({"prod"}))
 
     gate.check(version, "next", force=False)
     gate.check(version, "prod", force=True)
@@ -300,7 +300,7 @@ def test_the_gate_asks_for_better_and_lets_pass_what_nobody_measured(
 def test_the_gate_asks_for_the_next_measure_where_nobody_was_ever_right(ours: float, passes: bool) -> None:
     metrics = {"heldout_exact": 0.0, "prompt_path_exact": 0.0, "heldout_word_f1": ours, "prompt_path_word_f1": 0.43}
     version = AdapterVersion("voice", "1" * 64, "tiny-base", 2, (), 1, 1, metrics=metrics)
-    gate = Gate(frozenset({"prod"}))
+    gate = PromotionGate(frozenset({"prod"}))
 
     if passes:
         gate.check(version, "prod", force=False)

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.smoke.runner import Limits, Smoke
+from pointsman_lora_server.smoke.runner import PeftSmokeTest, SmokeLimits
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 
 DOUBLE = str(Path(__file__).with_name("smoke_double.py"))
 VERSION = AdapterVersion("triage", "0" * 64, "tiny", 4, ("q_proj",), 1, 0)
 
-LIMITS = Limits()
+LIMITS = SmokeLimits()
 
-MakeSmoke = Callable[..., AbstractAsyncContextManager[Smoke]]
+MakeSmoke = Callable[..., AbstractAsyncContextManager[PeftSmokeTest]]
 
 
 @pytest.fixture
 def smoking() -> MakeSmoke:
     @asynccontextmanager
-    async def run(*arguments: str, limits: Limits = LIMITS) -> AsyncIterator[Smoke]:
-        smoke = Smoke(Path("-"), Path("-"), limits, process=(sys.executable, DOUBLE, *arguments))
+    async def run(*arguments: str, limits: SmokeLimits = LIMITS) -> AsyncIterator[PeftSmokeTest]:
+        smoke = PeftSmokeTest(Path("-"), Path("-"), limits, command=(sys.executable, DOUBLE, *arguments))
         yield smoke
         await smoke.close()
         assert smoke.pid is None
@@ -35,68 +35,68 @@ def smoking() -> MakeSmoke:
 
 async def test_one_process_tries_all_versions(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
-        first = await smoke.try_out(VERSION, tmp_path / "good", ())
+        first = await smoke.run(VERSION, tmp_path / "good", ())
         pid = smoke.pid
-        await asyncio.gather(*(smoke.try_out(VERSION, tmp_path / "good", ()) for _ in range(5)))
+        await asyncio.gather(*(smoke.run(VERSION, tmp_path / "good", ()) for _ in range(5)))
 
         assert smoke.pid == pid is not None
         assert first.rows[0].token_ids == (3, 4)
 
 
 async def test_it_ends_when_nothing_is_to_be_tried_and_starts_again(smoking: MakeSmoke, tmp_path: Path) -> None:
-    async with smoking(limits=Limits(idle_seconds=0.05)) as smoke:
-        await smoke.try_out(VERSION, tmp_path / "good", ())
+    async with smoking(limits=SmokeLimits(idle_seconds=0.05)) as smoke:
+        await smoke.run(VERSION, tmp_path / "good", ())
         await _until(lambda: smoke.pid is None)
 
-        assert await smoke.try_out(VERSION, tmp_path / "good", ())
+        assert await smoke.run(VERSION, tmp_path / "good", ())
 
 
 async def test_a_crash_is_tried_once_more(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
-        assert await smoke.try_out(VERSION, tmp_path / "crash_once", ())
+        assert await smoke.run(VERSION, tmp_path / "crash_once", ())
 
 
 async def test_a_process_that_was_killed_between_two_versions_is_started_again(
     smoking: MakeSmoke, tmp_path: Path
 ) -> None:
     async with smoking() as smoke:
-        await smoke.try_out(VERSION, tmp_path / "good", ())
+        await smoke.run(VERSION, tmp_path / "good", ())
         assert smoke.pid
         os.kill(smoke.pid, signal.SIGKILL)
 
-        assert await smoke.try_out(VERSION, tmp_path / "good", ())
+        assert await smoke.run(VERSION, tmp_path / "good", ())
 
 
 async def test_a_version_that_crashes_it_each_time_is_not_called_wrong(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
         with pytest.raises(Unavailable, match="MemoryError: no more") as caught:
-            await smoke.try_out(VERSION, tmp_path / "crash", ())
+            await smoke.run(VERSION, tmp_path / "crash", ())
 
         assert caught.value.code == "smoke_unavailable"
-        assert await smoke.try_out(VERSION, tmp_path / "good", ())
+        assert await smoke.run(VERSION, tmp_path / "good", ())
 
 
 async def test_a_trial_has_a_limit_of_time(smoking: MakeSmoke, tmp_path: Path) -> None:
-    async with smoking(limits=Limits(trial_seconds=0.05)) as smoke:
+    async with smoking(limits=SmokeLimits(trial_seconds=0.05)) as smoke:
         with pytest.raises(Unavailable, match=r"no answer within 0\.05 s"):
-            await smoke.try_out(VERSION, tmp_path / "hang", ())
+            await smoke.run(VERSION, tmp_path / "hang", ())
 
 
 async def test_a_caller_that_goes_away_leaves_no_answer_for_the_next(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
-        gone = asyncio.create_task(smoke.try_out(VERSION, tmp_path / "hang", ()))
+        gone = asyncio.create_task(smoke.run(VERSION, tmp_path / "hang", ()))
         await _until(lambda: smoke.pid is not None)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
 
         with pytest.raises(InvalidArgument):
-            await smoke.try_out(VERSION, tmp_path / "weak", ())
+            await smoke.run(VERSION, tmp_path / "weak", ())
 
 
 async def test_closing_ends_a_trial_that_is_under_way(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking() as smoke:
-        trial = asyncio.create_task(smoke.try_out(VERSION, tmp_path / "hang", ()))
+        trial = asyncio.create_task(smoke.run(VERSION, tmp_path / "hang", ()))
         await _until(lambda: smoke.pid is not None)
 
         await smoke.close()
@@ -111,33 +111,33 @@ async def test_what_is_found_wrong_is_the_versions_fault(
 ) -> None:
     async with smoking() as smoke:
         with pytest.raises(InvalidArgument) as caught:
-            await smoke.try_out(VERSION, tmp_path / folder, ())
+            await smoke.run(VERSION, tmp_path / folder, ())
 
         assert caught.value.code == code
 
 
 async def test_an_environment_without_peft_says_what_to_set(smoking: MakeSmoke, tmp_path: Path) -> None:
     async with smoking("unavailable") as smoke:
-        with pytest.raises(Unavailable, match="POINTSMAN_LORA_SMOKE=off") as caught:
-            await smoke.try_out(VERSION, tmp_path / "good", ())
+        with pytest.raises(Unavailable, match="POINTSMAN_LORA_SMOKE_TEST=off") as caught:
+            await smoke.run(VERSION, tmp_path / "good", ())
 
         assert caught.value.code == "smoke_unavailable"
 
 
 async def test_an_engine_python_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    smoke = Smoke(tmp_path / "nowhere" / "python", tmp_path)
+    smoke = PeftSmokeTest(tmp_path / "nowhere" / "python", tmp_path)
 
     with pytest.raises(Unavailable, match="cannot be started"):
-        await smoke.try_out(VERSION, tmp_path / "good", ())
+        await smoke.run(VERSION, tmp_path / "good", ())
     await smoke.close()
 
 
 async def test_our_own_environment_has_no_torch_and_says_so(tmp_path: Path) -> None:
     """The real module, by a Python that lacks what it needs."""
-    smoke = Smoke(Path(sys.executable), tmp_path)
+    smoke = PeftSmokeTest(Path(sys.executable), tmp_path)
 
-    with pytest.raises(Unavailable, match="lacks what the trial needs"):
-        await smoke.try_out(VERSION, tmp_path / "good", ())
+    with pytest.raises(Unavailable, match="lacks what the test needs"):
+        await smoke.run(VERSION, tmp_path / "good", ())
     await smoke.close()
 
 

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pointsman_lora_server.smoke.agreement import Agreement, compare
-from pointsman_lora_server.smoke.reference import Reference, ReferenceRow
-from pointsman_lora_server.smoke.verdict import judge
+from pointsman_lora_server.smoke.reference import Agreement, Reference, ReferenceRow, check_trial, compare
 from pointsman_servicekit.errors import InvalidArgument
 
 ROW: dict[str, Any] = {
@@ -27,7 +25,7 @@ class Answered:
 
 
 def test_a_good_trial_becomes_the_reference() -> None:
-    reference = judge("triage@0", GOOD, with_samples=True)
+    reference = check_trial("triage@0", GOOD, with_samples=True)
 
     assert reference.rows[0] == ReferenceRow((1,), (5, 6, 2), (9.0, 0.1, 9.0), "five six")
     assert reference.notes == ()
@@ -44,13 +42,13 @@ def test_a_good_trial_becomes_the_reference() -> None:
 )
 def test_a_bad_trial_is_refused(code: str, found: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        judge("triage@0", GOOD | found, with_samples=True)
+        check_trial("triage@0", GOOD | found, with_samples=True)
 
     assert caught.value.code == code
 
 
 def test_without_samples_an_answer_that_does_not_stop_is_only_noted() -> None:
-    assert judge("triage@0", GOOD | {"stops": False}, with_samples=False).notes
+    assert check_trial("triage@0", GOOD | {"stops": False}, with_samples=False).notes
 
 
 def _reference(*gaps: tuple[float, ...], exact: bool = True) -> Reference:

@@ -12,10 +12,10 @@ from typing import Any
 
 import fsspec
 import pytest
-from pointsman_lora_server.checks.base import Base, read_base
-from pointsman_lora_server.checks.samples import MOST_ROW_BYTES, MOST_ROWS
+from pointsman_lora_server.checks.attachments import MAX_ROW_BYTES, MAX_ROWS
+from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.store import Store, content_hash
+from pointsman_lora_server.store import ArtifactStore, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
 MakeAdapter = Callable[..., Path]
@@ -29,10 +29,10 @@ class Shelf:
 
     root: str
     here: Path
-    base: Base
+    base: BaseModelSpec
 
-    def store(self) -> Store:
-        return Store(self.root, self.base, max_rank=8, kept_here=self.here)
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.root, self.base, max_rank=8, cache_folder=self.here)
 
     def paths(self) -> list[str]:
         """Of all files where they are kept for good, below the root."""
@@ -53,7 +53,7 @@ class Shelf:
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path, base: Base) -> Iterator[Shelf]:
+def shelf(request: pytest.FixtureRequest, tmp_path: Path, base: BaseModelSpec) -> Iterator[Shelf]:
     root = {
         "folder": str(tmp_path / "store"),
         "file": f"file://{tmp_path}/store",
@@ -65,12 +65,12 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path, base: Base) -> Iterato
 
 
 @pytest.fixture
-def store(shelf: Shelf) -> Store:
+def store(shelf: Shelf) -> ArtifactStore:
     return shelf.store()
 
 
 def test_the_same_content_is_the_same_version_however_the_config_is_written(
-    store: Store, make_adapter: MakeAdapter
+    store: ArtifactStore, make_adapter: MakeAdapter
 ) -> None:
     folder = make_adapter()
     first = store.add("triage", folder, {})
@@ -82,7 +82,7 @@ def test_the_same_content_is_the_same_version_however_the_config_is_written(
     assert again.version == first.version
 
 
-def test_other_content_is_another_version(store: Store, make_adapter: MakeAdapter) -> None:
+def test_other_content_is_another_version(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     first = store.add("triage", make_adapter("a", seed=1), {})
     second = store.add("triage", make_adapter("b", seed=2), {})
 
@@ -99,7 +99,7 @@ def test_a_byte_cannot_change_sides_between_config_and_weights(tmp_path: Path) -
     assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
 
 
-def test_what_is_stored_does_not_change_with_its_source(store: Store, make_adapter: MakeAdapter) -> None:
+def test_what_is_stored_does_not_change_with_its_source(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     source = make_adapter()
     version = store.add("triage", source, {})
     for file in source.iterdir():
@@ -167,20 +167,22 @@ def test_held_out_rows_are_kept_beside_a_version_and_are_no_part_of_its_hash(
     assert samples[0].messages[0].content == "Where is my train?"
 
 
-def test_held_out_rows_that_fill_their_bounds_are_read_back(store: Store, make_adapter: MakeAdapter) -> None:
+def test_held_out_rows_that_fill_their_bounds_are_read_back(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     turns = [{"role": ("user", "assistant")[turn % 2], "content": "a"} for turn in range(1801)]
     bare = json.dumps({"messages": turns, "answer": ""}, separators=(",", ":"))
-    full = bare.removesuffix('"}') + "y" * (MOST_ROW_BYTES - len(bare)) + '"}'
-    last = full.replace("y" * MOST_ROWS, "y", 1)  # makes room for the ends of the other lines
+    full = bare.removesuffix('"}') + "y" * (MAX_ROW_BYTES - len(bare)) + '"}'
+    last = full.replace("y" * MAX_ROWS, "y", 1)  # makes room for the ends of the other lines
     folder = make_adapter()
-    (folder / "samples.jsonl").write_text("\n".join([*[full] * (MOST_ROWS - 1), last]))
+    (folder / "samples.jsonl").write_text("\n".join([*[full] * (MAX_ROWS - 1), last]))
 
     samples = store.samples(store.add("triage", folder, {}))
 
-    assert [len(sample.messages) for sample in samples] == [len(turns)] * MOST_ROWS
+    assert [len(sample.messages) for sample in samples] == [len(turns)] * MAX_ROWS
 
 
-def test_registering_again_with_other_held_out_rows_replaces_them(store: Store, make_adapter: MakeAdapter) -> None:
+def test_registering_again_with_other_held_out_rows_replaces_them(
+    store: ArtifactStore, make_adapter: MakeAdapter
+) -> None:
     folder = make_adapter()
     (folder / "samples.jsonl").write_text(ROW)
     version = store.add("triage", folder, {})
@@ -220,7 +222,7 @@ def test_a_version_without_its_manifest_does_not_exist(shelf: Shelf, make_adapte
     assert content_hash(other_machine.store().fetch(version)) == version.sha256
 
 
-def test_a_version_that_was_never_stored_is_not_found(store: Store, make_adapter: MakeAdapter) -> None:
+def test_a_version_that_was_never_stored_is_not_found(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     version = store.add("triage", make_adapter(), {})
     unknown = replace(version, sha256="0" * 64)
 
@@ -229,7 +231,9 @@ def test_a_version_that_was_never_stored_is_not_found(store: Store, make_adapter
 
 
 @pytest.mark.parametrize("name", ["../etc", "a/b", "", "Triage", "a\0b", "ünïcode", "..", "/abs"])
-def test_a_version_that_is_none_never_becomes_a_path(store: Store, make_adapter: MakeAdapter, name: str) -> None:
+def test_a_version_that_is_none_never_becomes_a_path(
+    store: ArtifactStore, make_adapter: MakeAdapter, name: str
+) -> None:
     strange = replace(store.add("triage", make_adapter(), {}), name=name)
 
     for use in (store.fetch, store.samples, store.delete):
@@ -275,7 +279,7 @@ def test_a_deletion_that_was_cut_short_is_finished_by_the_next(shelf: Shelf, mak
     assert shelf.paths() == []
 
 
-def test_deleting_one_version_leaves_the_others(store: Store, make_adapter: MakeAdapter) -> None:
+def test_deleting_one_version_leaves_the_others(store: ArtifactStore, make_adapter: MakeAdapter) -> None:
     first = store.add("triage", make_adapter("a", seed=1), {})
     second = store.add("triage", make_adapter("b", seed=2), {})
 
@@ -285,7 +289,7 @@ def test_deleting_one_version_leaves_the_others(store: Store, make_adapter: Make
 
 
 def test_the_same_name_with_an_equal_hash_is_told_apart_by_the_whole_hash(
-    store: Store, make_adapter: MakeAdapter
+    store: ArtifactStore, make_adapter: MakeAdapter
 ) -> None:
     version = store.add("triage", make_adapter(), {})
     twin = replace(version, sha256=version.sha256[:12] + "0" * 52)
@@ -326,7 +330,7 @@ def test_what_a_dead_process_left_unfinished_is_cleared_away_at_the_next_start(
         {"facts": {}, "author": "x" * 1025},
     ],
 )
-def test_facts_have_a_limit(store: Store, make_adapter: MakeAdapter, words: dict[str, Any]) -> None:
+def test_facts_have_a_limit(store: ArtifactStore, make_adapter: MakeAdapter, words: dict[str, Any]) -> None:
     assert _refusal(lambda: store.add("triage", make_adapter(), **words)).code == "bad_facts"
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from pointsman_lora_server.checks.base import Base
-from pointsman_lora_server.store import Store, cache, content_hash
+from pointsman_lora_server.checks.base_layers import BaseModelSpec
+from pointsman_lora_server.store import ArtifactStore, content_hash, remote_backend
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 
 MakeAdapter = Callable[..., Path]
@@ -23,12 +23,12 @@ MakeAdapter = Callable[..., Path]
 ADD = """
 import json, sys
 from pathlib import Path
-from pointsman_lora_server.checks.base import read_base
-from pointsman_lora_server.store import Store
+from pointsman_lora_server.checks.base_layers import read_base
+from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import PointsmanError
 root, base, adapter = sys.argv[1:]
 try:
-    Store(root, read_base(Path(base), "tiny-base"), 8).add("triage", Path(adapter), {})
+    ArtifactStore(root, read_base(Path(base), "tiny-base"), 8).add("triage", Path(adapter), {})
 except PointsmanError as error:
     print(json.dumps([type(error).__name__, error.code, error.message]))
 """
@@ -61,9 +61,11 @@ def test_a_full_disk_is_said_clearly_and_leaves_nothing_half(
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
-def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path, base: Base, make_adapter: MakeAdapter) -> None:
+def test_a_store_that_cannot_be_written_is_unavailable(
+    tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter
+) -> None:
     (tmp_path / "file").write_text("")
-    store = Store(tmp_path / "file" / "store", base, 8)
+    store = ArtifactStore(tmp_path / "file" / "store", base, 8)
 
     with pytest.raises(Unavailable) as caught:
         store.add("triage", make_adapter(), {})
@@ -72,9 +74,9 @@ def test_a_store_that_cannot_be_written_is_unavailable(tmp_path: Path, base: Bas
 
 
 def test_a_change_is_noticed_though_the_version_was_handed_out_before(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter
+    tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter
 ) -> None:
-    store = Store(tmp_path / "store", base, 8)
+    store = ArtifactStore(tmp_path / "store", base, 8)
     version = store.add("triage", make_adapter(), {})
     weights = store.fetch(version) / "adapter_model.safetensors"
     before = weights.stat()
@@ -87,9 +89,9 @@ def test_a_change_is_noticed_though_the_version_was_handed_out_before(
 
 
 def test_a_damaged_copy_here_is_fetched_again(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, memory: str
+    tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
-    store = Store(memory, base, 8, kept_here=tmp_path / "here")
+    store = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "here")
     version = store.add("triage", make_adapter(), {})
     weights = store.fetch(version) / "adapter_model.safetensors"
     weights.chmod(0o644)
@@ -99,38 +101,38 @@ def test_a_damaged_copy_here_is_fetched_again(
 
 
 def test_what_was_fetched_is_there_without_the_service(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, memory: str
+    tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
-    version = Store(memory, base, 8, kept_here=tmp_path / "a").add("triage", make_adapter(), {})
-    store = Store(memory, base, 8, kept_here=tmp_path / "b")
+    version = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "a").add("triage", make_adapter(), {})
+    store = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "b")
     store.fetch(version)
     fsspec.filesystem("memory").store.clear()
 
-    assert content_hash(Store(memory, base, 8, kept_here=tmp_path / "b").fetch(version)) == version.sha256
+    assert content_hash(ArtifactStore(memory, base, 8, cache_folder=tmp_path / "b").fetch(version)) == version.sha256
 
 
 def test_many_who_want_a_version_at_once_fetch_it_once(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, memory: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version = Store(memory, base, 8, kept_here=tmp_path / "a").add("triage", make_adapter(), {})
-    store = Store(memory, base, 8, kept_here=tmp_path / "b")
+    version = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "a").add("triage", make_adapter(), {})
+    store = ArtifactStore(memory, base, 8, cache_folder=tmp_path / "b")
 
     with caplog.at_level(logging.INFO), ThreadPoolExecutor(16) as threads:
         folders = set(threads.map(lambda _: store.fetch(version), range(100)))
 
     assert len(folders) == 1
-    assert len([record for record in caplog.records if "was fetched from" in record.message]) == 1
+    assert len([record for record in caplog.records if "was downloaded from" in record.message]) == 1
 
 
 def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
-    tmp_path: Path, base: Base, make_adapter: MakeAdapter, memory: str
+    tmp_path: Path, base: BaseModelSpec, make_adapter: MakeAdapter, memory: str
 ) -> None:
     here = tmp_path / "here"
-    store = Store(memory, base, 8, kept_here=here, most_fetched_bytes=1)
+    store = ArtifactStore(memory, base, 8, cache_folder=here, max_cache_bytes=1)
     versions = [store.add("triage", make_adapter(str(seed), seed=seed), {}) for seed in range(3)]
     assert all((here / "triage" / version.sha256[:12]).exists() for version in versions)  # in use, for all we know
     for version in versions[:2]:
-        long_ago = time.time() - cache.IN_USE - 1
+        long_ago = time.time() - remote_backend.MIN_CACHED_SECONDS - 1
         os.utime(here / "triage" / version.sha256[:12], (long_ago, long_ago))
 
     store.add("triage", make_adapter("3", seed=3), {})
@@ -139,18 +141,18 @@ def test_what_nobody_asks_for_makes_room_here_and_stays_in_the_store(
     assert content_hash(store.fetch(versions[0])) == versions[0].sha256
 
 
-def test_a_url_needs_a_folder_here_and_a_package_that_knows_it(tmp_path: Path, base: Base) -> None:
-    with pytest.raises(ValueError, match="needs a folder here"):
-        Store("memory://store", base, 8)
+def test_a_url_needs_a_folder_here_and_a_package_that_knows_it(tmp_path: Path, base: BaseModelSpec) -> None:
+    with pytest.raises(ValueError, match="needs a local folder"):
+        ArtifactStore("memory://store", base, 8)
     with pytest.raises(ValueError, match="nosuchkind"):
-        Store("nosuchkind://store", base, 8, kept_here=tmp_path)
+        ArtifactStore("nosuchkind://store", base, 8, cache_folder=tmp_path)
 
 
 CHURN = """
 import sys
 from pathlib import Path
-from pointsman_lora_server.checks.base import read_base
-from pointsman_lora_server.store import Store
+from pointsman_lora_server.checks.base_layers import read_base
+from pointsman_lora_server.store import ArtifactStore
 root, base, *adapters = sys.argv[1:]
 store = Store(root, read_base(Path(base), "tiny-base"), 8)
 print("begins", flush=True)
@@ -162,11 +164,11 @@ while True:
 
 @pytest.mark.parametrize("milliseconds", [3, 8, 21, 34])
 def test_a_version_is_whole_or_absent_whenever_its_process_is_killed(
-    tmp_path: Path, base: Base, base_folder: Path, make_adapter: MakeAdapter, milliseconds: int
+    tmp_path: Path, base: BaseModelSpec, base_folder: Path, make_adapter: MakeAdapter, milliseconds: int
 ) -> None:
     root = tmp_path / "store"
     adapters = [make_adapter(str(seed), seed=seed) for seed in range(3)]
-    versions = [Store(tmp_path / "known", base, 8).add("triage", adapter, {}) for adapter in adapters]
+    versions = [ArtifactStore(tmp_path / "known", base, 8).add("triage", adapter, {}) for adapter in adapters]
     with subprocess.Popen(
         [sys.executable, "-c", CHURN, str(root), str(base_folder), *map(str, adapters)], stdout=subprocess.PIPE
     ) as process:
@@ -175,7 +177,7 @@ def test_a_version_is_whole_or_absent_whenever_its_process_is_killed(
         time.sleep(milliseconds / 1000)  # anywhere in its work, that is the point
         process.kill()
 
-    store = Store(root, base, 8)
+    store = ArtifactStore(root, base, 8)
     for version in versions:
         with suppress(NotFound):
             assert content_hash(store.fetch(version)) == version.sha256

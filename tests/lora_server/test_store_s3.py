@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.checks.base import Base
-from pointsman_lora_server.store import Store, content_hash
+from pointsman_lora_server.checks.base_layers import BaseModelSpec
+from pointsman_lora_server.store import ArtifactStore, content_hash
 from pointsman_servicekit.errors import FailedPrecondition, NotFound, Unavailable
 
 from tests.ports import free_port
@@ -59,12 +59,12 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_version_goes_to_s3_and_comes_from_there_on_another_machine(
-    bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path
+    bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = make_adapter()
     (folder / "samples.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello"}], "answer": "Hi"}')
-    version = Store(bucket, base, 8, kept_here=tmp_path / "here").add("triage", folder, {"seed": "7"})
-    elsewhere = Store(bucket, base, 8, kept_here=tmp_path / "elsewhere")
+    version = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "here").add("triage", folder, {"seed": "7"})
+    elsewhere = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "elsewhere")
 
     fetched = elsewhere.fetch(version)
 
@@ -80,9 +80,9 @@ def test_a_version_goes_to_s3_and_comes_from_there_on_another_machine(
 
 
 def test_what_changes_in_the_bucket_is_seen_at_once(
-    bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path
+    bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    first, second = (Store(bucket, base, 8, kept_here=tmp_path / name) for name in "ab")
+    first, second = (ArtifactStore(bucket, base, 8, cache_folder=tmp_path / name) for name in "ab")
     version = first.add("triage", make_adapter(), {})
     with pytest.raises(NotFound):
         second.fetch(replace(version, name="other"))
@@ -98,26 +98,26 @@ def test_what_changes_in_the_bucket_is_seen_at_once(
 
 
 def test_a_changed_object_is_not_handed_out_and_is_mended_by_registering_again(
-    bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path
+    bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    store = Store(bucket, base, 8, kept_here=tmp_path / "here")
+    store = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "here")
     version = store.add("triage", make_adapter(), {})
     path = f"{bucket}/triage/{version.sha256[:12]}/adapter_model.safetensors"
     s3fs.S3FileSystem().pipe_file(path, b"other bytes")
 
     with pytest.raises(FailedPrecondition):
-        Store(bucket, base, 8, kept_here=tmp_path / "b").fetch(version)
+        ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "b").fetch(version)
     store.add("triage", make_adapter(), {})
 
-    assert content_hash(Store(bucket, base, 8, kept_here=tmp_path / "c").fetch(version)) == version.sha256
+    assert content_hash(ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "c").fetch(version)) == version.sha256
 
 
 def test_a_service_that_is_away_is_unavailable(
-    bucket: str, base: Base, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, base: BaseModelSpec, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    store = Store(bucket, base, 8, kept_here=tmp_path / "here")
+    store = ArtifactStore(bucket, base, 8, cache_folder=tmp_path / "here")
 
     with pytest.raises(Unavailable) as caught:
         store.add("triage", make_adapter(), {})

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import pytest
-from pointsman_lora_server.training.batches import Example, by_length, encode, padded, plan
+from pointsman_lora_server.training.batches import Example, batch_by_length, encode, padded_tokens, plan_batches
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.errors import DataError
+from pointsman_lora_server.training.exits import DataError
 
 END, OPEN, BREAK = 1, 2, 3
 
@@ -28,7 +28,7 @@ def test_only_the_answer_and_the_end_of_its_turn_are_learnt() -> None:
     (example,) = encode([row("hi", "yo")], render, END, 100).rows
     assert example.prompt_ids == (OPEN, ord("h"), ord("i"), END, BREAK, OPEN)
     assert example.ids[example.prompt_length :] == (ord("y"), ord("o"), END)
-    assert example.learnt == 3
+    assert example.answer_length == 3
 
 
 def test_a_template_that_does_not_end_the_turn_gets_an_end_to_learn() -> None:
@@ -54,14 +54,14 @@ def test_a_template_that_renders_an_answered_prompt_differently_is_refused() -> 
 
 
 def test_a_batch_keeps_to_its_tokens_with_padding_and_a_longer_row_stands_alone() -> None:
-    batches = by_length([of_length(tokens) for tokens in (30, 10, 20, 90, 40, 10)], 60)
+    batches = batch_by_length([of_length(tokens) for tokens in (30, 10, 20, 90, 40, 10)], 60)
     assert [[len(example.ids) for example in batch] for batch in batches] == [[10, 10, 20], [30], [40], [90]]
-    assert all(padded(batch) <= 60 or len(batch) == 1 for batch in batches)
+    assert all(padded_tokens(batch) <= 60 or len(batch) == 1 for batch in batches)
 
 
 def test_every_epoch_has_every_row_once_and_another_order() -> None:
     examples = [of_length(tokens) for tokens in range(10, 60)]
-    one, two = plan(examples, 1, 100, seed=7), plan(examples, 2, 100, seed=7)
+    one, two = plan_batches(examples, 1, 100, seed=7), plan_batches(examples, 2, 100, seed=7)
     lengths = sorted(len(example.ids) for batch in two for example in batch)
     assert lengths == sorted([*range(10, 60), *range(10, 60)])
     assert two[: len(one)] == one
@@ -70,12 +70,12 @@ def test_every_epoch_has_every_row_once_and_another_order() -> None:
 
 def test_the_same_seed_gives_the_same_plan_and_another_one_another() -> None:
     examples = [of_length(tokens) for tokens in range(10, 60)]
-    assert plan(examples, 2, 100, seed=7) == plan(examples, 2, 100, seed=7)
-    assert plan(examples, 2, 100, seed=7) != plan(examples, 2, 100, seed=8)
+    assert plan_batches(examples, 2, 100, seed=7) == plan_batches(examples, 2, 100, seed=7)
+    assert plan_batches(examples, 2, 100, seed=7) != plan_batches(examples, 2, 100, seed=8)
 
 
 def test_rows_of_like_length_stand_together_so_that_little_is_padding() -> None:
     examples = [of_length(20 + 7 * number % 100) for number in range(400)]
-    batches = plan(examples, 1, 1000, seed=7)
+    batches = plan_batches(examples, 1, 1000, seed=7)
     tokens = sum(len(example.ids) for example in examples)
-    assert sum(map(padded, batches)) < 1.15 * tokens
+    assert sum(map(padded_tokens, batches)) < 1.15 * tokens

@@ -8,12 +8,12 @@ import pytest
 from pointsman_lora_server.training.data import (
     Conversation,
     Message,
-    gather,
     read_conversations,
+    read_split,
     split,
     split_by_share,
 )
-from pointsman_lora_server.training.errors import DataError
+from pointsman_lora_server.training.exits import DataError
 
 Write = Callable[..., Path]
 
@@ -120,7 +120,7 @@ def test_a_missing_file_and_one_of_another_encoding_are_refused_by_name(tmp_path
 
 def test_a_prompt_that_is_held_out_is_not_learnt_even_in_other_letters(write: Write) -> None:
     training = write(example("Where is my BAG?"), example("hello"))
-    found = gather(training, write(example("where  is my bag?", "other"), name="heldout.jsonl"), 0.1, None, 7)
+    found = read_split(training, write(example("where  is my bag?", "other"), name="heldout.jsonl"), 0.1, None, 7)
     assert texts(found.training) == ["hello"]
     assert texts(found.heldout) == ["where  is my bag?"]
     (note,) = found.notes
@@ -164,7 +164,7 @@ def test_rows_of_one_prompt_are_held_out_together(write: Write) -> None:
     found = split_by_share(rows, 0.1, 7)
     assert (len(found.training), len(found.heldout)) == (36, 4)
     assert {row.key for row in found.training}.isdisjoint(row.key for row in found.heldout)
-    with pytest.raises(DataError, match="one prompt alone cannot be split"):
+    with pytest.raises(DataError, match="a single prompt cannot be split"):
         split_by_share(rows[:2], 0.1, 7)
 
 
@@ -172,7 +172,7 @@ def test_the_examples_adapter_is_measured_on_the_rows_that_it_was_measured_on() 
     made = HELPDESK / "adapters" / "voice"
     report = json.loads((made / "training.json").read_text("utf-8"))
     share, seed = report["data"]["heldout_share"], report["recipe"]["seed"]
-    found = gather(HELPDESK / "training" / "voice.jsonl", None, share, None, seed)
+    found = read_split(HELPDESK / "training" / "voice.jsonl", None, share, None, seed)
     kept = map(json.loads, (made / "samples.jsonl").read_text("utf-8").splitlines())
     assert texts(found.heldout) == [row["messages"][-1]["content"] for row in kept]
 
@@ -181,11 +181,11 @@ def test_a_small_share_holds_out_one_row_and_no_share_none(write: Write) -> None
     rows = read_conversations(write(example("a"), example("b"), example("c")))
     assert len(split_by_share(rows, 0.01, 7).heldout) == 1
     assert split_by_share(rows, 0, 7).heldout == ()
-    with pytest.raises(DataError, match="one prompt alone cannot be split"):
+    with pytest.raises(DataError, match="a single prompt cannot be split"):
         split_by_share(rows[:1], 0.1, 7)
 
 
 def test_the_system_message_comes_from_its_file(write: Write, tmp_path: Path) -> None:
     (tmp_path / "system.txt").write_text("Answer with JSON.\n", "utf-8")
-    found = gather(write(example("a"), example("b")), None, 0.5, tmp_path / "system.txt", 7)
+    found = read_split(write(example("a"), example("b")), None, 0.5, tmp_path / "system.txt", 7)
     assert {row.prompt[0] for row in (*found.training, *found.heldout)} == {Message("system", "Answer with JSON.")}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.examination import Examination, examine
+from pointsman_lora_server.training.data_report import DataReport, describe_data
 
 
 def row(question: str, answer: object, number: int = 1) -> Conversation:
@@ -14,8 +14,8 @@ def row(question: str, answer: object, number: int = 1) -> Conversation:
 
 def examined(
     rows: Sequence[Conversation], heldout: Sequence[Conversation] = (), notes: Sequence[str] = ()
-) -> Examination:
-    return examine(rows, heldout, notes, [10 * (index + 1) for index in range(len(rows))], 7)
+) -> DataReport:
+    return describe_data(rows, heldout, notes, [10 * (index + 1) for index in range(len(rows))], 7)
 
 
 def test_short_answers_that_come_again_are_labels_and_are_counted() -> None:
@@ -41,7 +41,7 @@ def test_lopsided_labels_are_named_with_their_counts() -> None:
 
 
 def test_a_single_label_leaves_nothing_to_learn() -> None:
-    assert "there is nothing to tell apart" in examined([row(f"q{n}", "yes") for n in range(9)]).warnings[0]
+    assert "there is nothing to distinguish" in examined([row(f"q{n}", "yes") for n in range(9)]).warnings[0]
 
 
 def test_a_label_that_is_held_out_and_never_trained_on_is_named() -> None:
@@ -53,7 +53,7 @@ def test_a_label_that_is_held_out_and_never_trained_on_is_named() -> None:
 def test_what_was_left_out_is_counted_by_its_reason() -> None:
     notes = [
         "rows.jsonl:2: left out, the same as rows.jsonl:1",
-        "rows.jsonl:3: left out, its prompt is held out too (held.jsonl:1)",
+        "rows.jsonl:3: left out, its prompt is held out too (heldout.jsonl:1)",
         "rows.jsonl:4: left out, its 99 tokens are more than 50",
         "rows.jsonl:5: left out, its 98 tokens are more than 50",
     ]
@@ -64,7 +64,7 @@ def test_rows_that_ask_the_same_in_other_letters_and_differ_in_answer_are_named(
     rows = [row("Where is it?", "lost", 1), row("where  is IT?", "refund", 2), row("WHERE is it?", "LOST", 3)]
     found = examined(rows)
     assert found.contradictory == ("rows.jsonl:1 and rows.jsonl:2",)
-    assert "1 pairs of rows ask the same" in found.warnings[-1]
+    assert "1 pairs of rows have the same prompt" in found.warnings[-1]
 
 
 def test_lengths_are_told_in_tokens() -> None:

@@ -4,38 +4,38 @@ import json
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.adapter_files import (
-    Adapter,
+from pointsman_lora_server.training.adapter_folder import (
+    AdapterFiles,
     check_merged_target,
     check_target,
-    write,
-    write_model,
+    write_adapter,
+    write_merged_model,
 )
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.errors import TrainingError
+from pointsman_lora_server.training.exits import TrainingError
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
 
 
 def test_a_new_folder_gets_three_files_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
-    write(tmp_path / "deep" / "triage", Adapter(b"weights", {"r": 4}, {"seed": 7}))
+    write_adapter(tmp_path / "deep" / "triage", AdapterFiles(b"weights", {"r": 4}, {"seed": 7}))
     assert sorted(path.name for path in (tmp_path / "deep" / "triage").iterdir()) == FILES
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["triage"]
     assert json.loads((tmp_path / "deep" / "triage" / "adapter_config.json").read_text()) == {"r": 4}
 
 
 def test_an_older_adapter_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    write(tmp_path / "triage", Adapter(b"old", {"r": 4}, {}))
+    write_adapter(tmp_path / "triage", AdapterFiles(b"old", {"r": 4}, {}))
     check_target(tmp_path / "triage")
-    write(tmp_path / "triage", Adapter(b"new", {"r": 8}, {}))
+    write_adapter(tmp_path / "triage", AdapterFiles(b"new", {"r": 8}, {}))
     assert (tmp_path / "triage" / "adapter_model.safetensors").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["triage"]
 
 
 def test_what_cannot_be_written_leaves_the_older_adapter_as_it_was(tmp_path: Path) -> None:
-    write(tmp_path / "triage", Adapter(b"old", {"r": 4}, {}))
+    write_adapter(tmp_path / "triage", AdapterFiles(b"old", {"r": 4}, {}))
     with pytest.raises(TypeError):
-        write(tmp_path / "triage", Adapter(b"new", {"r": object()}, {}))
+        write_adapter(tmp_path / "triage", AdapterFiles(b"new", {"r": object()}, {}))
     assert (tmp_path / "triage" / "adapter_model.safetensors").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["triage"]
 
@@ -44,13 +44,13 @@ def test_a_file_and_a_folder_with_other_things_are_refused_before_training(tmp_p
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(TrainingError, match=r"notes.txt is a file"):
         check_target(tmp_path / "notes.txt")
-    with pytest.raises(TrainingError, match=r"holds 'notes.txt', which is no adapter's"):
+    with pytest.raises(TrainingError, match=r"contains 'notes.txt', which does not belong to an adapter"):
         check_target(tmp_path)
 
 
 def test_held_out_rows_go_beside_the_adapter_as_messages_and_answer(tmp_path: Path) -> None:
-    row = Conversation((Message("system", "Sort."), Message("user", "Zürich?")), "fare", "held.jsonl:1")
-    write(tmp_path / "triage", Adapter(b"weights", {}, {}, [row]))
+    row = Conversation((Message("system", "Sort."), Message("user", "Zürich?")), "fare", "heldout.jsonl:1")
+    write_adapter(tmp_path / "triage", AdapterFiles(b"weights", {}, {}, [row]))
     check_target(tmp_path / "triage")
     (line,) = (tmp_path / "triage" / "samples.jsonl").read_text("utf-8").splitlines()
     messages = [{"role": "system", "content": "Sort."}, {"role": "user", "content": "Zürich?"}]
@@ -65,15 +65,15 @@ def test_a_merged_model_is_written_with_the_adapter_or_not_at_all(tmp_path: Path
         (folder / "config.json").write_text("half")
         raise OSError("no space left")
 
-    write(tmp_path / "triage", Adapter(b"old", {}, {}, merge=merge))
+    write_adapter(tmp_path / "triage", AdapterFiles(b"old", {}, {}, merge=merge))
     with pytest.raises(OSError, match="no space left"):
-        write(tmp_path / "triage", Adapter(b"new", {}, {}, merge=fail))
+        write_adapter(tmp_path / "triage", AdapterFiles(b"new", {}, {}, merge=fail))
     assert (tmp_path / "triage" / "adapter_model.safetensors").read_bytes() == b"old"
     assert (tmp_path / "triage" / "merged" / "config.json").read_text() == "{}"
 
-    write_model(tmp_path / "model", merge)
+    write_merged_model(tmp_path / "model", merge)
     check_merged_target(tmp_path / "model")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(TrainingError, match="holds something that is no model"):
+    with pytest.raises(TrainingError, match="contains something that is not a model"):
         check_merged_target(tmp_path / "mine")

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.adapter_config import as_parent
-from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.job import Job, parse
+from pointsman_lora_server.training.adapter_folder import with_parent_recipe
+from pointsman_lora_server.training.exits import TrainingError
+from pointsman_lora_server.training.options import TrainingOptions, parse
 
 LEAST = ("--base-model", "base", "--data", "rows.jsonl", "--out", "out")
 
 
-def parsed(*options: str) -> Job:
+def parsed(*options: str) -> TrainingOptions:
     return parse([*LEAST, *options])
 
 
@@ -49,7 +49,7 @@ def parent(tmp_path: Path) -> Path:
 
 
 def test_rank_and_alpha_are_those_of_the_parent(parent: Path) -> None:
-    recipe = as_parent(parsed("--init-from", str(parent), "--rank", "4")).recipe
+    recipe = with_parent_recipe(parsed("--init-from", str(parent), "--rank", "4")).recipe
     assert (recipe.rank, recipe.alpha) == (8, 32)
 
 
@@ -57,17 +57,17 @@ def test_rank_and_alpha_are_those_of_the_parent(parent: Path) -> None:
     ("options", "complaint"),
     [
         (("--base-model-name", "other"), "belongs to the base model 'base', not to 'other'"),
-        (("--method", "dora"), "only --method dora goes on from a DoRA adapter, and from no other"),
-        (("--method", "rslora"), "is no rsLoRA adapter"),
+        (("--method", "dora"), "is not a DoRA adapter; --method dora continues from those only"),
+        (("--method", "rslora"), "is not an rsLoRA adapter"),
     ],
 )
 def test_a_parent_that_cannot_be_gone_on_from_is_refused(
     parent: Path, options: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(TrainingError, match=complaint):
-        as_parent(parsed("--init-from", str(parent), *options))
+        with_parent_recipe(parsed("--init-from", str(parent), *options))
 
 
 def test_a_folder_without_an_adapter_is_no_parent(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"adapter_config.json cannot be read"):
-        as_parent(parsed("--init-from", str(tmp_path)))
+        with_parent_recipe(parsed("--init-from", str(tmp_path)))

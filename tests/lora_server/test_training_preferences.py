@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pointsman_lora_server.training.batches import encode_pairs
 from pointsman_lora_server.training.data import Message
-from pointsman_lora_server.training.errors import DataError
-from pointsman_lora_server.training.preferences import gather_preferences, read_preferences
+from pointsman_lora_server.training.exits import DataError
+from pointsman_lora_server.training.methods.dpo import read_preference_split, read_preferences
 
 Write = Callable[..., Path]
 
@@ -47,7 +47,7 @@ def test_a_prompt_is_a_text_or_a_conversation_and_an_answer_a_text_or_a_message(
         (pair("a") | {"score": 1}, "unknown key 'score'"),
         (pair([]), '"prompt" is a list of messages'),
         (pair([{"role": "assistant", "content": "b"}]), 'its role is "user", not "assistant"'),
-        (pair("a", [{"role": "user", "content": "b"}]), "the assistant's message, and no other"),
+        (pair("a", [{"role": "user", "content": "b"}]), "the assistant's message alone"),
         (pair("a", None), '"chosen" is null'),
     ],
 )
@@ -59,34 +59,34 @@ def test_a_bad_pair_is_named_with_what_would_be_right(write: Write, line: object
 
 
 def test_a_prompt_may_have_several_pairs_but_none_twice_and_none_both_ways(write: Write) -> None:
-    found = gather_preferences(write(pair("a"), pair("a", "better"), pair("a")), None, 0, None, 7)
+    found = read_preference_split(write(pair("a"), pair("a", "better"), pair("a")), None, 0, None, 7)
     assert len(found.training) == 2
     assert found.notes[0].endswith("the same as " + found.training[0].where)
-    with pytest.raises(DataError, match=r"pairs.jsonl:2: prefers the other way round than .*pairs.jsonl:1"):
-        gather_preferences(write(pair("a"), pair("a", "bad", "good")), None, 0, None, 7)
+    with pytest.raises(DataError, match=r"pairs.jsonl:2: prefers the opposite of .*pairs.jsonl:1"):
+        read_preference_split(write(pair("a"), pair("a", "bad", "good")), None, 0, None, 7)
 
 
 def test_a_prompt_that_is_held_out_is_not_learnt(write: Write) -> None:
-    held = write(pair("Where  IS it?"), name="held.jsonl")
-    found = gather_preferences(write(pair("where is it?"), pair("else")), held, 0.1, None, 7)
+    heldout_rows = write(pair("Where  IS it?"), name="heldout.jsonl")
+    found = read_preference_split(write(pair("where is it?"), pair("else")), heldout_rows, 0.1, None, 7)
     assert [row.prompt[0].content for row in found.training] == ["else"]
     assert found.conversations.heldout[0].answer == "good"
 
 
 def test_a_share_is_held_out_where_there_is_no_file(write: Write) -> None:
     path = write(*(pair(f"question {number}") for number in range(20)))
-    found = gather_preferences(path, None, 0.2, None, 7)
+    found = read_preference_split(path, None, 0.2, None, 7)
     assert (len(found.training), len(found.heldout)) == (16, 4)
-    assert found == gather_preferences(path, None, 0.2, None, 7)
+    assert found == read_preference_split(path, None, 0.2, None, 7)
 
 
 def test_pairs_of_one_prompt_are_held_out_together_and_none_is_lost(write: Write) -> None:
     rows = [pair(f"question {number}", f"good {way}") for number in range(20) for way in range(5)]
-    found = gather_preferences(write(*rows), None, 0.1, None, 7)
+    found = read_preference_split(write(*rows), None, 0.1, None, 7)
     assert (len(found.training), len(found.heldout), found.notes) == (90, 10, ())
     assert {row.prompt for row in found.training}.isdisjoint(row.prompt for row in found.heldout)
-    with pytest.raises(DataError, match="one prompt alone cannot be split"):
-        gather_preferences(write(*rows[:5]), None, 0.1, None, 7)
+    with pytest.raises(DataError, match="a single prompt cannot be split"):
+        read_preference_split(write(*rows[:5]), None, 0.1, None, 7)
 
 
 def test_both_answers_of_a_pair_begin_behind_the_same_prompt(write: Write) -> None:

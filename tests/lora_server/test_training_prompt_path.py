@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pointsman_lora_server.training.batches import Example
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.prompt_path import Nearest, ask
+from pointsman_lora_server.training.prompt_baseline import NearestRows, few_shot_questions
 
 KNOWN = [
     Conversation((Message("user", question),), answer, "rows.jsonl:1")
@@ -21,18 +21,18 @@ def render(messages: Sequence[Message], answer_next: bool) -> list[int]:
 
 
 def example(question: str, *before: Message) -> Example:
-    conversation = Conversation((*before, Message("user", question)), "lost_item", "held.jsonl:1")
+    conversation = Conversation((*before, Message("user", question)), "lost_item", "heldout.jsonl:1")
     prompt = render(conversation.prompt, True)
     return Example((*prompt, 1, 2), len(prompt), conversation)
 
 
-def asked(row: Example, shots: int, most_tokens: int = 1000) -> str:
-    (question,) = ask([row], Nearest(KNOWN), shots, render, most_tokens)
+def asked(row: Example, shots: int, max_tokens: int = 1000) -> str:
+    (question,) = few_shot_questions([row], NearestRows(KNOWN), shots, render, max_tokens)
     return "".join(map(chr, question.prompt_ids))
 
 
 def test_rare_words_that_are_shared_decide_and_not_frequent_ones() -> None:
-    nearest = Nearest(KNOWN).to("on the train there is a ramp missing", 2)
+    nearest = NearestRows(KNOWN).find("on the train there is a ramp missing", 2)
     assert [row.answer for row in nearest] == ["assistance", "lost_item"]
 
 

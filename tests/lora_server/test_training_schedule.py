@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from pointsman_lora_server.training.schedule import Course, scale
+from pointsman_lora_server.training.schedule import StepCounter, learning_rate_scale
 
 
-def rates(course: Course) -> list[float]:
+def rates(course: StepCounter) -> list[float]:
     found = []
     while course.left:
         found.append(course.next_scale())
@@ -15,17 +15,17 @@ def rates(course: Course) -> list[float]:
 
 
 def test_it_goes_up_for_a_twentieth_and_then_down_to_nothing() -> None:
-    found = rates(Course(100))
+    found = rates(StepCounter(100))
     assert found[4] == max(found[:5]) == pytest.approx(0.9)
     assert found[5] == pytest.approx(1, abs=0.01)
     assert found[5:] == sorted(found[5:], reverse=True)
     assert found[-1] < 0.01
-    assert (scale(0), scale(1)) == (0, pytest.approx(0))
+    assert (learning_rate_scale(0), learning_rate_scale(1)) == (0, pytest.approx(0))
 
 
 def test_a_course_that_is_taken_up_again_goes_on_with_the_very_same_rates() -> None:
-    whole = rates(Course(37))
-    course = Course(37)
+    whole = rates(StepCounter(37))
+    course = StepCounter(37)
     first = [course.next_scale()]
     for _ in range(16):
         course.advance()
@@ -35,7 +35,7 @@ def test_a_course_that_is_taken_up_again_goes_on_with_the_very_same_rates() -> N
 
 
 def test_a_course_that_is_shortened_comes_down_all_the_same() -> None:
-    course = Course(100)
+    course = StepCounter(100)
     for _ in range(50):
         course.advance()
     course.shorten(10)
@@ -46,6 +46,6 @@ def test_a_course_that_is_shortened_comes_down_all_the_same() -> None:
 
 
 def test_a_course_is_never_made_longer() -> None:
-    course = Course(10)
+    course = StepCounter(10)
     course.shorten(50)
     assert course.steps == 10

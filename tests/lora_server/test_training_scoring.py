@@ -1,11 +1,11 @@
 """Answers are scored by what they are worth, not by their letters alone."""
 
 import pytest
-from pointsman_lora_server.training.scoring import Answered, score
+from pointsman_lora_server.training.scoring import ScoredAnswer, score
 
 
 def scored(*pairs: tuple[str, str]) -> dict[str, float]:
-    return score([Answered(expected, got) for expected, got in pairs])
+    return score([ScoredAnswer(expected, got) for expected, got in pairs])
 
 
 def test_json_is_compared_as_a_value_and_text_without_the_space_around_it() -> None:
@@ -24,8 +24,8 @@ def test_json_is_compared_as_a_value_and_text_without_the_space_around_it() -> N
     ],
 )
 def test_values_of_other_types_are_not_the_same(expected: str, got: str) -> None:
-    assert not Answered(expected, got).exact
-    assert Answered(expected, expected).exact
+    assert not ScoredAnswer(expected, got).is_exact
+    assert ScoredAnswer(expected, expected).is_exact
 
 
 def test_a_number_is_the_same_however_it_is_written() -> None:
@@ -40,7 +40,7 @@ def test_the_order_of_a_list_counts_for_an_exact_answer() -> None:
 def test_an_answer_that_is_nested_too_deeply_is_wrong_and_ends_nothing(depth: int) -> None:
     deep = '{"a": ' * depth + "1" + "}" * depth
     assert scored(('{"a": 1}', deep), ('{"a": 1}', "[" * depth)) == {"exact": 0.0, "json_f1": 0.0}
-    assert Answered(deep, deep).exact
+    assert ScoredAnswer(deep, deep).is_exact
 
 
 def test_half_of_the_fields_is_half_of_the_f1() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pointsman_lora_server.training.stopping import SIGNALS, held, on_signals
+from pointsman_lora_server.training.exits import SIGNALS, delaying_signals, set_signal_handler
 
 from tests.lora_server import trainings
 from tests.lora_server.trainings import PYTHON
@@ -20,12 +20,12 @@ from pathlib import Path
 from signal import SIGTERM, default_int_handler
 import torch
 from pointsman_lora_server.training import checkpoint
-from pointsman_lora_server.training.schedule import Course, Record
-from pointsman_lora_server.training.stopping import on_signals
+from pointsman_lora_server.training.schedule import RunState, StepCounter
+from pointsman_lora_server.training.exits import set_signal_handler
 
 file, times = Path(sys.argv[1]), int(sys.argv[2])
 weights = {f"a{number}": torch.zeros(64, 8) for number in range(28)}
-kept = checkpoint.Checkpoint({}, {}, Record(Course(10)), weights, weights, checkpoint.random_state(), weights)
+kept = checkpoint.Checkpoint({}, {}, RunState(StepCounter(10)), weights, weights, checkpoint.random_state(), weights)
 heard, ready = 0, threading.Event()
 
 def interrupt():
@@ -36,7 +36,7 @@ def interrupt():
         os.kill(os.getpid(), SIGTERM)
 
 checkpoint.save(file, kept)
-on_signals(default_int_handler)
+set_signal_handler(default_int_handler)
 threading.Thread(target=interrupt, daemon=True).start()
 while heard < times:
     try:
@@ -53,7 +53,7 @@ print("heard", heard)
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = [signal.getsignal(number) for number in SIGNALS]
-    on_signals(signal.default_int_handler)
+    set_signal_handler(signal.default_int_handler)
     yield
     for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
@@ -64,7 +64,7 @@ def test_what_is_held_comes_at_the_end_once(number: signal.Signals) -> None:
     did = []
 
     def interrupted() -> None:
-        with held():
+        with delaying_signals():
             signal.raise_signal(number)
             signal.raise_signal(number)
             did.append("all of it")
@@ -77,14 +77,14 @@ def test_what_is_held_comes_at_the_end_once(number: signal.Signals) -> None:
 
 
 def test_where_nothing_comes_nothing_is_told() -> None:
-    with held():
+    with delaying_signals():
         pass
     assert [signal.getsignal(number) for number in SIGNALS] == [signal.default_int_handler] * 2
 
 
 def test_an_error_of_the_block_is_told_first() -> None:
     def failing() -> None:
-        with held():
+        with delaying_signals():
             signal.raise_signal(signal.SIGTERM)
             raise OSError("the disk is full")
 

@@ -9,7 +9,7 @@ import yaml
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 
 EMPTY: dict[str, str] = {
-    r"pointsman_lora_validation_seconds": "versions are tried when they are registered, which is before the minute",
+    r"pointsman_lora_validation_duration_seconds": "versions are tested when they are registered, before the minute",
 }
 """Patterns of PromQL to reasons."""
 

@@ -44,7 +44,7 @@ class Fleet:
             self.valkey.url,
             self.folder / "store",
             listen=f"127.0.1.{self.started}:{self.port}",
-            more={"ENGINE_ARGS": "--answer-seconds 1.0", "DRAIN_NOTICE": "2"},
+            more={"ENGINE_ARGS": "--answer-seconds 1.0", "SHUTDOWN_DELAY": "2"},
         )
         self.servers.append(server)
         await server.start_with_engine()

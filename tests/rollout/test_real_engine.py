@@ -39,7 +39,7 @@ class LoraServer(Process):
             "ENGINE_PYTHON": str(ROOT / ".venv-engine" / "bin" / "python"),
             "ENGINE_LISTEN": engine,
             "BASE_MODEL": str(ROOT / ".pointsman" / "models" / MODEL),
-            "DRAIN_GRACE": "60",
+            "SHUTDOWN_TIMEOUT": "60",
         }
         environment = {f"POINTSMAN_LORA_{name}": value for name, value in settings.items()}
         super().__init__([sys.executable, "-m", "pointsman_lora_server"], environment, folder / "log", "gRPC on")

@@ -14,7 +14,7 @@ import pytest
 from pointsman_cli.data_dir import DataDir
 from pointsman_cli.up import valkey
 from pointsman_lora_server.jobs.folder import JobFolder
-from pointsman_lora_server.jobs.job import Job, Order, State
+from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 from pointsman_servicekit.bounded_redis import open_redis
 from pointsman_servicekit.keys.key_store import KeyStore
 from pointsman_servicekit.keys.key_store import NewKey as KeyOrder
@@ -107,7 +107,7 @@ def test_finding_5_a_jobs_copies_are_private_whatever_the_umask(usual_umask: Non
     secret = tmp_path / "data.jsonl"
     secret.write_text('{"text": "secret"}\n')
     folder = JobFolder(tmp_path / "jobs" / "job-1")
-    folder.make(Job("job-1", Order("x", data=secret, heldout=secret), State.QUEUED, 0))
+    folder.create(Job("job-1", JobRequest("x", data=secret, heldout=secret), JobState.QUEUED, 0))
     assert folder.path.stat().st_mode & 0o777 == 0o700
     copies = [path for path in (folder.path / "input").rglob("*") if path.is_file()]
     assert [copy.stat().st_mode & 0o777 for copy in copies] == [0o600, 0o600]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.standing import EXAMPLE, Standing, standing
 
-ENVIRONMENT = {"POINTSMAN_LORA_PROBE_SECONDS": "3600"}
+ENVIRONMENT = {"POINTSMAN_LORA_PROBE_INTERVAL_SECONDS": "3600"}
 """No probe while tests compare answers to the letter: in bfloat16 a batch of two rounds otherwise than a batch of one,
 and of two words that are all but as likely the other one comes."""
 

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_lora_server.checks.base import Base, read_base
+from pointsman_lora_server.checks.base_layers import BaseModelSpec, read_base
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from safetensors.numpy import save_file
@@ -82,7 +82,7 @@ class Adapter:
     """A good one, to be spoilt: only modules of the first layers, so that it is made, tried and refused quickly."""
 
     folder: Path
-    base: Base
+    base: BaseModelSpec
     config: dict[str, Any] = field(default_factory=dict)
     tensors: Tensors = field(default_factory=dict)
 
@@ -191,7 +191,7 @@ SPOILT: Mapping[str, tuple[str, Callable[[Adapter], object]]] = {
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
+def base() -> BaseModelSpec:
     module = ("-m", "pointsman_lora_server.base_model", str(BASE_MODEL))
     sources = {"PYTHONPATH": str(ROOT / "services" / "lora-server" / "src")}
     subprocess.run([ENGINE_PYTHON, *module], env=os.environ | sources, check=True, timeout=600)
@@ -199,7 +199,7 @@ def base() -> Base:
 
 
 @pytest.fixture(scope="module")
-def lora_server(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer]:
+def lora_server(base: BaseModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer]:
     home = tmp_path_factory.mktemp("bad-adapters")
     redis_port, engine_port, port = (free_port() for _ in range(3))
     environment = os.environ | {
@@ -235,7 +235,7 @@ def lora_server(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def adapter(tmp_path: Path, base: Base) -> Adapter:
+def adapter(tmp_path: Path, base: BaseModelSpec) -> Adapter:
     return Adapter(tmp_path / "adapter", base)
 
 

@@ -27,7 +27,7 @@ MODEL = "smollm2-135m"
 PLACES = 2
 ENVIRONMENT = {
     "POINTSMAN_LORA_ENGINE_ARGS": f"--max-num-seqs {PLACES} --max-num-batched-tokens 16",
-    "POINTSMAN_LORA_PROBE_SECONDS": "3600",  # a probe's tokens would be counted as the request's
+    "POINTSMAN_LORA_PROBE_INTERVAL_SECONDS": "3600",  # a probe's tokens would be counted as the request's
 }
 
 PROMISED = 0.2

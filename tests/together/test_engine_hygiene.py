@@ -15,15 +15,14 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
-from pointsman_lora_server.board import Board
-from pointsman_lora_server.checks.base import read_base
+from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import EngineStatus
-from pointsman_lora_server.engine import vllm_api
-from pointsman_lora_server.engine.command import EngineSettings, vllm, with_secrets
-from pointsman_lora_server.engine.probe import Poisoned, Probe
-from pointsman_lora_server.engine.secret import HEADER, Secret
+from pointsman_lora_server.engine import vllm_client
+from pointsman_lora_server.engine.command import SECRET_HEADER, EngineSettings, GuardSecret, build_command, with_secrets
+from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
 from pointsman_lora_server.engine.supervisor import Supervisor
-from pointsman_lora_server.engine.vllm_api import VllmApi
+from pointsman_lora_server.engine.vllm_client import VllmClient
+from pointsman_lora_server.engine_state import EngineStateStore
 from pointsman_servicekit.errors import ResourceExhausted
 from safetensors.numpy import save_file
 
@@ -61,10 +60,10 @@ class House:
     """The engine, and all that keeps it."""
 
     url: str
-    secret: Secret
-    engine: VllmApi
+    secret: GuardSecret
+    engine: VllmClient
     http: httpx.AsyncClient
-    board: Board
+    engine_state: EngineStateStore
     probe: Probe
     supervisor: Supervisor
     running: "asyncio.Task[None]"
@@ -72,7 +71,7 @@ class House:
 
     async def until_ready(self, life: int) -> None:
         async with asyncio.timeout(ENGINE_STARTS):
-            async for state in self.board.watch():
+            async for state in self.engine_state.watch():
                 if state.status is EngineStatus.READY and state.life == life:
                     return
 
@@ -80,20 +79,20 @@ class House:
         return (await self.engine.complete(model, PROMPT, TOKENS)).text
 
     async def report(self) -> dict[str, Any]:
-        answer = await self.http.get("/pointsman/v1/adapters", headers={HEADER: self.secret()})
+        answer = await self.http.get("/pointsman/v1/adapters", headers={SECRET_HEADER: self.secret()})
         report: dict[str, Any] = answer.raise_for_status().json()
         return report
 
     async def empty(self) -> None:
-        for version in await self.engine.adapters():
-            await self.engine.close(version)
+        for version in await self.engine.list_adapters():
+            await self.engine.close_adapter(version)
             assert await self.engine.remove(version)
 
 
 class Meter:
     failed = 0
 
-    def probe_failed(self) -> None:
+    def count_probe_failure(self) -> None:
         self.failed += 1
 
 
@@ -101,20 +100,20 @@ class Meter:
 async def house() -> AsyncIterator[House]:
     _make_base_model()
     logging.getLogger("engine").setLevel(logging.INFO)
-    listen, secret, board, meter = free_address(), Secret(), Board(), Meter()
+    listen, secret, engine_state, meter = free_address(), GuardSecret(), EngineStateStore(), Meter()
     settings = EngineSettings(
         ENGINE_PYTHON, listen, BASE_MODEL, NAME, max_loras=SLOTS, max_lora_rank=8, max_model_len=512
     )
-    lives = with_secrets(vllm(settings, os.environ, os.sched_getaffinity(0)), secret)
+    lives = with_secrets(build_command(settings, os.environ, os.sched_getaffinity(0)), secret)
     url = f"http://{listen}"
     async with (
-        vllm_api.opening(url, secret) as engine,
+        vllm_client.open_client(url, secret) as engine,
         httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as http,
     ):
-        probe = Probe(engine, NAME, meter)
-        supervisor = Supervisor(lives, listen, engine, board, probe, probing=600)
+        probe = Probe(engine, NAME, meter.count_probe_failure)
+        supervisor = Supervisor(lives, listen, engine, engine_state, probe, probe_interval=600)
         running = asyncio.create_task(supervisor.run())
-        house = House(url, secret, engine, http, board, probe, supervisor, running)
+        house = House(url, secret, engine, http, engine_state, probe, supervisor, running)
         try:
             await house.until_ready(life=1)
             yield house
@@ -131,7 +130,7 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 async def test_what_changes_the_engine_is_there_for_nobody(house: House) -> None:
-    for headers in ({}, {HEADER: house.secret()}):
+    for headers in ({}, {SECRET_HEADER: house.secret()}):
         for path in CLOSED:
             for method in ("GET", "POST"):
                 answer = await house.http.request(
@@ -141,7 +140,7 @@ async def test_what_changes_the_engine_is_there_for_nobody(house: House) -> None
 
 
 async def test_the_guards_own_routes_are_there_for_the_lora_server_alone(house: House, loud: list[Path]) -> None:
-    for headers in ({}, {HEADER: "guessed"}):
+    for headers in ({}, {SECRET_HEADER: "guessed"}):
         answers = [
             await house.http.get("/pointsman/v1/adapters", headers=headers),
             await house.http.put("/pointsman/v1/adapters/x@1", headers=headers, json={"folder": str(loud[0])}),
@@ -149,7 +148,7 @@ async def test_the_guards_own_routes_are_there_for_the_lora_server_alone(house: 
             await house.http.delete("/pointsman/v1/adapters/x@1", headers=headers),
         ]
         assert {answer.status_code for answer in answers} == {403}
-    assert await house.engine.adapters() == {}
+    assert await house.engine.list_adapters() == {}
 
 
 async def test_no_request_loads_an_adapter_by_its_path(house: House, loud: list[Path]) -> None:
@@ -186,7 +185,7 @@ async def test_what_is_removed_frees_its_slot_and_each_version_answers_with_its_
     for number in [*range(2 * SLOTS), *reversed(range(2 * SLOTS))]:
         if len(held) == SLOTS - 1:  # the last one stays free: see the CPU's mixed batches
             oldest = f"a@{held.pop(0)}"
-            assert await house.engine.close(oldest) == 0
+            assert await house.engine.close_adapter(oldest) == 0
             assert await house.engine.remove(oldest)
         if number not in held:
             await house.engine.load(f"a@{number}", loud[number])
@@ -208,7 +207,7 @@ async def test_a_full_engine_refuses_and_throws_nobody_out(house: House, loud: l
     with pytest.raises(ResourceExhausted):
         await house.engine.load("one@more", loud[SLOTS])
 
-    assert sorted(await house.engine.adapters()) == [f"a@{number}" for number in range(SLOTS)]
+    assert sorted(await house.engine.list_adapters()) == [f"a@{number}" for number in range(SLOTS)]
     assert (await house.report())["in_engine"] == SLOTS
     await house.empty()
 
@@ -220,11 +219,11 @@ async def test_answers_in_flight_end_undisturbed_and_keep_their_slot_until_then(
     begun = asyncio.Event()
     answer = asyncio.create_task(_streamed(house, "a@0", begun))
     await begun.wait()
-    assert await house.engine.close("a@0") == 1
+    assert await house.engine.close_adapter("a@0") == 1
     late = await house.http.post("/v1/completions", json={"model": "a@0", "prompt": PROMPT})
     assert (late.status_code, late.json()["error"]["type"]) == (404, "NotFoundError")
     assert not await house.engine.remove("a@0")
-    assert not (await house.engine.adapters())["a@0"].open
+    assert not (await house.engine.list_adapters())["a@0"].open
     assert not answer.done()
 
     assert await answer == whole
@@ -238,7 +237,7 @@ async def test_answers_in_flight_end_undisturbed_and_keep_their_slot_until_then(
 async def test_a_closed_adapter_is_opened_again_without_its_folder(house: House, loud: list[Path]) -> None:
     await house.engine.load("a@0", loud[0])
     text = await house.text("a@0")
-    await house.engine.close("a@0")
+    await house.engine.close_adapter("a@0")
 
     await house.engine.load("a@0", Path("/nowhere"))
 
@@ -255,7 +254,7 @@ async def test_who_hangs_up_holds_no_slot(house: House, loud: list[Path]) -> Non
     answer.cancel()
 
     async with asyncio.timeout(20):
-        while (await house.engine.adapters())["a@0"].in_flight:  # noqa: ASYNC110 -- another process
+        while (await house.engine.list_adapters())["a@0"].in_flight:  # noqa: ASYNC110 -- another process
             await asyncio.sleep(0.05)
     await house.empty()
 
@@ -267,14 +266,14 @@ async def test_a_poisoned_engine_is_found_and_started_again(house: House, tmp_pa
     body = {"model": "bad@1", "prompt": PROMPT, "max_tokens": TOKENS}
     assert (await house.http.post("/v1/completions", json=body)).json()["choices"][0]["text"] == ""
 
-    with pytest.raises(Poisoned) as caught:
+    with pytest.raises(EngineCorrupted) as caught:
         await house.probe.check()
     house.supervisor.restart(caught.value.message)
 
     await house.until_ready(life=2)
     await house.probe.check()
     assert "Paris" in await house.text(NAME)
-    assert await house.engine.adapters() == {}
+    assert await house.engine.list_adapters() == {}
 
 
 async def test_an_answer_in_flight_ends_whole_when_the_engine_is_told_to_stop(house: House) -> None:

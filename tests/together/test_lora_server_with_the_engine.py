@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import lora_server_pb2_grpc
-from pointsman_lora_server.checks.base import read_base
+from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_servicekit.grpc_client import open_channel
 from pointsman_servicekit.grpc_errors import from_rpc_error
 from safetensors.numpy import save_file
@@ -76,7 +76,7 @@ def lora_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoraServer
         "POINTSMAN_LORA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "POINTSMAN_LORA_STORE": str(home / "store"),
         "POINTSMAN_LORA_JOBS": str(home / "jobs"),
-        "POINTSMAN_LORA_SMOKE": "off",  # the adapters below are noise, which a trial would refuse
+        "POINTSMAN_LORA_SMOKE_TEST": "off",  # the adapters below are noise, which a trial would refuse
         "POINTSMAN_LORA_ENGINE_PYTHON": str(ENGINE_PYTHON),
         "POINTSMAN_LORA_ENGINE_LISTEN": f"127.0.0.1:{engine_port}",
         "POINTSMAN_LORA_BASE_MODEL": str(BASE_MODEL),

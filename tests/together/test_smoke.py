@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from pointsman_lora_server.checks.base import read_base
-from pointsman_lora_server.checks.samples import Sample, Turn
+from pointsman_lora_server.checks.attachments import Sample, Turn
+from pointsman_lora_server.checks.base_layers import read_base
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.smoke.agreement import compare
-from pointsman_lora_server.smoke.runner import Smoke
-from pointsman_lora_server.store import Store
+from pointsman_lora_server.smoke.reference import compare
+from pointsman_lora_server.smoke.runner import PeftSmokeTest
+from pointsman_lora_server.store import ArtifactStore
 from pointsman_servicekit.errors import InvalidArgument
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +55,11 @@ print(float((merged - right).abs().max()), float((merged - plain).abs().max()))
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from pointsman_lora_server.smoke.child import Child, command
+from pointsman_lora_server.smoke.runner import SmokeWorker, worker_command
 async def main():
-    child = await Child.start(command(Path(sys.argv[1]), "pointsman_lora_server.smoke.process", sys.argv[2]))
-    await child.answer(120)
+    command = worker_command(Path(sys.argv[1]), "pointsman_lora_server.smoke.worker", sys.argv[2])
+    child = await SmokeWorker.start(command)
+    await child.receive(120)
     print(child.pid, flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
@@ -74,7 +75,7 @@ def base_model() -> Path:
 
 @pytest.fixture(scope="module")
 def kept(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[AdapterVersion, Path]]:
-    store = Store(tmp_path_factory.mktemp("store"), read_base(base_model, "smollm2-135m"), max_rank=8)
+    store = ArtifactStore(tmp_path_factory.mktemp("store"), read_base(base_model, "smollm2-135m"), max_rank=8)
     versions = {name: store.add(name, EXAMPLES / "adapters" / name, {}) for name in ("triage", "voice")}
     return {name: (version, store.fetch(version)) for name, version in versions.items()}
 
@@ -87,20 +88,20 @@ def samples() -> tuple[Sample, ...]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def smoke(base_model: Path) -> AsyncIterator[Smoke]:
-    trying = Smoke(ENGINE_PYTHON, base_model)
+async def smoke(base_model: Path) -> AsyncIterator[PeftSmokeTest]:
+    trying = PeftSmokeTest(ENGINE_PYTHON, base_model)
     yield trying
     await trying.close()
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_examples_adapters_pass_and_are_told_apart(
-    smoke: Smoke, kept: dict[str, tuple[AdapterVersion, Path]], samples: tuple[Sample, ...]
+    smoke: PeftSmokeTest, kept: dict[str, tuple[AdapterVersion, Path]], samples: tuple[Sample, ...]
 ) -> None:
-    triage = await smoke.try_out(*kept["triage"], samples)
+    triage = await smoke.run(*kept["triage"], samples)
     pid = smoke.pid
-    voice = await smoke.try_out(*kept["voice"], ())
-    again = await smoke.try_out(*kept["triage"], samples)
+    voice = await smoke.run(*kept["voice"], ())
+    again = await smoke.run(*kept["triage"], samples)
 
     assert again == triage, "one version left something of itself on the base model"
     assert smoke.pid == pid is not None
@@ -112,12 +113,12 @@ async def test_the_examples_adapters_pass_and_are_told_apart(
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_an_adapter_that_goes_on_after_its_answer_is_refused(
-    smoke: Smoke, kept: dict[str, tuple[AdapterVersion, Path]]
+    smoke: PeftSmokeTest, kept: dict[str, tuple[AdapterVersion, Path]]
 ) -> None:
     sample = Sample((Turn("user", "Refund please."),), '{"intent": "refund"')
 
     with pytest.raises(InvalidArgument) as caught:
-        await smoke.try_out(*kept["triage"], [sample])
+        await smoke.run(*kept["triage"], [sample])
 
     assert caught.value.code == "does_not_stop"
 

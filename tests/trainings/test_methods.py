@@ -201,9 +201,9 @@ def test_an_adapter_that_is_there_can_be_measured_and_keeps_its_weights(
 def test_it_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best(base: Path, tmp_path: Path) -> None:
     """The held-out answers contradict what is learnt: every step makes them worse."""
     rows = [{"text": f"The {thing} at {hour}", "output": "yes yes yes"} for thing, _ in ROUTES for hour in HOURS]
-    held = [{"text": f"A {thing} at {hour}", "output": "qqqqqqqq"} for thing, _ in ROUTES for hour in HOURS]
+    heldout_rows = [{"text": f"A {thing} at {hour}", "output": "qqqqqqqq"} for thing, _ in ROUTES for hour in HOURS]
     data = trainings.write_rows(tmp_path / "rows.jsonl", *rows)
-    heldout = trainings.write_rows(tmp_path / "held.jsonl", *held)
+    heldout = trainings.write_rows(tmp_path / "heldout.jsonl", *heldout_rows)
     options = ("--eval-data", heldout, "--epochs", 60, "--learning-rate", 1e-2, "--evaluations", 30, "--patience", 3)
     run = train(base, data, tmp_path / "out", *TINY, *options)
     assert run.code == 0, run.warnings

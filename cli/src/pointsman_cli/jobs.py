@@ -23,15 +23,6 @@ from pointsman_cli.train.progress import TrainingProgress
 
 TRAINING_CALL_SECONDS = 60.0
 """Timeout of a call; CreateJob copies the job's files, and Cancel waits for its process to stop."""
-
-METHODS = {
-    "lora": pb.TRAINING_METHOD_LORA,
-    "rslora": pb.TRAINING_METHOD_RSLORA,
-    "dora": pb.TRAINING_METHOD_DORA,
-    "qlora": pb.TRAINING_METHOD_QLORA,
-    "dpo": pb.TRAINING_METHOD_DPO,
-}
-METHOD_NAMES = {number: name for name, number in METHODS.items()}
 STATE_NAMES = {
     pb.TRAINING_STATE_QUEUED: "queued",
     pb.TRAINING_STATE_RUNNING: "running",
@@ -94,7 +85,7 @@ def training_request(order: TrainingOrder) -> pb.CreateTrainingJobRequest:
         data=str(job.data.absolute()),
         heldout=str(job.heldout.absolute()) if job.heldout else "",
         system=str(job.system.absolute()) if job.system else "",
-        method=METHODS[job.method],
+        method=job.method,
         parent=order.init_from,
         alias=order.alias,
         force=order.force,
@@ -138,7 +129,7 @@ def list_jobs(
     response = _call(lora_server, data_dir, lambda server: server.List(request, timeout=TRAINING_CALL_SECONDS))
     table = Table("job", "method", "state", "started", "result", box=None, pad_edge=False)
     for job in response.jobs:
-        cells = (job.id, METHOD_NAMES.get(job.method, "?"), _state(job), _time(job), _result(job))
+        cells = (job.id, job.method, _state(job), _time(job), _result(job))
         table.add_row(*map(Text, cells))
     Console(width=None if Console().is_terminal else 200).print(table)
 

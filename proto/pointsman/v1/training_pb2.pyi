@@ -8,15 +8,6 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class TrainingMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    TRAINING_METHOD_UNSPECIFIED: _ClassVar[TrainingMethod]
-    TRAINING_METHOD_LORA: _ClassVar[TrainingMethod]
-    TRAINING_METHOD_RSLORA: _ClassVar[TrainingMethod]
-    TRAINING_METHOD_DORA: _ClassVar[TrainingMethod]
-    TRAINING_METHOD_QLORA: _ClassVar[TrainingMethod]
-    TRAINING_METHOD_DPO: _ClassVar[TrainingMethod]
-
 class TrainingState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TRAINING_STATE_UNSPECIFIED: _ClassVar[TrainingState]
@@ -25,12 +16,6 @@ class TrainingState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TRAINING_STATE_SUCCEEDED: _ClassVar[TrainingState]
     TRAINING_STATE_FAILED: _ClassVar[TrainingState]
     TRAINING_STATE_CANCELLED: _ClassVar[TrainingState]
-TRAINING_METHOD_UNSPECIFIED: TrainingMethod
-TRAINING_METHOD_LORA: TrainingMethod
-TRAINING_METHOD_RSLORA: TrainingMethod
-TRAINING_METHOD_DORA: TrainingMethod
-TRAINING_METHOD_QLORA: TrainingMethod
-TRAINING_METHOD_DPO: TrainingMethod
 TRAINING_STATE_UNSPECIFIED: TrainingState
 TRAINING_STATE_QUEUED: TrainingState
 TRAINING_STATE_RUNNING: TrainingState
@@ -62,17 +47,17 @@ class CreateTrainingJobRequest(_message.Message):
     data: str
     heldout: str
     system: str
-    method: TrainingMethod
+    method: str
     parent: str
     alias: str
     force: bool
     author: str
     recipe: TrainingRecipe
     facts: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., data: _Optional[str] = ..., heldout: _Optional[str] = ..., system: _Optional[str] = ..., method: _Optional[_Union[TrainingMethod, str]] = ..., parent: _Optional[str] = ..., alias: _Optional[str] = ..., force: _Optional[bool] = ..., author: _Optional[str] = ..., recipe: _Optional[_Union[TrainingRecipe, _Mapping]] = ..., facts: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[str] = ..., heldout: _Optional[str] = ..., system: _Optional[str] = ..., method: _Optional[str] = ..., parent: _Optional[str] = ..., alias: _Optional[str] = ..., force: _Optional[bool] = ..., author: _Optional[str] = ..., recipe: _Optional[_Union[TrainingRecipe, _Mapping]] = ..., facts: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TrainingRecipe(_message.Message):
-    __slots__ = ("rank", "alpha", "learning_rate", "epochs", "max_minutes", "seed", "tokens_per_step", "most_tokens", "beta", "patience", "samples", "baseline_shots", "heldout_share", "threads")
+    __slots__ = ("rank", "alpha", "learning_rate", "epochs", "max_minutes", "seed", "tokens_per_step", "max_tokens", "beta", "patience", "samples", "baseline_shots", "heldout_share", "threads")
     RANK_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -80,7 +65,7 @@ class TrainingRecipe(_message.Message):
     MAX_MINUTES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_STEP_FIELD_NUMBER: _ClassVar[int]
-    MOST_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BETA_FIELD_NUMBER: _ClassVar[int]
     PATIENCE_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -94,14 +79,14 @@ class TrainingRecipe(_message.Message):
     max_minutes: float
     seed: int
     tokens_per_step: int
-    most_tokens: int
+    max_tokens: int
     beta: float
     patience: int
     samples: int
     baseline_shots: int
     heldout_share: float
     threads: int
-    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[int] = ..., learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_minutes: _Optional[float] = ..., seed: _Optional[int] = ..., tokens_per_step: _Optional[int] = ..., most_tokens: _Optional[int] = ..., beta: _Optional[float] = ..., patience: _Optional[int] = ..., samples: _Optional[int] = ..., baseline_shots: _Optional[int] = ..., heldout_share: _Optional[float] = ..., threads: _Optional[int] = ...) -> None: ...
+    def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[int] = ..., learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_minutes: _Optional[float] = ..., seed: _Optional[int] = ..., tokens_per_step: _Optional[int] = ..., max_tokens: _Optional[int] = ..., beta: _Optional[float] = ..., patience: _Optional[int] = ..., samples: _Optional[int] = ..., baseline_shots: _Optional[int] = ..., heldout_share: _Optional[float] = ..., threads: _Optional[int] = ...) -> None: ...
 
 class TrainingJob(_message.Message):
     __slots__ = ("id", "name", "method", "state", "error", "resumed", "created_unix_ms", "started_unix_ms", "ended_unix_ms", "version", "merged", "author")
@@ -119,7 +104,7 @@ class TrainingJob(_message.Message):
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
-    method: TrainingMethod
+    method: str
     state: TrainingState
     error: str
     resumed: int
@@ -129,7 +114,7 @@ class TrainingJob(_message.Message):
     version: str
     merged: str
     author: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., method: _Optional[_Union[TrainingMethod, str]] = ..., state: _Optional[_Union[TrainingState, str]] = ..., error: _Optional[str] = ..., resumed: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., started_unix_ms: _Optional[int] = ..., ended_unix_ms: _Optional[int] = ..., version: _Optional[str] = ..., merged: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., method: _Optional[str] = ..., state: _Optional[_Union[TrainingState, str]] = ..., error: _Optional[str] = ..., resumed: _Optional[int] = ..., created_unix_ms: _Optional[int] = ..., started_unix_ms: _Optional[int] = ..., ended_unix_ms: _Optional[int] = ..., version: _Optional[str] = ..., merged: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
 
 class GetTrainingJobRequest(_message.Message):
     __slots__ = ("id",)

@@ -6,7 +6,7 @@ from pointsman.v1 import lora_server_pb2 as pb
 from pointsman.v1 import training_pb2
 
 from pointsman_cli.grpc_clients import CALL_SECONDS, LOAD_SECONDS, call_lora_server, fetch_adapters
-from pointsman_cli.jobs import METHODS, STATE_NAMES, TRAINING_CALL_SECONDS, call_training, training_events
+from pointsman_cli.jobs import STATE_NAMES, TRAINING_CALL_SECONDS, call_training, training_events
 from pointsman_cli.retrain.plan import CanaryTerms
 from pointsman_cli.retrain.rollout_steps import AliasState
 from pointsman_cli.retrain.train_step import TrainingResult, TrainingSpec
@@ -81,7 +81,7 @@ class Trainer:
             name=lesson.name,
             data=str(lesson.data.absolute()),
             heldout=str(lesson.heldout.absolute()) if lesson.heldout else "",
-            method=METHODS[lesson.method],
+            method=lesson.method,
             parent=lesson.parent,
             author=lesson.author,
             recipe=training_pb2.TrainingRecipe(**lesson.recipe),

@@ -93,9 +93,9 @@ def lora_figures(window: Window) -> LoraFigures | None:
         engine_up=_is_set(window, "pointsman_lora_engine_up"),
         engine_restarts=window.latest.value("pointsman_lora_engine_restarts_total"),
         slots=window.latest.value("pointsman_lora_slots"),
-        resident=window.latest.value("pointsman_lora_resident"),
-        loads=_by(window, "pointsman_lora_loads_total", "result"),
-        evictions=window.total("pointsman_lora_evictions_total"),
+        resident=window.latest.value("pointsman_lora_resident_adapters"),
+        loads=_by(window, "pointsman_lora_adapter_loads_total", "result"),
+        evictions=window.total("pointsman_lora_adapter_evictions_total"),
         redis_up=_is_set(window, "pointsman_lora_redis_up"),
     )
 

@@ -15,7 +15,7 @@ from pointsman_cli.options import DEFAULT_DATA_DIR, DataDirOption, EnginePythonO
 from pointsman_cli.processes import run_to_end
 from pointsman_cli.train import options as given
 from pointsman_cli.train.events import Done, parse_event
-from pointsman_cli.train.options import MERGED_ONLY_METHOD, TRAINER_MODULE, TrainingJob
+from pointsman_cli.train.options import TRAINER_MODULE, TrainingJob
 from pointsman_cli.train.progress import TrainingProgress
 
 BASE_MODEL = "smollm2-135m"
@@ -36,7 +36,7 @@ def train(
     out: given.OutOption = None,
     eval_data: given.EvalDataOption = None,
     system: given.SystemOption = None,
-    method: given.MethodOption = given.Method.LORA,
+    method: given.MethodOption = given.DEFAULT_METHOD,
     init_from: given.InitFromOption = "",
     rank: given.RankOption = 4,
     epochs: given.EpochsOption = 3,
@@ -70,7 +70,7 @@ def train(
         "rank": rank, "epochs": epochs, "max-minutes": max_minutes, "seed": seed, "learning-rate": learning_rate,
         "beta": beta, "samples": samples, "baseline-shots": baseline_shots, "patience": patience,
     }  # fmt: skip
-    job = TrainingJob(name, data, method.value, eval_data, system, out, learning)
+    job = TrainingJob(name, data, method, eval_data, system, out, learning)
     job.check()
     at = DataDir.at(data_dir)
     running = read_run(at.run_file)
@@ -87,7 +87,7 @@ def train(
         "check-only": check_only, "evaluate-only": evaluate_only, "checkpoint": checkpoint, "resume": resume,
         "merged-out": merged_out,
     }  # fmt: skip
-    job = TrainingJob(name, data, method.value, eval_data, system, out or at.folder / "nothing", {**learning, **local})
+    job = TrainingJob(name, data, method, eval_data, system, out or at.folder / "nothing", {**learning, **local})
     engine = find_engine(at, engine_python)
     wanted = registered and not (check_only or evaluate_only)
     target = Target(address, alias, Provenance(force=force)) if wanted else None
@@ -111,8 +111,8 @@ async def _train(
     _say(console, f"{screen.done.folder} after {screen.done.seconds:.0f} s")
     if screen.done.merged is not None:
         _say(console, f"{screen.done.merged} holds the base model with the adapter merged in, for an engine of its own")
-    if target is not None and job.method == MERGED_ONLY_METHOD:
-        _say(console, "not registered: an engine cannot serve DoRA as an adapter; serve the merged model")
+    if target is not None and screen.done.must_be_merged:
+        _say(console, f"not registered: an engine cannot serve {job.method} as an adapter; serve the merged model")
     elif target is not None:
         await _register(job, screen, screen.done, target, console)
 

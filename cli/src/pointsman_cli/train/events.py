@@ -63,6 +63,9 @@ class Done:
     folder: Path
     seconds: float
     merged: Path | None
+    """The folder of the merged model, if one was written."""
+    must_be_merged: bool
+    """Whether an engine can serve only the merged model, not the adapter."""
     metrics: Mapping[str, float]
 
 
@@ -120,7 +123,13 @@ def _read(kind: str, found: Mapping[str, Any]) -> TrainerEvent | None:
             return Sample(" | ".join(f"{key}: {' '.join(str(value).split())}" for key, value in found.items()))
         case "done":
             merged = Path(found["merged"]) if found.get("merged") else None
-            return Done(Path(found["folder"]), float(found["seconds"]), merged, _floats(found.get("metrics", {})))
+            return Done(
+                Path(found["folder"]),
+                float(found["seconds"]),
+                merged,
+                found.get("must_be_merged") is True,
+                _floats(found.get("metrics", {})),
+            )
         case "state":
             return StateChanged(str(found["state"]), found)
         case "warning":

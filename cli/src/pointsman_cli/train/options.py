@@ -11,15 +11,7 @@ import typer
 from pointsman_cli.errors import UsageError
 
 
-class Method(str, Enum):  # noqa: UP042  # typer shows the values of such
-    LORA = "lora"
-    RSLORA = "rslora"
-    DORA = "dora"
-    QLORA = "qlora"
-    DPO = "dpo"
-
-
-class StopOn(str, Enum):  # noqa: UP042
+class StopOn(str, Enum):  # noqa: UP042  # typer shows the values of such
     LOSS = "loss"
     METRIC = "metric"
 
@@ -51,9 +43,13 @@ MergedOption = Annotated[
     ),
 ]
 
+DEFAULT_METHOD = "lora"
 MethodOption = Annotated[
-    Method,
-    typer.Option(help="Training method. A dora adapter can only be served merged; dpo learns from pairs of answers."),
+    str,
+    typer.Option(
+        help="Training method: lora, rslora, qlora, dora (can only be served merged), dpo (learns from pairs of "
+        "answers), an installed method, or MODULE:ATTRIBUTE in the engine's environment."
+    ),
 ]
 RankOption = Annotated[int, typer.Option(min=1, max=64, help="LoRA rank; the engine limits it (--max-lora-rank).")]
 EpochsOption = Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")]
@@ -105,8 +101,6 @@ DetachOption = Annotated[bool, typer.Option("--detach", help="With --on-server: 
 
 
 TRAINER_MODULE = "pointsman_lora_server.training"
-MERGED_ONLY_METHOD = "dora"
-"""An adapter trained by this method can only be served merged into its base model."""
 
 
 @dataclass(frozen=True, slots=True)

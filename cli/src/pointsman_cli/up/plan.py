@@ -92,8 +92,8 @@ def _lora_server(example: Example, data_dir: DataDir, addresses: Addresses, prog
         "POINTSMAN_LORA_ENGINE_LISTEN": addresses.engine,
         "POINTSMAN_LORA_BASE_MODEL": str(data_dir.model(example.base_model)),
         "POINTSMAN_LORA_SERVED_MODEL_NAME": example.base_model,
-        "POINTSMAN_LORA_DRAIN_NOTICE": "0",  # as for the gateway
-        "POINTSMAN_LORA_DRAIN_GRACE": "10",
+        "POINTSMAN_LORA_SHUTDOWN_DELAY": "0",  # as for the gateway
+        "POINTSMAN_LORA_SHUTDOWN_TIMEOUT": "10",
     }
     program = (programs.python, "-m", "pointsman_lora_server")
     # Longer than the engine's grace, because the lora-server stops vLLM before it exits.

@@ -1,4 +1,4 @@
-"""Runs the lora-server and its engine, until told to stop."""
+"""Runs the lora-server and its engine until SIGINT or SIGTERM."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from pointsman_servicekit.process import delay_shutdown, wait_for_stop_signal
 from pointsman_servicekit.tls import server_tls
 from pointsman_servicekit.tracing.exporting import exporting_spans, tracing_server_interceptors
 
-from pointsman_lora_server import wiring
+from pointsman_lora_server import bootstrap
 from pointsman_lora_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def main() -> int:
     try:
         settings = Settings()
-        logs.configure_logging("lora-server", settings.log_level, settings.log_form)
+        logs.configure_logging("lora-server", settings.log_level, settings.log_format)
         with exporting_spans("lora-server", os.environ) as spans:
             asyncio.run(run(settings, spans))
     except (ValueError, OSError) as error:
@@ -35,21 +35,21 @@ def main() -> int:
 
 
 async def run(settings: Settings, spans: "Spans | None" = None) -> None:
-    """Serves until SIGINT or SIGTERM; then gateways are told, the watches end, and the engine drains."""
-    command = wiring.command_for(settings, os.environ)
+    """Serves until SIGINT or SIGTERM. Then gateways are notified, the watches end, and the engine drains."""
+    command = bootstrap.command_for(settings, os.environ)
     tls = server_tls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    async with wiring.building(settings, command) as house:
-        with serving_metrics(settings.metrics_listen, house.registry, house.is_ready) as metrics_port:
-            around = [*tracing_server_interceptors(spans), *house.interceptors]
-            async with serving(settings.listen, house.services, house.add_to, interceptors=around, tls=tls) as server:
+    async with bootstrap.build_app(settings, command) as app:
+        with serving_metrics(settings.metrics_listen, app.metrics_registry, app.is_ready) as metrics_port:
+            interceptors = [*tracing_server_interceptors(spans), *app.interceptors]
+            async with serving(settings.listen, app.services, app.add_to, interceptors=interceptors, tls=tls) as server:
                 log.info(
                     "gRPC on %s, metrics on port %d, engine on %s", server.address, metrics_port, settings.public_url
                 )
-                told_by = await wait_for_stop_signal()
-                await house.take_leave()
+                received = await wait_for_stop_signal()
+                await app.start_shutdown()
                 await server.start_shutdown()
-                await delay_shutdown(told_by, settings.drain_notice)
-                house.end_watches()
+                await delay_shutdown(received, settings.shutdown_delay)
+                app.end_watches()
 
 
 if __name__ == "__main__":

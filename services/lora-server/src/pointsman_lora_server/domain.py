@@ -1,4 +1,4 @@
-"""The nouns of the lora-server: adapter versions, aliases, what is wanted, and what is true of the engine."""
+"""The lora-server's values: adapter versions, aliases, the desired state from Redis, and the state of the engine."""
 
 import enum
 import re
@@ -9,14 +9,15 @@ from pointsman_servicekit.errors import InvalidArgument
 
 HASH_DIGITS = 12
 TRAINING_SECONDS = "training_seconds"
-"""Among a version's metrics: what its training took."""
+"""The key of the training's duration among a version's metrics."""
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _HASH = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """An immutable adapter and its manifest. Its name holds its content's hash: the same name, the same weights."""
+    """An immutable adapter and its manifest. The name contains the hash of the content, so a name never changes its
+    weights."""
 
     name: str
     sha256: str
@@ -27,11 +28,11 @@ class AdapterVersion:
     created_unix_ms: int
     facts: Mapping[str, str] = field(default_factory=dict)
     base_digest: str = ""
-    """Of the base model; empty where its folder names none."""
+    """SHA-256 of the base model's weights, empty if the base model's folder does not state it."""
     chat_template_sha256: str = ""
     training_data_sha256: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of its evaluation: "heldout_exact" beside "prompt_path_exact", "heldout_loss", ..."""
+    """Results of its evaluation, such as "heldout_exact", "prompt_path_exact" and "heldout_loss"."""
     parent: str = ""
     author: str = ""
 
@@ -42,10 +43,10 @@ class AdapterVersion:
 
 @dataclass(frozen=True, slots=True)
 class CanaryTerms:
-    """When a canary is taken back by itself; rates and times are compared with those of the version beside it."""
+    """When a canary is rolled back automatically. Its rates and latencies are compared with the stable version's."""
 
     min_requests: int = 20
-    """Of both, before anything is judged."""
+    """Number of requests that both versions must have before they are compared."""
     max_error_excess: float = 0.02
     max_invalid_excess: float = 0.05
     max_latency_ratio: float = 1.5
@@ -53,90 +54,95 @@ class CanaryTerms:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
+    """A second version that an alias sends part of its users to."""
+
     version: str
     weight: float
-    """The share of users that it answers, above 0 to 1."""
+    """Fraction of the users, above 0 and up to 1."""
     terms: CanaryTerms = CanaryTerms()
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A name that can be moved from version to version; `revision` counts the moves, and the changes of its canary."""
+    """A name that points to a version and can be moved to another one.
+
+    `revision` is incremented by each move and each change of the canary.
+    """
 
     alias: str
     version: str
     revision: int
     canary: Canary | None = None
     previous: str = ""
-    """Where it pointed before its last move, and so where a rollback points it to."""
+    """The version before the last move, to which a rollback returns."""
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """All that it may send a request to."""
+        """The versions that receive requests sent to the alias."""
         return (self.version, self.canary.version) if self.canary else (self.version,)
 
 
 class Phase(enum.Enum):
-    """How a version stands with all engines alike; it is kept in Redis."""
+    """The state of a version that is the same for all engines. It is stored in Redis."""
 
-    REGISTERED = "registered"  # in the store, its files checked
-    VALIDATING = "validating"  # it is tried apart from the engine
+    REGISTERED = "registered"  # stored, its files are checked
+    VALIDATING = "validating"  # its smoke test runs
     READY = "ready"  # any engine may load it
     RETIRED = "retired"  # no engine may load it any more
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A version's phase, and why it failed."""
+class PhaseRecord:
+    """The phase of a version, the reason if it failed, and the alias that is waiting to be moved to it."""
 
     phase: Phase
     error_code: str = ""
     error: str = ""
-    word: str = ""
-    """The alias's part after the "@" that is to be moved to it once it is resident; empty once that is done."""
+    alias_suffix: str = ""
+    """The part after the "@" of the alias to move to this version once an engine holds it; empty when that is done."""
     force: bool = False
-    """Whether that alias is moved even where the evaluation says that prompting is as good."""
+    """Whether the alias is moved even if the evaluation shows no gain over prompting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How many engines hold those versions of an adapter that an alias or a canary points to."""
+    """How many engines hold the versions of an adapter that an alias or a canary points to."""
 
     copies: int | None = None
-    """On so many, or on all where there are fewer; None: on every engine; 0: on none before it is asked for there."""
+    """Number of engines (all of them if there are fewer). None: every engine. 0: none until a request needs one."""
 
     def __str__(self) -> str:
         return "all" if self.copies is None else str(self.copies) if self.copies else "on-demand"
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
-    """What each engine holds, of those that are up and were heard of lately."""
+class FleetState:
+    """The engines that are up and have reported recently."""
 
     holds: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """By engine."""
+    """Engine name -> the versions that it holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What Redis holds, at one moment."""
+    """A consistent snapshot of what Redis holds."""
 
     versions: Mapping[str, AdapterVersion] = field(default_factory=dict)
-    standings: Mapping[str, Standing] = field(default_factory=dict)
-    """Of every one of the versions."""
+    phases: Mapping[str, PhaseRecord] = field(default_factory=dict)
+    """One for each of the versions."""
     aliases: tuple[Alias, ...] = ()
     pins: frozenset[str] = frozenset()
     placements: Mapping[str, Placement] = field(default_factory=dict)
-    """By adapter's name; one that is not here is on every engine."""
-    coming: Mapping[str, int] = field(default_factory=dict)
-    """Versions that an alias is about to be moved to, and until when that is to be believed, in Unix milliseconds."""
+    """Adapter name -> its placement; an adapter that is not listed is on every engine."""
+    upcoming: Mapping[str, int] = field(default_factory=dict)
+    """Versions that an alias is about to be moved to -> the Unix time in milliseconds at which that lapses."""
 
     def placement_of(self, version: str) -> Placement:
         return self.placements.get(version.partition("@")[0], Placement())
 
     @property
-    def aimed_at(self) -> frozenset[str]:
+    def alias_targets(self) -> frozenset[str]:
         """The versions that an alias or a canary points to."""
         return frozenset(version for alias in self.aliases for version in alias.versions)
 
@@ -163,20 +169,23 @@ class EngineStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """The whole truth at one moment. `life` counts the engine's starts: what one life holds, the next does not."""
+    """A snapshot of what the engine does and holds, as gateways see it.
+
+    `life` counts the engine's starts. What the engine held before a restart is gone after it.
+    """
 
     status: EngineStatus = EngineStatus.STARTING
     life: int = 0
     detail: str = "not started yet"
     resident: frozenset[str] = frozenset()
-    """Confirmed and warm, and not about to go: what gateways may ask for."""
+    """Versions that gateways may request: loaded, warmed up and not about to be evicted."""
     loading: frozenset[str] = frozenset()
     draining: frozenset[str] = frozenset()
     loadable: frozenset[str] = frozenset()
-    """Not resident, and to be had for the asking."""
+    """Versions that are not resident and can be loaded on demand."""
     aliases: tuple[Alias, ...] = ()
     training_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """Of the versions that any engine may hold, as far as their training reports tell."""
+    """Training duration of the versions that any engine may hold, if their training reports state it."""
     sequence: int = 1
 
     @property
@@ -185,14 +194,14 @@ class EngineState:
 
 
 class VersionState(enum.Enum):
-    """How a version stands, this engine included."""
+    """The state of a version as seen from this engine."""
 
     REGISTERED = "registered"
     VALIDATING = "validating"
     READY = "ready"  # this engine does not hold it
     LOADING = "loading"
-    WARM = "warm"  # resident, and neither alias nor canary points to it
-    SERVING = "serving"  # resident, and one does
+    WARM = "warm"  # resident, but neither an alias nor a canary points to it
+    SERVING = "serving"  # resident, and an alias or a canary points to it
     DRAINING = "draining"
     RETIRED = "retired"
     FAILED = "failed"
@@ -200,7 +209,7 @@ class VersionState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class VersionReport:
-    """A version and how it stands."""
+    """A version with its state, as the API reports it."""
 
     version: AdapterVersion
     state: VersionState
@@ -211,31 +220,37 @@ class VersionReport:
 
 
 def state_of(version: str, desired: DesiredState, engine: EngineState) -> VersionState:
-    """What Redis says of the version, and what this engine makes of it."""
-    phase = desired.standings[version].phase
+    """Combines the phase in Redis with what this engine holds."""
+    phase = desired.phases[version].phase
     if version in engine.draining:
         return VersionState.DRAINING
     if phase is not Phase.READY:
         return VersionState(phase.value)
     if version in engine.resident:
-        return VersionState.SERVING if version in desired.aimed_at else VersionState.WARM
+        return VersionState.SERVING if version in desired.alias_targets else VersionState.WARM
     return VersionState.LOADING if version in engine.loading else VersionState.READY
 
 
 def report_of(version: str, desired: DesiredState, engine: EngineState) -> VersionReport:
-    standing = desired.standings[version]
+    record = desired.phases[version]
     return VersionReport(
         version=desired.versions[version],
         state=state_of(version, desired, engine),
         aliases=tuple(alias.alias for alias in desired.aliases if version in alias.versions),
         pinned=version in desired.pins,
-        error_code=standing.error_code,
-        error=standing.error,
+        error_code=record.error_code,
+        error=record.error,
     )
 
 
+def is_ready(version: str, desired: DesiredState) -> bool:
+    """Whether any engine may load the version."""
+    record = desired.phases.get(version)
+    return record is not None and record.phase is Phase.READY
+
+
 def check_name(name: str) -> None:
-    """Raises InvalidArgument where `name` may not be an adapter's; a good name is safe as a folder's, too."""
+    """Raises InvalidArgument unless `name` is a valid adapter name. A valid name is also safe as a folder name."""
     if not _NAME.fullmatch(name):
         raise InvalidArgument(
             f"'{name}' cannot be an adapter's name: 1 to 64 of a-z, 0-9, '-' and '_'", code="bad_name", param="name"
@@ -259,12 +274,17 @@ def is_version(version: str) -> bool:
 
 
 def check_alias(alias: str) -> None:
-    """Raises InvalidArgument unless `alias` is "NAME@WORD" with a word that nobody can take for a hash."""
-    name, _, word = alias.partition("@")
-    if not (_NAME.fullmatch(name) and _NAME.fullmatch(word)) or _HASH.fullmatch(word):
+    """Raises InvalidArgument unless `alias` is "NAME@SUFFIX" with a suffix that cannot be mistaken for a hash."""
+    name, _, suffix = alias.partition("@")
+    if not (_NAME.fullmatch(name) and _NAME.fullmatch(suffix)) or _HASH.fullmatch(suffix):
         raise InvalidArgument(
-            f"'{alias}' cannot be an alias: NAME@WORD, each 1 to 64 of a-z, 0-9, '-' and '_', and the word not "
+            f"'{alias}' cannot be an alias: NAME@SUFFIX, each 1 to 64 of a-z, 0-9, '-' and '_', and the suffix not "
             f"{HASH_DIGITS} hexadecimal digits, as in 'triage@prod'",
             code="bad_alias",
             param="alias",
         )
+
+
+def adapter_name(version_or_alias: str) -> str:
+    """The part before the "@"."""
+    return version_or_alias.partition("@")[0]

@@ -1,1 +1,1 @@
-"""What an adapter must be before the engine may see it: the engine itself accepts much that it then serves wrongly."""
+"""Checks of an adapter before the engine sees it: the engine accepts many adapters that it then computes wrongly."""

@@ -1,19 +1,17 @@
-"""adapter_config.json: a LoRA for our base model, of a rank and with features that the engine can serve."""
+"""Checks adapter_config.json: a LoRA for this base model, with a rank and features that the engine supports."""
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument
 
-from pointsman_lora_server.checks import json_text
-from pointsman_lora_server.checks.base import Base
-from pointsman_lora_server.checks.targets import Targets, read_targets
+from pointsman_lora_server.checks import untrusted_input
+from pointsman_lora_server.checks.base_layers import NOT_ADAPTABLE, BaseModelSpec
 
-# Keys of what the engine does not compute, each with the values that mean "not used". DoRA is looked at by `dora.py`.
-UNUSED: Mapping[str, tuple[Any, ...]] = {
+UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "lora_bias": (False,),
     "modules_to_save": ([],),
@@ -28,47 +26,68 @@ UNUSED: Mapping[str, tuple[Any, ...]] = {
     "kasa_config": ({},),
     "monteclora_config": ({},),
 }
-# Other starts change the base's weights, so that the adapter fits another base (see vllm/lora/peft_helper.py).
-HARMLESS_STARTS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-LARGEST_ALPHA = 1e6
+"""Keys of features that the engine does not compute, with the values that mean "not used". DoRA is handled by
+`weights.convert_dora`."""
+
+HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""Values of init_lora_weights that keep the base's weights. Others change them, so that the adapter fits another base
+(see vllm/lora/peft_helper.py)."""
+
+MAX_ALPHA = 1e6
 
 _PLAIN_PATTERN = re.compile(r"\^?[A-Za-z0-9_.]+")
+_LAYER_NUMBER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as PEFT finds it if no layers_pattern is given
+
+
+@dataclass(frozen=True, slots=True)
+class TargetModules:
+    """Which modules the adapter declares to adapt, by PEFT's rules."""
+
+    names: tuple[str, ...]
+    """Names, or their last parts. Empty if `by_pattern`: then the weights define the modules."""
+    by_pattern: bool
+    required: frozenset[str]
+    """The base's modules that must all have tensors; otherwise the adapter has lost some."""
+
+    def includes(self, module: str) -> bool:
+        return self.by_pattern or any(_has_suffix(module, name) for name in self.names)
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
     values: Mapping[str, Any]
-    rank: int  # the largest, where modules differ
-    targets: Targets
-    dora: bool
+    rank: int
+    """The largest one if modules have different ranks."""
+    targets: TargetModules
+    is_dora: bool
 
     def rank_of(self, module: str) -> int:
-        return int(self._pattern("rank_pattern", module, self.values["r"]))
+        return int(self._pattern_value("rank_pattern", module, self.values["r"]))
 
     def scaling_of(self, module: str) -> float:
-        """What PEFT and vLLM multiply B @ A by."""
-        alpha = float(self._pattern("alpha_pattern", module, self.values["lora_alpha"]))
+        """The factor by which PEFT and vLLM multiply B @ A."""
+        alpha = float(self._pattern_value("alpha_pattern", module, self.values["lora_alpha"]))
         rank = self.rank_of(module)
         return alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank
 
-    def _pattern(self, key: str, module: str, otherwise: Any) -> Any:
-        """By PEFT's rule (`get_pattern_key`): a name, or the end of one behind a dot."""
-        found = {
+    def _pattern_value(self, key: str, module: str, default: Any) -> Any:
+        """By PEFT's rule (`get_pattern_key`): the pattern is a name, or the last part of one after a dot."""
+        matches = {
             value
             for pattern, value in (self.values.get(key) or {}).items()
-            if re.match(rf"(.*\.)?({pattern})$", module)  # plain names, see `_check_patterns`
+            if re.match(rf"(.*\.)?({pattern})$", module)  # plain names only, see `_pattern_values`
         }
-        if len(found) > 1:
-            raise _refused(f"gives {module} more than one value in {key}; name each module once", "bad_config")
-        return found.pop() if found else otherwise
+        if len(matches) > 1:
+            raise _rejected(f"gives {module} more than one value in {key}; name each module once", "bad_config")
+        return matches.pop() if matches else default
 
 
-def read_config(raw: bytes, base: Base, max_rank: int) -> AdapterConfig:
+def read_config(raw: bytes, base: BaseModelSpec, max_rank: int) -> AdapterConfig:
     """Raises InvalidArgument: bad_config, unsupported_feature, wrong_base_model, unknown_module or rank_too_high."""
     try:
-        values = json_text.parse_object(raw)
+        values = untrusted_input.parse_object(raw)
     except ValueError as error:
-        raise _refused(f"cannot be read: {error}; save the adapter again", "bad_config") from error
+        raise _rejected(f"cannot be read: {error}; save the adapter again", "bad_config") from error
     _check_features(values)
     _check_base(values, base)
     rank = _rank(values, max_rank)
@@ -76,91 +95,138 @@ def read_config(raw: bytes, base: Base, max_rank: int) -> AdapterConfig:
     return AdapterConfig(values, rank, read_targets(values, base), bool(values.get("use_dora")))
 
 
-def canonical(config: AdapterConfig, modules: Sequence[str]) -> bytes:
-    """What is hashed, and what the engine reads; `modules` are those that the weights adapt.
+def canonical_config(config: AdapterConfig, modules: Sequence[str]) -> bytes:
+    """The configuration that is hashed and that the engine reads; `modules` are those that the weights adapt.
 
-    A DoRA is written as the plain LoRA that its weights have become by then.
+    A DoRA is written as a plain LoRA, since its weights have been converted by then.
     """
     values = dict(config.values)
     if config.targets.by_pattern:
         values["target_modules"] = sorted(modules)
-    if config.dora:
+    if config.is_dora:
         values["use_dora"] = False
-    return json_text.canonical(values)
+    return untrusted_input.canonical_json(values)
+
+
+def read_targets(values: Mapping[str, Any], base: BaseModelSpec) -> TargetModules:
+    """Raises InvalidArgument: bad_config, unsupported_feature or unknown_module."""
+    targets = values.get("target_modules")
+    if isinstance(targets, str) and targets:
+        # A regular expression, or "all-linear". It is not evaluated: some expressions take for ever.
+        return TargetModules((), True, frozenset())
+    if not isinstance(targets, list) or not targets or not all(isinstance(name, str) and name for name in targets):
+        raise _rejected(f"has target_modules {targets!r}; it must name at least one module", "bad_config")
+    is_complete = values.get("layers_pattern") in (None, "", []) and values.get("exclude_modules") in (None, "", [])
+    layers = _layers(values.get("layers_to_transform"))
+    required: set[str] = set()
+    for name in targets:
+        if name.rpartition(".")[2] in NOT_ADAPTABLE:
+            raise _rejected(f"adapts {name}, which the engine does not serve; train without it", "unsupported_feature")
+        modules = {module for module in base.layers if _has_suffix(module, name)}
+        if not modules:
+            raise _rejected(
+                f"adapts {name!r}, and '{base.served_name}' has no such linear layer; it has {_last_parts(base)}",
+                "unknown_module",
+            )
+        if is_complete:
+            required |= {module for module in modules if layers is None or _layer_number(module) in layers}
+    return TargetModules(tuple(sorted(targets)), False, frozenset(required))
+
+
+def _layers(value: Any) -> Collection[int] | None:
+    if value is None or value == []:
+        return None
+    numbers = value if isinstance(value, list) else [value]
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        raise _rejected(f"has layers_to_transform {value!r}; it must be a list of integers", "bad_config")
+    return numbers
+
+
+def _layer_number(module: str) -> int | None:
+    match = _LAYER_NUMBER.match(module)
+    return int(match[1]) if match else None
+
+
+def _has_suffix(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _last_parts(base: BaseModelSpec) -> str:
+    return ", ".join(sorted({module.rpartition(".")[2] for module in base.layers}))
 
 
 def _check_features(values: Mapping[str, Any]) -> None:
     kind = values.get("peft_type")
     if kind is None:
-        raise _refused("names no peft_type; a LoRA's is 'LORA'", "bad_config")
+        raise _rejected("has no peft_type; that of a LoRA is 'LORA'", "bad_config")
     if kind != "LORA":
-        raise _refused(
+        raise _rejected(
             f"has peft_type {kind!r}; the engine serves 'LORA' alone: train one, or merge it into full weights",
             "unsupported_feature",
         )
     if values.get("task_type") not in (None, "CAUSAL_LM"):
-        raise _refused(f"has task_type {values['task_type']!r}; the engine serves 'CAUSAL_LM'", "unsupported_feature")
-    for key, unused in UNUSED.items():
+        raise _rejected(f"has task_type {values['task_type']!r}; the engine serves 'CAUSAL_LM'", "unsupported_feature")
+    for key, unused in UNSUPPORTED_FEATURES.items():
         if values.get(key) is not None and values[key] not in unused:
-            raise _refused(
+            raise _rejected(
                 f"uses {key} ({values[key]!r}), which the engine does not compute; train without it, or merge the "
-                "adapter into full weights (`python -m pointsman_lora_server.smoke.merge`) for an engine of their own",
+                "adapter into full weights (`python -m pointsman_lora_server.smoke.merge`) and serve them by an engine "
+                "of their own",
                 "unsupported_feature",
             )
-    start = values.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in HARMLESS_STARTS:
-        raise _refused(
-            f"has init_lora_weights {start!r}, which changes the base's weights; convert it to a plain LoRA with "
+    init = values.get("init_lora_weights", True)
+    if isinstance(init, str) and init.lower() not in HARMLESS_INITS:
+        raise _rejected(
+            f"has init_lora_weights {init!r}, which changes the base's weights; convert it to a plain LoRA with "
             "PEFT's path_initial_model_for_weight_conversion",
             "unsupported_feature",
         )
     for flag in ("use_dora", "use_rslora"):
         if values.get(flag) not in (None, True, False):
-            raise _refused(f"has {flag} {values[flag]!r}; it must be true or false", "bad_config")
+            raise _rejected(f"has {flag} {values[flag]!r}; it must be true or false", "bad_config")
 
 
-def _check_base(values: Mapping[str, Any], base: Base) -> None:
-    named = values.get("base_model_name_or_path")
-    if not isinstance(named, str) or named not in base.names:
-        raise _refused(
-            f"says that the adapter was trained on {named!r}, and this engine serves '{base.served_name}'; an adapter "
-            "works on the base that it was trained on alone. Where that is the same model by another name, write "
+def _check_base(values: Mapping[str, Any], base: BaseModelSpec) -> None:
+    name = values.get("base_model_name_or_path")
+    if not isinstance(name, str) or name not in base.names:
+        raise _rejected(
+            f"says that the adapter was trained on {name!r}, but this engine serves '{base.served_name}'; an adapter "
+            "works only on the base that it was trained on. If that is the same model under another name, write "
             f"'{base.served_name}' as base_model_name_or_path",
             "wrong_base_model",
         )
 
 
 def _rank(values: Mapping[str, Any], max_rank: int) -> int:
-    ranks = [values.get("r"), *_check_patterns(values, "rank_pattern")]
+    ranks = [values.get("r"), *_pattern_values(values, "rank_pattern")]
     for rank in ranks:
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise _refused(f"has the rank {rank!r}; it must be a whole number from 1", "bad_config")
+            raise _rejected(f"has the rank {rank!r}; it must be an integer of at least 1", "bad_config")
     if max(ranks) > max_rank:
-        raise _refused(
-            f"has rank {max(ranks)}, and this engine takes {max_rank} at most (POINTSMAN_LORA_MAX_LORA_RANK)",
+        raise _rejected(
+            f"has rank {max(ranks)}, but this engine takes at most {max_rank} (POINTSMAN_LORA_MAX_LORA_RANK)",
             "rank_too_high",
         )
     return int(max(ranks))
 
 
 def _check_scaling(values: Mapping[str, Any]) -> None:
-    for alpha in (values.get("lora_alpha"), *_check_patterns(values, "alpha_pattern")):
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= LARGEST_ALPHA:
-            raise _refused(
-                f"has lora_alpha {alpha!r}; it must be a number above 0, up to {LARGEST_ALPHA:g}", "bad_config"
-            )
+    for alpha in (values.get("lora_alpha"), *_pattern_values(values, "alpha_pattern")):
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= MAX_ALPHA:
+            raise _rejected(f"has lora_alpha {alpha!r}; it must be a number above 0, up to {MAX_ALPHA:g}", "bad_config")
 
 
-def _check_patterns(values: Mapping[str, Any], key: str) -> list[Any]:
-    """The pattern's values. Its keys are regular expressions to PEFT and vLLM, and some of those never end."""
+def _pattern_values(values: Mapping[str, Any], key: str) -> list[Any]:
+    """The values of the pattern. PEFT and vLLM use its keys as regular expressions, some of which would run for ever,
+    so only plain names are accepted."""
     patterns = values.get(key) or {}
     if not isinstance(patterns, dict):
-        raise _refused(f"has a {key} that is no object", "bad_config")
+        raise _rejected(f"has a {key} that is not an object", "bad_config")
     for pattern in patterns:
         if not _PLAIN_PATTERN.fullmatch(pattern):
-            raise _refused(f"has {pattern!r} in {key}; write the modules' names there", "unsupported_feature")
+            raise _rejected(f"has {pattern!r} in {key}; write the modules' names there", "unsupported_feature")
     return list(patterns.values())
 
 
-def _refused(message: str, code: str) -> InvalidArgument:
+def _rejected(message: str, code: str) -> InvalidArgument:
     return InvalidArgument(f"adapter_config.json {message}", code=code, param="folder")

@@ -1,16 +1,41 @@
-"""adapter_model.safetensors: every tensor has its place in the base, its pair and its shape."""
+"""Checks adapter_model.safetensors: tensor names, shapes and values. Converts a DoRA into a LoRA if that is exact."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pointsman_servicekit.errors import InvalidArgument
+from safetensors.numpy import save_file
 
-from pointsman_lora_server.checks.base import NOT_ADAPTED, Base
+from pointsman_lora_server.checks.base_layers import (
+    NOT_ADAPTABLE,
+    READABLE_TYPES,
+    BaseModelSpec,
+    TensorInfo,
+    map_bytes,
+    read_header,
+    values,
+)
 from pointsman_lora_server.checks.config import AdapterConfig
-from pointsman_lora_server.checks.files import WEIGHTS
-from pointsman_lora_server.safetensors_header import READABLE, TensorInfo, read_header
+from pointsman_lora_server.checks.untrusted_input import WEIGHTS
+
+MAX_WEIGHT = 1000.0
+"""No weight of a LoRA comes near it. Far above it activations overflow, and one such answer makes the engine silent."""
+
+MAX_GAIN = 1000.0
+"""A linear layer of a model turns an input of size 1 into an output of about 1. Trained adapters add less than that,
+and random ones that drown out the base about 5."""
+
+MIN_GAIN = 1e-9
+
+MAX_DORA_DEVIATION = 2.0**-8
+"""Relative error of rounding to bf16, in which the engine computes."""
+
+MERGE_COMMAND = "python -m pointsman_lora_server.smoke.merge --base BASE --adapter FOLDER --out NEW_FOLDER"
 
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MAGNITUDE = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_magnitude_vector(\.weight)?")
@@ -18,28 +43,30 @@ _BIAS = re.compile(r".+\.(lora_B\.)?bias")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    a: TensorInfo  # [rank, in]
-    b: TensorInfo  # [out, rank]
+class LoraPair:
+    """The two factors of one module: `a` is [rank, inputs], `b` is [outputs, rank]."""
+
+    a: TensorInfo
+    b: TensorInfo
 
 
 @dataclass(slots=True)
-class Layout:
-    """Which tensors the file holds, by module of the base."""
+class TensorLayout:
+    """The tensors of the file by the base's module."""
 
     header: Mapping[str, TensorInfo]
-    pairs: dict[str, Pair] = field(default_factory=dict)
+    pairs: dict[str, LoraPair] = field(default_factory=dict)
     magnitudes: dict[str, TensorInfo] = field(default_factory=dict)
-    """A DoRA's; none of a plain LoRA."""
+    """Empty unless the adapter is a DoRA."""
 
 
-def read_layout(path: Path, config: AdapterConfig, base: Base) -> Layout:
+def read_layout(path: Path, config: AdapterConfig, base: BaseModelSpec) -> TensorLayout:
     """Raises InvalidArgument: bad_weights, unpaired_tensor, missing_tensors, unsupported_feature, unknown_module,
     wrong_rank or wrong_shape."""
     try:
-        layout = Layout(read_header(path))
+        layout = TensorLayout(read_header(path))
     except (ValueError, RecursionError) as error:
-        raise refused(f"is damaged: {error}; copy or save it again", "bad_weights") from error
+        raise weights_error(f"is damaged: {error}; copy or save it again", "bad_weights") from error
     _sort_tensors(layout)
     for module, pair in layout.pairs.items():
         _check_module(module, config, base)
@@ -49,97 +76,185 @@ def read_layout(path: Path, config: AdapterConfig, base: Base) -> Layout:
     return layout
 
 
-def _sort_tensors(layout: Layout) -> None:
+def check_values(path: Path, layout: TensorLayout, config: AdapterConfig) -> None:
+    """Raises InvalidArgument: not_finite, absurd_scale or no_effect."""
+    data = map_bytes(path)
+    for name, info in layout.header.items():
+        _check_tensor(name, values(data, info))
+    gains = {
+        module: config.scaling_of(module) * _gain(values(data, pair.a), values(data, pair.b))
+        for module, pair in layout.pairs.items()
+    }
+    module, largest = max(gains.items(), key=lambda each: each[1])
+    if largest > MAX_GAIN:
+        raise weights_error(
+            f"multiplies the input of {module} by about {largest:.3g}; up to 1 is usual and {MAX_GAIN:g} is the limit. "
+            "lora_alpha or the learning rate was far too high",
+            "absurd_scale",
+        )
+    if largest < MIN_GAIN:
+        raise weights_error("changes nothing: B @ A is zero in each module, as before training", "no_effect")
+
+
+def convert_dora(path: Path, layout: TensorLayout, config: AdapterConfig, base: BaseModelSpec) -> float:
+    """Rewrites the file at `path` without magnitudes; returns their largest relative deviation from the norms.
+
+    DoRA computes m * (W + s B A) / |W + s B A| with the norm of each row (https://arxiv.org/abs/2402.09353). If m
+    equals that norm, this is W + s B A, the LoRA without the magnitudes, which is all that the engine can compute.
+    Raises InvalidArgument ("dora_not_exact") otherwise.
+    """
+    data = map_bytes(path)
+    worst, worst_module = 0.0, ""
+    for module, pair in layout.pairs.items():
+        weight = base.weight(module)
+        if weight is None:
+            raise weights_error(
+                f"is a DoRA, and the base's {module} is quantized, so it cannot be compared with a plain LoRA; train a "
+                f"LoRA, or merge it into full weights: {MERGE_COMMAND}",
+                "dora_not_exact",
+            )
+        change = config.scaling_of(module) * (values(data, pair.b) @ values(data, pair.a))
+        norms = np.linalg.norm(weight + change, axis=1)
+        magnitude = values(data, layout.magnitudes[module]).reshape(-1)
+        deviation = float((np.abs(magnitude - norms) / np.maximum(norms, np.finfo(np.float32).tiny)).max())
+        if deviation > worst:
+            worst, worst_module = deviation, module
+    if worst > MAX_DORA_DEVIATION:
+        raise weights_error(
+            f"is a DoRA whose magnitudes change the weights by up to {worst:.2%} (in {worst_module}; up to "
+            f"{MAX_DORA_DEVIATION:.2%} is rounding): the engine would serve it without them, and so another model. "
+            "Train a LoRA or rsLoRA, or merge it into full weights and serve them by an engine of their own: "
+            f"{MERGE_COMMAND}",
+            "dora_not_exact",
+        )
+    tensors = {name: values(data, info) for name, info in layout.header.items() if "lora_magnitude_vector" not in name}
+    plain = path.with_suffix(".plain")
+    save_file(tensors, plain, metadata={"format": "pt"})
+    plain.replace(path)
+    return worst
+
+
+def weights_error(message: str, code: str) -> InvalidArgument:
+    return InvalidArgument(f"{WEIGHTS} {message}", code=code, param="folder")
+
+
+def _sort_tensors(layout: TensorLayout) -> None:
     sides: dict[str, dict[str, TensorInfo]] = {}
     for name, info in layout.header.items():
-        if found := _TENSOR.fullmatch(name):
-            sides.setdefault(found["module"], {})[found["side"]] = info
-        elif found := _MAGNITUDE.fullmatch(name):
-            layout.magnitudes[found["module"]] = info
+        if match := _TENSOR.fullmatch(name):
+            sides.setdefault(match["module"], {})[match["side"]] = info
+        elif match := _MAGNITUDE.fullmatch(name):
+            layout.magnitudes[match["module"]] = info
         else:
-            raise _strange(name)
-        if info.dtype not in READABLE:
-            raise refused(f"holds {name} as {info.dtype}; it must be one of {', '.join(READABLE)}", "bad_weights")
+            raise _unknown_tensor(name)
+        if info.dtype not in READABLE_TYPES:
+            raise weights_error(
+                f"holds {name} as {info.dtype}; it must be one of {', '.join(READABLE_TYPES)}", "bad_weights"
+            )
     if not sides:
-        raise refused("holds no tensor of a LoRA; save the adapter again", "bad_weights")
+        raise weights_error("holds no tensor of a LoRA; save the adapter again", "bad_weights")
     for module, both in sides.items():
         if len(both) != 2:
-            raise refused(f"has only lora_{next(iter(both))} of {module}; save both halves", "unpaired_tensor")
-        layout.pairs[module] = Pair(both["A"], both["B"])
+            raise weights_error(f"has only lora_{next(iter(both))} of {module}; save both halves", "unpaired_tensor")
+        layout.pairs[module] = LoraPair(both["A"], both["B"])
 
 
-def _strange(name: str) -> InvalidArgument:
+def _unknown_tensor(name: str) -> InvalidArgument:
     if "lora_embedding" in name:
-        return refused(f"adapts the embedding ({name}), which the engine does not serve", "unsupported_feature")
+        return weights_error(f"adapts the embedding ({name}), which the engine does not serve", "unsupported_feature")
     if _BIAS.fullmatch(name):
-        return refused(f"holds a bias ({name}), which the engine does not serve; train without", "unsupported_feature")
-    return refused(
-        f"holds {name!r}; a LoRA's are named 'base_model.model.MODULE.lora_A.weight' and '...lora_B.weight'",
+        return weights_error(
+            f"holds a bias ({name}), which the engine does not serve; train without", "unsupported_feature"
+        )
+    return weights_error(
+        f"holds {name!r}; the tensors of a LoRA are named 'base_model.model.MODULE.lora_A.weight' and "
+        "'...lora_B.weight'",
         "bad_weights",
     )
 
 
-def _check_module(module: str, config: AdapterConfig, base: Base) -> None:
-    if module.rpartition(".")[2] in NOT_ADAPTED:
-        raise refused(f"adapts {module}, which the engine does not serve", "unsupported_feature")
+def _check_module(module: str, config: AdapterConfig, base: BaseModelSpec) -> None:
+    if module.rpartition(".")[2] in NOT_ADAPTABLE:
+        raise weights_error(f"adapts {module}, which the engine does not serve", "unsupported_feature")
     if module not in base.layers:
-        raise refused(
+        raise weights_error(
             f"adapts {module}, and '{base.served_name}' has no such linear layer; it is an adapter of another model",
             "unknown_module",
         )
     if not config.targets.includes(module):
-        raise refused(f"adapts {module}, which target_modules does not name: PEFT would ignore it", "bad_weights")
+        raise weights_error(f"adapts {module}, which target_modules does not name: PEFT would ignore it", "bad_weights")
 
 
-def _check_shapes(module: str, pair: Pair, config: AdapterConfig, base: Base) -> None:
+def _check_shapes(module: str, pair: LoraPair, config: AdapterConfig, base: BaseModelSpec) -> None:
     a, b = pair.a.shape, pair.b.shape
     if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-        raise refused(
+        raise weights_error(
             f"has lora_A {list(a)} and lora_B {list(b)} for {module}; they must be [rank, in] and [out, rank]",
             "wrong_shape",
         )
     if a[0] != config.rank_of(module):
-        raise refused(
-            f"has rank {a[0]} for {module}, and adapter_config.json says {config.rank_of(module)}; "
-            "the two files are of two adapters",
+        raise weights_error(
+            f"has rank {a[0]} for {module}, but adapter_config.json says {config.rank_of(module)}; "
+            "the two files belong to different adapters",
             "wrong_rank",
         )
     rows, columns = base.layers[module]
     if (b[0], a[1]) != (rows, columns):
-        raise refused(
-            f"adapts {module} as [{b[0]}, {a[1]}], and in '{base.served_name}' it is [{rows}, {columns}]; "
+        raise weights_error(
+            f"adapts {module} as [{b[0]}, {a[1]}], but in '{base.served_name}' it is [{rows}, {columns}]; "
             "it is an adapter of another model",
             "wrong_shape",
         )
 
 
-def _check_completeness(layout: Layout, config: AdapterConfig) -> None:
-    missing = sorted(config.targets.all_of - layout.pairs.keys())
+def _check_completeness(layout: TensorLayout, config: AdapterConfig) -> None:
+    missing = sorted(config.targets.required - layout.pairs.keys())
     if missing:
-        raise refused(
-            f"lacks the tensors of {len(missing)} modules that target_modules names, {missing[0]} the first; "
+        raise weights_error(
+            f"lacks the tensors of {len(missing)} modules that target_modules names, such as {missing[0]}; "
             "save the adapter again, or name layers_to_transform",
             "missing_tensors",
         )
     if not config.targets.by_pattern:
-        for name in config.targets.named:
+        for name in config.targets.names:
             if not any(module == name or module.endswith(f".{name}") for module in layout.pairs):
-                raise refused(f"lacks the tensors of {name!r}, which target_modules names", "missing_tensors")
+                raise weights_error(f"lacks the tensors of {name!r}, which target_modules names", "missing_tensors")
 
 
-def _check_magnitudes(layout: Layout, config: AdapterConfig) -> None:
-    if layout.magnitudes and not config.dora:
-        raise refused("holds magnitudes (DoRA), and adapter_config.json has no use_dora; save it again", "bad_weights")
-    if not config.dora:
+def _check_magnitudes(layout: TensorLayout, config: AdapterConfig) -> None:
+    if layout.magnitudes and not config.is_dora:
+        raise weights_error(
+            "holds magnitudes (DoRA), but adapter_config.json has no use_dora; save it again", "bad_weights"
+        )
+    if not config.is_dora:
         return
     if layout.magnitudes.keys() != layout.pairs.keys():
         odd = sorted(layout.magnitudes.keys() ^ layout.pairs.keys())[0]
-        raise refused(f"has no magnitude (DoRA) to match {odd}; save the adapter again", "missing_tensors")
+        raise weights_error(f"has no magnitude (DoRA) to match {odd}; save the adapter again", "missing_tensors")
     for module, info in layout.magnitudes.items():
         rows = layout.pairs[module].b.shape[0]
         if info.shape not in ((rows,), (rows, 1), (1, rows)):
-            raise refused(f"has a magnitude of {list(info.shape)} for {module}; it must be [{rows}]", "wrong_shape")
+            raise weights_error(
+                f"has a magnitude of {list(info.shape)} for {module}; it must be [{rows}]", "wrong_shape"
+            )
 
 
-def refused(message: str, code: str) -> InvalidArgument:
-    return InvalidArgument(f"{WEIGHTS} {message}", code=code, param="folder")
+def _check_tensor(name: str, tensor: NDArray[np.float32]) -> None:
+    if not np.isfinite(tensor).all():
+        raise weights_error(
+            f"holds NaN or infinity in {name}; the training diverged: a lower learning rate usually helps",
+            "not_finite",
+        )
+    largest = float(np.abs(tensor).max(initial=0.0))
+    if largest > MAX_WEIGHT:
+        raise weights_error(
+            f"holds {largest:g} in {name}; weights above {MAX_WEIGHT:g} overflow in the engine", "absurd_scale"
+        )
+
+
+def _gain(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """How much B @ A amplifies a random input: its Frobenius norm, the square root of trace(BᵀB AAᵀ), divided by the
+    square root of its number of rows."""
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    square = float(((wide_b.T @ wide_b) * (wide_a @ wide_a.T)).sum())
+    return math.sqrt(max(square, 0.0) / max(len(b), 1))

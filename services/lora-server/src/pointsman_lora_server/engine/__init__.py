@@ -1,1 +1,1 @@
-"""The engine: vLLM as a child process, the guard in front of it, and what the lora-server asks of both."""
+"""The engine: vLLM as a supervised child process, its HTTP client, and the guard that runs inside vLLM."""

@@ -1,47 +1,50 @@
-"""How vLLM is started: its arguments and its environment."""
+"""How vLLM is started: its arguments, its environment, and the secret for the guard's routes."""
 
 import os
+import secrets
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pointsman_lora_server.engine.secret import VARIABLE, Secret
+DRAIN_SECONDS = 5
+"""How long vLLM lets requests finish that arrived at the last moment; it would otherwise abort them at once. Earlier
+requests have finished before vLLM is told to stop, since its own drain was observed to cut answers short."""
 
-DRAIN = 5
-"""Seconds that vLLM lets answers finish which come at the last moment; those before them have ended when it is told to
-stop, since its own drain was seen to cut answers short. By itself it would cut all off at once."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM's --max-lora-rank accepts."""
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM's --max-lora-rank takes."""
-
-TRACES = "--otlp-traces-endpoint"
+SECRET_HEADER = "x-pointsman-secret"
+SECRET_VARIABLE = "POINTSMAN_ENGINE_SECRET"
+"""The environment variable that carries the secret to the engine. Only the same user can read a process's environment;
+its arguments are visible to everyone."""
 
 GUARD = "pointsman_engine_guard.Guard"
 GUARD_FOLDER = Path(__file__).parent / "guard"
 
-_OWN_SETTING = "has a setting of the lora-server"
-_NOT_TO_BE_GIVEN = {
+_TRACES_OPTION = "--otlp-traces-endpoint"
+_HAS_SETTING = "has a setting of the lora-server"
+_FORBIDDEN_OPTIONS = {
     "--middleware": "must be the guard alone",
     "--lora-modules": "loads adapters that nothing has checked",
     "--default-mm-loras": "loads adapters that nothing has checked",
     "--api-server-count": "leaves all API servers but one without the adapters",
-    "--api-key": "is seen by every user of the machine: set VLLM_API_KEY in the environment",
+    "--api-key": "is visible to every user of the machine: set VLLM_API_KEY in the environment",
     "--config": "can carry any of the others: write its lines as arguments",
     "--uds": "leaves the engine without an address",
     "--enable-lora": "is always set",
     "--no-enable-lora": "leaves the engine without adapters",
-    "--max-cpu-loras": "must be the slots: otherwise vLLM itself throws adapters out, and reads their folders again",
+    "--max-cpu-loras": "must equal the slots: otherwise vLLM itself evicts adapters and reads their folders again",
     "--lora-config": "must be the lora-server's",
-    "--model": _OWN_SETTING,
-    "--served-model-name": _OWN_SETTING,
-    "--host": _OWN_SETTING,
-    "--port": _OWN_SETTING,
-    "--max-loras": _OWN_SETTING,
-    "--max-lora-rank": _OWN_SETTING,
-    "--max-model-len": _OWN_SETTING,
+    "--model": _HAS_SETTING,
+    "--served-model-name": _HAS_SETTING,
+    "--host": _HAS_SETTING,
+    "--port": _HAS_SETTING,
+    "--max-loras": _HAS_SETTING,
+    "--max-lora-rank": _HAS_SETTING,
+    "--max-model-len": _HAS_SETTING,
 }
-_SHORT = {"-asc": "--api-server-count"}
+_SHORT_OPTIONS = {"-asc": "--api-server-count"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,67 +56,88 @@ class EngineSettings:
     max_loras: int
     max_lora_rank: int
     max_model_len: int
-    more: str = ""
-    traces: str = ""
-    """Where vLLM sends its spans, a URL that takes OTLP over HTTP; empty: nowhere."""
+    extra_arguments: str = ""
+    """More arguments for vLLM, quoted as in a shell."""
+    traces_url: str = ""
+    """Where vLLM sends its spans (OTLP over HTTP); empty: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class EngineCommand:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     traced: bool = False
-    """Whether it makes spans of what it is asked."""
+    """Whether vLLM sends spans of its requests."""
 
 
-def vllm(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> Command:
-    """`environment` is ours: what we set in it below gives way to what is set there already.
+class GuardSecret:
+    """The secret for the guard's routes, known to this process and to one run of the engine. `str` and `repr` do not
+    show it."""
 
-    Raises ValueError where `more` holds what would take the engine out of our hands.
+    def __init__(self) -> None:
+        self._value = secrets.token_hex(32)
+
+    def __call__(self) -> str:
+        """The secret of the current run of the engine."""
+        return self._value
+
+    def renew(self) -> str:
+        """Creates the secret of the next run."""
+        self._value = secrets.token_hex(32)
+        return self._value
+
+
+def build_command(settings: EngineSettings, environment: Mapping[str, str], cores: Iterable[int]) -> EngineCommand:
+    """`environment` is that of this process; variables set there take precedence over the defaults below.
+
+    Raises ValueError if the extra arguments contain one that the lora-server must control.
     """
     host, _, port = settings.listen.rpartition(":")
-    rank = min(rank for rank in RANKS if rank >= settings.max_lora_rank)
-    more = shlex.split(settings.more)
-    _check(more)
-    told_elsewhere = any(_may_mean(_name_of(argument), TRACES) for argument in more)
-    traces = "" if told_elsewhere else settings.traces
+    rank = min(rank for rank in LORA_RANKS if rank >= settings.max_lora_rank)
+    extra = shlex.split(settings.extra_arguments)
+    _check_extra_arguments(extra)
+    has_traces_option = any(_may_be(_option_name(argument), _TRACES_OPTION) for argument in extra)
+    traces_url = "" if has_traces_option else settings.traces_url
     arguments = (
-        # Absolute but not resolved: a virtual environment's python is a link that knows its environment by its place.
+        # Absolute but not resolved: the python of a virtual environment is a link that finds its environment by its own
+        # location.
         *(os.path.abspath(settings.python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(settings.base_model.resolve()), "--served-model-name", settings.served_model_name),
         *("--host", host, "--port", port, "--dtype", "bfloat16"),
         *("--max-model-len", str(settings.max_model_len)),
-        # As many in memory as in slots: otherwise vLLM itself throws adapters out, and reads their folders again.
+        # As many in host memory as in slots: otherwise vLLM itself evicts adapters and reads their folders again.
         *("--enable-lora", "--max-loras", str(settings.max_loras), "--max-cpu-loras", str(settings.max_loras)),
         *("--max-lora-rank", str(rank), "--middleware", GUARD),
-        *("--shutdown-timeout", str(DRAIN), "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
+        *("--shutdown-timeout", str(DRAIN_SECONDS), "--enable-prompt-tokens-details", "--enable-per-request-metrics"),
         "--disable-uvicorn-access-log",
-        *((TRACES, traces) if traces else ()),
-        *more,
+        *((_TRACES_OPTION, traces_url) if traces_url else ()),
+        *extra,
     )
     defaults = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; the GPU build does not read it, nor the next
-        "VLLM_CPU_OMP_THREADS_BIND": ranges(cores),
-        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # the probe asks how many there were
+        "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; the GPU build ignores this and the next
+        "VLLM_CPU_OMP_THREADS_BIND": format_cores(cores),
+        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # counts the requests with NaN logits, which the probe reads
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",  # seconds; gateways keep their connections for 60
         "PYTHONUNBUFFERED": "1",
-        **(_told_of_traces(environment) if traces else {}),
+        **(_tracing_variables(environment) if traces_url else {}),
     }
-    passed_on = _passed_on(environment)
-    return Command(
-        arguments, defaults | passed_on | {"PYTHONPATH": str(GUARD_FOLDER)}, traced=bool(traces or told_elsewhere)
+    inherited = _inherited(environment)
+    return EngineCommand(
+        arguments,
+        defaults | inherited | {"PYTHONPATH": str(GUARD_FOLDER)},
+        traced=bool(traces_url or has_traces_option),
     )
 
 
-def with_secrets(command: Command, secret: Secret) -> Callable[[], Command]:
-    """The command of each life of the engine, with a secret that no other life has."""
-    return lambda: replace(command, environment={**command.environment, VARIABLE: secret.renew()})
+def with_secrets(command: EngineCommand, secret: GuardSecret) -> Callable[[], EngineCommand]:
+    """A function that returns the command for the next run of the engine, each time with a new secret."""
+    return lambda: replace(command, environment={**command.environment, SECRET_VARIABLE: secret.renew()})
 
 
-def ranges(cores: Iterable[int]) -> str:
+def format_cores(cores: Iterable[int]) -> str:
     """{0, 1, 2, 5} -> "0-2,5"."""
     runs: list[list[int]] = []
     for core in sorted(cores):
@@ -124,47 +148,49 @@ def ranges(cores: Iterable[int]) -> str:
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
 
 
-def _check(more: Sequence[str]) -> None:
-    for argument in more:
-        name = _name_of(argument)
-        for refused, why in _NOT_TO_BE_GIVEN.items():
-            if _may_mean(name, refused):
-                raise ValueError(f"POINTSMAN_LORA_ENGINE_ARGS: '{argument}' cannot be given: {refused} {why}")
+def _check_extra_arguments(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        name = _option_name(argument)
+        for option, reason in _FORBIDDEN_OPTIONS.items():
+            if _may_be(name, option):
+                raise ValueError(f"POINTSMAN_LORA_ENGINE_ARGS: '{argument}' cannot be given: {option} {reason}")
 
 
-def _name_of(argument: str) -> str:
-    """As vLLM reads it: "_" for "-", "--lora-config.x=1"."""
+def _option_name(argument: str) -> str:
+    """Normalizes an argument as vLLM does: "_" counts as "-", and "--lora-config.x=1" sets --lora-config."""
     name = argument.partition("=")[0].partition(".")[0].replace("_", "-")
-    return _SHORT.get(name, name)
+    return _SHORT_OPTIONS.get(name, name)
 
 
-def _may_mean(name: str, option: str) -> bool:
-    """vLLM takes any beginning of a name that only one option has."""
+def _may_be(name: str, option: str) -> bool:
+    """vLLM accepts any unambiguous prefix of an option."""
     return name == option or (len(name) > 3 and name.startswith("--") and option.startswith(name))
 
 
-def _told_of_traces(environment: Mapping[str, str]) -> dict[str, str]:
-    """vLLM's usual protocol is gRPC, whatever the endpoint; and without a name its spans are an unknown service's."""
-    named = "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"} | ({} if named else {"OTEL_SERVICE_NAME": "vllm"})
+def _tracing_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """vLLM's default protocol is gRPC whatever the endpoint is, and without a name its spans belong to an unknown
+    service."""
+    has_name = "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"} | ({} if has_name else {"OTEL_SERVICE_NAME": "vllm"})
 
 
-def _passed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """Not our own settings (one holds Redis's password), our Python's places, and what opens vLLM to others."""
+def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leaves out the lora-server's settings (one contains Redis's password), the paths of its Python, and variables
+    that open vLLM to others."""
     return {
         key: value
         for key, value in environment.items()
-        if not key.startswith(("POINTSMAN_", "VLLM_LORA_RESOLVER")) and key not in _KEPT_BACK
+        if not key.startswith(("POINTSMAN_", "VLLM_LORA_RESOLVER")) and key not in _NOT_INHERITED
     }
 
 
-_KEPT_BACK = frozenset(
+_NOT_INHERITED = frozenset(
     (
         *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"),
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # a chat request could load any folder, given a resolver
-        "VLLM_SKIP_MODEL_NAME_VALIDATION",  # who asks for an adapter that is gone would be answered by the base model
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",  # with a resolver, a chat request could load any folder
+        "VLLM_SKIP_MODEL_NAME_VALIDATION",  # the base model would answer requests for an adapter that is gone
         "VLLM_SERVER_DEV_MODE",
-        # From it vLLM's processes would send spans, by gRPC, unasked; told to trace, vLLM tells them by itself.
+        # vLLM's processes would send spans to it by gRPC unasked; if tracing is on, vLLM sets it by itself.
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     )
 )

@@ -1,128 +1,117 @@
-"""Asks the base model what it must know, so that an engine that answers wrongly is found before its users find it."""
+"""Probes the base model with prompts of known continuation, to detect an engine that answers wrongly."""
 
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pointsman_servicekit.errors import InvalidArgument, NotFound, Unavailable
+
+from pointsman_lora_server.engine.vllm_client import CompletionClient
 
 log = logging.getLogger(__name__)
 
 PROMPTS = ("1, 2, 3,", "A, B, C, D, E, F, G,", "one, two, three, four, five,")
-"""Any language model knows how they go on, and is sure of it. The first is short: what others left in a block of the
-cache shows behind a short text, and is written over by a long one."""
+"""Any language model continues these with certainty. The first is short on purpose: data that others left in a block of
+the KV cache affects a short prompt and is overwritten by a long one."""
 
-TOKENS = 8
-CLEAR = math.log(0.7)
-"""A token that is at least as likely stays the first one in whatever batch it is computed: its logit is 0.85 above any
-other's, and bfloat16 moves logits by a tenth or two."""
+MAX_TOKENS = 8
+CERTAIN_LOGPROB = math.log(0.7)
+"""A token that is at least this likely is the most likely one in any batch: its logit is 0.85 above the next one's, and
+bfloat16 moves logits by 0.1 or 0.2."""
 
-FEWEST = 3  # clear tokens that make a text to be known by
-TRIES = 3
+MIN_CERTAIN_TOKENS = 3
+"""Number of certain tokens that a continuation needs to be used as the expected one."""
+ATTEMPTS = 3
 
 
-class Poisoned(Unavailable):
-    """The engine answers, and wrongly: it must be started again."""
+class EngineCorrupted(Unavailable):
+    """The engine answers, but wrongly; it must be restarted."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="engine_poisoned", retry_after=5.0)
 
 
-class Answer(Protocol):
-    @property
-    def token_ids(self) -> tuple[int, ...]: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def logprobs(self) -> tuple[float, ...]: ...
-
-
-class Engine(Protocol):
-    """`VllmApi` says what it raises; it waits long for an answer: a busy engine is no poisoned one."""
-
-    async def complete(self, model: str, prompt: str | Sequence[int], tokens: int) -> Answer: ...
-    async def corrupted(self) -> int: ...
-
-
-class ProbeMeter(Protocol):
-    def probe_failed(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Expected:
     prompt: str
     token_ids: tuple[int, ...]
-    """Those that are clear, up to the first one that is not."""
+    """The leading certain tokens of the continuation."""
 
 
 class Probe:
-    def __init__(self, engine: Engine, base_model: str, meter: ProbeMeter) -> None:
-        """`base_model` is the name that the engine serves it under."""
+    """Compares the base model's continuation with that of the engine's first run.
+
+    The client must wait long for an answer: a busy engine is not a corrupted one.
+    """
+
+    def __init__(self, engine: CompletionClient, base_model: str, count_failure: Callable[[], None]) -> None:
+        """`base_model` is the name under which the engine serves it; `count_failure` is called for each failed
+        probe."""
         self._engine = engine
         self._base_model = base_model
-        self._meter = meter
-        self._known: _Known | None = None
-        self._one_at_a_time = asyncio.Lock()
+        self._count_failure = count_failure
+        self._expected: _Expected | None = None
+        self._lock = asyncio.Lock()
 
-    async def begin(self) -> None:
-        """At the beginning of a life of the engine, before it is given any adapter.
+    async def start(self) -> None:
+        """Must be called after each start of the engine, before any adapter is loaded.
 
-        The first life says what is known, and must say it twice; each later one must say the same.
-        Raises Poisoned, Unavailable.
+        The first run of the engine defines the expected continuation and must repeat it; each later run must produce
+        the same. Raises EngineCorrupted, Unavailable.
         """
-        if self._known is None:
-            self._known = await self._learn()
+        if self._expected is None:
+            self._expected = await self._learn()
         await self.check()
 
     async def check(self) -> None:
-        """Returns where the base model answers as it did. Raises Poisoned, Unavailable (nothing is known of it)."""
-        known = self._known
-        if known is None:
-            raise Unavailable("the engine has not been asked yet", code="engine_not_ready", retry_after=5.0)
-        async with self._one_at_a_time:
-            for left in reversed(range(TRIES)):
-                wrong = await self._wrong(known)
-                if not wrong:
+        """Returns if the base model answers as expected. Raises EngineCorrupted, Unavailable (it cannot be said)."""
+        expected = self._expected
+        if expected is None:
+            raise Unavailable("the engine has not been probed yet", code="engine_not_ready", retry_after=5.0)
+        async with self._lock:
+            for left in reversed(range(ATTEMPTS)):
+                problem = await self._problem(expected)
+                if not problem:
                     break
-                log.warning("the base model %s; %d tries are left", wrong, left)
-            # What is no number stays in the cache, and spoils whoever gets that block of it next: perhaps not us.
-            if not wrong and (corrupted := await self._engine.corrupted()):
-                wrong = f"shares its cache with what is no number: {corrupted} requests were answered from that"
-        if wrong:
-            self._meter.probe_failed()
-            raise Poisoned(f"the base model {wrong}")
+                log.warning("the base model %s; %d attempts are left", problem, left)
+            # NaN values stay in the KV cache and corrupt the next request that gets that block, which may not be a
+            # probe.
+            if not problem and (corrupted := await self._engine.count_corrupted()):
+                problem = f"shares its cache with NaN values: {corrupted} requests were answered from them"
+        if problem:
+            self._count_failure()
+            raise EngineCorrupted(f"the base model {problem}")
 
-    async def _wrong(self, known: _Known) -> str:
-        """What is; empty where nothing is."""
+    async def _problem(self, expected: _Expected) -> str:
+        """What is wrong with the answer, empty if nothing is."""
         try:
-            answer = await self._engine.complete(self._base_model, known.prompt, TOKENS)
+            answer = await self._engine.complete(self._base_model, expected.prompt, MAX_TOKENS)
         except (InvalidArgument, NotFound) as error:
             return f"gives no answer: {error.message}"
-        if answer.token_ids[: len(known.token_ids)] != known.token_ids:
-            return f"goes on with {answer.text!r} after {known.prompt!r}, as it did not before"
+        if answer.token_ids[: len(expected.token_ids)] != expected.token_ids:
+            return f"continues {expected.prompt!r} with {answer.text!r}, as it did not before"
         return ""
 
-    async def _learn(self) -> _Known:
-        """With the prompt that it is surest of."""
-        known = []
+    async def _learn(self) -> _Expected:
+        """Chooses the prompt whose continuation is certain for the most tokens."""
+        candidates = []
         for prompt in PROMPTS:
             try:
-                answer = await self._engine.complete(self._base_model, prompt, TOKENS)
+                answer = await self._engine.complete(self._base_model, prompt, MAX_TOKENS)
             except (InvalidArgument, NotFound) as error:
-                raise Poisoned(f"the base model gives no answer: {error.message}") from error
-            known.append(_Known(prompt, answer.token_ids[: _clear(answer.logprobs)]))
-            if len(known[-1].token_ids) >= TOKENS:
+                raise EngineCorrupted(f"the base model gives no answer: {error.message}") from error
+            candidates.append(_Expected(prompt, answer.token_ids[: _count_certain(answer.logprobs)]))
+            if len(candidates[-1].token_ids) >= MAX_TOKENS:
                 break
-        surest = max(known, key=lambda each: len(each.token_ids))
-        if len(surest.token_ids) >= FEWEST:
-            return surest
-        log.warning("the base model is sure of nothing: it is only seen whether it answers at all")
-        return _Known(surest.prompt, ())
+        best = max(candidates, key=lambda each: len(each.token_ids))
+        if len(best.token_ids) >= MIN_CERTAIN_TOKENS:
+            return best
+        log.warning("the base model is not certain of any continuation: probes only check that it answers")
+        return _Expected(best.prompt, ())
 
 
-def _clear(logprobs: Sequence[float]) -> int:
-    """How many at the beginning are."""
-    return next((at for at, logprob in enumerate(logprobs) if logprob < CLEAR), len(logprobs))
+def _count_certain(logprobs: Sequence[float]) -> int:
+    """Number of leading tokens that are certain."""
+    return next((index for index, logprob in enumerate(logprobs) if logprob < CERTAIN_LOGPROB), len(logprobs))

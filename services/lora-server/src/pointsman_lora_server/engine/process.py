@@ -1,103 +1,168 @@
-"""One life of the engine: a process group of its own, started, read, and ended whole."""
+"""Child processes that cannot outlive the lora-server, and the engine as one of them."""
 
 import asyncio
 import logging
 import os
+import signal
+import sys
 from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
 
-from pointsman_lora_server.engine.command import DRAIN, Command
-from pointsman_lora_server.engine.leashed import Leashed
+from pointsman_lora_server.engine import child_launcher
+from pointsman_lora_server.engine.command import DRAIN_SECONDS, EngineCommand
 
 log = logging.getLogger(__name__)
 engine_log = logging.getLogger("engine")
 
-GRACE = DRAIN + 10
-"""Seconds from SIGTERM to SIGKILL: vLLM drains, then needs some more to end."""
+MAX_LINE_BYTES = 1 << 16
+"""asyncio's own default limit."""
 
-_LONGEST_LINE = 4096  # bytes; a longer one is told in pieces
-_REMEMBERED = 50  # lines
-_LAST_WORDS = 2.0  # seconds to read what was written before the end
+STOP_SECONDS = DRAIN_SECONDS + 10
+"""From SIGTERM to SIGKILL: vLLM drains, then needs some more time to exit."""
+
+_MAX_LOG_LINE_BYTES = 4096  # a longer line of the engine's log is split
+_MAX_KEPT_LINES = 50
+_FINAL_OUTPUT_SECONDS = 2.0  # to read what was written just before the process ended
 
 
-class EngineProcess:
-    """Lives from `start` until `wait` or `stop` returns; then nothing of it is left."""
+class SupervisedChild:
+    """A process in its own process group that is killed with this one.
 
-    def __init__(
-        self,
-        leashed: Leashed,
-        pipe: asyncio.ReadTransport,
-        output: asyncio.StreamReader,
-    ) -> None:
-        """`pipe` feeds `output`, the engine's log."""
-        self._leashed = leashed
-        self._pipe = pipe
-        self._last_lines: deque[str] = deque(maxlen=_REMEMBERED)
-        self._reading = asyncio.create_task(self._read(output), name="engine's log")
+    The owner waits for its end, then calls `kill` for what is left of the group, and `release`.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, lifeline: int) -> None:
+        """`lifeline` is this end of the child's stdin, a file descriptor. When it closes, the process is killed."""
+        self.process = process
+        self._lifeline: int | None = lifeline
 
     @classmethod
-    async def start(cls, command: Command) -> "EngineProcess":
-        # A pipe of our own: with asyncio's, waiting for the process would also wait for all that hold its output, and
-        # when vLLM's API server is killed its children live on.
-        output_end, written = os.pipe()
+    async def start(
+        cls,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        stdout: int | IO[bytes],
+        stderr: int,
+        max_line_bytes: int = MAX_LINE_BYTES,
+    ) -> "SupervisedChild":
+        """`stdout` and `stderr` are as in `subprocess`; `max_line_bytes` applies to asyncio's pipes. Raises OSError."""
+        child_end, lifeline = os.pipe()
         try:
-            leashed = await Leashed.start(command.arguments, command.environment, written, asyncio.subprocess.STDOUT)
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", str(Path(child_launcher.__file__)), *command),
+                stdin=child_end,
+                stdout=stdout,
+                stderr=stderr,
+                env=dict(environment),
+                start_new_session=True,
+                limit=max_line_bytes,
+            )
         except BaseException:
-            os.close(output_end)
+            os.close(lifeline)
             raise
         finally:
-            os.close(written)
-        output, loop = asyncio.StreamReader(), asyncio.get_running_loop()
-        pipe, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(output_end, "rb")
-        )
-        log.info("engine started, process group %d: %s", leashed.group, " ".join(command.arguments))
-        return cls(leashed, pipe, output)
+            os.close(child_end)
+        return cls(process, lifeline)
 
     @property
     def group(self) -> int:
-        """Its process group, for those who want to see it."""
-        return self._leashed.group
+        """The id of its process group."""
+        return self.process.pid
+
+    def terminate(self) -> None:
+        """Sends SIGTERM to the command alone."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """Kills the whole process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def release(self) -> None:
+        """Closes the lifeline; call it when the process has ended."""
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+
+class EngineProcess:
+    """One run of the engine. When `wait` or `stop` has returned, no process of its group is left."""
+
+    def __init__(self, child: SupervisedChild, pipe: asyncio.ReadTransport, output: asyncio.StreamReader) -> None:
+        """`pipe` feeds `output`, the engine's log."""
+        self._child = child
+        self._pipe = pipe
+        self._last_lines: deque[str] = deque(maxlen=_MAX_KEPT_LINES)
+        self._log_reader = asyncio.create_task(self._read(output), name="engine log")
+
+    @classmethod
+    async def start(cls, command: EngineCommand) -> "EngineProcess":
+        # A separate pipe: with asyncio's own, waiting for the process would also wait for every process that holds its
+        # output, and the children of vLLM's API server survive it when it is killed.
+        read_end, write_end = os.pipe()
+        try:
+            child = await SupervisedChild.start(
+                command.arguments, command.environment, write_end, asyncio.subprocess.STDOUT
+            )
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        output, loop = asyncio.StreamReader(), asyncio.get_running_loop()
+        pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(output), os.fdopen(read_end, "rb"))
+        log.info("engine started, process group %d: %s", child.group, " ".join(command.arguments))
+        return cls(child, pipe, output)
+
+    @property
+    def group(self) -> int:
+        """The id of its process group, for tests and logs."""
+        return self._child.group
 
     async def wait(self) -> int:
-        """Waits for its end, and clears away what it leaves; returns its exit code (128 + a signal)."""
-        code = await self._leashed.process.wait()
-        self._leashed.kill()
-        self._leashed.let_go()
-        await asyncio.wait({self._reading}, timeout=_LAST_WORDS)
+        """Waits for the end, kills what is left of the group, and returns the exit code (128 + signal)."""
+        code = await self._child.process.wait()
+        self._child.kill()
+        self._child.release()
+        await asyncio.wait({self._log_reader}, timeout=_FINAL_OUTPUT_SECONDS)
         self._pipe.close()
         return code
 
-    async def stop(self, grace: float = GRACE) -> int:
-        """SIGTERM, then SIGKILL after `grace` seconds."""
-        self._leashed.terminate()
+    async def stop(self, timeout_seconds: float = STOP_SECONDS) -> int:
+        """Sends SIGTERM, then SIGKILL after `timeout_seconds`."""
+        self._child.terminate()
         try:
-            async with asyncio.timeout(grace):
-                await self._leashed.process.wait()
+            async with asyncio.timeout(timeout_seconds):
+                await self._child.process.wait()
         except TimeoutError:
-            log.warning("the engine did not end within %g s; it is killed", grace)
-            self._leashed.kill()
+            log.warning("the engine did not end within %g s; it is killed", timeout_seconds)
+            self._child.kill()
         return await self.wait()
 
     def kill(self) -> None:
-        self._leashed.kill()
+        self._child.kill()
 
-    def last_words(self) -> str:
-        """The line of its log that says best why it ended."""
+    def last_error_line(self) -> str:
+        """The line of its log that most likely says why it ended."""
         lines = [line for line in self._last_lines if line]
         errors = [line for line in lines if "Error" in line or "error" in line]
         return (errors or lines or [""])[-1][:300]
 
     async def _read(self, output: asyncio.StreamReader) -> None:
         rest = b""
-        while chunk := await output.read(_LONGEST_LINE):
+        while chunk := await output.read(_MAX_LOG_LINE_BYTES):
             *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _LONGEST_LINE:
+            if len(rest) > _MAX_LOG_LINE_BYTES:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                self._take(line)
-        self._take(rest)
+                self._log_line(line)
+        self._log_line(rest)
 
-    def _take(self, line: bytes) -> None:
+    def _log_line(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
         if text:
             self._last_lines.append(text)

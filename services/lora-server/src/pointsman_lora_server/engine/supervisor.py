@@ -1,170 +1,168 @@
-"""Keeps the engine alive: starts it, waits until it answers rightly, and starts it again when it has died or hangs."""
+"""Keeps the engine running: starts it, waits until it answers correctly, restarts it when it dies, hangs or is
+corrupted."""
 
 import asyncio
 import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from pointsman_servicekit.errors import Unavailable
 
-from pointsman_lora_server.board import Board
 from pointsman_lora_server.domain import EngineStatus
-from pointsman_lora_server.engine.command import Command
-from pointsman_lora_server.engine.probe import Poisoned
+from pointsman_lora_server.engine.command import EngineCommand
+from pointsman_lora_server.engine.probe import EngineCorrupted, Probe
 from pointsman_lora_server.engine.process import EngineProcess
+from pointsman_lora_server.engine.vllm_client import VllmClient
+from pointsman_lora_server.engine_state import EngineStateStore
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.25  # seconds between two looks at an engine that starts
-CARE = 5.0  # and at one that is up
-PROBING = 30.0  # seconds between two questions to its base model
-PATIENCE_AT_START = 900.0  # seconds until a start counts as hanging: a large model takes minutes to load
-PATIENCE = 60.0  # seconds of silence until an engine that was up counts as hanging; on a busy CPU a look can take long
-DRAIN = 20.0  # seconds that answers in flight get before the engine is told to stop
-FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 60.0
-LONG_ENOUGH = 60.0  # seconds up after which a death is a new one, not the last one again
-
-
-class Health(Protocol):
-    async def is_healthy(self) -> bool: ...
-    async def in_flight(self) -> int: ...
-
-
-class BaseModel(Protocol):
-    """`Probe` says what each raises."""
-
-    async def begin(self) -> None: ...
-    async def check(self) -> None: ...
+START_POLL_SECONDS = 0.25
+HEALTH_CHECK_SECONDS = 5.0
+PROBE_INTERVAL_SECONDS = 30.0
+MAX_START_SECONDS = 900.0
+"""After which a start without an answer counts as hanging: a large model takes minutes to load."""
+MAX_SILENT_SECONDS = 60.0
+"""After which a running engine that does not answer counts as hanging. A check can take long on a busy CPU."""
+SHUTDOWN_SECONDS = 20.0
+"""How long requests in flight may take before the engine is told to stop."""
+MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 60.0
+STABLE_SECONDS = 60.0
+"""After this uptime the backoff starts anew."""
 
 
 class Supervisor:
-    """Writes the engine's part of the board; `run` is its whole life."""
+    """Owns the status, the detail and the run counter (`life`) in the engine's state."""
 
     def __init__(
         self,
-        next_life: Callable[[], Command],
+        next_command: Callable[[], EngineCommand],
         listen: str,
-        health: Health,
-        board: Board,
-        base_model: BaseModel,
-        probing: float = PROBING,
-        drain: float = DRAIN,
+        client: VllmClient,
+        engine_state: EngineStateStore,
+        probe: Probe,
+        probe_interval: float = PROBE_INTERVAL_SECONDS,
+        shutdown_seconds: float = SHUTDOWN_SECONDS,
     ) -> None:
-        """`next_life` makes the command of each; `probing` is the time between two probes, in seconds.
+        """`next_command` returns the command for each start.
 
-        `drain`: seconds that answers in flight get to finish before the engine is told to stop.
+        `probe_interval` and `shutdown_seconds` (the time for requests in flight before the engine is told to stop) are
+        in seconds.
         """
-        self._drain = drain
-        self._next_life = next_life
+        self._shutdown_seconds = shutdown_seconds
+        self._next_command = next_command
         self._listen = listen
-        self._health = health
-        self._board = board
-        self._base_model = base_model
-        self._probing = probing
+        self._client = client
+        self._engine_state = engine_state
+        self._probe = probe
+        self._probe_interval = probe_interval
         self._process: EngineProcess | None = None
-        self._wish = ""  # why we ended this life ourselves
+        self._restart_reason = ""
 
     async def run(self) -> None:
-        """Until cancelled; then the engine is stopped gracefully."""
-        backoff = FIRST_BACKOFF
+        """Runs until cancelled; then the engine is stopped gracefully."""
+        backoff = MIN_BACKOFF_SECONDS
         try:
             while True:
-                up_for, why = await self._one_life()
-                backoff = FIRST_BACKOFF if up_for > LONG_ENOUGH else min(2 * backoff, LONGEST_BACKOFF)
-                detail = f"{why}; starts again in {backoff:g} s"
+                uptime, reason = await self._run_once()
+                backoff = MIN_BACKOFF_SECONDS if uptime > STABLE_SECONDS else min(2 * backoff, MAX_BACKOFF_SECONDS)
+                detail = f"{reason}; restarts in {backoff:g} s"
                 log.error("the engine is down: %s", detail)
-                self._board.update(status=EngineStatus.DOWN, detail=detail)
+                self._engine_state.update(status=EngineStatus.DOWN, detail=detail)
                 await asyncio.sleep(backoff)
         finally:
-            self._board.update(status=EngineStatus.DOWN, detail="stops")
+            self._engine_state.update(status=EngineStatus.DOWN, detail="stopping")
             if self._process:
-                await self._emptied()
+                await self._wait_for_requests()
                 await self._process.stop()
                 log.info("the engine has stopped")
 
-    async def _emptied(self) -> None:
-        """Returns once the engine has ended what it had begun, or cannot be asked, or the time for that is over."""
+    async def _wait_for_requests(self) -> None:
+        """Returns when no request is in flight, the engine does not answer, or `shutdown_seconds` have passed."""
         try:
-            async with asyncio.timeout(self._drain):
-                while await self._health.in_flight():  # noqa: ASYNC110  # another process
-                    await asyncio.sleep(LOOK)
+            async with asyncio.timeout(self._shutdown_seconds):
+                while await self._client.count_in_flight():  # noqa: ASYNC110  # another process
+                    await asyncio.sleep(START_POLL_SECONDS)
         except TimeoutError:
-            log.warning("the engine is stopped in the middle of answers: %g s were not enough", self._drain)
+            log.warning(
+                "the engine is stopped although requests are in flight: %g s were not enough", self._shutdown_seconds
+            )
         except Unavailable as error:
-            log.info("the engine is stopped; it was not heard: %s", error.message)
+            log.info("the engine is stopped without waiting for requests; it does not answer: %s", error.message)
 
-    def restart(self, why: str) -> None:
-        """Ends this life of the engine now; the next begins by itself."""
-        self._wish = why
-        # At once, and not when the end is noticed: nothing more must be loaded into this life.
-        self._board.update(status=EngineStatus.DOWN, detail=why)
+    def restart(self, reason: str) -> None:
+        """Kills the engine now; `run` starts it again."""
+        self._restart_reason = reason
+        # Published at once, not when the exit is noticed: nothing more must be loaded into this process.
+        self._engine_state.update(status=EngineStatus.DOWN, detail=reason)
         if self._process:
             self._process.kill()
 
-    async def _one_life(self) -> tuple[float, str]:
-        """Returns how long it was up, in seconds, and why it ended."""
-        life = self._board.state.life + 1
-        self._board.update(status=EngineStatus.STARTING, life=life, detail="vLLM is starting")
-        if _is_taken(self._listen):
-            # Another server there would answer our questions in the engine's place.
-            return 0.0, f"{self._listen} is taken by another process"
-        self._wish = ""
-        self._process = process = await EngineProcess.start(self._next_life())
-        # Never cancelled: its end is sure to come, and with it the reading of what the engine last said.
-        ended = asyncio.create_task(process.wait(), name="engine's end")
-        probing: asyncio.Task[None] | None = None
-        up_since, silent_since = None, time.monotonic()
+    async def _run_once(self) -> tuple[float, str]:
+        """Runs the engine until it ends. Returns its uptime in seconds and why it ended."""
+        life = self._engine_state.state.life + 1
+        self._engine_state.update(status=EngineStatus.STARTING, life=life, detail="vLLM is starting")
+        if _is_in_use(self._listen):
+            # Another server at this address would answer in place of the engine.
+            return 0.0, f"{self._listen} is in use by another process"
+        self._restart_reason = ""
+        self._process = process = await EngineProcess.start(self._next_command())
+        # Never cancelled: it reads the engine's last log lines when the process has ended.
+        ended = asyncio.create_task(process.wait(), name="end of the engine")
+        probe_task: asyncio.Task[None] | None = None
+        up_since, last_answer = None, time.monotonic()
         try:
             while not ended.done():
-                await asyncio.wait({ended}, timeout=LOOK if up_since is None else CARE)
-                healthy, now = await self._health.is_healthy(), time.monotonic()
+                await asyncio.wait({ended}, timeout=START_POLL_SECONDS if up_since is None else HEALTH_CHECK_SECONDS)
+                healthy, now = await self._client.is_healthy(), time.monotonic()
                 if ended.done():
                     break
                 if healthy:
-                    silent_since = now
-                    if up_since is None and await self._answers_rightly():
+                    last_answer = now
+                    if up_since is None and await self._start_probe():
                         up_since = now
                         log.info("the engine is ready")
-                        self._board.update(status=EngineStatus.READY, detail="ready")
-                        probing = asyncio.create_task(self._probe(), name="probe")
+                        self._engine_state.update(status=EngineStatus.READY, detail="ready")
+                        probe_task = asyncio.create_task(self._probe_periodically(), name="probe")
                 elif up_since is None:
-                    self._board.update(detail=f"vLLM is starting, {int(now - silent_since) // 5 * 5} s")
-                if now - silent_since > (PATIENCE_AT_START if up_since is None else PATIENCE):
+                    self._engine_state.update(detail=f"vLLM is starting, {int(now - last_answer) // 5 * 5} s")
+                if now - last_answer > (MAX_START_SECONDS if up_since is None else MAX_SILENT_SECONDS):
                     process.kill()
                     await ended
-                    return 0.0 if up_since is None else now - up_since, f"no answer for {now - silent_since:.0f} s"
+                    return 0.0 if up_since is None else now - up_since, f"no answer for {now - last_answer:.0f} s"
         finally:
-            if probing:
-                probing.cancel()
-        up_for = 0.0 if up_since is None else time.monotonic() - up_since
-        return up_for, self._wish or f"it ended with exit code {ended.result()}: {process.last_words()}"
+            if probe_task:
+                probe_task.cancel()
+        uptime = 0.0 if up_since is None else time.monotonic() - up_since
+        exit_reason = f"it ended with exit code {ended.result()}: {process.last_error_line()}"
+        return uptime, self._restart_reason or exit_reason
 
-    async def _answers_rightly(self) -> bool:
+    async def _start_probe(self) -> bool:
+        """Whether the base model answers as expected. A corrupted engine is restarted."""
         try:
-            await self._base_model.begin()
-        except Poisoned as error:
+            await self._probe.start()
+        except EngineCorrupted as error:
             self.restart(error.message)
             return False
         except Unavailable:
             return False
-        return not self._wish
+        return not self._restart_reason
 
-    async def _probe(self) -> None:
-        """Ends with the life of the engine that it is for."""
-        while not self._wish:
-            await asyncio.sleep(self._probing)
+    async def _probe_periodically(self) -> None:
+        """Ends when a restart of this run of the engine has been requested."""
+        while not self._restart_reason:
+            await asyncio.sleep(self._probe_interval)
             try:
-                await self._base_model.check()
-            except Poisoned as error:
-                log.error("the engine is poisoned: %s", error.message)
+                await self._probe.check()
+            except EngineCorrupted as error:
+                log.error("the engine is corrupted: %s", error.message)
                 self.restart(error.message)
             except Unavailable as error:
-                log.warning("the base model was not heard: %s", error.message)
+                log.warning("the base model cannot be probed: %s", error.message)
 
 
-def _is_taken(listen: str) -> bool:
+def _is_in_use(listen: str) -> bool:
     host, _, port = listen.rpartition(":")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,5 @@
-"""Training jobs: one process at a time, in line, and never lost.
+"""Training jobs: a durable queue that runs one trainer process at a time.
 
-opening -> line -> running -> trainer | registering
-                   folder (job.json, events.jsonl, input/, checkpoint/, out/)
+queue -> execution (trainer process, registration)
+         folder (job.json, events.jsonl, input/, checkpoint/, out/)
 """

@@ -1,6 +1,6 @@
-"""A job's folder: job.json is replaced as a whole, events.jsonl only grows; what a kill cut off is taken away.
+"""The folder of a job: job.json is replaced atomically, events.jsonl is append-only.
 
-Two append to events.jsonl, whole lines: the trainer, and this server what becomes of the job.
+Both the trainer and this server append whole lines to events.jsonl. What a kill cut off is removed.
 """
 
 import json
@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pointsman_lora_server.jobs.job import Job, Order, State
+from pointsman_lora_server.jobs.job import Job, JobRequest, JobState
 
 _JOB, _EVENTS = "job.json", "events.jsonl"
-_BEGINNING = b'{"event": '
+_EVENT_PREFIX = b'{"event": '
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,62 +27,64 @@ class JobFolder:
 
     @property
     def out(self) -> Path:
-        """Named as its parent is not: the trainer gets the adapter's name beside it."""
+        """Where the trainer writes the adapter. Its name is not the adapter's, which the trainer is given
+        separately."""
         return self.path / "out"
 
     @property
     def events_file(self) -> Path:
         return self.path / _EVENTS
 
-    def size_of_events(self) -> int:
-        """Bytes."""
+    def events_size(self) -> int:
+        """Bytes of events.jsonl, 0 if it does not exist."""
         try:
             return self.events_file.stat().st_size
         except FileNotFoundError:
             return 0
 
-    def make(self, job: Job) -> Job:
-        """Copies the order's files, since theirs may change while the job waits. Raises OSError.
+    def create(self, job: Job) -> Job:
+        """Copies the request's files, since the originals may change while the job waits. Returns the job with the
+        copies' paths. Raises OSError.
 
-        Only this service's user can read the folder, whatever the umask: the files may be private ones of a caller.
+        Only this service's user can read the folder, whatever the umask: the files may be private ones of the caller.
         """
         self.path.mkdir(parents=True, mode=0o700)
-        order = job.order
-        copied = {
+        request = job.request
+        copies = {
             kind: self._copy(kind, source)
-            for kind, source in (("data", order.data), ("heldout", order.heldout), ("system", order.system))
+            for kind, source in (("data", request.data), ("heldout", request.heldout), ("system", request.system))
             if source is not None
         }
-        made = replace(job, order=replace(order, **copied))  # type: ignore[arg-type]  # paths, by their names
-        self.write(made)
-        return made
+        created = replace(job, request=replace(request, **copies))  # type: ignore[arg-type]  # paths, by their names
+        self.write(created)
+        return created
 
     def write(self, job: Job) -> None:
         unfinished = self.path / f".{_JOB}.unfinished"
         with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(asdict(job), file, default=_plain, ensure_ascii=False)
+            json.dump(asdict(job), file, default=_to_json, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(self.path / _JOB)
 
     def read(self) -> Job:
-        """Raises OSError or ValueError where it is not there, or not a job's."""
+        """Raises OSError, or ValueError if the file does not contain a job."""
         try:
-            found = json.loads((self.path / _JOB).read_text("utf-8"))
-            order = found.pop("order")
-            paths = {key: Path(order[key]) if order[key] else None for key in ("data", "heldout", "system")}
-            return Job(**{**found, "state": State(found["state"]), "order": Order(**{**order, **paths})})
+            values = json.loads((self.path / _JOB).read_text("utf-8"))
+            request = values.pop("request")
+            paths = {key: Path(request[key]) if request[key] else None for key in ("data", "heldout", "system")}
+            return Job(**{**values, "state": JobState(values["state"]), "request": JobRequest(**{**request, **paths})})
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.path / _JOB} is not a job's: {error}") from error
+            raise ValueError(f"{self.path / _JOB} is not a job: {error}") from error
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """On a line of its own, also where a trainer that was killed has left half of one."""
+        """Appends the event on a line of its own, even if a killed trainer has left an incomplete line."""
         with self.events_file.open("ab+") as file:
-            begin = "" if _ends_a_line(file) else "\n"
-            file.write(f"{begin}{json.dumps(event, ensure_ascii=False)}\n".encode())
+            separator = "" if _ends_with_newline(file) else "\n"
+            file.write(f"{separator}{json.dumps(event, ensure_ascii=False)}\n".encode())
 
     def events(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Whole ones from a byte on, each with the byte behind it."""
+        """The complete events from a byte offset on, each with the offset after it."""
         try:
             with self.events_file.open("rb") as file:
                 file.seek(offset)
@@ -90,7 +92,7 @@ class JobFolder:
                     if not line.endswith(b"\n"):
                         return
                     offset += len(line)
-                    event = _event(line)
+                    event = _parse_event(line)
                     if event is not None:
                         yield offset, event
         except FileNotFoundError:
@@ -101,8 +103,7 @@ class JobFolder:
             (event for event in reversed([event for _, event in self.events()]) if event["event"] == kind), None
         )
 
-    def mend(self) -> None:
-        """Cuts off half an event."""
+    def remove_incomplete_event(self) -> None:
         try:
             with self.events_file.open("rb+") as file:
                 content = file.read()
@@ -110,14 +111,14 @@ class JobFolder:
         except FileNotFoundError:
             return
 
-    def drop_checkpoint(self) -> None:
+    def remove_checkpoint(self) -> None:
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _copy(self, kind: str, source: Path) -> Path:
-        """Under its own name, which the report tells."""
+        """Keeps the file's name, which appears in the training report."""
         target = self.path / "input" / kind / source.name
         target.parent.mkdir(parents=True)
         shutil.copyfile(source, target)
@@ -125,26 +126,28 @@ class JobFolder:
         return target
 
 
-def _ends_a_line(file: BinaryIO) -> bool:
+def _ends_with_newline(file: BinaryIO) -> bool:
+    """True for an empty file."""
     if not file.seek(0, os.SEEK_END):
         return True
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
-    """What a library printed among them is a warning; None for half an event, and for nothing."""
+def _parse_event(line: bytes) -> dict[str, Any] | None:
+    """A line that is not an event was printed by a library and becomes a warning. None for an incomplete event or an
+    empty line."""
     try:
         event = json.loads(line)
     except ValueError:
         event = None
     if isinstance(event, dict) and isinstance(event.get("event"), str):
         return event
-    said = line.strip()
-    if said.startswith(_BEGINNING) or _BEGINNING.startswith(said):
+    text = line.strip()
+    if text.startswith(_EVENT_PREFIX) or _EVENT_PREFIX.startswith(text):
         return None
     return {"event": "warning", "text": line.decode(errors="replace").rstrip()}
 
 
-def _plain(value: object) -> str:
-    return str(value.value if isinstance(value, State) else value)
+def _to_json(value: object) -> str:
+    return str(value.value if isinstance(value, JobState) else value)

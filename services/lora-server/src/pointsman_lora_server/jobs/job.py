@@ -1,14 +1,39 @@
-"""The nouns of training jobs."""
+"""The values of training jobs, and the validation of requests."""
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+import os
+import stat
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-METHODS = ("lora", "rslora", "dora", "qlora", "dpo")
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_lora_server.domain import check_alias, check_name, check_version
+
+MAX_FILE_BYTES = 1 << 30
+"""Of one input file, which is copied."""
+MAX_MINUTES = 7 * 24 * 60.0
+
+_OPTION_BOUNDS: dict[str, tuple[float, float]] = {
+    "rank": (1, 512),
+    "alpha": (1, 4096),
+    "learning-rate": (1e-8, 1),
+    "epochs": (1, 10_000),
+    "max-minutes": (0.05, MAX_MINUTES),
+    "seed": (0, 2**32 - 1),
+    "tokens-per-step": (16, 1 << 20),
+    "max-tokens": (16, 1 << 20),
+    "beta": (1e-6, 100),
+    "patience": (0, 1000),
+    "samples": (0, 4096),
+    "baseline-shots": (0, 64),
+    "heldout-share": (0, 0.9),
+    "threads": (1, 1024),
+}
 
 
-class State(enum.Enum):
+class JobState(enum.Enum):
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -16,13 +41,13 @@ class State(enum.Enum):
     CANCELLED = "cancelled"
 
     @property
-    def has_ended(self) -> bool:
-        return self not in (State.QUEUED, State.RUNNING)
+    def is_final(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What was asked for. Its files are the job's own copies once it is in line."""
+class JobRequest:
+    """What a client asked for. Once the job is queued, the files are the job's own copies."""
 
     name: str
     data: Path
@@ -30,64 +55,120 @@ class Order:
     system: Path | None = None
     method: str = "lora"
     parent: str = ""
-    """A registered version."""
-    word: str = ""
-    """The part after the "@" of the alias that is moved to the result; empty moves none."""
+    """A registered version to start from."""
+    alias_suffix: str = ""
+    """The part after the "@" of the alias to move to the result; empty moves none."""
     force: bool = False
     author: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
-    """More of the trainer's, by their names there without the dashes: {"epochs": "4"}."""
+    """More options of the trainer, by name without the dashes: {"epochs": "4"}."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """For the manifest, beside those that the training tells."""
+    """Facts for the manifest, in addition to those of the training report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     id: str
-    order: Order
-    state: State
+    request: JobRequest
+    state: JobState
     created_unix_ms: int
     started_unix_ms: int = 0
     ended_unix_ms: int = 0
     resumed: int = 0
-    """How often it went on after a kill."""
+    """How often it was resumed after its trainer was killed."""
     error: str = ""
     version: str = ""
-    """What it was registered as."""
+    """The version that the result was registered as."""
     merged: str = ""
-    """The folder of the merged model, where the result cannot be served as an adapter."""
+    """The folder of the merged model, if the result cannot be served as an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """An adapter that is to be registered."""
+class TrainedAdapter:
+    """The result of a job, to be registered."""
 
     name: str
     folder: Path
-    word: str
+    alias_suffix: str
     force: bool
     facts: Mapping[str, str]
     parent: str
     author: str
 
 
-Register = Callable[[Result], Awaitable[str]]
-"""The version that it became; raises PointsmanError, Unavailable where trying again may help."""
-Find = Callable[[str], Awaitable[Path]]
-"""The folder of a registered version; raises NotFound."""
+RegisterAdapter = Callable[[TrainedAdapter], Awaitable[str]]
+"""Returns the version. Raises PointsmanError; Unavailable if a retry may help."""
+FindVersion = Callable[[str], Awaitable[Path]]
+"""Returns the folder of a registered version. Raises NotFound."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where jobs are done, and with what."""
+class JobEnvironment:
+    """Where jobs run, and with what."""
 
     folder: Path
     python: Path
-    """Of the engine's environment."""
+    """That of the engine's environment."""
     base_model: Path
     base_model_name: str
     environment: Mapping[str, str]
-    roots: tuple[Path, ...] = ()
-    """Data may be named below these folders only; without any, everywhere."""
+    methods: Mapping[str, str]
+    """Training method -> what the trainer's --method receives for it: the name, or "module:attribute"."""
+    data_roots: tuple[Path, ...] = ()
+    """The folders that training data must be in; empty allows every folder."""
     checkpoint_seconds: float = 30.0
-    """Between two checkpoints: what a kill may cost."""
+    """Between two checkpoints, which is also how much work a kill may cost."""
+
+
+def check_request(request: JobRequest, methods: Collection[str], data_roots: Sequence[Path]) -> None:
+    """Raises InvalidArgument, before anything is copied."""
+    check_name(request.name)
+    if request.alias_suffix:
+        check_alias(f"{request.name}@{request.alias_suffix}")
+    if request.parent:
+        check_version(request.parent)
+    if request.method not in methods:
+        raise InvalidArgument(
+            f"there is no training method '{request.method}'; known: {', '.join(methods)}",
+            code="bad_method",
+            param="method",
+        )
+    for param, path in (("data", request.data), ("heldout", request.heldout), ("system", request.system)):
+        if path is not None:
+            _check_file(path, param, data_roots)
+    for option, value in request.options.items():
+        _check_option(option, value)
+
+
+def _check_option(option: str, value: str) -> None:
+    if option not in _OPTION_BOUNDS:
+        raise InvalidArgument(f"the trainer has no option '{option}'", code="bad_option", param=option)
+    lowest, highest = _OPTION_BOUNDS[option]
+    if not lowest <= float(value) <= highest:  # false for NaN, too
+        raise InvalidArgument(
+            f"{option} is {value}; it must be {lowest:g} to {highest:g}", code="bad_option", param=option
+        )
+
+
+def _check_file(path: Path, param: str, data_roots: Sequence[Path]) -> None:
+    if not path.is_absolute() or "\0" in str(path):
+        raise _bad_path(f"'{path}' is not an absolute path on the lora-server's machine", param)
+    try:
+        resolved = path.resolve(strict=True)
+        status = resolved.stat()
+    except OSError as error:
+        raise _bad_path(
+            f"there is no '{path}' on the lora-server's machine ({os.strerror(error.errno or 0)})", param
+        ) from error
+    if data_roots and not any(resolved.is_relative_to(root.resolve()) for root in data_roots):
+        raise _bad_path(
+            f"'{path}' is not below {' or '.join(map(str, data_roots))}, where training data must be", param
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise _bad_path(f"'{path}' is not a regular file", param)
+    if status.st_size > MAX_FILE_BYTES:
+        raise _bad_path(f"'{path}' has {status.st_size} bytes; at most {MAX_FILE_BYTES} are accepted", param)
+
+
+def _bad_path(message: str, param: str) -> InvalidArgument:
+    return InvalidArgument(message, code="bad_path", param=param)

@@ -1,6 +1,6 @@
-"""What is wanted of all engines of one base model: kept in Redis, changed there as one, told to all who follow."""
+"""The desired state of all engines of one base model, stored in Redis: each change is one atomic script."""
 
-from pointsman_lora_server.registry.outcomes import Counts, Outcomes
-from pointsman_lora_server.registry.registry import Registry
+from pointsman_lora_server.registry.canary_counts import CanaryOutcomes, RequestCounts
+from pointsman_lora_server.registry.registry import AdapterRegistry
 
-__all__ = ["Counts", "Outcomes", "Registry"]
+__all__ = ["AdapterRegistry", "CanaryOutcomes", "RequestCounts"]

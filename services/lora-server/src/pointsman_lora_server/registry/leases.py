@@ -1,53 +1,115 @@
-"""What lora-servers tell one another beside the desired state: who works on what, and which engine holds what."""
+"""What lora-servers share besides the desired state: who works on what (leases), and which engine holds what."""
 
 from pointsman_servicekit.bounded_redis import BoundedRedis
 
-from pointsman_lora_server.domain import EngineState, EngineStatus, Fleet
-from pointsman_lora_server.registry import lease_scripts
-from pointsman_lora_server.registry.layout import Layout
+from pointsman_lora_server.domain import EngineState, EngineStatus, FleetState
+from pointsman_lora_server.registry.schema import RedisKeys
+
+_ACQUIRE = """
+-- Takes the lease, or extends it if the caller holds it already.
+local owner, milliseconds = ARGV[1], ARGV[2]
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= owner then return 0 end
+redis.call('SET', KEYS[1], owner, 'PX', milliseconds)
+return 1
+"""
+
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
+_REPORT_ENGINE = """
+-- Stores what an engine holds until a time on Redis's clock, and removes reports that have expired.
+local engine, held, milliseconds, is_up = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local all = redis.call('HGETALL', KEYS[1])
+for at = 1, #all, 2 do
+  if cjson.decode(all[at + 1]).until_ms < now then redis.call('HDEL', KEYS[1], all[at]) end
+end
+redis.call('HSET', KEYS[1], engine, cjson.encode({until_ms = now + milliseconds, resident = held, up = is_up}))
+return 1
+"""
+
+_READ_FLEET = """
+-- The engines that are up and whose report has not expired, each followed by what it holds.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local found, all = {}, redis.call('HGETALL', KEYS[1])
+for at = 1, #all, 2 do
+  local engine = cjson.decode(all[at + 1])
+  if engine.until_ms >= now and engine.up ~= false then
+    table.insert(found, all[at])
+    table.insert(found, engine.resident)
+  end
+end
+return found
+"""
+
+_ENGINES_HOLDING = """
+local version = ARGV[1]
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local names, all = {}, redis.call('HGETALL', KEYS[1])
+for at = 1, #all, 2 do
+  local engine = cjson.decode(all[at + 1])
+  if engine.until_ms >= now and string.find(' ' .. engine.resident .. ' ', ' ' .. version .. ' ', 1, true) then
+    table.insert(names, all[at])
+  end
+end
+table.sort(names)
+return names
+"""
 
 
 class Leases:
-    """A lease is somebody's until it ends by itself: who dies holds nobody up for long."""
+    """Locks that expire, so a process that dies blocks nobody for long."""
 
-    def __init__(self, redis: BoundedRedis, layout: Layout) -> None:
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
-        self._layout = layout
-        self._take = redis.client.register_script(lease_scripts.LEASE)
-        self._release = redis.client.register_script(lease_scripts.RELEASE)
+        self._keys = keys
+        self._acquire = redis.client.register_script(_ACQUIRE)
+        self._release = redis.client.register_script(_RELEASE)
 
-    async def take(self, what: str, owner: str, seconds: float) -> bool:
-        """Whether `owner` has it now, for `seconds` from now on. Raises Unavailable."""
-        keys, arguments = [self._layout.lease(what)], [owner, _milliseconds(seconds)]
-        return bool(await self._redis.call(lambda: self._take(keys=keys, args=arguments)))
+    async def acquire(self, key: str, owner: str, seconds: float) -> bool:
+        """Whether `owner` holds the lease now, for `seconds` from now. Extends a lease that it holds already.
 
-    async def release(self, what: str, owner: str) -> None:
-        """Another's stays. Raises Unavailable."""
-        await self._redis.call(lambda: self._release(keys=[self._layout.lease(what)], args=[owner]))
+        Raises Unavailable.
+        """
+        keys, arguments = [self._keys.lease(key)], [owner, _milliseconds(seconds)]
+        return bool(await self._redis.call(lambda: self._acquire(keys=keys, args=arguments)))
+
+    async def release(self, key: str, owner: str) -> None:
+        """Does nothing if another owner holds the lease. Raises Unavailable."""
+        await self._redis.call(lambda: self._release(keys=[self._keys.lease(key)], args=[owner]))
 
 
-class Confirmations:
-    def __init__(self, redis: BoundedRedis, layout: Layout) -> None:
+class EngineReports:
+    """What each engine holds, as it reported last."""
+
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
         self._redis = redis
-        self._keys = [layout.engines]
-        self._confirm = redis.client.register_script(lease_scripts.CONFIRM)
-        self._fleet = redis.client.register_script(lease_scripts.FLEET)
-        self._holders = redis.client.register_script(lease_scripts.HOLDERS)
+        self._keys = [keys.engines]
+        self._report = redis.client.register_script(_REPORT_ENGINE)
+        self._read_fleet = redis.client.register_script(_READ_FLEET)
+        self._engines_holding = redis.client.register_script(_ENGINES_HOLDING)
 
-    async def confirm(self, engine: str, state: EngineState, seconds: float) -> None:
-        """`engine` holds what `state` says, and is believed for `seconds`. Raises Unavailable."""
+    async def report_engine(self, engine: str, state: EngineState, seconds: float) -> None:
+        """Reports that `engine` holds `state.resident`; the report expires after `seconds`. Raises Unavailable."""
         is_up = "1" if state.status is EngineStatus.READY else ""
         arguments = [engine, " ".join(sorted(state.resident)), _milliseconds(seconds), is_up]
-        await self._redis.call(lambda: self._confirm(keys=self._keys, args=arguments))
+        await self._redis.call(lambda: self._report(keys=self._keys, args=arguments))
 
-    async def fleet(self) -> Fleet:
+    async def read_fleet(self) -> FleetState:
         """Raises Unavailable."""
-        told = list(await self._redis.call(lambda: self._fleet(keys=self._keys)))
-        return Fleet({engine: frozenset(held.split()) for engine, held in zip(told[::2], told[1::2], strict=True)})
+        reports = list(await self._redis.call(lambda: self._read_fleet(keys=self._keys)))
+        pairs = zip(reports[::2], reports[1::2], strict=True)
+        return FleetState({engine: frozenset(held.split()) for engine, held in pairs})
 
-    async def holders(self, version: str) -> list[str]:
-        """The engines that hold it, by name. Raises Unavailable."""
-        return list(await self._redis.call(lambda: self._holders(keys=self._keys, args=[version])))
+    async def engines_holding(self, version: str) -> list[str]:
+        """The names of the engines that hold the version. Raises Unavailable."""
+        return list(await self._redis.call(lambda: self._engines_holding(keys=self._keys, args=[version])))
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,54 +1,53 @@
-"""The desired state in Redis: every change is one compare-and-set, and may be asked for twice without harm."""
+"""The registry in Redis: every change is one atomic compare-and-set, and idempotent."""
 
 import secrets
 from collections.abc import Sequence
 
 from pointsman_servicekit.bounded_redis import BoundedRedis
-from pointsman_servicekit.errors import InvalidArgument
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError
 
-from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement
-from pointsman_lora_server.registry import records, scripts
-from pointsman_lora_server.registry.changes import Changes
-from pointsman_lora_server.registry.counters import CanaryCounters
-from pointsman_lora_server.registry.layout import Layout
-from pointsman_lora_server.registry.leases import Confirmations, Leases
-from pointsman_lora_server.registry.reading import Reading
-from pointsman_lora_server.registry.records import plain
-from pointsman_lora_server.registry.refusals import refusal
+from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, Phase, Placement, adapter_name
+from pointsman_lora_server.registry import schema, scripts
+from pointsman_lora_server.registry.canary_counts import CanaryCounters
+from pointsman_lora_server.registry.leases import EngineReports, Leases
+from pointsman_lora_server.registry.reads import ChangeStream, SnapshotReader
+from pointsman_lora_server.registry.schema import RedisKeys, to_utf8
 
 
-class Registry:
-    """Each method raises Unavailable ("redis_unavailable") where Redis does not answer in time.
+class AdapterRegistry:
+    """Every method raises Unavailable ("redis_unavailable") if Redis does not answer in time.
 
-    Then the change may have been made all the same: the next reader sees. Asking for what is already so succeeds, and
-    leaves no entry in the history. `author` and `reason` are for the history.
+    The change may have been made even then; the next read shows it. A change that has no effect succeeds and leaves no
+    entry in the history. `author` and `reason` are stored in the history.
     """
 
     def __init__(self, redis: BoundedRedis, base_model: str) -> None:
-        """Engines of one base model share their adapters, so the keys hold its name."""
+        """Engines of the same base model share their adapters, so the keys contain its name."""
         self._redis = redis
-        self._layout = layout = Layout(base_model)
-        self.read = Reading(redis, layout).read
-        changes, leases = Changes(redis, layout), Leases(redis, layout)
-        confirmations, counters = Confirmations(redis, layout), CanaryCounters(redis, layout)
-        self.history, self.changes_since = changes.history, changes.since
-        self.lease, self.release = leases.take, leases.release
-        self.confirm, self.holders = confirmations.confirm, confirmations.holders
-        self.fleet = confirmations.fleet
-        self.count, self.counts = counters.count, counters.counts
+        self._keys = keys = RedisKeys(base_model)
+        self.read = SnapshotReader(redis, keys).read
+        changes, leases = ChangeStream(redis, keys), Leases(redis, keys)
+        reports, counters = EngineReports(redis, keys), CanaryCounters(redis, keys)
+        self.history, self.wait_for_change = changes.history, changes.wait_for_change
+        self.acquire_lease, self.release_lease = leases.acquire, leases.release
+        self.report_engine, self.engines_holding = reports.report_engine, reports.engines_holding
+        self.read_fleet = reports.read_fleet
+        self.add_outcomes, self.canary_counts = counters.add_outcomes, counters.canary_counts
 
-    async def record(self, version: AdapterVersion, word: str, force: bool, author: str) -> AdapterVersion:
-        """Makes the version known, to be validated; returns it as it was first recorded.
+    async def add_version(self, version: AdapterVersion, alias_suffix: str, force: bool, author: str) -> AdapterVersion:
+        """Records the version as REGISTERED and returns it as it was first recorded.
 
-        One that was retired or failed begins anew; one that is under way, or ready, stays as it is. `word` is the
-        alias's part after the "@" that is to be moved to it once it is resident; empty leaves an earlier wish.
+        A version that was retired or failed starts anew; one that is in progress or ready stays as it is.
+        `alias_suffix` is the part after the "@" of the alias to move to it once it is resident; empty keeps an earlier
+        request.
         """
-        alias = f"{version.name}@{word}" if word else ""
-        arguments = (version.version, records.version_to_json(version), alias, word, _flag(force))
-        (raw,) = await self._change(scripts.RECORD, version.version, arguments, author, f"for {alias}" if alias else "")
-        return records.version_from_json(raw)
+        alias = f"{version.name}@{alias_suffix}" if alias_suffix else ""
+        arguments = (version.version, schema.version_to_json(version), alias, alias_suffix, _flag(force))
+        reason = f"for {alias}" if alias else ""
+        (raw,) = await self._change(scripts.ADD_VERSION, version.version, arguments, author, reason)
+        return schema.version_from_json(raw)
 
-    async def stand(
+    async def set_phase(
         self,
         version: str,
         phase: Phase,
@@ -59,53 +58,52 @@ class Registry:
         author: str = "",
         reason: str = "",
     ) -> bool:
-        """Whether it stands so now: not where it was in another phase than `expected`, or is not known any more.
+        """Whether the version is in `phase` now: False if it was in another phase than `expected`, or is unknown.
 
-        Of several who ask for the same change with `expected`, one is told True.
+        If several callers request the same change with `expected`, one of them gets True.
         """
-        arguments = (version, phase.value, expected.value if expected else "", error_code, plain(error))
-        outcome, *_ = await self._call(scripts.STAND, arguments, author, reason or error)
+        arguments = (version, phase.value, expected.value if expected else "", error_code, to_utf8(error))
+        outcome, *_ = await self._call(scripts.SET_PHASE, arguments, author, reason or error)
         return outcome == "done"
 
-    async def settle_word(self, version: str, word: str = "") -> None:
-        """The wished alias is where it should be, or cannot be moved. With `word`: unless another is wished by now."""
-        await self._change(scripts.SETTLE_WORD, version, (version, word))
+    async def clear_alias_request(self, version: str, alias_suffix: str = "") -> None:
+        """The requested alias has been moved, or cannot be. With `alias_suffix`, a request for another alias stays."""
+        await self._change(scripts.CLEAR_ALIAS_REQUEST, version, (version, alias_suffix))
 
-    async def move(
+    async def move_alias(
         self, alias: str, version: str, expected: str = "", author: str = "", reason: str = "", kind: str = "alias"
     ) -> Alias:
-        """Points `alias` to `version` and ends its canary; where it pointed before is where a rollback leads.
+        """Points `alias` to `version` and ends its canary. A rollback returns to the version that it pointed to before.
 
-        Where that was the version's wish, it is settled.
-
-        Raises NotFound, InvalidArgument (another adapter's version), or FailedPrecondition: it does not point to
-        `expected` ("alias_moved"; empty: wherever it points), or the version is not ready ("not_ready").
+        A request of the version for this alias is cleared in the same step. Raises NotFound, InvalidArgument (a version
+        of another adapter), or FailedPrecondition: the alias does not point to `expected` ("alias_moved"; empty accepts
+        any), or the version is not ready ("not_ready").
         """
         _check_same_adapter(alias, version)
-        (raw,) = await self._change(scripts.MOVE, alias, (alias, version, expected, kind), author, reason)
-        return records.alias_from_json(alias, raw)
+        (raw,) = await self._change(scripts.MOVE_ALIAS, alias, (alias, version, expected, kind), author, reason)
+        return schema.alias_from_json(alias, raw)
 
     async def set_canary(
         self, alias: str, canary: Canary | None, expected: str = "", author: str = "", reason: str = ""
     ) -> Alias:
         """Sends a share of the alias's users to another version; None ends that.
 
-        Raises NotFound, InvalidArgument (its weight, or another adapter's version), or FailedPrecondition: as `move`,
-        and where the alias points to that very version ("canary_is_stable").
+        Raises NotFound, InvalidArgument (its weight, or a version of another adapter), or FailedPrecondition: as
+        `move_alias`, and if the alias points to that same version ("canary_is_stable").
         """
         if canary is not None:
             _check_same_adapter(alias, canary.version)
-            if not 0 < canary.weight <= 1:  # NaN, too
+            if not 0 < canary.weight <= 1:  # false for NaN, too
                 raise InvalidArgument(
-                    f"a canary's weight is above 0 and at most 1, and not {canary.weight:g}",
+                    f"a canary's weight is above 0 and at most 1, not {canary.weight:g}",
                     code="bad_weight",
                     param="weight",
                 )
-        arguments = (alias, *records.canary_to_texts(canary), expected)
+        arguments = (alias, *schema.canary_to_texts(canary), expected)
         (raw,) = await self._change(scripts.SET_CANARY, alias, arguments, author, reason)
-        return records.alias_from_json(alias, raw)
+        return schema.alias_from_json(alias, raw)
 
-    async def rollback(
+    async def roll_back(
         self,
         alias: str,
         expected: str = "",
@@ -113,69 +111,75 @@ class Registry:
         reason: str = "",
         expected_revision: int | None = None,
     ) -> Alias:
-        """Ends the alias's canary; without one, points it to where it pointed before its last move.
+        """Ends the alias's canary. Without one, points the alias to the version before its last move.
 
-        Twice is there and back. With `expected_revision` nothing that came later is undone. Raises NotFound, or
+        A second rollback undoes the first. With `expected_revision`, later changes are not undone. Raises NotFound, or
         FailedPrecondition ("alias_moved", "nothing_to_roll_back", "not_ready").
         """
         revision = "" if expected_revision is None else str(expected_revision)
-        (raw,) = await self._change(scripts.ROLLBACK, alias, (alias, expected, revision), author, reason)
-        return records.alias_from_json(alias, raw)
+        (raw,) = await self._change(scripts.ROLL_BACK, alias, (alias, expected, revision), author, reason)
+        return schema.alias_from_json(alias, raw)
 
-    async def pin(self, version: str, pinned: bool, author: str) -> None:
-        """Raises NotFound; FailedPrecondition ("not_ready") where one that failed or is retired is to be pinned."""
-        await self._change(scripts.PIN, version, (version, _flag(pinned)), author)
+    async def set_pinned(self, version: str, pinned: bool, author: str) -> None:
+        """Raises NotFound; FailedPrecondition ("not_ready") if a failed or retired version is to be pinned."""
+        await self._change(scripts.SET_PINNED, version, (version, _flag(pinned)), author)
 
-    async def place(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
-        """How many engines hold the adapter `name`. Raises NotFound; FailedPrecondition ("placement_moved") where it is
-        not placed as `expected` (None: however it is)."""
-        texts = records.placement_to_text(placement), records.placement_to_text(expected)
-        await self._change(scripts.PLACE, name, (name, *texts), author)
+    async def set_placement(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
+        """Sets how many engines hold the adapter `name`.
 
-    async def announce(self, version: str, seconds: float) -> None:
-        """An alias is about to be moved to the version, which is to be believed for `seconds`. Raises NotFound,
-        FailedPrecondition ("not_ready")."""
-        await self._change(scripts.COMING, version, (version, str(round(seconds * 1000))))
+        Raises NotFound; FailedPrecondition ("placement_moved") if its placement is not `expected` (None accepts any).
+        """
+        texts = schema.placement_to_text(placement), schema.placement_to_text(expected)
+        await self._change(scripts.SET_PLACEMENT, name, (name, *texts), author)
+
+    async def announce_target(self, version: str, seconds: float) -> None:
+        """Announces, for `seconds`, that an alias is about to be moved to the version, so that engines load it.
+
+        Raises NotFound, FailedPrecondition ("not_ready").
+        """
+        await self._change(scripts.ANNOUNCE_TARGET, version, (version, str(round(seconds * 1000))))
 
     async def retire(self, version: str, author: str, reason: str = "") -> None:
-        """Takes its pin away, too. Raises NotFound; FailedPrecondition ("in_use") while something aims at it."""
+        """Also unpins the version. Raises NotFound; FailedPrecondition ("in_use") if an alias or canary points to
+        it."""
         await self._change(scripts.RETIRE, version, (version,), author, reason)
 
     async def delete(self, version: str, author: str) -> None:
-        """Raises NotFound; FailedPrecondition unless it is retired, or failed and nothing aims at it."""
+        """Raises NotFound; FailedPrecondition unless the version is retired, or failed without an alias or canary that
+        points to it."""
         await self._change(scripts.DELETE, version, (version,), author)
 
     async def _change(
         self, script: str, subject: str, arguments: Sequence[str], author: str = "", reason: str = ""
     ) -> list[str]:
-        """What the script says beside that it is done. Raises what it refuses."""
+        """The script's result. Raises the error for an outcome other than "done"."""
         outcome, *words = await self._call(script, arguments, author, reason)
         if outcome != "done":
-            raise refusal(subject, outcome, words)
+            raise _error_for(subject, outcome, words)
         return words
 
     async def _call(self, script: str, arguments: Sequence[str], author: str, reason: str) -> list[str]:
-        """Each try of a call has the same name, by which the script knows it again."""
-        at, name = self._layout, secrets.token_hex(8)
+        """Retries of a call carry the same id, by which the script recognizes that it has been done."""
+        at, call_id = self._keys, secrets.token_hex(8)
         keys = [
             at.versions,
-            at.standings,
+            at.phases,
             at.aliases,
             at.pins,
             at.changes,
             at.stamp,
-            at.done(name),
+            at.done(call_id),
             at.placements,
-            at.coming,
+            at.upcoming,
         ]
-        every = [name, plain(author), plain(reason), *arguments]
+        all_arguments = [call_id, to_utf8(author), to_utf8(reason), *arguments]
         run = self._redis.client.register_script(script)
-        answer: list[str] = await self._redis.call(lambda: run(keys=keys, args=every))
+        answer: list[str] = await self._redis.call(lambda: run(keys=keys, args=all_arguments))
         return answer
 
 
 def _check_same_adapter(alias: str, version: str) -> None:
-    if alias.partition("@")[0] != version.partition("@")[0]:
+    if adapter_name(alias) != adapter_name(version):
         raise InvalidArgument(
             f"'{alias}' is an alias of another adapter than '{version}'", code="bad_alias", param="alias"
         )
@@ -183,3 +187,62 @@ def _check_same_adapter(alias: str, version: str) -> None:
 
 def _flag(flag: bool) -> str:
     return "1" if flag else ""
+
+
+def _error_for(subject: str, outcome: str, words: Sequence[str]) -> PointsmanError:
+    """`subject` is the version, alias or adapter that the call was about; `outcome` and `words` are the script's."""
+    match outcome, *words:
+        case "unknown", version:
+            return NotFound(f"no version '{version}' is registered; List names those that are", code="unknown_version")
+        case "unknown_adapter", name:
+            return NotFound(f"no version of '{name}' is registered; List names those that are", code="unknown_adapter")
+        case "placed", current:
+            return FailedPrecondition(
+                f"'{subject}' is placed {current}, which is not what was expected: someone changed that since it was "
+                "read",
+                code="placement_moved",
+                param="expected",
+            )
+        case "unknown_alias", alias:
+            return NotFound(f"there is no alias '{alias}'; List names those that are", code="unknown_alias")
+        case "moved", current:
+            return FailedPrecondition(
+                f"'{subject}' points to {current or 'nothing'}, which is not what was expected: someone moved it since "
+                "it was read",
+                code="alias_moved",
+                param="expected_version",
+            )
+        case "changed", revision:
+            return FailedPrecondition(
+                f"'{subject}' is at revision {revision}: someone changed it since it was read", code="alias_moved"
+            )
+        case "not_ready", version, phase, code, error:
+            why = f": {error} ({code})" if error or code else ""
+            return FailedPrecondition(
+                f"{version} is {phase}{why}; only a version that is ready can serve", code="not_ready"
+            )
+        case "unknown_previous", version:
+            return FailedPrecondition(
+                f"'{subject}' pointed to {version}, which was deleted since; move the alias to another version",
+                code="nothing_to_roll_back",
+            )
+        case ("nothing",):
+            return FailedPrecondition(
+                f"'{subject}' has never pointed to another version and has no canary", code="nothing_to_roll_back"
+            )
+        case ("stable",):
+            return FailedPrecondition(
+                f"'{subject}' points to that same version; a canary must be another one", code="canary_is_stable"
+            )
+        case "in_use", aliases:
+            return FailedPrecondition(
+                f"{subject} is in use by {aliases}; move them to another version first", code="in_use", param="version"
+            )
+        case "not_retired", phase:
+            return FailedPrecondition(
+                f"{subject} is {phase}; only a retired or a failed version can be deleted: retire it first",
+                code="not_retired",
+                param="version",
+            )
+        case _:
+            raise AssertionError(f"a script answered {outcome}, {words}")

@@ -1,25 +1,26 @@
-"""What happens in Redis as one. A change leaves one entry in the stream; a call that is made twice is made once."""
+"""The Lua scripts for changes and reads. A change adds one entry to the stream; a repeated call has no further
+effect."""
 
-from pointsman_lora_server.registry.layout import COUNTS_SECONDS, MOST_CHANGES, REPEATS_SECONDS
+from pointsman_lora_server.registry.schema import COUNTS_TTL_SECONDS, DEDUPLICATION_SECONDS, MAX_CHANGES
 
-_ONCE = f"""
+_DEDUPLICATE = f"""
 local earlier = redis.call('GET', done)
 if earlier then return cjson.decode(earlier) end
 
--- What changed something answers so, that the same call made again gets the same answer.
+-- Stores the answer of a call that changed something, so that a retry gets the same answer.
 local function answer(...)
-  local said = {{...}}
-  redis.call('SET', done, cjson.encode(said), 'EX', {REPEATS_SECONDS})
-  return said
+  local result = {{...}}
+  redis.call('SET', done, cjson.encode(result), 'EX', {DEDUPLICATION_SECONDS})
+  return result
 end
 """
 
-_CHANGING = f"""
-local versions, standings, aliases, pins, changes, stamp, done, placements, coming = unpack(KEYS)
+_PRELUDE = f"""
+local versions, phases, aliases, pins, changes, stamp, done, placements, upcoming = unpack(KEYS)
 local call, author, reason = ARGV[1], ARGV[2], ARGV[3]
-{_ONCE}
+{_DEDUPLICATE}
 local function note(kind, subject, before, after)
-  redis.call('XADD', changes, 'MAXLEN', '~', {MOST_CHANGES}, '*', 'kind', kind, 'subject', subject,
+  redis.call('XADD', changes, 'MAXLEN', '~', {MAX_CHANGES}, '*', 'kind', kind, 'subject', subject,
     'before', before, 'after', after, 'author', author, 'reason', reason)
   redis.call('SET', stamp, call)
 end
@@ -31,13 +32,13 @@ end
 
 local function write(key, name, value) redis.call('HSET', key, name, cjson.encode(value)) end
 
-local function in_words(alias)
+local function describe(alias)
   if alias.canary == '' then return alias.version end
   return alias.version .. ', ' .. alias.canary .. ' at ' .. alias.weight
 end
 
--- The names of the aliases that send requests to the version.
-local function who_aims_at(version)
+-- The names of the aliases that send requests to the version, directly or by their canary.
+local function aliases_of(version)
   local names, all = {{}}, redis.call('HGETALL', aliases)
   for at = 1, #all, 2 do
     local alias = cjson.decode(all[at + 1])
@@ -49,20 +50,20 @@ end
 
 local function not_ready(version, is) return {{'not_ready', version, is.phase, is.error_code, is.error}} end
 
--- Puts the alias there as it is now, counted.
-local function aim(kind, name, alias, before)
-  redis.call('HDEL', coming, alias.version, alias.canary)
+-- Stores the changed alias under a new revision.
+local function store_alias(kind, name, alias, before)
+  redis.call('HDEL', upcoming, alias.version, alias.canary)
   alias.revision = alias.revision + 1
   write(aliases, name, alias)
-  note(kind, name, before, in_words(alias))
+  note(kind, name, before, describe(alias))
   return answer('done', cjson.encode(alias))
 end
 
 local function adapter_of(version) return string.match(version, '^[^@]*') end
 
--- Whether the adapter has a version.
+-- Whether the adapter has any version.
 local function is_known(name)
-  for _, version in ipairs(redis.call('HKEYS', standings)) do
+  for _, version in ipairs(redis.call('HKEYS', phases)) do
     if adapter_of(version) == name then return true end
   end
   return false
@@ -71,82 +72,83 @@ end
 local function end_canary(alias) alias.canary, alias.weight, alias.terms = '', '', '' end
 """
 
-RECORD = (
-    _CHANGING
+ADD_VERSION = (
+    _PRELUDE
     + """
-local version, record, alias, word, force = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
-local is = read(standings, version)
+local version, record, alias, suffix, force = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
+local is = read(phases, version)
 local before = is and is.phase or ''
 local made = is and is.made or call
 if not is then redis.call('HSET', versions, version, record) end
 record = redis.call('HGET', versions, version)
 if not is or is.phase == 'retired' or is.phase == 'failed' then
-  is = {phase = 'registered', error_code = '', error = '', word = word, force = force, made = made}
+  is = {phase = 'registered', error_code = '', error = '', alias_suffix = suffix, force = force, made = made}
 else
-  local aimed = word ~= '' and read(aliases, alias)
-  local there = aimed and aimed.version == version and aimed.canary == ''
-  if word == '' or there or (is.word == word and is.force == force) then return {'done', record} end
-  is.word, is.force = word, force
+  local pointer = suffix ~= '' and read(aliases, alias)
+  local is_done = pointer and pointer.version == version and pointer.canary == ''
+  if suffix == '' or is_done or (is.alias_suffix == suffix and is.force == force) then return {'done', record} end
+  is.alias_suffix, is.force = suffix, force
 end
-write(standings, version, is)
+write(phases, version, is)
 note('registered', version, before, is.phase)
 return answer('done', record)
 """
 )
 
-STAND = (
-    _CHANGING
+SET_PHASE = (
+    _PRELUDE
     + """
 local version, phase, expected, code, error = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local is = read(standings, version)
+local is = read(phases, version)
 if not is or (expected ~= '' and is.phase ~= expected) then return {'other'} end
 if is.phase == phase and is.error_code == code and is.error == error then return {'done'} end
 local before = is.phase
 is.phase, is.error_code, is.error = phase, code, error
-write(standings, version, is)
+write(phases, version, is)
 note(phase, version, before, phase)
 return answer('done')
 """
 )
 
-SETTLE_WORD = (
-    _CHANGING
+CLEAR_ALIAS_REQUEST = (
+    _PRELUDE
     + """
-local version, word = ARGV[4], ARGV[5]
-local is = read(standings, version)
-if not is or is.word == '' or (word ~= '' and is.word ~= word) then return {'done'} end
-local before = is.word
-is.word, is.force = '', false
-write(standings, version, is)
+local version, suffix = ARGV[4], ARGV[5]
+local is = read(phases, version)
+if not is or is.alias_suffix == '' or (suffix ~= '' and is.alias_suffix ~= suffix) then return {'done'} end
+local before = is.alias_suffix
+is.alias_suffix, is.force = '', false
+write(phases, version, is)
 note('settled', version, before, '')
 return answer('done')
 """
 )
 
-MOVE = (
-    _CHANGING
+MOVE_ALIAS = (
+    _PRELUDE
     + """
 local name, version, expected, kind = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local to = read(standings, version)
+local to = read(phases, version)
 if not to then return {'unknown', version} end
 local alias = read(aliases, name)
 if alias and alias.version == version and alias.canary == '' then return {'done', cjson.encode(alias)} end
 if expected ~= '' and (not alias or alias.version ~= expected) then return {'moved', alias and alias.version or ''} end
 if to.phase ~= 'ready' then return not_ready(version, to) end
-local before = alias and in_words(alias) or ''
+local before = alias and describe(alias) or ''
 alias = alias or {version = '', revision = 0, previous = ''}
 if alias.version ~= version then alias.previous, alias.version = alias.version, version end
 end_canary(alias)
-if to.word ~= '' and name == string.match(version, '^[^@]*@') .. to.word then
-  to.word, to.force = '', false -- at once, so that nobody who died meanwhile moves it again, over somebody's rollback
-  write(standings, version, to)
+if to.alias_suffix ~= '' and name == string.match(version, '^[^@]*@') .. to.alias_suffix then
+  -- In the same step: otherwise a process that takes over later could move it again, over a rollback.
+  to.alias_suffix, to.force = '', false
+  write(phases, version, to)
 end
-return aim(kind, name, alias, before)
+return store_alias(kind, name, alias, before)
 """
 )
 
 SET_CANARY = (
-    _CHANGING
+    _PRELUDE
     + """
 local name, version, weight, terms, expected = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local alias = read(aliases, name)
@@ -156,44 +158,44 @@ if alias.canary == version and alias.weight == weight and alias.terms == terms t
   return {'done', cjson.encode(alias)}
 end
 if version ~= '' then
-  local to = read(standings, version)
+  local to = read(phases, version)
   if not to then return {'unknown', version} end
   if to.phase ~= 'ready' then return not_ready(version, to) end
   if alias.version == version then return {'stable'} end
 end
-local before = in_words(alias)
+local before = describe(alias)
 alias.canary, alias.weight, alias.terms = version, weight, terms
-return aim('canary', name, alias, before)
+return store_alias('canary', name, alias, before)
 """
 )
 
-ROLLBACK = (
-    _CHANGING
+ROLL_BACK = (
+    _PRELUDE
     + """
 local name, expected, revision = ARGV[4], ARGV[5], ARGV[6]
 local alias = read(aliases, name)
 if not alias then return {'unknown_alias', name} end
 if expected ~= '' and alias.version ~= expected then return {'moved', alias.version} end
 if revision ~= '' and alias.revision ~= tonumber(revision) then return {'changed', tostring(alias.revision)} end
-local before = in_words(alias)
+local before = describe(alias)
 if alias.canary ~= '' then
   end_canary(alias)
 else
   if alias.previous == '' then return {'nothing'} end
-  local to = read(standings, alias.previous)
+  local to = read(phases, alias.previous)
   if not to then return {'unknown_previous', alias.previous} end
   if to.phase ~= 'ready' then return not_ready(alias.previous, to) end
   alias.version, alias.previous = alias.previous, alias.version
 end
-return aim('rollback', name, alias, before)
+return store_alias('rollback', name, alias, before)
 """
 )
 
-PIN = (
-    _CHANGING
+SET_PINNED = (
+    _PRELUDE
     + """
 local version, pinned = ARGV[4], ARGV[5] == '1'
-local is = read(standings, version)
+local is = read(phases, version)
 if not is then return {'unknown', version} end
 if (redis.call('SISMEMBER', pins, version) == 1) == pinned then return {'done'} end
 if pinned and (is.phase == 'retired' or is.phase == 'failed') then return not_ready(version, is) end
@@ -203,8 +205,8 @@ return answer('done')
 """
 )
 
-PLACE = (
-    _CHANGING
+SET_PLACEMENT = (
+    _PRELUDE
     + """
 local name, placement, expected = ARGV[4], ARGV[5], ARGV[6]
 if not is_known(name) then return {'unknown_adapter', name} end
@@ -217,38 +219,38 @@ return answer('done')
 """
 )
 
-COMING = (
-    _CHANGING
+ANNOUNCE_TARGET = (
+    _PRELUDE
     + """
 local version, milliseconds = ARGV[4], tonumber(ARGV[5])
-local is = read(standings, version)
+local is = read(phases, version)
 if not is then return {'unknown', version} end
 if is.phase ~= 'ready' then return not_ready(version, is) end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local all = redis.call('HGETALL', coming)
+local all = redis.call('HGETALL', upcoming)
 for at = 1, #all, 2 do
-  if tonumber(all[at + 1]) < now then redis.call('HDEL', coming, all[at]) end
+  if tonumber(all[at + 1]) < now then redis.call('HDEL', upcoming, all[at]) end
 end
-if tonumber(redis.call('HGET', coming, version) or '0') >= now + milliseconds then return {'done'} end
-redis.call('HSET', coming, version, string.format('%.0f', now + milliseconds))
-note('coming', version, '', '')
+if tonumber(redis.call('HGET', upcoming, version) or '0') >= now + milliseconds then return {'done'} end
+redis.call('HSET', upcoming, version, string.format('%.0f', now + milliseconds))
+note('upcoming', version, '', '')
 return answer('done')
 """
 )
 
 RETIRE = (
-    _CHANGING
+    _PRELUDE
     + """
 local version = ARGV[4]
-local is = read(standings, version)
+local is = read(phases, version)
 if not is then return {'unknown', version} end
 if is.phase == 'retired' then return {'done'} end
-local names = who_aims_at(version)
+local names = aliases_of(version)
 if names ~= '' then return {'in_use', names} end
 local before = is.phase
-is.phase, is.error_code, is.error, is.word, is.force = 'retired', '', '', '', false
-write(standings, version, is)
+is.phase, is.error_code, is.error, is.alias_suffix, is.force = 'retired', '', '', '', false
+write(phases, version, is)
 redis.call('SREM', pins, version)
 note('retired', version, before, 'retired')
 return answer('done')
@@ -256,16 +258,16 @@ return answer('done')
 )
 
 DELETE = (
-    _CHANGING
+    _PRELUDE
     + """
 local version = ARGV[4]
-local is = read(standings, version)
+local is = read(phases, version)
 if not is then return {'unknown', version} end
 if is.phase ~= 'retired' and is.phase ~= 'failed' then return {'not_retired', is.phase} end
-local names = who_aims_at(version)
+local names = aliases_of(version)
 if names ~= '' then return {'in_use', names} end
 redis.call('HDEL', versions, version)
-redis.call('HDEL', standings, version)
+redis.call('HDEL', phases, version)
 redis.call('SREM', pins, version)
 if not is_known(adapter_of(version)) then redis.call('HDEL', placements, adapter_of(version)) end
 note('deleted', version, is.phase, '')
@@ -274,9 +276,9 @@ return answer('done')
 )
 
 READ = """
--- All but the records, which never change; as JSON texts that are put together here, since a thousand short answers
--- take a client far longer than two long ones.
-local standings, aliases, pins, placements, coming, stamp = unpack(KEYS)
+-- Everything but the records, which never change. Hashes are joined into one JSON text here, since a thousand short
+-- replies take a client much longer than two long ones.
+local phases, aliases, pins, placements, upcoming, stamp = unpack(KEYS)
 local now = redis.call('GET', stamp) or ''
 if now ~= '' and now == ARGV[1] then return {now} end
 
@@ -286,26 +288,27 @@ local function object(key)
   return '{' .. table.concat(parts, ',') .. '}'
 end
 
-return {now, object(standings), object(aliases), redis.call('SMEMBERS', pins),
-  redis.call('HGETALL', placements), redis.call('HGETALL', coming)}
+return {now, object(phases), object(aliases), redis.call('SMEMBERS', pins),
+  redis.call('HGETALL', placements), redis.call('HGETALL', upcoming)}
 """
 
-COUNT = (
+ADD_OUTCOMES = (
     """
 local aliases, done = KEYS[1], KEYS[2]
 """
-    + _ONCE
+    + _DEDUPLICATE
     + f"""
--- What is said of another revision than the alias has now is of no use to anyone any more.
-for at, said in ipairs(cjson.decode(ARGV[1])) do
-  local raw = redis.call('HGET', aliases, said.alias)
+-- Counts of another revision than the current one are dropped.
+for at, report in ipairs(cjson.decode(ARGV[1])) do
+  local raw = redis.call('HGET', aliases, report.alias)
   local alias = raw and cjson.decode(raw)
-  if alias and alias.revision == said.revision and (alias.version == said.version or alias.canary == said.version) then
+  local is_current = alias and alias.revision == report.revision
+  if is_current and (alias.version == report.version or alias.canary == report.version) then
     local key = KEYS[at + 2]
-    for counter, number in pairs(said.counts) do
-      redis.call('HINCRBY', key, said.version .. ' ' .. counter, string.format('%.0f', number))
+    for counter, number in pairs(report.counts) do
+      redis.call('HINCRBY', key, report.version .. ' ' .. counter, string.format('%.0f', number))
     end
-    redis.call('EXPIRE', key, {COUNTS_SECONDS})
+    redis.call('EXPIRE', key, {COUNTS_TTL_SECONDS})
   end
 end
 return answer('done')

@@ -1,1 +1,1 @@
-"""A version is tried apart from the engine: in a process of its own, with PEFT, which says what it should answer."""
+"""The smoke test: a version is run with PEFT, in a process outside the engine, to learn what it should answer."""

@@ -1,7 +1,7 @@
 """Merges an adapter into full weights: `python -m pointsman_lora_server.smoke.merge`, in the engine's environment.
 
-For what cannot be served as an adapter (DoRA, modules_to_save, a bias): the result is a model of its own, which an
-engine of its own serves.
+It is for adapters that an engine cannot serve as such (DoRA, modules_to_save, a bias): the result is a complete model,
+which needs an engine of its own.
 """
 
 import argparse
@@ -16,7 +16,7 @@ class MergeError(Exception):
 
 
 def merge(base: Path, adapter: Path, out: Path) -> None:
-    """Writes a Hugging Face folder in the base's own precision; what is unfinished stands beside `out`.
+    """Writes a Hugging Face folder in the precision of the base model. `out` appears complete or not at all.
 
     Raises MergeError.
     """
@@ -27,36 +27,36 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
             raise MergeError(f"{folder} holds no {file}")
     if not (adapter / "adapter_model.safetensors").is_file():
         raise MergeError(f"{adapter} holds no adapter_model.safetensors; other formats can run code, and are not read")
-    # Imported here: they take seconds, and a wrong argument is said before.
+    # Imported here: they take seconds, and wrong arguments should be reported first.
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # In fp32 and rounded once: merging in bf16 would round what the adapter changes away.
+    # In fp32, rounded once at the end: in bf16 the adapter's changes would be lost to rounding.
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter))
-    except Exception as error:  # PEFT's, of many classes
+    except Exception as error:  # PEFT raises errors of many classes
         raise MergeError(f"PEFT cannot load {adapter}: {type(error).__name__}: {error}") from error
     merged = adapted.merge_and_unload(safe_merge=True).to(_dtype(model.config, torch))
     if hasattr(merged.config, "quantization_config"):
-        del merged.config.quantization_config  # its weights are plain numbers now
+        del merged.config.quantization_config  # the merged weights are not quantized
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        made = Path(scratch) / "model"
-        merged.save_pretrained(made)
-        AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(made)
-        for written in made.iterdir():
-            # The weights are written for their owner alone; the engine may run as another user who may read the folder.
-            written.chmod(0o644 & made.stat().st_mode)
+        new = Path(scratch) / "model"
+        merged.save_pretrained(new)
+        AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(new)
+        for path in new.iterdir():
+            # Weights are written for their owner alone; the engine may run as another user who may read the folder.
+            path.chmod(0o644 & new.stat().st_mode)
         if out.exists():
             out.rmdir()
-        shutil.move(made, out)
+        shutil.move(new, out)
 
 
 def _dtype(config: object, torch: object) -> object:
-    named = getattr(config, "dtype", None) or "bfloat16"
-    return getattr(torch, named) if isinstance(named, str) else named
+    dtype = getattr(config, "dtype", None) or "bfloat16"
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
 def main() -> int:
@@ -70,7 +70,7 @@ def main() -> int:
     except MergeError as error:
         print(f"merge: {error}", file=sys.stderr)
         return 1
-    print(f"{options.out} is ready: serve it by an engine of its own")
+    print(f"{options.out} is ready: serve it with an engine of its own")
     return 0
 
 

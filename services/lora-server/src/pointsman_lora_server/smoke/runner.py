@@ -1,152 +1,257 @@
-"""Tries a version apart from the engine, in a process that is started when it is needed and ends when it is not."""
+"""Runs smoke tests in a worker process, which starts when it is needed and ends when it is idle."""
 
 import asyncio
+import json
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pointsman_servicekit.errors import InvalidArgument, Unavailable
 
-from pointsman_lora_server.checks.samples import Sample
+import pointsman_lora_server
+from pointsman_lora_server.checks.attachments import Sample
 from pointsman_lora_server.domain import AdapterVersion
-from pointsman_lora_server.smoke.agreement import Agreement, Answer, compare
-from pointsman_lora_server.smoke.child import Child, Died, command
-from pointsman_lora_server.smoke.reference import Reference
-from pointsman_lora_server.smoke.verdict import judge
+from pointsman_lora_server.smoke.reference import Reference, check_trial
 
 log = logging.getLogger(__name__)
 
-MODULE = "pointsman_lora_server.smoke.process"
+WORKER_MODULE = "pointsman_lora_server.smoke.worker"
+MAX_LINE_BYTES = 16 << 20
+FINAL_OUTPUT_SECONDS = 2.0
+"""To read what the worker wrote just before it ended."""
+
+# This package is put behind the environment's own packages, so that only what is missing there is taken from here.
+_START = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module({module!r}, run_name='__main__')"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    rows: int = 4
-    tokens: int = 12
-    """New ones for each row. What a trial costs is rows, tokens and the length of the prompts."""
+class SmokeLimits:
+    prompts: int = 4
+    max_tokens: int = 12
+    """New tokens for each prompt. The cost of a test is determined by prompts, tokens and the length of the prompts."""
     idle_seconds: float = 60.0
-    """After which the process ends; its next start costs about 10 s."""
+    """After which the worker ends; its next start takes about 10 s."""
     start_seconds: float = 900.0
     trial_seconds: float = 900.0
-    """A start takes about 10 s of one core, a trial about 3; but behind everything else: a busy machine makes it
-    wait."""
+    """A start takes about 10 s of one core and a test about 3, but at the lowest priority: a busy machine delays
+    both."""
 
 
-class Smoke:
-    """One version at a time: the others wait."""
+class WorkerDied(Exception):
+    """The worker ended without an answer, or was killed because it took too long."""
+
+
+class SmokeWorker:
+    """The client of the worker process, which handles one request at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._lines: deque[str] = deque(maxlen=20)
+        self._log_reader = asyncio.create_task(self._read_log(), name="smoke worker log")
+
+    @classmethod
+    async def start(cls, command: Sequence[str]) -> "SmokeWorker":
+        """Raises OSError if there is no such program."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=MAX_LINE_BYTES,
+            env=_environment(os.environ),
+        )
+        return cls(process)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        with suppress(ConnectionError):  # it has ended; `receive` reports that
+            await self._process.stdin.drain()
+
+    async def receive(self, seconds: float) -> dict[str, Any]:
+        """Waits for the next message. Raises WorkerDied."""
+        assert self._process.stdout
+        try:
+            async with asyncio.timeout(seconds):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            await self.end()
+            raise WorkerDied(f"no answer within {seconds:g} s") from None
+        if not line.endswith(b"\n"):
+            await self.end()
+            raise WorkerDied(f"it ended with exit code {self._process.returncode}: {self._last_error_line()}")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    async def end(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        await asyncio.wait({self._log_reader}, timeout=FINAL_OUTPUT_SECONDS)
+        self._log_reader.cancel()
+        if self._process.stdin:
+            self._process.stdin.close()
+
+    def _last_error_line(self) -> str:
+        lines = [line for line in self._lines if line]
+        errors = [line for line in lines if "Error" in line]
+        return (errors or lines or [""])[-1][:300]
+
+    async def _read_log(self) -> None:
+        assert self._process.stderr
+        with suppress(ValueError):  # a line longer than the limit
+            async for line in self._process.stderr:
+                self._lines.append(line.decode(errors="replace").rstrip())
+                log.debug("smoke test: %s", self._lines[-1])
+
+
+class PeftSmokeTest:
+    """Tests one version at a time; concurrent calls wait."""
 
     def __init__(
-        self, python: Path, base_model: Path, limits: Limits = Limits(), *, process: Sequence[str] = ()
+        self, python: Path, base_model: Path, limits: SmokeLimits = SmokeLimits(), *, command: Sequence[str] = ()
     ) -> None:
-        """`python` is the engine's; `process` is what runs in place of it and of our module."""
-        self._command = tuple(process) or command(python, MODULE, str(base_model.resolve()))
+        """`python` is the engine's. `command` replaces the command of the worker."""
+        self._command = tuple(command) or worker_command(python, WORKER_MODULE, str(base_model.resolve()))
         self._limits = limits
-        self._child: Child | None = None
-        self._one_at_a_time = asyncio.Lock()
-        self._idle: asyncio.Task[None] | None = None
+        self._worker: SmokeWorker | None = None
+        self._lock = asyncio.Lock()
+        self._idle_task: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def try_out(self, version: AdapterVersion, folder: Path, samples: Sequence[Sample]) -> Reference:
+    async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Sample]) -> Reference:
         """What PEFT answers with the adapter in `folder`.
 
         Raises InvalidArgument (not_finite, no_effect, does_not_stop, peft_refused) or Unavailable (smoke_unavailable).
         """
-        order = {
+        request = {
             "folder": str(folder),
             "samples": [asdict(sample) for sample in samples],
-            "rows": self._limits.rows,
-            "tokens": self._limits.tokens,
+            "max_prompts": self._limits.prompts,
+            "max_tokens": self._limits.max_tokens,
         }
-        async with self._one_at_a_time:
-            self._stay()
+        async with self._lock:
+            self._cancel_idle_task()
             try:
                 started = time.monotonic()
-                answer = await self._ask(order)
-                log.info("%s was tried with PEFT in %.1f s", version.version, time.monotonic() - started)
+                answer = await self._request(request)
+                log.info("%s was tested with PEFT in %.1f s", version.version, time.monotonic() - started)
             finally:
                 if not self._closed:
-                    self._idle = asyncio.create_task(self._end_when_idle(), name="end of the smoke process")
-        if "refused" in answer:
+                    self._idle_task = asyncio.create_task(self._end_when_idle(), name="end of the smoke worker")
+        if "rejected" in answer:
             raise InvalidArgument(
-                f"PEFT itself cannot load {version.version}: {answer['refused']}; save the adapter again with PEFT",
+                f"PEFT itself cannot load {version.version}: {answer['rejected']}; save the adapter again with PEFT",
                 code="peft_refused",
             )
-        return judge(version.version, answer["tried"], bool(samples))
-
-    @staticmethod
-    def compare(reference: Reference, answers: Sequence[Answer]) -> Agreement:
-        """Raises InvalidArgument ("differs_from_peft")."""
-        return compare(reference, answers)
+        return check_trial(version.version, answer["trial"], bool(samples))
 
     async def close(self) -> None:
-        """A trial in progress is given up: Unavailable."""
+        """Aborts a test in progress, which raises Unavailable."""
         self._closed = True
-        self._stay()
+        self._cancel_idle_task()
         await self._end()
 
     @property
     def pid(self) -> int | None:
-        """The process, while there is one."""
-        return self._child.pid if self._child and self._child.alive else None
+        """The worker's process id, None if it does not run."""
+        return self._worker.pid if self._worker and self._worker.alive else None
 
-    async def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        for last in (False, True):
+    async def _request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Retries once if the worker dies."""
+        for is_last in (False, True):
             try:
-                child = await self._running()
-                await child.tell(order)
-                answer = await child.answer(self._limits.trial_seconds)
-                if "refused" in answer:
-                    await self._end()  # PEFT may have left the base half changed
+                worker = await self._running_worker()
+                await worker.send(request)
+                answer = await worker.receive(self._limits.trial_seconds)
+                if "rejected" in answer:
+                    await self._end()  # PEFT may have changed the base model before it failed
                 return answer
-            except Died as error:
-                log.warning("the process that tries adapters: %s", error)
+            except WorkerDied as error:
+                log.warning("the smoke worker: %s", error)
                 await self._end()
-                if last or self._closed:
+                if is_last or self._closed:
                     raise _unavailable(f"its process died: {error}") from error
             except BaseException:
-                await self._end()  # in the middle of a trial, so that its next answer would be the last one's
+                await self._end()  # otherwise the next request would get the answer of this one
                 raise
         raise AssertionError("unreachable")
 
-    async def _running(self) -> Child:
-        """Raises Died or Unavailable."""
-        if self._child and self._child.alive:
-            return self._child
+    async def _running_worker(self) -> SmokeWorker:
+        """Raises WorkerDied or Unavailable."""
+        if self._worker and self._worker.alive:
+            return self._worker
         await self._end()
         if self._closed:
             raise _unavailable("the lora-server is stopping")
         try:
-            self._child = child = await Child.start(self._command)
+            self._worker = worker = await SmokeWorker.start(self._command)
         except OSError as error:
             raise _unavailable(f"{self._command[0]} cannot be started ({error}); name the engine's python") from error
-        greeting = await child.answer(self._limits.start_seconds)
+        greeting = await worker.receive(self._limits.start_seconds)
         if "unavailable" in greeting:
             raise _unavailable(greeting["unavailable"])
-        return child
+        return worker
 
     async def _end(self) -> None:
-        child, self._child = self._child, None
-        if child:
-            await child.end()
+        worker, self._worker = self._worker, None
+        if worker:
+            await worker.end()
 
     async def _end_when_idle(self) -> None:
         await asyncio.sleep(self._limits.idle_seconds)
-        async with self._one_at_a_time:
+        async with self._lock:
             await self._end()
 
-    def _stay(self) -> None:
-        if self._idle:
-            self._idle.cancel()
-            self._idle = None
+    def _cancel_idle_task(self) -> None:
+        if self._idle_task:
+            self._idle_task.cancel()
+            self._idle_task = None
+
+
+def worker_command(python: Path, module: str, *arguments: str) -> tuple[str, ...]:
+    """Runs a module of this package with the Python of another environment."""
+    package_parent = Path(pointsman_lora_server.__file__).parents[1]
+    # Not resolved: the python of a virtual environment is a link that finds its environment by its own location.
+    return (str(python.absolute()), "-P", "-c", _START.format(module=module), str(package_parent), *arguments)
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Leaves out the lora-server's settings (one contains Redis's password) and the paths of its Python."""
+    inherited = {
+        key: value
+        for key, value in own.items()
+        if not key.startswith(("POINTSMAN_", "AWS_")) and key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
+    return inherited | {
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": "",  # the GPU's memory belongs to the engine
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _unavailable(why: str) -> Unavailable:
     return Unavailable(
-        f"the version cannot be tried apart from the engine: {why}. Install peft and transformers in the engine's "
-        "environment (POINTSMAN_LORA_ENGINE_PYTHON), or do without the trial: POINTSMAN_LORA_SMOKE=off",
+        f"the version cannot be tested outside the engine: {why}. Install peft and transformers in the engine's "
+        "environment (POINTSMAN_LORA_ENGINE_PYTHON), or turn the test off: POINTSMAN_LORA_SMOKE_TEST=off",
         code="smoke_unavailable",
         retry_after=30.0,
     )

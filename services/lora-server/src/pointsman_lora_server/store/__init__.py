@@ -1,6 +1,6 @@
-"""The adapter store: STORE/NAME/HASH12/ holds an adapter that never changes, named by its content."""
+"""The artifact store: STORE/NAME/HASH12/ contains an immutable adapter that is named by its content."""
 
-from pointsman_lora_server.store.content import content_hash
-from pointsman_lora_server.store.keeping import Store
+from pointsman_lora_server.store.artifact_store import ArtifactStore
+from pointsman_lora_server.store.layout import content_hash
 
-__all__ = ["Store", "content_hash"]
+__all__ = ["ArtifactStore", "content_hash"]

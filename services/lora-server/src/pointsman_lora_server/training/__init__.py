@@ -1,6 +1,7 @@
-"""Trains an adapter on conversations or preferences: `python -m pointsman_lora_server.training`, where torch is.
+"""Trains adapters: `python -m pointsman_lora_server.training`, in the engine's environment.
 
-data, preferences -> material (batches, examination) -> learner -> loop -> evaluation -> adapter_files
-rows                 tokens, what they are like         weights    steps   beside the    folder
-                                                                           prompt path
+data, preferences -> dataset (batches, data_report) -> learner -> loop -> evaluation -> adapter_folder
+
+The package imports only the standard library, and torch, transformers, PEFT and TRL where the model is needed.
+`methods` lists the training methods and says how to add one.
 """

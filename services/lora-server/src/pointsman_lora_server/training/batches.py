@@ -1,6 +1,6 @@
-"""Conversations -> token ids with the prompt's length -> the batches of a whole run, in order.
+"""Conversations as token ids, and the batches of a whole run in order.
 
-What turns text into tokens is handed in, so that nothing here needs a tokenizer's package.
+The function that renders text as tokens is passed in, so that no tokenizer package is needed here.
 """
 
 import random
@@ -10,26 +10,41 @@ from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 from pointsman_lora_server.training.data import Conversation, Message
-from pointsman_lora_server.training.errors import DataError
-from pointsman_lora_server.training.preferences import Preference
+from pointsman_lora_server.training.exits import DataError
 
-# (messages, whether the assistant's turn is to be opened) -> token ids, by the model's own chat template
 Render = Callable[[Sequence[Message], bool], list[int]]
+"""(messages, whether to open the assistant's turn) -> token ids, by the model's own chat template."""
 
-GROUPED_BATCHES = 16
-"""Rows are sorted by length within stretches of so many batches: little padding, still much shuffling."""
+BATCHES_PER_GROUP = 16
+"""Rows are sorted by length within groups of this many batches: little padding, but still much shuffling."""
 
 
 class Row(Protocol):
     @property
     def length(self) -> int:
-        """Tokens that it costs."""
+        """Number of tokens to compute."""
+
+
+class PreferenceRow(Protocol):
+    """A prompt with two answers, such as `methods.dpo.Preference`."""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]: ...
+    @property
+    def chosen(self) -> str: ...
+    @property
+    def rejected(self) -> str: ...
+    @property
+    def where(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
+    """A conversation as tokens."""
+
     ids: tuple[int, ...]
-    prompt_length: int  # tokens before the answer: read, not learnt
+    prompt_length: int
+    """Number of leading tokens that are read but not learnt."""
     source: Conversation
 
     @property
@@ -37,7 +52,8 @@ class Example:
         return self.ids[: self.prompt_length]
 
     @property
-    def learnt(self) -> int:
+    def answer_length(self) -> int:
+        """Number of tokens that are learnt."""
         return len(self.ids) - self.prompt_length
 
     @property
@@ -46,8 +62,8 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """The preferred answer to a prompt, and the other one."""
+class PreferencePair:
+    """The preferred and the rejected answer to a prompt."""
 
     chosen: Example
     rejected: Example
@@ -63,25 +79,28 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 @dataclass(frozen=True, slots=True)
 class Encoded(Generic[AnyRow]):
     rows: tuple[AnyRow, ...]
-    notes: tuple[str, ...]  # rows left out for their length
+    notes: tuple[str, ...]
+    """Rows that were left out because of their length."""
 
 
-def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, most_tokens: int) -> Encoded[Example]:
-    """Rows longer than `most_tokens` are left out and noted: cut short they would teach an answer that breaks off."""
+def encode(rows: Sequence[Conversation], render: Render, end_of_turn: int, max_tokens: int) -> Encoded[Example]:
+    """Leaves out rows of more than `max_tokens`: cut short, they would teach answers that break off."""
     examples: list[Example] = []
     notes: list[str] = []
     for row in rows:
         example = _encode_row(row, render, end_of_turn)
-        if example.length > most_tokens:
-            notes.append(_too_long(row.where, example.length, most_tokens))
+        if example.length > max_tokens:
+            notes.append(_too_long(row.where, example.length, max_tokens))
         else:
             examples.append(example)
     return Encoded(tuple(examples), tuple(notes))
 
 
-def encode_pairs(pairs: Sequence[Preference], render: Render, end_of_turn: int, most_tokens: int) -> Encoded[Pair]:
-    """As `encode`; each of the two answers counts for itself."""
-    made: list[Pair] = []
+def encode_pairs(
+    pairs: Sequence[PreferenceRow], render: Render, end_of_turn: int, max_tokens: int
+) -> Encoded[PreferencePair]:
+    """As `encode`; the limit applies to each of the two answers."""
+    encoded: list[PreferencePair] = []
     notes: list[str] = []
     for row in pairs:
         chosen, rejected = (
@@ -89,30 +108,30 @@ def encode_pairs(pairs: Sequence[Preference], render: Render, end_of_turn: int, 
             for answer in (row.chosen, row.rejected)
         )
         longest = max(chosen.length, rejected.length)
-        if longest > most_tokens:
-            notes.append(_too_long(row.where, longest, most_tokens))
+        if longest > max_tokens:
+            notes.append(_too_long(row.where, longest, max_tokens))
         else:
-            made.append(Pair(chosen, rejected))
-    return Encoded(tuple(made), tuple(notes))
+            encoded.append(PreferencePair(chosen, rejected))
+    return Encoded(tuple(encoded), tuple(notes))
 
 
-def _too_long(where: str, tokens: int, most_tokens: int) -> str:
-    return f"{where}: left out, its {tokens} tokens are more than {most_tokens}"
+def _too_long(where: str, tokens: int, max_tokens: int) -> str:
+    return f"{where}: left out, its {tokens} tokens are more than {max_tokens}"
 
 
-def plan(rows: Sequence[AnyRow], epochs: int, tokens_per_step: int, seed: int) -> list[tuple[AnyRow, ...]]:
-    """Every batch of every epoch; the same seed gives the same plan."""
-    shuffling = random.Random(seed)
-    return [batch for _ in range(epochs) for batch in _epoch(rows, tokens_per_step, shuffling)]
+def plan_batches(rows: Sequence[AnyRow], epochs: int, tokens_per_step: int, seed: int) -> list[tuple[AnyRow, ...]]:
+    """Every batch of every epoch. The same seed gives the same batches, so a resumed run repeats them."""
+    shuffler = random.Random(seed)
+    return [batch for _ in range(epochs) for batch in _plan_epoch(rows, tokens_per_step, shuffler)]
 
 
-def by_length(rows: Sequence[AnyRow], tokens_per_step: int) -> list[tuple[AnyRow, ...]]:
-    """Batches of at most `tokens_per_step` tokens, padding counted; a longer row stands alone."""
+def batch_by_length(rows: Sequence[AnyRow], tokens_per_step: int) -> list[tuple[AnyRow, ...]]:
+    """Batches of at most `tokens_per_step` tokens including padding. A longer row is a batch of its own."""
     return list(_cut(sorted(rows, key=lambda row: row.length), tokens_per_step))
 
 
-def padded(batch: Sequence[Row]) -> int:
-    """Tokens that are computed with."""
+def padded_tokens(batch: Sequence[Row]) -> int:
+    """Number of tokens that are computed, including padding."""
     return len(batch) * max(row.length for row in batch)
 
 
@@ -121,27 +140,27 @@ def _encode_row(row: Conversation, render: Render, end_of_turn: int) -> Example:
     whole = render((*row.prompt, Message("assistant", row.answer)), False)
     if whole[: len(prompt)] != prompt:
         raise DataError(f"{row.where}: the chat template renders the prompt differently once it is answered")
-    # A template may put a line break behind the end of the turn, which is never generated.
+    # A template may add a line break after the end of the turn, which is never generated.
     answer = takewhile(lambda token: token != end_of_turn, whole[len(prompt) :])
     return Example((*prompt, *answer, end_of_turn), len(prompt), row)
 
 
-def _epoch(rows: Sequence[AnyRow], tokens_per_step: int, shuffling: random.Random) -> list[tuple[AnyRow, ...]]:
+def _plan_epoch(rows: Sequence[AnyRow], tokens_per_step: int, shuffler: random.Random) -> list[tuple[AnyRow, ...]]:
     shuffled = list(rows)
-    shuffling.shuffle(shuffled)
+    shuffler.shuffle(shuffled)
     mean = sum(row.length for row in shuffled) / len(shuffled)
-    stretch = max(1, int(GROUPED_BATCHES * tokens_per_step / mean))
+    group_size = max(1, int(BATCHES_PER_GROUP * tokens_per_step / mean))
     batches = [
         batch
-        for start in range(0, len(shuffled), stretch)
-        for batch in by_length(shuffled[start : start + stretch], tokens_per_step)
+        for start in range(0, len(shuffled), group_size)
+        for batch in batch_by_length(shuffled[start : start + group_size], tokens_per_step)
     ]
-    shuffling.shuffle(batches)
+    shuffler.shuffle(batches)
     return batches
 
 
 def _cut(ordered: Sequence[AnyRow], tokens_per_step: int) -> Iterator[tuple[AnyRow, ...]]:
-    """`ordered` goes from short to long, so that the newest row is the longest of its batch."""
+    """`ordered` is sorted from short to long, so the row to add is the longest of its batch."""
     batch: list[AnyRow] = []
     for row in ordered:
         if batch and (len(batch) + 1) * row.length > tokens_per_step:

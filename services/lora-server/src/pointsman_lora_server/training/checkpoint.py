@@ -1,4 +1,5 @@
-"""The state of an unfinished run in one file, which is replaced as a whole: a kill at any moment leaves a good one."""
+"""The state of an unfinished run in one file, which is replaced atomically, so a kill at any moment leaves a valid
+one."""
 
 import os
 from collections.abc import Mapping
@@ -8,10 +9,9 @@ from typing import Any
 
 import torch
 
-from pointsman_lora_server.training.errors import TrainingError
+from pointsman_lora_server.training.exits import TrainingError, delaying_signals
 from pointsman_lora_server.training.learner import Weights
-from pointsman_lora_server.training.schedule import Course, Record
-from pointsman_lora_server.training.stopping import held
+from pointsman_lora_server.training.schedule import RunState, StepCounter
 
 FORMAT = 1
 
@@ -19,10 +19,10 @@ FORMAT = 1
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     fingerprint: Mapping[str, str]
-    """What the run was started with: it can only go on with the same."""
+    """What the run was started with; it can only be resumed with the same."""
     choices: Mapping[str, Any]
-    """What was measured at its start, and decides the rest: the pace, the number type, the plan."""
-    record: Record
+    """What was measured at the start and determines the rest: the pace, the number type, the number of steps."""
+    state: RunState
     weights: Weights
     optimizer: Mapping[str, Any]
     random: Mapping[str, Any]
@@ -35,44 +35,44 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "fingerprint": dict(checkpoint.fingerprint),
         "choices": dict(checkpoint.choices),
-        "record": asdict(checkpoint.record),
+        "state": asdict(checkpoint.state),
         "weights": checkpoint.weights,
         "optimizer": dict(checkpoint.optimizer),
         "random": dict(checkpoint.random),
         "best": checkpoint.best,
     }
     unfinished = path.with_name(f".{path.name}.unfinished")
-    # From C++ torch writes to a file of Python's: an exception that comes up there ends the process, or is another one.
-    with held(), unfinished.open("wb") as file:
+    # torch writes to the Python file from C++: a KeyboardInterrupt raised there would end the process or be replaced.
+    with delaying_signals(), unfinished.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
         unfinished.replace(path)
-    _sync(path.parent)
+    _sync_folder(path.parent)
 
 
 def load(path: Path, fingerprint: Mapping[str, str]) -> Checkpoint | None:
-    """None where there is none yet. Raises `TrainingError` where it is another job's, or cannot be read."""
+    """None if there is none yet. Raises `TrainingError` if it belongs to another run or cannot be read."""
     if not path.exists():
         return None
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what pickle and zipfile raise
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises the errors of pickle and zipfile
         raise TrainingError(f"{path} cannot be read: {error}; remove it to start anew") from error
-    if found.get("format") != FORMAT:
-        raise TrainingError(f"{path} is of another version of the trainer; remove it to start anew")
+    if content.get("format") != FORMAT:
+        raise TrainingError(f"{path} was written by another version of the trainer; remove it to start anew")
     for key, value in fingerprint.items():
-        if found["fingerprint"].get(key) != value:
-            raise TrainingError(f"{path} is of another run: its {key} differs; name another --checkpoint")
-    record = found["record"]
+        if content["fingerprint"].get(key) != value:
+            raise TrainingError(f"{path} belongs to another run: its {key} differs; name another --checkpoint")
+    state = content["state"]
     return Checkpoint(
-        found["fingerprint"],
-        found["choices"],
-        Record(**{**record, "course": Course(**record["course"])}),
-        found["weights"],
-        found["optimizer"],
-        found["random"],
-        found["best"],
+        content["fingerprint"],
+        content["choices"],
+        RunState(**{**state, "counter": StepCounter(**state["counter"])}),
+        content["weights"],
+        content["optimizer"],
+        content["random"],
+        content["best"],
     )
 
 
@@ -89,9 +89,9 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

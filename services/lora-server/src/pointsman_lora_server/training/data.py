@@ -1,11 +1,11 @@
-"""Reads JSON lines into conversations, and refuses what cannot be trained on before anything is computed.
+"""Reads JSON lines into conversations, and rejects data that cannot be trained on before anything is computed.
 
-A line is one of two shapes:
+A line has one of two forms:
 
     {"messages": [{"role": "system" | "user" | "assistant", "content": "..."}, ...]}    the last one is the assistant's
-    {"text": "...", "output": "..." or any JSON value}                                  user says text, assistant output
+    {"text": "...", "output": "..." or any JSON value}                                  user's text, assistant's output
 
-Only the last message is learnt. Standard library only, so that a file can be checked where there is no torch.
+Only the last message is learnt. Standard library only, so that a file can be checked without torch.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pointsman_lora_server.training.errors import DataError
+from pointsman_lora_server.training.exits import DataError
 
 ROLES = ("system", "user", "assistant")
-MOST_ERRORS = 20
+MAX_ERRORS = 20
 
 Key = tuple[tuple[str, str], ...]
-"""Of a prompt: (role, content) of each message, without what does not count."""
+"""Identifies a prompt: (role, content) of each message, normalized."""
 
 _Parsed = TypeVar("_Parsed")
 
 
 class RowError(Exception):
-    """What is wrong with one row; `read_rows` adds where it stands."""
+    """What is wrong with one row; `read_rows` adds its file and line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class Message:
 class Conversation:
     prompt: tuple[Message, ...]
     answer: str
-    where: str  # "file.jsonl:12"
+    where: str
+    """File and line: "file.jsonl:12"."""
 
     @property
     def question(self) -> str:
@@ -49,7 +50,7 @@ class Conversation:
 
     @property
     def key(self) -> Key:
-        """Equal for prompts that differ in case and white space only."""
+        """Equal for prompts that differ only in case and white space."""
         return tuple((message.role, " ".join(message.content.casefold().split())) for message in self.prompt)
 
 
@@ -57,7 +58,13 @@ class Conversation:
 class Split:
     training: tuple[Conversation, ...]
     heldout: tuple[Conversation, ...]
-    notes: tuple[str, ...]  # what was left out, for the user
+    notes: tuple[str, ...]
+    """Rows that were left out, and why."""
+
+    @property
+    def conversations(self) -> "Split":
+        """The rows themselves; see `TrainingRows`."""
+        return self
 
 
 def sha256(path: Path) -> str:
@@ -65,8 +72,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def gather(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
-    """Both sides from files, or a `share` of the prompts held out where there is no file for it."""
+def read_split(training: Path, heldout: Path | None, share: float, system: Path | None, seed: int) -> Split:
+    """Reads both sides from files, or holds out a `share` of the prompts if there is no file of held-out rows."""
     instruction = read_system(system)
     rows = read_conversations(training, instruction)
     if heldout is None:
@@ -79,7 +86,8 @@ def read_system(path: Path | None) -> str | None:
 
 
 def read_conversations(path: Path, system: str | None = None) -> list[Conversation]:
-    """`system` is put before rows that have no system message. Raises `DataError` with all bad lines, up to 20."""
+    """`system` is put before rows that have no system message. Raises `DataError` that names all bad lines, up to
+    20."""
     conversations = []
     for where, (prompt, answer) in read_rows(path, _parse):
         if system is not None and prompt[0].role != "system":
@@ -89,71 +97,72 @@ def read_conversations(path: Path, system: str | None = None) -> list[Conversati
 
 
 def read_rows(path: Path, parse: Callable[[dict[str, object]], _Parsed]) -> list[tuple[str, _Parsed]]:
-    """Each row as `parse` reads it, with where it stands. Raises `DataError` with all bad lines, up to 20."""
+    """Each row as `parse` reads it, with its file and line. Raises `DataError` that names all bad lines, up to 20."""
     rows: list[tuple[str, _Parsed]] = []
-    wrong: list[str] = []
+    errors: list[str] = []
     for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             rows.append((f"{path}:{number}", parse(_object(line))))
         except RowError as error:
-            wrong.append(f"{path}:{number}: {error}")
-    if wrong:
-        raise DataError(_some(wrong))
+            errors.append(f"{path}:{number}: {error}")
+    if errors:
+        raise DataError(_first_lines(errors))
     if not rows:
         raise DataError(f'{path} has no rows; write one JSON object a line, such as {{"text": "...", "output": "..."}}')
     return rows
 
 
 def split(training: Sequence[Conversation], heldout: Sequence[Conversation]) -> Split:
-    """Takes what is held out, or is there twice, out of the training rows. Raises `DataError` when nothing is left."""
+    """Removes training rows that are duplicates or whose prompt is held out. Raises `DataError` if none are left, or
+    two rows give different answers to the same prompt."""
     notes: list[str] = []
-    contrary: list[str] = []
-    held = {row.key: row for row in heldout}
+    contradictions: list[str] = []
+    heldout_by_key = {row.key: row for row in heldout}
     first: dict[tuple[Message, ...], Conversation] = {}
     for row in training:
-        if row.key in held:
-            notes.append(f"{row.where}: left out, its prompt is held out too ({held[row.key].where})")
+        if row.key in heldout_by_key:
+            notes.append(f"{row.where}: left out, its prompt is held out too ({heldout_by_key[row.key].where})")
         elif row.prompt not in first:
             first[row.prompt] = row
         elif row.answer == first[row.prompt].answer:
             notes.append(f"{row.where}: left out, the same as {first[row.prompt].where}")
         else:
-            contrary.append(
+            contradictions.append(
                 f"{row.where}: its prompt is that of {first[row.prompt].where}, but its answer differs; "
                 "keep the one that is right"
             )
-    if contrary:
-        raise DataError(_some(contrary))
+    if contradictions:
+        raise DataError(_first_lines(contradictions))
     if not first:
         raise DataError("no training rows are left: every one of them is held out too")
     return Split(tuple(first.values()), tuple(heldout), tuple(notes))
 
 
 def split_by_share(rows: Sequence[Conversation], share: float, seed: int) -> Split:
-    """Holds out all rows of a random `share` of the prompts, as `draw_prompts` has them."""
-    whole = split(rows, ())
-    held = draw_prompts([row.key for row in whole.training], share, seed)
+    """Holds out all rows of a random `share` of the prompts; see `draw_prompts`."""
+    everything = split(rows, ())
+    heldout_keys = draw_prompts([row.key for row in everything.training], share, seed)
     return Split(
-        tuple(row for row in whole.training if row.key not in held),
-        tuple(row for row in whole.training if row.key in held),
-        whole.notes,
+        tuple(row for row in everything.training if row.key not in heldout_keys),
+        tuple(row for row in everything.training if row.key in heldout_keys),
+        everything.notes,
     )
 
 
 def draw_prompts(keys: Sequence[Key], share: float, seed: int) -> Set[Key]:
-    """Which of the prompts are held out: at least one where `share` is above 0, never all of them.
+    """The prompts to hold out: at least one if `share` is above 0, but never all of them.
 
-    `keys` has one for each row. The rows of a prompt stay together, since one that is held out beside one that is
-    learnt would measure memory; `share` counts prompts, as scikit-learn's GroupShuffleSplit counts groups. Raises
-    `DataError` where there is one prompt only.
+    `keys` contains one key for each row. All rows of a prompt are on the same side, because a held-out row whose prompt
+    was learnt would measure memorization; `share` is a fraction of the prompts, as the groups in scikit-learn's
+    GroupShuffleSplit. Raises `DataError` if there is only one prompt.
     """
     if share == 0:
         return frozenset()
     prompts = list(dict.fromkeys(keys))
     if len(prompts) < 2:
-        raise DataError("one prompt alone cannot be split; give rows with other ones, or --heldout-share 0")
+        raise DataError("a single prompt cannot be split; add rows with other prompts, or use --heldout-share 0")
     count = min(max(1, round(len(prompts) * share)), len(prompts) - 1)
     return frozenset(random.Random(seed).sample(prompts, count))
 
@@ -165,9 +174,9 @@ def _read(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error}; name a file of UTF-8 text") from error
 
 
-def _some(lines: Sequence[str]) -> str:
-    more = [f"... and {len(lines) - MOST_ERRORS} more lines"] if len(lines) > MOST_ERRORS else []
-    return "\n".join([*lines[:MOST_ERRORS], *more])
+def _first_lines(lines: Sequence[str]) -> str:
+    more = [f"... and {len(lines) - MAX_ERRORS} more lines"] if len(lines) > MAX_ERRORS else []
+    return "\n".join([*lines[:MAX_ERRORS], *more])
 
 
 def _object(line: str) -> dict[str, object]:
@@ -176,79 +185,81 @@ def _object(line: str) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise RowError(f"not JSON ({error}); write one whole JSON object a line") from error
     if not isinstance(row, dict):
-        raise RowError(f"a row is a JSON object, not {_named(row)}")
+        raise RowError(f"a row is a JSON object, not {_describe(row)}")
     return row
 
 
 def _parse(row: dict[str, object]) -> tuple[tuple[Message, ...], str]:
     if "messages" in row:
-        refuse_unknown(row, ("messages",))
+        reject_unknown_keys(row, ("messages",))
         return _conversation(row["messages"])
     if "text" in row and "output" in row:
-        # `source` says where a task example was taken from, and is nothing to learn.
-        refuse_unknown(row, ("text", "output", "source"))
-        return (Message("user", text_of(row["text"], '"text"')),), parse_answer(row["output"], "output")
-    raise RowError(f'a row has "messages", or "text" and "output"; this one has {_listed(row)}')
+        # `source` says where a task example comes from; it is not learnt.
+        reject_unknown_keys(row, ("text", "output", "source"))
+        return (Message("user", check_text(row["text"], '"text"')),), parse_answer(row["output"], "output")
+    raise RowError(f'a row has "messages", or "text" and "output"; this one has {_list_keys(row)}')
 
 
 def _conversation(messages: object) -> tuple[tuple[Message, ...], str]:
     if not isinstance(messages, list) or len(messages) < 2:
         raise RowError('"messages" is a list of at least two: what the user says and what the assistant should answer')
-    read = parse_messages(messages, "messages")
-    if read[-1].role != "assistant":
-        raise RowError(f'the last message is what is learnt: its role is "assistant", not "{read[-1].role}"')
-    if read[-2].role != "user":
+    parsed = parse_messages(messages, "messages")
+    if parsed[-1].role != "assistant":
+        raise RowError(f'the last message is what is learnt: its role is "assistant", not "{parsed[-1].role}"')
+    if parsed[-2].role != "user":
         raise RowError(
-            f'the message before the last one is what is answered: its role is "user", not "{read[-2].role}"'
+            f'the message before the last one is what is answered: its role is "user", not "{parsed[-2].role}"'
         )
-    return read[:-1], read[-1].content
+    return parsed[:-1], parsed[-1].content
 
 
 def parse_messages(messages: object, name: str) -> tuple[Message, ...]:
-    """At least one; raises `RowError`."""
+    """At least one message. Raises `RowError`."""
     if not isinstance(messages, list) or not messages:
-        raise RowError(f'"{name}" is a list of messages, not {_named(messages)}')
-    read = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
-    if any(message.role == "system" for message in read[1:]):
+        raise RowError(f'"{name}" is a list of messages, not {_describe(messages)}')
+    parsed = tuple(_message(message, f"{name}[{index}]") for index, message in enumerate(messages))
+    if any(message.role == "system" for message in parsed[1:]):
         raise RowError('a "system" message can only be the first one')
-    return read
+    return parsed
 
 
 def _message(message: object, name: str) -> Message:
     if not isinstance(message, dict):
-        raise RowError(f'{name} is an object with "role" and "content", not {_named(message)}')
-    refuse_unknown(message, ("role", "content"))
+        raise RowError(f'{name} is an object with "role" and "content", not {_describe(message)}')
+    reject_unknown_keys(message, ("role", "content"))
     role = message.get("role")
     if role not in ROLES:
         raise RowError(f"{name} has the role {role!r}; known: {', '.join(ROLES)}")
-    return Message(role, text_of(message.get("content"), f'{name}["content"]'))
+    return Message(role, check_text(message.get("content"), f'{name}["content"]'))
 
 
 def parse_answer(value: object, name: str) -> str:
-    """A JSON value becomes one line, letters as they are: the form in which the model is to write it."""
+    """A JSON value becomes one line of unescaped JSON, the form in which the model should write it."""
     if value is None:
         raise RowError(f'"{name}" is null; give the answer that should be learnt')
-    return text_of(value, f'"{name}"') if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return check_text(value, f'"{name}"') if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def text_of(value: object, name: str) -> str:
+def check_text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise RowError(f"{name} is a string that is not empty, not {_named(value)}")
-    if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise RowError(f"{name} holds half of a surrogate pair, which is no letter; write the character itself")
+        raise RowError(f"{name} is a string that is not empty, not {_describe(value)}")
+    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise RowError(
+            f"{name} contains half of a surrogate pair, which is not a character; write the character itself"
+        )
     return value
 
 
-def refuse_unknown(row: dict[str, object], known: Iterable[str]) -> None:
+def reject_unknown_keys(row: dict[str, object], known: Iterable[str]) -> None:
     unknown = [key for key in row if key not in known]
     if unknown:
         raise RowError(f"unknown key {unknown[0]!r}; known here: {', '.join(known)}")
 
 
-def _listed(row: dict[str, object]) -> str:
+def _list_keys(row: dict[str, object]) -> str:
     return ", ".join(f'"{key}"' for key in row) or "no keys"
 
 
-def _named(value: object) -> str:
+def _describe(value: object) -> str:
     names = {dict: "an object", list: "a list", bool: "true or false", type(None): "null", str: "an empty string"}
     return names.get(type(value), "a number")

@@ -1,108 +1,195 @@
-"""What an adapter is worth: its loss and its answers on held-out rows, beside those of prompting the base model."""
+"""Evaluates the adapter on held-out rows and compares it with prompting the base model. Writes the training report."""
 
+import platform
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pointsman_lora_server.training import heldout, scoring
-from pointsman_lora_server.training.base import Base
+from pointsman_lora_server.training import data, heldout, scoring
+from pointsman_lora_server.training.base_folder import BaseFolder
 from pointsman_lora_server.training.batches import Example
-from pointsman_lora_server.training.budget import Budget
-from pointsman_lora_server.training.heldout import Sample
-from pointsman_lora_server.training.job import METRIC, Job
+from pointsman_lora_server.training.dataset import Dataset
+from pointsman_lora_server.training.heldout import AnsweredSample
 from pointsman_lora_server.training.learner import Learner
-from pointsman_lora_server.training.loop import Evaluated, Objective, Tell
-from pointsman_lora_server.training.prompt_path import Question, plainly
+from pointsman_lora_server.training.loop import Emit, Evaluated, Objective, recent_loss
+from pointsman_lora_server.training.options import STOP_ON_METRIC, TrainingOptions
+from pointsman_lora_server.training.prompt_baseline import Question, plain_questions
+from pointsman_lora_server.training.schedule import RunState
+from pointsman_lora_server.training.time_budget import TimeBudget
 
-MOST_TOLD = 8
-"""Samples that are told one by one."""
+MAX_SAMPLE_EVENTS = 8
+"""Samples that are reported one by one."""
+
+LIBRARIES = ("torch", "transformers", "peft", "safetensors", "trl", "bitsandbytes")
+MERGED_ONLY = "a DoRA adapter, which an engine cannot serve as one: serve the merged model"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Figures of the adapter and of the prompts that it has to beat, on the same rows."""
+class FinalScores:
+    """Scores of the adapter and of the prompts that it has to beat, on the same rows."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-class Evaluation:
+class Evaluator:
     def __init__(
-        self, job: Job, base: Base, learner: Learner, objective: Objective, budget: Budget, tell: Tell
+        self,
+        options: TrainingOptions,
+        base: BaseFolder,
+        learner: Learner,
+        objective: Objective,
+        budget: TimeBudget,
+        emit: Emit,
     ) -> None:
-        self._job = job
+        self._options = options
         self._base = base
         self._learner = learner
         self._objective = objective
         self._budget = budget
-        self._tell = tell
+        self._emit = emit
 
-    def during(self) -> Evaluated | None:
-        """The loss, and the metric on a few rows; None without held-out rows."""
+    def evaluate_during(self) -> Evaluated | None:
+        """The loss, and the metric on a few rows. None if there are no held-out rows."""
         measured = self._objective.measure()
         if not measured:
             return None
-        few = plainly(self._budget.asked[: self._budget.during])
-        answers = list(heldout.answers(self._learner, self._base, few, time.monotonic() + self._patience(few)))
-        scores = scoring.score([sample.answered for sample in answers])
+        few = plain_questions(self._budget.questions[: self._budget.rows_during])
+        ends_at = time.monotonic() + self._max_seconds(few)
+        answers = list(heldout.generate_answers(self._learner, self._base, few, ends_at))
+        scores = scoring.score([sample.scored for sample in answers])
         facts: dict[str, Any] = {**_rounded(measured), **_rounded(scores), "rows": len(answers)}
-        metric = scores.get(scoring.EXACT, 0.0) + 1e-3 * _soft(scores)
-        # Of equal metrics the lower loss is the better one.
-        return Evaluated(-metric + 1e-6 * measured["loss"] if self._by_metric else measured["loss"], facts)
+        if self._options.evaluation.stop_on != STOP_ON_METRIC:
+            return Evaluated(measured["loss"], facts)
+        metric = scores.get(scoring.EXACT, 0.0) + 1e-3 * _partial_score(scores)
+        return Evaluated(-metric + 1e-6 * measured["loss"], facts)  # the loss decides between equal metrics
 
-    def final(self, ends_at: float) -> Verdict:
-        """Answers of the adapter as it is now, then those of the prompt path, as far as there is time."""
-        asked, notes = self._budget.asked, []
+    def evaluate_at_end(self, ends_at: float) -> FinalScores:
+        """Answers of the adapter with its current weights, then those of the prompt path, as far as there is time."""
+        questions, notes = self._budget.questions, []
         now = time.monotonic()
-        # Where the time is short for both, each has half of it.
-        ours = self._answer(plainly(asked), max(ends_at - self._budget.prompt_path_seconds, (now + ends_at) / 2))
-        for sample in ours[:MOST_TOLD]:
-            answer = sample.answered
+        # If there is too little time for both, each gets half of it.
+        adapter_ends_at = max(ends_at - self._budget.few_shot_seconds, (now + ends_at) / 2)
+        adapter = self._answer(plain_questions(questions), adapter_ends_at)
+        for sample in adapter[:MAX_SAMPLE_EVENTS]:
+            answer = sample.scored
             text = sample.question.example.source.question
-            self._tell("sample", text=text, expected=answer.expected, got=answer.got, exact=answer.exact)
-        if len(ours) < len(asked):
-            notes.append(f"{len(ours)} of {len(asked)} samples were answered within --max-minutes")
-        theirs = self._prompt_path([sample.question.example for sample in ours], ends_at)
-        both = {sample.question.example for sample in theirs}
-        if theirs:
-            ours = [sample for sample in ours if sample.question.example in both]
-        elif ours and self._budget.prompted:
+            self._emit("sample", text=text, expected=answer.expected, got=answer.actual, exact=answer.is_exact)
+        if len(adapter) < len(questions):
+            notes.append(f"{len(adapter)} of {len(questions)} samples were answered within --max-minutes")
+        prompting = self._answer_by_prompting([sample.question.example for sample in adapter], ends_at)
+        in_both = {sample.question.example for sample in prompting}
+        if prompting:
+            adapter = [sample for sample in adapter if sample.question.example in in_both]
+        elif adapter and self._budget.few_shot_questions:
             notes.append(
                 "no time was left to measure what prompting alone reaches: more --max-minutes, fewer --samples"
             )
-        return Verdict({**_named("heldout", ours), **_named("prompt_path", theirs)}, tuple(notes))
+        return FinalScores({**_prefixed("heldout", adapter), **_prefixed("prompt_path", prompting)}, tuple(notes))
 
-    def _prompt_path(self, examples: Sequence[Example], ends_at: float) -> list[Sample]:
-        prompted = {question.example: question for question in self._budget.prompted}
-        questions = [prompted[example] for example in examples if example in prompted]
+    def _answer_by_prompting(self, examples: Sequence[Example], ends_at: float) -> list[AnsweredSample]:
+        few_shot = {question.example: question for question in self._budget.few_shot_questions}
+        questions = [few_shot[example] for example in examples if example in few_shot]
         if not questions:
             return []
         with self._learner.without_adapter(True):
             answers = self._answer(questions, ends_at)
-        scores = scoring.score([sample.answered for sample in answers])
-        self._tell("prompt_path", shots=self._job.measuring.shots, rows=len(answers), **_rounded(scores))
+        scores = scoring.score([sample.scored for sample in answers])
+        self._emit("prompt_path", shots=self._options.evaluation.shots, rows=len(answers), **_rounded(scores))
         return answers
 
-    def _answer(self, questions: Sequence[Question], ends_at: float) -> list[Sample]:
-        return list(heldout.answers(self._learner, self._base, questions, ends_at))
+    def _answer(self, questions: Sequence[Question], ends_at: float) -> list[AnsweredSample]:
+        return list(heldout.generate_answers(self._learner, self._base, questions, ends_at))
 
-    def _patience(self, questions: Sequence[Question]) -> float:
-        """Seconds that the answers of one evaluation may take: three times what they should."""
-        return max(5.0, 3 * self._budget.answering(questions))
-
-    @property
-    def _by_metric(self) -> bool:
-        return self._job.measuring.stop_on == METRIC
+    def _max_seconds(self, questions: Sequence[Question]) -> float:
+        """How long the answers of one evaluation may take: three times the estimate."""
+        return max(5.0, 3 * self._budget.answer_seconds(questions))
 
 
-def _named(whose: str, samples: Iterable[Sample]) -> dict[str, float]:
-    answers = [sample.answered for sample in samples]
-    rows = {f"{whose}_rows": float(len(answers))} if answers else {}
-    return {f"{whose}_{name}": round(value, 4) for name, value in scoring.score(answers).items()} | rows
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    state: RunState
+    ended_by: str
+    """Why training ended: "whole", "time" or "patience"."""
+    before: Mapping[str, float]
+    """What was measured before the first step."""
+    metrics: Mapping[str, float]
+    seconds: float
 
 
-def _soft(scores: dict[str, float]) -> float:
+def training_report(
+    options: TrainingOptions, base_digest: str, dataset: Dataset, result: RunResult
+) -> dict[str, object]:
+    """The content of training.json. It contains no paths, since the folder may be moved to another machine.
+
+    `base_digest` is that of the base model's weights, empty if it is unknown.
+    """
+    state, metrics = result.state, result.metrics
+    losses = {"before": result.before.get("loss"), "end": metrics.get("heldout_loss")}
+    return {
+        "name": options.name,
+        "base_model": options.base_model_name,
+        "base_model_digest": base_digest,
+        "parent": options.parent_name,
+        "method": options.recipe.method,
+        **({"served_as": MERGED_ONLY} if options.method.must_be_merged else {}),
+        "recipe": asdict(options.recipe),
+        "data": _data_facts(options, dataset),
+        "steps": state.counter.step,
+        "ended_by": result.ended_by,
+        "best_step": state.best_step or state.counter.step,
+        "tokens": state.tokens,
+        "loss": round(recent_loss(state.losses), 4),
+        "heldout_loss": {when: round(loss, 4) for when, loss in losses.items() if loss is not None},
+        "exact_share": metrics.get("heldout_exact"),
+        "evaluations": state.evaluations,
+        "metrics": dict(metrics),
+        "seconds": result.seconds,
+        "libraries": _library_versions(),
+    }
+
+
+def evaluated_report(
+    older: dict[str, object], options: TrainingOptions, dataset: Dataset, metrics: dict[str, float]
+) -> dict[str, object]:
+    """The older report with the new measurements."""
+    facts = _data_facts(options, dataset)
+    evaluated = {key: value for key, value in facts.items() if key.startswith("heldout")}
+    return older | {"metrics": metrics, "evaluated": {**evaluated, "shots": options.evaluation.shots}}
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _data_facts(options: TrainingOptions, dataset: Dataset) -> dict[str, object]:
+    return {
+        "file": options.data.name,
+        "sha256": data.sha256(options.data),
+        "rows": len(dataset.training),
+        "heldout_file": options.heldout.name if options.heldout else None,
+        "heldout_sha256": data.sha256(options.heldout) if options.heldout else None,
+        "heldout_share": None if options.heldout else options.heldout_share,
+        "heldout_rows": dataset.report.heldout_rows,
+        "system_sha256": data.sha256(options.system) if options.system else None,
+    }
+
+
+def _prefixed(prefix: str, samples: Iterable[AnsweredSample]) -> dict[str, float]:
+    answers = [sample.scored for sample in samples]
+    rows = {f"{prefix}_rows": float(len(answers))} if answers else {}
+    return {f"{prefix}_{name}": round(value, 4) for name, value in scoring.score(answers).items()} | rows
+
+
+def _partial_score(scores: dict[str, float]) -> float:
     return scores.get(scoring.JSON_F1, scores.get(scoring.WORD_F1, 0.0))
 
 

@@ -1,4 +1,4 @@
-"""Answers to held-out rows, greedy, for as long as there is time."""
+"""Generates the answers to held-out rows for as long as there is time."""
 
 import random
 import time
@@ -8,69 +8,73 @@ from typing import Any, TypeVar
 
 import torch
 
-from pointsman_lora_server.training.base import Base
-from pointsman_lora_server.training.batches import Row, by_length
+from pointsman_lora_server.training.base_folder import BaseFolder
+from pointsman_lora_server.training.batches import Row, batch_by_length
 from pointsman_lora_server.training.learner import Learner
 from pointsman_lora_server.training.loop import Pace
-from pointsman_lora_server.training.prompt_path import Question
-from pointsman_lora_server.training.scoring import Answered
+from pointsman_lora_server.training.prompt_baseline import Question
+from pointsman_lora_server.training.scoring import ScoredAnswer
 
-MOST_ROWS = 256
-ROWS_AT_ONCE = 16  # answered together
-SPARE_TOKENS = 16  # beyond the longest expected answer, for those that run on
+MAX_LOSS_ROWS = 256
+ROWS_PER_BATCH = 16
+SPARE_TOKENS = 16
+"""How much longer an answer may be than the longest expected one."""
 
-# Shares of a training step's time, measured: reading is a step without its way back; one token of ROWS_AT_ONCE answers.
-READING, ONE_TOKEN = 0.5, 0.08
+READ_SHARE, TOKEN_SHARE = 0.5, 0.08
+"""Measured as fractions of the time of a training step: reading is a forward pass, without the backward one; and one
+token each of `ROWS_PER_BATCH` answers."""
 
-_Chosen = TypeVar("_Chosen")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class AnsweredSample:
     question: Question
-    got: str
+    text: str
 
     @property
-    def answered(self) -> Answered:
-        return Answered(self.question.example.source.answer, self.got)
+    def scored(self) -> ScoredAnswer:
+        return ScoredAnswer(self.question.example.source.answer, self.text)
 
 
-def choose(rows: Sequence[_Chosen], most: int, seed: int) -> list[_Chosen]:
-    """At most `most` of them, at random, in their order."""
-    chosen = sorted(random.Random(seed).sample(range(len(rows)), min(most, len(rows))))
-    return [rows[index] for index in chosen]
+def choose(rows: Sequence[_Item], max_rows: int, seed: int) -> list[_Item]:
+    """A random choice of at most `max_rows`, in their order."""
+    indices = sorted(random.Random(seed).sample(range(len(rows)), min(max_rows, len(rows))))
+    return [rows[index] for index in indices]
 
 
-def loss_seconds(rows: Sequence[Row], tokens_at_once: int, pace: Pace) -> float:
-    return READING * pace.of(by_length(rows, tokens_at_once))
+def estimate_loss_seconds(rows: Sequence[Row], tokens_per_step: int, pace: Pace) -> float:
+    return READ_SHARE * pace.seconds_for(batch_by_length(rows, tokens_per_step))
 
 
-def answers(learner: Learner, base: Base, questions: Sequence[Question], ends_at: float) -> Iterator[Sample]:
-    """Shortest prompts first, ROWS_AT_ONCE together; what is not answered by `ends_at` is left out."""
+def estimate_answer_seconds(questions: Sequence[Question], tokens_per_step: int, pace: Pace) -> float:
+    if not questions:
+        return 0.0
+    generation = -(-len(questions) // ROWS_PER_BATCH) * _max_new_tokens(questions) * TOKEN_SHARE
+    reading = READ_SHARE * sum(len(question.prompt_ids) for question in questions) / tokens_per_step
+    return (generation + reading) * pace.seconds_per_token * tokens_per_step
+
+
+def generate_answers(
+    learner: Learner, base: BaseFolder, questions: Sequence[Question], ends_at: float
+) -> Iterator[AnsweredSample]:
+    """Greedy answers in batches, the shortest prompts first. What is not answered by `ends_at` is left out."""
     ordered = sorted(questions, key=lambda question: len(question.prompt_ids))
-    took = 0.0
-    for start in range(0, len(ordered), ROWS_AT_ONCE):
+    last_seconds = 0.0
+    for start in range(0, len(ordered), ROWS_PER_BATCH):
         started = time.monotonic()
-        if started + 1.2 * took > ends_at:
+        if started + 1.2 * last_seconds > ends_at:
             return
-        batch = ordered[start : start + ROWS_AT_ONCE]
+        batch = ordered[start : start + ROWS_PER_BATCH]
         texts = _generate(learner, base, batch, ends_at - started)
         if texts is None:
             return
-        yield from map(Sample, batch, texts)
-        took = time.monotonic() - started
+        yield from map(AnsweredSample, batch, texts)
+        last_seconds = time.monotonic() - started
 
 
-def answers_seconds(questions: Sequence[Question], tokens_per_step: int, pace: Pace) -> float:
-    if not questions:
-        return 0.0
-    steps = -(-len(questions) // ROWS_AT_ONCE) * _most_new_tokens(questions) * ONE_TOKEN
-    reading = READING * sum(len(question.prompt_ids) for question in questions) / tokens_per_step
-    return (steps + reading) * pace.seconds_per_token * tokens_per_step
-
-
-def _generate(learner: Learner, base: Base, batch: Sequence[Question], seconds: float) -> list[str] | None:
-    """None where the time was over before all had ended: a cut answer says nothing."""
+def _generate(learner: Learner, base: BaseFolder, batch: Sequence[Question], seconds: float) -> list[str] | None:
+    """None if the time ended before all answers did, since an incomplete answer cannot be scored."""
     longest = max(len(question.prompt_ids) for question in batch)
     ids = torch.full((len(batch), longest), base.end_of_turn)
     mask = torch.zeros((len(batch), longest), dtype=torch.long)
@@ -78,7 +82,7 @@ def _generate(learner: Learner, base: Base, batch: Sequence[Question], seconds: 
         ids[row, longest - len(question.prompt_ids) :] = torch.tensor(question.prompt_ids)
         mask[row, longest - len(question.prompt_ids) :] = 1
     started = time.monotonic()
-    options: dict[str, Any] = {"max_new_tokens": _most_new_tokens(batch), "do_sample": False, "max_time": seconds}
+    options: dict[str, Any] = {"max_new_tokens": _max_new_tokens(batch), "do_sample": False, "max_time": seconds}
     learner.model.eval()
     with torch.no_grad(), learner.autocast():
         generated = learner.model.generate(
@@ -89,13 +93,13 @@ def _generate(learner: Learner, base: Base, batch: Sequence[Question], seconds: 
             **options,
         )
     learner.model.train()
-    made = generated[:, longest:]
-    ended = made.shape[1] >= options["max_new_tokens"] or bool((made == base.end_of_turn).any(dim=1).all())
-    if time.monotonic() - started >= seconds and not ended:
+    new = generated[:, longest:]
+    is_complete = new.shape[1] >= options["max_new_tokens"] or bool((new == base.end_of_turn).any(dim=1).all())
+    if time.monotonic() - started >= seconds and not is_complete:
         return None
-    texts: list[str] = base.tokenizer.batch_decode(made, skip_special_tokens=True)
+    texts: list[str] = base.tokenizer.batch_decode(new, skip_special_tokens=True)
     return texts
 
 
-def _most_new_tokens(questions: Sequence[Question]) -> int:
-    return max(question.learnt for question in questions) + SPARE_TOKENS
+def _max_new_tokens(questions: Sequence[Question]) -> int:
+    return max(question.answer_length for question in questions) + SPARE_TOKENS

@@ -1,10 +1,11 @@
-"""The base model in memory with the adapter that learns, set up to be fast on a CPU."""
+"""The base model in memory with the adapter that is trained, configured to be fast on a CPU."""
 
 import ctypes
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +13,15 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from pointsman_lora_server.training.adapter_config import parent_config, plain_config
-from pointsman_lora_server.training.base import Base
-from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.job import DORA, QLORA, RSLORA, Job
+from pointsman_lora_server.training.adapter_folder import read_parent_config, to_plain_config
+from pointsman_lora_server.training.base_folder import BaseFolder
+from pointsman_lora_server.training.exits import TrainingError
+from pointsman_lora_server.training.options import TrainingOptions
 
-# Below it plain attention trains faster on a CPU than the fused one (1.05 against 1.35 s a step for 10 rows of 100
-# tokens); above it, its memory, which grows with the square, is the reason against it.
-MOST_TOKENS_OF_PLAIN_ATTENTION = 1024
+MAX_EAGER_ATTENTION_TOKENS = 1024
+"""Up to this length plain attention trains faster on a CPU than the fused one (1.05 against 1.35 s a step for 10 rows
+of 100 tokens). Above it, plain attention takes too much memory, which grows with the square of the length."""
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 Weights = dict[str, Any]
@@ -27,17 +29,18 @@ Weights = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    model: Any  # PEFT's, around the base
+    model: Any
+    """PEFT's model, which wraps the base model."""
     device: str
     bf16: bool
 
     def autocast(self) -> Any:
-        """The weights stay fp32; products are done in bf16 where the machine is faster with it."""
+        """Weights stay fp32; matrix products are computed in bf16 if that is faster on this machine."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
-    def without_adapter(self, without: bool) -> AbstractContextManager[Any]:
-        """The base model itself, for the block's length, where `without` is true."""
-        return self.model.disable_adapter() if without else nullcontext()
+    def without_adapter(self, disabled: bool) -> AbstractContextManager[Any]:
+        """Turns the adapter off for the block if `disabled` is true."""
+        return self.model.disable_adapter() if disabled else nullcontext()
 
     def logits(self, hidden: Any) -> Any:
         return self.model.get_base_model().lm_head(hidden).float()
@@ -46,54 +49,69 @@ class Learner:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
     def weights(self) -> Weights:
-        """A copy of the adapter's, in fp32."""
-        found = get_peft_model_state_dict(self.model, adapter_name="default", save_embedding_layers=False)
-        return {name: weight.detach().to("cpu", torch.float32, copy=True) for name, weight in found.items()}
+        """A copy of the adapter's weights in fp32."""
+        state = get_peft_model_state_dict(self.model, adapter_name="default", save_embedding_layers=False)
+        return {name: weight.detach().to("cpu", torch.float32, copy=True) for name, weight in state.items()}
 
     def set_weights(self, weights: Weights) -> None:
         set_peft_model_state_dict(self.model, weights, adapter_name="default")
 
     def adapter_config(self) -> dict[str, Any]:
-        return plain_config(self.model.peft_config["default"].to_dict())
+        return to_plain_config(self.model.peft_config["default"].to_dict())
 
 
-def as_safetensors(weights: Weights) -> bytes:
-    """A file in bf16: what the engine computes in anyhow, half the size of PEFT's fp32."""
+def to_safetensors(weights: Weights) -> bytes:
+    """A file in bf16, in which the engine computes anyway: half the size of PEFT's fp32."""
     return save(
         {name: weight.to(torch.bfloat16).contiguous() for name, weight in weights.items()}, metadata={"format": "pt"}
     )
 
 
-def open_learner(base: Base, job: Job, longest: int, bf16: bool | None = None) -> Learner:
-    """`longest` is the longest row in tokens; `bf16` says what an earlier run of the job has chosen.
+def open_learner(base: BaseFolder, options: TrainingOptions, longest: int, bf16: bool | None = None) -> Learner:
+    """`longest` is the longest row in tokens; `bf16` is what an earlier run of the same job chose.
 
-    A fresh adapter starts from the seed, as one that changes nothing; with a parent it starts as that one.
+    A new adapter is initialized from the seed and has no effect yet; with a parent, training starts from its weights.
     """
-    torch.set_num_threads(job.threads or len(os.sched_getaffinity(0)))
-    _keep_memory()
-    torch.manual_seed(job.recipe.seed)
-    device = _device(job.device)
-    chosen = bf16 if bf16 is not None else (device == "cuda" or _bf16_is_faster())
-    model = _load(base, job.recipe.method, longest, device, chosen)
-    if job.parent is not None:
-        parent_config(job.parent, job)
-        adapted = PeftModel.from_pretrained(model, str(job.parent), is_trainable=True, torch_device=device)
+    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    _keep_freed_memory()
+    torch.manual_seed(options.recipe.seed)
+    device = _device(options.device)
+    use_bf16 = bf16 if bf16 is not None else (device == "cuda" or _is_bf16_faster())
+    model = _load_base(base, options.method.base_in_4_bits, longest, device, use_bf16)
+    if options.parent is not None:
+        read_parent_config(options.parent, options)
+        adapted = PeftModel.from_pretrained(model, str(options.parent), is_trainable=True, torch_device=device)
     else:
-        adapted = get_peft_model(model, _fresh(job, model))
-    return Learner(adapted, device, chosen)
+        adapted = get_peft_model(model, _lora_config(options, model))
+    return Learner(adapted, device, use_bf16)
 
 
-def _load(base: Base, method: str, longest: int, device: str, bf16: bool) -> Any:
-    attention = "eager" if longest <= MOST_TOKENS_OF_PLAIN_ATTENTION and device == "cpu" else "sdpa"
+def write_merged(learner: Learner, base: BaseFolder, folder: Path) -> None:
+    """Writes the base model with the adapter merged into its weights, as a Hugging Face folder.
+
+    Merges in fp32 and rounds to bf16 once. The learner cannot be used afterwards. `folder` is a new one; the caller
+    puts it into place.
+    """
+    with torch.no_grad():
+        merged = learner.model.merge_and_unload().to(torch.bfloat16)
+    merged.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        # Weights are written for their owner alone; the engine may run as another user who may read the folder.
+        path.chmod(0o644 & folder.stat().st_mode)
+
+
+def _load_base(base: BaseFolder, in_4_bits: bool, longest: int, device: str, bf16: bool) -> Any:
+    attention = "eager" if longest <= MAX_EAGER_ATTENTION_TOKENS and device == "cpu" else "sdpa"
     options: dict[str, Any] = {"attn_implementation": attention, "local_files_only": True, "device_map": {"": device}}
-    if method == QLORA:
-        computed = torch.bfloat16 if bf16 else torch.float32
-        options["dtype"] = computed
+    if in_4_bits:
+        compute_dtype = torch.bfloat16 if bf16 else torch.float32
+        options["dtype"] = compute_dtype
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=computed,
+            bnb_4bit_compute_dtype=compute_dtype,
         )
     else:
         options["dtype"] = torch.float32
@@ -102,27 +120,26 @@ def _load(base: Base, method: str, longest: int, device: str, bf16: bool) -> Any
         weight.requires_grad_(False)
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            # bitsandbytes packs the weights for good when a layer is first used in eval mode, and what multiplies
-            # packed ones has no way back: layers above would learn, those below would get no gradient, silently.
+            # bitsandbytes packs a layer's weights for good when it is first used in eval mode, and the product with
+            # packed weights has no backward pass: layers below would silently get no gradient.
             layer.support_avx512bf16_for_cpu = False
     return model
 
 
-def _fresh(job: Job, model: Any) -> LoraConfig:
+def _lora_config(options: TrainingOptions, model: Any) -> LoraConfig:
     return LoraConfig(
-        r=job.recipe.rank,
-        lora_alpha=job.recipe.alpha,
+        r=options.recipe.rank,
+        lora_alpha=options.recipe.alpha,
         lora_dropout=0.0,
         target_modules=_linear_layers(model),
         bias="none",
         task_type="CAUSAL_LM",
-        use_rslora=job.recipe.method == RSLORA,
-        use_dora=job.recipe.method == DORA,
+        **options.method.peft_options(),
     )
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """The last part of their names, all but the output layer's: an engine does not adapt that one."""
+    """The last parts of the names of all linear layers except the output layer, which engines do not adapt."""
     output = model.get_output_embeddings()
     layers = {
         name.rsplit(".", 1)[-1]
@@ -132,15 +149,15 @@ def _linear_layers(model: Any) -> list[str]:
     return sorted(layers)
 
 
-def _device(wanted: str) -> str:
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise TrainingError("--device cuda: this environment's torch sees no GPU")
-    return "cuda" if there and wanted != "cpu" else "cpu"
+def _device(requested: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    if requested == "cuda" and not has_gpu:
+        raise TrainingError("--device cuda: this environment's torch finds no GPU")
+    return "cuda" if has_gpu and requested != "cpu" else "cpu"
 
 
-def _bf16_is_faster() -> bool:
-    """Tried for some milliseconds: about 3x with AVX512-BF16 or AMX, slower than fp32 without."""
+def _is_bf16_faster() -> bool:
+    """Measured for some milliseconds: about 3x with AVX512-BF16 or AMX, slower than fp32 without."""
     return _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
 
 
@@ -154,8 +171,9 @@ def _product_seconds(dtype: Any) -> float:
     return min(seconds)
 
 
-def _keep_memory() -> None:
-    """Asks glibc to keep freed blocks: giving them back and faulting them in at each step costs 15 % of the time."""
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks: returning them to the system and faulting them in again at each step costs 15 %
+    of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 32 << 20)

@@ -1,4 +1,4 @@
-"""The training loop: steps that fit into the time, evaluations between them, checkpoints, the best weights kept."""
+"""The training loop: steps within the time limit, evaluations between them, checkpoints, and the best weights."""
 
 import math
 import statistics
@@ -10,66 +10,75 @@ from typing import Any, Protocol
 
 import torch
 
-from pointsman_lora_server.training.batches import Row, padded
+from pointsman_lora_server.training.batches import Row, padded_tokens
 from pointsman_lora_server.training.learner import Learner, Weights
-from pointsman_lora_server.training.schedule import Course, Record
+from pointsman_lora_server.training.schedule import RunState, StepCounter
 
-MOST_GRADIENT = 1.0
+MAX_GRADIENT_NORM = 1.0
 TIMED_STEPS = 3
-SPARE = 0.08  # of the training time, for a machine that gets busier
-RECENT = 16  # steps that the pace is told from
+TIME_RESERVE = 0.08
+"""Fraction of the training time kept for a machine that becomes busier."""
+PACE_STEPS = 16
+"""Number of recent steps from which the pace is computed."""
 
 Batches = Sequence[Sequence[Any]]
 
 
-class Tell(Protocol):
+class Emit(Protocol):
+    """Reports an event of the run, as one line on stdout."""
+
     def __call__(self, event: str, **facts: object) -> None: ...
 
 
 class Objective(Protocol):
-    """What is learnt."""
+    """The loss that is minimized."""
 
     def backward(self, batch: Sequence[Any]) -> float:
-        """Adds the batch's gradients to the weights; its loss."""
+        """Adds the gradients of the batch to the weights and returns its loss."""
 
     def measure(self) -> dict[str, float]:
-        """On held-out rows: "loss", and what else there is; empty without such rows."""
+        """Measures the held-out rows: "loss", and perhaps more. Empty if there are no such rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    seconds_per_token: float  # padding counted
+    seconds_per_token: float
+    """Padding counts as tokens."""
 
-    def of(self, batches: Sequence[Sequence[Row]]) -> float:
-        return self.seconds_per_token * sum(map(padded, batches))
+    def seconds_for(self, batches: Sequence[Sequence[Row]]) -> float:
+        return self.seconds_per_token * sum(map(padded_tokens, batches))
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class LoopOptions:
     learning_rate: float
-    ends_at: float  # on the monotonic clock; evaluations are included
-    evaluate_every: int  # steps
+    ends_at: float
+    """On the monotonic clock; evaluations are included."""
+    steps_per_evaluation: int
     evaluation_seconds: float
     patience: int
+    """Evaluations without an improvement before training stops; 0: it never does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    value: float  # the lower the better
+    value: float
+    """Lower is better."""
     facts: dict[str, Any]
 
 
-Evaluate = Callable[[], Evaluated | None]  # None where nothing is held out
-Keep = Callable[["Loop"], None]
+Evaluate = Callable[[], Evaluated | None]
+"""None if nothing is held out."""
+SaveCheckpoint = Callable[["TrainingLoop"], None]
 
 
-def measure(learner: Learner, objective: Objective, batches: Batches) -> Pace:
-    """Does a few steps on a typical batch and takes them back: the weights stay as they are.
+def measure_pace(learner: Learner, objective: Objective, batches: Batches) -> Pace:
+    """Computes the gradients of a typical batch a few times and discards them.
 
-    The fastest one counts: a machine that is busy now may not stay so, and the loop copes with one that does.
+    The fastest time counts: a machine that is busy now may not stay so, and the loop adapts to one that does.
     """
-    batch = sorted(batches, key=padded)[len(batches) // 2]
-    objective.backward(batch)  # the first one is slow: memory is fetched, kernels are chosen
+    batch = sorted(batches, key=padded_tokens)[len(batches) // 2]
+    objective.backward(batch)  # the first one is slow: memory is allocated and kernels are chosen
     seconds = []
     for _ in range(TIMED_STEPS):
         started = time.monotonic()
@@ -77,105 +86,111 @@ def measure(learner: Learner, objective: Objective, batches: Batches) -> Pace:
         seconds.append(time.monotonic() - started)
     for weight in learner.parameters():
         weight.grad = None
-    return Pace(min(seconds) / padded(batch))
+    return Pace(min(seconds) / padded_tokens(batch))
 
 
-def fit(batches: Batches, pace: Pace, seconds: float) -> int:
-    """How many of the batches, from the first on, the time allows."""
-    left = seconds * (1 - SPARE)
+def count_steps_within(batches: Batches, pace: Pace, seconds: float) -> int:
+    """How many of the batches, from the first on, fit into the time."""
+    left = seconds * (1 - TIME_RESERVE)
     for count, batch in enumerate(batches):
-        left -= pace.of([batch])
+        left -= pace.seconds_for([batch])
         if left < 0:
             return count
     return len(batches)
 
 
-class Loop:
-    """`record` says where it stands, `best` holds the best weights; both are a checkpoint's where it was resumed."""
+class TrainingLoop:
+    """`state` says how far it is, `best` holds the best weights. A resumed run takes both from its checkpoint."""
 
     def __init__(
-        self, learner: Learner, objective: Objective, batches: Batches, record: Record, terms: Terms, tell: Tell
+        self,
+        learner: Learner,
+        objective: Objective,
+        batches: Batches,
+        state: RunState,
+        options: LoopOptions,
+        emit: Emit,
     ) -> None:
         self.learner = learner
-        self.record = record
+        self.state = state
         self.best: Weights | None = None
-        self.optimizer = torch.optim.AdamW(learner.parameters(), lr=terms.learning_rate, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(learner.parameters(), lr=options.learning_rate, weight_decay=0.0, fused=True)
         self._objective = objective
         self._batches = batches
-        self._terms = terms
-        self._tell = tell
-        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._options = options
+        self._emit = emit
+        self._recent_seconds: deque[float] = deque(maxlen=PACE_STEPS)
 
-    def run(self, evaluate: Evaluate, keep: Keep) -> str:
-        """Why it ended: "whole", "time" or "patience"."""
-        course = self.record.course
-        while course.left > 0:
-            if not self._fits(course):
+    def run(self, evaluate: Evaluate, save_checkpoint: SaveCheckpoint) -> str:
+        """Returns why it ended: "whole" (all steps are done), "time" or "patience"."""
+        counter = self.state.counter
+        while counter.left > 0:
+            if not self._has_time(counter):
                 return self._end(evaluate, "time")
-            self._step(course)
-            if course.left > 0 and course.step % self._terms.evaluate_every == 0:
+            self._step(counter)
+            if counter.left > 0 and counter.step % self._options.steps_per_evaluation == 0:
                 self._evaluate(evaluate)
-                if 0 < self._terms.patience <= self.record.stale:
+                if 0 < self._options.patience <= self.state.evaluations_since_best:
                     return "patience"
-            keep(self)
+            save_checkpoint(self)
         return self._end(evaluate, "whole")
 
-    def use_best(self) -> None:
+    def use_best_weights(self) -> None:
         if self.best is not None:
             self.learner.set_weights(self.best)
 
-    def _end(self, evaluate: Evaluate, why: str) -> str:
-        """Nothing is measured twice at one step."""
-        done = self.record.evaluations and self.record.evaluations[-1]["step"] == self.record.course.step
-        if self.record.course.step and not done:
+    def _end(self, evaluate: Evaluate, reason: str) -> str:
+        """Evaluates the last step, unless that has been done."""
+        is_done = self.state.evaluations and self.state.evaluations[-1]["step"] == self.state.counter.step
+        if self.state.counter.step and not is_done:
             self._evaluate(evaluate)
-        return why
+        return reason
 
-    def _fits(self, course: Course) -> bool:
-        """Shortens the rest to what the pace of late allows; false where that is nothing."""
-        if not self._recent:
+    def _has_time(self, counter: StepCounter) -> bool:
+        """Shortens the rest to what fits at the recent pace; False if no step fits."""
+        if not self._recent_seconds:
             return True
-        evaluations = course.left // self._terms.evaluate_every + 1
-        seconds = self._terms.ends_at - time.monotonic() - evaluations * self._terms.evaluation_seconds
-        course.shorten(max(0, int(seconds / statistics.fmean(self._recent))))
-        return course.left > 0
+        evaluations = counter.left // self._options.steps_per_evaluation + 1
+        seconds = self._options.ends_at - time.monotonic() - evaluations * self._options.evaluation_seconds
+        counter.shorten(max(0, int(seconds / statistics.fmean(self._recent_seconds))))
+        return counter.left > 0
 
-    def _step(self, course: Course) -> None:
+    def _step(self, counter: StepCounter) -> None:
         started = time.monotonic()
-        batch = self._batches[course.step]
+        batch = self._batches[counter.step]
         for group in self.optimizer.param_groups:
-            group["lr"] = self._terms.learning_rate * course.next_scale()
-        self.record.losses.append(self._objective.backward(batch))
-        torch.nn.utils.clip_grad_norm_(self.learner.parameters(), MOST_GRADIENT)
+            group["lr"] = self._options.learning_rate * counter.next_scale()
+        self.state.losses.append(self._objective.backward(batch))
+        torch.nn.utils.clip_grad_norm_(self.learner.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        course.advance()
-        self._recent.append(time.monotonic() - started)
-        self.record.busy += self._recent[-1]
-        self.record.tokens += sum(row.length for row in batch)
-        self._tell(
+        counter.advance()
+        self._recent_seconds.append(time.monotonic() - started)
+        self.state.step_seconds += self._recent_seconds[-1]
+        self.state.tokens += sum(row.length for row in batch)
+        self._emit(
             "step",
-            step=course.step,
-            steps=course.steps,
-            loss=round(self.record.losses[-1], 6),
-            tokens_per_second=round(self.record.tokens / self.record.busy, 1),
-            eta_seconds=round(course.left * statistics.fmean(self._recent), 1),
+            step=counter.step,
+            steps=counter.steps,
+            loss=round(self.state.losses[-1], 6),
+            tokens_per_second=round(self.state.tokens / self.state.step_seconds, 1),
+            eta_seconds=round(counter.left * statistics.fmean(self._recent_seconds), 1),
         )
 
     def _evaluate(self, evaluate: Evaluate) -> None:
-        found = evaluate()
-        if found is None:
+        result = evaluate()
+        if result is None:
             return
-        record = self.record
-        better = found.value < record.best_value
-        if better:
-            record.best_value, record.best_step, record.stale = found.value, record.course.step, 0
+        state = self.state
+        is_best = result.value < state.best_value
+        if is_best:
+            state.best_value, state.best_step, state.evaluations_since_best = result.value, state.counter.step, 0
             self.best = self.learner.weights()
         else:
-            record.stale += 1
-        facts = {"step": record.course.step, **found.facts, "best": better}
-        record.evaluations.append(facts)
-        self._tell("evaluation", when="during", **facts)
+            state.evaluations_since_best += 1
+        facts = {"step": state.counter.step, **result.facts, "best": is_best}
+        state.evaluations.append(facts)
+        self._emit("evaluation", when="during", **facts)
 
 
 def recent_loss(losses: Sequence[float]) -> float:

@@ -1,245 +1,284 @@
-"""One training run, from checked rows to an adapter's folder, within its time."""
+"""One run of the trainer, from checked rows to an adapter's folder, within its time limit."""
 
+import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pointsman_lora_server.training import adapter_files, batches, budget, checkpoint, loop, report
-from pointsman_lora_server.training.adapter_config import as_parent
-from pointsman_lora_server.training.base import Base, open_base
-from pointsman_lora_server.training.budget import Budget
+from pointsman_lora_server.training import adapter_folder, checkpoint, evaluation, loop, time_budget
+from pointsman_lora_server.training.adapter_folder import AdapterFiles, with_parent_recipe
+from pointsman_lora_server.training.base_folder import BaseFolder, open_base, show_example
+from pointsman_lora_server.training.batches import plan_batches
 from pointsman_lora_server.training.checkpoint import Checkpoint
-from pointsman_lora_server.training.data import Split
-from pointsman_lora_server.training.errors import TrainingError
-from pointsman_lora_server.training.evaluation import Evaluation
-from pointsman_lora_server.training.job import DORA, DPO, Job
-from pointsman_lora_server.training.learner import Learner, as_safetensors, open_learner
-from pointsman_lora_server.training.loop import Loop, Objective, Pace, Tell, Terms
-from pointsman_lora_server.training.material import Material, encode_rows, fingerprint
-from pointsman_lora_server.training.merging import write_merged
-from pointsman_lora_server.training.preferences import PreferenceSplit
-from pointsman_lora_server.training.rendering import rendered
-from pointsman_lora_server.training.schedule import Course, Record
-from pointsman_lora_server.training.supervised import Supervised
+from pointsman_lora_server.training.dataset import Dataset, build_dataset, run_fingerprint
+from pointsman_lora_server.training.evaluation import Evaluator, RunResult
+from pointsman_lora_server.training.exits import TrainingError
+from pointsman_lora_server.training.learner import Learner, open_learner, to_safetensors, write_merged
+from pointsman_lora_server.training.loop import Batches, Emit, LoopOptions, Objective, Pace, TrainingLoop
+from pointsman_lora_server.training.methods import TrainingRows, method_for_config
+from pointsman_lora_server.training.options import TrainingOptions
+from pointsman_lora_server.training.schedule import RunState, StepCounter
+from pointsman_lora_server.training.time_budget import TimeBudget
 
 Warn = Callable[[str], None]
 
 
-def prepare(job: Job, rows: Split | PreferenceSplit, tell: Tell, warn: Warn) -> tuple[Base, Material]:
-    """Examines the rows as the model will read them; nothing is computed yet."""
-    base = open_base(job.base_model)
-    material = encode_rows(job, rows, base, warn)
-    tell("data", **material.examination.facts())
-    for warning in material.examination.warnings:
+def prepare(options: TrainingOptions, rows: TrainingRows, emit: Emit, warn: Warn) -> tuple[BaseFolder, Dataset]:
+    """Encodes the rows and reports on them; nothing is computed yet."""
+    base = open_base(options.base_model)
+    dataset = build_dataset(options, rows, base, warn)
+    emit("data", **dataset.report.facts())
+    for warning in dataset.report.warnings:
         warn(warning)
-    return base, material
+    return base, dataset
 
 
-def show(base: Base, material: Material, tell: Tell) -> None:
-    """The first row as the model reads it; what is learnt of it stands between ⟦ and ⟧."""
-    example = material.shown
-    text = rendered(base, example)
-    tell("prompt", text=text, tokens=example.length, learnt_tokens=example.learnt, row=example.source.where)
+def show_first_example(base: BaseFolder, dataset: Dataset, emit: Emit) -> None:
+    """Reports the first row as the model reads it; the part between ⟦ and ⟧ is learnt."""
+    example = dataset.first_example
+    text = show_example(base, example)
+    emit("prompt", text=text, tokens=example.length, learnt_tokens=example.answer_length, row=example.source.where)
 
 
-def run(job: Job, rows: Split | PreferenceSplit, started: float, tell: Tell, warn: Warn) -> None:
-    """`started`, on the monotonic clock, is when the time of the job began. Raises `TrainingError`."""
-    job = as_parent(job)
-    base, material = prepare(job, rows, tell, warn)
-    _Run(job, base, material, started, tell, warn).run()
+def train(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
+    """`started`, on the monotonic clock, is when the time limit of the run began. Raises `TrainingError`."""
+    options = with_parent_recipe(options)
+    base, dataset = prepare(options, rows, emit, warn)
+    _TrainingRun(options, base, dataset, started, emit, warn).run()
 
 
-class _Run:
-    def __init__(self, job: Job, base: Base, material: Material, started: float, tell: Tell, warn: Warn) -> None:
-        self._job = job
+def evaluate_only(options: TrainingOptions, rows: TrainingRows, started: float, emit: Emit, warn: Warn) -> None:
+    """Evaluates the adapter in `options.out` and updates its report and samples; its weights stay as they are.
+
+    Raises `TrainingError`, for example if there is no adapter.
+    """
+    older = _read_report(options)
+    method = method_for_config(_read_config(options))
+    recipe = replace(options.recipe, method=method.name)
+    options = with_parent_recipe(replace(options, parent=options.out, method=method, recipe=recipe))
+    base, dataset = prepare(options, rows, emit, warn)
+    if not dataset.questions:
+        raise TrainingError("--evaluate-only needs held-out rows: name them with --eval-data")
+    learner = open_learner(base, options, dataset.longest)
+    objective = method.create_objective(learner, base, dataset.heldout, options)
+    batches = plan_batches(dataset.training, 1, recipe.tokens_per_step, recipe.seed)
+    budget = time_budget.divide_time(options, dataset, base, loop.measure_pace(learner, objective, batches))
+    evaluator = Evaluator(options, base, learner, objective, budget, emit)
+    metrics = {f"heldout_{name}": round(value, 4) for name, value in objective.measure().items()}
+    scores = evaluator.evaluate_at_end(started + 60 * options.max_minutes - time_budget.WRITE_SECONDS)
+    for note in scores.notes:
+        warn(note)
+    metrics |= scores.metrics
+    emit("evaluation", when="end", step=0, **_without_prefix(metrics))
+    report = evaluation.evaluated_report(older, options, dataset, metrics)
+    adapter_folder.write_report(options.out, report, dataset.samples)
+    emit("done", folder=str(options.out), seconds=round(time.monotonic() - started, 1), steps=0, metrics=metrics)
+
+
+class _TrainingRun:
+    def __init__(
+        self, options: TrainingOptions, base: BaseFolder, dataset: Dataset, started: float, emit: Emit, warn: Warn
+    ) -> None:
+        self._options = options
         self._base = base
-        self._material = material
+        self._dataset = dataset
         self._started = started
-        self._tell = tell
+        self._emit = emit
         self._warn = warn
-        self._fingerprint = fingerprint(job, base)
-        self._kept_at = time.monotonic()
+        self._fingerprint = run_fingerprint(options, base)
+        self._saved_at = time.monotonic()
 
     def run(self) -> None:
-        job, material = self._job, self._material
-        found = self._earlier()
-        choices = dict(found.choices) if found else {}
-        learner = open_learner(self._base, job, material.longest, choices.get("bf16"))
-        objective = objective_for(job, self._base, learner, material)
-        planned = batches.plan(material.training, job.recipe.epochs, job.recipe.tokens_per_step, job.recipe.seed)
-        pace = Pace(choices["pace"]) if found else loop.measure(learner, objective, planned)
-        shares = budget.share_out(job, material, self._base, pace)
-        if not found:
-            choices = self._choose(learner, planned, pace, shares)
-        record = found.record if found else Record(Course(choices["steps"]))
-        if found:
-            # What was lost with the kill, and the start anew, cost no part of the time.
-            self._started = time.monotonic() - record.elapsed
-        self._tell_start(record, planned, choices, shares, resumed=found is not None)
-        terms = self._terms(choices, shares)
-        looping = Loop(learner, objective, planned, record, terms, self._tell)
-        self._restore(looping, found)
-        evaluation = Evaluation(job, self._base, learner, objective, shares, self._tell)
-        if not found:
+        options, dataset, recipe = self._options, self._dataset, self._options.recipe
+        earlier = self._load_checkpoint()
+        choices = dict(earlier.choices) if earlier else {}
+        learner = open_learner(self._base, options, dataset.longest, choices.get("bf16"))
+        objective = options.method.create_objective(learner, self._base, dataset.heldout, options)
+        batches = plan_batches(dataset.training, recipe.epochs, recipe.tokens_per_step, recipe.seed)
+        pace = Pace(choices["pace"]) if earlier else loop.measure_pace(learner, objective, batches)
+        budget = time_budget.divide_time(options, dataset, self._base, pace)
+        if not earlier:
+            choices = self._choose(learner, batches, pace, budget)
+        state = earlier.state if earlier else RunState(StepCounter(choices["steps"]))
+        if earlier:
+            # What the kill cost, and the new start, do not count against the time limit.
+            self._started = time.monotonic() - state.elapsed_seconds
+        self._report_start(state, batches, choices, budget, is_resumed=earlier is not None)
+        training = TrainingLoop(learner, objective, batches, state, self._loop_options(choices, budget), self._emit)
+        if earlier:
+            _restore(training, earlier)
+        evaluator = Evaluator(options, self._base, learner, objective, budget, self._emit)
+        if not earlier:
             choices["before"] = self._measure_before(objective)
-        why = looping.run(evaluation.during, partial(self._keep, choices))
-        self._finish(looping, evaluation, why, choices["before"])
+        ended_by = training.run(evaluator.evaluate_during, partial(self._save_checkpoint, choices))
+        self._finish(training, evaluator, ended_by, choices["before"])
 
-    def _earlier(self) -> Checkpoint | None:
-        file = self._job.keeping.file
-        return checkpoint.load(file, self._fingerprint) if file and self._job.keeping.resume else None
+    def _load_checkpoint(self) -> Checkpoint | None:
+        file = self._options.checkpoints.file
+        return checkpoint.load(file, self._fingerprint) if file and self._options.checkpoints.resume else None
 
-    def _choose(self, learner: Learner, planned: loop.Batches, pace: Pace, shares: Budget) -> dict[str, Any]:
-        """What this machine, now, decides; a run that is resumed keeps to it."""
-        job = self._job
-        steps = loop.fit(planned, pace, self._ends_at - time.monotonic() - shares.beside_training)
+    def _choose(self, learner: Learner, batches: Batches, pace: Pace, budget: TimeBudget) -> dict[str, Any]:
+        """What depends on the speed of this machine now; a resumed run keeps it."""
+        options = self._options
+        seconds = self._ends_at - time.monotonic() - budget.seconds_besides_steps
+        steps = loop.count_steps_within(batches, pace, seconds)
         if not steps:
             raise TrainingError(
-                f"--max-minutes {job.max_minutes:g} leaves no time for a single step; give more, or lower --samples"
+                f"--max-minutes {options.max_minutes:g} leaves no time for a single step; give more, or lower --samples"
             )
-        if steps < len(planned):
+        if steps < len(batches):
             self._warn(
-                f"{len(planned)} steps do not fit into --max-minutes {job.max_minutes:g}: training {steps} steps "
-                f"({job.recipe.epochs * steps / len(planned):.1f} of {job.recipe.epochs} epochs)"
+                f"{len(batches)} steps do not fit into --max-minutes {options.max_minutes:g}: training {steps} steps "
+                f"({options.recipe.epochs * steps / len(batches):.1f} of {options.recipe.epochs} epochs)"
             )
-        every = math.ceil(steps / shares.evaluations)
-        return {"bf16": learner.bf16, "pace": pace.seconds_per_token, "steps": steps, "evaluate_every": every}
+        steps_per_evaluation = math.ceil(steps / budget.evaluations)
+        return {
+            "bf16": learner.bf16,
+            "pace": pace.seconds_per_token,
+            "steps": steps,
+            "steps_per_evaluation": steps_per_evaluation,
+        }
 
     @property
     def _ends_at(self) -> float:
-        return self._started + 60 * self._job.max_minutes
+        return self._started + 60 * self._options.max_minutes
 
-    def _tell_start(
-        self, record: Record, planned: loop.Batches, choices: dict[str, Any], shares: Budget, *, resumed: bool
+    def _report_start(
+        self, state: RunState, batches: Batches, choices: dict[str, Any], budget: TimeBudget, *, is_resumed: bool
     ) -> None:
-        course, material = record.course, self._material
-        left = planned[course.step : course.steps]
-        self._tell(
+        counter, dataset = state.counter, self._dataset
+        left = batches[counter.step : counter.steps]
+        self._emit(
             "start",
-            name=self._job.name,
-            method=self._job.recipe.method,
-            rows=len(material.training),
-            heldout_rows=material.examination.heldout_rows,
-            tokens=sum(row.length for batch in planned[: course.steps] for row in batch),
-            steps=course.steps,
-            planned_steps=len(planned),
-            resumed_at=course.step if resumed else None,
-            eta_seconds=round(Pace(choices["pace"]).of(left) + shares.beside_training, 1),
+            name=self._options.name,
+            method=self._options.recipe.method,
+            rows=len(dataset.training),
+            heldout_rows=dataset.report.heldout_rows,
+            tokens=sum(row.length for batch in batches[: counter.steps] for row in batch),
+            steps=counter.steps,
+            planned_steps=len(batches),
+            resumed_at=counter.step if is_resumed else None,
+            eta_seconds=round(Pace(choices["pace"]).seconds_for(left) + budget.seconds_besides_steps, 1),
         )
 
-    def _terms(self, choices: dict[str, Any], shares: Budget) -> Terms:
-        return Terms(
-            self._job.recipe.learning_rate,
-            self._ends_at - shares.after_training,
-            choices["evaluate_every"],
-            shares.evaluation_seconds,
-            self._job.measuring.patience,
+    def _loop_options(self, choices: dict[str, Any], budget: TimeBudget) -> LoopOptions:
+        return LoopOptions(
+            self._options.recipe.learning_rate,
+            self._ends_at - budget.seconds_after_training,
+            choices["steps_per_evaluation"],
+            budget.evaluation_seconds,
+            self._options.evaluation.patience,
         )
-
-    def _restore(self, looping: Loop, found: Checkpoint | None) -> None:
-        if found is not None:
-            looping.learner.set_weights(found.weights)
-            looping.optimizer.load_state_dict(dict(found.optimizer))
-            looping.best = found.best
-            checkpoint.set_random_state(found.random)
 
     def _measure_before(self, objective: Objective) -> dict[str, float]:
         measured = {name: round(value, 4) for name, value in objective.measure().items()}
         if measured:
-            self._tell("evaluation", when="before", step=0, **measured)
+            self._emit("evaluation", when="before", step=0, **measured)
         return measured
 
-    def _keep(self, choices: dict[str, Any], looping: Loop) -> None:
-        """Writes a checkpoint where it is time for one."""
-        keeping = self._job.keeping
-        if keeping.file is None or time.monotonic() - self._kept_at < keeping.seconds:
+    def _save_checkpoint(self, choices: dict[str, Any], training: TrainingLoop) -> None:
+        """Saves a checkpoint if it is time for one."""
+        checkpoints = self._options.checkpoints
+        if checkpoints.file is None or time.monotonic() - self._saved_at < checkpoints.seconds:
             return
-        looping.record.elapsed = time.monotonic() - self._started
-        kept = Checkpoint(
+        training.state.elapsed_seconds = time.monotonic() - self._started
+        content = Checkpoint(
             self._fingerprint,
             choices,
-            looping.record,
-            looping.learner.weights(),
-            looping.optimizer.state_dict(),
+            training.state,
+            training.learner.weights(),
+            training.optimizer.state_dict(),
             checkpoint.random_state(),
-            looping.best,
+            training.best,
         )
-        checkpoint.save(keeping.file, kept)
-        self._kept_at = time.monotonic()
+        checkpoint.save(checkpoints.file, content)
+        self._saved_at = time.monotonic()
 
-    def _finish(self, looping: Loop, evaluation: Evaluation, why: str, before: dict[str, float]) -> None:
-        job, record = self._job, looping.record
-        if why == "time":
+    def _finish(self, training: TrainingLoop, evaluator: Evaluator, ended_by: str, before: dict[str, float]) -> None:
+        options, state = self._options, training.state
+        if ended_by == "time":
             self._warn(
-                f"the machine slowed down: stopped after {record.course.step} steps, to stay within --max-minutes"
+                f"the machine slowed down: stopped after {state.counter.step} steps, to stay within --max-minutes"
             )
-        if not math.isfinite(loop.recent_loss(record.losses)):
+        if not math.isfinite(loop.recent_loss(state.losses)):
             raise TrainingError(
                 "the loss is not a number: nothing is written; a lower --learning-rate is the usual cure"
             )
-        looping.use_best()
-        verdict = evaluation.final(self._ends_at - self._to_write())
-        for note in verdict.notes:
+        training.use_best_weights()
+        scores = evaluator.evaluate_at_end(self._ends_at - time_budget.estimate_write_seconds(options))
+        for note in scores.notes:
             self._warn(note)
-        metrics = _measured(record, before) | verdict.metrics
-        self._tell("evaluation", when="end", step=record.best_step or record.course.step, **_told(metrics))
+        metrics = _best_measured(state, before) | scores.metrics
+        self._emit("evaluation", when="end", step=state.best_step or state.counter.step, **_without_prefix(metrics))
         seconds = round(time.monotonic() - self._started, 1)
-        outcome = report.Outcome(record, why, before, metrics, seconds)
-        written = report.training_report(job, self._base.digest(), self._material, outcome)
-        merged = self._write(looping.learner, written)
-        self._tell(
+        result = RunResult(state, ended_by, before, metrics, seconds)
+        report = evaluation.training_report(options, self._base.digest(), self._dataset, result)
+        merged = self._write(training.learner, report)
+        self._emit(
             "done",
-            folder=str(job.out),
+            folder=str(options.out),
             merged=str(merged) if merged else None,
+            must_be_merged=options.method.must_be_merged or None,
             seconds=round(time.monotonic() - self._started, 1),
-            steps=record.course.step,
-            ended_by=why,
+            steps=state.counter.step,
+            ended_by=ended_by,
             metrics=metrics,
         )
 
-    def _to_write(self) -> float:
-        merged = self._job.merged_out is not None or self._job.recipe.method == DORA
-        return budget.SECONDS_TO_WRITE + (budget.SECONDS_TO_MERGE if merged else 0)
-
-    def _write(self, learner: Learner, written: dict[str, object]) -> Path | None:
-        """Where the merged model is, if there is one."""
-        job, merge = self._job, partial(write_merged, learner, self._base)
-        config = learner.adapter_config() | {"base_model_name_or_path": job.base_model_name}
-        inside = job.recipe.method == DORA and job.merged_out is None
-        adapter = adapter_files.Adapter(
-            as_safetensors(learner.weights()), config, written, self._material.kept, merge if inside else None
+    def _write(self, learner: Learner, report: dict[str, object]) -> Path | None:
+        """Returns the folder of the merged model, if one is written."""
+        options, merge = self._options, partial(write_merged, learner, self._base)
+        config = learner.adapter_config() | {"base_model_name_or_path": options.base_model_name}
+        is_inside = options.method.must_be_merged and options.merged_out is None
+        adapter = AdapterFiles(
+            to_safetensors(learner.weights()), config, report, self._dataset.samples, merge if is_inside else None
         )
-        adapter_files.write(job.out, adapter)
-        if inside:
-            return job.out / adapter_files.MERGED
-        if job.merged_out is not None:
-            adapter_files.write_model(job.merged_out, merge)
-        return job.merged_out
+        adapter_folder.write_adapter(options.out, adapter)
+        if is_inside:
+            return options.out / adapter_folder.MERGED
+        if options.merged_out is not None:
+            adapter_folder.write_merged_model(options.merged_out, merge)
+        return options.merged_out
 
 
-def objective_for(job: Job, base: Base, learner: Learner, material: Material) -> Objective:
-    measured: Any = material.measured
-    if job.recipe.method == DPO:
-        # Imported here: TRL and what it brings along take seconds.
-        from pointsman_lora_server.training.preferring import Preferring
-
-        return Preferring(learner, base, measured, job.recipe, fresh=job.parent is None)
-    return Supervised(learner, measured, job.recipe.tokens_per_step)
+def _restore(training: TrainingLoop, earlier: Checkpoint) -> None:
+    training.learner.set_weights(earlier.weights)
+    training.optimizer.load_state_dict(dict(earlier.optimizer))
+    training.best = earlier.best
+    checkpoint.set_random_state(earlier.random)
 
 
-def _measured(record: Record, before: dict[str, float]) -> dict[str, float]:
-    """Of the best weights, as they were evaluated."""
-    best = next((found for found in record.evaluations if found["step"] == record.best_step), None)
+def _best_measured(state: RunState, before: dict[str, float]) -> dict[str, float]:
+    """The evaluation of the best weights."""
+    best = next((each for each in state.evaluations if each["step"] == state.best_step), None)
     if best is None:
         return {}
     names = {"loss": "heldout_loss", "preference_accuracy": "heldout_preference_accuracy"}
-    found = {told: float(best[name]) for name, told in names.items() if name in best}
-    return found | ({"heldout_loss_before": before["loss"]} if "loss" in before else {})
+    measured = {metric: float(best[name]) for name, metric in names.items() if name in best}
+    return measured | ({"heldout_loss_before": before["loss"]} if "loss" in before else {})
 
 
-def _told(metrics: dict[str, float]) -> dict[str, float]:
-    """As during training, with the prompt path's figures beside them."""
+def _without_prefix(metrics: dict[str, float]) -> dict[str, float]:
+    """The names of the metrics as in evaluations during training; those of the prompt path keep theirs."""
     return {name.removeprefix("heldout_"): value for name, value in metrics.items()}
+
+
+def _read_report(options: TrainingOptions) -> dict[str, object]:
+    try:
+        report = json.loads((options.out / adapter_folder.REPORT).read_text("utf-8"))
+    except FileNotFoundError:
+        return {"name": options.name, "base_model": options.base_model_name}
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{options.out / adapter_folder.REPORT} cannot be read: {error}") from error
+    return dict(report)
+
+
+def _read_config(options: TrainingOptions) -> dict[str, object]:
+    try:
+        return dict(json.loads((options.out / adapter_folder.CONFIG).read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"--evaluate-only: there is no adapter in {options.out}: {error}") from error

@@ -1,7 +1,7 @@
-"""Stands in front of vLLM's API server, inside its process: `--middleware pointsman_engine_guard.Guard`.
+"""The guard: ASGI middleware inside vLLM's API server, loaded by `--middleware pointsman_engine_guard.Guard`.
 
-It imports the standard library, and vLLM where that is what it stands in front of. Its folder goes on the engine's
-PYTHONPATH, so that nothing needs to be installed there.
+It imports only the standard library, and vLLM when it runs there. Its folder is put on the engine's PYTHONPATH, so
+nothing has to be installed in the engine's environment.
 """
 
 from .asgi import Guard

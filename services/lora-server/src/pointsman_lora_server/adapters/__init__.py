@@ -1,0 +1,1 @@
+"""Adapter versions: registering, checking, loading, placement_planner and promoting them."""

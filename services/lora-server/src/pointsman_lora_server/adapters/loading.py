@@ -1,0 +1,252 @@
+"""Loads adapter versions into the running engine on demand, one at a time, and unloads those that must not serve."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, ResourceExhausted, Unavailable
+
+from pointsman_lora_server.adapters.load_sequence import LoadSequence
+from pointsman_lora_server.adapters.slots import AdapterSlots
+from pointsman_lora_server.domain import AdapterVersion, EngineState, EngineStatus, Phase
+from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.metrics import LoraServerMetrics
+
+log = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS = 30.0
+"""How long a load waits for its turn and for a slot."""
+
+
+class ArtifactFetcher(Protocol):
+    """The part of the artifact store that loading uses."""
+
+    def fetch(self, version: AdapterVersion) -> Path: ...
+
+
+class PhaseStore(Protocol):
+    """The part of the registry that loading uses."""
+
+    async def set_phase(
+        self, version: str, phase: Phase, *, expected: Phase | None = None, error_code: str = "", error: str = ""
+    ) -> bool: ...
+
+
+class AdapterLoader:
+    """Single-flight: concurrent requests for one version share one load. Loads of different versions take turns."""
+
+    def __init__(
+        self,
+        store: ArtifactFetcher,
+        sequence: LoadSequence,
+        slots: AdapterSlots,
+        phases: PhaseStore,
+        engine_state: EngineStateStore,
+        metrics: LoraServerMetrics,
+        max_wait_seconds: float = MAX_WAIT_SECONDS,
+    ) -> None:
+        self._store = store
+        self._sequence = sequence
+        self._slots = slots
+        self._phases = phases
+        self._engine_state = engine_state
+        self._metrics = metrics
+        self._max_wait_seconds = max_wait_seconds
+        self._lock = asyncio.Lock()  # first come, first served, so no load starves
+        self._loads: dict[str, asyncio.Task[bool]] = {}
+        self._drains: dict[str, asyncio.Task[None]] = {}
+        self._rejected: dict[str, InvalidArgument] = {}
+        self._alias_targets: frozenset[str] = frozenset()
+
+    def set_targets(self, pinned: frozenset[str], alias_targets: frozenset[str]) -> None:
+        """`pinned` versions are never evicted. `alias_targets` are not marked as failed for all engines if only this
+        engine rejects them."""
+        self._slots.pinned, self._alias_targets = pinned, alias_targets
+
+    def set_placed(self, placed: frozenset[str]) -> None:
+        """Versions that this engine should hold; they are evicted last."""
+        self._slots.placed = placed
+
+    def rejection(self, version: str) -> InvalidArgument | None:
+        """Why this engine does not accept the version, None if it does."""
+        return self._rejected.get(version)
+
+    def clear_rejection(self, version: str) -> None:
+        """The version was registered again, so an earlier rejection no longer applies."""
+        self._rejected.pop(version, None)
+
+    async def ensure_loaded(self, version: AdapterVersion) -> None:
+        """Returns when the engine holds the version and has answered with it.
+
+        Raises Unavailable (the engine is not ready), ResourceExhausted (no slot in time), NotFound or
+        FailedPrecondition (missing or damaged in the store), InvalidArgument (the engine rejects it, it cannot answer,
+        or its answers differ from the reference).
+        """
+        name, result = version.version, "resident"
+        try:
+            while name not in self._ready_state().resident:
+                result = "joined" if name in self._loads else "loaded"
+                await asyncio.shield(self._load_once(version, make_room=True))
+        except PointsmanError:
+            self._metrics.count_load_request("failed")
+            raise
+        self._slots.reserve(name)
+        self._metrics.count_load_request(result)
+
+    async def ensure_verified(self, version: AdapterVersion) -> None:
+        """As `ensure_loaded`, and compares the answers with a reference that became known after the load."""
+        await self.ensure_loaded(version)
+        try:
+            await self._sequence.verify(version.version)
+        except NotFound:
+            return  # it was evicted meanwhile; its next load compares
+        except InvalidArgument as error:
+            await self._reject(version.version, error)
+            raise
+
+    async def preload(self, version: AdapterVersion) -> bool:
+        """Loads a version that nobody requested. Returns False if that would evict a version that is needed more.
+        Raises as `ensure_loaded` does."""
+        return await asyncio.shield(self._load_once(version, make_room=False))
+
+    def unload(self, version: str) -> None:
+        """Drains and unloads the version in the background, however long its last answers take."""
+        if version not in self._drains:
+            self._drains[version] = _start_task(self._drains, version, self._drain(version))
+
+    async def sync_with_engine(self) -> None:
+        """Compares the published state with what the engine reports, and finishes whatever was interrupted."""
+        if self._lock.locked():
+            return
+        async with self._lock:
+            life = self._ready_state().life
+            loaded = await self._slots.list_loaded()
+            state = self._engine_state.state
+            if state.life != life:
+                return
+            open_versions = frozenset(name for name, adapter in loaded.items() if adapter.open)
+            self._engine_state.update(
+                resident=state.resident & open_versions,
+                draining=frozenset(name for name in state.draining if name in loaded or name in self._drains),
+            )
+            known = self._engine_state.state.resident | self._engine_state.state.loading | self._drains.keys()
+            for name in loaded.keys() - known:
+                self.unload(name)
+
+    async def stop(self) -> None:
+        tasks = [*self._loads.values(), *self._drains.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+
+    def _load_once(self, version: AdapterVersion, make_room: bool) -> "asyncio.Task[bool]":
+        name, task = version.version, self._loads.get(version.version)
+        # A finished task that is still in `_loads` must not be joined: awaiting it does not yield to the event loop, so
+        # the callback that removes it would never run.
+        if task is None or task.done():
+            task = self._loads[name] = _start_task(self._loads, name, self._load(version, make_room))
+        return task
+
+    async def _load(self, version: AdapterVersion, make_room: bool) -> bool:
+        name, deadline = version.version, time.monotonic() + self._max_wait_seconds
+        if name in self._rejected:
+            raise self._rejected[name]
+        self._ready_state()
+        folder = await asyncio.to_thread(self._store.fetch, version)
+        try:
+            async with self._turn(name, deadline):
+                life = self._ready_state().life
+                if not make_room and not await self._slots.try_make_room(name):
+                    return False
+                with self._metrics.time_load():
+                    if make_room:
+                        await self._slots.make_room(name, deadline)
+                    await self._run_sequence(version, folder)
+            await self._sequence.verify(name)  # takes seconds, so other loads have their turn meanwhile
+            if self._ready_state().life != life:
+                raise Unavailable("the engine was restarted during the load", code="engine_not_ready", retry_after=5)
+        except BaseException as error:
+            self._engine_state.cancel_loading(name)
+            if isinstance(error, InvalidArgument):
+                await self._reject(name, error)
+            raise
+        self._engine_state.mark_resident(name)
+        log.info("%s is resident", name)
+        return True
+
+    async def _run_sequence(self, version: AdapterVersion, folder: Path) -> None:
+        name = version.version
+        await self._cancel_drain(name)
+        self._engine_state.mark_loading(name)
+        self._slots.remember_folder(name, folder)
+        await self._sequence.load(version, folder)
+
+    async def _reject(self, name: str, error: InvalidArgument) -> None:
+        """Bans the version in this process. It is marked FAILED for every engine only if no alias points to it, so one
+        bad engine cannot take a serving adapter away from the others."""
+        self._rejected[name] = error
+        self.unload(name)
+        if name in self._alias_targets:
+            log.error("%s, which an alias points to, does not serve here: %s", name, error.message)
+            return
+        try:
+            await self._phases.set_phase(
+                name, Phase.FAILED, expected=Phase.READY, error_code=error.code, error=error.message
+            )
+        except Unavailable as unavailable:
+            log.warning("%s has failed (%s), which cannot be recorded: %s", name, error.message, unavailable.message)
+
+    async def _drain(self, name: str) -> None:
+        try:
+            await self._slots.evict(name, reason="retired")
+        except Unavailable as error:
+            log.info("%s was not drained: %s", name, error.message)  # after a restart the engine does not hold it
+
+    async def _cancel_drain(self, name: str) -> None:
+        if task := self._drains.pop(name, None):
+            task.cancel()
+            await asyncio.wait({task})
+
+    @asynccontextmanager
+    async def _turn(self, name: str, deadline: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise ResourceExhausted(
+                f"{name} was not loaded within {self._max_wait_seconds:g} s: other versions are loaded before it",
+                code="no_slot",
+                retry_after=1.0,
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _ready_state(self) -> EngineState:
+        """Raises Unavailable unless the engine is ready."""
+        state = self._engine_state.state
+        if state.status is not EngineStatus.READY:
+            raise Unavailable(f"the engine is not ready: {state.detail}", code="engine_not_ready", retry_after=5)
+        return state
+
+
+def _start_task(
+    tasks: "dict[str, asyncio.Task[Any]]", name: str, work: Coroutine[Any, Any, Any]
+) -> "asyncio.Task[Any]":
+    """Starts a task that removes itself from `tasks` when done. Errors reach only those who await it."""
+    task = asyncio.create_task(work, name=name)
+
+    def remove(task: "asyncio.Task[Any]") -> None:
+        if tasks.get(name) is task:
+            del tasks[name]
+        if not task.cancelled():
+            task.exception()  # marks the error as retrieved
+
+    task.add_done_callback(remove)
+    return task

@@ -1,0 +1,290 @@
+"""Makes the engine hold what Redis says it should hold, and publishes where the aliases point."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Protocol
+
+from pointsman_servicekit.errors import PointsmanError
+from pointsman_servicekit.periodic import Schedule, run_periodically
+
+from pointsman_lora_server.adapters.loading import AdapterLoader
+from pointsman_lora_server.adapters.placement import PlacementPlanner
+from pointsman_lora_server.adapters.retry import RetryBackoff
+from pointsman_lora_server.adapters.state_machine import VersionStateMachine
+from pointsman_lora_server.domain import TRAINING_SECONDS, DesiredState, EngineState, EngineStatus, Phase, is_ready
+from pointsman_lora_server.engine_state import EngineStateStore
+
+log = logging.getLogger(__name__)
+
+SYNC_SECONDS = 2.0
+"""Between two full passes if no change is announced."""
+
+REDIS_RETRY_SECONDS = 0.5
+CANARY_CHECK_SECONDS = 1.0
+REPORT_TTL_SECONDS = 15.0
+"""How long other lora-servers believe this engine's report. It is renewed after a third of that."""
+
+_STATE_POLL_SECONDS = 60.0
+
+
+class DesiredStateSource(Protocol):
+    """The part of the registry that the reconciler uses."""
+
+    async def read(self) -> DesiredState: ...
+    async def wait_for_change(self, last_id: str, seconds: float) -> str: ...
+    async def report_engine(self, engine: str, state: EngineState, seconds: float) -> None: ...
+
+
+class Reconciler:
+    """Runs the periodic work of the lora-server: each task runs after every change and at its own interval."""
+
+    def __init__(
+        self,
+        registry: DesiredStateSource,
+        loader: AdapterLoader,
+        state_machine: VersionStateMachine,
+        engine_state: EngineStateStore,
+        check_canaries: Callable[[DesiredState], Awaitable[None]],
+        placement: PlacementPlanner,
+    ) -> None:
+        """`check_canaries` rolls failing canaries back."""
+        self._registry = registry
+        self._loader = loader
+        self._state_machine = state_machine
+        self._engine_state = engine_state
+        self._check_canaries = check_canaries
+        self._placement = placement
+        self.desired = DesiredState()
+        """As last read from Redis."""
+        self._read_lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._wake_events: list[asyncio.Event] = []
+        self._logged_errors: dict[str, str] = {}
+        self._retries = RetryBackoff()
+        self._life = 0
+        self._settled_life = 0
+        self._has_read = False
+        self._lost: set[str] = set()  # held before a restart of the engine and not loaded again yet
+
+    async def run(self) -> None:
+        """Runs until cancelled. Errors are logged once and the work is retried."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_redis())
+                tasks.create_task(self._follow_engine())
+                for name, work, interval in (
+                    ("load the engine's adapters", self._converge, SYNC_SECONDS),
+                    ("advance versions", self._advance_versions, SYNC_SECONDS),
+                    ("check canaries", self._check_all_canaries, CANARY_CHECK_SECONDS),
+                    ("report what the engine holds", self._report, REPORT_TTL_SECONDS / 3),
+                ):
+                    tasks.create_task(self._run_on_change(name, work, interval))
+        finally:
+            await self._state_machine.stop()
+            await self._loader.stop()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the engine is ready and every version that it should hold from the start is loaded or rejected."""
+        state = self._engine_state.state
+        return state.status is EngineStatus.READY and state.life == self._settled_life
+
+    async def refresh(self) -> DesiredState:
+        """Reads Redis and publishes the result. Reads are serialized, so an older result never overwrites a newer
+        one."""
+        async with self._read_lock:
+            desired = await self._registry.read()
+            if desired != self.desired:
+                before, self.desired = self.desired, desired
+                self._apply(desired, before)
+                self.wake()
+            self._has_read = True
+            return desired
+
+    def wake(self) -> None:
+        """Runs all periodic work now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for event in self._wake_events:
+            event.set()
+
+    async def wait_for_change(self, timeout_seconds: float) -> None:
+        """Waits for the next change of the desired state or of the engine's state."""
+        changed = asyncio.ensure_future(self._changed.wait())
+        engine = asyncio.ensure_future(
+            self._engine_state.wait_for_other_than(self._engine_state.state, timeout_seconds)
+        )
+        try:
+            await asyncio.wait({changed, engine}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+            engine.cancel()
+
+    async def hand_over(self, timeout_seconds: float) -> None:
+        """Before shutdown: has other engines load what is placed on this one. Returns when they hold it, or after
+        `timeout_seconds`."""
+        self._placement.leaving = True
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._report()
+                await self._placement.wait_until_handed_over(lambda: self.desired, self._engine_state.state.resident)
+        except (TimeoutError, PointsmanError) as error:
+            log.warning("other engines do not yet hold everything that this one held; it stops all the same: %s", error)
+
+    def _apply(self, desired: DesiredState, before: DesiredState) -> None:
+        ready = frozenset(name for name, record in desired.phases.items() if record.phase is Phase.READY)
+        if self._engine_state.state.aliases and not desired.aliases:
+            # An alias can be moved but never deleted, so Redis itself has lost its data.
+            log.error("Redis has lost all aliases; this engine keeps those that it had")
+            return
+        self._loader.set_targets(desired.pins & ready, desired.alias_targets)
+        self._loader.set_placed(self._placement.placed_here(desired))
+        self._engine_state.set_desired(desired.aliases, ready, _training_seconds(desired, ready))
+        self._unload_not_ready(desired)
+        for name, record in before.phases.items():
+            if record.phase is Phase.FAILED and _is_ready_or_in_progress(name, desired):
+                self._loader.clear_rejection(name)
+
+    def _unload_not_ready(self, desired: DesiredState) -> None:
+        """Versions that Redis does not know stay: a version is retired, and so unloaded, before it is deleted."""
+        for name in self._engine_state.state.resident:
+            record = desired.phases.get(name)
+            if record is not None and record.phase is not Phase.READY:
+                self._loader.unload(name)
+
+    async def _follow_redis(self) -> None:
+        last_id = ""
+        while not self._engine_state.closed:
+            try:
+                last_id = await self._registry.wait_for_change(last_id, SYNC_SECONDS)
+                await self.refresh()
+                self._log_once("follow changes in Redis", None)
+            except PointsmanError as error:
+                self._log_once("follow changes in Redis", error)
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
+            except Exception:  # data that cannot be read must not stop the engine from serving
+                log.exception("cannot use the state that Redis holds")
+                await asyncio.sleep(REDIS_RETRY_SECONDS)
+
+    async def _follow_engine(self) -> None:
+        while not self._engine_state.closed:
+            known = self._engine_state.state
+            await self._engine_state.wait_for_other_than(known, _STATE_POLL_SECONDS)
+            self.wake()
+
+    async def _run_on_change(self, name: str, work: Callable[[], Awaitable[None]], interval: float) -> None:
+        async def run_and_log() -> None:
+            try:
+                await work()
+            except PointsmanError as error:
+                self._log_once(name, error)
+            else:
+                self._log_once(name, None)
+
+        wake = asyncio.Event()
+        self._wake_events.append(wake)
+        await run_periodically(run_and_log, Schedule(interval, run_at_start=True, wake=wake), name)
+
+    async def _converge(self) -> None:
+        """Unloads what must not serve, then loads what is needed and what the engine held before a restart."""
+        state, desired, has_read = self._engine_state.state, self.desired, self._has_read
+        if state.status is not EngineStatus.READY:
+            return
+        if state.life != self._life:
+            self._life = state.life
+            self._state_machine.retries.reset()
+            self._retries.reset()
+            self._lost |= self._engine_state.pop_lost()
+        self._unload_not_ready(desired)
+        await self._update_placement(desired)
+        await self._loader.sync_with_engine()
+        await self._load_needed(desired)
+        if has_read:
+            self._settled_life = state.life
+
+    async def _load_needed(self, desired: DesiredState) -> None:
+        for name in self._needed(desired):
+            if name in self._engine_state.state.resident:
+                self._lost.discard(name)
+            elif self._retries.is_due(name) and not self._loader.rejection(name):
+                try:
+                    loaded = await self._load(name, desired)
+                    self._retries.record_success(name)
+                except PointsmanError as error:
+                    self._retries.record_failure(name, error)
+                    continue
+                if not loaded and name not in desired.pins:
+                    self._lost.clear()
+                    return  # there is no room for versions of lower priority either
+
+    async def _load(self, name: str, desired: DesiredState) -> bool:
+        """False if loading would evict a version that is needed more. A version that an alias is about to move to is
+        loaded in any case, because someone waits for it."""
+        version = desired.versions[name]
+        if name not in desired.upcoming:
+            return await self._loader.preload(version)
+        await self._loader.ensure_loaded(version)
+        return True
+
+    async def _update_placement(self, desired: DesiredState) -> None:
+        """Engines that join or leave change the placement. What other engines hold in place of this one is unloaded."""
+        await self._placement.refresh()
+        self._loader.set_placed(self._placement.placed_here(desired))
+        for name in self._placement.releasable(desired, self._engine_state.state.resident):
+            log.info("%s is placed on other engines, which hold it", name)
+            self._loader.unload(name)
+
+    def _needed(self, desired: DesiredState) -> list[str]:
+        """READY versions that are pinned, placed here, or were held before a restart, in the order in which to load
+        them: pinned, placed, then the newest."""
+        here = self._placement.placed_here(desired)
+
+        def priority(name: str) -> tuple[bool, bool, int, str]:
+            return (
+                name not in desired.pins,
+                name not in here,
+                -desired.versions[name].created_unix_ms,
+                name,
+            )
+
+        needed = desired.pins | here | {name for name in self._lost if not _is_placed_by_count(name, desired)}
+        return sorted((name for name in needed if is_ready(name, desired)), key=priority)
+
+    async def _advance_versions(self) -> None:
+        self._state_machine.advance(self.desired)
+
+    async def _check_all_canaries(self) -> None:
+        if any(alias.canary for alias in self.desired.aliases):
+            await self._check_canaries(self.desired)
+
+    async def _report(self) -> None:
+        """Reports the versions that are being loaded or drained as held, too: their files are needed."""
+        state = self._engine_state.state
+        held = state.resident | state.loading | state.draining
+        if self._placement.leaving:  # nothing may be placed on this engine any more, whatever it still holds
+            state = replace(state, status=EngineStatus.DOWN)
+        await self._registry.report_engine(self._placement.engine, replace(state, resident=held), REPORT_TTL_SECONDS)
+
+    def _log_once(self, name: str, error: PointsmanError | None) -> None:
+        """Logs an error when its code changes, not each time it repeats."""
+        code = error.code if error else ""
+        if error and self._logged_errors.get(name) != code:
+            log.warning("cannot %s: %s; the engine keeps serving what it holds", name, error.message)
+        self._logged_errors[name] = code
+
+
+def _is_ready_or_in_progress(name: str, desired: DesiredState) -> bool:
+    record = desired.phases.get(name)
+    return record is not None and record.phase not in (Phase.FAILED, Phase.RETIRED)
+
+
+def _is_placed_by_count(name: str, desired: DesiredState) -> bool:
+    """Whether placement alone decides which engines hold the version."""
+    return name in desired.alias_targets and bool(desired.placement_of(name).copies)
+
+
+def _training_seconds(desired: DesiredState, ready: frozenset[str]) -> dict[str, float]:
+    metrics = {name: desired.versions[name].metrics for name in ready if name in desired.versions}
+    return {name: values[TRAINING_SECONDS] for name, values in metrics.items() if TRAINING_SECONDS in values}

@@ -1,0 +1,287 @@
+"""The operations of the adapter API: register, list, move aliases, set canaries, place, pin, retire, delete, load."""
+
+import asyncio
+import builtins
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+
+from pointsman_lora_server.adapters.loading import AdapterLoader
+from pointsman_lora_server.adapters.placement import PlacementPlanner
+from pointsman_lora_server.adapters.promotion import PromotionGate
+from pointsman_lora_server.adapters.reconciler import Reconciler
+from pointsman_lora_server.adapters.state_machine import VersionStateMachine
+from pointsman_lora_server.adapters.waiting import VersionWaiter
+from pointsman_lora_server.domain import (
+    AdapterVersion,
+    Alias,
+    Canary,
+    CanaryTerms,
+    Change,
+    DesiredState,
+    EngineState,
+    Phase,
+    Placement,
+    VersionReport,
+    adapter_name,
+    check_alias,
+    check_name,
+    check_version,
+    is_ready,
+    is_version,
+    report_of,
+)
+from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.registry import AdapterRegistry, CanaryOutcomes
+from pointsman_lora_server.store import ArtifactStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterListing:
+    """The result of `AdapterService.list`."""
+
+    versions: Sequence[VersionReport]
+    aliases: Sequence[Alias]
+    placements: Mapping[str, Placement]
+    """Of the adapters that are not on every engine."""
+
+
+class AdapterService:
+    """An alias is moved only to a version that this engine has loaded before."""
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        registry: AdapterRegistry,
+        loader: AdapterLoader,
+        state_machine: VersionStateMachine,
+        reconciler: Reconciler,
+        engine_state: EngineStateStore,
+        gate: PromotionGate,
+        placement: PlacementPlanner,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._loader = loader
+        self._state_machine = state_machine
+        self._reconciler = reconciler
+        self._waiter = VersionWaiter(reconciler, state_machine.retries, engine_state)
+        self._engine_state = engine_state
+        self._gate = gate
+        self._placement = placement
+
+    async def register(
+        self,
+        name: str,
+        folder: Path,
+        alias_suffix: str,
+        facts: Mapping[str, str],
+        parent: str,
+        author: str,
+        force: bool,
+    ) -> VersionReport:
+        """Stores the adapter in `folder` and returns when it is resident and its alias, if one is given, points to it.
+
+        `alias_suffix` is the part of the alias after the "@"; empty moves none. Once the version is recorded in Redis,
+        the work continues even if the caller disconnects. Unavailable and ResourceExhausted mean that it is retried.
+        """
+        check_name(name)
+        if alias_suffix:
+            check_alias(f"{name}@{alias_suffix}")
+        stored = await asyncio.to_thread(self._store.add, name, folder, facts, parent, author)
+        rejection = self._gate_error(stored, alias_suffix, force)
+        version = await self._registry.add_version(stored, "" if rejection else alias_suffix, force, author)
+        log.info("%s is registered, from %s", version.version, folder)
+        self._state_machine.retries.record_success(version.version)  # earlier failures no longer apply
+        self._loader.clear_rejection(version.version)
+        await self._refresh()
+        self._reconciler.wake()
+        if rejection:
+            raise rejection
+        await self._waiter.wait_until_ready(version.version)
+        await self._loader.ensure_verified(version)
+        if alias_suffix:
+            await self._waiter.wait_until_alias_moved(f"{name}@{alias_suffix}", version.version)
+        await self._refresh()
+        return report_of(version.version, self._reconciler.desired, self._engine_state.state)
+
+    async def list(self, name: str) -> AdapterListing:
+        """Lists one adapter, or all if `name` is empty; the newest version of each first."""
+        desired = await self._reconciler.refresh()
+        versions = [version for version in desired.versions.values() if name in ("", version.name)]
+        versions.sort(key=lambda version: (version.name, -version.created_unix_ms, version.version))
+        aliases = [alias for alias in desired.aliases if name in ("", adapter_name(alias.alias))]
+        reports = [report_of(version.version, desired, self._engine_state.state) for version in versions]
+        placements = {adapter: placement for adapter, placement in desired.placements.items() if name in ("", adapter)}
+        return AdapterListing(reports, aliases, placements)
+
+    async def count_canary_requests(self, alias: Alias) -> int:
+        """Requests that the alias's canary has answered so far, 0 without a canary. Raises Unavailable."""
+        if alias.canary is None:
+            return 0
+        counts = (await self._registry.canary_counts(alias)).get(alias.canary.version)
+        return counts.requests if counts else 0
+
+    async def get(self, version_or_alias: str) -> VersionReport:
+        """Raises NotFound."""
+        desired = await self._reconciler.refresh()
+        alias = next((alias for alias in desired.aliases if alias.alias == version_or_alias), None)
+        version = alias.version if alias else version_or_alias
+        _known(version, desired)
+        return report_of(version, desired, self._engine_state.state)
+
+    async def set_alias(self, alias: str, version: str, expected: str, author: str, force: bool) -> Alias:
+        known = await self._check_move(alias, version, expected)
+        self._gate.check(known, alias.partition("@")[2], force)
+        await self._load_for_move(known)
+        return await self._finish_move(await self._registry.move_alias(alias, version, expected, author))
+
+    async def set_canary(
+        self, alias: str, version: str, weight: float, terms: CanaryTerms, author: str, expected: str
+    ) -> Alias:
+        """A weight of 0 ends the canary. A weight of 1 has the effect of a move, so the promotion gate applies."""
+        canary = None
+        if weight or version:
+            canary = Canary(version, weight, terms)
+            known = await self._check_move(alias, version, expected)
+            if weight == 1:
+                self._gate.check(known, alias.partition("@")[2], force=False)
+            await self._load_for_move(known)
+        else:
+            check_alias(alias)
+        return await self._finish_move(await self._registry.set_canary(alias, canary, expected, author))
+
+    async def roll_back(self, alias: str, expected: str, author: str, reason: str) -> Alias:
+        """Works even while this engine is down: other engines load the earlier version, this one does so on demand."""
+        check_alias(alias)
+        desired = await self._reconciler.refresh()
+        current = next((each for each in desired.aliases if each.alias == alias), None)
+        if current and not current.canary and current.previous and is_ready(current.previous, desired):
+            try:
+                await self._loader.ensure_loaded(desired.versions[current.previous])
+            except Unavailable as error:
+                log.warning("%s is rolled back to a version that is not resident here: %s", alias, error.message)
+        return await self._finish_move(await self._registry.roll_back(alias, expected, author, reason))
+
+    async def set_placement(self, name: str, placement: Placement, expected: Placement | None, author: str) -> None:
+        check_name(name)
+        await self._registry.set_placement(name, placement, expected, author)
+        log.info("the placement of %s is now: %s", name, placement)
+        await self._refresh()
+
+    async def pin(self, version: str, pinned: bool, author: str) -> VersionReport:
+        check_version(version)
+        await self._registry.set_pinned(version, pinned, author)
+        return await self.get(version)
+
+    async def retire(self, version: str, author: str, reason: str = "") -> VersionReport:
+        check_version(version)
+        await self._registry.retire(version, author, reason)
+        log.info("%s is retired%s", version, f": {reason}" if reason else "")
+        return await self.get(version)
+
+    async def delete(self, version: str, author: str) -> None:
+        """Raises FailedPrecondition ("in_use") while an engine holds the version, since its files may be needed."""
+        check_version(version)
+        desired = await self._reconciler.refresh()
+        known = _known(version, desired)
+        if desired.phases[version].phase in (Phase.RETIRED, Phase.FAILED):
+            await self._waiter.wait_until_released(version, self._registry.engines_holding)
+        await self._registry.delete(version, author)
+        await asyncio.to_thread(self._store.delete, known)
+        log.info("%s is deleted", version)
+        await self._reconciler.refresh()
+
+    async def history(self, name: str, limit: int) -> "builtins.list[Change]":
+        """Changes of the adapter `name`, or of all if it is empty; the newest first."""
+        return await self._registry.history(name, limit)
+
+    async def ensure_loaded(self, version: str) -> EngineState:
+        """Returns when the engine holds the version. Redis is not asked if it is resident already."""
+        check_version(version)
+        desired = self._reconciler.desired
+        if version not in self._engine_state.state.resident and not is_ready(version, desired):
+            desired = await self._reconciler.refresh()
+            _known(version, desired)
+            _check_ready(version, desired)
+        if version in desired.versions:
+            self._placement.record_request(version)
+            await self._loader.ensure_loaded(desired.versions[version])
+        return self._engine_state.state
+
+    async def report_canary_metrics(self, outcomes: Sequence[CanaryOutcomes]) -> None:
+        """Adds the results of requests to aliases with a canary."""
+        await self._registry.add_outcomes(outcomes)
+
+    async def _load_for_move(self, version: AdapterVersion) -> None:
+        """Loads the version on the engines where it is placed; on this engine if no number of copies is set."""
+        if not self._reconciler.desired.placement_of(version.version).copies:
+            await self._loader.ensure_loaded(version)
+        await self._placement.wait_until_warm(version.version, lambda: self._reconciler.desired)
+
+    async def _check_move(self, alias: str, version: str, expected: str) -> AdapterVersion:
+        """Raises what the move would raise, before the load, which takes seconds. The move itself checks again."""
+        check_alias(alias)
+        check_version(version)
+        if expected:
+            check_version(expected)
+        if adapter_name(alias) != adapter_name(version):
+            raise InvalidArgument(
+                f"'{alias}' is an alias of another adapter than '{version}'", code="bad_alias", param="alias"
+            )
+        desired = await self._reconciler.refresh()
+        known = _known(version, desired)
+        _check_ready(version, desired)
+        current = next((each.version for each in desired.aliases if each.alias == alias), "")
+        if expected and current not in (expected, version):
+            raise FailedPrecondition(
+                f"'{alias}' points to {current or 'nothing'}, not to {expected}: someone moved it since it was read",
+                code="alias_moved",
+                param="expected_version",
+            )
+        return known
+
+    async def _finish_move(self, alias: Alias) -> Alias:
+        canary = f", and for {alias.canary.weight:.0%} to {alias.canary.version}" if alias.canary else ""
+        log.info("%s points to %s%s (revision %d)", alias.alias, alias.version, canary, alias.revision)
+        await self._refresh()
+        return alias
+
+    async def _refresh(self) -> None:
+        """Publishes a change that has been made. If Redis fails now, the reconciler publishes it a moment later."""
+        try:
+            await self._reconciler.refresh()
+        except Unavailable as error:
+            log.warning("%s Watchers are notified when Redis is back", error.message)
+
+    def _gate_error(self, version: AdapterVersion, alias_suffix: str, force: bool) -> FailedPrecondition | None:
+        try:
+            self._gate.check(version, alias_suffix, force)
+        except FailedPrecondition as error:
+            return error
+        return None
+
+
+def _known(version: str, desired: DesiredState) -> AdapterVersion:
+    """Raises NotFound."""
+    if version not in desired.versions:
+        kind = "version" if is_version(version) else "version or alias"
+        raise NotFound(f"no {kind} '{version}' is registered; List names those that are", code="unknown_version")
+    return desired.versions[version]
+
+
+def _check_ready(version: str, desired: DesiredState) -> None:
+    """Raises FailedPrecondition ("not_ready")."""
+    record = desired.phases[version]
+    if record.phase is not Phase.READY:
+        why = f": {record.error}" if record.error else ""
+        raise FailedPrecondition(
+            f"{version} is {record.phase.value}; only a version that is ready can be loaded{why}",
+            code="not_ready",
+            param="version",
+        )

@@ -1,0 +1,184 @@
+"""The engine's adapter slots: which versions hold them, which is evicted next, and eviction without failed requests."""
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pointsman_servicekit.errors import ResourceExhausted
+
+from pointsman_lora_server.engine.vllm_client import LoadedAdapter, VllmClient
+from pointsman_lora_server.engine_state import EngineStateStore
+from pointsman_lora_server.metrics import LoraServerMetrics
+
+POLL_SECONDS = 0.05
+"""Between two checks of an engine whose slots are all in use."""
+
+MAX_IDLE_WAIT_SECONDS = 1.0
+"""How long a load waits for an adapter to become idle by itself. Then the least used one is closed to new requests,
+because under a steady load none might ever become idle."""
+
+RESERVATION_SECONDS = 1.0
+"""How long a version that was just requested is kept although its request has not reached the engine yet."""
+
+
+class AdapterSlots:
+    """Keeps no record of what is in use: the engine is asked whenever that matters. Callers must take turns."""
+
+    def __init__(
+        self, engine: VllmClient, engine_state: EngineStateStore, slots: int, metrics: LoraServerMetrics
+    ) -> None:
+        self._engine = engine
+        self._engine_state = engine_state
+        self._slots = slots
+        self._metrics = metrics
+        self.pinned: frozenset[str] = frozenset()
+        self.placed: frozenset[str] = frozenset()
+        self._folders: dict[str, Path] = {}
+        self._reserved_at: dict[str, float] = {}
+
+    async def list_loaded(self) -> Mapping[str, LoadedAdapter]:
+        """The adapters that the engine reports to hold."""
+        return await self._engine.list_adapters()
+
+    def remember_folder(self, version: str, folder: Path) -> None:
+        """Stores the folder of a version that is about to be loaded, so that it can be opened again."""
+        self._folders[version] = folder
+
+    def reserve(self, version: str) -> None:
+        """Protects the version for a moment: its caller was told that it is loaded and is about to send a request."""
+        now = time.monotonic()
+        self._reserved_at = {
+            name: since for name, since in self._reserved_at.items() if now - since < RESERVATION_SECONDS
+        }
+        self._reserved_at[version] = now
+
+    async def make_room(self, version: str, deadline: float) -> None:
+        """Returns when the engine has a slot for `version`. Versions that are needed less are evicted, but none whose
+        requests are in flight.
+
+        `deadline` is on the clock of `time.monotonic`. Raises ResourceExhausted ("no_slot") when it has passed.
+        """
+        started = time.monotonic()
+        while True:
+            listed_at = time.monotonic()
+            loaded = await self._engine.list_adapters()
+            if version in loaded or len(loaded) < self._slots:
+                self._metrics.observe_slot_wait(time.monotonic() - started)
+                return
+            protected = self.pinned | self._engine_state.state.loading
+            candidates = {name: adapter for name, adapter in loaded.items() if name not in protected}
+            if self.pinned >= loaded.keys() or time.monotonic() >= deadline:
+                self._metrics.observe_slot_wait(time.monotonic() - started)
+                raise self._no_slot(version, loaded)
+            victim = self._idle_victim(candidates, listed_at)
+            if victim is None and time.monotonic() - started > MAX_IDLE_WAIT_SECONDS:
+                victim = self._least_used(candidates, listed_at)
+                if victim is not None:
+                    await self._wait_for_reservation(victim)
+            if victim is None:
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                await self.evict(victim, deadline)
+
+    async def try_make_room(self, version: str) -> bool:
+        """Whether there is a slot for `version`, if need be after evicting an idle version of lower priority."""
+        listed_at = time.monotonic()
+        loaded = await self._engine.list_adapters()
+        if version in loaded or len(loaded) < self._slots:
+            return True
+        victim, needed_here = None, self.pinned | self.placed
+        if version in needed_here:
+            protected = self.pinned if version in self.pinned else needed_here
+            protected |= self._engine_state.state.loading
+            victim = self._idle_victim(
+                {name: adapter for name, adapter in loaded.items() if name not in protected}, listed_at
+            )
+        if victim is None:
+            return False
+        await self.evict(victim, time.monotonic())
+        return len(await self._engine.list_adapters()) < self._slots
+
+    async def evict(self, version: str, deadline: float = math.inf, reason: str = "room") -> bool:
+        """Evicts in three steps: gateways stop sending requests, the engine stops accepting the name, and the weights
+        go when the last request in flight has finished.
+
+        If that takes longer than `deadline`, the version stays loaded and False is returned.
+        """
+        self._engine_state.mark_draining(version)
+        await self._engine.close_adapter(version)
+        while not await self._engine.remove(version):
+            if time.monotonic() >= deadline and version in self._folders:
+                await self._engine.load(
+                    version, self._folders[version]
+                )  # weights are still there; opens the name again
+                self._engine_state.mark_resident(version)
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        self._engine_state.mark_unloaded(version)
+        self._metrics.count_eviction(reason)
+        return True
+
+    def _idle_victim(self, loaded: Mapping[str, LoadedAdapter], listed_at: float) -> str | None:
+        """The best version to evict among those without requests in flight: closed, not placed here, longest idle.
+
+        None if there is none, or the best one is reserved, which it will not be a moment later. `listed_at` is when the
+        engine reported `loaded`.
+        """
+
+        def priority(name: str) -> tuple[bool, bool, bool, float]:
+            adapter = loaded[name]
+            return (
+                adapter.open,
+                name in self.placed,
+                self._is_reserved(name, adapter, listed_at),
+                -adapter.idle_seconds,
+            )
+
+        idle = min((name for name, adapter in loaded.items() if not adapter.in_flight), key=priority, default=None)
+        return None if idle is None or self._is_reserved(idle, loaded[idle], listed_at) else idle
+
+    def _least_used(self, loaded: Mapping[str, LoadedAdapter], listed_at: float) -> str | None:
+        return min(
+            (name for name, adapter in loaded.items() if adapter.open),
+            key=lambda name: (
+                name in self.placed,
+                self._is_reserved(name, loaded[name], listed_at),
+                loaded[name].in_flight,
+                name,
+            ),
+            default=None,
+        )
+
+    async def _wait_for_reservation(self, version: str) -> None:
+        """Makes no new reservations of the version and waits until the existing one is used or expires.
+
+        Under a steady load one version is always reserved, so waiting for a moment without any could take for ever.
+        """
+        self._engine_state.mark_draining(version)
+        while True:
+            listed_at = time.monotonic()
+            adapter = (await self._engine.list_adapters()).get(version)
+            if adapter is None or not self._is_reserved(version, adapter, listed_at):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _is_reserved(self, name: str, adapter: LoadedAdapter, listed_at: float) -> bool:
+        since = self._reserved_at.get(name)
+        if since is None or time.monotonic() - since >= RESERVATION_SECONDS:
+            return False
+        # Reserved and not requested since. `idle_seconds` dates from `listed_at`: compared with the time now, a
+        # reservation would be ignored whenever the engine reports slowly.
+        return adapter.open and adapter.idle_seconds >= listed_at - since
+
+    def _no_slot(self, version: str, loaded: Mapping[str, LoadedAdapter]) -> ResourceExhausted:
+        holders = ", ".join(
+            f"{name} ({'pinned' if name in self.pinned else f'{adapter.in_flight} in flight'})"
+            for name, adapter in sorted(loaded.items())
+        )
+        return ResourceExhausted(
+            f"no slot for {version}: all {self._slots} (POINTSMAN_LORA_MAX_LORAS) are pinned or in use: {holders}",
+            code="no_slot",
+            retry_after=1.0,
+        )

@@ -1,0 +1,212 @@
+"""The state machine of adapter versions: REGISTERED -> VALIDATING -> READY or FAILED, then the requested alias.
+
+The lora-server that holds a version's lease in Redis advances it. Nothing is kept in memory that a successor would
+need: if a process dies at any point, the next one continues from what Redis says.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, PointsmanError, Unavailable
+
+from pointsman_lora_server.adapters.load_sequence import WarmUp
+from pointsman_lora_server.adapters.promotion import Promoter
+from pointsman_lora_server.adapters.retry import RetryBackoff
+from pointsman_lora_server.domain import AdapterVersion, DesiredState, Phase
+from pointsman_lora_server.metrics import LoraServerMetrics
+from pointsman_lora_server.registry import AdapterRegistry
+from pointsman_lora_server.smoke.reference import Reference
+from pointsman_lora_server.store import ArtifactStore
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 10.0
+"""After which another lora-server takes over from one that died."""
+
+_RENEWALS_PER_LEASE = 3
+
+
+class SmokeTest(Protocol):
+    """Runs a version outside the engine and returns the answers that the engine should give."""
+
+    async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference: ...
+
+
+class NullSmokeTest:
+    """Runs nothing. Then only the engine's own answers are checked, without a comparison."""
+
+    async def run(self, version: AdapterVersion, folder: Path, samples: Sequence[Any]) -> Reference:
+        return Reference(())
+
+
+class VersionValidator:
+    """Smoke-tests versions, one at a time: it is heavy work on a machine whose engine serves users."""
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        smoke_test: SmokeTest,
+        registry: AdapterRegistry,
+        warm_up: WarmUp,
+        metrics: LoraServerMetrics,
+    ) -> None:
+        self._store = store
+        self._smoke_test = smoke_test
+        self._registry = registry
+        self._warm_up = warm_up
+        self._metrics = metrics
+        self._lock = asyncio.Lock()
+
+    async def validate(self, version: AdapterVersion, phase: Phase) -> None:
+        """Moves the version to READY or FAILED.
+
+        `phase` is REGISTERED, or VALIDATING if a process died during its validation. Raises Unavailable if the
+        validation has to be retried.
+        """
+        name = version.version
+        async with self._lock:
+            if phase is Phase.REGISTERED and not await self._registry.set_phase(
+                name, Phase.VALIDATING, expected=Phase.REGISTERED
+            ):
+                return
+            try:
+                with self._metrics.time_validation():
+                    await self._compute_reference(version)
+            except (InvalidArgument, NotFound, FailedPrecondition) as error:
+                await self._fail(name, Phase.VALIDATING, error)
+            else:
+                await self._registry.set_phase(name, Phase.READY, expected=Phase.VALIDATING)
+
+    async def ensure_reference(self, version: AdapterVersion) -> bool:
+        """Smoke-tests a READY version again if its reference is not known in this process, because another process
+        tested it. Returns False if the version fails this time."""
+        async with self._lock:
+            try:
+                if self._warm_up.needs_reference(version.version):
+                    await self._compute_reference(version)
+            except InvalidArgument as error:
+                await self._fail(version.version, Phase.READY, error)
+                return False
+            return True
+
+    async def _compute_reference(self, version: AdapterVersion) -> None:
+        """Raises the reason if the version must not serve."""
+        folder = await asyncio.to_thread(self._store.fetch, version)
+        samples = await asyncio.to_thread(self._store.samples, version)
+        self._warm_up.set_reference(version.version, await self._smoke_test.run(version, folder, samples))
+
+    async def _fail(self, name: str, expected: Phase, error: PointsmanError) -> None:
+        log.warning("%s failed: %s", name, error.message)
+        await self._registry.set_phase(
+            name, Phase.FAILED, expected=expected, error_code=error.code, error=error.message
+        )
+
+
+class VersionStateMachine:
+    """Advances unfinished versions in background tasks, at most one for each version."""
+
+    def __init__(
+        self,
+        registry: AdapterRegistry,
+        validator: VersionValidator,
+        promoter: Promoter,
+        owner: str,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        """`owner` identifies this process; no other process has the same name."""
+        self._registry = registry
+        self._validator = validator
+        self._promoter = promoter
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.retries = RetryBackoff()
+
+    def advance(self, desired: DesiredState) -> None:
+        """Starts a task for each unfinished version that has none here and is due."""
+        for name in desired.versions:
+            if _is_unfinished(name, desired) and name not in self._tasks and self.retries.is_due(name):
+                task = asyncio.create_task(self._advance(name), name=f"advance {name}")
+                self._tasks[name] = task
+                task.add_done_callback(functools.partial(self._remove_task, name))
+
+    def _remove_task(self, name: str, _: "asyncio.Task[None]") -> None:
+        del self._tasks[name]
+
+    async def stop(self) -> None:
+        """Cancels the tasks, which release their leases, so that other lora-servers need not wait for them to
+        expire."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2.0)
+
+    async def _advance(self, name: str) -> None:
+        try:
+            async with self._lease(f"roll-out:{name}") as acquired:
+                if acquired:
+                    await self._run_steps(name)
+        except PointsmanError as error:
+            self.retries.record_failure(name, error)
+        except Exception:
+            log.exception("cannot advance %s", name)
+            self.retries.record_failure(
+                name, Unavailable("an unexpected error stopped the work on it; see the log", code="broke_off")
+            )
+        else:
+            self.retries.record_success(name)
+
+    async def _run_steps(self, name: str) -> None:
+        """Reads the state again first: another process may have held the lease until now."""
+        desired = await self._registry.read()
+        if not _is_unfinished(name, desired):
+            return
+        version, phase = desired.versions[name], desired.phases[name].phase
+        if phase is not Phase.READY:
+            await self._validator.validate(version, phase)
+            desired = await self._registry.read()
+        record = desired.phases.get(name)
+        if record is not None and record.phase is Phase.READY and record.alias_suffix:
+            # A version that serves already has been compared with its reference before.
+            if name not in desired.alias_targets and not await self._validator.ensure_reference(version):
+                return
+            with suppress(
+                InvalidArgument
+            ):  # the version is marked as failed and the error is logged where it is raised
+                await self._promoter.promote(version, record.alias_suffix, record.force)
+
+    @asynccontextmanager
+    async def _lease(self, key: str) -> AsyncIterator[bool]:
+        """Yields whether the lease was acquired. It is renewed during the block and released at its end."""
+        if not await self._registry.acquire_lease(key, self._owner, self._lease_seconds):
+            yield False
+            return
+        renewal = asyncio.create_task(self._renew(key), name=f"renew lease {key}")
+        try:
+            yield True
+        finally:
+            renewal.cancel()
+            await asyncio.wait({renewal}, timeout=1.0)
+            with suppress(Unavailable):
+                await self._registry.release_lease(key, self._owner)
+
+    async def _renew(self, key: str) -> None:
+        while True:
+            await asyncio.sleep(self._lease_seconds / _RENEWALS_PER_LEASE)
+            with suppress(Unavailable):  # while Redis is unavailable, no other process can take the lease either
+                await self._registry.acquire_lease(key, self._owner, self._lease_seconds)
+
+
+def _is_unfinished(name: str, desired: DesiredState) -> bool:
+    record = desired.phases.get(name)
+    if record is None:
+        return False
+    return record.phase in (Phase.REGISTERED, Phase.VALIDATING) or (
+        record.phase is Phase.READY and bool(record.alias_suffix)
+    )

@@ -1,0 +1,96 @@
+"""Waits until the reconcilers have finished the work on a version, and reports what prevents it."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from pointsman_servicekit.errors import FailedPrecondition, InvalidArgument, Unavailable
+
+from pointsman_lora_server.adapters.reconciler import Reconciler
+from pointsman_lora_server.adapters.retry import RetryBackoff
+from pointsman_lora_server.domain import EngineStatus, Phase
+from pointsman_lora_server.engine_state import EngineStateStore
+
+POLL_SECONDS = 0.25
+"""Between two checks if no change is announced."""
+REDIS_TOLERANCE_SECONDS = 3.0
+"""On a busy machine Redis can miss its deadline and answer again at once."""
+ENGINE_DOWN_SECONDS = 1.0
+"""How long the engine must be down before that is reported: a version that crashes the engine is itself marked as
+failed within that time, which is the better answer."""
+RELEASE_SECONDS = 5.0
+"""How long a deletion waits for engines that still hold the version."""
+
+
+class VersionWaiter:
+    """Waits for the phases of a version on behalf of a gRPC call."""
+
+    def __init__(self, reconciler: Reconciler, retries: RetryBackoff, engine_state: EngineStateStore) -> None:
+        self._reconciler = reconciler
+        self._retries = retries
+        self._engine_state = engine_state
+
+    async def wait_until_ready(self, version: str) -> None:
+        """Returns when the version has passed validation.
+
+        Raises FailedPrecondition ("not_ready") if it was retired, InvalidArgument with the error of its validation,
+        Unavailable if the engine is down, and the error of the last attempt if the work is being retried.
+        """
+        start = engine_up_at = time.monotonic()
+        while True:
+            record = self._reconciler.desired.phases.get(version)
+            if record is None and time.monotonic() - start < REDIS_TOLERANCE_SECONDS:
+                await self._wait_for_change(version)  # it was recorded a moment ago and has not been read back yet
+                continue
+            if record is None or record.phase is Phase.RETIRED:
+                raise FailedPrecondition(f"{version} was retired meanwhile", code="not_ready")
+            if record.phase is Phase.FAILED:
+                raise InvalidArgument(record.error, code=record.error_code, param="folder")
+            if self._engine_state.state.status is EngineStatus.READY:
+                engine_up_at = time.monotonic()
+            elif record.phase is Phase.READY or time.monotonic() - engine_up_at > ENGINE_DOWN_SECONDS:
+                raise self._engine_not_ready(version)
+            if record.phase is Phase.READY:
+                return
+            await self._wait_for_change(version)
+
+    async def wait_until_alias_moved(self, alias: str, version: str) -> None:
+        """Returns when `alias` points to `version`, or someone has moved it to another version since. Raises as
+        `wait_until_ready` does."""
+        while True:
+            desired = self._reconciler.desired
+            record = desired.phases.get(version)
+            if any(each.alias == alias and each.version == version for each in desired.aliases):
+                return
+            if record is None or not record.alias_suffix:
+                return
+            if record.phase is Phase.FAILED:
+                raise InvalidArgument(record.error, code=record.error_code, param="folder")
+            if self._engine_state.state.status is not EngineStatus.READY:
+                raise self._engine_not_ready(version)
+            await self._wait_for_change(version)
+
+    async def wait_until_released(self, version: str, holders_of: Callable[[str], Awaitable[list[str]]]) -> None:
+        """Returns when no engine holds the version. Raises FailedPrecondition ("in_use") after `RELEASE_SECONDS`."""
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while holders := await holders_of(version):
+            if time.monotonic() > deadline:
+                raise FailedPrecondition(
+                    f"{version} is still held by {', '.join(sorted(holders))}: requests in flight must finish first",
+                    code="in_use",
+                    param="version",
+                )
+            await self._reconciler.wait_for_change(POLL_SECONDS)
+
+    async def _wait_for_change(self, version: str) -> None:
+        error = self._retries.last_error(version, REDIS_TOLERANCE_SECONDS)
+        if error is not None:
+            raise error
+        await self._reconciler.wait_for_change(POLL_SECONDS)
+
+    def _engine_not_ready(self, version: str) -> Unavailable:
+        detail = self._engine_state.state.detail
+        return Unavailable(
+            f"{version} is registered, but the engine is not ready ({detail}); the lora-server continues when it is",
+            code="engine_not_ready",
+            retry_after=5,
+        )

@@ -1,0 +1,165 @@
+"""What the checks need to know of the base model: its names, its linear layers and weights, and its digests."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+FP32_BYTES = 4
+MAX_HEADER_BYTES = 1 << 20
+NOT_ADAPTABLE = ("embed_tokens", "lm_head")
+"""Not linear layers of a block: the engine supports adapters for them in a limited way only."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    dtype: str
+    """As in the file: "F32", "BF16", ..."""
+    shape: tuple[int, ...]
+    start: int
+    """Offset in the file, in bytes; so is `end`."""
+    end: int
+
+
+def read_header(path: Path) -> Mapping[str, TensorInfo]:
+    """Tensor name -> its type, shape and place in a safetensors file.
+
+    The safetensors library validates the file (offsets, overlaps, length). The values are read here, since its numpy
+    interface does not support bf16. Raises ValueError if the file is damaged, OSError if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length), object_pairs_hook=_unique_names)
+    header.pop("__metadata__", None)
+    data = 8 + length
+    return {
+        name: TensorInfo(
+            info["dtype"], tuple(info["shape"]), data + info["data_offsets"][0], data + info["data_offsets"][1]
+        )
+        for name, info in header.items()
+    }
+
+
+def map_bytes(path: Path) -> NDArray[np.uint8]:
+    """Maps the file into memory; pages are read from disk when they are accessed."""
+    return np.memmap(path, dtype=np.uint8, mode="r")
+
+
+def is_readable(info: TensorInfo) -> bool:
+    """Whether `values` supports its type: a float of 16 or 32 bits."""
+    return info.dtype in READABLE_TYPES
+
+
+def values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[np.float32]:
+    """The tensor in its shape; `data` is the whole file."""
+    return READABLE_TYPES[info.dtype](data[info.start : info.end]).reshape(info.shape)
+
+
+def _from_bf16(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """numpy has no bf16; it is the upper half of a float32."""
+    return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """One parser uses the first of two entries with the same name, another the last."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name appears twice in its header")
+    return result
+
+
+READABLE_TYPES: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
+    "F32": lambda raw: raw.view(np.float32),
+    "F16": lambda raw: raw.view(np.float16).astype(np.float32),
+    "BF16": _from_bf16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelSpec:
+    served_name: str
+    names: frozenset[str]
+    """The names by which an adapter may refer to it."""
+    layers: Mapping[str, tuple[int, int]]
+    """Linear layer, such as "model.layers.0.self_attn.q_proj", -> (outputs, inputs)."""
+    digest: str = ""
+    """SHA-256 of its weights, empty if its folder does not state it."""
+    chat_template_sha256: str = ""
+    places: Mapping[str, tuple[Path, TensorInfo]] = field(default_factory=dict)
+    """Linear layer -> the file that contains its weight, and where."""
+
+    def max_adapter_bytes(self, rank: int) -> int:
+        """The size limit of an adapter's weights: all layers in fp32, with a DoRA magnitude for each row."""
+        return MAX_HEADER_BYTES + sum(
+            (rank * (rows + columns) + rows) * FP32_BYTES for rows, columns in self.layers.values()
+        )
+
+    def weight(self, module: str) -> NDArray[np.float32] | None:
+        """[outputs, inputs]; None if the weight is quantized and so cannot be read directly."""
+        path, info = self.places.get(module, (None, None))
+        if path is None or info is None or not is_readable(info):
+            return None
+        return values(map_bytes(path), info)
+
+
+def read_base(folder: Path, served_name: str) -> BaseModelSpec:
+    """Raises OSError if `folder` contains no model."""
+    shards = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not shards:
+        raise FileNotFoundError(
+            f"the base model's folder {folder} holds no config.json and *.safetensors; "
+            "make it with `python -m pointsman_lora_server.base_model FOLDER` in the engine's environment"
+        )
+    places: dict[str, tuple[Path, TensorInfo]] = {}
+    for shard in shards:
+        try:
+            header = read_header(shard)
+        except ValueError as error:
+            raise OSError(f"the base model's {shard} is damaged: {error}") from error
+        for name, info in header.items():
+            module, _, parameter = name.rpartition(".")
+            if parameter == "weight" and len(info.shape) == 2 and module.rpartition(".")[2] not in NOT_ADAPTABLE:
+                places[module] = (shard, info)
+    marker = _json_object(folder / "pointsman.json")
+    marked_names = {value for value in (marker.get("name"), marker.get("digest")) if isinstance(value, str)}
+    return BaseModelSpec(
+        served_name,
+        frozenset({served_name, str(folder.resolve()), *marked_names}),
+        {module: (info.shape[0], info.shape[1]) for module, (_, info) in places.items()},
+        digest=marker["digest"] if isinstance(marker.get("digest"), str) else "",
+        chat_template_sha256=_chat_template_sha256(folder),
+        places=places,
+    )
+
+
+def _chat_template_sha256(folder: Path) -> str:
+    """Looks where transformers does: in a file of its own, or in the tokenizer's configuration. Empty if there is
+    none."""
+    try:
+        template: Any = (folder / "chat_template.jinja").read_text("utf-8")
+    except (OSError, ValueError):
+        template = _json_object(folder / "tokenizer_config.json").get("chat_template")
+        if isinstance(template, list):  # several templates by name
+            template = next((each.get("template") for each in template if each.get("name") == "default"), None)
+    return hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else ""
+
+
+def _json_object(path: Path) -> Mapping[str, Any]:
+    """Empty if the file does not exist or is not a JSON object. `base_model.py` writes pointsman.json; folders of other
+    origin have none."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,195 @@
+"""The adapters in vLLM's slots: which are loaded, which are open to new requests, how many requests use each."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import wraps
+from typing import Any
+
+from .usage import ModelUsage, RequestUse, current_use
+
+MakeRequest = Callable[[str, int, str], Any]
+"""Name, number and folder -> vLLM's LoRARequest."""
+
+
+class Refused(Exception):
+    """The engine rejects the adapter; the text says why."""
+
+
+class NoSlot(Exception):
+    """Every slot is occupied. vLLM itself would evict the least recently used adapter, even if it is in use."""
+
+
+class InUse(Exception):
+    def __init__(self, in_flight: int) -> None:
+        super().__init__(f"{in_flight} in flight")
+        self.in_flight = in_flight
+
+
+class LoadedAdapter:
+    """An adapter whose weights are in the engine."""
+
+    __slots__ = ("request", "usage")
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.usage = ModelUsage()
+
+
+class OpenAdapters(dict[str, Any]):
+    """Replaces vLLM's table of adapter names: looking an adapter up starts its use.
+
+    Between the lookup and the engine's first step a request is rendered and queued. If it were not counted, its adapter
+    could be removed meanwhile, and the engine would read the folder again and evict another adapter for it.
+    """
+
+    def __init__(self, loaded: dict[int, LoadedAdapter]) -> None:
+        super().__init__()
+        self._loaded = loaded
+
+    def __getitem__(self, name: str) -> Any:
+        request = super().__getitem__(name)
+        use = current_use.get()
+        if use is not None:
+            use.add_model(self._loaded[request.lora_int_id].usage)
+        return request
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401  # dict.get would bypass __getitem__
+
+
+class AdapterTable:
+    """Loads, closes and removes adapters, one at a time."""
+
+    def __init__(self, models: Any, engine: Any, make_request: MakeRequest) -> None:
+        """`models` is vLLM's OpenAIServingModels, `engine` its AsyncLLM; both are patched so that requests are
+        counted."""
+        self._models = models
+        self._engine = engine
+        self._make_request = make_request
+        config = engine.vllm_config.lora_config
+        self.slots: int = min(config.max_loras, config.max_cpu_loras or config.max_loras) if config else 0
+        self._by_id: dict[int, LoadedAdapter] = {}
+        self._by_name: dict[str, LoadedAdapter] = {}
+        self._base_usage = ModelUsage()
+        self._in_engine = 0
+        self._lock = asyncio.Lock()
+        self._open = models.lora_requests = OpenAdapters(self._by_id)
+        models.lora_resolvers.clear()
+        models.show_available_models = _without_paths(models.show_available_models)
+        engine.generate = self._counted(engine.generate)
+        engine.encode = self._counted(engine.encode)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "adapters": {
+                name: _to_json(adapter.usage) | {"open": name in self._open} for name, adapter in self._by_name.items()
+            },
+            "base": _to_json(self._base_usage),
+            "slots": self.slots,
+            "in_engine": self._in_engine,
+        }
+
+    async def load(self, name: str, folder: str) -> None:
+        """Idempotent: an adapter that is loaded already is opened again under its number. Raises Refused, NoSlot."""
+        async with self._lock:
+            loaded = self._by_name.get(name)
+            if loaded is not None:
+                self._open[name] = loaded.request
+                return
+            if self._models.is_base_model(name):
+                raise Refused(f"{name} is the base model's name")
+            # The engine is asked, because only it knows which adapter it would evict.
+            if await self._count_in_engine() >= self.slots:
+                raise NoSlot(f"all {self.slots} are taken")
+            loaded = LoadedAdapter(self._make_request(name, self._models.lora_id_counter.inc(1), folder))
+            try:
+                await self._engine.add_lora(loaded.request)
+            except Exception as error:
+                if self._engine.errored:
+                    raise
+                await self._count_in_engine()
+                raise Refused(str(error).replace(folder, name)) from error
+            self._by_id[loaded.request.lora_int_id] = self._by_name[name] = loaded
+            self._open[name] = loaded.request
+            await self._count_in_engine()
+
+    def close(self, name: str) -> int:
+        """Hides the adapter from new requests and returns how many are in flight."""
+        self._open.pop(name, None)
+        loaded = self._by_name.get(name)
+        return loaded.usage.in_flight if loaded else 0
+
+    async def remove(self, name: str) -> None:
+        """Does nothing if the adapter is not loaded. Raises InUse."""
+        async with self._lock:
+            loaded = self._by_name.get(name)
+            if loaded is None:
+                return
+            if loaded.usage.in_flight:
+                raise InUse(loaded.usage.in_flight)
+            self._open.pop(name, None)
+            await self._engine.remove_lora(loaded.request.lora_int_id)
+            del self._by_name[name], self._by_id[loaded.request.lora_int_id]
+            await self._count_in_engine()
+
+    async def _count_in_engine(self) -> int:
+        """Removes adapters from the engine that are not in this table, such as the rest of a failed load, and returns
+        how many are left."""
+        numbers = set(await self._engine.list_loras())
+        for unknown in numbers - self._by_id.keys():
+            await self._engine.remove_lora(unknown)
+        self._in_engine = len(numbers & self._by_id.keys())
+        return self._in_engine
+
+    def _counted(self, produce: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., AsyncGenerator[Any, None]]:
+        """Wraps vLLM's `generate` or `encode`: the model is in use until the generator is closed and the work that it
+        started is aborted."""
+
+        @wraps(produce)
+        async def counted(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+            use = current_use.get()
+            if use is None:
+                use = RequestUse()
+            else:
+                use.start_part()
+            try:
+                use.add_model(self._usage_of(kwargs.get("lora_request")))
+                async with aclosing(produce(*args, **kwargs)) as outputs:
+                    async for output in outputs:
+                        yield output
+            finally:
+                use.end_part()
+
+        return counted
+
+    def _usage_of(self, request: Any) -> ModelUsage:
+        if request is None:
+            return self._base_usage
+        loaded = self._by_id.get(request.lora_int_id)
+        if loaded is None:
+            raise LookupError(f"The model `{request.lora_name}` does not exist.")
+        return loaded.usage
+
+
+def vllm_request(name: str, number: int, folder: str) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(lora_name=name, lora_int_id=number, lora_path=folder)
+
+
+def _to_json(usage: ModelUsage) -> dict[str, Any]:
+    return {"in_flight": usage.in_flight, "requests": usage.requests, "idle_seconds": usage.idle_seconds}
+
+
+def _without_paths(show: Callable[[], Any]) -> Callable[[], Any]:
+    """Removes the models' paths on the server's disk from GET /v1/models."""
+
+    @wraps(show)
+    async def wrapper() -> Any:
+        models = await show()
+        for card in models.data:
+            card.root = card.id
+        return models
+
+    return wrapper

@@ -1,0 +1,223 @@
+"""HTTP client for the engine: vLLM's own routes, and the guard's routes for adapters."""
+
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import aiohttp
+from pointsman_servicekit.errors import InvalidArgument, NotFound, PointsmanError, ResourceExhausted, Unavailable
+
+from pointsman_lora_server.engine.command import SECRET_HEADER
+
+LOAD_TIMEOUT = 60.0
+"""Seconds. A load usually takes 20 to 60 ms, but the engine may be busy."""
+COMPLETION_TIMEOUT = 120.0
+"""Seconds. The first answer of an adapter takes 1.6 s on an idle CPU; on a busy one it has to wait."""
+QUERY_TIMEOUT = 5.0
+_CORRUPTED_METRIC = "vllm:corrupted_requests_total{"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter whose weights the engine holds."""
+
+    in_flight: int
+    """Requests that it is answering."""
+    requests: int
+    """All requests that it received since the engine started."""
+    idle_seconds: float
+    """Time since a request to it started or ended, or since it was loaded."""
+    open: bool
+    """Whether new requests may use its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyAnswer:
+    """An answer at temperature 0, token by token."""
+
+    token_ids: tuple[int, ...]
+    """Includes the end-of-sequence token if that ended the answer."""
+    text: str
+    logprobs: tuple[float, ...]
+    """One for each token; all are finite."""
+    finish_reason: str
+    """"stop" or "length"."""
+
+
+class CompletionClient(Protocol):
+    """Completes prompts; `VllmClient` says what the methods raise."""
+
+    async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer: ...
+    async def count_corrupted(self) -> int: ...
+
+
+class VllmClient:
+    """Every method raises Unavailable ("engine_unavailable") if the engine does not answer."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, secret: Callable[[], str]) -> None:
+        """`secret` returns the guard's secret of the current run of the engine."""
+        self._session = session
+        self._url = url
+        self._secret = secret
+
+    async def is_healthy(self) -> bool:
+        try:
+            async with self._session.get(f"{self._url}/health", timeout=aiohttp.ClientTimeout(QUERY_TIMEOUT)) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def list_adapters(self) -> Mapping[str, LoadedAdapter]:
+        """The adapters whose weights the engine holds, by version."""
+        answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT)
+        return {name: LoadedAdapter(**loaded) for name, loaded in answer["adapters"].items()}
+
+    async def count_in_flight(self) -> int:
+        """Requests that are being answered, including the base model's, until their last byte is sent."""
+        answer = await self._call_guard("GET", "", None, QUERY_TIMEOUT)
+        return int(answer["base"]["in_flight"]) + sum(int(each["in_flight"]) for each in answer["adapters"].values())
+
+    async def load(self, version: str, folder: Path) -> None:
+        """Idempotent: a version that is loaded already stays, and one that was closed is opened again.
+
+        `folder` is absolute. Raises InvalidArgument ("engine_refused") if the engine rejects the adapter, and
+        ResourceExhausted ("no_slot").
+        """
+        await self._call_guard("PUT", f"/{quote(version)}", {"folder": str(folder)}, LOAD_TIMEOUT)
+
+    async def close_adapter(self, version: str) -> int:
+        """Removes the name: new requests get 404. Returns the number in flight, 0 for an unknown name."""
+        answer = await self._call_guard("POST", f"/{quote(version)}/close", None, QUERY_TIMEOUT)
+        return int(answer["in_flight"])
+
+    async def remove(self, version: str) -> bool:
+        """Frees the slot. Returns False, and does nothing, while a request is in flight."""
+        return await self._call_guard("DELETE", f"/{quote(version)}", None, LOAD_TIMEOUT, may_be_busy=True) is not None
+
+    async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer:
+        """The greedy answer, up to `max_tokens` long.
+
+        Raises InvalidArgument ("cannot_answer") if there is no token, or one without a finite probability, and NotFound
+        ("not_loaded").
+        """
+        body = {
+            "model": model,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            # Set because the model's generation_config.json may say otherwise, which PEFT's greedy answers ignore.
+            "top_p": 1.0,
+            "top_k": -1,
+            "repetition_penalty": 1.0,
+            "logprobs": 1,
+            "return_token_ids": True,
+        }
+        status, answer = await self._call("POST", "/v1/completions", body, COMPLETION_TIMEOUT)
+        if status == 401:
+            raise _unavailable("401: its VLLM_API_KEY differs from the lora-server's")
+        if status == 404:
+            raise NotFound(f"the engine does not hold {model}", code="not_loaded")
+        if status != 200:
+            # An engine that is dying answers 500, too.
+            if status >= 500 and not await self.is_healthy():
+                raise _unavailable(f"{status} to /v1/completions")
+            raise InvalidArgument(f"{model} cannot answer: {_message(answer)}", code="cannot_answer")
+        choice = answer["choices"][0]
+        logprobs = tuple((choice["logprobs"] or {}).get("token_logprobs") or ())
+        if not logprobs or not all(isinstance(p, int | float) and math.isfinite(p) for p in logprobs):
+            raise InvalidArgument(f"{model} answers with no tokens that can be scored", code="cannot_answer")
+        return GreedyAnswer(tuple(choice["token_ids"]), choice["text"], logprobs, choice["finish_reason"])
+
+    async def count_corrupted(self) -> int:
+        """Number of requests since the engine started whose logits contained NaN; 0 if vLLM does not count them."""
+        status, text = await self._call("GET", "/metrics", None, QUERY_TIMEOUT)
+        if status != 200:
+            raise _unavailable(f"{status} to /metrics")
+        lines = (line for line in str(text).splitlines() if line.startswith(_CORRUPTED_METRIC))
+        return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+    async def _call_guard(
+        self, method: str, path: str, body: Any, timeout_seconds: float, may_be_busy: bool = False
+    ) -> Any:
+        """The guard's answer, None if it refuses because requests are in flight."""
+        status, answer = await self._call(method, f"/pointsman/v1/adapters{path}", body, timeout_seconds)
+        if status == 200:
+            return answer
+        if status == 409 and may_be_busy:
+            return None
+        if status == 409:
+            raise ResourceExhausted(f"the engine has no slot: {_message(answer)}", code="no_slot")
+        if status == 422:
+            raise InvalidArgument(f"the engine refused it: {_message(answer)}", code="engine_refused")
+        # Includes 403: the engine was restarted and has another secret.
+        raise _unavailable(f"{status} to {method} {path or '/'}: {_message(answer)}")
+
+    async def _call(self, method: str, path: str, body: Any, timeout_seconds: float) -> tuple[int, Any]:
+        """The status and the body: parsed JSON, or else text. `timeout_seconds` bounds the whole call."""
+        headers = {SECRET_HEADER: self._secret()} if path.startswith("/pointsman/") else {}
+        try:
+            async with self._session.request(
+                method, self._url + path, json=body, headers=headers, timeout=aiohttp.ClientTimeout(timeout_seconds)
+            ) as answer:
+                if answer.content_type == "application/json":
+                    return answer.status, await answer.json()
+                return answer.status, await answer.text()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise _unavailable(f"nothing to {path}: {error or type(error).__name__}") from error
+
+
+class TimedEngine:
+    """Wraps a `CompletionClient` and reports the duration of each completion."""
+
+    def __init__(self, engine: CompletionClient, observe: Callable[[str, str, float], None]) -> None:
+        """`observe` receives the model, the error's code ("cancelled", or empty for success) and the seconds."""
+        self._engine = engine
+        self._observe = observe
+
+    async def complete(self, model: str, prompt: str | Sequence[int], max_tokens: int) -> GreedyAnswer:
+        started, error_code = time.perf_counter(), "cancelled"
+        try:
+            answer = await self._engine.complete(model, prompt, max_tokens)
+            error_code = ""
+        except PointsmanError as error:
+            error_code = error.code
+            raise
+        finally:
+            self._observe(model, error_code, time.perf_counter() - started)
+        return answer
+
+    async def count_corrupted(self) -> int:
+        return await self._engine.count_corrupted()
+
+
+@asynccontextmanager
+async def open_client(
+    url: str, secret: Callable[[], str], api_key: str = "", traced: bool = False
+) -> AsyncIterator[VllmClient]:
+    """`api_key` is the value of VLLM_API_KEY in the engine's environment, if it is set.
+
+    If the engine is `traced`, it is asked to record no spans of probes and warm-ups, since no user's request causes
+    them.
+    """
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    if traced:
+        headers["traceparent"] = f"00-{token_hex(16)}-{token_hex(8)}-00"  # W3C trace flags 00: not recorded
+    async with aiohttp.ClientSession(headers=headers) as session:
+        yield VllmClient(session, url, secret)
+
+
+def _unavailable(what: str) -> Unavailable:
+    return Unavailable(f"the engine answers {what}", code="engine_unavailable", retry_after=5.0)
+
+
+def _message(answer: Any) -> str:
+    """The engine's error message, shortened."""
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        answer = answer["error"].get("message", "")
+    return str(answer)[:300]

@@ -1,0 +1,249 @@
+"""Converts between protobuf messages and the domain's values, and bounds what clients may send."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pointsman.v1 import lora_server_pb2 as pb
+from pointsman_servicekit.errors import InvalidArgument
+
+from pointsman_lora_server.domain import (
+    Alias,
+    CanaryTerms,
+    Change,
+    EngineState,
+    EngineStatus,
+    Placement,
+    VersionReport,
+    VersionState,
+    check_alias,
+    check_name,
+    check_version,
+    is_version,
+)
+from pointsman_lora_server.registry import CanaryOutcomes, RequestCounts
+
+MAX_AUTHOR_CHARACTERS = 200
+MAX_REASON_CHARACTERS = 1000
+MAX_FOLDER_CHARACTERS = 4096
+MAX_FACTS = 64
+MAX_FACT_CHARACTERS = 1000
+MAX_CHANGES = 1000
+MAX_COPIES = 10_000
+MAX_OUTCOMES = 1000
+MAX_COUNT = 2**40
+MAX_LATENCY_BUCKET = 120
+"""2^30 milliseconds: twelve days."""
+
+_DEFAULT_CHANGES = 100
+
+_STATUS = {
+    EngineStatus.STARTING: pb.ENGINE_STATUS_STARTING,
+    EngineStatus.READY: pb.ENGINE_STATUS_READY,
+    EngineStatus.DOWN: pb.ENGINE_STATUS_DOWN,
+}
+_STATE = {
+    VersionState.REGISTERED: pb.ADAPTER_STATE_REGISTERED,
+    VersionState.VALIDATING: pb.ADAPTER_STATE_VALIDATING,
+    VersionState.READY: pb.ADAPTER_STATE_READY,
+    VersionState.LOADING: pb.ADAPTER_STATE_LOADING,
+    VersionState.WARM: pb.ADAPTER_STATE_WARM,
+    VersionState.SERVING: pb.ADAPTER_STATE_SERVING,
+    VersionState.DRAINING: pb.ADAPTER_STATE_DRAINING,
+    VersionState.RETIRED: pb.ADAPTER_STATE_RETIRED,
+    VersionState.FAILED: pb.ADAPTER_STATE_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineIdentity:
+    """Facts about the engine that never change."""
+
+    name: str
+    base_model: str
+    url: str
+    max_model_len: int
+
+
+def to_state(identity: EngineIdentity, state: EngineState) -> pb.EngineState:
+    return pb.EngineState(
+        engine=identity.name,
+        status=_STATUS[state.status],
+        base_model=identity.base_model,
+        url=identity.url,
+        resident=sorted(state.resident),
+        aliases=map(to_alias, state.aliases),
+        sequence=state.sequence,
+        engine_restarts=state.restarts,
+        detail=state.detail,
+        max_model_len=identity.max_model_len,
+        loadable=sorted(state.loadable),
+        training_seconds=state.training_seconds,
+    )
+
+
+def to_alias(alias: Alias, canary_requests: int = 0) -> pb.Alias:
+    message = pb.Alias(alias=alias.alias, version=alias.version, revision=alias.revision, previous=alias.previous)
+    message.canary_requests = canary_requests
+    if alias.canary:
+        message.canary_version, message.canary_weight = alias.canary.version, alias.canary.weight
+    return message
+
+
+def to_placement(name: str, placement: Placement) -> pb.Placement:
+    if placement.copies is None:
+        return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ALL)
+    if not placement.copies:
+        return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_ON_DEMAND)
+    return pb.Placement(name=name, kind=pb.PLACEMENT_KIND_COPIES, copies=placement.copies)
+
+
+def to_version(report: VersionReport) -> pb.AdapterVersion:
+    version = report.version
+    return pb.AdapterVersion(
+        version=version.version,
+        name=version.name,
+        sha256=version.sha256,
+        base_model=version.base_model,
+        rank=version.rank,
+        target_modules=version.target_modules,
+        bytes=version.bytes,
+        created_unix_ms=version.created_unix_ms,
+        state=_STATE[report.state],
+        last_error=report.error,
+        facts=version.facts,
+        aliases=report.aliases,
+        base_digest=version.base_digest,
+        chat_template_sha256=version.chat_template_sha256,
+        training_data_sha256=version.training_data_sha256,
+        metrics=version.metrics,
+        parent=version.parent,
+        author=version.author,
+        pinned=report.pinned,
+        last_error_code=report.error_code,
+    )
+
+
+def to_change(change: Change) -> pb.Change:
+    return pb.Change(
+        id=change.id,
+        at_unix_ms=change.at_unix_ms,
+        kind=change.kind,
+        subject=change.subject,
+        before=change.before,
+        after=change.after,
+        author=change.author,
+        reason=change.reason,
+    )
+
+
+def check_register(request: pb.RegisterRequest) -> None:
+    """The adapter's name and the alias are checked by `AdapterService`, as for all requests."""
+    check_author(request.author)
+    if not request.folder or "\0" in request.folder or len(request.folder) > MAX_FOLDER_CHARACTERS:
+        raise _bad("folder", f"a folder's path has 1 to {MAX_FOLDER_CHARACTERS} characters")
+    if request.parent:
+        check_version(request.parent)
+    if len(request.facts) > MAX_FACTS:
+        raise _bad("facts", f"{len(request.facts)} facts are more than {MAX_FACTS}")
+    for name, value in request.facts.items():
+        if not name or max(len(name), len(value)) > MAX_FACT_CHARACTERS:
+            raise _bad(
+                "facts", f"a fact needs a name; name and value have at most {MAX_FACT_CHARACTERS} characters each"
+            )
+
+
+def check_filter(name: str) -> None:
+    """An empty name selects all adapters."""
+    if name:
+        check_name(name)
+
+
+def check_version_or_alias(name: str) -> None:
+    if not is_version(name):
+        check_alias(name)
+
+
+def check_author(author: str) -> None:
+    if len(author) > MAX_AUTHOR_CHARACTERS:
+        raise _bad("author", f"an author has at most {MAX_AUTHOR_CHARACTERS} characters")
+
+
+def check_rollback(request: pb.RollbackRequest) -> None:
+    check_author(request.author)
+    if len(request.reason) > MAX_REASON_CHARACTERS:
+        raise _bad("reason", f"a reason has at most {MAX_REASON_CHARACTERS} characters")
+    if request.expected_version:
+        check_version(request.expected_version)
+
+
+def check_canary(request: pb.SetCanaryRequest) -> None:
+    check_author(request.author)
+    if not 0 <= request.weight <= 1:  # false for NaN, too
+        raise _bad("weight", f"a canary's weight is from 0 to 1, not {request.weight:g}")
+    if request.weight == 0 and request.version:
+        raise _bad("weight", "a weight of 0 ends the canary, whatever its version; name none")
+    if request.expected_version:
+        check_version(request.expected_version)
+
+
+def from_terms(terms: pb.CanaryTerms) -> CanaryTerms:
+    """Fields that are not set have their defaults."""
+    fields: dict[str, Any] = {field.name: value for field, value in terms.ListFields()}
+    result = CanaryTerms(**fields)
+    if not 1 <= result.min_requests <= 1_000_000:
+        raise _bad("min_requests", f"min_requests is from 1 to 1,000,000, not {result.min_requests}")
+    for name, value in (
+        ("max_error_excess", result.max_error_excess),
+        ("max_invalid_excess", result.max_invalid_excess),
+    ):
+        if not 0 <= value <= 1:
+            raise _bad(name, f"{name} is from 0 to 1, not {value:g}")
+    if not (result.max_latency_ratio >= 1 and math.isfinite(result.max_latency_ratio)):
+        raise _bad("max_latency_ratio", f"max_latency_ratio is at least 1, not {result.max_latency_ratio:g}")
+    return result
+
+
+def from_placement(placement: pb.Placement) -> Placement:
+    """Raises InvalidArgument if the kind is missing or does not fit the number of copies."""
+    is_copies = placement.kind == pb.PLACEMENT_KIND_COPIES
+    if is_copies != (placement.copies > 0) or placement.copies > MAX_COPIES:
+        raise _bad("placement", f"copies are 1 to {MAX_COPIES} with the kind COPIES, and not set with any other kind")
+    match placement.kind:
+        case pb.PLACEMENT_KIND_ALL:
+            return Placement()
+        case pb.PLACEMENT_KIND_COPIES:
+            return Placement(placement.copies)
+        case pb.PLACEMENT_KIND_ON_DEMAND:
+            return Placement(0)
+    raise _bad("placement", "a placement is ALL, COPIES or ON_DEMAND")
+
+
+def history_limit(limit: int) -> int:
+    """0 selects the default."""
+    if limit > MAX_CHANGES:
+        raise _bad("limit", f"a call returns at most {MAX_CHANGES} changes, not {limit}")
+    return limit or _DEFAULT_CHANGES
+
+
+def from_outcomes(outcomes: Sequence[pb.Outcomes]) -> list[CanaryOutcomes]:
+    if len(outcomes) > MAX_OUTCOMES:
+        raise _bad("outcomes", f"{len(outcomes)} outcomes in one report are more than {MAX_OUTCOMES}")
+    return [_from_outcome(each) for each in outcomes]
+
+
+def _from_outcome(message: pb.Outcomes) -> CanaryOutcomes:
+    check_alias(message.alias)
+    check_version(message.version)
+    counts = RequestCounts(message.requests, message.errors, message.invalid, dict(message.milliseconds))
+    parts = (counts.errors, counts.invalid, sum(counts.milliseconds.values()))
+    if counts.requests > MAX_COUNT or max(parts) > counts.requests:
+        raise _bad("outcomes", f"{message.version}: it has more errors, invalid answers or latencies than requests")
+    if any(bucket > MAX_LATENCY_BUCKET for bucket in counts.milliseconds):
+        raise _bad("outcomes", f"{message.version}: the last latency bucket is {MAX_LATENCY_BUCKET}")
+    return CanaryOutcomes(message.alias, message.revision, message.version, counts)
+
+
+def _bad(param: str, message: str) -> InvalidArgument:
+    return InvalidArgument(message, code=f"bad_{param}", param=param)

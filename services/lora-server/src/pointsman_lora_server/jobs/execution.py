@@ -1,0 +1,260 @@
+"""Executes one job: runs the trainer process, collects its output, and registers the trained adapter."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointsman_servicekit.errors import FailedPrecondition, PointsmanError, ResourceExhausted, Unavailable
+
+import pointsman_lora_server
+from pointsman_lora_server.engine.process import SupervisedChild
+from pointsman_lora_server.jobs.folder import JobFolder
+from pointsman_lora_server.jobs.job import Job, JobEnvironment, RegisterAdapter, TrainedAdapter
+
+log = logging.getLogger(__name__)
+
+TRAINER_MODULE = "pointsman_lora_server.training"
+NICE = 19
+"""The lowest priority, so that the engine on the same machine is served first."""
+SIGNAL_EXIT_CODE = 128
+"""A process that was ended by a signal has an exit code above this."""
+STOPPED_EXIT_CODE = 130
+"""The trainer's own exit code after it was told to stop."""
+STOP_SECONDS = 20.0
+"""From SIGTERM to SIGKILL."""
+POLL_SECONDS = 0.1
+"""Between two checks for new events of the trainer."""
+MAX_LINE_BYTES = 1 << 20
+
+REGISTER_ATTEMPTS = 8
+MIN_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
+"""Between attempts to register, doubled each time: four minutes in all."""
+
+AddEvent = Callable[[Mapping[str, Any]], None]
+_OnLine = Callable[[str], None]
+
+
+class TrainerProcess:
+    """When `wait` has returned, no process of the trainer's group is left."""
+
+    def __init__(self, child: SupervisedChild) -> None:
+        self._child = child
+        self._stop_requested = asyncio.Event()
+
+    @classmethod
+    async def start(cls, command: Sequence[str], variables: Mapping[str, str], events: Path) -> "TrainerProcess":
+        """The trainer appends to the `events` file itself, because events in a pipe would be lost with this process.
+
+        Raises OSError.
+        """
+        with events.open("ab") as stdout:
+            child = await SupervisedChild.start(command, variables, stdout, asyncio.subprocess.PIPE, MAX_LINE_BYTES)
+            return cls(child)
+
+    @property
+    def group(self) -> int:
+        """The id of its process group, for tests and logs."""
+        return self._child.group
+
+    async def wait(self, on_error_line: _OnLine) -> int:
+        """Waits for the end and returns the exit code (128 + signal). If this is cancelled, the trainer is stopped
+        first. `on_error_line` receives each line of stderr."""
+        process = self._child.process
+        assert process.stderr is not None
+        reader = asyncio.create_task(_read_lines(process.stderr, on_error_line))
+        killer = asyncio.create_task(self._kill_after_stop())
+        try:
+            await asyncio.shield(reader)
+            return await process.wait()
+        finally:
+            killer.cancel()
+            await asyncio.shield(self._end(reader))
+
+    def stop(self) -> None:
+        """Sends SIGTERM. `wait` kills the trainer if it does not end in time."""
+        self._child.terminate()
+        self._stop_requested.set()
+
+    async def _kill_after_stop(self) -> None:
+        await self._stop_requested.wait()
+        await asyncio.sleep(STOP_SECONDS)
+        self._child.kill()
+
+    async def _end(self, reader: "asyncio.Task[None]") -> None:
+        process = self._child.process
+        if process.returncode is None:
+            self.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await process.wait()
+        self._child.kill()
+        await process.wait()
+        await asyncio.gather(reader, return_exceptions=True)
+        self._child.release()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerExit:
+    code: int
+    error: str
+
+    @property
+    def was_killed(self) -> bool:
+        """Killed by something else than this server: the job can be resumed from its checkpoint."""
+        return self.code < 0 or (self.code > SIGNAL_EXIT_CODE and self.code != STOPPED_EXIT_CODE)
+
+
+class ErrorOutput:
+    """Separates the trainer's stderr into warnings and the final error."""
+
+    def __init__(self, add_event: AddEvent) -> None:
+        self._add_event = add_event
+        self._error: list[str] = []
+
+    @property
+    def error(self) -> str:
+        return "\n".join(self._error)
+
+    def add_line(self, line: str) -> None:
+        """A line that begins with "error:" starts the error, which includes all lines after it."""
+        if self._error or line.startswith("error: "):
+            self._error.append(line.removeprefix("error: "))
+        else:
+            self._add_event({"event": "warning", "text": line})
+
+
+async def start_trainer(
+    environment: JobEnvironment, folder: JobFolder, job: Job, parent: Path | None
+) -> TrainerProcess:
+    """`parent` is the folder of the adapter to start from. Raises OSError."""
+    variables = _trainer_variables(environment.environment, environment.folder)
+    command = trainer_command(environment, folder, job, parent)
+    return await TrainerProcess.start(command, variables, folder.events_file)
+
+
+async def wait_for_trainer(
+    trainer: TrainerProcess, folder: JobFolder, add_event: AddEvent, on_new_events: Callable[[], None]
+) -> TrainerExit:
+    """`add_event` receives the events that the trainer does not append itself; `on_new_events` is called when it has
+    appended some."""
+    output = ErrorOutput(add_event)
+    watcher = asyncio.create_task(_watch_events(folder, on_new_events))
+    try:
+        code = await trainer.wait(output.add_line)
+    finally:
+        watcher.cancel()
+        folder.remove_incomplete_event()  # before another event is appended: the trainer may have been killed
+        on_new_events()
+    return TrainerExit(code, output.error or f"the trainer ended with exit code {code}")
+
+
+def trainer_command(environment: JobEnvironment, folder: JobFolder, job: Job, parent: Path | None) -> list[str]:
+    request = job.request
+    options: dict[str, object] = {
+        "base-model": environment.base_model.absolute(),
+        "base-model-name": environment.base_model_name,
+        "data": request.data,
+        "eval-data": request.heldout,
+        "system": request.system,
+        "name": request.name,
+        "out": folder.out,
+        "method": environment.methods.get(request.method, request.method),
+        "init-from": parent,
+        "init-from-name": request.parent or None,
+        "checkpoint": folder.checkpoint,
+        "checkpoint-seconds": environment.checkpoint_seconds,
+        "nice": NICE,
+        **request.options,
+    }
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    return [str(environment.python.absolute()), "-m", TRAINER_MODULE, *given, "--resume"]
+
+
+async def register_result(job: Job, folder: JobFolder, register: RegisterAdapter) -> str:
+    """Returns the version. Raises PointsmanError if it is rejected, or after `REGISTER_ATTEMPTS`."""
+    trained = TrainedAdapter(
+        name=job.request.name,
+        folder=folder.out,
+        alias_suffix=job.request.alias_suffix,
+        force=job.request.force,
+        facts=_facts(job, _read_report(folder)),
+        parent=job.request.parent,
+        author=job.request.author,
+    )
+    backoff = MIN_BACKOFF_SECONDS
+    for _ in range(REGISTER_ATTEMPTS - 1):
+        try:
+            return await register(trained)
+        except (Unavailable, ResourceExhausted) as error:
+            log.warning("%s cannot be registered yet: %s", job.id, error.message)
+            await asyncio.sleep(backoff)
+            backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
+    return await register(trained)
+
+
+def describe_error(error: PointsmanError, folder: JobFolder) -> str:
+    """Adds the adapter's folder to the error if the adapter was trained but not registered."""
+    text = f"{error.message} ({error.code})"
+    if isinstance(error, FailedPrecondition) and error.code == "not_better":
+        return text  # the message says that the version is registered
+    return f"{text}; the adapter is in {folder.out}" if folder.out.exists() else text
+
+
+def _facts(job: Job, report: Mapping[str, Any]) -> dict[str, str]:
+    recipe, data = report.get("recipe", {}), report.get("data", {})
+    facts = {
+        "job": job.id,
+        "method": job.request.method,
+        "seed": recipe.get("seed"),
+        "train_file": data.get("file"),
+        "train_rows": data.get("rows"),
+        "heldout_loss": report.get("metrics", {}).get("heldout_loss"),
+    }
+    return {**job.request.facts, **{name: str(value) for name, value in facts.items() if value is not None}}
+
+
+def _read_report(folder: JobFolder) -> Mapping[str, Any]:
+    report = json.loads((folder.out / "training.json").read_text("utf-8"))
+    return report if isinstance(report, dict) else {}
+
+
+def _trainer_variables(own: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """This process's environment without the lora-server's settings, some of which are secrets."""
+    inherited = {name: value for name, value in own.items() if not name.startswith("POINTSMAN_")}
+    return inherited | {
+        "PYTHONPATH": str(_package_path(folder)),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _package_path(folder: Path) -> Path:
+    """A folder for PYTHONPATH that contains only this package, since the engine's environment has its own versions of
+    the packages that are installed next to it here."""
+    path = folder / ".sources"
+    path.mkdir(parents=True, exist_ok=True)
+    link, package = path / "pointsman_lora_server", Path(pointsman_lora_server.__file__).parent
+    if not link.is_symlink() or link.readlink() != package:
+        link.unlink(missing_ok=True)
+        link.symlink_to(package)
+    return path
+
+
+async def _watch_events(folder: JobFolder, on_new_events: Callable[[], None]) -> None:
+    size = folder.events_size()
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        if (new_size := folder.events_size()) != size:
+            size = new_size
+            on_new_events()
+
+
+async def _read_lines(stream: asyncio.StreamReader, on_line: _OnLine) -> None:
+    async for line in stream:
+        if text := line.decode(errors="replace").rstrip():
+            on_line(text)

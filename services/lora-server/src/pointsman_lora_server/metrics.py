@@ -1,0 +1,202 @@
+"""The lora-server's Prometheus metrics."""
+
+import collections
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pointsman_servicekit.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PointsmanError,
+    ResourceExhausted,
+)
+from pointsman_servicekit.logs import sampled_trace_id
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from pointsman_lora_server.domain import DesiredState, EngineState, EngineStatus, VersionState, state_of
+
+DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+
+GEN_AI_BUCKETS = (.01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)  # fmt: skip
+"""Seconds; recommended by OpenTelemetry's conventions for generative AI (semantic-conventions v1.41.0)."""
+
+ANY_ADAPTER = "other"
+"""The label value for every adapter: there may be any number of them, and label values must be bounded."""
+
+LOAD_RESULTS = ("loaded", "refused", "no_slot", "failed")
+LOAD_REQUEST_RESULTS = ("resident", "joined", "loaded", "failed")
+VALIDATION_RESULTS = ("ready", "failed", "interrupted")
+EVICTION_REASONS = ("room", "retired")
+
+
+class LoraServerMetrics:
+    """The counters and histograms that the other modules report to."""
+
+    def __init__(self, base_model: str) -> None:
+        """`base_model` is the name under which the engine serves it."""
+        self._base_model = base_model
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, label: str = "", values: tuple[str, ...] = ()) -> Counter:
+            created = Counter(f"pointsman_lora_{name}", text, [label] if label else [], registry=registry)
+            for value in values:
+                created.labels(value)  # exported as 0 from the start, so that a rate includes the first increment
+            return created
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"pointsman_lora_{name}_seconds", text, buckets=DURATION_BUCKETS, registry=registry)
+
+        self._loads = counter("adapter_loads", "Loads of adapters into the engine.", "result", LOAD_RESULTS)
+        self._load_duration = histogram(
+            "adapter_load_duration", "Duration of successful loads, from the start of the load to the first answer."
+        )
+        self._load_requests = counter(
+            "adapter_load_requests",
+            "Requests for an adapter to be loaded, by how they were met.",
+            "result",
+            LOAD_REQUEST_RESULTS,
+        )
+        self._evictions = counter("adapter_evictions", "Adapters unloaded from the engine.", "reason", EVICTION_REASONS)
+        self._slot_wait = histogram("slot_wait", "Time that loads waited for a slot.")
+        self._validations = counter("validations", "Smoke tests of versions.", "result", VALIDATION_RESULTS)
+        self._validation_duration = histogram("validation_duration", "Duration of smoke tests, whatever their result.")
+        self._canary_rollbacks = counter("canary_rollbacks", "Canaries rolled back automatically.")
+        self._redis_up = Gauge("pointsman_lora_redis_up", "1 if Redis answers in time, else 0.", registry=registry)
+        self._redis_up.set(1)
+        self._info = Gauge(
+            "pointsman_lora_info",
+            "Always 1; the labels are the engine's settings.",
+            ["engine", "base_model", "max_loras", "max_lora_rank"],
+            registry=registry,
+        )
+        self._completions = Histogram(
+            "gen_ai_client_operation_duration_seconds",
+            "Duration of completions for probes of the base model and for warm-ups of adapters.",
+            ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type"],
+            buckets=GEN_AI_BUCKETS,
+            registry=registry,
+        )
+        self._probe_failures = counter("probe_failures", "Probes that the base model answered differently than before.")
+
+    def set_info(self, engine: str, max_loras: int, max_lora_rank: int) -> None:
+        self._info.labels(engine, self._base_model, str(max_loras), str(max_lora_rank)).set(1)
+
+    @contextmanager
+    def time_load(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        except InvalidArgument:
+            self._loads.labels("refused").inc()
+            raise
+        except ResourceExhausted:
+            self._loads.labels("no_slot").inc()
+            raise
+        except BaseException:
+            self._loads.labels("failed").inc()
+            raise
+        self._loads.labels("loaded").inc()
+        self._load_duration.observe(time.perf_counter() - started)
+
+    @contextmanager
+    def time_validation(self) -> Iterator[None]:
+        started, result = time.perf_counter(), "ready"
+        try:
+            yield
+        except PointsmanError as error:
+            is_verdict = isinstance(error, InvalidArgument | NotFound | FailedPrecondition)
+            result = "failed" if is_verdict else "interrupted"
+            raise
+        except BaseException:
+            result = "interrupted"
+            raise
+        finally:
+            self._validations.labels(result).inc()
+            self._validation_duration.observe(time.perf_counter() - started)
+
+    def count_load_request(self, result: str) -> None:
+        self._load_requests.labels(result).inc()
+
+    def count_eviction(self, reason: str) -> None:
+        self._evictions.labels(reason).inc()
+
+    def observe_slot_wait(self, seconds: float) -> None:
+        self._slot_wait.observe(seconds)
+
+    def count_canary_rollback(self) -> None:
+        self._canary_rollbacks.inc()
+
+    def set_redis_up(self, is_up: bool) -> None:
+        self._redis_up.set(int(is_up))
+
+    def observe_completion(self, model: str, error_code: str, seconds: float) -> None:
+        label = model if model == self._base_model else ANY_ADAPTER
+        trace_id = sampled_trace_id()
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._completions.labels("text_completion", "vllm", label, error_code).observe(seconds, exemplar)
+
+    def count_probe_failure(self) -> None:
+        self._probe_failures.inc()
+
+
+class VersionStateCollector(Collector):
+    """Computes gauges of the engine and of the versions at each scrape. Labels are states, never version names."""
+
+    def __init__(
+        self,
+        desired: Callable[[], DesiredState],
+        engine: Callable[[], EngineState],
+        slots: int,
+        registry: CollectorRegistry,
+    ) -> None:
+        """`desired` and `engine` are called from the scrape's thread; what they return is immutable."""
+        self._desired = desired
+        self._engine = engine
+        self._slots = slots
+        self._before: Mapping[str, VersionState] | None = None
+        self._transitions: collections.Counter[VersionState] = collections.Counter()
+        registry.register(self)
+
+    def count_transitions(self) -> None:
+        """Counts the states that versions have entered since the last call; states in between are missed."""
+        now = self._states()
+        if self._before is not None:
+            self._transitions.update(state for name, state in now.items() if self._before.get(name) is not state)
+        self._before = now
+
+    def describe(self) -> Iterable[Metric]:
+        """Empty, so that the registry does not call `collect` before the server has started."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        engine, desired = self._engine(), self._desired()
+        is_up = engine.status is EngineStatus.READY
+        yield GaugeMetricFamily("pointsman_lora_engine_up", "1 if the engine answers, else 0.", value=int(is_up))
+        yield CounterMetricFamily("pointsman_lora_engine_restarts", "Restarts of the engine.", value=engine.restarts)
+        yield GaugeMetricFamily("pointsman_lora_slots", "Adapters that the engine can hold.", value=self._slots)
+        yield GaugeMetricFamily(
+            "pointsman_lora_resident_adapters", "Adapters that the engine holds.", value=len(engine.resident)
+        )
+        yield GaugeMetricFamily(
+            "pointsman_lora_pinned_adapters", "Versions that every engine must hold.", value=len(desired.pins)
+        )
+        versions = GaugeMetricFamily(
+            "pointsman_lora_adapter_versions", "Versions by their state on this engine.", labels=["state"]
+        )
+        transitions = CounterMetricFamily(
+            "pointsman_lora_version_transitions", "Times that a version entered the state.", labels=["state"]
+        )
+        counts = collections.Counter(self._states().values())
+        for state in VersionState:
+            versions.add_metric([state.value], counts[state])
+            transitions.add_metric([state.value], self._transitions[state])
+        yield versions
+        yield transitions
+
+    def _states(self) -> dict[str, VersionState]:
+        desired, engine = self._desired(), self._engine()
+        return {name: state_of(name, desired, engine) for name in desired.phases}

@@ -1,0 +1,169 @@
+"""Reads of the desired state and of the history: a consistent snapshot, and the stream of changes."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from pointsman_servicekit.bounded_redis import BoundedRedis, pending_cancellations
+from pointsman_servicekit.errors import Unavailable
+from redis.exceptions import RedisError
+
+from pointsman_lora_server.domain import AdapterVersion, Change, DesiredState
+from pointsman_lora_server.registry import schema, scripts
+from pointsman_lora_server.registry.schema import RedisKeys
+
+MAX_RECORDS_PER_CALL = 100
+"""About 100 kB, so that no call comes close to its deadline on a busy machine."""
+
+NO_CHANGE_ID = "0-0"
+"""The id of the newest change if there is none."""
+
+MAX_BLOCK_SECONDS = 4.0
+"""Duration of one blocking read. The client closes a silent connection after 5."""
+
+BLOCK_SLACK_SECONDS = 0.5
+"""How much longer Redis may take: it checks ten times a second which blocked clients have timed out."""
+
+_ATTEMPTS = 5
+_PAGE = 500
+_INTERNAL_KINDS = frozenset({"settled", "upcoming"})
+"""Changes that notify lora-servers and are not shown in the history."""
+
+
+class SnapshotReader:
+    """Reads the whole desired state, but fetches only the records of new versions."""
+
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._run = redis.client.register_script(scripts.READ)
+        self._last = "", DesiredState()
+        self._records: Mapping[str, tuple[str, AdapterVersion]] = {}
+
+    async def read(self) -> DesiredState:
+        """Returns the same object, cheaply, if nothing has changed since the last call. Raises Unavailable."""
+        for _ in range(_ATTEMPTS):
+            state = await self._try()
+            if state is not None:
+                return state
+        raise Unavailable("versions are deleted faster than they are read", code="redis_unavailable", retry_after=1.0)
+
+    async def _try(self) -> DesiredState | None:
+        """None if a version was deleted between two calls."""
+        at = self._keys
+        keys = [at.phases, at.aliases, at.pins, at.placements, at.upcoming, at.stamp]
+        last_stamp, last_state = self._last
+        stamp, *parts = await self._redis.call(lambda: self._run(keys=keys, args=[last_stamp]))
+        if not parts:
+            return last_state
+        raw_phases, raw_aliases, pins, raw_placements, raw_upcoming = parts
+        phases, tokens = schema.phases_from_json(raw_phases)
+        records = await self._complete(tokens)
+        if records is None:
+            return None
+        versions = {name: version for name, (_, version) in records.items()}
+        state = DesiredState(
+            versions,
+            phases,
+            schema.aliases_from_json(raw_aliases),
+            frozenset(pins),
+            schema.placements_from_pairs(raw_placements),
+            schema.upcoming_from_pairs(raw_upcoming),
+        )
+        self._last, self._records = (stamp, state), records
+        return state
+
+    async def _complete(self, tokens: Mapping[str, str]) -> dict[str, tuple[str, AdapterVersion]] | None:
+        """The records of the versions in `tokens`. A known record is not read again unless its token has changed, which
+        means that the version was deleted and registered again."""
+        records = {name: self._records[name] for name in tokens if self._records.get(name, ("",))[0] == tokens[name]}
+        missing = [name for name in tokens if name not in records]
+        for start in range(0, len(missing), MAX_RECORDS_PER_CALL):
+            names = missing[start : start + MAX_RECORDS_PER_CALL]
+            for name, raw in zip(names, await self._fetch(names), strict=True):
+                if raw is None:
+                    return None
+                records[name] = (tokens[name], schema.version_from_json(raw))
+        return records
+
+    async def _fetch(self, names: list[str]) -> list[str | None]:
+        raw: list[str | None] = await self._redis.call(lambda: self._redis.client.hmget(self._keys.versions, names))
+        return raw
+
+
+class ChangeStream:
+    """The history of changes, which also notifies lora-servers of the next change."""
+
+    def __init__(self, redis: BoundedRedis, keys: RedisKeys) -> None:
+        self._redis = redis
+        self._key = keys.changes
+
+    async def history(self, name: str, limit: int) -> list[Change]:
+        """Changes of the adapter `name`, or of all if it is empty; the newest first. Raises Unavailable."""
+        changes: list[Change] = []
+        before = "+"
+        while len(changes) < limit:
+            page = await self._page(before)
+            changes += [change for change in map(_change, page) if _is_shown(change, name)]
+            if len(page) < _PAGE:
+                break
+            before = f"({page[-1][0]}"
+        return changes[:limit]
+
+    async def wait_for_change(self, last_id: str, seconds: float) -> str:
+        """Waits for a change after `last_id`, `seconds` at most and perhaps less; returns the id of the newest.
+
+        Returns at once if the newest change is another than `last_id`, which is also the case if Redis was restarted
+        and has lost it. Raises Unavailable at once if the connection breaks, and after `BLOCK_SLACK_SECONDS` more if
+        Redis hangs.
+        """
+        newest = await self._newest()
+        if newest != last_id:
+            return newest
+        entries = await self._wait(last_id, min(seconds, MAX_BLOCK_SECONDS))
+        return entries[-1][0] if entries else last_id
+
+    async def _newest(self) -> str:
+        entries = await self._redis.call(lambda: self._redis.client.xrevrange(self._key, count=1))
+        return str(entries[0][0]) if entries else NO_CHANGE_ID
+
+    async def _page(self, before: str) -> list[tuple[str, dict[str, str]]]:
+        page: list[tuple[str, dict[str, str]]] = await self._redis.call(
+            lambda: self._redis.client.xrevrange(self._key, max=before, count=_PAGE)
+        )
+        return page
+
+    async def _wait(self, last_id: str, seconds: float) -> Any:
+        """Blocks on its own connection, which no call with a deadline shares."""
+        cancellations = pending_cancellations()
+        milliseconds = max(1, round(seconds * 1000))  # 0 would block for ever
+        try:
+            async with asyncio.timeout(seconds + BLOCK_SLACK_SECONDS):
+                answer = await self._redis.client.xread({self._key: last_id}, block=milliseconds)
+        except (TimeoutError, RedisError, OSError) as error:
+            raise Unavailable(
+                f"Redis went away while its changes were followed: {error or 'it hangs'}",
+                code="redis_unavailable",
+                retry_after=1.0,
+            ) from error
+        if pending_cancellations() > cancellations:
+            raise asyncio.CancelledError
+        return answer[0][1] if answer else []
+
+
+def _change(entry: tuple[str, dict[str, str]]) -> Change:
+    id_, values = entry
+    return Change(
+        id=id_,
+        at_unix_ms=int(id_.partition("-")[0]),
+        kind=values["kind"],
+        subject=values["subject"],
+        before=values["before"],
+        after=values["after"],
+        author=values["author"],
+        reason=values["reason"],
+    )
+
+
+def _is_shown(change: Change, name: str) -> bool:
+    return change.kind not in _INTERNAL_KINDS and name in ("", change.subject.partition("@")[0])

@@ -1,0 +1,157 @@
+"""The keys in Redis, and how the domain's values are stored there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from pointsman_lora_server.domain import AdapterVersion, Alias, Canary, CanaryTerms, Phase, PhaseRecord, Placement
+
+MAX_CHANGES = 10_000
+"""Approximate number of entries that the history keeps."""
+
+DEDUPLICATION_SECONDS = 60
+"""How long a call that is repeated, or arrives late, is recognized as already done."""
+
+COUNTS_TTL_SECONDS = 7 * 24 * 3600
+"""How long the counts of a canary are kept after the last report."""
+
+_VERSION_FIELDS = frozenset(each.name for each in fields(AdapterVersion))
+_TERMS_FIELDS = frozenset(each.name for each in fields(CanaryTerms))
+
+
+@dataclass(frozen=True, slots=True)
+class RedisKeys:
+    """The keys of one base model. The braces put them all in one slot of a Redis Cluster, as the scripts require."""
+
+    base_model: str
+
+    def _key(self, name: str) -> str:
+        return f"{{pointsman:adapters:{self.base_model}}}:{name}"
+
+    @property
+    def versions(self) -> str:
+        """Hash: version -> its record as JSON. A record never changes."""
+        return self._key("versions")
+
+    @property
+    def phases(self) -> str:
+        """Hash: version -> its `PhaseRecord` as JSON, with a token `made` that differs for each new record of it."""
+        return self._key("phases")
+
+    @property
+    def aliases(self) -> str:
+        """Hash: alias -> where it points, as JSON."""
+        return self._key("aliases")
+
+    @property
+    def pins(self) -> str:
+        """Set of versions."""
+        return self._key("pins")
+
+    @property
+    def placements(self) -> str:
+        """Hash: adapter name -> placement, for adapters that are not on every engine."""
+        return self._key("placements")
+
+    @property
+    def upcoming(self) -> str:
+        """Hash: version that an alias is about to be moved to -> Unix milliseconds until which that is valid."""
+        return self._key("upcoming")
+
+    @property
+    def changes(self) -> str:
+        """Stream: the history, which also notifies every lora-server of a change."""
+        return self._key("changes")
+
+    @property
+    def stamp(self) -> str:
+        """String: a random token that each change replaces. It is no counter, because a counter could repeat a value
+        after Redis has lost its last second."""
+        return self._key("stamp")
+
+    @property
+    def engines(self) -> str:
+        """Hash: engine -> what it holds, whether it is up, and when the report expires, as JSON."""
+        return self._key("engines")
+
+    def done(self, call: str) -> str:
+        """String: the result of a call, kept as long as the call may be repeated."""
+        return self._key(f"done:{call}")
+
+    def lease(self, key: str) -> str:
+        """String: the owner of the lease."""
+        return self._key(f"lease:{key}")
+
+    def counts(self, alias: str, revision: int) -> str:
+        """Hash: "VERSION COUNTER" -> number. A counter is a name, or the number of a latency bucket."""
+        return self._key(f"counts:{alias}:{revision}")
+
+
+def version_to_json(version: AdapterVersion) -> str:
+    return json.dumps(asdict(version))
+
+
+def version_from_json(raw: str) -> AdapterVersion:
+    """Ignores fields that a newer lora-server has written."""
+    values = json.loads(raw)
+    known = {name: value for name, value in values.items() if name in _VERSION_FIELDS}
+    return AdapterVersion(**(known | {"target_modules": tuple(values["target_modules"])}))
+
+
+def alias_from_json(name: str, raw: str) -> Alias:
+    return _alias(name, json.loads(raw))
+
+
+def canary_to_texts(canary: Canary | None) -> tuple[str, str, str]:
+    """The version, weight and terms as texts, which the scripts compare exactly, without rounding numbers."""
+    if canary is None:
+        return "", "", ""
+    return canary.version, repr(float(canary.weight)), json.dumps(asdict(canary.terms), sort_keys=True)
+
+
+def phases_from_json(raw: str) -> tuple[dict[str, PhaseRecord], dict[str, str]]:
+    """The records by version, and the token of each record (see `RedisKeys.phases`)."""
+    values = json.loads(raw)
+    tokens = {version: str(each["made"]) for version, each in values.items()}
+    return {version: _phase_record(each) for version, each in values.items()}, tokens
+
+
+def aliases_from_json(raw: str) -> tuple[Alias, ...]:
+    return tuple(_alias(name, values) for name, values in sorted(json.loads(raw).items()))
+
+
+def placement_to_text(placement: Placement | None) -> str:
+    """Empty for None."""
+    return "" if placement is None else str(placement)
+
+
+def placements_from_pairs(raw: Sequence[str]) -> dict[str, Placement]:
+    return {name: _placement(text) for name, text in zip(raw[::2], raw[1::2], strict=True)}
+
+
+def upcoming_from_pairs(raw: Sequence[str]) -> dict[str, int]:
+    return {version: int(until) for version, until in zip(raw[::2], raw[1::2], strict=True)}
+
+
+def to_utf8(text: str, max_characters: int = 2000) -> str:
+    """Shortens the text and replaces what UTF-8 cannot encode; a file name may contain such characters."""
+    return text[:max_characters].encode(errors="replace").decode()
+
+
+def _placement(text: str) -> Placement:
+    return Placement(0 if text == "on-demand" else int(text))
+
+
+def _phase_record(values: Mapping[str, Any]) -> PhaseRecord:
+    return PhaseRecord(
+        Phase(values["phase"]), values["error_code"], values["error"], values["alias_suffix"], values["force"]
+    )
+
+
+def _alias(name: str, values: Mapping[str, Any]) -> Alias:
+    canary = None
+    if values["canary"]:
+        terms = {name: value for name, value in json.loads(values["terms"]).items() if name in _TERMS_FIELDS}
+        canary = Canary(values["canary"], float(values["weight"]), CanaryTerms(**terms))
+    return Alias(name, values["version"], values["revision"], canary, values["previous"])

@@ -1,0 +1,82 @@
+"""The worker process of smoke tests: `python -m pointsman_lora_server.smoke.worker BASE_MODEL`.
+
+It runs in the engine's environment, on the CPU at the lowest priority. Requests and answers are JSON objects, one a
+line. It ends when its stdin is closed.
+"""
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+NICE = 19
+
+
+def main() -> int:
+    _lower_priority()
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read_requests, args=(lines,), daemon=True).start()
+    # Answers get their own stream, since libraries may print to stdout.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        import torch
+
+        torch.set_num_threads(1)
+        from pointsman_lora_server.smoke.trial import NotEnoughMemory, TrialModel
+    except ImportError as error:
+        _send(out, unavailable=f"its environment lacks what the test needs: {error}")
+        return 1
+    try:
+        model = TrialModel(Path(sys.argv[1]))
+    except NotEnoughMemory as error:
+        _send(out, unavailable=str(error))
+        return 1
+    except Exception as error:  # whatever transformers raises for a model that it cannot load here
+        _send(out, unavailable=f"the base model cannot be loaded on the CPU: {type(error).__name__}: {error}"[:500])
+        return 1
+    _send(out, ready=True)
+    while True:
+        _send(out, **_run(model, json.loads(lines.get())))
+
+
+def _run(model: Any, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        adapted = model.attach(Path(request["folder"]))
+    except Exception as error:  # PEFT raises errors of many classes
+        return {"rejected": f"{type(error).__name__}: {error}"[:500]}
+    trial: dict[str, Any] = model.run(adapted, request["samples"], request["max_prompts"], request["max_tokens"])
+    model.detach(adapted)
+    return {"trial": trial}
+
+
+def _send(out: TextIO, **message: Any) -> None:
+    out.write(json.dumps(message) + "\n")
+    out.flush()
+
+
+def _read_requests(lines: "queue.Queue[str]") -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)  # the lora-server is gone
+
+
+def _lower_priority() -> None:
+    """If the system supports it. The process is also killed with the thread that started it."""
+    with suppress(OSError):
+        os.nice(NICE)
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

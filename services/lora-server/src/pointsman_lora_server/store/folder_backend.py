@@ -1,0 +1,147 @@
+"""Stores versions in a folder on this machine, or on a volume that is mounted here."""
+
+import os
+import shutil
+import threading
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from pointsman_servicekit.errors import FailedPrecondition, NotFound
+
+from pointsman_lora_server.checks.attachments import SAMPLES
+from pointsman_lora_server.domain import AdapterVersion
+from pointsman_lora_server.store.layout import (
+    HASHED,
+    MANIFEST,
+    NOT_HASHED,
+    folder_names,
+    hash_or_none,
+    remove_abandoned,
+    scratch_folder,
+    translating_disk_errors,
+)
+
+FileStamps = tuple[tuple[int, int, int, int], ...]
+"""Inode, size, mtime and ctime of each hashed file."""
+
+
+class FolderBackend:
+    """Versions appear and disappear atomically, by a rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._hashes: dict[Path, tuple[str, FileStamps]] = {}
+        self._lock = threading.Lock()
+        remove_abandoned(self.root)
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        return scratch_folder(self.root)
+
+    def put(self, copy: Path, version: AdapterVersion) -> None:
+        """Moves `copy`, which is in a scratch folder of this backend. If the version is stored already, it stays."""
+        with translating_disk_errors(str(self.root)):
+            for name in (*HASHED, *NOT_HASHED, MANIFEST):
+                with suppress(FileNotFoundError):
+                    _sync_and_protect(copy / name)
+            target = self._target(version)
+            if (target / MANIFEST).is_file() and self._is_intact(target, version):
+                self._put_samples(copy, target)
+                return
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                # It was changed since it was stored; the intact copy replaces it.
+                target.rename(copy.with_name(f"{copy.name}.damaged"))
+            try:
+                copy.rename(target)
+            except OSError:
+                if not self._is_intact(target, version):  # unless another process has stored it meanwhile
+                    raise
+            _sync_folder(target.parent)
+            _sync_folder(self.root)
+
+    def fetch(self, version: AdapterVersion) -> Path:
+        """The folder of the version. Raises NotFound (not stored here) or FailedPrecondition (changed since)."""
+        target = self._target(version)
+        if not (target / MANIFEST).is_file():
+            raise NotFound(
+                f"{version.version} is not in the store {self.root}; register it here", code="unknown_version"
+            )
+        with translating_disk_errors(str(self.root)):
+            is_intact = self._is_intact(target, version)
+        if not is_intact:
+            raise FailedPrecondition(
+                f"{target} was changed since it was stored; register {version.version} again", code="hash_mismatch"
+            )
+        return target
+
+    def samples(self, version: AdapterVersion) -> bytes:
+        """Empty if there are none. Raises NotFound."""
+        with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
+            return (self.fetch(version) / SAMPLES).read_bytes()
+        return b""
+
+    def delete(self, version: AdapterVersion) -> None:
+        """Idempotent. The version disappears at once; if the process dies, its files are removed later."""
+        target = self._target(version)
+        with translating_disk_errors(str(self.root)), suppress(FileNotFoundError):
+            with self.scratch() as scratch:
+                target.rename(scratch / "deleted")
+                _sync_folder(target.parent)
+                shutil.rmtree(scratch / "deleted")
+            with suppress(OSError):
+                target.parent.rmdir()  # fails if other versions of the adapter are left
+        with self._lock:
+            self._hashes.pop(target, None)
+
+    def _target(self, version: AdapterVersion) -> Path:
+        return self.root.joinpath(*folder_names(version))
+
+    def _is_intact(self, target: Path, version: AdapterVersion) -> bool:
+        """Hashes the files once in each process; later only checks that they are the same files."""
+        stamps = _stamps(target)
+        if stamps is None:
+            return False
+        with self._lock:
+            known = self._hashes.get(target)
+        if known is None or known[1] != stamps:
+            digest = hash_or_none(target)
+            if digest is None:
+                return False
+            known = (digest, stamps)
+            with self._lock:
+                self._hashes[target] = known
+        return known[0] == version.sha256
+
+    def _put_samples(self, copy: Path, target: Path) -> None:
+        """Replaces the samples by the new ones: wrong samples may be why the version failed its first smoke test."""
+        new = copy / SAMPLES
+        with suppress(FileNotFoundError):
+            if new.read_bytes() != (target / SAMPLES).read_bytes():
+                new.replace(target / SAMPLES)
+            return
+        with suppress(FileNotFoundError):
+            new.replace(target / SAMPLES)
+
+
+def _stamps(folder: Path) -> FileStamps | None:
+    """Differ whenever a file was changed: the ctime cannot be set back. None if a file is missing."""
+    try:
+        stats = [(folder / name).stat() for name in HASHED]
+    except OSError:
+        return None
+    return tuple((each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in stats)
+
+
+def _sync_and_protect(path: Path) -> None:
+    """Flushes the file to disk and makes it read-only, for those who may read its folder."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    path.chmod(0o444 & path.parent.stat().st_mode)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

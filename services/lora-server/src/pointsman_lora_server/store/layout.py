@@ -1,0 +1,136 @@
+"""What a stored version's folder contains, the hash that names it, scratch folders, and the store's errors."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pointsman_servicekit.errors import PointsmanError, ResourceExhausted, Unavailable
+
+from pointsman_lora_server.checks.attachments import SAMPLES
+from pointsman_lora_server.checks.untrusted_input import CONFIG, REPORT, WEIGHTS
+from pointsman_lora_server.domain import AdapterVersion
+
+MANIFEST = "manifest.json"
+HASHED = (CONFIG, WEIGHTS)
+NOT_HASHED = (SAMPLES, REPORT)
+"""Optional files that do not change the adapter's answers, and so are not part of the hash."""
+
+INCOMING = ".incoming"  # cannot be an adapter's name, since names contain no dot
+MIN_ABANDONED_SECONDS = 60.0
+"""A younger scratch folder may belong to a process that has not locked it yet."""
+
+DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over both hashed files. Each is preceded by its name and length, so that bytes cannot move from one file
+    to the other unnoticed."""
+    digest = hashlib.sha256()
+    for name in HASHED:
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name}\n{os.fstat(file.fileno()).st_size}\n".encode())
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_or_none(folder: Path) -> str | None:
+    """None if a file is missing or unreadable."""
+    try:
+        return content_hash(folder)
+    except OSError:
+        return None
+
+
+def folder_names(version: AdapterVersion) -> tuple[str, str]:
+    """The names of the version's two folders below the store's root: the adapter's name, and the digits of the hash."""
+    return version.name, version.version.partition("@")[2]
+
+
+@contextmanager
+def scratch_folder(root: Path) -> Iterator[Path]:
+    """A temporary folder on the file system of `root`, so that finished files can be renamed into place. It is removed
+    at the end; if the process dies, `remove_abandoned` does that later."""
+    incoming = root / INCOMING
+    incoming.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=incoming))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network file system without locks; then only the age is checked
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(root: Path) -> None:
+    """Removes the scratch folders of dead processes."""
+    with suppress(OSError):
+        for folder in (root / INCOMING).iterdir():
+            if time.time() - folder.lstat().st_mtime > MIN_ABANDONED_SECONDS and _is_unlocked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_unlocked(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+@contextmanager
+def translating_disk_errors(location: str) -> Iterator[None]:
+    """Turns an OSError of the block into ResourceExhausted ("store_full") or Unavailable ("store_unavailable").
+
+    FileNotFoundError passes through: its meaning depends on the caller.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in DISK_FULL_ERRORS:
+            raise ResourceExhausted(
+                f"the adapter store {location} is full ({error.strerror}); delete versions that nobody needs "
+                "(`pointsman adapters delete`), or give it more room",
+                code="store_full",
+            ) from error
+        raise _unavailable(location, error) from error
+
+
+@contextmanager
+def translating_service_errors(url: str) -> Iterator[None]:
+    """As `translating_disk_errors`, for a store behind an fsspec URL.
+
+    Each fsspec implementation raises the errors of its own client library, which have no common base class.
+    """
+    try:
+        with translating_disk_errors(url):
+            yield
+    except (PointsmanError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise _unavailable(url, error) from error
+
+
+def _unavailable(location: str, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"the adapter store {location} cannot be used now: {error or type(error).__name__}",
+        code="store_unavailable",
+        retry_after=5.0,
+    )

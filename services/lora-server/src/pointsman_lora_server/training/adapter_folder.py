@@ -1,0 +1,152 @@
+"""Reads and writes an adapter's folder: configuration, weights, report, held-out samples, perhaps a merged model.
+
+A folder is written atomically: it appears complete or not at all.
+"""
+
+import enum
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pointsman_lora_server.training.data import Conversation
+from pointsman_lora_server.training.exits import TrainingError
+from pointsman_lora_server.training.options import TrainingOptions
+
+CONFIG, WEIGHTS, REPORT = "adapter_config.json", "adapter_model.safetensors", "training.json"
+SAMPLES = "samples.jsonl"
+"""Held-out rows: {"messages": [the prompt's], "answer": "..."}."""
+MERGED = "merged"
+"""A folder with the whole model, if the adapter cannot be served as such."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """What an adapter's folder contains."""
+
+    weights: bytes
+    config: Mapping[str, object]
+    report: Mapping[str, object]
+    samples: Sequence[Conversation] = ()
+    merge: Callable[[Path], None] | None = None
+    """Writes the merged model into the folder that it is given."""
+
+
+def check_target(folder: Path, option: str = "--out") -> None:
+    """Raises TrainingError if writing would fail, or would destroy something that is not an adapter."""
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{option} {folder} is a file; name a folder")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    unknown = sorted(names - {CONFIG, WEIGHTS, REPORT, SAMPLES, MERGED})
+    if unknown:
+        raise TrainingError(
+            f"{option} {folder} contains {unknown[0]!r}, which does not belong to an adapter; name an empty or a new "
+            "folder"
+        )
+
+
+def check_merged_target(folder: Path) -> None:
+    """Raises TrainingError if the merged model would replace something that is not a model."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
+        raise TrainingError(
+            f"--merged-out {folder} contains something that is not a model; name an empty or a new folder"
+        )
+
+
+def write_adapter(folder: Path, adapter: AdapterFiles) -> None:
+    """Replaces an older adapter in `folder`."""
+    with _replacing(folder) as new:
+        (new / CONFIG).write_text(_to_json(adapter.config), "utf-8")
+        (new / WEIGHTS).write_bytes(adapter.weights)
+        write_report(new, adapter.report, adapter.samples)
+        if adapter.merge is not None:
+            (new / MERGED).mkdir()
+            adapter.merge(new / MERGED)
+
+
+def write_merged_model(folder: Path, merge: Callable[[Path], None]) -> None:
+    with _replacing(folder) as new:
+        merge(new)
+
+
+def write_report(folder: Path, report: Mapping[str, object], samples: Sequence[Conversation]) -> None:
+    """Writes the report and the samples next to an adapter's weights; each file is replaced atomically."""
+    _replace_text(folder / REPORT, _to_json(report))
+    if samples:
+        _replace_text(folder / SAMPLES, "".join(_sample_line(row) for row in samples))
+
+
+def to_plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns sets into sorted lists. The order of a set differs between processes, and with it the file's hash would."""
+    return {key: _to_plain(value) for key, value in sorted(config.items())} | {"inference_mode": True}
+
+
+def read_parent_config(folder: Path, options: TrainingOptions) -> dict[str, Any]:
+    """The configuration of the adapter to start from. Raises `TrainingError` if training cannot start from it."""
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"--init-from {folder}: {CONFIG} cannot be read: {error}; name an adapter's folder"
+        ) from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA" or not (folder / WEIGHTS).is_file():
+        raise TrainingError(f"--init-from {folder} is not the folder of a LoRA adapter with {WEIGHTS}")
+    base = config.get("base_model_name_or_path")
+    if base != options.base_model_name:
+        raise TrainingError(
+            f"--init-from {folder} belongs to the base model {base!r}, not to {options.base_model_name!r}"
+        )
+    options.method.check_parent(folder, config)
+    return config
+
+
+def with_parent_recipe(options: TrainingOptions) -> TrainingOptions:
+    """The options with the rank and alpha of the parent, if there is one."""
+    if options.parent is None:
+        return options
+    config = read_parent_config(options.parent, options)
+    return replace(options, recipe=replace(options.recipe, rank=int(config["r"]), alpha=int(config["lora_alpha"])))
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of an adapter's weights."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yields a new folder to fill. It replaces `folder` if the block succeeds."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        new.rename(folder)
+
+
+def _sample_line(row: Conversation) -> str:
+    messages = [{"role": message.role, "content": message.content} for message in row.prompt]
+    return json.dumps({"messages": messages, "answer": row.answer}, ensure_ascii=False) + "\n"
+
+
+def _replace_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, "utf-8")
+    unfinished.replace(path)
+
+
+def _to_json(value: Mapping[str, object]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    return sorted(value) if isinstance(value, set | frozenset) else value

@@ -1,0 +1,96 @@
+"""What a training method can decide: how rows are read, how the adapter is configured, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pointsman_lora_server.training.batches import Example, Render, Row, encode
+from pointsman_lora_server.training.data import Split, read_split
+from pointsman_lora_server.training.exits import TrainingError
+
+if TYPE_CHECKING:  # these need torch
+    from pointsman_lora_server.training.base_folder import BaseFolder
+    from pointsman_lora_server.training.learner import Learner
+    from pointsman_lora_server.training.loop import Objective
+    from pointsman_lora_server.training.options import TrainingOptions
+
+
+class TrainingRows(Protocol):
+    """The rows that a method reads, of whatever kind."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Rows that were left out, and why."""
+
+    @property
+    def conversations(self) -> Split:
+        """The rows as prompts with their right answers, for statistics, samples and the comparison with prompting."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRows:
+    """The rows of a run as tokens."""
+
+    training: tuple[Row, ...]
+    heldout: tuple[Row, ...]
+    """Held-out rows for the loss."""
+    heldout_answers: tuple[Example, ...]
+    """Held-out rows for comparing generated answers."""
+    examples: tuple[Example, ...]
+    """The training rows' answers one by one, for statistics and few-shot prompts."""
+    notes: tuple[str, ...] = ()
+    """Rows that were left out, and why."""
+
+
+class TrainingMethod:
+    """Plain LoRA on conversations, and the defaults of every other method, which overrides what differs.
+
+    A method is also created where torch is not installed, so the modules that need it are imported inside
+    `create_objective`.
+    """
+
+    name = "lora"
+    learning_rate = 2e-3
+    """The default peak, which suits rank 4 and alpha 16."""
+    base_in_4_bits = False
+    """Whether the base model is quantized to 4 bits while training."""
+    must_be_merged = False
+    """Whether an engine can serve the result only merged into the base model."""
+    can_evaluate_only = True
+    """Whether its data can be used with --evaluate-only."""
+
+    def peft_options(self) -> Mapping[str, Any]:
+        """More arguments for PEFT's `LoraConfig`."""
+        return {}
+
+    def check_options(self, options: TrainingOptions) -> None:
+        """Raises ValueError, with a message for the command line, if the options do not suit the method."""
+        if options.evaluate_only and not self.can_evaluate_only:
+            raise ValueError(f"--evaluate-only needs rows with one answer, which --method {self.name} does not read")
+
+    def check_parent(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Raises TrainingError if training cannot continue from an adapter with this adapter_config.json."""
+        if config.get("use_dora"):
+            raise TrainingError(f"--init-from {folder}: only --method dora continues from a DoRA adapter")
+
+    def read_rows(self, options: TrainingOptions) -> TrainingRows:
+        """Reads the training and the held-out rows. Raises DataError."""
+        return read_split(options.data, options.heldout, options.heldout_share, options.system, options.recipe.seed)
+
+    def encode_rows(self, rows: Any, render: Render, end_of_turn: int, max_tokens: int) -> EncodedRows:
+        """Turns the result of `read_rows` into tokens. Rows of more than `max_tokens` are left out."""
+        training = encode(rows.training, render, end_of_turn, max_tokens)
+        heldout = encode(rows.heldout, render, end_of_turn, max_tokens)
+        notes = (*rows.notes, *training.notes, *heldout.notes)
+        return EncodedRows(training.rows, heldout.rows, heldout.rows, training.rows, notes)
+
+    def create_objective(
+        self, learner: Learner, base: BaseFolder, heldout: Sequence[Any], options: TrainingOptions
+    ) -> Objective:
+        """Creates the loss; `heldout` are the encoded rows that it is measured on."""
+        from pointsman_lora_server.training.sft_loss import SftObjective
+
+        return SftObjective(learner, heldout, options.recipe.tokens_per_step)

@@ -1,0 +1,264 @@
+"""The command line of the trainer, parsed into `TrainingOptions`."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman_lora_server.training.methods import TrainingMethod, load_method
+
+DEFAULT_METHOD = "lora"
+STOP_ON_LOSS, STOP_ON_METRIC = STOP_ON = ("loss", "metric")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything besides the data that determines the weights."""
+
+    method: str
+    rank: int
+    alpha: int
+    learning_rate: float
+    epochs: int
+    tokens_per_step: int
+    """Including padding."""
+    max_tokens: int
+    """Of one row; longer rows are left out."""
+    seed: int
+    beta: float
+    """For dpo: the penalty for deviating from the reference model."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """How held-out rows are used, during training and at the end."""
+
+    samples: int
+    """Held-out rows that are answered at the end."""
+    shots: int
+    """Answered examples in the prompts that training has to beat; 0: prompting is not measured."""
+    evaluations: int
+    """Maximum number during training."""
+    stop_on: str
+    patience: int
+    """Evaluations without an improvement before training stops; 0: it never does."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointOptions:
+    """Where and how often the state of an unfinished run is saved."""
+
+    folder: Path | None
+    seconds: float
+    """Between two checkpoints."""
+    resume: bool
+
+    @property
+    def file(self) -> Path | None:
+        return self.folder / "checkpoint.pt" if self.folder else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """One run of the trainer."""
+
+    base_model: Path
+    base_model_name: str
+    data: Path
+    heldout: Path | None
+    heldout_share: float
+    system: Path | None
+    out: Path
+    name: str
+    parent: Path | None
+    """The folder of an adapter to start from."""
+    parent_name: str
+    merged_out: Path | None
+    max_minutes: float
+    threads: int | None
+    """None: as many as the process may use."""
+    device: str
+    nice: int
+    check_only: bool
+    evaluate_only: bool
+    """Whether only the adapter in `out` is evaluated."""
+    method: TrainingMethod
+    recipe: Recipe
+    evaluation: EvaluationOptions
+    checkpoints: CheckpointOptions
+
+
+def parse(arguments: Sequence[str] | None = None) -> TrainingOptions:
+    """Exits with code 2, as argparse does, if the arguments are wrong."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.resume and given.checkpoint is None:
+        parser.error("--resume needs the --checkpoint folder that it goes on from")
+    options = _to_options(given)
+    try:
+        options.method.check_options(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def _to_options(given: argparse.Namespace) -> TrainingOptions:
+    out, method = given.out.absolute(), given.method
+    return TrainingOptions(
+        base_model=given.base_model,
+        base_model_name=given.base_model_name or given.base_model.absolute().name,
+        data=given.data,
+        heldout=given.eval_data,
+        heldout_share=0.1 if given.heldout_share is None else given.heldout_share,
+        system=given.system,
+        out=out,
+        name=given.name or out.name,
+        parent=given.init_from,
+        parent_name=given.init_from_name or (given.init_from.absolute().name if given.init_from else ""),
+        merged_out=given.merged_out.absolute() if given.merged_out else None,
+        max_minutes=given.max_minutes,
+        threads=given.threads,
+        device=given.device,
+        nice=given.nice,
+        check_only=given.check_only,
+        evaluate_only=given.evaluate_only,
+        method=method,
+        recipe=Recipe(
+            method.name,
+            given.rank,
+            given.alpha,
+            given.learning_rate or method.learning_rate,
+            given.epochs,
+            given.tokens_per_step,
+            given.max_tokens,
+            given.seed,
+            given.beta,
+        ),
+        evaluation=EvaluationOptions(
+            given.samples, given.baseline_shots, given.evaluations, given.stop_on, given.patience
+        ),
+        checkpoints=CheckpointOptions(given.checkpoint, given.checkpoint_seconds, given.resume),
+    )
+
+
+class _DefaultsShown(argparse.ArgumentDefaultsHelpFormatter):
+    """Does not show "(default: None)" and "(default: False)"."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pointsman_lora_server.training",
+        description="Trains an adapter on conversations. Progress is reported on stdout, one JSON object a line.",
+        formatter_class=_DefaultsShown,
+    )
+    for add in (_add_inputs, _add_recipe, _add_evaluation, _add_execution):
+        add(parser)
+    return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--base-model", type=Path, required=True, help="its Hugging Face folder")
+    add("--base-model-name", help="recorded in the adapter (default: the folder's name)")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        help="JSON lines: messages, or text and output; dpo: prompt, chosen, rejected",
+    )
+    heldout = parser.add_mutually_exclusive_group()
+    heldout.add_argument("--eval-data", type=Path, help="JSON lines that are evaluated and never learnt")
+    heldout.add_argument(
+        "--heldout-share", type=_share, help="fraction of the prompts to hold out instead of a file (default: 0.1)"
+    )
+    add("--system", type=Path, help="a text file: the system message for rows that have none")
+    add("--init-from", type=Path, help="an adapter's folder to start from; its rank, alpha and layers are kept")
+    add("--init-from-name", help="its name in the report (default: the folder's name)")
+    add("--out", type=Path, required=True, help="the adapter's folder; an older one is replaced")
+    add("--merged-out", type=Path, help="a folder for the base with the adapter merged in (dora: OUT/merged)")
+    add("--name", help="the adapter's name (default: that of its folder)")
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--method",
+        type=_method,
+        default=DEFAULT_METHOD,
+        help="lora, rslora, dora (served merged only), qlora, dpo, an installed method, or module:attribute",
+    )
+    add("--rank", type=_positive, default=4)
+    add("--alpha", type=_positive, default=16)
+    add("--learning-rate", type=_positive_float, help="its peak (default: the method's: 2e-3; rslora 1e-3; dpo 2e-4)")
+    add("--epochs", type=_positive, default=3)
+    add("--tokens-per-step", type=_positive, default=1000)
+    add("--max-tokens", type=_positive, default=2048, help="of one row; longer rows are left out")
+    add("--beta", type=_positive_float, default=0.1, help="for dpo: the penalty for deviating from the reference model")
+    add("--seed", type=_count, default=7)
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--samples", type=_count, default=32, help="held-out rows to answer at the end, as time allows")
+    add("--baseline-shots", type=_count, default=3, help="examples in the few-shot prompts to beat; 0 measures none")
+    add("--evaluations", type=_positive, default=4, help="maximum number during training; the last one is at its end")
+    add("--stop-on", choices=STOP_ON, default=STOP_ON_LOSS, help="what determines the best weights")
+    add("--patience", type=_count, default=0, help="stop after this many evaluations without an improvement; 0: never")
+    add("--check-only", action="store_true", help="check the data, show the first prompt as rendered, and exit")
+    add("--evaluate-only", action="store_true", help="evaluate the adapter in OUT and update its report")
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--max-minutes", type=_positive_float, default=10.0, help="time limit of the whole run")
+    add("--checkpoint", type=Path, help="a folder for the state of the unfinished run")
+    add("--checkpoint-seconds", type=_seconds, default=30.0, help="between two checkpoints; 0: after each step")
+    add("--resume", action="store_true", help="continue from the checkpoint, if there is one")
+    add("--threads", type=_positive, help="CPU threads (default: all that the process may use)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--nice", type=_count, default=0, help="of the process; 19 is the lowest priority")
+
+
+def _method(text: str) -> TrainingMethod:
+    try:
+        return load_method(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
