@@ -61,7 +61,8 @@ _BY_FAULT: Mapping[Fault, str] = {
         fingerprint_mismatch invalid_collection_name invalid_document_id invalid_filter
         invalid_least_dense invalid_neighbours invalid_source invalid_tenant invalid_top_k invalid_vector
         migration_running no_reranker not_a_collection query_too_large reranker_failed
-        snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_documents
+        snapshot_damaged source_needed text_and_content text_too_long_for_a_vector too_late too_many_bad_lines
+        too_many_documents
         too_many_metadata_entries unknown_collection unknown_media_type unreadable_document
     """,
     Fault.STATE: "redis_unavailable keys_unavailable limits_contended",
